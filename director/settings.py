@@ -1,0 +1,296 @@
+"""Every setting of the Director, and the only reader of the environment.
+
+Nothing needs to be set: the default is one process, SQLite in the data folder, loopback only.
+``docs/settings.md`` describes each ``DIRECTOR_…`` variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import environ
+import platformdirs
+from django.core.exceptions import ImproperlyConfigured
+
+from director import __version__
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+Number = TypeVar("Number", int, float)
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+def _flag(name: str, default: bool) -> bool:
+    """Read a switch; anything but the usual words for yes and no is an error, not a guess."""
+    value = str(env.str(name, default="")).strip().lower()
+    if value in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
+        return default if value == "" else value in ("1", "true", "yes", "on")
+    raise ImproperlyConfigured(f"{name} is {value!r}; use 1 (on) or 0 (off).")
+
+
+def _number(name: str, kind: type[Number], default: Number, low: float, high: float) -> Number:
+    """Read a number within ``low`` … ``high``."""
+    text = str(env.str(name, default="")).strip()
+    if not text:
+        return default
+    try:
+        value = kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be {what}.") from None
+    if not low <= value <= high:
+        raise ImproperlyConfigured(f"{name} is {text}; it must be between {low:g} and {high:g}.")
+    return value
+
+
+def _words(name: str) -> list[str]:
+    """Read a comma-separated list, blanks left out."""
+    return [word.strip() for word in str(env.str(name, default="")).split(",") if word.strip()]
+
+
+# --- the data folder ------------------------------------------------------------------------------
+
+DIRECTOR_VERSION = __version__
+DIRECTOR_DATA_DIR = Path(
+    str(env.str("DIRECTOR_DATA_DIR", default="")).strip()
+    or platformdirs.user_data_path("comfyui-director", appauthor=False)
+).expanduser()
+DIRECTOR_DATA_DIR = DIRECTOR_DATA_DIR.absolute()
+
+#: The file that ``director.datadir.prepare`` writes once, readable by its owner only.
+DIRECTOR_SECRET_KEY_FILE = DIRECTOR_DATA_DIR / "secret-key"
+
+
+def _secret_key() -> str:
+    """Return the configured key, else the data folder's, else one for this process alone.
+
+    Importing settings writes nothing: ``serve`` keeps the key by ``director.datadir.prepare``.
+    """
+    given = str(env.str("DIRECTOR_SECRET_KEY", default="")).strip()
+    if given:
+        if len(given) < 32:
+            raise ImproperlyConfigured("DIRECTOR_SECRET_KEY must have at least 32 characters.")
+        return given
+    try:
+        kept = DIRECTOR_SECRET_KEY_FILE.read_text(encoding="ascii").strip()
+    except OSError:
+        kept = ""
+    return kept or secrets.token_urlsafe(50)
+
+
+SECRET_KEY = _secret_key()
+DEBUG = _flag("DIRECTOR_DEBUG", default=False)
+
+# --- who may ask ----------------------------------------------------------------------------------
+
+LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+DIRECTOR_ALLOWED_HOSTS = _words("DIRECTOR_ALLOWED_HOSTS")
+ALLOWED_HOSTS = [*LOOPBACK_HOSTS, *DIRECTOR_ALLOWED_HOSTS]
+#: Origins of pages that may use the API and the sockets, beside loopback ones.
+DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _words("DIRECTOR_ALLOWED_ORIGINS")]
+for _origin in DIRECTOR_ALLOWED_ORIGINS:
+    if not re.fullmatch(r"https?://[^/?#\s]+", _origin):
+        raise ImproperlyConfigured(
+            f"DIRECTOR_ALLOWED_ORIGINS has {_origin!r}; write each as http://host:port."
+        )
+CSRF_TRUSTED_ORIGINS = list(DIRECTOR_ALLOWED_ORIGINS)
+
+# --- what is asked of the Director ----------------------------------------------------------------
+
+#: Backends created at start where they are missing: ``host:port`` or a URL each.
+DIRECTOR_BACKENDS = _words("DIRECTOR_BACKENDS")
+#: Look for ComfyUIs on this machine's ports 8188–8199.
+DIRECTOR_DISCOVER = _flag("DIRECTOR_DISCOVER", default=True)
+DIRECTOR_DISCOVER_PORTS = range(8188, 8200)
+#: Prompts of ours that may stand at one ComfyUI: one runs, one waits so that no GPU idles.
+DIRECTOR_DEPTH = _number("DIRECTOR_DEPTH", int, 2, 1, 16)
+#: A child that has not executed gives up when its backend was unreachable for so long in a row.
+DIRECTOR_GIVE_UP_SECONDS = _number("DIRECTOR_GIVE_UP_SECONDS", int, 600, 5, 86_400)
+#: A child that has not executed ends as a timeout after so long in all.
+DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86_400, 60, 2_592_000)
+DIRECTOR_MAX_CHILDREN = _number("DIRECTOR_MAX_CHILDREN", int, 1_000, 1, 10_000)
+DIRECTOR_MAX_BODY_BYTES = _number("DIRECTOR_MAX_BODY_BYTES", int, 16 * 2**20, 2**10, 2**28)
+DIRECTOR_MAX_METADATA_BYTES = 16 * 2**10
+#: The longest answer that is read from a backend (its history carries whole workflows).
+DIRECTOR_MAX_ANSWER_BYTES = _number("DIRECTOR_MAX_ANSWER_BYTES", int, 64 * 2**20, 2**16, 2**30)
+#: Accept groups (as ``pending``) while no runner is alive, instead of answering 503.
+DIRECTOR_ACCEPT_WITHOUT_RUNNER = _flag("DIRECTOR_ACCEPT_WITHOUT_RUNNER", default=False)
+#: One number scales every pause of the runner; tests lower it, nobody else needs to.
+DIRECTOR_TIME_SCALE = _number("DIRECTOR_TIME_SCALE", float, 1.0, 0.01, 10.0)
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def _sqlite(path: str) -> dict[str, Any]:
+    """Return the options for SQLite: WAL, every commit synced, writers queue instead of failing.
+
+    FULL: with NORMAL a power cut loses commits, and a lost intent is a doubled render. IMMEDIATE: a
+    transaction that reads and then writes would fail with "database is locked", whatever the
+    timeout. The progress flush alone lowers ``synchronous``, on a connection of its own.
+    """
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": (
+                "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;PRAGMA cache_size=-20000;"
+                "PRAGMA journal_size_limit=27103364;"
+            ),
+        },
+        "TEST": {"NAME": f"{tempfile.gettempdir()}/director-test-{os.getpid()}.sqlite3"},
+    }
+
+
+def _database() -> dict[str, Any]:
+    url = str(env.str("DIRECTOR_DATABASE_URL", default="")).strip()
+    if not url:
+        return _sqlite(str(DIRECTOR_DATA_DIR / "director.sqlite3"))
+    scheme = url.split(":", 1)[0]
+    if scheme == "sqlite":
+        return _sqlite(str(environ.Env.db_url_config(url)["NAME"]))
+    if scheme not in ("postgres", "postgresql"):
+        raise ImproperlyConfigured(
+            f"DIRECTOR_DATABASE_URL starts with {scheme!r}; use postgres://user@host/name or "
+            "sqlite:////folder/file.sqlite3."
+        )
+    config = dict(environ.Env.db_url_config(url))
+    # Under ASGI each request has a thread of its own: persistent connections would leak, a pool
+    # serves (and is twice as fast).
+    config["CONN_MAX_AGE"] = 0
+    config["OPTIONS"] = {**config.get("OPTIONS", {}), "pool": {"min_size": 2, "max_size": 20}}
+    return config
+
+
+DATABASES = {"default": _database()}
+DIRECTOR_ON_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- the doorbell ---------------------------------------------------------------------------------
+
+DIRECTOR_REDIS_URL = str(env.str("DIRECTOR_REDIS_URL", default="")).strip()
+if DIRECTOR_REDIS_URL and DIRECTOR_REDIS_URL.split(":", 1)[0] not in ("redis", "rediss", "unix"):
+    raise ImproperlyConfigured("DIRECTOR_REDIS_URL must look like redis://host:6379/0.")
+# Without Redis there is no layer: one process rings itself. The in-memory layer would drop the
+# newest of a burst and cross no process. Never the core Redis layer: it loses messages under load.
+CHANNEL_LAYERS: dict[str, Any] = (
+    {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {
+                # redis-py 8 would end every idle connection after 5 s.
+                "hosts": [{"address": DIRECTOR_REDIS_URL, "socket_timeout": None}],
+                "prefix": str(env.str("DIRECTOR_REDIS_PREFIX", default="director")),
+            },
+        }
+    }
+    if DIRECTOR_REDIS_URL
+    else {}
+)
+
+# --- Django ---------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "director",
+    "jobgroups",
+    "backends",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "director.origins.OriginMiddleware",
+    "director.http_errors.JsonErrorMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "director.urls"
+ASGI_APPLICATION = "director.asgi.application"
+APPEND_SLASH = False
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+STATIC_URL = "/static/"
+STATIC_ROOT = DIRECTOR_DATA_DIR / "static"
+# Files are served out of the packages that own them: nothing to collect, nothing to forget.
+SERVESTATIC_USE_FINDERS = True
+SERVESTATIC_AUTOREFRESH = False
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = DIRECTOR_MAX_BODY_BYTES
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+# `check --deploy` asks for HTTPS; the Director speaks plain HTTP on loopback, and in a farm a proxy
+# in front ends TLS (docs/operations.md).
+SILENCED_SYSTEM_CHECKS = [
+    "security.W004",  # HSTS is the proxy's
+    "security.W008",  # SSL redirect is the proxy's
+    "security.W012",  # secure session cookie: plain HTTP on loopback
+    "security.W016",  # secure CSRF cookie: plain HTTP on loopback
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],  # the API reads no cookie
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "UNAUTHENTICATED_USER": None,
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["jobgroups.api.parsers.StrictJSONParser"],
+    "EXCEPTION_HANDLER": "director.http_errors.exception_handler",
+}
+
+DIRECTOR_LOG_LEVEL = str(env.str("DIRECTOR_LOG_LEVEL", default="INFO")).strip().upper()
+if DIRECTOR_LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+    raise ImproperlyConfigured("DIRECTOR_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "{asctime} {levelname:7} {name}: {message}", "style": "{"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {
+        "director": {"level": DIRECTOR_LOG_LEVEL},
+        "jobgroups": {"level": DIRECTOR_LOG_LEVEL},
+        "backends": {"level": DIRECTOR_LOG_LEVEL},
+        "django": {"level": "WARNING"},
+        # Each 4xx of a client would be a warning here; the client was told.
+        "django.request": {"level": "ERROR"},
+    },
+}

@@ -1,0 +1,13 @@
+"""The app of groups, children, attempts and events."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class JobGroupsConfig(AppConfig):
+    """Job groups: what was asked, what is being done about it, what came of it."""
+
+    name = "jobgroups"
+    verbose_name = "Job groups"
+    default_auto_field = "django.db.models.BigAutoField"
