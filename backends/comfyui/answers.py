@@ -1,0 +1,310 @@
+"""ComfyUI's HTTP answers: a body in, a typed answer out.
+
+Pure: no socket, no clock, no loop. Workflows inside queue and history are not
+decoded. Every function raises ``ProtocolError`` for a body of another shape.
+Facts refer to PROTOCOL, section 1.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from backends.comfyui.errors import ProtocolError
+from backends.comfyui.events import ExecutionError
+from backends.comfyui.wire_json import WireDecoder
+
+Outcome: TypeAlias = Literal["success", "error", "interrupted"]
+T = TypeVar("T")
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """ComfyUI queued the prompt."""
+
+    #: The truth, also where we asked for another one (a ComfyUI before July 2025 ignores ours).
+    prompt_id: str
+    #: Place in its queue: lowest runs first; fractions and negatives occur.
+    number: float
+    #: Not empty where only some of the outputs are valid and will run.
+    node_errors: dict[str, Any] = {}
+
+
+class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt at a ComfyUI."""
+
+    number: float
+    prompt_id: str
+    #: None for a prompt without one, or with one that is no string.
+    client_id: str | None
+    #: ``extra_data`` by key, each value still JSON: see ``mark``. Without
+    #: ``extra_pnginfo``, in which the editor's whole workflow stands.
+    extra_data: dict[str, msgspec.Raw]
+
+    def mark(self, key: str) -> Any:
+        """The value under ``key`` of the prompt's ``extra_data``; None where there is none."""
+        raw = self.extra_data.get(key)
+        return None if raw is None else msgspec.json.decode(raw)
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs and what waits. ``pending`` is in the order of running, unlike ComfyUI's answer."""
+
+    running: tuple[QueueItem, ...]
+    pending: tuple[QueueItem, ...]
+
+
+class NodeMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an output node stands in the graph; an expanded one is shown at another."""
+
+    display_node: str | None = None
+    parent_node: str | None = None
+    real_node_id: str | None = None
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One ended prompt."""
+
+    item: QueueItem
+    outcome: Outcome
+    #: Node id to its ``ui`` object; what stood before an error or interrupt is kept.
+    outputs: dict[str, dict[str, Any]]
+    #: Type and data of each message, in order.
+    messages: tuple[tuple[str, dict[str, Any]], ...]
+    #: Why it failed; None for any other outcome.
+    error: ExecutionError | None
+    meta: dict[str, NodeMeta]
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """One device of ``/system_stats``; for ``cpu`` the memory is the machine's."""
+
+    name: str
+    type: str = ""
+    index: int | None = None
+    #: Bytes.
+    vram_total: int | None = None
+    #: Bytes.
+    vram_free: int | None = None
+
+
+class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a ComfyUI says of itself."""
+
+    #: None where it does not say, as old ones.
+    version: str | None
+    devices: tuple[Device, ...]
+    os: str | None = None
+    python_version: str | None = None
+    pytorch_version: str | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a prompt was refused."""
+
+    error_type: str
+    message: str
+    details: str
+    node_errors: dict[str, Any]
+
+
+class UploadedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an upload ended up; the name may differ from the one sent."""
+
+    name: str
+    subfolder: str = ""
+    type: str = "input"
+
+    @property
+    def reference(self) -> str:
+        """What a LoadImage node takes for it: ``folder/name``."""
+        return f"{self.subfolder}/{self.name}" if self.subfolder else self.name
+
+
+class _WireItem(msgspec.Struct, array_like=True):
+    number: float
+    prompt_id: str
+    prompt: msgspec.Raw
+    extra_data: dict[str, msgspec.Raw] | None = None
+
+
+class _WireQueue(msgspec.Struct):
+    queue_running: list[_WireItem]
+    queue_pending: list[_WireItem]
+
+
+class _WireStatus(msgspec.Struct):
+    status_str: Literal["success", "error"]
+    messages: list[tuple[str, dict[str, Any]]] = []
+
+
+class _WireEntry(msgspec.Struct):
+    prompt: _WireItem
+    status: _WireStatus
+    outputs: dict[str, dict[str, Any] | None] = {}
+    meta: dict[str, NodeMeta] = {}
+
+
+class _ExecInfo(msgspec.Struct):
+    queue_remaining: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _WireDepth(msgspec.Struct):
+    exec_info: _ExecInfo
+
+
+class _WireSystem(msgspec.Struct):
+    comfyui_version: str | None = None
+    os: str | None = None
+    python_version: str | None = None
+    pytorch_version: str | None = None
+
+
+class _WireStats(msgspec.Struct):
+    system: _WireSystem
+    devices: tuple[Device, ...]
+
+
+class _WireError(msgspec.Struct):
+    type: str = ""
+    message: str = ""
+    details: str = ""
+
+
+class _WireRefusal(msgspec.Struct):
+    error: _WireError | str
+    node_errors: dict[str, Any] | list[Any] | None = None
+
+
+_accepted = WireDecoder(Accepted)
+_queue = WireDecoder(_WireQueue)
+_history: WireDecoder[dict[str, _WireEntry]] = WireDecoder(dict[str, _WireEntry])
+_depth = WireDecoder(_WireDepth)
+_stats = WireDecoder(_WireStats)
+_refusal = WireDecoder(_WireRefusal)
+_object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
+_uploaded = WireDecoder(UploadedImage)
+
+
+def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise ProtocolError(f"{what} of another shape ({exc})", body) from exc
+
+
+def accepted(body: bytes) -> Accepted:
+    """The 200 of ``POST /prompt``."""
+    return _decode(_accepted, body, "prompt answer")
+
+
+def refusal(body: bytes) -> Refusal:
+    """The 400 or 413 of ``POST /prompt``; never raises: the status has already decided.
+
+    A body that is not ComfyUI's own (413 is plain text, a proxy's is HTML) gives
+    ``error_type`` ``""`` and the head of its text as message.
+    """
+    try:
+        wire = _decode(_refusal, body, "refusal")
+    except ProtocolError:
+        text = body[:500].decode("utf-8", "replace").replace("\0", "\ufffd")
+        return Refusal(error_type="", message=text.strip(), details="", node_errors={})
+    error = _WireError(message=wire.error) if isinstance(wire.error, str) else wire.error
+    return Refusal(
+        error_type=error.type,
+        message=error.message,
+        details=error.details,
+        # ComfyUI answers ``[]`` in some cases where it means ``{}``.
+        node_errors=wire.node_errors if isinstance(wire.node_errors, dict) else {},
+    )
+
+
+def queue(body: bytes) -> Queue:
+    """``GET /queue``; ComfyUI's pending list is a heap and is sorted here (PROTOCOL, Other routes)."""
+    wire = _decode(_queue, body, "queue")
+    pending = sorted(wire.queue_pending, key=lambda item: item.number)
+    return Queue(
+        running=tuple(_item(item) for item in wire.queue_running),
+        pending=tuple(_item(item) for item in pending),
+    )
+
+
+def _item(wire: _WireItem) -> QueueItem:
+    extra_data = wire.extra_data or {}
+    client_id = msgspec.json.decode(extra_data.get("client_id", b"null"))
+    return QueueItem(
+        number=wire.number,
+        prompt_id=wire.prompt_id,
+        client_id=client_id if isinstance(client_id, str) else None,
+        # Copied, or each small mark would keep the whole answer in memory.
+        extra_data={key: raw.copy() for key, raw in extra_data.items() if key != "extra_pnginfo"},
+    )
+
+
+def queue_remaining(body: bytes) -> int:
+    """``GET /prompt``: pending and running prompts together."""
+    return _decode(_depth, body, "queue length").exec_info.queue_remaining
+
+
+def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
+    """``GET /history/{prompt_id}``.
+
+    Returns:
+        None where ComfyUI answers ``{}``: pending, running, deleted, unknown or
+        lost in a restart all look the same (PROTOCOL trap 7).
+    """
+    wire = _decode(_history, body, "history").get(prompt_id)
+    if wire is None:
+        return None
+    messages = tuple(wire.status.messages)
+    outcome = _outcome(wire.status)
+    return HistoryEntry(
+        item=_item(wire.prompt),
+        outcome=outcome,
+        outputs={node: ui for node, ui in wire.outputs.items() if ui is not None},
+        messages=messages,
+        error=_failure(messages, body) if outcome == "error" else None,
+        meta=wire.meta,
+    )
+
+
+def _outcome(status: _WireStatus) -> Outcome:
+    """An interrupt is ``error`` too and is told by the last message (PROTOCOL, Other routes)."""
+    if status.status_str == "success":
+        return "success"
+    interrupted = status.messages and status.messages[-1][0] == "execution_interrupted"
+    return "interrupted" if interrupted else "error"
+
+
+def _failure(
+    messages: tuple[tuple[str, dict[str, Any]], ...], body: bytes
+) -> ExecutionError | None:
+    for kind, data in reversed(messages):
+        if kind == "execution_error":
+            try:
+                return msgspec.convert(data, ExecutionError)
+            except msgspec.ValidationError as exc:
+                raise ProtocolError(f"broken error in the history ({exc})", body) from exc
+    return None
+
+
+def system_stats(body: bytes) -> SystemStats:
+    """``GET /system_stats``."""
+    wire = _decode(_stats, body, "system stats")
+    return SystemStats(
+        version=wire.system.comfyui_version,
+        devices=wire.devices,
+        os=wire.system.os,
+        python_version=wire.system.python_version,
+        pytorch_version=wire.system.pytorch_version,
+    )
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Any answer that is one JSON object, such as ``/object_info``."""
+    return _decode(_object, body, "answer")
+
+
+def uploaded_image(body: bytes) -> UploadedImage:
+    """The 200 of ``POST /upload/image``."""
+    return _decode(_uploaded, body, "upload answer")

@@ -1,0 +1,360 @@
+"""The client of one ComfyUI.
+
+``async with ComfyClient(url) as comfy:`` — every call is bounded in time and in
+bytes, follows no redirect, uses no proxy, and raises only ``BackendError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from backends.comfyui import answers
+from backends.comfyui.address import check_headers, normalise_url
+from backends.comfyui.errors import (
+    AnswerLost,
+    AnswerTooLarge,
+    NotComfyUI,
+    PromptRefused,
+    ProtocolError,
+)
+from backends.comfyui.event_socket import EventSocket, open_socket
+from backends.comfyui.exchange import (
+    Answer,
+    Exchange,
+    OpenAnswer,
+    Timeouts,
+    check_status,
+    tls_context,
+)
+from backends.comfyui.refusals import sentence
+
+T = TypeVar("T")
+
+#: Decoding holds up the loop for a few milliseconds a megabyte, for every other backend too.
+DEFAULT_MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+
+
+class ComfyClient:
+    """Speaks HTTP and WebSocket with one ComfyUI.
+
+    Args:
+        url: as ``normalise_url`` takes it; a login in it becomes basic auth.
+        headers: sent with every request and every socket; win over the URL's login.
+        timeouts: seconds for everything.
+        max_answer_bytes: the longest answer that is read (``view`` has its own limit).
+
+    Raises:
+        ValueError: a malformed URL or header.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+        max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES,
+    ) -> None:
+        address = normalise_url(url)
+        self.url = address.url
+        self._headers = _merged(address.headers, check_headers(headers or {}))
+        self._timeouts = timeouts or Timeouts()
+        self._tls = tls_context(self.url)
+        self._exchange = Exchange(
+            self.url,
+            headers=self._headers,
+            timeouts=self._timeouts,
+            max_answer_bytes=max_answer_bytes,
+            context=self._tls,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every HTTP connection; event sockets are closed by their own blocks."""
+        await self._exchange.aclose()
+
+    async def submit(
+        self,
+        prompt: Mapping[str, Any],
+        *,
+        prompt_id: str,
+        client_id: str,
+        extra_data: Mapping[str, Any] | None = None,
+    ) -> answers.Accepted:
+        """Queue a prompt. Never repeat it with the same id: ComfyUI would run it again (PROTOCOL trap 8).
+
+        It goes over a new connection, so that "nothing listens" is told from "sent
+        and lost".
+
+        Args:
+            prompt: node id to node, every node with ``inputs`` (PROTOCOL trap 1b).
+            prompt_id: ours, fresh.
+            client_id: of the open socket that is to hear the events.
+            extra_data: marks that come back in queue and history.
+
+        Raises:
+            BackendUnreachable: not sent.
+            PromptRefused: ComfyUI said no (400, 413).
+            AnswerLost: everything else; the prompt may be queued.
+        """
+        body = {"prompt": prompt, "prompt_id": _text(prompt_id), "client_id": _text(client_id)}
+        if extra_data is not None:
+            body["extra_data"] = extra_data
+        try:
+            answer = await self._exchange.ask(
+                "POST",
+                "/prompt",
+                new_connection=True,
+                total_s=self._timeouts.submit_s,
+                content=msgspec.json.encode(body),
+                headers=_JSON,
+            )
+            return self._accepted(answer)
+        except (AnswerTooLarge, NotComfyUI, ProtocolError) as exc:
+            detail = f"The prompt was sent and not answered properly: {exc.detail}"
+            raise AnswerLost(detail, url=self.url) from exc
+
+    def _accepted(self, answer: Answer) -> answers.Accepted:
+        match answer.status:
+            case 200:
+                return answers.accepted(answer.body)
+            case 400 | 413:
+                raise self._refused(answer)
+            case status:
+                detail = f"The prompt was answered with {status}; it may be queued."
+                raise AnswerLost(detail, url=self.url, status=status)
+
+    def _refused(self, answer: Answer) -> PromptRefused:
+        refusal = answers.refusal(answer.body)
+        return PromptRefused(
+            sentence(refusal, status=answer.status),
+            url=self.url,
+            status=answer.status,
+            error_type=refusal.error_type,
+            message=refusal.message,
+            details=refusal.details,
+            node_errors=refusal.node_errors,
+        )
+
+    async def history(
+        self, prompt_id: str, *, new_connection: bool = False
+    ) -> answers.HistoryEntry | None:
+        """How the prompt ended; None while ComfyUI's history does not have it.
+
+        Raises:
+            BackendError: see ``_get``.
+        """
+        path = f"/history/{quote(_text(prompt_id), safe='')}"
+        return await self._get(
+            path, lambda body: answers.history_entry(body, prompt_id), new_connection=new_connection
+        )
+
+    async def queue(self, *, new_connection: bool = False) -> answers.Queue:
+        """What runs and what waits. The answer carries every workflow: ask rarely (PROTOCOL trap 12).
+
+        Raises:
+            BackendError: see ``_get``.
+        """
+        return await self._get("/queue", answers.queue, new_connection=new_connection)
+
+    async def queue_remaining(self, *, new_connection: bool = False) -> int:
+        """Pending and running prompts together; a small answer.
+
+        Raises:
+            BackendError: see ``_get``.
+        """
+        return await self._get("/prompt", answers.queue_remaining, new_connection=new_connection)
+
+    async def system_stats(self) -> answers.SystemStats:
+        """Version and devices.
+
+        Raises:
+            BackendError: see ``_get``.
+        """
+        return await self._get("/system_stats", answers.system_stats)
+
+    async def object_info(self, class_type: str) -> dict[str, Any] | None:
+        """What ComfyUI knows of a node class; None for one it does not have.
+
+        Raises:
+            BackendError: see ``_get``.
+        """
+        found = await self._get(f"/object_info/{quote(class_type, safe='')}", answers.json_object)
+        described = found.get(class_type)
+        return described if isinstance(described, dict) else None
+
+    async def delete_pending(self, prompt_ids: Iterable[str]) -> None:
+        """Take pending prompts out of the queue; running and unknown ones are not touched.
+
+        It is a race, and of two prompts with one id only the first is deleted: look
+        at the queue afterwards (PROTOCOL trap 6).
+
+        Raises:
+            BackendError: see ``_post``.
+        """
+        await self._post("/queue", {"delete": [_text(prompt_id) for prompt_id in prompt_ids]})
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """Stop this prompt if it is running; repeat until its end is seen (PROTOCOL trap 4).
+
+        Below 0.3.57 ComfyUI ignores the id and stops whatever runs: ask
+        ``supports_targeted_interrupt`` first.
+
+        Raises:
+            ValueError: no id, which would be the interrupt of everything.
+            BackendError: see ``_post``.
+        """
+        await self._post("/interrupt", {"prompt_id": _text(prompt_id)})
+
+    async def free(self, *, unload_models: bool = True, free_memory: bool = True) -> None:
+        """Give memory back; ``free_memory`` also empties the node cache.
+
+        Raises:
+            BackendError: see ``_post``.
+        """
+        await self._post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+
+    @asynccontextmanager
+    async def view(
+        self,
+        filename: str,
+        *,
+        subfolder: str = "",
+        type: str = "output",  # noqa: A002  # ComfyUI's name
+        max_bytes: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[OpenAnswer]:
+        """Open a file; 404 and ComfyUI's other refusals are statuses, not errors.
+
+        Args:
+            max_bytes: the longest file that is read, None for any.
+            headers: ``Range``, ``If-None-Match`` and the like.
+
+        Raises:
+            BackendError: no answer, a redirect, a server error, or a file above ``max_bytes``.
+        """
+        path = _view_path(filename, subfolder, type)
+        async with self._exchange.open(
+            "GET", path, max_bytes=max_bytes, headers=dict(headers or {})
+        ) as answer:
+            if answer.status not in (206, 304, 400, 404, 416):
+                check_status(answer.status, url=self.url, asked="GET /view")
+            yield answer
+
+    async def has_file(self, filename: str, *, subfolder: str = "", type: str = "output") -> bool:  # noqa: A002  # ComfyUI's name
+        """Whether a file is there: a cached node may name one that is gone (PROTOCOL trap 9).
+
+        Raises:
+            BackendError: the question was not answered.
+        """
+        async with self._exchange.open("HEAD", _view_path(filename, subfolder, type)) as answer:
+            if answer.status != 404:
+                check_status(answer.status, url=self.url, asked="HEAD /view")
+            return answer.status == 200
+
+    async def upload_image(
+        self,
+        image: bytes,
+        filename: str,
+        *,
+        subfolder: str = "",
+        type: str = "input",  # noqa: A002  # ComfyUI's name
+        overwrite: bool = False,
+    ) -> answers.UploadedImage:
+        """Put an image where LoadImage finds it; the name in the answer counts.
+
+        Raises:
+            BackendError: see ``_post``.
+        """
+        fields = {"type": type, "subfolder": subfolder, "overwrite": str(overwrite).lower()}
+        answer = await self._exchange.ask(
+            "POST", "/upload/image", files={"image": (filename, image)}, data=fields
+        )
+        return self._read(answer, answers.uploaded_image, "POST /upload/image")
+
+    def events(
+        self, client_id: str, *, previews: bool = False
+    ) -> AbstractAsyncContextManager[EventSocket]:
+        """Open the event socket of ``client_id``: see ``event_socket.open_socket``."""
+        return open_socket(
+            self.url,
+            client_id=_text(client_id),
+            headers=self._headers,
+            timeouts=self._timeouts,
+            context=self._tls,
+            previews=previews,
+        )
+
+    async def _get(
+        self, path: str, read: Callable[[bytes], T], *, new_connection: bool = False
+    ) -> T:
+        """Ask and decode.
+
+        Raises:
+            BackendUnreachable: no connection.
+            AnswerLost: no whole answer, or a server error.
+            AnswerTooLarge: cut off at ``max_answer_bytes``.
+            AccessDenied: 401 or 403.
+            NotComfyUI: an answer of another kind.
+        """
+        answer = await self._exchange.ask("GET", path, new_connection=new_connection)
+        return self._read(answer, read, f"GET {path}")
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> None:
+        """Tell, and take 200 as done; its body is empty.
+
+        Raises:
+            BackendError: as ``_get``; after ``AnswerLost`` it may have been carried out.
+        """
+        answer = await self._exchange.ask(
+            "POST", path, content=msgspec.json.encode(body), headers=_JSON
+        )
+        check_status(answer.status, url=self.url, asked=f"POST {path}")
+
+    def _read(self, answer: Answer, read: Callable[[bytes], T], asked: str) -> T:
+        check_status(answer.status, url=self.url, asked=asked)
+        try:
+            return read(answer.body)
+        except ProtocolError as exc:
+            what = "a web page" if answer.is_page else f"something else than ComfyUI's ({exc})"
+            detail = f"{asked} was answered with {what}."
+            raise NotComfyUI(detail, url=self.url, status=answer.status) from exc
+
+
+_JSON: Final = {"Content-Type": "application/json"}
+
+
+def _text(identifier: str) -> str:
+    """An id that is no string ends ComfyUI's process or becomes another id (PROTOCOL trap 1c)."""
+    if not isinstance(identifier, str) or not identifier:
+        raise ValueError("An identifier must be a string and not empty.")
+    return identifier
+
+
+def _merged(login: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, str]:
+    given = {name.lower() for name in headers}
+    return {
+        **{name: value for name, value in login.items() if name.lower() not in given},
+        **headers,
+    }
+
+
+def _view_path(filename: str, subfolder: str, type_: str) -> str:
+    query = {"filename": filename, "subfolder": subfolder, "type": type_}
+    return f"/view?{urlencode(query, quote_via=quote, safe='')}"

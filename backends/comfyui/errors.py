@@ -1,0 +1,168 @@
+"""What can go wrong between us and one ComfyUI.
+
+* BackendError
+    * BackendUnreachable   the connection never stood: nothing was sent
+    * AnswerLost           something was sent and no proper answer came back
+    * PromptRefused        ComfyUI looked at the prompt and said no (400, 413)
+    * AnswerTooLarge       the answer went over the limit and was cut off
+    * AccessDenied         a login is wanted (401, 403)
+    * NotComfyUI           the address answers, but not as ComfyUI does
+    * SocketLost           an event socket that stood is gone
+    * ProtocolError        bytes that break the protocol
+
+A library's exceptions never leave this package: they are translated where they
+occur, with the cause kept. For a submitted prompt only three matter:
+``BackendUnreachable`` (not sent), ``PromptRefused`` (refused) and ``AnswerLost``
+(uncertain: it may be queued).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class BackendError(Exception):
+    """The backend did not do what was asked.
+
+    Attributes:
+        code: stable name of the condition, one per class.
+        not_sent: True only where it is certain that no byte of the request
+            reached the backend.
+        detail: a sentence for a person.
+        url: the backend's base URL, ``""`` where none is known.
+    """
+
+    code: ClassVar[str] = "backend_error"
+    not_sent: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, url: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.url = url
+
+
+class BackendUnreachable(BackendError):
+    """No connection could be made; nothing was sent."""
+
+    code = "backend_unreachable"
+    not_sent = True
+
+
+class AnswerLost(BackendError):
+    """The request went out and no proper answer came; it may have been carried out.
+
+    Attributes:
+        status: HTTP status of the answer where there was one (a 500 may have
+            queued the prompt: PROTOCOL trap 1), else None.
+    """
+
+    code = "answer_lost"
+
+    def __init__(self, detail: str, *, url: str = "", status: int | None = None) -> None:
+        super().__init__(detail, url=url)
+        self.status = status
+
+
+class PromptRefused(BackendError):
+    """ComfyUI refused the prompt; nothing was queued.
+
+    Attributes:
+        status: 400 or 413.
+        error_type: ComfyUI's name for it, such as
+            ``prompt_outputs_failed_validation`` (PROTOCOL, POST /prompt).
+        message: ComfyUI's message, without details.
+        details: ComfyUI's details, often ``""``.
+        node_errors: node id to ComfyUI's own object, ``{}`` where no node is named.
+    """
+
+    code = "prompt_refused"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        url: str = "",
+        status: int = 400,
+        error_type: str = "",
+        message: str = "",
+        details: str = "",
+        node_errors: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail, url=url)
+        self.status = status
+        self.error_type = error_type
+        self.message = message
+        self.details = details
+        self.node_errors = node_errors or {}
+
+
+class AnswerTooLarge(BackendError):
+    """The answer exceeded the limit and was not read further.
+
+    Attributes:
+        limit_bytes: the limit that was exceeded.
+    """
+
+    code = "answer_too_large"
+
+    def __init__(self, detail: str, *, url: str = "", limit_bytes: int) -> None:
+        super().__init__(detail, url=url)
+        self.limit_bytes = limit_bytes
+
+
+class AccessDenied(BackendError):
+    """The backend, or a proxy before it, wants other credentials.
+
+    Attributes:
+        status: 401 or 403.
+    """
+
+    code = "access_denied"
+
+    def __init__(self, detail: str, *, url: str = "", status: int) -> None:
+        super().__init__(detail, url=url)
+        self.status = status
+
+
+class NotComfyUI(BackendError):
+    """Something answers at this address that does not speak as ComfyUI does.
+
+    Attributes:
+        status: HTTP status of the answer, None where there was none.
+    """
+
+    code = "not_comfyui"
+
+    def __init__(self, detail: str, *, url: str = "", status: int | None = None) -> None:
+        super().__init__(detail, url=url)
+        self.status = status
+
+
+class SocketLost(BackendError):
+    """The event socket ended.
+
+    Attributes:
+        close_code: the WebSocket close code; 1006 means that the connection
+            broke without a close frame (a killed server: PROTOCOL section 2).
+    """
+
+    code = "socket_lost"
+
+    def __init__(self, detail: str, *, url: str = "", close_code: int = 1006) -> None:
+        super().__init__(detail, url=url)
+        self.close_code = close_code
+
+
+class ProtocolError(BackendError):
+    """A frame or an answer of a known kind is broken.
+
+    Attributes:
+        head: the first bytes of what was received, at most 80.
+    """
+
+    code = "protocol_error"
+
+    def __init__(self, detail: str, received: str | bytes = b"", *, url: str = "") -> None:
+        head = received[:80]
+        self.head = head.encode("utf-8", "replace")[:80] if isinstance(head, str) else bytes(head)
+        super().__init__(f"{detail}: {self.head!r}" if self.head else detail, url=url)

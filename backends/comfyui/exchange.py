@@ -1,0 +1,324 @@
+"""One HTTP exchange with a backend: bounded in bytes and in time, errors translated.
+
+Nothing of httpx leaves this module but through ``Answer`` and ``OpenAnswer``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from backends.comfyui.errors import (
+    AccessDenied,
+    AnswerLost,
+    AnswerTooLarge,
+    BackendUnreachable,
+    NotComfyUI,
+)
+from backends.comfyui.loopback import LOOPBACK_HOSTS, is_localhost
+
+USER_AGENT: Final = "comfyui-director"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a backend may take, in seconds.
+
+    Attributes:
+        connect_s: until a connection stands.
+        silence_s: longest pause inside an answer.
+        total_s: for a whole request with its answer.
+        submit_s: for ``POST /prompt``, whose validation takes seconds.
+        open_s: until an event socket stands.
+        ping_interval_s: between pings on an event socket.
+        ping_timeout_s: until a missing pong ends the socket; generous, since a
+            ComfyUI that loads a model answers late.
+        close_s: for the closing handshake of an event socket.
+    """
+
+    connect_s: float = 3.0
+    silence_s: float = 10.0
+    total_s: float = 30.0
+    submit_s: float = 30.0
+    open_s: float = 10.0
+    ping_interval_s: float = 30.0
+    ping_timeout_s: float = 90.0
+    close_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, at most as long as the limit."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+    @property
+    def is_page(self) -> bool:
+        """Whether this is HTML, which ComfyUI's API never answers with."""
+        return "html" in self.content_type or self.body[:64].lstrip()[:1] == b"<"
+
+
+class OpenAnswer:
+    """An answer whose head has come and whose body is read by the caller.
+
+    Attributes:
+        status: HTTP status.
+        content_type: ``""`` where none was sent.
+        length: bytes of the body, None where the backend does not say.
+        headers: of the answer, names in lower case.
+    """
+
+    def __init__(self, response: httpx.Response, *, url: str, max_bytes: int | None) -> None:
+        self.status = response.status_code
+        self.content_type = response.headers.get("content-type", "")
+        self.length = _length(response)
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._response = response
+        self._url = url
+        self._max_bytes = max_bytes
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece; can be read once.
+
+        Raises:
+            AnswerTooLarge: it is longer than allowed.
+            AnswerLost: it broke off, or paused for too long.
+        """
+        read = 0
+        body = self._response.aiter_raw()
+        while True:
+            with translated(self._url):
+                chunk = await anext(body, None)
+            if chunk is None:
+                return
+            read += len(chunk)
+            if self._max_bytes is not None and read > self._max_bytes:
+                raise _too_large(self._url, self._max_bytes)
+            yield chunk
+
+
+class Exchange:
+    """The HTTP side of one backend.
+
+    Holds two pools: one that keeps connections, for what is asked often, and one
+    that never does. A request on a kept connection that fails may have been
+    carried out; only a new connection tells "not sent" from "uncertain".
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        timeouts: Timeouts,
+        max_answer_bytes: int,
+        context: ssl.SSLContext,
+    ) -> None:
+        self._url = url
+        self._timeouts = timeouts
+        self._max_bytes = max_answer_bytes
+        self._kept = _http_client(headers, timeouts, context, keep=True)
+        self._fresh = _http_client(headers, timeouts, context, keep=False)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._kept.aclose()
+        await self._fresh.aclose()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        new_connection: bool = False,
+        total_s: float | None = None,
+        **request: Any,
+    ) -> Answer:
+        """Send one request and read its whole answer.
+
+        Args:
+            path: below the backend's URL, percent-encoded.
+            new_connection: never use a connection that stood before.
+            total_s: deadline for everything, and for pauses; None takes ``Timeouts``'.
+            request: ``content``, ``params``, ``files``, ``data`` as httpx takes them.
+
+        Raises:
+            BackendUnreachable: no connection; nothing was sent.
+            AnswerLost: something was sent and no whole answer came.
+            AnswerTooLarge: the answer exceeds the limit.
+            NotComfyUI: the answer is compressed, though nobody asked for it.
+        """
+        limit_s = total_s or self._timeouts.total_s
+        # Who sets a deadline waits for a server that thinks, as validation does.
+        silence_s = total_s or self._timeouts.silence_s
+        with translated(self._url, limit_s):
+            async with asyncio.timeout(limit_s):
+                response = await self._send(method, path, new_connection, silence_s, request)
+                try:
+                    body = await self._whole(response)
+                finally:
+                    await response.aclose()
+        return Answer(response.status_code, response.headers.get("content-type", ""), body)
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, method: str, path: str, *, max_bytes: int | None = None, **request: Any
+    ) -> AsyncIterator[OpenAnswer]:
+        """Send one request and leave the body to the caller.
+
+        Args:
+            max_bytes: limit for the body; None for none. There is no deadline for
+                the whole body, only for pauses in it.
+
+        Raises:
+            BackendError: as ``ask``.
+        """
+        silence_s = self._timeouts.silence_s
+        with translated(self._url, silence_s):
+            response = await self._send(method, path, False, silence_s, request)
+        try:
+            _check_encoding(response, self._url)
+            if max_bytes is not None and (_length(response) or 0) > max_bytes:
+                raise _too_large(self._url, max_bytes)
+            yield OpenAnswer(response, url=self._url, max_bytes=max_bytes)
+        finally:
+            await response.aclose()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        new_connection: bool,
+        silence_s: float,
+        request: dict[str, Any],
+    ) -> httpx.Response:
+        client = self._fresh if new_connection else self._kept
+        timeout = httpx.Timeout(silence_s, connect=self._timeouts.connect_s)
+        built = client.build_request(method, f"{self._url}{path}", timeout=timeout, **request)
+        return await client.send(built, stream=True)
+
+    async def _whole(self, response: httpx.Response) -> bytes:
+        _check_encoding(response, self._url)
+        if (_length(response) or 0) > self._max_bytes:
+            raise _too_large(self._url, self._max_bytes)
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise _too_large(self._url, self._max_bytes)
+        return bytes(body)
+
+
+@contextlib.contextmanager
+def translated(url: str, limit_s: float | None = None) -> Iterator[None]:
+    """Turn the libraries' exceptions into ours.
+
+    Args:
+        limit_s: the deadline that a ``TimeoutError`` inside stands for, in seconds.
+    """
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
+        # These alone are raised before the connection stood.
+        raise BackendUnreachable(f"No connection: {_reason(exc)}.", url=url) from exc
+    except (httpx.TimeoutException, TimeoutError) as exc:
+        within = "" if limit_s is None else f" within {limit_s:g} s"
+        raise AnswerLost(f"No whole answer came{within}.", url=url) from exc
+    except (httpx.HTTPError, httpx.StreamError, OSError) as exc:
+        raise AnswerLost(f"The answer broke off: {_reason(exc)}.", url=url) from exc
+
+
+def check_status(status: int, *, url: str, asked: str) -> None:
+    """Let 200 pass and turn every other status into its error.
+
+    Args:
+        asked: method and path, for the sentence.
+
+    Raises:
+        AccessDenied: 401, 403.
+        AnswerLost: 5xx, 408, 425, 429.
+        NotComfyUI: a redirect, which is never followed, and any other.
+    """
+    if status == 200:
+        return
+    if status in (401, 403):
+        raise AccessDenied(f"{asked} was denied with {status}.", url=url, status=status)
+    if status >= 500 or status in (408, 425, 429):
+        raise AnswerLost(f"{asked} was answered with {status}.", url=url, status=status)
+    if 300 <= status < 400:
+        detail = f"{asked} was answered with a redirect ({status}), which is not followed."
+        raise NotComfyUI(detail, url=url, status=status)
+    detail = f"{asked} was answered with {status}, as no ComfyUI does."
+    raise NotComfyUI(detail, url=url, status=status)
+
+
+def tls_context(url: str) -> ssl.SSLContext:
+    """The system's certificates for https; for http one that trusts nobody, since it is never used."""
+    if url.startswith("https:"):
+        return ssl.create_default_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class _LoopbackTransport(httpx.AsyncHTTPTransport):
+    """Reaches ``localhost`` on 127.0.0.1 and on ::1, whatever the resolver knows of it."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not is_localhost(request.url.host):
+            return await super().handle_async_request(request)
+        named = request.url
+        request.extensions = {"sni_hostname": named.host, **request.extensions}
+        first, second = LOOPBACK_HOSTS
+        try:
+            request.url = named.copy_with(host=first)
+            return await super().handle_async_request(request)
+        except httpx.ConnectError:
+            # Nothing was sent, so the same request may go to the other address.
+            request.url = named.copy_with(host=second)
+            return await super().handle_async_request(request)
+
+
+def _http_client(
+    headers: Mapping[str, str], timeouts: Timeouts, context: ssl.SSLContext, *, keep: bool
+) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    fixed = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+    closing = {} if keep else {"Connection": "close"}
+    return httpx.AsyncClient(
+        headers={**fixed, **headers, **closing},
+        transport=_LoopbackTransport(
+            verify=context, trust_env=False, http1=True, http2=False, limits=limits
+        ),
+        timeout=httpx.Timeout(timeouts.silence_s, connect=timeouts.connect_s),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def _check_encoding(response: httpx.Response, url: str) -> None:
+    """Refuse compressed bodies: a few bytes of them could become gigabytes."""
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        detail = "The answer is compressed, though that was not asked for."
+        raise NotComfyUI(detail, url=url, status=response.status_code)
+
+
+def _length(response: httpx.Response) -> int | None:
+    value = response.headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def _too_large(url: str, limit_bytes: int) -> AnswerTooLarge:
+    detail = f"The answer is larger than {limit_bytes} bytes and was cut off."
+    return AnswerTooLarge(detail, url=url, limit_bytes=limit_bytes)
+
+
+def _reason(exc: Exception) -> str:
+    return str(exc).rstrip(".") or type(exc).__name__

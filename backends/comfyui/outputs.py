@@ -1,0 +1,111 @@
+"""ComfyUI's words turned into ours: outputs with addresses, errors without tips.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+#: What ComfyUI adds behind the message of an out-of-memory error (execution.py; PROTOCOL section 2).
+_TIPS: Final = re.compile(
+    r"\n?(This error means you ran out of memory on your GPU\.|TIPS: If the workflow worked before).*\Z",
+    re.DOTALL,
+)
+_NUMBERS: Final = re.compile(r"(\d+)")
+
+
+def plain_error(exception_message: str) -> str:
+    """The message as the node raised it, without ComfyUI's tips and closing newline."""
+    return _TIPS.sub("", exception_message).rstrip()
+
+
+def view_url(base_url: str, *, filename: str, subfolder: str = "", type: str = "output") -> str:  # noqa: A002  # ComfyUI's name
+    """The address of one file; ``subfolder`` and ``type`` only where they are not ComfyUI's defaults.
+
+    Args:
+        base_url: the backend's, without a slash at the end.
+    """
+    query = [f"filename={quote(filename, safe='')}"]
+    if subfolder:
+        query.append(f"subfolder={quote(subfolder, safe='')}")
+    if type != "output":
+        query.append(f"type={quote(type, safe='')}")
+    return f"{base_url}/view?{'&'.join(query)}"
+
+
+def collect_outputs(
+    outputs: Mapping[str, Mapping[str, Any]],
+    base_url: str,
+    prompt_id: str,
+    node_order: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Put the outputs of all nodes together under ComfyUI's own keys.
+
+    Args:
+        outputs: node id to its ``ui`` object, as in the history or in ``executed``.
+        base_url: the backend's, without a slash at the end.
+        prompt_id: of the prompt that made them.
+        node_order: node ids as they stand in the prompt; without it, and for nodes
+            that are not in it, ids are ordered as numbers where they are numbers.
+            An expanded node (``1.0.0.1``) stands where its parent does.
+
+    Returns:
+        ``images`` (always there) and every other key that ComfyUI reported, each a
+        list; a file is ``{filename, url, subfolder, type}`` and what ComfyUI adds to
+        it, anything else is untouched. What is no file but was reported as an image
+        stands under ``images_other``. ``prompt_id`` besides.
+    """
+    collected: dict[str, Any] = {"images": []}
+    for node in _ordered(outputs, node_order or ()):
+        for key, value in outputs[node].items():
+            for item in value if isinstance(value, list) else [value]:
+                _put(collected, key, item, base_url)
+    return {**collected, "prompt_id": prompt_id}
+
+
+def _put(collected: dict[str, Any], key: str, item: Any, base_url: str) -> None:
+    if _is_file(item):
+        collected.setdefault(key, []).append(_file(item, base_url))
+    elif key == "images":
+        collected.setdefault("images_other", []).append(item)
+    else:
+        collected.setdefault(key, []).append(item)
+
+
+def _is_file(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("filename"), str)
+        and item["filename"] != ""
+        and isinstance(item.get("subfolder", ""), str)
+        and isinstance(item.get("type", "output"), str)
+    )
+
+
+def _file(item: dict[str, Any], base_url: str) -> dict[str, Any]:
+    filename, subfolder = item["filename"], item.get("subfolder", "")
+    kind = item.get("type", "output")
+    url = view_url(base_url, filename=filename, subfolder=subfolder, type=kind)
+    file = {"filename": filename, "url": url, "subfolder": subfolder, "type": kind}
+    return {**item, **file} if item.keys() - file.keys() else file
+
+
+def _ordered(outputs: Mapping[str, Any], node_order: Sequence[str]) -> list[str]:
+    place = {node: index for index, node in enumerate(node_order)}
+
+    def rank(node: str) -> tuple[int, tuple[tuple[int, int, str], ...]]:
+        return place.get(node, place.get(node.split(".", maxsplit=1)[0], len(place))), _natural(
+            node
+        )
+
+    return sorted(outputs, key=rank)
+
+
+def _natural(node: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key by which ``2`` comes before ``10`` and numbers before words."""
+    parts = [part for part in _NUMBERS.split(node) if part]
+    return tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p) for p in parts)

@@ -1,0 +1,60 @@
+"""Ask an address whether a ComfyUI answers there, and which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from backends.comfyui.answers import Device
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.exchange import Timeouts
+from backends.comfyui.versions import supports_targeted_interrupt
+
+#: System stats are a few kilobytes.
+_MAX_STATS_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """A ComfyUI that answered.
+
+    Attributes:
+        url: canonical.
+        version: None where it does not say.
+        devices: its GPUs, or ``cpu``.
+        targeted_interrupt: whether one prompt can be stopped without touching another.
+    """
+
+    url: str
+    version: str | None
+    devices: tuple[Device, ...]
+    targeted_interrupt: bool
+
+
+async def probe(
+    url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 1.5
+) -> BackendReport:
+    """Ask ``/system_stats`` over a connection of its own.
+
+    Args:
+        url: as ``normalise_url`` takes it.
+        headers: as ``ComfyClient`` takes them.
+        timeout: seconds for everything.
+
+    Raises:
+        ValueError: a malformed URL or header.
+        BackendError: no ComfyUI answers there, with the reason.
+    """
+    # A connection that does not stand in time must be told from a silent backend.
+    timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
+    async with ComfyClient(
+        url, headers=headers, timeouts=timeouts, max_answer_bytes=_MAX_STATS_BYTES
+    ) as comfy:
+        stats = await comfy.system_stats()
+    return BackendReport(
+        url=comfy.url,
+        version=stats.version,
+        devices=stats.devices,
+        targeted_interrupt=supports_targeted_interrupt(stats.version),
+    )

@@ -1,0 +1,49 @@
+"""A refusal as a sentence for a person.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from backends.comfyui.answers import Refusal
+
+#: Node faults that the sentence names; all of them stand in ``node_errors``.
+_NAMED_FAULTS: Final = 3
+
+
+def sentence(refusal: Refusal, *, status: int) -> str:
+    """Say what ComfyUI objected to, the first faulty nodes named.
+
+    ``Prompt outputs failed validation: node 3 (KSampler): Value not in list:
+    sampler_name: 'nope' not in (list of length 42)``
+    """
+    faults = list(_faults(refusal.node_errors))
+    said = refusal.message or f"ComfyUI refused the prompt with {status}"
+    if not faults:
+        return f"{said}: {refusal.details}" if _adds(refusal.details, said) else said
+    named = "; ".join(faults[:_NAMED_FAULTS])
+    more = len(faults) - _NAMED_FAULTS
+    return f"{said}: {named}" + (f"; and {more} more" if more > 0 else "")
+
+
+def _adds(details: str, said: str) -> bool:
+    return bool(details) and details != said
+
+
+def _faults(node_errors: dict[str, Any]) -> Iterator[str]:
+    for node_id, node in node_errors.items():
+        if not isinstance(node, dict):
+            continue
+        where = f"node {node_id} ({node.get('class_type', '?')})"
+        errors = node.get("errors")
+        for error in errors if isinstance(errors, list) else []:
+            if isinstance(error, dict):
+                yield f"{where}: {_fault(error)}"
+
+
+def _fault(error: dict[str, Any]) -> str:
+    message, details = str(error.get("message", "")), str(error.get("details", ""))
+    return f"{message}: {details}" if details else message

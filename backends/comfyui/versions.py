@@ -1,0 +1,38 @@
+"""What a ComfyUI can do, told from its version.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: From here on ``POST /interrupt`` honours ``prompt_id``; below, it stops whatever runs.
+TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
+
+_VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
+#: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
+_BEFORE_RELEASE = re.compile(
+    r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_]?\d*(?![a-z])", re.IGNORECASE
+)
+
+
+def supports_targeted_interrupt(version: str | None) -> bool:
+    """Tell whether an interrupt with a prompt id stops that prompt alone.
+
+    Args:
+        version: ``comfyui_version`` of ``/system_stats``; None where it is unknown.
+
+    Returns:
+        True from 0.3.57. False for an unknown or unreadable version and for a
+        development version on the way to 0.3.57: a wrong True would stop
+        somebody else's render, a wrong False only leaves ours running.
+    """
+    match = _VERSION.fullmatch((version or "").strip())
+    if match is None:
+        return False
+    release = (int(match[1]), int(match[2]), int(match[3] or 0))
+    if release == TARGETED_INTERRUPT_SINCE:
+        return _BEFORE_RELEASE.match(match[4]) is None
+    return release > TARGETED_INTERRUPT_SINCE

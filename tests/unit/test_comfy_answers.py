@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.comfyui import answers
+from backends.comfyui.errors import ProtocolError
+from backends.comfyui.events import ExecutionError
+from backends.comfyui.refusals import sentence
+
+RECORDED = json.loads((Path(__file__).parent / "frames" / "answers.json").read_text())
+
+
+def recorded(kind: str) -> list[Any]:
+    """Every recorded answer of ``kind``, named by its scenario."""
+    found = [answer for answer in RECORDED if answer["kind"] == kind]
+    assert found, f"no recorded answer of kind {kind}"
+    return [pytest.param(answer, id=answer["scenario"]) for answer in found]
+
+
+def body(answer: dict[str, Any]) -> bytes:
+    value = answer["body"]
+    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+def entry_of(answer: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    prompt_id = answer["path"].rsplit("/", 1)[1]
+    return prompt_id, answer["body"].get(prompt_id)
+
+
+@pytest.mark.parametrize("answer", recorded("accepted"))
+def test_an_accepted_prompt_has_its_id_and_number(answer: dict[str, Any]) -> None:
+    accepted = answers.accepted(body(answer))
+    assert accepted.prompt_id == answer["body"]["prompt_id"]
+    assert accepted.number == answer["body"]["number"]
+    assert accepted.node_errors == answer["body"]["node_errors"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b"[]", b"<html>", b'{"prompt_id":1,"number":0}', b'{"prompt_id":"p"}']
+)
+def test_a_nonsense_acceptance_is_a_protocol_error(text: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        answers.accepted(text)
+
+
+@pytest.mark.parametrize(
+    "answer", [case for case in recorded("refused") if case.values[0]["status"] == 400]
+)
+def test_a_refused_prompt_has_its_reason_and_a_sentence(answer: dict[str, Any]) -> None:
+    refusal = answers.refusal(body(answer))
+    said = sentence(refusal, status=answer["status"])
+    error = answer["body"]["error"]
+    assert (refusal.error_type, refusal.message, refusal.details) == (
+        error["type"],
+        error["message"],
+        error["details"],
+    )
+    assert refusal.node_errors == answer["body"]["node_errors"]
+    assert said.startswith(error["message"])
+    for node_id, node in list(refusal.node_errors.items())[:1]:
+        assert f"node {node_id} ({node['class_type']}): {node['errors'][0]['message']}" in said
+
+
+def test_the_recorded_413_says_the_limit() -> None:
+    (answer,) = (a for a in RECORDED if a["kind"] == "refused" and a["status"] == 413)
+    said = sentence(answers.refusal(body(answer)), status=413)
+    assert said == "Maximum request body size 104857600 exceeded."
+
+
+def test_a_refusal_names_the_node_and_what_is_wrong_with_it() -> None:
+    errors = [{"message": "Value not in list", "details": "sampler_name: 'nope' not in [...]"}] * 4
+    refusal = answers.Refusal(
+        error_type="prompt_outputs_failed_validation",
+        message="Prompt outputs failed validation",
+        details="",
+        node_errors={"3": {"class_type": "KSampler", "errors": errors}, "4": "odd"},
+    )
+    fault = "node 3 (KSampler): Value not in list: sampler_name: 'nope' not in [...]"
+    said = sentence(refusal, status=400)
+    assert said == f"Prompt outputs failed validation: {fault}; {fault}; {fault}; and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            b"Maximum request body size 104857600 exceeded.",
+            "Maximum request body size 104857600 exceeded.",
+        ),
+        (b'{"error":"no","node_errors":[]}', "no"),
+        (b"", "ComfyUI refused the prompt with 413"),
+        (b"\xff\0", "\ufffd\ufffd"),
+    ],
+)
+def test_a_refusal_in_another_form_is_still_a_refusal(text: bytes, message: str) -> None:
+    refusal = answers.refusal(text)
+    assert sentence(refusal, status=413) == message
+    assert (refusal.error_type, refusal.node_errors) == ("", {})
+
+
+@pytest.mark.parametrize("answer", recorded("queue"))
+def test_a_queue_is_sorted_and_says_whose_prompts_stand_there(answer: dict[str, Any]) -> None:
+    queue = answers.queue(body(answer))
+    wire = answer["body"]
+    by_number = sorted(wire["queue_pending"], key=lambda item: item[0])
+    assert [item.prompt_id for item in queue.pending] == [item[1] for item in by_number]
+    assert [item.prompt_id for item in queue.running] == [item[1] for item in wire["queue_running"]]
+    for item, seen in zip(
+        by_number + wire["queue_running"], queue.pending + queue.running, strict=True
+    ):
+        assert (seen.number, seen.client_id) == (item[0], item[3].get("client_id"))
+        assert {key: seen.mark(key) for key in item[3]} == item[3]
+
+
+def test_the_recorded_heap_order_was_not_the_order_of_running() -> None:
+    unsorted = 0
+    for answer in (a for a in RECORDED if a["kind"] == "queue"):
+        numbers = [item[0] for item in answer["body"]["queue_pending"]]
+        unsorted += numbers != sorted(numbers)
+    assert unsorted, "no recording would notice a missing sort"
+
+
+def test_marks_are_read_and_the_editors_workflow_is_not_kept() -> None:
+    extra = {
+        "client_id": {"odd": 1},
+        "director": {"child": "j_1"},
+        "extra_pnginfo": {"workflow": {}},
+    }
+    wire = {
+        "queue_running": [[1, "p", {"1": {}}, extra, [], {"sensitive": 1}]],
+        "queue_pending": [],
+    }
+    (item,) = answers.queue(json.dumps(wire).encode()).running
+    assert item.client_id is None
+    assert item.mark("director") == {"child": "j_1"}
+    assert (item.mark("absent"), item.mark("extra_pnginfo")) == (None, None)
+
+
+def test_a_queue_with_nan_in_a_workflow_is_read() -> None:
+    text = '{"queue_running":[[1,"p",{"1":{"is_changed":[NaN]}},{"client_id":"c"},[]]],"queue_pending":[]}'
+    (item,) = answers.queue(text.encode()).running
+    assert (item.prompt_id, item.client_id) == ("p", "c")
+
+
+@pytest.mark.parametrize("answer", recorded("history"))
+def test_a_history_entry_tells_outcome_outputs_and_error(answer: dict[str, Any]) -> None:
+    prompt_id, wire = entry_of(answer)
+    entry = answers.history_entry(body(answer), prompt_id)
+    if wire is None:
+        assert entry is None
+        return
+    assert entry is not None
+    kinds = [kind for kind, _ in wire["status"]["messages"]]
+    if wire["status"]["status_str"] == "success":
+        assert (entry.outcome, entry.error) == ("success", None)
+    elif "execution_interrupted" in kinds:
+        assert (entry.outcome, entry.error) == ("interrupted", None)
+    else:
+        failure = dict(wire["status"]["messages"])["execution_error"]
+        assert entry.outcome == "error"
+        assert isinstance(entry.error, ExecutionError)
+        assert entry.error.exception_message == failure["exception_message"]
+        assert entry.error.node_id == failure["node_id"]
+    assert entry.outputs == wire["outputs"]
+    assert [kind for kind, _ in entry.messages] == kinds
+    assert entry.item.prompt_id == prompt_id
+    assert entry.item.client_id == wire["prompt"][3].get("client_id")
+    assert {node: meta.display_node for node, meta in entry.meta.items()} == {
+        node: meta["display_node"] for node, meta in wire["meta"].items()
+    }
+
+
+def test_the_recordings_hold_every_outcome() -> None:
+    entries = [(body(a), *entry_of(a)) for a in RECORDED if a["kind"] == "history"]
+    seen = {e and e.outcome for e in (answers.history_entry(text, key) for text, key, _ in entries)}
+    assert seen == {"success", "error", "interrupted", None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"<html>",
+        b'{"p":{}}',
+        b'{"p":{"prompt":[1,"p",{},{}],"status":null}}',
+        b'{"p":null}',
+    ],
+)
+def test_a_nonsense_history_is_a_protocol_error(text: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        answers.history_entry(text, "p")
+
+
+def test_a_failure_without_a_message_is_still_a_failure() -> None:
+    text = b'{"p":{"prompt":[1,"p",{},null],"outputs":{"1":null},"status":{"status_str":"error","messages":[]}}}'
+    entry = answers.history_entry(text, "p")
+    assert entry is not None
+    assert (entry.outcome, entry.error, entry.outputs) == ("error", None, {})
+
+
+@pytest.mark.parametrize("answer", recorded("queue_remaining"))
+def test_the_queue_length_is_read(answer: dict[str, Any]) -> None:
+    assert answers.queue_remaining(body(answer)) == answer["body"]["exec_info"]["queue_remaining"]
+
+
+@pytest.mark.parametrize("answer", recorded("system_stats"))
+def test_version_and_devices_are_read(answer: dict[str, Any]) -> None:
+    stats = answers.system_stats(body(answer))
+    assert stats.version == "0.3.64"
+    assert [device.name for device in stats.devices] == ["cpu"]
+    assert stats.devices[0].vram_total == answer["body"]["devices"][0]["vram_total"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"{}", b"[]", b"hello", b'{"system":{},"devices":{}}', b'{"system":[]}']
+)
+def test_other_services_stats_are_a_protocol_error(text: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        answers.system_stats(text)
+
+
+@pytest.mark.parametrize("answer", recorded("uploaded"))
+def test_an_uploads_name_is_what_load_image_takes(answer: dict[str, Any]) -> None:
+    assert answers.uploaded_image(body(answer)).reference == answer["body"]["name"]
+    nested = answers.uploaded_image(b'{"name":"b.png","subfolder":"job1","type":"input"}')
+    assert nested.reference == "job1/b.png"

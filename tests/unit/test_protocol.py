@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.comfyui import protocol
+from backends.comfyui.events import (
+    Executed,
+    Executing,
+    ExecutionCached,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionStart,
+    ExecutionSuccess,
+    FeatureFlags,
+    NodeState,
+    Preview,
+    Progress,
+    ProgressState,
+    Status,
+    Text,
+)
+from backends.comfyui.protocol import KNOWN_TYPES, ProtocolError, parse
+
+FRAMES = Path(__file__).parent / "frames"
+RECORDINGS = sorted(path for path in FRAMES.glob("*.json") if path.name != "answers.json")
+
+
+def recorded(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every recorded frame of ``kind`` (text, binary), with its scenario."""
+    for path in RECORDINGS:
+        for frame in json.loads(path.read_text())[kind]:
+            yield path.stem, frame
+
+
+def _status(data: dict[str, Any]) -> Status:
+    remaining = data["status"]["exec_info"]["queue_remaining"]
+    return Status(queue_remaining=remaining, sid=data.get("sid"))
+
+
+def _progress_state(data: dict[str, Any]) -> ProgressState:
+    kept = ("value", "max", "state", "display_node_id")
+    nodes = {
+        id_: NodeState(**{key: state[key] for key in kept}) for id_, state in data["nodes"].items()
+    }
+    return ProgressState(prompt_id=data["prompt_id"], nodes=nodes)
+
+
+def _execution_error(data: dict[str, Any]) -> ExecutionError:
+    kept = ("prompt_id", "node_id", "node_type", "exception_message", "exception_type")
+    return ExecutionError(
+        **{key: data[key] for key in kept},
+        traceback=tuple(data["traceback"]),
+        executed=tuple(data["executed"]),
+    )
+
+
+def _execution_interrupted(data: dict[str, Any]) -> ExecutionInterrupted:
+    kept = ("prompt_id", "node_id", "node_type")
+    return ExecutionInterrupted(
+        **{key: data[key] for key in kept}, executed=tuple(data["executed"])
+    )
+
+
+#: What a recorded text frame says, read field by field with plain dictionaries.
+EXPECTED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "status": _status,
+    "execution_start": lambda data: ExecutionStart(prompt_id=data["prompt_id"]),
+    "execution_cached": lambda data: ExecutionCached(
+        prompt_id=data["prompt_id"], nodes=tuple(data["nodes"])
+    ),
+    "executing": lambda data: Executing(**data),
+    "progress": lambda data: Progress(**data),
+    "progress_state": _progress_state,
+    "executed": lambda data: Executed(**data),
+    "execution_success": lambda data: ExecutionSuccess(prompt_id=data["prompt_id"]),
+    "execution_error": _execution_error,
+    "execution_interrupted": _execution_interrupted,
+    "feature_flags": lambda data: FeatureFlags(**data),
+}
+
+
+def rebuilt(frame: dict[str, Any]) -> bytes:
+    """A recorded binary frame: head, metadata and length are as recorded, the rest is zeros."""
+    head = bytes.fromhex(frame["head_hex"])
+    if frame["event_type"] == 4:
+        metadata = frame["metadata_raw"].encode()
+        head = struct.pack(">II", 4, frame["metadata_length"]) + metadata
+    return head.ljust(frame["len"], b"\0")
+
+
+def test_no_recorded_frame_is_missing() -> None:
+    assert (len(list(recorded("text"))), len(list(recorded("binary")))) == (2191, 36)
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_every_recorded_text_frame_is_read_field_by_field(path: Path) -> None:
+    for frame in json.loads(path.read_text())["text"]:
+        assert parse(json.dumps(frame)) == EXPECTED[frame["type"]](frame["data"])
+
+
+def test_the_recordings_hold_every_known_type() -> None:
+    assert {frame["type"] for _, frame in recorded("text")} == KNOWN_TYPES
+
+
+def test_every_recorded_binary_frame_is_read() -> None:
+    for scenario, frame in recorded("binary"):
+        event = parse(rebuilt(frame))
+        match frame["event_type"]:
+            case 1:
+                assert isinstance(event, Preview), scenario
+                assert event.image_type == {1: "jpeg", 2: "png"}[frame["image_type"]]
+                assert len(event.image) == frame["len"] - 8
+                assert (event.prompt_id, event.node_id, event.metadata) == (None, None, None)
+            case 3:
+                assert event == Text(node_id=frame["node_id"], text=frame["text"]), scenario
+            case 4:
+                assert isinstance(event, Preview), scenario
+                assert event.metadata == frame["metadata"]
+                assert event.node_id == frame["metadata"]["node_id"]
+                assert event.prompt_id == frame["metadata"]["prompt_id"]
+                assert event.image_type == frame["metadata"]["image_type"].removeprefix("image/")
+                assert len(event.image) == frame["len"] - 8 - frame["metadata_length"]
+            case other:
+                raise AssertionError(f"a recorded binary frame of an unforeseen type: {other}")
+
+
+def test_images_of_previews_keep_their_bytes() -> None:
+    assert parse(struct.pack(">II", 1, 2) + b"\x89PNG") == Preview(
+        image_type="png", image=b"\x89PNG"
+    )
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"type":"crystools.monitor","data":{"cpu_utilization":3}}',
+        '{"type":"notification"}',
+        '{"type":"","data":null}',
+        '{"data":{},"type":"progress_text","more":[1]}',
+        struct.pack(">I", 2) + b"unencoded",
+        struct.pack(">I", 77),
+    ],
+)
+def test_unknown_types_are_no_error(frame: str | bytes) -> None:
+    assert parse(frame) is None
+
+
+def test_new_fields_of_known_types_change_nothing() -> None:
+    frame = (
+        '{"type":"execution_start","new":1,"data":{"prompt_id":"p","timestamp":1,"more":{"a":[]}}}'
+    )
+    assert parse(frame) == ExecutionStart(prompt_id="p")
+
+
+def test_the_type_may_stand_last() -> None:
+    frame = '{"data":{"value":1,"max":4,"prompt_id":"p","node":"1"},"type":"progress"}'
+    assert parse(frame) == Progress(value=1, max=4, prompt_id="p", node="1")
+
+
+def test_progress_of_custom_nodes_without_ids_is_read() -> None:
+    assert parse('{"type":"progress","data":{"value":1,"max":2}}') == Progress(value=1, max=2)
+
+
+@pytest.mark.parametrize("kind", sorted(KNOWN_TYPES - {"feature_flags"}))
+@pytest.mark.parametrize("data", ["{}", "null", "[]", '"x"', '{"prompt_id":{},"node":[]}'])
+def test_a_broken_frame_of_a_known_type_is_an_error_that_shows_its_head(
+    kind: str, data: str
+) -> None:
+    frame = f'{{"type":"{kind}","data":{data}}}'
+    with pytest.raises(ProtocolError) as caught:
+        parse(frame)
+    assert caught.value.head == frame.encode()[:80]
+
+
+def test_an_executing_frame_without_node_is_not_taken_for_the_end() -> None:
+    with pytest.raises(ProtocolError):
+        parse('{"type":"executing","data":{"prompt_id":"p"}}')
+
+
+@pytest.mark.parametrize(
+    "frame", ["", "nonsense", "<html>", "[]", "7", "null", '"status"', '{"type":1}', "{}", "{"]
+)
+def test_what_is_no_frame_is_an_error(frame: str) -> None:
+    with pytest.raises(ProtocolError):
+        parse(frame)
+
+
+def test_deeply_nested_frames_are_an_error_and_not_a_crash() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(ProtocolError):
+        parse(
+            f'{{"type":"executed","data":{{"prompt_id":"p","node":"1","output":{{"x":{deep}}}}}}}'
+        )
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\0\0\0",
+        struct.pack(">I", 1),
+        struct.pack(">II", 1, 9) + b"image",
+        struct.pack(">I", 3) + b"\0",
+        struct.pack(">II", 3, 5) + b"1",
+        struct.pack(">II", 3, 0xFFFFFFFF) + b"1",
+        struct.pack(">II", 3, 1) + b"1\xff",
+        struct.pack(">II", 4, 100) + b"{}",
+        struct.pack(">II", 4, 2) + b"[]" + b"image",
+        struct.pack(">II", 4, 2) + b"{]" + b"image",
+        struct.pack(">II", 4, 2) + b"{}" + b"image",
+        struct.pack(">II", 4, 27) + b'{"image_type":"image/webp"}',
+    ],
+)
+def test_a_broken_binary_frame_is_an_error(frame: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse(frame)
+
+
+def test_frames_above_the_caps_are_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_TEXT_FRAME_BYTES", 60)
+    monkeypatch.setattr(protocol, "MAX_BINARY_FRAME_BYTES", 60)
+    short = '{"type":"execution_start","data":{"prompt_id":"p"}}'
+    assert parse(short) == ExecutionStart(prompt_id="p")
+    with pytest.raises(ProtocolError, match="text frame of 71"):
+        parse(short + " " * 20)
+    with pytest.raises(ProtocolError, match="binary frame of 61"):
+        parse(struct.pack(">II", 1, 1).ljust(61, b"x"))
+
+
+def test_executed_without_output_has_an_empty_one() -> None:
+    frame = (
+        '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1","output":null}}'
+    )
+    assert parse(frame) == Executed(prompt_id="p", node="1", display_node="1", output={})
+
+
+def test_what_only_python_calls_json_is_read() -> None:
+    frame = (
+        '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1",'
+        r'"output":{"score":[NaN,-Infinity,1.5],"text":["a\ud800b","\ud83d\ude00"]}}}'
+    )
+    event = parse(frame)
+    assert isinstance(event, Executed)
+    assert event.output == {"score": [None, None, 1.5], "text": ["a?b", "😀"]}
+
+
+def test_nul_characters_never_come_through() -> None:
+    frame = (
+        '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1",'
+        r'"output":{"text":["a\u0000b","c\\u0000d","e\\\u0000f"]}}}'
+    )
+    event = parse(frame)
+    assert isinstance(event, Executed)
+    assert event.output == {"text": ["a\ufffdb", "c\\u0000d", "e\\\ufffdf"]}
+    text = parse(struct.pack(">II", 3, 1) + b"1a\0b")
+    assert text == Text(node_id="1", text="a\ufffdb")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from([*sorted(KNOWN_TYPES), "other"]) | json_values, json_values)
+def test_any_json_is_an_event_or_none_or_a_protocol_error(kind: Any, data: Any) -> None:
+    frame = json.dumps({"type": kind, "data": data})
+    try:
+        event = parse(frame)
+    except ProtocolError:
+        return
+    if event is None:
+        assert kind not in KNOWN_TYPES
+
+
+@given(
+    st.binary()
+    | st.builds(lambda n, rest: struct.pack(">I", n) + rest, st.integers(0, 5), st.binary())
+)
+def test_any_bytes_are_an_event_or_none_or_a_protocol_error(frame: bytes) -> None:
+    try:
+        event = parse(frame)
+    except ProtocolError:
+        return
+    assert event is None or isinstance(event, Preview | Text)
+
+
+def test_ten_thousand_frames_cost_a_fraction_of_a_second() -> None:
+    frames = [json.dumps(frame) for _, frame in recorded("text")]
+    before = time.process_time()
+    for _ in range(5):
+        for frame in frames:
+            parse(frame)
+    # 10,955 frames take 30 ms; the bound catches a second decoding pass per frame, not a slow day.
+    assert time.process_time() - before < 0.5
