@@ -1,0 +1,128 @@
+"""What can be wrong with a request or a lookup, one class a condition.
+
+    JobGroupsError
+    ├── InvalidRequest            400, with field errors
+    │   ├── TooManyChildren       400 too_many_children
+    │   └── NoOnlineBackends      400 no_online_backends, with the list of skipped ones
+    ├── GroupNotFound             404
+    ├── ChildNotFound             404
+    ├── BackendNotFound           404
+    ├── Conflict                  409
+    │   ├── IdempotencyConflict   409 idempotency_conflict
+    │   └── BackendInUse          409 backend_in_use
+    └── RunnerAbsent              503 runner_absent
+
+``LeaseLost`` is not among them: no client ever sees it. It ends what a runner does with a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class JobGroupsError(Exception):
+    """Something a client can be told in a sentence."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 400
+
+    def __init__(self, detail: str, *, extra: Mapping[str, Any] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        #: More keys for the JSON body, beside ``detail`` and ``code``.
+        self.extra: dict[str, Any] = dict(extra or {})
+
+
+class InvalidRequest(JobGroupsError):
+    """The request's body, parameters or headers are wrong; nothing was stored."""
+
+    code = "invalid_request"
+
+    def __init__(self, detail: str, *, errors: Sequence[Mapping[str, str]] = ()) -> None:
+        super().__init__(detail, extra={"errors": list(errors)} if errors else None)
+
+
+class TooManyChildren(InvalidRequest):
+    """More backend ids than one group may have."""
+
+    code = "too_many_children"
+
+
+class NoOnlineBackends(JobGroupsError):
+    """None of the backends that the request names can take a child now."""
+
+    code = "no_online_backends"
+
+    def __init__(self, skipped: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(
+            "No valid online backends available", extra={"skipped_backends": list(skipped)}
+        )
+
+
+class GroupNotFound(JobGroupsError):
+    """No group has this id."""
+
+    code = "group_not_found"
+    status = 404
+
+    def __init__(self, group_id: str) -> None:
+        super().__init__(f"Job group {group_id} not found")
+
+
+class ChildNotFound(JobGroupsError):
+    """The group has no child with this id."""
+
+    code = "job_not_found"
+    status = 404
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job {job_id} not found")
+
+
+class BackendNotFound(JobGroupsError):
+    """No backend has this id."""
+
+    code = "backend_not_found"
+    status = 404
+
+    def __init__(self, backend_id: str) -> None:
+        super().__init__(f"Backend {backend_id} not found")
+
+
+class Conflict(JobGroupsError):
+    """The request is right, but not now."""
+
+    code = "conflict"
+    status = 409
+
+
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used within 24 h with another body."""
+
+    code = "idempotency_conflict"
+
+
+class BackendInUse(Conflict):
+    """The backend has children that are not final, or prompts that may still run there."""
+
+    code = "backend_in_use"
+
+
+class RunnerAbsent(JobGroupsError):
+    """No runner is alive to take the work; nothing was stored."""
+
+    code = "runner_absent"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("ParallelJobManager not initialized")
+
+
+class LeaseLost(Exception):
+    """Another runner holds the backend's lease now: this one must write nothing more of it."""
+
+    def __init__(self, backend_id: str, epoch: int) -> None:
+        super().__init__(f"The lease on {backend_id} (epoch {epoch}) is no longer ours.")
+        self.backend_id = backend_id
+        self.epoch = epoch

@@ -1,0 +1,128 @@
+"""The seeds of a group's children: integers, all different, the same on every machine.
+
+Every seed lies in 0 … 2⁵³−1, the integers that a JavaScript client reads exactly. The first one
+is the base; those for ``n`` children are a prefix of those for ``n + 1``, so a group can grow.
+Nothing here is drawn at random: even ``random`` is a hash, and may be computed again anywhere.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from hashlib import sha256
+from itertools import count as count_from
+from itertools import islice
+from math import isqrt
+from typing import Final
+
+MAX_SEED: Final = 2**53 - 1
+#: Seeds of ``random`` keep at least this distance from each other, linearly (no wrap).
+MIN_DISTANCE: Final = 1_000_000
+#: One unit of ``fibonacci``'s offsets, in seeds.
+FIBONACCI_UNIT: Final = 1000
+
+_MODULUS: Final = MAX_SEED + 1
+_DIGEST_BITS: Final = 256
+_SEED_BITS: Final = 53
+
+
+class SeedStrategy(StrEnum):
+    """How the seeds after the first follow from it."""
+
+    RANDOM = "random"  #: A hash of (base, counter), far from all earlier ones.
+    SEQUENTIAL = "sequential"  #: base + i
+    FIBONACCI = "fibonacci"  #: base + 1000 × (0, 1, 2, 4, 7, 12, 20, 33 …)
+    GOLDEN_RATIO = "golden_ratio"  #: ⌊max(base, 1) × φⁱ⌋ for i ≥ 1
+
+
+def seeds(strategy: SeedStrategy, base: int, count: int) -> list[int]:
+    """Return ``count`` different seeds, of which the first is ``base``.
+
+    Args:
+        strategy: How the later seeds follow from the first.
+        base: 0 … ``MAX_SEED``.
+        count: How many; 0 gives an empty list. Meant for thousands: ``random`` looks for room
+            of ``MIN_DISTANCE`` on both sides of each seed.
+
+    Raises:
+        ValueError: ``base`` or ``count`` is out of range.
+    """
+    if not 0 <= base <= MAX_SEED:
+        raise ValueError(f"base must be an integer from 0 to {MAX_SEED}")
+    if count < 0:
+        raise ValueError("count must not be negative")
+    return list(islice(_STREAMS[strategy](base), count))
+
+
+def hashed(base: int, counter: int) -> int:
+    """Return the seed that ``random`` draws for ``base`` at ``counter`` (1, 2, 3 …).
+
+    It is the first 53 bits of SHA-256 over the ASCII text ``"{base}:{counter}"``. Whole bits are
+    cut off a uniform digest, so every seed is equally likely.
+    """
+    digest = sha256(f"{base}:{counter}".encode("ascii")).digest()
+    return int.from_bytes(digest, "big") >> (_DIGEST_BITS - _SEED_BITS)
+
+
+def _random(base: int) -> Iterator[int]:
+    """Yield the base, then hashes; one too near an earlier seed is passed over."""
+    taken = [base]
+    yield base
+    for counter in count_from(1):
+        seed = hashed(base, counter)
+        if _is_far(seed, taken):
+            insort(taken, seed)
+            yield seed
+
+
+def _is_far(seed: int, taken: list[int]) -> bool:
+    """Whether ``seed`` keeps ``MIN_DISTANCE`` from its neighbours in the sorted ``taken``."""
+    at = bisect_left(taken, seed)
+    return all(abs(seed - near) >= MIN_DISTANCE for near in taken[max(at - 1, 0) : at + 1])
+
+
+def _wrapped(numbers: Callable[[int], Iterator[int]]) -> Callable[[int], Iterator[int]]:
+    """Turn a series of any size into seeds: it wraps at 2⁵³, a taken one moves up to a free one."""
+
+    def stream(base: int) -> Iterator[int]:
+        taken: set[int] = set()
+        for number in numbers(base):
+            seed = number % _MODULUS
+            while seed in taken:
+                seed = (seed + 1) % _MODULUS
+            taken.add(seed)
+            yield seed
+
+    return stream
+
+
+def _fibonacci(base: int) -> Iterator[int]:
+    """Yield base + 1000 × the running sums of 0, 1, 1, 2, 3, 5, 8, 13 …"""
+    offset, step, following = 0, 1, 1
+    while True:
+        yield base + FIBONACCI_UNIT * offset
+        offset, step, following = offset + step, following, step + following
+
+
+def _golden_ratio(base: int) -> Iterator[int]:
+    """Yield the base, then ⌊m × φⁱ⌋ for m = max(base, 1), i = 1, 2, 3 …, exact at any size.
+
+    With the Lucas and Fibonacci numbers φⁱ = (Lᵢ + Fᵢ√5) / 2. As √5 is irrational, the floor of
+    (mLᵢ + mFᵢ√5) / 2 is that of (mLᵢ + ⌊√(5m²Fᵢ²)⌋) / 2: what is dropped is less than one half.
+    """
+    yield base
+    m = max(base, 1)
+    fibonacci, lucas = 1, 1
+    while True:
+        yield (m * lucas + isqrt(5 * (m * fibonacci) ** 2)) // 2
+        # F(i+1) = (F(i) + L(i)) / 2 and L(i+1) = (5 F(i) + L(i)) / 2
+        fibonacci, lucas = (fibonacci + lucas) // 2, (5 * fibonacci + lucas) // 2
+
+
+_STREAMS: Final[dict[SeedStrategy, Callable[[int], Iterator[int]]]] = {
+    SeedStrategy.RANDOM: _random,
+    SeedStrategy.SEQUENTIAL: _wrapped(count_from),
+    SeedStrategy.FIBONACCI: _wrapped(_fibonacci),
+    SeedStrategy.GOLDEN_RATIO: _wrapped(_golden_ratio),
+}

@@ -1,0 +1,34 @@
+"""Workflows in ComfyUI's API format: what is checked in one, and how a child's own is made.
+
+``checks`` refuses what cannot be one; ``graph`` reads nodes, links and titles; ``parameters`` sets
+what the user asked for; ``seeding`` finds where a seed goes; ``prepared`` puts them together.
+Nothing here changes what it is given: what is returned shares every untouched node with it.
+"""
+
+from __future__ import annotations
+
+from jobgroups.workflow.checks import (
+    FieldInvalid,
+    TextInvalid,
+    WorkflowInvalid,
+    check_text,
+    check_workflow,
+)
+from jobgroups.workflow.graph import is_link, node_title
+from jobgroups.workflow.parameters import ALIASES, ParameterInvalid
+from jobgroups.workflow.prepared import Prepared, prepare, with_seed
+
+__all__ = [
+    "ALIASES",
+    "FieldInvalid",
+    "ParameterInvalid",
+    "Prepared",
+    "TextInvalid",
+    "WorkflowInvalid",
+    "check_text",
+    "check_workflow",
+    "is_link",
+    "node_title",
+    "prepare",
+    "with_seed",
+]

@@ -1,0 +1,149 @@
+"""What is refused before anything else looks at it: text nobody can store, graphs that are none.
+
+The graph's inputs are not judged here, ComfyUI does that. What is judged is what would break a
+ComfyUI that answered 200 (PROTOCOL trap 1), and what no JSON or database can carry.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+#: Objects and lists may be nested this deep. ComfyUI's own go to about 5; Python's JSON writer, here
+#: and in ComfyUI, gives up at some hundreds.
+MAX_DEPTH: Final = 100
+
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_SHOWN_KEY_CHARACTERS: Final = 64
+
+#: A place inside a JSON value: the place it stands in, and its key or index there.
+_Place = tuple[Any, str | int]
+
+
+class FieldInvalid(ValueError):
+    """A field of a request is wrong.
+
+    ``field`` is its path (``workflow_json.3.inputs``), safe to print whatever the request's keys
+    were; ``message`` a sentence that repeats no value of the request.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class WorkflowInvalid(FieldInvalid):
+    """This is not a workflow in ComfyUI's API format."""
+
+
+class TextInvalid(FieldInvalid):
+    """A JSON value holds what cannot be stored or written as JSON again."""
+
+
+def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
+    """Refuse what is not a non-empty object of node id → ``{class_type: str, inputs: object}``.
+
+    Raises:
+        WorkflowInvalid: With the path of the first thing that is wrong. A node without ``inputs``
+            kills the worker thread of a ComfyUI that had answered 200 (PROTOCOL trap 1b).
+    """
+    if not isinstance(workflow, dict):
+        raise WorkflowInvalid(field, "Must be an object of node ids and nodes.")
+    if not workflow:
+        raise WorkflowInvalid(field, "Must have at least one node.")
+    if _is_editor_format(workflow):
+        raise WorkflowInvalid(
+            field,
+            'This is the editor\'s format: export the workflow with "Save (API format)",'
+            ' which newer versions of ComfyUI call "Export (API)".',
+        )
+    for node_id, node in workflow.items():
+        _check_node(node, f"{field}.{shown_key(node_id)}")
+
+
+def check_text(value: object, *, field: str) -> None:
+    """Refuse NUL, lone surrogates, numbers that are not finite and bottomless nesting, anywhere.
+
+    Keys count too. PostgreSQL stores no NUL, UTF-8 has no lone surrogates, JSON has no infinity
+    (which ``1e999`` becomes). Works in breadth, so no depth exhausts the stack.
+
+    Args:
+        value: Anything that ``json.loads`` returns.
+        field: The path of ``value`` itself, for the error.
+
+    Raises:
+        TextInvalid: With the path of the outermost thing that is wrong.
+    """
+    waiting: deque[tuple[_Place, int, object]] = deque([((None, field), 0, value)])
+    while waiting:
+        place, depth, found = waiting.popleft()
+        complaint = _complaint(found, depth)
+        if complaint is not None:
+            raise TextInvalid(_path(place), complaint)
+        waiting.extend(((place, key), depth + 1, item) for key, item in _items(found))
+
+
+def shown_key(key: str) -> str:
+    """Return a request's key as it may stand in an answer: printable, at most 64 characters."""
+    cut = key[:_SHOWN_KEY_CHARACTERS]
+    return "".join(character if character.isprintable() else "?" for character in cut)
+
+
+def _is_editor_format(workflow: Mapping[str, Any]) -> bool:
+    """Whether it has ``nodes`` and ``links`` that are not themselves nodes with odd ids."""
+    if "nodes" not in workflow or "links" not in workflow:
+        return False
+    nodes = workflow["nodes"]
+    return not (isinstance(nodes, dict) and "class_type" in nodes)
+
+
+def _check_node(node: object, path: str) -> None:
+    if not isinstance(node, dict):
+        raise WorkflowInvalid(path, "A node must be an object with class_type and inputs.")
+    class_type = node.get("class_type")
+    if not isinstance(class_type, str) or not class_type:
+        raise WorkflowInvalid(f"{path}.class_type", "Must be the name of the node's class.")
+    if not isinstance(node.get("inputs"), dict):
+        raise WorkflowInvalid(f"{path}.inputs", "Must be an object, empty for a node without any.")
+
+
+def _complaint(value: object, depth: int) -> str | None:
+    """Say what is wrong with one value, its keys included; None if nothing is."""
+    if isinstance(value, str):
+        return _text_complaint(value)
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "Must be a finite number."
+    if not isinstance(value, dict | list):
+        return None
+    if depth >= MAX_DEPTH:
+        return f"Must not be nested more than {MAX_DEPTH} levels deep."
+    keys = (_text_complaint(key) for key in value) if isinstance(value, dict) else ()
+    bad_key = next((complaint for complaint in keys if complaint), None)
+    return f"Has a key that is refused. {bad_key}" if bad_key else None
+
+
+def _text_complaint(text: str) -> str | None:
+    found = _UNSTORABLE.search(text)
+    if found is None:
+        return None
+    return "Must not contain " + ("NUL." if found[0] == "\x00" else "a lone surrogate.")
+
+
+def _items(value: object) -> Iterator[tuple[str | int, object]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from enumerate(value)
+
+
+def _path(place: _Place | None) -> str:
+    """Write a place as a dotted path, the outermost key first."""
+    keys: list[str] = []
+    while place is not None:
+        place, key = place
+        keys.append(shown_key(str(key)))
+    return ".".join(reversed(keys))

@@ -1,0 +1,259 @@
+"""The ``parameters`` of a submission: which inputs of which nodes they set, to what.
+
+A plain name (``"steps"``) sets that input wherever a node has it as a literal. ``"3.steps"``, split
+at the last dot, or ``{"3": {"steps": 20}}`` addresses one node, by its id or else by a title that
+only one node has. Plain ones are applied first, so an addressed one has the last word.
+
+A link is never overwritten. What matches nothing is a warning, a value of the wrong kind an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from jobgroups.workflow.checks import FieldInvalid, shown_key
+from jobgroups.workflow.graph import Draft, is_integer, is_literal, nodes_by_title
+
+SEED_INPUTS: Final = ("seed", "noise_seed")
+
+#: Names used elsewhere → ComfyUI's, tried in order where no node has the exact name as a literal.
+ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "batch": ("batch_size",),
+    "cfg_scale": ("cfg",),
+    "checkpoint": ("ckpt_name", "unet_name"),
+    "ckpt": ("ckpt_name",),
+    "denoising_strength": ("denoise",),
+    "guidance_scale": ("cfg", "guidance"),
+    "lora": ("lora_name",),
+    "model": ("ckpt_name", "unet_name"),
+    "num_frames": ("length", "video_frames"),
+    "num_images": ("batch_size",),
+    "num_images_per_prompt": ("batch_size",),
+    "num_inference_steps": ("steps",),
+    "num_steps": ("steps",),
+    "prefix": ("filename_prefix",),
+    "sampler": ("sampler_name",),
+    "sampler_index": ("sampler_name",),
+    "sampling_steps": ("steps",),
+    "scheduler_name": ("scheduler",),
+    "sd_model_checkpoint": ("ckpt_name",),
+    "vae": ("vae_name",),
+}
+
+#: Inputs that every node of ComfyUI's own takes as whole numbers. Elsewhere an integer literal may
+#: be a float's: JavaScript exports a ``cfg`` of 7.0 as ``7``, and 7.5 must be allowed to replace it.
+INTEGER_INPUTS: Final = frozenset(
+    {
+        "amount",
+        "batch_index",
+        "batch_size",
+        "compression",
+        "context_length",
+        "end_at_step",
+        "height",
+        "length",
+        "noise_seed",
+        "overlap",
+        "scale_steps",
+        "seed",
+        "start_at_step",
+        "step",
+        "steps",
+        "stop_at_clip_layer",
+        "target_height",
+        "target_width",
+        "tile_size",
+        "video_frames",
+        "width",
+    }
+)
+
+_KIND_NAMES: Final[Mapping[str, str]] = {
+    "boolean": "true or false",
+    "integer": "an integer",
+    "number": "a number",
+    "string": "a string",
+    "object": "an object",
+}
+
+
+class ParameterInvalid(FieldInvalid):
+    """A parameter addresses several nodes at once, or its value is of the wrong kind."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of the parameters."""
+
+    warnings: list[str] = field(default_factory=list)
+    #: The inputs, as (node id, name), that an addressed parameter has set.
+    addressed: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """One input to set: of the node ``node_id``, or of every node (None)."""
+
+    path: str
+    node_id: str | None
+    name: str
+    value: Any
+
+
+def apply_parameters(draft: Draft, parameters: object) -> Applied:
+    """Set in ``draft`` what ``parameters`` ask for.
+
+    Args:
+        draft: Of a workflow that ``check_workflow`` has passed.
+        parameters: The request's ``parameters``: an object, or None for none.
+
+    Raises:
+        ParameterInvalid: Not an object; an ambiguous title; a value of the wrong kind.
+    """
+    if parameters is None:
+        return Applied()
+    if not isinstance(parameters, dict):
+        raise ParameterInvalid("parameters", "Must be an object of names and values.")
+    setter = _Setter(draft)
+    found = list(_Reader(draft).read(parameters))
+    for parameter in sorted(found, key=lambda each: each.node_id is not None):
+        setter.apply(parameter)
+    return setter.applied
+
+
+class _Reader:
+    """Tells plain parameters from addressed ones; only the workflow's ids and titles decide."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._nodes = draft.nodes
+        self._titles = nodes_by_title(draft.nodes)
+
+    def read(self, parameters: Mapping[str, Any]) -> Iterator[_Parameter]:
+        """Yield every parameter in the order given."""
+        for key, value in parameters.items():
+            yield from self._read_one(key, value, f"parameters.{shown_key(key)}")
+
+    def _read_one(self, key: str, value: Any, path: str) -> Iterator[_Parameter]:
+        whole = self._find(key, path) if isinstance(value, dict) else None
+        if whole is not None:
+            for name, each in value.items():
+                yield _Parameter(f"{path}.{shown_key(name)}", whole, name, each)
+            return
+        address, _, name = key.rpartition(".")
+        node_id = self._find(address, path) if address and name else None
+        # Names may have dots of their own (the merge nodes' "time_embed."), so what addresses no
+        # node is still a plain name.
+        yield _Parameter(path, node_id, name if node_id is not None else key, value)
+
+    def _find(self, address: str, path: str) -> str | None:
+        """Return the id of the node that ``address`` means, None if it means none."""
+        if address in self._nodes:
+            return address
+        bearers = self._titles.get(address, [])
+        if len(bearers) > 1:
+            raise ParameterInvalid(
+                path, f"{len(bearers)} nodes have this title; address one by its id."
+            )
+        return bearers[0] if bearers else None
+
+
+class _Setter:
+    """Sets one parameter after the other.
+
+    Which inputs are literals is looked up once: setting one never makes a link of it.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        self.applied = Applied()
+        self._draft = draft
+        self._holders: dict[str, list[str]] = {}
+        self._linked: set[str] = set()
+        for node_id, node in draft.nodes.items():
+            for name, value in node["inputs"].items():
+                if is_literal(value):
+                    self._holders.setdefault(name, []).append(node_id)
+                else:
+                    self._linked.add(name)
+
+    def apply(self, parameter: _Parameter) -> None:
+        """Set what one parameter asks for, or note why it is ignored."""
+        if parameter.node_id is not None:
+            self._apply_addressed(parameter, parameter.node_id)
+        elif parameter.name in SEED_INPUTS:
+            self._ignore(
+                parameter,
+                "every child has a seed of its own; address one node to fix its seed.",
+            )
+        else:
+            self._apply_plain(parameter)
+
+    def _apply_plain(self, parameter: _Parameter) -> None:
+        """Set it wherever it is a literal, under its own name or else under the first alias."""
+        name = next((name for name in _names(parameter) if name in self._holders), None)
+        if name is None:
+            self._ignore_unmatched(parameter, linked=parameter.name in self._linked)
+            return
+        for node_id in self._holders[name]:
+            self._set(parameter, node_id, name)
+
+    def _apply_addressed(self, parameter: _Parameter, node_id: str) -> None:
+        """Set it in one node, under its own name or else under the first alias it has."""
+        inputs = self._draft.nodes[node_id]["inputs"]
+        literals = (name for name in _names(parameter) if is_literal(inputs.get(name, [])))
+        name = next(literals, None)
+        if name is None:
+            self._ignore_unmatched(parameter, linked=parameter.name in inputs)
+            return
+        self._set(parameter, node_id, name)
+        self.applied.addressed.add((node_id, name))
+
+    def _set(self, parameter: _Parameter, node_id: str, name: str) -> None:
+        literal = self._draft.nodes[node_id]["inputs"][name]
+        if not _fits(name, literal, parameter.value):
+            raise ParameterInvalid(parameter.path, _mismatch(name, literal, node_id))
+        self._draft.set(node_id, name, parameter.value)
+
+    def _ignore_unmatched(self, parameter: _Parameter, *, linked: bool) -> None:
+        link = "the input is a link, which is never overwritten."
+        self._ignore(parameter, link if linked else "it matches no input of the workflow.")
+
+    def _ignore(self, parameter: _Parameter, reason: str) -> None:
+        self.applied.warnings.append(f"{parameter.path} is ignored: {reason}")
+
+
+def _names(parameter: _Parameter) -> tuple[str, ...]:
+    """Return the parameter's own name, then ComfyUI's for it."""
+    return (parameter.name, *ALIASES.get(parameter.name, ()))
+
+
+def _fits(name: str, literal: Any, value: Any) -> bool:
+    """Whether a value is of the literal's kind.
+
+    ``true`` is no integer. An integer may stand for a float; a float for an integer literal only
+    where the input is not known to take whole numbers alone (``INTEGER_INPUTS``). ``null`` has no
+    kind: any literal may replace it.
+    """
+    kind, wanted = _kind(value), _kind(literal)
+    if wanted == "null":
+        return kind != "list"
+    if wanted == "integer" and kind == "number":
+        return name not in INTEGER_INPUTS
+    return kind == wanted or (wanted == "number" and kind == "integer")
+
+
+def _mismatch(name: str, literal: Any, node_id: str) -> str:
+    wanted = _kind(literal)
+    if wanted == "integer" and name not in INTEGER_INPUTS:
+        wanted = "number"
+    return f"Must be {_KIND_NAMES.get(wanted, 'a literal')}, as it is in node {shown_key(node_id)}."
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if is_integer(value):
+        return "integer"
+    kinds = {float: "number", str: "string", dict: "object", list: "list"}
+    return kinds.get(type(value), "null")

@@ -1,0 +1,95 @@
+"""Where in a workflow a child's seed goes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from jobgroups.workflow.checks import shown_key
+from jobgroups.workflow.graph import (
+    Workflow,
+    is_literal,
+    linked_node,
+    readers,
+    sole_integer,
+)
+from jobgroups.workflow.parameters import SEED_INPUTS
+
+NO_SEED: Final = (
+    "The workflow has no seed that could be set: all its variations would be one picture."
+)
+
+#: One input of one node: (node id, name).
+Slot = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPlaces:
+    """The inputs that a child's seed goes into, and what the user should know about the rest."""
+
+    slots: tuple[Slot, ...]
+    warnings: tuple[str, ...]
+
+
+def find_seed_places(workflow: Workflow, addressed: Collection[Slot] = ()) -> SeedPlaces:
+    """Find every literal ``seed`` and ``noise_seed``, and the integers that feed linked ones.
+
+    A linked seed is set at its source if that node has one literal integer and only seed inputs
+    read it. A node whose seed the user addressed keeps it, and so does a source whose integer was.
+
+    Args:
+        workflow: One that ``check_workflow`` has passed.
+        addressed: The inputs that addressed parameters have set.
+    """
+    finder = _Finder(workflow, frozenset(addressed))
+    for node_id in workflow:
+        finder.visit(node_id)
+    slots = tuple(dict.fromkeys(finder.slots))
+    warnings = finder.warnings if slots else [*finder.warnings, NO_SEED]
+    return SeedPlaces(slots, tuple(dict.fromkeys(warnings)))
+
+
+class _Finder:
+    """Collects seed places, node by node."""
+
+    def __init__(self, workflow: Workflow, addressed: frozenset[Slot]) -> None:
+        self._workflow = workflow
+        self._addressed = addressed
+        self._pinned = {node_id for node_id, name in addressed if name in SEED_INPUTS}
+        self._readers = readers(workflow)
+        self.slots: list[Slot] = []
+        self.warnings: list[str] = []
+
+    def visit(self, node_id: str) -> None:
+        """Note the seed inputs of one node."""
+        if node_id in self._pinned:
+            return
+        inputs = self._workflow[node_id]["inputs"]
+        for name in SEED_INPUTS:
+            if name not in inputs:
+                continue
+            if is_literal(inputs[name]):
+                self.slots.append((node_id, name))
+            else:
+                self._follow(node_id, linked_node(inputs[name]))
+
+    def _follow(self, node_id: str, source_id: str | None) -> None:
+        """Note the integer behind a linked seed, or warn that the seed stays as it is."""
+        source = self._workflow.get(source_id) if source_id is not None else None
+        if source is None or source_id is None:
+            return  # A link to nowhere: ComfyUI refuses the graph with a better sentence.
+        if any(is_literal(source["inputs"].get(name, [])) for name in SEED_INPUTS):
+            return  # The source is seeded, or pinned, by itself.
+        name = sole_integer(source)
+        if name is None or not self._readers[source_id] <= set(SEED_INPUTS):
+            self.warnings.append(_unsettable(node_id, source_id))
+        elif (source_id, name) not in self._addressed:
+            self.slots.append((source_id, name))
+
+
+def _unsettable(node_id: str, source_id: str) -> str:
+    return (
+        f"The seed of node {shown_key(node_id)} is left as it is: it comes from node"
+        f" {shown_key(source_id)}, which has no single integer that only seeds read."
+    )
