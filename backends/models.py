@@ -1,0 +1,66 @@
+"""One registered ComfyUI: where it is, what a person said of it, what was last seen of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import Q
+
+
+class Reachability(StrEnum):
+    """What the runner last saw of a backend. What clients see is derived from it."""
+
+    UNKNOWN = "unknown"  #: Not heard from since it was registered.
+    ONLINE = "online"  #: Answers.
+    OFFLINE = "offline"  #: Does not answer, or answers nonsense; ``status_reason`` says which.
+
+
+class Backend(models.Model):
+    """A ComfyUI server with one GPU (or more), named by a slug that a person reads.
+
+    The observed columns are hints for people and for choosing; what a prompt's fate is, the
+    runner asks the backend itself.
+    """
+
+    id = models.CharField(primary_key=True, max_length=64)
+    name = models.CharField(max_length=200)
+    #: Normalised by ``comfyui.address.normalise_url``: one address is registered once.
+    url = models.CharField(max_length=500, unique=True)
+    tags = models.JSONField(default=list, blank=True)
+    #: Sent with every request and socket (a proxy's basic auth, a token). Never shown again.
+    headers = models.JSONField(default=dict, blank=True)
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    # Observed by the runner, or by a POST that asked.
+    reachability = models.CharField(
+        max_length=16,
+        default=Reachability.UNKNOWN.value,
+        choices=[(state.value, state.value) for state in Reachability],
+    )
+    status_reason = models.CharField(max_length=500, blank=True, default="")
+    status_since = models.DateTimeField(null=True, blank=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    #: Since when it has been unreachable in a row; null while it answers. Children that wait for
+    #: it give up by this clock.
+    unreachable_since = models.DateTimeField(null=True, blank=True)
+    queue_running = models.IntegerField(default=0)
+    queue_pending = models.IntegerField(default=0)
+    queue_foreign = models.IntegerField(default=0)
+    devices = models.JSONField(default=list, blank=True)
+    comfyui_version = models.CharField(max_length=64, blank=True, default="")
+
+    class Meta:
+        ordering: ClassVar = ["id"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="backend_reachability_known",
+                condition=Q(reachability__in=[state.value for state in Reachability]),
+            ),
+            models.CheckConstraint(name="backend_id_given", condition=~Q(id="")),
+        ]
+
+    def __str__(self) -> str:
+        return self.id

@@ -1,0 +1,184 @@
+"""The only maker of events: each a row in the transaction that moved something, rung after commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from django.db import connection, transaction
+
+from jobgroups import shapes
+from jobgroups.clock import iso, now
+from jobgroups.hub import EventFrame, Message, hub
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that has no number yet."""
+
+    type: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    child_id: str | None = None
+    ends_child: bool = False
+
+
+def group_created(group: JobGroup) -> NewEvent:
+    """The group is stored: always its event 1."""
+    return NewEvent(
+        "group_created",
+        {
+            "job_group_id": group.id,
+            "total": group.total_count,
+            "created_at": iso(group.created_at),
+        },
+    )
+
+
+def group_started(group: JobGroup) -> NewEvent:
+    """A runner has taken up a group that was accepted while none was alive."""
+    return NewEvent("group_started", {"job_group_id": group.id})
+
+
+def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
+    """The backend has shown the first sign of executing the child."""
+    return _of_child(
+        child,
+        "child_started",
+        seed=child.seed,
+        attempt=attempt.number,
+        started_at=iso(attempt.started_at or now()),
+    )
+
+
+def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
+    """An attempt ended without being charged, and its child waits again."""
+    return _of_child(child, "child_requeued", attempt=attempt.number, reason=reason)
+
+
+def child_completed(child: ChildJob) -> NewEvent:
+    """The child has its result."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    shape = shapes.child(child)
+    return _of_child(
+        child,
+        "child_completed",
+        ends=True,
+        seed=child.seed,
+        outputs=shape["outputs"],
+        warnings=shape["warnings"],
+        completed_at=iso(child.completed_at),
+    )
+
+
+def child_failed(child: ChildJob) -> NewEvent:
+    """The child failed; ``error`` is ComfyUI's message, or ours where ComfyUI has none."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    return _of_child(
+        child,
+        "child_failed",
+        ends=True,
+        seed=child.seed,
+        error=shapes.cut(child.error_message),
+        error_type=child.error_type,
+        error_details=_cut_texts(shapes.child(child)["error_details"]),
+        failed_at=iso(child.completed_at),
+    )
+
+
+def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
+    """The child's time was up."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    return _of_child(
+        child,
+        "child_timeout",
+        ends=True,
+        seed=child.seed,
+        timeout_seconds=timeout_seconds,
+        error=child.error_message,
+        error_details=shapes.child(child)["error_details"],
+        timed_out_at=iso(child.completed_at),
+    )
+
+
+def child_cancelled(child: ChildJob) -> NewEvent:
+    """Somebody cancelled the child or its group."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    return _of_child(
+        child, "child_cancelled", ends=True, seed=child.seed, cancelled_at=iso(child.completed_at)
+    )
+
+
+def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
+    """Every child is final: once a run, the last event of it."""
+    return NewEvent(
+        "group_complete",
+        {
+            "job_group_id": group.id,
+            "status": group.status,
+            "total": group.total_count,
+            "succeeded": group.completed_count,
+            "failed": group.failed_count,
+            "cancelled": group.cancelled_count,
+            "completed_at": None if group.completed_at is None else iso(group.completed_at),
+            "results": [shapes.result(child) for child in children],
+        },
+    )
+
+
+def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
+    """Number the events, store them, and ring once after the commit.
+
+    Args:
+        group: its row, locked by the caller's transaction; its ``seq`` is moved on, here and in
+            the database.
+        new: the events, in order.
+    """
+    assert connection.in_atomic_block, "events are rows of their transaction"  # noqa: S101
+    moment = now()
+    rows = [
+        JobEvent(
+            group_id=group.id,
+            seq=group.seq + offset,
+            run=group.run,
+            type=event.type,
+            frame=_frame(event, group.seq + offset, group.run),
+            created_at=moment,
+        )
+        for offset, event in enumerate(new, start=1)
+    ]
+    JobEvent.objects.bulk_create(rows)
+    group.seq += len(rows)
+    JobGroup.objects.filter(pk=group.pk).update(seq=group.seq)
+    frames = tuple(
+        EventFrame(row.seq, row.frame, event.child_id, event.ends_child)
+        for row, event in zip(rows, new, strict=True)
+    )
+    # robust: a bell that fails must not look like a write that failed.
+    ring = partial(hub.publish, Message(group_id=group.id, events=frames))
+    transaction.on_commit(ring, robust=True)
+
+
+def _frame(event: NewEvent, seq: int, run: int) -> str:
+    frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
+    if event.type == "group_complete":
+        return shapes.fitted(frame, "results", "outputs", "error")
+    return shapes.compact(frame)
+
+
+def _of_child(child: ChildJob, kind: str, *, ends: bool = False, **fields: Any) -> NewEvent:
+    named = {"job_id": child.id, "backend_id": child.backend_id or "", **fields}
+    return NewEvent(kind, named, child_id=child.id, ends_child=ends)
+
+
+def _cut_texts(value: Any) -> Any:
+    """Cut every text in a JSON value at 2 KiB."""
+    if isinstance(value, str):
+        return shapes.cut(value)
+    if isinstance(value, list):
+        return [_cut_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _cut_texts(item) for key, item in value.items()}
+    return value

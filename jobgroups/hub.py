@@ -1,0 +1,336 @@
+"""The doorbell: what a transaction committed, carried to every socket that watches the group.
+
+One subscription a process and group, fanned out to a bounded queue of ready text for each socket.
+The process rings itself at once; where there is a channel layer (Redis, pub/sub) each message goes
+to the other processes through it. Messages may be lost there, and those of two processes may
+overtake each other: whoever sees a gap reads the rows, and a slow timer reads one row for each
+watched group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+from jobgroups.messages import (
+    Entry,
+    EventFrame,
+    Message,
+    Poke,
+    ProgressFrame,
+    packed,
+    unpacked,
+)
+from jobgroups.relay import CALL_SECONDS, Relay
+
+__all__ = [
+    "Entry",
+    "EventFrame",
+    "Hub",
+    "Message",
+    "Poke",
+    "ProgressFrame",
+    "ReadSeqs",
+    "Subscription",
+    "hub",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Entries a socket may lag behind before it is closed as too slow.
+QUEUE_LIMIT: Final = 5_000
+#: Seconds between two looks at the watched groups' rows.
+HEAL_SECONDS: Final = 2.0
+_RUNNERS: Final = "director.runners"
+_WAKE: Final = {"type": "hub.wake"}
+
+ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
+
+
+def _layer_group(group_id: str) -> str:
+    return f"group.{group_id}"
+
+
+class Subscription:
+    """One socket's queue. Written by the hub, read by the socket's writer, both in one loop.
+
+    Args:
+        group_id: the group it is of.
+        on_overflow: called once when the socket lags too far behind. What waited is dropped then,
+            and so is all that comes later.
+    """
+
+    def __init__(self, group_id: str, on_overflow: Callable[[], None] | None = None) -> None:
+        self.group_id = group_id
+        self.overflowed = False
+        self._on_overflow = on_overflow
+        self._entries: deque[Entry | list[ProgressFrame]] = deque()
+        self._ready = asyncio.Event()
+        # A child's progress that was not sent yet is replaced where it stands: latest wins.
+        self._pending: dict[str, list[ProgressFrame]] = {}
+
+    def put(self, entry: Entry) -> None:
+        """Queue an entry; past the limit progress is dropped, and an event overflows the queue."""
+        if self.overflowed:
+            return
+        if isinstance(entry, ProgressFrame):
+            self._put_progress(entry)
+        elif len(self._entries) >= QUEUE_LIMIT:
+            self._overflow()
+        else:
+            if isinstance(entry, EventFrame) and entry.child_id:
+                # What comes later belongs behind this event.
+                self._pending.pop(entry.child_id, None)
+            self._entries.append(entry)
+        self._ready.set()
+
+    def _put_progress(self, entry: ProgressFrame) -> None:
+        place = self._pending.get(entry.child_id)
+        if place is not None:
+            place[0] = entry
+        elif len(self._entries) < QUEUE_LIMIT:
+            place = self._pending[entry.child_id] = [entry]
+            self._entries.append(place)
+
+    def _overflow(self) -> None:
+        self.overflowed = True
+        self._entries.clear()
+        self._pending.clear()
+        if self._on_overflow is not None:
+            self._on_overflow()
+
+    async def take(self) -> list[Entry]:
+        """Wait for entries and return all of them, in order; none where it has overflowed."""
+        await self._ready.wait()
+        self._ready.clear()
+        taken = [entry[0] if isinstance(entry, list) else entry for entry in self._entries]
+        self._entries.clear()
+        self._pending.clear()
+        return taken
+
+
+class _Watched:
+    """What the hub knows of a group that at least one socket watches."""
+
+    def __init__(self) -> None:
+        self.subscriptions: set[Subscription] = set()
+        self.last_seq = 0
+        self.ended: set[str] = set()
+
+    def fan_out(self, message: Message) -> None:
+        for frame in message.progress:
+            if frame.child_id not in self.ended:
+                self._put(frame)
+        for event in message.events:
+            self._note(event)
+            self._put(event)
+
+    def _note(self, event: EventFrame) -> None:
+        # One that was overtaken tells nothing of how the child stands now.
+        if event.seq <= self.last_seq:
+            return
+        self._reach(event.seq - 1)
+        self.last_seq = event.seq
+        if event.child_id:
+            (self.ended.add if event.ends_child else self.ended.discard)(event.child_id)
+
+    def poke(self, seq: int) -> None:
+        """Pass on that the log has reached ``seq``, if that was not heard."""
+        if self._reach(seq):
+            self._put(Poke(seq))
+
+    def _reach(self, seq: int) -> bool:
+        if seq <= self.last_seq:
+            return False
+        # Events were missed, perhaps the start of a child that had ended in an earlier run: the
+        # sockets, which read the rows now, decide about progress by themselves.
+        self.ended.clear()
+        self.last_seq = seq
+        return True
+
+    def _put(self, entry: Entry) -> None:
+        for subscription in self.subscriptions:
+            subscription.put(entry)
+
+
+class Hub:
+    """The process's doorbell. ``publish`` may be called from any thread; the rest from its loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._read_seqs: ReadSeqs | None = None
+        self._watched: dict[str, _Watched] = defaultdict(_Watched)
+        self._wakers: set[Callable[[], None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._relay: Relay | None = None
+
+    def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
+        """Attach the hub to the process's loop; again with another loop starts it afresh.
+
+        Args:
+            loop: the loop that serves the sockets and runs the runner; the caller runs in it.
+            read_seqs: returns the stored ``seq`` of each group id, for the slow timer.
+        """
+        if self._loop is loop:
+            return
+        self.__init__()  # type: ignore[misc]  # afresh: nothing of the old loop may be awaited here
+        self._loop, self._read_seqs = loop, read_seqs
+        layer = get_channel_layer()
+        if layer is not None:
+            self._relay = Relay(layer, self._hand_on)
+            self._start("sending", self._relay.run_sending())
+            self._start("receiving", self._relay.run_receiving())
+        self._start("healing", self._heal())
+
+    def _start(self, name: str, service: Coroutine[Any, Any, None]) -> None:
+        # The hub lives as long as its loop and belongs to no request, so no TaskGroup can own it;
+        # the reference is kept, since the loop itself keeps none.
+        assert self._loop is not None  # noqa: S101 called from bind alone
+        self._tasks.add(self._loop.create_task(service, name=f"hub {name}"))
+
+    async def aclose(self) -> None:
+        """Stop the hub's services and close its layer's connections."""
+        tasks, self._tasks = self._tasks, set()
+        relay, self._relay = self._relay, None
+        self._loop = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if relay is not None:
+            await relay.aclose()
+
+    # --- ringing ----------------------------------------------------------------------------------
+
+    def publish(self, message: Message) -> None:
+        """Ring for a committed transaction or for progress. From any thread; never blocks."""
+        if not self._in_loop(self._deliver, message):
+            self._publish_unbound(_layer_group(message.group_id), packed(message))
+
+    def wake_runners(self) -> None:
+        """Tell every runner that there may be work: a new group, a cancel, a changed backend."""
+        if not self._in_loop(self._wake):
+            self._publish_unbound(_RUNNERS, _WAKE)
+
+    def _in_loop(self, call: Callable[..., None], *args: Any) -> bool:
+        loop = self._loop
+        if loop is None:
+            return False
+        try:
+            loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            # Closed, perhaps only now: what was committed must not look as if it had failed.
+            return False
+        return True
+
+    def _publish_unbound(self, group: str, form: dict[str, Any]) -> None:
+        # A process without a loop of ours (a shell, a command): the rows are written already, so a
+        # bell that fails costs lateness only.
+        layer = get_channel_layer()
+        if layer is None:
+            return
+        try:
+            async_to_sync(_send_once)(layer, group, form)
+        except Exception:
+            logger.warning("The channel layer did not take a message.", exc_info=True)
+
+    def _deliver(self, message: Message) -> None:
+        self._fan_out(message)
+        if self._relay is not None:
+            self._relay.send(_layer_group(message.group_id), packed(message))
+
+    def _fan_out(self, message: Message) -> None:
+        if message.group_id in self._watched:
+            self._watched[message.group_id].fan_out(message)
+
+    def _wake(self) -> None:
+        self._wake_own()
+        if self._relay is not None:
+            self._relay.send(_RUNNERS, _WAKE)
+
+    def _wake_own(self) -> None:
+        for waker in tuple(self._wakers):
+            waker()
+
+    def _hand_on(self, form: Mapping[str, Any]) -> None:
+        if form["type"] == _WAKE["type"]:
+            self._wake_own()
+        else:
+            self._fan_out(unpacked(form))
+
+    # --- listening --------------------------------------------------------------------------------
+
+    async def subscribe(
+        self, group_id: str, on_overflow: Callable[[], None] | None = None
+    ) -> Subscription:
+        """Return a queue that gets all that is published of the group from now on.
+
+        Subscribe first, then read the snapshot: what comes in between is in the queue.
+        """
+        subscription = Subscription(group_id, on_overflow)
+        self._watched[group_id].subscriptions.add(subscription)
+        if self._relay is not None:
+            try:
+                await self._relay.join(_layer_group(group_id))
+            except asyncio.CancelledError:
+                await self.unsubscribe(subscription)
+                raise
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Forget a queue; its group too, if nobody else watches it. Twice is no error."""
+        watched = self._watched.get(subscription.group_id)
+        if watched is None:
+            return
+        watched.subscriptions.discard(subscription)
+        if not watched.subscriptions:
+            del self._watched[subscription.group_id]
+            if self._relay is not None:
+                await self._relay.leave(_layer_group(subscription.group_id))
+
+    async def listen_as_runner(self, waker: Callable[[], None]) -> None:
+        """Call ``waker`` (in the loop) whenever runners are told that there may be work."""
+        self._wakers.add(waker)
+        if self._relay is not None:
+            await self._relay.join(_RUNNERS)
+
+    def stop_listening_as_runner(self, waker: Callable[[], None]) -> None:
+        """Forget a waker."""
+        self._wakers.discard(waker)
+
+    # --- healing ----------------------------------------------------------------------------------
+
+    async def _heal(self) -> None:
+        """Every two seconds, poke the sockets of groups whose log is longer than was heard."""
+        while True:
+            await asyncio.sleep(HEAL_SECONDS)
+            if self._relay is not None:
+                await self._relay.rejoin()
+            if not self._watched or self._read_seqs is None:
+                continue
+            try:
+                seqs = await self._read_seqs(list(self._watched))
+            except Exception:
+                logger.warning("The watched groups could not be read.", exc_info=True)
+            else:
+                self._poke(seqs)
+
+    def _poke(self, seqs: Mapping[str, int]) -> None:
+        for group_id, seq in seqs.items():
+            if group_id in self._watched:
+                self._watched[group_id].poke(seq)
+
+
+async def _send_once(layer: Any, group: str, form: dict[str, Any]) -> None:
+    async with asyncio.timeout(CALL_SECONDS):
+        await layer.group_send(group, form)
+
+
+#: The process's hub.
+hub = Hub()

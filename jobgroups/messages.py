@@ -1,0 +1,77 @@
+"""What the hub carries: events and progress of one group, ready to send, and their form between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class EventFrame:
+    """A committed state event, ready to send."""
+
+    seq: int
+    text: str
+    child_id: str | None = None
+    #: Whether it ends the child: no progress of it is sent after.
+    ends_child: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressFrame:
+    """The newest progress of a child, ready to send. Never stored.
+
+    Attributes:
+        attempt: the number that the attempt's ``child_started`` carries.
+        percent: 0.0 … 100.0.
+    """
+
+    child_id: str
+    attempt: int
+    percent: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """The group's log has reached ``seq``: read the rows if that is news."""
+
+    seq: int
+
+
+Entry = EventFrame | ProgressFrame | Poke
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """All events of one transaction, or some progress, of one group."""
+
+    group_id: str
+    events: tuple[EventFrame, ...] = ()
+    progress: tuple[ProgressFrame, ...] = ()
+
+
+def packed(message: Message) -> dict[str, Any]:
+    """Return the message as the channel layer takes it: strings, numbers, lists."""
+    return {
+        "type": "hub.message",
+        "group": message.group_id,
+        "events": [[e.seq, e.text, e.child_id, e.ends_child] for e in message.events],
+        "progress": [[p.child_id, p.attempt, p.percent, p.text] for p in message.progress],
+    }
+
+
+def unpacked(form: Mapping[str, Any]) -> Message:
+    """Return the message that :func:`packed` made.
+
+    Raises:
+        KeyError, TypeError: another version of the Director made it.
+    """
+    events: Iterable[Any] = form["events"]
+    progress: Iterable[Any] = form["progress"]
+    return Message(
+        group_id=form["group"],
+        events=tuple(EventFrame(*event) for event in events),
+        progress=tuple(ProgressFrame(*frame) for frame in progress),
+    )

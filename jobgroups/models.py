@@ -1,0 +1,406 @@
+"""Groups, children, attempts, events, runners and their leases: fields, constraints, indexes.
+
+Nothing is written here: ``services`` is the only writer. The CHECK constraints repeat the tables of
+``states``, so that a defect is refused by the database rather than seen by a person.
+
+What a user gave or ComfyUI reported is kept as JSON *text* (``…_json``): it comes back equal, key
+order kept, on every database.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import F, Q
+
+from backends.models import Backend
+from jobgroups.states import (
+    ATTEMPT_ENDED,
+    CHILD_FINAL,
+    AttemptState,
+    ChildStatus,
+    GroupStatus,
+    StopReason,
+)
+
+
+def _values(members: type[StrEnum]) -> list[str]:
+    return [member.value for member in members]
+
+
+def _choices(members: type[StrEnum]) -> list[tuple[str, str]]:
+    return [(member.value, member.value) for member in members]
+
+
+class JobGroup(models.Model):
+    """One submission: a workflow, and as many children as backends were named.
+
+    Its row is the lock of everything in it: a writer takes it first, then children, then attempts.
+    """
+
+    id = models.CharField(primary_key=True, max_length=15)
+    created_at = models.DateTimeField()
+    completed_at = models.DateTimeField(null=True, blank=True)
+    status = models.CharField(max_length=16, choices=_choices(GroupStatus))
+    #: Number of its last event, taken under its row's lock: order of seq is order of commit.
+    seq = models.BigIntegerField(default=0)
+    #: A retry opens the next run; the cancel mark and ``completed_at`` are of the current one.
+    run = models.IntegerField(default=1)
+    cancelled_at = models.DateTimeField(null=True, blank=True)
+    #: Whether a runner has claimed any child in any run; tells ``pending`` from ``running``.
+    claimed = models.BooleanField(default=False)
+    accepted_without_runner = models.BooleanField(default=False)
+
+    # What was asked.
+    workflow_json = models.TextField()
+    parameters_json = models.TextField(default="{}")
+    metadata_json = models.TextField(default="{}")
+    seed_strategy = models.CharField(max_length=16)
+    base_seed = models.BigIntegerField()
+    timeout_seconds = models.IntegerField()
+    required_capabilities = models.JSONField(default=list, blank=True)
+    submitter = models.CharField(max_length=150, blank=True, default="")
+
+    # What was answered.
+    warnings_json = models.TextField(default="[]")
+    skipped_backends_json = models.TextField(default="[]")
+    idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 null = not given, so that the unique constraint ignores it
+    #: SHA-256 of the request's body, to tell a repeat from another request with the same key.
+    idempotency_digest = models.CharField(max_length=64, blank=True, default="")
+
+    # Derived from the children in the transaction that moved one; a list reads no child.
+    total_count = models.IntegerField()
+    completed_count = models.IntegerField(default=0)
+    failed_count = models.IntegerField(default=0)
+    cancelled_count = models.IntegerField(default=0)
+
+    children: models.Manager[ChildJob]
+    events: models.Manager[JobEvent]
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-id"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="group_status_known", condition=Q(status__in=_values(GroupStatus))
+            ),
+            models.CheckConstraint(
+                name="group_open_has_no_end",
+                condition=~Q(status__in=[GroupStatus.PENDING, GroupStatus.RUNNING])
+                | Q(completed_at__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="group_end_has_time",
+                condition=~Q(status__in=[GroupStatus.COMPLETED, GroupStatus.FAILED])
+                | Q(completed_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="group_counts_fit",
+                condition=Q(total_count__gte=F("completed_count") + F("failed_count")),
+            ),
+            models.UniqueConstraint(
+                name="group_idempotency_key", fields=["submitter", "idempotency_key"]
+            ),
+        ]
+        indexes: ClassVar = [
+            # GET /api/job-groups: newest first, and by status.
+            models.Index(name="group_newest", fields=["-created_at", "-id"]),
+            models.Index(name="group_status_newest", fields=["status", "-created_at", "-id"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class GroupLabel(models.Model):
+    """One top-level scalar of a group's metadata, so that ``?metadata.scene=`` is an index look-up."""
+
+    group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="labels")
+    key = models.CharField(max_length=100)
+    #: As text: ``3`` and ``"3"`` are found by the same query.
+    value = models.CharField(max_length=200)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="label_once", fields=["group", "key"]),
+        ]
+        indexes: ClassVar = [
+            models.Index(name="label_lookup", fields=["key", "value", "group"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"
+
+
+class ChildJob(models.Model):
+    """One variation: the group's workflow with one seed, on one backend."""
+
+    id = models.CharField(primary_key=True, max_length=14)
+    group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="children")
+    #: Its place in the group, from 0; seeds are dealt in this order.
+    position = models.IntegerField()
+    #: The id outlives its backend: a deleted one stays readable in the history. Null: not bound.
+    backend = models.ForeignKey(
+        Backend,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        related_name="children",
+    )
+    seed = models.BigIntegerField()
+    status = models.CharField(
+        max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value
+    )
+    #: The group's run in which it was last queued.
+    run = models.IntegerField(default=1)
+    current_attempt = models.ForeignKey(
+        "Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    #: Attempts made in all, charged or not.
+    attempt_count = models.IntegerField(default=0)
+    #: Attempts of this run that ended without being charged; bounded, see ``services.attempts``.
+    uncharged_count = models.IntegerField(default=0)
+    #: Not claimed before this time (backoff between attempts).
+    not_before = models.DateTimeField(null=True, blank=True)
+
+    progress = models.FloatField(default=0.0)
+    current_step = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 null in the API
+    steps_completed = models.IntegerField(default=0)
+    steps_total = models.IntegerField(default=0)
+
+    outputs_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
+    error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    warnings_json = models.TextField(default="[]")
+
+    queued_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True)
+    completed_at = models.DateTimeField(null=True, blank=True)
+
+    attempts: models.Manager[Attempt]
+
+    class Meta:
+        ordering: ClassVar = ["group", "position"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="child_position", fields=["group", "position"]),
+            models.CheckConstraint(
+                name="child_status_known", condition=Q(status__in=_values(ChildStatus))
+            ),
+            models.CheckConstraint(
+                name="child_final_has_time",
+                condition=Q(
+                    status__in=[s.value for s in sorted(CHILD_FINAL)], completed_at__isnull=False
+                )
+                | Q(
+                    status__in=[s.value for s in sorted(set(ChildStatus) - CHILD_FINAL)],
+                    completed_at__isnull=True,
+                ),
+            ),
+            models.CheckConstraint(
+                name="child_result_iff_completed",
+                condition=Q(status=ChildStatus.COMPLETED, outputs_json__isnull=False)
+                | (~Q(status=ChildStatus.COMPLETED) & Q(outputs_json__isnull=True)),
+            ),
+            models.CheckConstraint(
+                name="child_running_has_attempt",
+                condition=~Q(status=ChildStatus.RUNNING) | Q(current_attempt__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="child_progress_percent", condition=Q(progress__gte=0, progress__lte=100)
+            ),
+        ]
+        indexes: ClassVar = [
+            # The runner's claim: the oldest waiting child of a backend.
+            models.Index(
+                name="child_waiting",
+                fields=["backend", "queued_at", "group", "position"],
+                condition=Q(status=ChildStatus.QUEUED, current_attempt__isnull=True),
+            ),
+            # What is not final on a backend: deletion, disabling, waiting reasons.
+            models.Index(name="child_backend_status", fields=["backend", "status"]),
+            # Deriving a group from its children.
+            models.Index(name="child_group_status", fields=["group", "status"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Attempt(models.Model):
+    """One try of a child on one backend, under a prompt id that is used once.
+
+    The row is the intent: it is committed before ComfyUI is asked, so that no prompt of ours is
+    ever unknown to us.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    child = models.ForeignKey(ChildJob, on_delete=models.CASCADE, related_name="attempts")
+    #: From 1, over all runs of the child.
+    number = models.IntegerField()
+    run = models.IntegerField()
+    backend = models.ForeignKey(
+        Backend,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="attempts",
+    )
+    prompt_id = models.CharField(max_length=64, unique=True)
+    #: The socket that hears this prompt's events; re-attachment opens one with the same id.
+    client_id = models.CharField(max_length=200)
+    #: Epoch of the lease under which it was claimed.
+    epoch = models.BigIntegerField()
+    state = models.CharField(
+        max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value
+    )
+    #: Whether it counts against ``max_attempts``; false where nothing of it was executed.
+    charged = models.BooleanField(default=True)
+
+    created_at = models.DateTimeField()
+    uncertain_since = models.DateTimeField(null=True, blank=True)
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    #: A debt: until the prompt is seen to end, the runner deletes or interrupts it.
+    stop_requested_at = models.DateTimeField(null=True, blank=True)
+    stop_reason = models.CharField(
+        max_length=16, blank=True, default="", choices=_choices(StopReason)
+    )
+
+    #: ComfyUI's ``{node: output}`` as the nodes report; decides where history was cleared.
+    node_outputs_json = models.TextField(default="{}")
+    #: Outputs in the API's form, of whatever end; a failed attempt keeps what it had made.
+    outputs_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
+    error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+
+    class Meta:
+        ordering: ClassVar = ["child", "number"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="attempt_number", fields=["child", "number"]),
+            models.CheckConstraint(
+                name="attempt_state_known", condition=Q(state__in=_values(AttemptState))
+            ),
+            models.CheckConstraint(
+                name="attempt_ended_has_time",
+                condition=Q(
+                    state__in=[s.value for s in sorted(ATTEMPT_ENDED)], ended_at__isnull=False
+                )
+                | Q(
+                    state__in=[s.value for s in sorted(set(AttemptState) - ATTEMPT_ENDED)],
+                    ended_at__isnull=True,
+                ),
+            ),
+            models.CheckConstraint(
+                name="attempt_stop_has_reason",
+                condition=Q(stop_requested_at__isnull=True, stop_reason="")
+                | (Q(stop_requested_at__isnull=False) & ~Q(stop_reason="")),
+            ),
+        ]
+        indexes: ClassVar = [
+            # Recovery, slots and stops: what may stand or run at a backend.
+            models.Index(
+                name="attempt_active",
+                fields=["backend", "id"],
+                condition=Q(ended_at__isnull=True),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.prompt_id
+
+
+class AbandonedPrompt(models.Model):
+    """A prompt id that may yet turn up at a backend although its attempt was closed.
+
+    Kept for 24 h or until the backend is seen restarted. Met pending it is deleted, met running it
+    is interrupted, or adopted where its child has no newer attempt.
+    """
+
+    attempt = models.OneToOneField(Attempt, on_delete=models.CASCADE, related_name="abandoned")
+    backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="abandoned_prompts")
+    prompt_id = models.CharField(max_length=64, unique=True)
+    since = models.DateTimeField()
+    until = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["since"]
+
+    def __str__(self) -> str:
+        return self.prompt_id
+
+
+class JobEvent(models.Model):
+    """One state event of a group's log, as it is sent to clients. Progress is never stored."""
+
+    group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="events")
+    seq = models.BigIntegerField()
+    run = models.IntegerField()
+    type = models.CharField(max_length=32)
+    #: The frame, ready to send: ``{"type": …, "seq": …, "run": …, …}``.
+    frame = models.TextField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering: ClassVar = ["group", "seq"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="event_seq", fields=["group", "seq"]),
+            models.UniqueConstraint(
+                name="event_group_complete_once_per_run",
+                fields=["group", "run"],
+                condition=Q(type="group_complete"),
+            ),
+            models.CheckConstraint(name="event_seq_from_1", condition=Q(seq__gte=1)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.seq}"
+
+
+class Runner(models.Model):
+    """A process that drives backends. Alive: its heartbeat is younger than 10 s."""
+
+    #: Its name's lock (a file lock, or an advisory lock) decides who may take over its leases.
+    name = models.CharField(primary_key=True, max_length=100)
+    instance = models.CharField(max_length=32)
+    host = models.CharField(max_length=255)
+    pid = models.IntegerField()
+    version = models.CharField(max_length=32)
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+    stopped_at = models.DateTimeField(null=True, blank=True)
+    #: How often it was started again within its process after a defect, and the last one, in words.
+    restarts = models.IntegerField(default=0)
+    last_error = models.CharField(max_length=500, blank=True, default="")
+    last_error_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Lease(models.Model):
+    """A runner's time-limited right to a backend. Its epoch fences every write of that runner.
+
+    A row of its own: the backend's row is written with every observation, and a writer's
+    ``FOR SHARE`` on the lease must not wait for those.
+    """
+
+    backend = models.OneToOneField(
+        Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease"
+    )
+    #: Name of the runner; empty when nobody holds it.
+    runner = models.CharField(max_length=100, blank=True, default="")
+    epoch = models.BigIntegerField(default=0)
+    until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["backend"]
+
+    def __str__(self) -> str:
+        return f"{self.backend_id} epoch {self.epoch}"

@@ -1,0 +1,246 @@
+"""Submit a group, cancel it or one child of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.db import IntegrityError, transaction
+
+from jobgroups import events, seeds, workflow
+from jobgroups.clock import now
+from jobgroups.errors import ChildNotFound, IdempotencyConflict
+from jobgroups.hub import hub
+from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
+from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
+from jobgroups.shapes import compact
+from jobgroups.states import CHILD_OPEN, ChildStatus, GroupStatus, StopReason
+
+#: How long an idempotency key is remembered.
+IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A submission whose form was checked; its backends were chosen."""
+
+    workflow: dict[str, Any]
+    backend_ids: Sequence[str]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    seed_strategy: str = "random"
+    base_seed: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    timeout_seconds: int = 300
+    required_capabilities: Sequence[str] = ()
+    #: ``{"backend_id", "reason"}`` for each entry of the request that was left out.
+    skipped_backends: Sequence[Mapping[str, str]] = ()
+    #: Warnings that the request's form gave rise to; those of the workflow come behind them.
+    warnings: Sequence[str] = ()
+    submitter: str = ""
+    idempotency_key: str | None = None
+    idempotency_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a submission led to."""
+
+    group: JobGroup
+    children: list[ChildJob]
+    #: Whether this is an earlier submission with the same idempotency key.
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancel did, as the reference names it."""
+
+    cancelled: bool
+    interrupted: int
+    already_complete: int
+    already_failed: int
+
+
+def digest_of(body: object) -> str:
+    """Return what tells two requests with one idempotency key apart: the body's canonical hash."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
+    """Return the group that this idempotency key made within 24 h, if any.
+
+    Raises:
+        IdempotencyConflict: it made one out of another body.
+    """
+    group = JobGroup.objects.filter(
+        submitter=submitter, idempotency_key=key, created_at__gt=now() - IDEMPOTENCY_LIFE
+    ).first()
+    if group is None:
+        return None
+    if group.idempotency_digest != digest:
+        raise IdempotencyConflict(
+            "This Idempotency-Key was used within 24 h with another body; use a new key."
+        )
+    return Submitted(group, list(group.children.order_by("position")), replayed=True)
+
+
+def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
+    """Store a group with its children and event 1, and ring. Once this returns, it will end.
+
+    Args:
+        submission: at least one backend id in it.
+        runner_alive: without a live runner the group is ``pending`` until one claims a child.
+
+    Raises:
+        workflow.ParameterInvalid: a parameter does not fit the workflow.
+        IdempotencyConflict: its key was used with another body.
+    """
+    prepared = workflow.prepare(submission.workflow, submission.parameters)
+    base = submission.base_seed
+    if base is None:
+        base = secrets.randbelow(seeds.MAX_SEED + 1)
+    dealt = seeds.seeds(
+        seeds.SeedStrategy(submission.seed_strategy), base, len(submission.backend_ids)
+    )
+    group = _group_row(submission, base, runner_alive)
+    group.warnings_json = compact([*submission.warnings, *prepared.warnings])
+    children = _child_rows(group, submission.backend_ids, dealt)
+    try:
+        _store(group, children, submission.metadata)
+    except IntegrityError:
+        # Two requests with one key at the same moment: the other one was first.
+        replay = submission.idempotency_key and group_replay(
+            submitter=submission.submitter,
+            key=submission.idempotency_key,
+            digest=submission.idempotency_digest,
+        )
+        if not replay:
+            raise
+        return replay
+    hub.wake_runners()
+    return Submitted(group, children)
+
+
+@unit_of_work
+def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) -> None:
+    with transaction.atomic():
+        if group.idempotency_key is not None:
+            _forget_old_key(group.submitter, group.idempotency_key)
+        group.seq = 0
+        group.save(force_insert=True)
+        ChildJob.objects.bulk_create(children)
+        GroupLabel.objects.bulk_create(_labels(group, metadata))
+        events.record(group, [events.group_created(group)])
+
+
+def _forget_old_key(submitter: str, key: str) -> None:
+    JobGroup.objects.filter(
+        submitter=submitter, idempotency_key=key, created_at__lte=now() - IDEMPOTENCY_LIFE
+    ).update(idempotency_key=None)
+
+
+def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> JobGroup:
+    return JobGroup(
+        id=f"jg_{secrets.token_hex(6)}",
+        created_at=now(),
+        status=(GroupStatus.RUNNING if runner_alive else GroupStatus.PENDING).value,
+        accepted_without_runner=not runner_alive,
+        workflow_json=compact(submission.workflow),
+        parameters_json=compact(submission.parameters),
+        metadata_json=compact(submission.metadata),
+        seed_strategy=submission.seed_strategy,
+        base_seed=base_seed,
+        timeout_seconds=submission.timeout_seconds,
+        required_capabilities=list(submission.required_capabilities),
+        submitter=submission.submitter,
+        skipped_backends_json=compact(list(submission.skipped_backends)),
+        idempotency_key=submission.idempotency_key,
+        idempotency_digest=submission.idempotency_digest,
+        total_count=len(submission.backend_ids),
+    )
+
+
+def _child_rows(group: JobGroup, backend_ids: Sequence[str], dealt: list[int]) -> list[ChildJob]:
+    return [
+        ChildJob(
+            id=f"j_{secrets.token_hex(6)}",
+            group=group,
+            position=position,
+            backend_id=backend_id,
+            seed=seed,
+            queued_at=group.created_at,
+        )
+        for position, (backend_id, seed) in enumerate(zip(backend_ids, dealt, strict=True))
+    ]
+
+
+def _labels(group: JobGroup, metadata: dict[str, Any]) -> list[GroupLabel]:
+    return [
+        GroupLabel(group=group, key=key, value=label_text(value))
+        for key, value in metadata.items()
+        if isinstance(value, str | int | float)
+        and len(key) <= 100
+        and len(label_text(value)) <= 200
+    ]
+
+
+def label_text(value: str | float) -> str:
+    """Return how a metadata scalar is written in a query: ``3``, ``true``, ``shot_001``."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@unit_of_work
+def group_cancel(*, group_id: str) -> Cancelled:
+    """Cancel every child that is not final, and owe the stop of what may run. Repeating is no error.
+
+    Raises:
+        GroupNotFound: there is no such group.
+    """
+    with group_transaction(group_id) as write:
+        open_children = write.children(status__in=CHILD_OPEN)
+        if open_children:
+            write.group.cancelled_at = now()
+            _cancel(write, open_children)
+        finished = write.group.completed_count, write.group.failed_count
+    if open_children:
+        hub.wake_runners()
+    return Cancelled(
+        cancelled=write.group.status == GroupStatus.CANCELLED,
+        interrupted=len(open_children),
+        already_complete=finished[0],
+        already_failed=finished[1],
+    )
+
+
+@unit_of_work
+def child_cancel(*, group_id: str, job_id: str) -> bool:
+    """Cancel one child; False if it was final already.
+
+    Raises:
+        GroupNotFound: there is no such group.
+        ChildNotFound: the group has no such child.
+    """
+    with group_transaction(group_id) as write:
+        found = write.children(pk=job_id)
+        if not found:
+            raise ChildNotFound(job_id)
+        cancelled = _cancel(write, [one for one in found if one.status in CHILD_OPEN])
+    if cancelled:
+        hub.wake_runners()
+    return bool(cancelled)
+
+
+def _cancel(write: GroupWrite, children: Sequence[ChildJob]) -> list[ChildJob]:
+    cancelled = [one for one in children if write.move_child(one, ChildStatus.CANCELLED)]
+    for one in cancelled:
+        write.add(events.child_cancelled(one))
+    # Every active attempt, not the current one alone: an older one may still be stopping.
+    active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
+    write.owe_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
+    return cancelled

@@ -1,0 +1,313 @@
+"""Groups: submitted, cancelled, listed, read; and children that never come to execute."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import pytest
+from django.db import transaction
+
+from backends.models import Backend
+from jobgroups import selectors
+from jobgroups.clock import now
+from jobgroups.errors import ChildNotFound, GroupNotFound, IdempotencyConflict, InvalidRequest
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Runner
+from jobgroups.selectors import GroupFilter
+from jobgroups.services import attempts, groups, runners, waiting
+from jobgroups.states import AttemptState
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+
+def test_seeds_are_dealt_in_order_and_the_first_has_the_base() -> None:
+    farm.backend()
+    group = farm.submit(*["gpu-1"] * 4, seed_strategy="golden_ratio", base_seed=42)
+    assert [child.seed for child in group.children.order_by("position")] == [42, 67, 109, 177]
+
+
+def test_a_base_seed_that_was_not_given_is_drawn_and_kept() -> None:
+    farm.backend()
+    group = farm.submit("gpu-1")
+    assert group.base_seed == group.children.get().seed
+
+
+def test_metadata_comes_back_equal_with_its_key_order() -> None:
+    farm.backend()
+    metadata = {"z": 1, "a": {"k": [1, "é"]}, "scene": "shot_001"}
+    group = farm.submit(metadata=metadata)
+    back = selectors.group_snapshot(group.id)["metadata"]
+    assert json.dumps(back) == json.dumps(metadata)
+
+
+def test_nothing_is_stored_of_a_group_whose_transaction_fails() -> None:
+    farm.backend()
+    with pytest.raises(RuntimeError), transaction.atomic():
+        farm.submit()
+        raise RuntimeError
+    assert not JobGroup.objects.exists()
+    assert not JobEvent.objects.exists()
+
+
+def test_cancel_ends_what_is_open_and_leaves_what_is_final() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit(*["gpu-1"] * 4)
+    done, failed = farm.claim(fence), farm.claim(fence)
+    farm.finish(done, fence)
+    farm.finish(failed, fence, AttemptState.ERROR)
+    running = farm.claim(fence)
+    farm.start(running, fence)
+    told = groups.group_cancel(group_id=group.id)
+    assert told == groups.Cancelled(
+        cancelled=True, interrupted=2, already_complete=1, already_failed=1
+    )
+    assert [child.status for child in group.children.order_by("position")] == [
+        "completed",
+        "failed",
+        "cancelled",
+        "cancelled",
+    ]
+    stored = farm.fresh(group)
+    assert stored.status == "cancelled"
+    assert stored.completed_at is not None
+    assert farm.types(group)[-3:] == ["child_cancelled", "child_cancelled", "group_complete"]
+    attempt = Attempt.objects.get(pk=running.attempt_id)
+    assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
+
+
+def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit()
+    groups.group_cancel(group_id=group.id)
+    before = farm.log(group)
+    assert groups.group_cancel(group_id=group.id).interrupted == 0
+    assert groups.group_cancel(group_id=group.id).cancelled
+    assert farm.log(group) == before
+    finished = farm.submit()
+    farm.finish(farm.claim(fence), fence)
+    told = groups.group_cancel(group_id=finished.id)
+    assert told == groups.Cancelled(
+        cancelled=False, interrupted=0, already_complete=1, already_failed=0
+    )
+
+
+def test_cancelling_the_last_open_child_ends_the_group() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit("gpu-1", "gpu-1")
+    farm.finish(farm.claim(fence), fence)
+    last = group.children.order_by("position").last()
+    assert last is not None
+    assert groups.child_cancel(group_id=group.id, job_id=last.id)
+    assert not groups.child_cancel(group_id=group.id, job_id=last.id)
+    assert farm.fresh(group).status == "partial_complete"
+    assert farm.types(group)[-1] == "group_complete"
+
+
+def test_what_is_not_there_is_said_by_name() -> None:
+    farm.backend()
+    group = farm.submit()
+    with pytest.raises(GroupNotFound, match="Job group jg_0 not found"):
+        groups.group_cancel(group_id="jg_0")
+    with pytest.raises(ChildNotFound):
+        groups.child_cancel(group_id=group.id, job_id="j_0")
+
+
+def test_the_same_key_and_body_give_the_same_group_and_another_body_a_conflict() -> None:
+    farm.backend()
+    first = farm.submit(idempotency_key="k", idempotency_digest="a")
+    replay = groups.group_replay(submitter="", key="k", digest="a")
+    assert replay is not None
+    assert replay.group.id == first.id
+    with pytest.raises(IdempotencyConflict):
+        groups.group_replay(submitter="", key="k", digest="b")
+    # The loser of two simultaneous submissions gets the winner's group.
+    assert farm.submit(idempotency_key="k", idempotency_digest="a").id == first.id
+    assert JobGroup.objects.count() == 1
+
+
+def test_a_key_is_free_again_after_a_day() -> None:
+    farm.backend()
+    first = farm.submit(idempotency_key="k", idempotency_digest="a")
+    JobGroup.objects.filter(pk=first.pk).update(created_at=now() - dt.timedelta(hours=25))
+    assert groups.group_replay(submitter="", key="k", digest="b") is None
+    second = farm.submit(idempotency_key="k", idempotency_digest="b")
+    assert second.id != first.id
+
+
+def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
+    running, sent = farm.claim(fence), farm.claim(fence)
+    farm.start(running, fence)
+    attempts.attempt_accepted(attempt_id=sent.attempt_id, fence=fence)
+    assert waiting.children_give_up(fence=fence, away_s=600.0, reason="refused") == 2
+    statuses = [child.status for child in group.children.order_by("position")]
+    assert statuses == ["running", "failed", "failed"]
+    child = group.children.get(position=1)
+    assert child.error_message == "gpu-1 was not reachable for 600 s: refused"
+    assert Attempt.objects.get(pk=sent.attempt_id).stop_reason == "gave_up"
+    assert Attempt.objects.get(pk=running.attempt_id).stop_requested_at is None
+
+
+def test_children_of_a_disabled_backend_fail_unless_they_were_sent() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit("gpu-1", "gpu-1")
+    farm.claim(fence)
+    assert waiting.children_of_disabled(fence=fence) == 1
+    assert [child.status for child in group.children.order_by("position")] == ["queued", "failed"]
+
+
+def test_a_child_that_waited_a_day_times_out_as_queued() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit()
+    assert waiting.children_waited_too_long(fence=fence, limit_s=86_400) == 0
+    ChildJob.objects.update(queued_at=now() - dt.timedelta(seconds=86_401))
+    assert waiting.children_waited_too_long(fence=fence, limit_s=86_400) == 1
+    child = group.children.get()
+    assert child.status == "timeout"
+    assert json.loads(child.error_details_json or "") == {"phase": "queued"}
+    assert farm.types(group) == ["group_created", "child_timeout", "group_complete"]
+
+
+def test_a_finished_groups_stream_starts_just_before_its_group_complete() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit()
+    farm.finish(farm.claim(fence), fence)
+    last = farm.fresh(group).seq
+    seq, text = selectors.group_stream_start(group.id, None)
+    assert seq == last - 1
+    assert json.loads(text or "")["type"] == "initial_state"
+    rest = [json.loads(frame)["type"] for _, frame in selectors.group_events(group.id, since=seq)]
+    assert rest == ["group_complete"]
+
+
+@pytest.mark.parametrize(("since", "known"), [(0, 0), (1, 1), (2, None), (-1, None), (None, None)])
+def test_a_stream_resumes_only_from_a_seq_that_exists(
+    since: int | None, known: int | None
+) -> None:
+    farm.backend()
+    group = farm.submit()
+    seq, text = selectors.group_stream_start(group.id, since)
+    assert (seq, text is None) == ((known, True) if known is not None else (1, False))
+
+
+def test_a_thousand_children_fit_into_a_frame_and_what_is_left_out_is_said() -> None:
+    farm.backend()
+    group = farm.submit(*["gpu-1"] * 1000)
+    outputs = json.dumps({"images": [{"filename": "x" * 900}]})
+    ChildJob.objects.update(status="completed", completed_at=now(), outputs_json=outputs)
+    _, text = selectors.group_stream_start(group.id, None)
+    assert text is not None
+    assert len(text.encode()) < 2**20
+    frame = json.loads(text)
+    assert len(frame["child_jobs"]) == 1000
+    assert "outputs" in frame["truncated"]
+
+
+def test_the_list_pages_both_ways_without_losing_or_doubling() -> None:
+    farm.backend()
+    ids = [farm.submit().id for _ in range(7)]
+    moment = now()
+    JobGroup.objects.filter(pk__in=ids[:4]).update(created_at=moment)  # ties are broken by id
+    everything = [
+        row["job_group_id"]
+        for row in selectors.group_list(narrowed=GroupFilter(), cursor=None, limit=100).results
+    ]
+    seen: list[str] = []
+    cursor, pages = None, []
+    while True:
+        page = selectors.group_list(narrowed=GroupFilter(), cursor=cursor, limit=3)
+        pages.append([row["job_group_id"] for row in page.results])
+        seen += pages[-1]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == everything
+    assert page.previous_cursor is not None
+    back = selectors.group_list(narrowed=GroupFilter(), cursor=page.previous_cursor, limit=3)
+    assert [row["job_group_id"] for row in back.results] == pages[-2]
+
+
+def test_the_list_is_narrowed_by_status_backend_metadata_and_time() -> None:
+    farm.backend("gpu-1")
+    farm.backend("gpu-2")
+    one = farm.submit("gpu-1", metadata={"scene": "a", "panel_id": 3})
+    two = farm.submit("gpu-2", metadata={"scene": "b"})
+    groups.group_cancel(group_id=two.id)
+
+    def found(**narrowed: object) -> list[str]:
+        page = selectors.group_list(
+            narrowed=GroupFilter(**narrowed),  # type: ignore[arg-type]
+            cursor=None,
+            limit=10,
+        )
+        return [row["job_group_id"] for row in page.results]
+
+    assert found(status="cancelled") == [two.id]
+    assert found(backend="gpu-1") == [one.id]
+    assert found(metadata={"scene": "a", "panel_id": "3"}) == [one.id]
+    assert found(metadata={"scene": "a", "panel_id": "4"}) == []
+    assert found(created_after=now() + dt.timedelta(hours=1)) == []
+    assert len(found(created_before=now() + dt.timedelta(hours=1))) == 2
+
+
+@pytest.mark.parametrize("cursor", ["x", "ZnwyMDI2", "////", "🎬"])
+def test_a_cursor_from_elsewhere_is_refused(cursor: str) -> None:
+    with pytest.raises(InvalidRequest):
+        selectors.group_list(narrowed=GroupFilter(), cursor=cursor, limit=10)
+
+
+def test_a_runner_is_alive_while_its_heart_beats() -> None:
+    assert not selectors.runner_alive()
+    runners.runner_started(name="r", instance="i", version="1")
+    assert selectors.runner_alive()
+    Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
+    assert not selectors.runner_alive()
+    assert runners.runner_beat(name="r", instance="i")
+    assert selectors.runner_alive()
+    assert not runners.runner_beat(name="r", instance="another")
+    runners.runner_stopped(name="r", instance="i")
+    assert not selectors.runner_alive()
+
+
+def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> None:
+    farm.backend()
+    first = runners.lease_take(backend_id="gpu-1", runner="a")
+    assert first is not None
+    assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+    again = runners.lease_take(backend_id="gpu-1", runner="a")
+    assert again is not None
+    assert again.epoch == first.epoch + 1
+    runners.runner_started(name="a", instance="i", version="1")
+    runners.runner_stopped(name="a", instance="i")
+    taken = runners.lease_take(backend_id="gpu-1", runner="b")
+    assert taken is not None
+    assert taken.epoch == again.epoch + 1
+    assert runners.lease_take(backend_id="gone", runner="b") is None
+
+
+def test_a_queued_child_says_why_it_waits() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit("gpu-1", "gpu-1")
+
+    def reasons() -> list[str | None]:
+        return [row["waiting_reason"] for row in selectors.group_snapshot(group.id)["child_jobs"]]
+
+    assert reasons() == ["No runner is alive to send it."] * 2
+    runners.runner_started(name="r", instance="i", version="1")
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    assert reasons() == ["In the queue of gpu-1.", "Waits for a free place at gpu-1."]
+    farm.start(claimed, fence)
+    Backend.objects.update(unreachable_since=now(), status_reason="connection refused")
+    assert reasons()[0] is None
+    assert "not been reachable" in (reasons()[1] or "")

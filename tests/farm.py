@@ -1,0 +1,86 @@
+"""What tests of the database start from: a backend with a lease, a group, a claimed child."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from backends.models import Backend
+from jobgroups.models import ChildJob, JobGroup
+from jobgroups.services import attempts, groups, runners
+from jobgroups.services.attempts import Claim, End
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, ErrorType
+
+WORKFLOW: dict[str, Any] = {
+    "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
+    "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "out"}},
+}
+OUTPUTS: dict[str, Any] = {
+    "images": [{"filename": "a.png", "url": "http://localhost:8188/view?filename=a.png"}]
+}
+
+
+def backend(backend_id: str = "gpu-1", **fields: Any) -> Backend:
+    """Register a backend."""
+    fields = {"url": f"http://{backend_id}.test:8188", "name": backend_id, **fields}
+    return Backend.objects.create(id=backend_id, **fields)
+
+
+def lease(backend_id: str = "gpu-1", runner: str = "runner") -> Fence:
+    """Take a backend's lease."""
+    fence = runners.lease_take(backend_id=backend_id, runner=runner)
+    assert fence is not None
+    return fence
+
+
+def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGroup:
+    """Submit a group."""
+    submission = groups.Submission(
+        workflow=WORKFLOW, backend_ids=backend_ids or ("gpu-1",), **fields
+    )
+    return groups.group_submit(submission=submission, runner_alive=runner_alive).group
+
+
+def claim(fence: Fence, depth: int = 2) -> Claim:
+    """Claim the next child of a backend."""
+    found = attempts.child_claim(fence=fence, client_id="socket-1", depth=depth)
+    assert found is not None
+    return found
+
+
+def start(claimed: Claim, fence: Fence) -> None:
+    """Have a claimed child accepted and started."""
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
+
+
+def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> End:
+    """Return an end; of a failure, with ComfyUI's words."""
+    if state is not AttemptState.SUCCESS:
+        fields = {
+            "error_message": "CUDA out of memory",
+            "error_type": ErrorType.COMFYUI,
+            **fields,
+        }
+    return End(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
+
+
+def finish(claimed: Claim, fence: Fence, state: AttemptState = AttemptState.SUCCESS) -> bool:
+    """Have an attempt end."""
+    return attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end(state))
+
+
+def log(group: JobGroup) -> list[dict[str, Any]]:
+    """Return the group's events, as clients see them."""
+    return [json.loads(event.frame) for event in group.events.order_by("seq")]
+
+
+def types(group: JobGroup) -> list[str]:
+    """Return the types of the group's events, in order."""
+    return [event["type"] for event in log(group)]
+
+
+def fresh(row: ChildJob | JobGroup) -> Any:
+    """Return the row as it is stored now."""
+    return type(row).objects.get(pk=row.pk)
