@@ -1,0 +1,492 @@
+"""One attempt, from the POST to its stored end: the driver of a prompt.
+
+What the sockets tell is taken in by :meth:`AttemptDriver.hear`, which never waits; one task works it
+off. Frames are hints, the history decides. All times are monotonic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from backends.comfyui.errors import (
+    AnswerLost,
+    BackendError,
+    BackendUnreachable,
+    PromptRefused,
+)
+from backends.comfyui.protocol import (
+    Event,
+    Executed,
+    Executing,
+    ExecutionCached,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionStart,
+    ExecutionSuccess,
+    Progress,
+    ProgressState,
+)
+from jobgroups.clock import now
+from jobgroups.progress import ProgressTracker
+from jobgroups.runner import ending
+from jobgroups.runner.looking import Place, Sight, look
+from jobgroups.services import attempts
+from jobgroups.services.attempts import AttemptNow, End
+from jobgroups.states import ATTEMPT_ENDED, AttemptState
+
+if TYPE_CHECKING:
+    from jobgroups.runner.session import BackendSession
+
+logger = logging.getLogger(__name__)
+
+_BEFORE_RUNNING: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What a driver starts from: a fresh claim, or a stored attempt that is taken up again."""
+
+    attempt_id: int
+    number: int
+    prompt_id: str
+    client_id: str
+    group_id: str
+    child_id: str
+    timeout_s: float
+    workflow: Mapping[str, Any]
+    #: INTENT for a fresh claim, whose prompt is still to be sent.
+    state: AttemptState = AttemptState.INTENT
+    fresh: bool = False
+    stop_requested: bool = False
+    #: Wall clock, of an attempt that is taken up again.
+    started_at: dt.datetime | None = None
+    node_outputs: Mapping[str, Mapping[str, Any]] | None = None
+
+
+class AttemptDriver:
+    """Follows one prompt until its end is stored. One task runs :meth:`run`."""
+
+    def __init__(self, session: BackendSession, course: Course) -> None:
+        self.course = course
+        self.prompt_id = course.prompt_id
+        self.client_id = course.client_id
+        self.state = course.state
+        self._session = session
+        self._timing = session.timing
+        self._news = asyncio.Event()
+        self._tracker = ProgressTracker(dict(course.workflow))
+        self._report = session.child_report(course)
+        self._prompt = ending.Prompt(
+            prompt_id=course.prompt_id, workflow=course.workflow, base_url=session.client.url
+        )
+        self._heard_start = False
+        self._heard_end: Event | None = None
+        self._closing_frame = False
+        self._outputs: dict[str, Mapping[str, Any]] = dict(course.node_outputs or {})
+        self._outputs_stored = len(self._outputs)
+        self._cached: set[str] = set()
+        self._stop_wanted = course.stop_requested
+        self._done = False
+        moment = time.monotonic()
+        self._heard_at = moment
+        self._look_at = moment if not course.fresh else moment + self._timing.look_every
+        self._stop_at = moment
+        self._timeout_at = self._timeout_from(course.started_at)
+        self._absent_since: float | None = None
+        self._deleted = False
+
+    # --- what others tell it ----------------------------------------------------------------------
+
+    def hear(self, event: Event) -> None:
+        """Take in an event of this prompt. Never waits."""
+        self._heard_at = time.monotonic()
+        if not self._take_in(event):
+            return
+        self._heard_start = True
+        if self.state is AttemptState.RUNNING:
+            self._report.update(self._tracker)
+        if self._needs_work():
+            self._news.set()
+
+    def _take_in(self, event: Event) -> bool:
+        """Take in what an event says; False where it says nothing of this prompt."""
+        match event:
+            case ExecutionStart():
+                pass
+            case ExecutionCached(nodes=nodes):
+                self._cached.update(nodes)
+                self._tracker.cached(nodes)
+            case Executing(node=None):
+                self._closing_frame = True
+            case Executing(node=node):
+                self._tracker.executing(node)
+            case Progress(node=str(node), value=value, max=maximum):
+                self._tracker.progress(node, value, maximum)
+            case ProgressState(nodes=nodes):
+                self._tracker.progress_state(nodes)
+            case Executed(node=node, output=output):
+                self._tracker.executed(node)
+                if output:
+                    self._outputs[node] = output
+            case ExecutionSuccess() | ExecutionError() | ExecutionInterrupted():
+                # No end yet: a blocked output's execution_error may be followed by a success.
+                # The closing frame follows at once; where it does not, the history is asked.
+                self._heard_end = event
+                self._look_at = self._heard_at + self._timing.stop_wait / 2
+            case _:
+                return False
+        return True
+
+    def want_stop(self) -> None:
+        """Take in that a stop of this attempt was stored."""
+        if not self._stop_wanted:
+            self._stop_wanted = True
+            self._stop_at = time.monotonic()
+            self._news.set()
+
+    def look_now(self) -> None:
+        """Have the backend asked soon: its socket was lost, or it is back."""
+        self._look_at = time.monotonic()
+        self._news.set()
+
+    @property
+    def stop_owed(self) -> bool:
+        """Whether the prompt is to be stopped and was not seen to end."""
+        return self._stop_wanted and not self._done
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it stands at the backend without a sign of execution."""
+        return self.state is AttemptState.ACCEPTED and not self._heard_start
+
+    def _needs_work(self) -> bool:
+        return (
+            self.state is not AttemptState.RUNNING
+            or self._closing_frame
+            or self._heard_end is not None
+            or len(self._outputs) != self._outputs_stored
+        )
+
+    # --- its course -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send the prompt if it is fresh, then follow it until its end is stored.
+
+        Raises:
+            LeaseLost: the backend is another runner's now; nothing more was written.
+        """
+        if self.course.fresh:
+            await self._send()
+        elif self.state is AttemptState.INTENT:
+            # Its sender died somewhere around the POST: it may have arrived, or may still.
+            await self._uncertain()
+        while not self._done:
+            await self._wait()
+            await self._step()
+        self._report.close()
+
+    async def _step(self) -> None:
+        if self._heard_start and self.state in _BEFORE_RUNNING:
+            await self._started()
+        if self._closing_frame and not self._done:
+            await self._settle()
+        if self._done:
+            return
+        if len(self._outputs) != self._outputs_stored:
+            await self._store_outputs()
+        moment = time.monotonic()
+        if self._timeout_at is not None and moment >= self._timeout_at and not self._stop_wanted:
+            await self._time_out()
+        elif self._stop_wanted and moment >= self._stop_at:
+            await self._stop()
+        elif moment >= self._look_at:
+            await self._look()
+
+    async def _wait(self) -> None:
+        """Wait for news or for the next thing that is due, whichever comes first."""
+        due = [self._next_look()]
+        if self._stop_wanted:
+            due.append(self._stop_at)
+        elif self._timeout_at is not None:
+            due.append(self._timeout_at)
+        try:
+            async with asyncio.timeout(max(0.0, min(due) - time.monotonic())):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+
+    def _next_look(self) -> float:
+        # A prompt that is heard of needs no look; one whose end was heard is looked for.
+        if self._heard_end is None and self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
+            quiet = self._heard_at + self._timing.look_every
+            if self._look_at < quiet and self._heard_start:
+                self._look_at = quiet
+        return self._look_at
+
+    # --- on its way -------------------------------------------------------------------------------
+
+    async def _send(self) -> None:
+        sent_at = time.monotonic()
+        try:
+            accepted = await self._session.client.submit(
+                self.course.workflow,
+                prompt_id=self.prompt_id,
+                client_id=self.client_id,
+                extra_data=self._session.mark(self.course),
+            )
+        except BackendUnreachable as error:
+            await self._store(attempts.attempt_not_sent)
+            self._done = True
+            self._session.not_reached(error)
+        except PromptRefused as error:
+            await self._store(
+                attempts.attempt_refused, message=error.detail, details=_refusal(error)
+            )
+            self._done = True
+        except AnswerLost as error:
+            logger.info("%s: %s", self._session.backend_id, error)
+            await self._uncertain()
+        else:
+            other = accepted.prompt_id if accepted.prompt_id != self.prompt_id else None
+            if other is not None:
+                self._session.rename(self, other)
+            await self._accepted(other)
+            self._session.expect_status_since(sent_at)
+
+    async def _uncertain(self) -> None:
+        self._take(await self._store(attempts.attempt_uncertain))
+        self._look_at = time.monotonic()
+
+    async def _accepted(self, other_id: str | None = None) -> None:
+        stored = await self._store(attempts.attempt_accepted, prompt_id=other_id)
+        self._take(stored)
+        self._look_at = time.monotonic() + self._timing.look_every
+
+    async def _started(self) -> None:
+        self._take(await self._store(attempts.attempt_started))
+        if self._timeout_at is None:
+            self._timeout_at = time.monotonic() + self.course.timeout_s
+        self._report.update(self._tracker)
+
+    def _take(self, stored: AttemptNow) -> None:
+        """Go on from what the transaction left: another writer may have asked for a stop."""
+        self.state = stored.state
+        # Ended by somebody else's hand: an administrator's, or a takeover's.
+        self._done = stored.state in ATTEMPT_ENDED
+        if stored.stop_requested:
+            self.want_stop()
+
+    async def _store_outputs(self) -> None:
+        stored = len(self._outputs)
+        await self._store(attempts.attempt_reported, node_outputs=dict(self._outputs))
+        self._outputs_stored = stored
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    async def _sight(self) -> Sight | None:
+        """Look where it stands; None where the backend did not say."""
+        self._look_at = time.monotonic() + self._timing.look_every
+        uncertain = self.state is AttemptState.UNCERTAIN
+        try:
+            sight = await look(self._session.client, self.prompt_id, new_connection=uncertain)
+        except BackendError as error:
+            # Whatever was on its way may arrive when the way is open again: count from anew.
+            self._absent_since = None
+            self._session.question_failed(error)
+            return None
+        if sight.place is not Place.ABSENT:
+            self._absent_since = None
+        return sight
+
+    async def _look(self) -> None:
+        sight = await self._sight()
+        if sight is not None:
+            await self._act_on(sight)
+
+    async def _act_on(self, sight: Sight) -> None:
+        match sight.place:
+            case Place.ENDED:
+                await self._ended(sight)
+            case Place.ABSENT:
+                await self._absent()
+            case Place.RUNNING:
+                self._heard_start = True
+                if self.state in _BEFORE_RUNNING:
+                    await self._started()
+            case Place.PENDING if self.state is AttemptState.UNCERTAIN:
+                await self._accepted()
+            case Place.PENDING:
+                pass
+
+    async def _absent(self) -> None:
+        """Decide what an absence means: never arrived, deleted by us, or forgotten by the backend."""
+        moment = time.monotonic()
+        if self._absent_since is None:
+            self._absent_since = moment
+        absent_for = moment - self._absent_since
+        if self.state is AttemptState.UNCERTAIN:
+            if absent_for >= self._timing.look_for:
+                await self._never_accepted()
+            return
+        # Once more after a moment: an end and its frames travel on two connections.
+        if absent_for < self._timing.stop_wait:
+            self._look_at = moment + self._timing.stop_wait
+            return
+        if self._deleted and self.state is AttemptState.ACCEPTED:
+            await self._end(ending.interrupted(self._prompt, self._outputs, ran=False))
+        else:
+            await self._lost()
+
+    async def _never_accepted(self) -> None:
+        until = now() + dt.timedelta(seconds=self._timing.remember)
+        await self._store(attempts.attempt_never_accepted, remember_until=until)
+        self._done = True
+
+    async def _lost(self) -> None:
+        backend = self._session.backend_id
+        self._report.close()
+        await self._store(
+            attempts.attempt_lost,
+            reason=f"{backend} lost the prompt: it restarted, or somebody removed it there",
+        )
+        self._done = True
+
+    # --- its end ----------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """An end was heard: ask the history, for a while if it is late; then the frames decide."""
+        give_up_at = time.monotonic() + self._timing.settle
+        while True:
+            try:
+                entry = await self._session.client.history(self.prompt_id)
+            except BackendError as error:
+                self._session.question_failed(error)
+                entry = None
+            if entry is not None:
+                await self._ended(Sight(Place.ENDED, entry))
+                return
+            if time.monotonic() >= give_up_at:
+                break
+            await asyncio.sleep(min(0.2, self._timing.settle / 10))
+        await self._settle_without_history()
+
+    async def _settle_without_history(self) -> None:
+        frame = self._heard_end
+        end = None if frame is None else ending.from_frame(self._prompt, frame, self._outputs)
+        if end is not None:
+            await self._end(end)
+            return
+        # Only "it is over" was heard; how, only the history could tell.
+        self._closing_frame = False
+        await self._absent_or_running()
+
+    async def _absent_or_running(self) -> None:
+        sight = await self._sight()
+        if sight is None:
+            return
+        if sight.place is Place.ABSENT:
+            await self._lost()
+        else:
+            await self._act_on(sight)
+
+    async def _ended(self, sight: Sight) -> None:
+        assert sight.entry is not None  # noqa: S101 a sight of the history has its entry
+        self._cached |= _cached_nodes(sight)
+        await self._end(ending.from_history(self._prompt, sight.entry, self._outputs))
+
+    async def _end(self, end: End) -> None:
+        end = await ending.check_cached_files(self._session.client, end, self._cached)
+        self._report.close()
+        struck = (
+            end.state is AttemptState.INTERRUPTED
+            and end.ran
+            and not await self._stop_is_stored()
+            and self._session.interrupted_lately(self)
+        )
+        store = attempts.attempt_struck if struck else attempts.attempt_ended
+        await self._store(store, end=end)
+        self._done = True
+
+    async def _stop_is_stored(self) -> bool:
+        return self._stop_wanted or await self._session.stop_is_stored(self.course.attempt_id)
+
+    # --- stopping ---------------------------------------------------------------------------------
+
+    async def _time_out(self) -> None:
+        """Its time is up, unless it has just ended: history is asked once, and wins."""
+        sight = await self._sight()
+        if sight is not None and sight.place is Place.ENDED:
+            await self._ended(sight)
+            return
+        self._report.close()
+        await self._store(attempts.attempt_timed_out)
+        self._timeout_at = None
+        self.want_stop()
+
+    async def _stop(self) -> None:
+        """Look, delete or interrupt, wait, and look again, until the end is seen."""
+        self._stop_at = time.monotonic() + self._timing.stop_wait
+        sight = await self._sight()
+        if sight is None:
+            return
+        await self._act_on(sight)
+        if self._done:
+            return
+        try:
+            await self._remove(sight)
+        except BackendError as error:
+            self._session.question_failed(error)
+
+    async def _remove(self, sight: Sight) -> None:
+        if sight.place is Place.PENDING:
+            self._deleted = True
+            await self._session.client.delete_pending([self.prompt_id])
+            # It may have started meanwhile, and then delete did nothing: look again at once.
+            again = await look(self._session.client, self.prompt_id)
+            if again.place is Place.ABSENT:
+                await self._end(ending.interrupted(self._prompt, self._outputs, ran=False))
+                return
+            await self._act_on(again)
+            sight = again
+        if sight.place is Place.RUNNING and not self._done:
+            await self._session.interrupt(self)
+
+    # --- small things -----------------------------------------------------------------------------
+
+    async def _store(self, work: Any, **fields: Any) -> Any:
+        return await self._session.database.store(
+            work, attempt_id=self.course.attempt_id, fence=self._session.fence, **fields
+        )
+
+    def _timeout_from(self, started_at: dt.datetime | None) -> float | None:
+        """Return when a taken-up attempt's time is up: the wall clock's share is clamped."""
+        if started_at is None:
+            return None
+        gone = (now() - started_at).total_seconds()
+        return time.monotonic() + self.course.timeout_s - min(max(gone, 0.0), self.course.timeout_s)
+
+
+def _refusal(error: PromptRefused) -> dict[str, Any]:
+    return {
+        "status": error.status,
+        "refusal_type": error.error_type,
+        "details": error.details,
+        "node_errors": error.node_errors,
+    }
+
+
+def _cached_nodes(sight: Sight) -> set[str]:
+    assert sight.entry is not None  # noqa: S101 a sight of the history has its entry
+    return {
+        node
+        for kind, told in sight.entry.messages
+        if kind == "execution_cached"
+        for node in told.get("nodes", ())
+    }

@@ -1,0 +1,68 @@
+"""From rows to what a driver starts with: the child's own workflow is made here, again if need be."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import Any, Final
+
+from jobgroups import workflow
+from jobgroups.models import Attempt
+from jobgroups.runner.attempt import Course
+from jobgroups.services.attempts import Claim
+from jobgroups.states import AttemptState
+
+#: Groups whose prepared workflow is kept: their children come one after the other.
+_KEPT: Final = 32
+
+
+class Courses:
+    """Makes courses; keeps the prepared workflows of the groups seen last."""
+
+    def __init__(self) -> None:
+        self._prepared: OrderedDict[str, workflow.Prepared] = OrderedDict()
+
+    def of_claim(self, claim: Claim) -> Course:
+        """Return the course of a fresh claim, whose prompt is still to be sent."""
+        return Course(
+            attempt_id=claim.attempt_id,
+            number=claim.number,
+            prompt_id=claim.prompt_id,
+            client_id=claim.client_id,
+            group_id=claim.group_id,
+            child_id=claim.child_id,
+            timeout_s=claim.timeout_seconds,
+            workflow=self._workflow(
+                claim.group_id, claim.workflow_json, claim.parameters_json, claim.seed
+            ),
+            fresh=True,
+        )
+
+    def of_attempt(self, row: Attempt) -> Course:
+        """Return the course of a stored attempt (child and group loaded) that is taken up again."""
+        group = row.child.group
+        return Course(
+            attempt_id=row.pk,
+            number=row.number,
+            prompt_id=row.prompt_id,
+            client_id=row.client_id,
+            group_id=group.id,
+            child_id=row.child_id,
+            timeout_s=group.timeout_seconds,
+            workflow=self._workflow(
+                group.id, group.workflow_json, group.parameters_json, row.child.seed
+            ),
+            state=AttemptState(row.state),
+            stop_requested=row.stop_requested_at is not None,
+            started_at=row.started_at,
+            node_outputs=json.loads(row.node_outputs_json),
+        )
+
+    def _workflow(self, group_id: str, text: str, parameters: str, seed: int) -> dict[str, Any]:
+        prepared = self._prepared.pop(group_id, None)
+        if prepared is None:
+            prepared = workflow.prepare(json.loads(text), json.loads(parameters))
+        self._prepared[group_id] = prepared
+        if len(self._prepared) > _KEPT:
+            self._prepared.popitem(last=False)
+        return workflow.with_seed(prepared, seed)

@@ -1,0 +1,163 @@
+"""An attempt's end, out of ComfyUI's history, or out of its frames where the history was cleared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from backends.comfyui.answers import HistoryEntry
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import BackendError
+from backends.comfyui.outputs import collect_outputs, plain_error
+from backends.comfyui.protocol import (
+    Event,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionSuccess,
+)
+from jobgroups.services.attempts import End
+from jobgroups.states import AttemptState, ErrorType
+
+#: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
+_MAX_TRACEBACK_LINES = 40
+_MAX_INPUT_CHARACTERS = 2_000
+
+NodeOutputs = Mapping[str, Mapping[str, Any]]
+
+
+class Prompt:
+    """What was sent, as far as an end is told with it."""
+
+    def __init__(self, *, prompt_id: str, workflow: Mapping[str, Any], base_url: str) -> None:
+        self.prompt_id = prompt_id
+        self.base_url = base_url
+        self.node_order = list(workflow)
+        self._titles = {
+            node_id: node["_meta"]["title"]
+            for node_id, node in workflow.items()
+            if isinstance(node.get("_meta"), dict) and isinstance(node["_meta"].get("title"), str)
+        }
+
+    def outputs(self, node_outputs: NodeOutputs) -> dict[str, Any]:
+        """Return the outputs in the API's form."""
+        return collect_outputs(node_outputs, self.base_url, self.prompt_id, self.node_order)
+
+    def title(self, node_id: str | None) -> str | None:
+        """Return what the user called a node, None where it has no title."""
+        return self._titles.get((node_id or "").split(".", maxsplit=1)[0])
+
+
+def from_history(prompt: Prompt, entry: HistoryEntry, heard: NodeOutputs) -> End:
+    """Return the end that ComfyUI's history tells; its status decides.
+
+    Args:
+        prompt: what was sent.
+        entry: its entry in the history.
+        heard: outputs that the sockets told. The history has them all, unless a node's output came
+            to the sockets alone.
+    """
+    outputs = {**heard, **entry.outputs}
+    if entry.outcome == "success":
+        return _success(prompt, outputs)
+    if entry.outcome == "interrupted":
+        return interrupted(prompt, outputs)
+    return _raised(prompt, outputs, entry.error)
+
+
+def from_frame(prompt: Prompt, frame: Event, heard: NodeOutputs) -> End | None:
+    """Return the end that an end frame tells, for a history that somebody cleared; None: no end frame."""
+    match frame:
+        case ExecutionSuccess():
+            return _success(prompt, heard)
+        case ExecutionInterrupted():
+            return interrupted(prompt, heard)
+        case ExecutionError():
+            return _raised(prompt, heard, frame)
+        case _:
+            return None
+
+
+def _success(prompt: Prompt, outputs: NodeOutputs) -> End:
+    return End(
+        state=AttemptState.SUCCESS, outputs=prompt.outputs(outputs), node_outputs=dict(outputs)
+    )
+
+
+def interrupted(prompt: Prompt, outputs: NodeOutputs, *, ran: bool = True) -> End:
+    """Return the end of a prompt that was stopped; where we asked for it, nobody reads the message."""
+    return End(
+        state=AttemptState.INTERRUPTED,
+        outputs=prompt.outputs(outputs),
+        node_outputs=dict(outputs),
+        error_message="Interrupted at the machine" if ran else "Removed from the queue",
+        error_type=ErrorType.INTERRUPTED,
+        ran=ran,
+    )
+
+
+def _raised(prompt: Prompt, outputs: NodeOutputs, error: ExecutionError | None) -> End:
+    message = plain_error(error.exception_message) if error else ""
+    return End(
+        state=AttemptState.ERROR,
+        outputs=prompt.outputs(outputs),
+        node_outputs=dict(outputs),
+        error_message=message or (error and error.exception_type) or "ComfyUI reports an error.",
+        error_type=ErrorType.COMFYUI,
+        error_details=None if error is None else _details(prompt, error),
+    )
+
+
+def _details(prompt: Prompt, error: ExecutionError) -> dict[str, Any]:
+    return {
+        "node_id": error.node_id,
+        "node_type": error.node_type,
+        "node_title": prompt.title(error.node_id),
+        "exception_type": error.exception_type,
+        "traceback": _shortened(error.traceback),
+    }
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    return [line[:_MAX_INPUT_CHARACTERS] for line in lines[-_MAX_TRACEBACK_LINES:]]
+
+
+async def check_cached_files(client: ComfyClient, end: End, cached: Collection[str]) -> End:
+    """Mark files of a cached run that are gone: it names old ones (PROTOCOL trap 9).
+
+    Args:
+        client: of the backend.
+        end: a success.
+        cached: the nodes that ComfyUI did not run again; where none is an output, nothing is asked.
+
+    Returns:
+        The end, its missing files marked ``"missing": true`` and a warning for each. Where the
+        question is not answered, the end as it was.
+    """
+    if end.state is not AttemptState.SUCCESS or not end.node_outputs.keys() & set(cached):
+        return end
+    outputs = dict(end.outputs)
+    warnings: list[str] = []
+    for key, items in outputs.items():
+        if isinstance(items, list):
+            outputs[key] = [await _checked(client, item, warnings) for item in items]
+    return End(
+        state=end.state,
+        outputs=outputs,
+        node_outputs=end.node_outputs,
+        warnings=(*end.warnings, *warnings),
+    )
+
+
+async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
+    if not (isinstance(item, dict) and "url" in item and "filename" in item):
+        return item
+    try:
+        there = await client.has_file(
+            item["filename"], subfolder=item["subfolder"], type=item["type"]
+        )
+    except BackendError:
+        return item
+    if there:
+        return item
+    warnings.append(f"{item['filename']} comes from an earlier run and is gone from the backend.")
+    return {**item, "missing": True}

@@ -1,0 +1,54 @@
+"""Where a prompt stands, asked of the backend itself: its history and its queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backends.comfyui.answers import HistoryEntry
+from backends.comfyui.client import ComfyClient
+
+
+class Place(StrEnum):
+    """Where a prompt stands at a backend."""
+
+    PENDING = "pending"  #: In its queue.
+    RUNNING = "running"  #: Being executed.
+    ENDED = "ended"  #: In its history.
+    ABSENT = "absent"  #: Nowhere: never arrived, deleted, forgotten, or removed from history.
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a look saw."""
+
+    place: Place
+    #: The history's entry where it ended.
+    entry: HistoryEntry | None = None
+
+
+async def look(client: ComfyClient, prompt_id: str, *, new_connection: bool = False) -> Sight:
+    """Ask history, queue, history: a prompt moves from one to the other while we ask.
+
+    The queue answers with whole workflows, so it is asked only where the history is empty, and the
+    history once more where the queue does not have it: it may have ended in between (PROTOCOL
+    traps 7 and 12).
+
+    Args:
+        client: of the backend.
+        prompt_id: ours.
+        new_connection: for a prompt whose POST was lost, so that no broken connection answers.
+
+    Raises:
+        BackendError: a question was not answered; nothing is known.
+    """
+    if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
+        return Sight(Place.ENDED, entry)
+    queue = await client.queue(new_connection=new_connection)
+    if any(item.prompt_id == prompt_id for item in queue.running):
+        return Sight(Place.RUNNING)
+    if any(item.prompt_id == prompt_id for item in queue.pending):
+        return Sight(Place.PENDING)
+    if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
+        return Sight(Place.ENDED, entry)
+    return Sight(Place.ABSENT)

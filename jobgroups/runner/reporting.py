@@ -1,0 +1,132 @@
+"""Progress on its way out: at once to the hub, at most ten a second a child; four times a second to disk.
+
+Never waited for: the socket's reader calls this and goes on reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from jobgroups.hub import Hub, Message, ProgressFrame
+from jobgroups.progress import ProgressTracker
+from jobgroups.runner.db import TRANSIENT, Database
+from jobgroups.runner.timing import Timing
+from jobgroups.services.progress import ProgressRow, progress_flush, relax_durability
+from jobgroups.shapes import compact
+
+logger = logging.getLogger(__name__)
+
+
+class ChildReport:
+    """The progress of one attempt of a child, told to whoever watches its group."""
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        *,
+        group_id: str,
+        child_id: str,
+        backend_id: str,
+        attempt_id: int,
+        number: int,
+    ) -> None:
+        self._reporter = reporter
+        self._group_id = group_id
+        self._child_id = child_id
+        self._backend_id = backend_id
+        self._attempt_id = attempt_id
+        self._number = number
+        self._sent_at = -1.0
+        self._last: ProgressRow | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def update(self, tracker: ProgressTracker) -> None:
+        """Take the newest progress: sent now, or when the last one is a tenth of a second old."""
+        row = ProgressRow(
+            child_id=self._child_id,
+            attempt_id=self._attempt_id,
+            percent=tracker.percent,
+            current_step=tracker.current_step,
+            steps_completed=tracker.steps_completed,
+            steps_total=tracker.steps_total,
+        )
+        if self._closed or row == self._last:
+            return
+        self._last = row
+        self._reporter.dirty[self._child_id] = row
+        if self._timer is not None:
+            return
+        wait = self._sent_at + self._reporter.timing.progress_gap - time.monotonic()
+        if wait <= 0:
+            self._send()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(wait, self._send)
+
+    def close(self) -> None:
+        """Send what is pending and nothing after it: the child's end is about to be stored."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._send()
+        self._closed = True
+        self._reporter.dirty.pop(self._child_id, None)
+
+    def _send(self) -> None:
+        self._timer = None
+        self._sent_at = time.monotonic()
+        row = self._last
+        if row is None:
+            return
+        text = compact(
+            {
+                "type": "child_progress",
+                "job_id": self._child_id,
+                "backend_id": self._backend_id,
+                "attempt": self._number,
+                "progress": row.percent,
+                "current_step": row.current_step,
+                "steps_completed": row.steps_completed,
+                "steps_total": row.steps_total,
+            }
+        )
+        frame = ProgressFrame(self._child_id, self._number, row.percent, text)
+        self._reporter.hub.publish(Message(group_id=self._group_id, progress=(frame,)))
+
+
+class Reporter:
+    """All children's progress, flushed to the database by one thread of its own."""
+
+    def __init__(self, *, hub: Hub, timing: Timing) -> None:
+        self.hub = hub
+        self.timing = timing
+        #: Child id to its newest progress that is not stored yet.
+        self.dirty: dict[str, ProgressRow] = {}
+        self._database = Database(threads=1, name="runner-progress")
+
+    async def run(self) -> None:
+        """Flush until cancelled. A database that is away costs stored progress, nothing else."""
+        relaxed = False
+        while True:
+            await asyncio.sleep(self.timing.flush)
+            if not self.dirty:
+                continue
+            rows = list(self.dirty.values())
+            self.dirty.clear()
+            try:
+                if not relaxed:
+                    await self._database.call(relax_durability)
+                    relaxed = True
+                await self._flush(rows)
+            except TRANSIENT as error:
+                relaxed = False
+                logger.warning("Progress was not stored: %s", error)
+
+    async def _flush(self, rows: Sequence[ProgressRow]) -> None:
+        await self._database.call(progress_flush, rows=rows)
+
+    def close(self) -> None:
+        """End the flush thread."""
+        self._database.close()

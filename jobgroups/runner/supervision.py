@@ -1,0 +1,110 @@
+"""Keep a runner going: a service loop that dies of a defect is started again, and the rows say so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from django.conf import settings
+
+from jobgroups.hub import Hub
+from jobgroups.runner.db import TRANSIENT, Database
+from jobgroups.runner.discovery import discover
+from jobgroups.runner.service import RunnerReplaced, RunnerService, RunnerSettings
+from jobgroups.runner.timing import Timing
+from jobgroups.services import runners
+
+logger = logging.getLogger(__name__)
+
+
+def settings_of(name: str) -> RunnerSettings:
+    """Return what Django's settings say about a runner of this name."""
+    return RunnerSettings(
+        name=name,
+        version=settings.DIRECTOR_VERSION,
+        depth=settings.DIRECTOR_DEPTH,
+        give_up_s=settings.DIRECTOR_GIVE_UP_SECONDS,
+        queued_limit_s=settings.DIRECTOR_QUEUED_LIMIT_SECONDS,
+        max_answer_bytes=settings.DIRECTOR_MAX_ANSWER_BYTES,
+        threads=1 if settings.DIRECTOR_ON_SQLITE else 4,
+        timing=Timing.scaled(settings.DIRECTOR_TIME_SCALE),
+    )
+
+
+class SupervisedRunner:
+    """Runs runner services one after the other until told to stop."""
+
+    def __init__(self, *, name: str, hub: Hub, find_local: bool) -> None:
+        self._settings = settings_of(name)
+        self._hub = hub
+        self._find_local = find_local
+        self._service: RunnerService | None = None
+        self._stopping = False
+        self._ended: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """End the current service soon, and start no other one."""
+        self._stopping = True
+        if self._service is not None:
+            self._service.stop()
+
+    async def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Run until :meth:`stop`.
+
+        Args:
+            ready: called when the runner is registered as alive for the first time.
+
+        Raises:
+            RunnerReplaced: another process runs under this name, so this one has no business left.
+        """
+        while not self._stopping:
+            self._service = RunnerService(self._settings, self._hub)
+            try:
+                await self._run_once(self._service, ready)
+            except* RunnerReplaced as replaced:
+                raise replaced.exceptions[0] from None
+            except* Exception as defect:
+                logger.exception("The runner met a defect; it is started again.")
+                await self._record(defect)
+                await asyncio.sleep(self._settings.timing.restart_pause)
+            ready = None
+
+    async def _run_once(self, service: RunnerService, ready: Callable[[], None] | None) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(service.run(), name="runner")
+            helpers = [tasks.create_task(self._when_ready(service, ready), name="runner: ready")]
+            if self._find_local:
+                helpers.append(tasks.create_task(self._discover(), name="runner: discovery"))
+            await asyncio.wait([running])
+            for helper in helpers:
+                helper.cancel()
+
+    async def _when_ready(self, service: RunnerService, ready: Callable[[], None] | None) -> None:
+        await service.wait_ready()
+        if ready is not None:
+            ready()
+
+    async def _discover(self) -> None:
+        database = Database(threads=1, name="runner-discovery")
+        try:
+            await discover(ports=settings.DIRECTOR_DISCOVER_PORTS, database=database, hub=self._hub)
+        finally:
+            await asyncio.shield(asyncio.to_thread(database.close))
+
+    async def _record(self, defect: BaseExceptionGroup[Exception]) -> None:
+        database = Database(threads=1, name="runner-defect")
+        try:
+            await database.call(
+                runners.runner_failed, name=self._settings.name, error=_words(defect)
+            )
+        except TRANSIENT:
+            logger.warning("The defect could not be recorded.")
+        finally:
+            await asyncio.to_thread(database.close)
+
+
+def _words(defect: BaseException) -> str:
+    while isinstance(defect, BaseExceptionGroup):
+        defect = defect.exceptions[0]
+    return f"{type(defect).__name__}: {defect}"

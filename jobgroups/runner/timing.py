@@ -1,0 +1,58 @@
+"""Every pause and limit of the runner, in seconds of a monotonic clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The runner's times. The sources are PROTOCOL.md's traps and the laws in docs/architecture.md.
+
+    Attributes:
+        beat: between two heartbeats with which the leases are renewed.
+        safety_poll: between two looks for work that nobody rang for.
+        observe: between two looks at a backend's queue length; it is "online" while heard of
+            within 10 s.
+        facts: between two looks at a backend's version and memory.
+        look_every: between two looks for a prompt that is silent or uncertain.
+        look_for: an uncertain prompt that was absent throughout so long was never accepted.
+        settle: how long the history of an ended prompt may be late or empty.
+        stop_wait: after a delete or interrupt, before the next try.
+        struck_within: an interrupt that nobody asked for so soon after one of ours was ours.
+        deaf_after: an accepted prompt must be followed by a status frame within this time.
+        replace_every: a deaf socket is replaced at most this often.
+        stuck_after: prompts pending and nothing running for so long: the worker is dead.
+        suspect_after: a fault is shown as suspected after so long.
+        reconnect_first, reconnect_most: the first and the longest pause between two connects.
+        progress_gap: between two progress frames of a child (contract: at most 10 a second).
+        flush: between two stores of progress.
+        remember: how long an abandoned prompt id is looked for.
+        restart_pause: before a session or the runner is started again after a defect.
+    """
+
+    beat: float = 2.0
+    safety_poll: float = 5.0
+    observe: float = 4.0
+    facts: float = 30.0
+    look_every: float = 5.0
+    look_for: float = 30.0
+    settle: float = 5.0
+    stop_wait: float = 2.0
+    struck_within: float = 2.0
+    deaf_after: float = 2.0
+    replace_every: float = 60.0
+    stuck_after: float = 60.0
+    suspect_after: float = 10.0
+    reconnect_first: float = 0.5
+    reconnect_most: float = 5.0
+    progress_gap: float = 0.1
+    flush: float = 0.25
+    remember: float = 86_400.0
+    restart_pause: float = 1.0
+
+    @classmethod
+    def scaled(cls, factor: float) -> Timing:
+        """Return the times multiplied by ``factor``: tests shorten them, nobody else needs to."""
+        whole = cls()
+        return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})

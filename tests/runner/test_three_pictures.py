@@ -1,0 +1,196 @@
+"""The main job: children to their pictures, whatever some of the backends do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from backends.comfyui.client import ComfyClient
+from tests.runner.conftest import Farm, in_thread, text_to_image, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def test_three_children_become_three_pictures(farm: Farm) -> None:
+    for name in ("gpu-1", "gpu-2", "gpu-3"):
+        await farm.backend(name, seconds=0.2)
+    await farm.runner()
+    group = await farm.submit("gpu-1", "gpu-2", "gpu-3", seed_strategy="sequential", base_seed=7)
+    done = await farm.finished(group)
+    assert (done.status, done.completed_count) == ("completed", 3)
+    for child in await farm.children(group):
+        outputs = json.loads(child.outputs_json)
+        assert outputs["images"][0]["filename"].endswith(".png")
+        assert child.started_at is not None
+        assert child.current_step is None or child.progress == 100.0
+    types = await farm.types(group)
+    assert types[0] == "group_created"
+    assert types[-1] == "group_complete"
+    assert sorted(types[1:-1]) == ["child_completed"] * 3 + ["child_started"] * 3
+    for name, seed in (("gpu-1", 7), ("gpu-2", 8), ("gpu-3", 9)):
+        (entry,) = farm.sims[name].prompts
+        async with ComfyClient(farm.sims[name].url) as comfy:
+            history = await comfy._get(f"/history/{entry['prompt_id']}", json.loads)
+        (ended,) = history.values()
+        assert ended["prompt"][2]["3"]["inputs"]["seed"] == seed
+
+
+async def test_each_prompt_is_accepted_started_and_ended_once(farm: Farm) -> None:
+    await farm.backend(seconds=0.05)
+    await farm.runner()
+    group = await farm.submit(*["gpu-1"] * 12)
+    done = await farm.finished(group)
+    assert done.status == "completed"
+    kinds = farm.kinds()
+    assert [kinds.count(kind) for kind in ("accepted", "started", "ended")] == [12, 12, 12]
+
+
+async def test_a_node_error_fails_its_child_alone_and_is_told_in_words(farm: Farm) -> None:
+    for name in ("gpu-1", "gpu-2"):
+        await farm.backend(name, seconds=0.1)
+    farm.sims["gpu-1"].fault(
+        "node_error", type="torch.OutOfMemoryError", message="CUDA out of memory"
+    )
+    await farm.runner()
+    group = await farm.submit("gpu-1", "gpu-2")
+    done = await farm.finished(group)
+    assert (done.status, done.completed_count, done.failed_count) == ("partial_complete", 1, 1)
+    failed, completed = await farm.children(group)
+    assert completed.status == "completed"
+    assert (failed.error_type, failed.error_message) == ("ComfyUIError", "CUDA out of memory")
+    details = json.loads(failed.error_details_json)
+    assert details["exception_type"] == "torch.OutOfMemoryError"
+    assert details["node_type"] == "KSampler"
+
+
+async def test_a_refused_workflow_fails_with_comfyuis_message(farm: Farm) -> None:
+    await farm.backend()
+    await farm.runner()
+    group = await farm.submit(
+        "gpu-1", workflow={"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
+    )
+    await farm.finished(group)
+    (child,) = await farm.children(group)
+    assert (child.status, child.error_type) == ("failed", "ValidationError")
+    assert "no outputs" in child.error_message
+    assert await farm.types(group) == ["group_created", "child_failed", "group_complete"]
+
+
+async def test_a_cached_run_completes_with_its_old_file(farm: Farm) -> None:
+    await farm.backend(seconds=0.1)
+    await farm.runner()
+    first = await farm.submit("gpu-1", base_seed=5)
+    await farm.finished(first)
+    second = await farm.submit("gpu-1", base_seed=5)
+    assert (await farm.finished(second)).status == "completed"
+    (one,), (two,) = await farm.children(first), await farm.children(second)
+    assert json.loads(one.outputs_json)["images"] == json.loads(two.outputs_json)["images"]
+
+
+async def test_a_cached_run_whose_file_is_gone_says_so(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    await farm.runner()
+    await farm.finished(await farm.submit("gpu-1", base_seed=5))
+    for picture in sim.output_folder.rglob("*.png"):
+        picture.unlink()
+    second = await farm.submit("gpu-1", base_seed=5)
+    assert (await farm.finished(second)).status == "completed"
+    (child,) = await farm.children(second)
+    assert json.loads(child.outputs_json)["images"][0]["missing"] is True
+    assert "gone from the backend" in child.warnings_json
+
+
+async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strangers(
+    farm: Farm,
+) -> None:
+    sim = await farm.backend(seconds=8)
+    await farm.runner()
+    group = await farm.submit("gpu-1", "gpu-1", "gpu-1")
+    await farm.status_of(group, "running")
+
+    async def both_there() -> bool:
+        return [a.state for a in await farm.attempts(group)] == ["running", "accepted"]
+
+    await until(both_there)
+    sim.fault("foreign_prompt", at="now", seconds=0.1)
+    told = await farm.cancel(group)
+    assert told.interrupted == 3
+    rows = await farm.settled(group)
+    assert [row.state for row in rows] == ["interrupted", "interrupted"]
+    assert (await farm.group(group)).status == "cancelled"
+    foreign = next(e for e in sim.prompts if "director" not in (e.get("extra_data") or {}))
+    await sim.wait_for("ended", prompt_id=foreign["prompt_id"], outcome="success")
+
+
+async def test_a_timeout_counts_from_execution_and_stops_the_prompt(farm: Farm) -> None:
+    await farm.backend(seconds=30)
+    await farm.runner()
+    group = await farm.submit("gpu-1", timeout_seconds=1)
+    done = await farm.finished(group)
+    (child,) = await farm.children(group)
+    assert (child.status, child.error_message) == ("timeout", "Timed out after 1 s")
+    assert done.status == "failed"
+    (row,) = await farm.settled(group)
+    assert row.state == "timeout"
+
+
+async def test_a_backend_that_is_away_holds_its_child_until_it_gives_up(farm: Farm) -> None:
+    await farm.register("gpu-9", "http://localhost:9")
+    await farm.runner(give_up_s=0.5)
+    group = await farm.submit("gpu-9")
+    await farm.finished(group)
+    (child,) = await farm.children(group)
+    assert (child.status, child.error_type) == ("failed", "ConnectionError")
+    assert "not reachable" in child.error_message
+
+
+async def test_a_backend_that_comes_back_gets_its_child(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    await farm.runner()
+    await farm.finished(await farm.submit("gpu-1"))
+    await sim.restart(down_s=1.0)
+    group = await farm.submit("gpu-1")
+    assert (await farm.finished(group)).status == "completed"
+
+
+async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes_them_up(
+    farm: Farm,
+) -> None:
+    await farm.backend(seconds=1.5)
+    first = await farm.runner()
+    group = await farm.submit("gpu-1", "gpu-1")
+    await farm.status_of(group, "running")
+    await farm.stop(first)
+    await farm.runner()
+    assert (await farm.finished(group)).status == "completed"
+    kinds = farm.kinds()
+    assert kinds.count("started") == 2
+    assert kinds.count("interrupted") == 0
+
+
+async def test_a_disabled_backend_fails_what_waits_and_finishes_what_was_sent(farm: Farm) -> None:
+    from backends.models import Backend
+
+    await farm.backend(seconds=1)
+    await farm.runner(depth=1)
+    group = await farm.submit("gpu-1", "gpu-1")
+    await farm.status_of(group, "running")
+    await in_thread(Backend.objects.update)(enabled=False)
+    await farm.finished(group)
+    statuses = [child.status for child in await farm.children(group)]
+    assert statuses == ["completed", "failed"]
+
+
+async def test_progress_is_stored_as_it_comes_and_never_goes_back(farm: Farm) -> None:
+    await farm.backend(seconds=1.5)
+    await farm.runner()
+    group = await farm.submit("gpu-1", workflow=text_to_image(steps=15))
+    seen: list[float] = []
+    async with asyncio.timeout(20):
+        while not (await farm.group(group)).completed_at:
+            seen += [child.progress for child in await farm.children(group)]
+            await asyncio.sleep(0.05)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5
