@@ -1,0 +1,115 @@
+"""Where the Director listens: loopback unless told otherwise, and what that means for its hosts."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+
+class CannotListen(Exception):
+    """The address or port cannot be listened on; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One socket to listen on."""
+
+    family: socket.AddressFamily
+    host: str
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        """The place as Twisted writes it."""
+        kind = "tcp6" if self.family == socket.AF_INET6 else "tcp"
+        escaped = self.host.replace(":", "\\:")
+        return f"{kind}:port={self.port}:interface={escaped}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach ``host``."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def places(host: str, port: int) -> list[Place]:
+    """Return the sockets to listen on; for ``localhost`` both 127.0.0.1 and ::1, where there is one.
+
+    Args:
+        host: an address of this machine, a name of it, or ``localhost``.
+        port: 0 for any free one.
+
+    Raises:
+        CannotListen: the port is taken, or the address is not this machine's.
+    """
+    if host.lower() == "localhost":
+        first = _checked(socket.AF_INET, "127.0.0.1", port)
+        try:
+            return [first, _checked(socket.AF_INET6, "::1", first.port)]
+        except CannotListen:
+            if _has_ipv6():
+                raise
+            return [first]
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return [_checked(family, host, port)]
+
+
+def _checked(family: socket.AddressFamily, host: str, port: int) -> Place:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, port))
+            return Place(family, host, probe.getsockname()[1])
+    except OSError as error:
+        raise CannotListen(
+            f"Cannot listen on {host} port {port}: {error.strerror or error}."
+            " Choose another with --port or --host."
+        ) from error
+
+
+def _has_ipv6() -> bool:
+    try:
+        _checked(socket.AF_INET6, "::1", 0)
+    except CannotListen:
+        return False
+    return True
+
+
+def own_names(host: str) -> list[str]:
+    """Return the host names under which clients may ask for a Director that listens on ``host``.
+
+    For all addresses (``0.0.0.0``, ``::``): this machine's names and addresses. Any other name in a
+    request is refused, as it may be a page that had its name point here (DNS rebinding).
+    """
+    bare = host.strip("[]")
+    if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
+        return [f"[{bare}]" if ":" in bare else bare]
+    names = {socket.gethostname(), socket.getfqdn(), f"{socket.gethostname()}.local"}
+    addresses = _resolved_addresses() | _routed_addresses()
+    names |= {f"[{one.split('%')[0]}]" if ":" in one else one for one in addresses}
+    return sorted(name for name in names if name)
+
+
+def _resolved_addresses() -> set[str]:
+    try:
+        return {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+    except OSError:
+        return set()
+
+
+def _routed_addresses() -> set[str]:
+    """Return the address by which this machine would reach others. Nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))
+            return {probe.getsockname()[0]}
+    except OSError:
+        return set()

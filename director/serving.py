@@ -1,0 +1,127 @@
+"""Daphne and the runner in one process and one asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from daphne.server import Server
+from django.conf import settings
+from twisted.internet import reactor as _reactor
+
+from director.asgi import application
+from director.listening import Place
+from jobgroups.consumers import close_all, close_rows, read_seqs
+from jobgroups.hub import hub
+from jobgroups.runner.supervision import SupervisedRunner
+
+logger = logging.getLogger(__name__)
+
+#: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
+reactor: Any = _reactor
+#: Seconds that sockets and requests may take to end; with the rest, SIGTERM ends within 5 s.
+_GRACE: Final = 2.0
+#: WebSocket close code of a Director that ends or restarts.
+_SHUTDOWN: Final = 4012
+
+
+class _Serving:
+    """The lives of the server and the runner, tied together in the reactor's loop."""
+
+    def __init__(
+        self, places: Sequence[Place], runner_name: str | None, announce: Callable[[int], None]
+    ) -> None:
+        self._port = places[0].port
+        self._announce = announce
+        self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
+        self._runner = (
+            None
+            if runner_name is None
+            else SupervisedRunner(name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER)
+        )
+        self._main: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self.failed = False
+        self._server = Server(
+            application=application,
+            endpoints=[place.endpoint for place in places],
+            signal_handlers=False,
+            # The default would close every socket after a day.
+            websocket_timeout=-1,
+            ready_callable=self._start,
+            application_close_timeout=_GRACE,
+            server_name="Director",
+        )
+
+    def run(self) -> None:
+        """Serve until a signal."""
+        self._server.run()
+        if self._server.abort_start:
+            self.failed = True
+
+    def _start(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            _on_signal(self._loop, number, self._stopping.set)
+        # Before the runner, not with the first request: what is found meanwhile must wake it.
+        hub.bind(self._loop, read_seqs=read_seqs)
+        self._main = self._loop.create_task(self._live(), name="serve")
+
+    async def _live(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                stop = tasks.create_task(self._stopping.wait(), name="stop")
+                if self._runner is None:
+                    self._ready()
+                    await stop
+                    return
+                running = tasks.create_task(self._runner.run(self._ready), name="runner")
+                await asyncio.wait([stop, running], return_when=asyncio.FIRST_COMPLETED)
+                self._runner.stop()
+                await close_all(_SHUTDOWN)
+                self._stopping.set()
+        except Exception:
+            self.failed = True
+            logger.exception("The Director ends because of a defect.")
+        finally:
+            await close_all(_SHUTDOWN)
+            await hub.aclose()
+            close_rows()
+            if reactor.running:
+                reactor.stop()
+
+    def _ready(self) -> None:
+        # What is loaded stays: collections need not walk Django's heap, nor copy it to a child.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        self._announce(self._port)
+
+
+def _on_signal(loop: asyncio.AbstractEventLoop, number: int, act: Callable[[], None]) -> None:
+    try:
+        loop.add_signal_handler(number, act)
+    except NotImplementedError:
+        # Windows: the handler runs in the main thread, between two steps of the loop.
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
+
+
+def serve(
+    *, places: Sequence[Place], runner_name: str | None, announce: Callable[[int], None]
+) -> int:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        places: where to listen.
+        runner_name: of the runner in this process; None: only serve.
+        announce: called with the port when requests are answered and the runner is alive.
+
+    Returns:
+        0 after an orderly end, 1 after a defect.
+    """
+    serving = _Serving(places, runner_name, announce)
+    serving.run()
+    return int(serving.failed)
