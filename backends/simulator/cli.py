@@ -1,0 +1,163 @@
+"""The command line, shared by `python -m backends.simulator` and `manage.py simulate`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from backends.simulator.config import COMFYUI_VERSION, DEFAULT_CHECKPOINTS, Config
+from backends.simulator.faults import KINDS, FaultError, Faults, parse_fault
+from backends.simulator.process import PortInUse
+from backends.simulator.server import Simulator
+
+_MAX_PORT = 65_535
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    where = parser.add_argument_group("where")
+    where.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    where.add_argument(
+        "--port",
+        type=_port,
+        default=8188,
+        help="first port; further servers take the next ones; 0: free ones",
+    )
+    where.add_argument("--count", type=_count, default=1, help="how many servers")
+    where.add_argument("--name", default="gpu", help="their name; several are numbered")
+    where.add_argument("--json", action="store_true", help="print one JSON line when all listen")
+    runs = parser.add_argument_group("how prompts run")
+    runs.add_argument("--seconds", type=_seconds, default=4.0, help="sampling time of a prompt")
+    runs.add_argument("--steps", type=_count, help="steps of a prompt (default: the workflow's)")
+    runs.add_argument("--lenient", action="store_true", help="run what ComfyUI would refuse, too")
+    runs.add_argument("--preview-fps", type=_seconds, default=0.0, help="previews per second")
+    runs.add_argument("--output-dir", type=Path, help="keep the pictures here")
+    runs.add_argument("--vram", type=_seconds, default=24.0, metavar="GB", help="0: a CPU device")
+    runs.add_argument("--model", action="append", default=[], help="a checkpoint to offer, too")
+    runs.add_argument("--comfyui-version", default=COMFYUI_VERSION, help="version to report")
+    wrong = parser.add_argument_group("what goes wrong, and who saw it")
+    wrong.add_argument("--witness", type=Path, help="append what happens to this file")
+    wrong.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        type=_fault,
+        metavar="NAME[:k=v,...]",
+        help=f"order a fault on every server: {', '.join(sorted(KINDS))}",
+    )
+
+
+def simulators(options: Namespace) -> list[Simulator]:
+    """The servers that the options describe, not yet started."""
+    several = options.count > 1
+    return [
+        Simulator(
+            _config(options, index, f"{options.name}-{index + 1}" if several else options.name),
+            faults=options.fault,
+        )
+        for index in range(options.count)
+    ]
+
+
+def _config(options: Namespace, index: int, name: str) -> Config:
+    return Config(
+        name=name,
+        host=options.host,
+        port=options.port + index if options.port else 0,
+        seconds=options.seconds,
+        steps=options.steps,
+        lenient=options.lenient,
+        preview_fps=options.preview_fps,
+        output_dir=_output_dir(options, name),
+        vram_gb=options.vram or None,
+        version=options.comfyui_version,
+        checkpoints=(*DEFAULT_CHECKPOINTS, *options.model),
+        witness=options.witness,
+    )
+
+
+def _output_dir(options: Namespace, name: str) -> Path | None:
+    """The given folder, or one below it for each of several servers."""
+    folder: Path | None = options.output_dir
+    return folder / name if folder is not None and options.count > 1 else folder
+
+
+def run(options: Namespace) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status."""
+    try:
+        asyncio.run(_serve(simulators(options), as_json=options.json))
+    except (PortInUse, PermissionError) as error:
+        print(f"Cannot start: {error}", file=sys.stderr)  # noqa: T201 - a command's output
+        return 1
+    return 0
+
+
+async def _serve(servers: Sequence[Simulator], *, as_json: bool) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises instead
+            loop.add_signal_handler(number, stopping.set)
+    async with contextlib.AsyncExitStack() as stack:
+        for server in servers:
+            await stack.enter_async_context(server)
+        _announce(servers, as_json=as_json)
+        await stopping.wait()
+
+
+def _announce(servers: Sequence[Simulator], *, as_json: bool) -> None:
+    if as_json:
+        urls = [server.url for server in servers]
+        names = [server.name for server in servers]
+        lines = [json.dumps({"urls": urls, "names": names})]
+    else:
+        lines = [f"{server.name}: simulated ComfyUI at {server.url}" for server in servers]
+    print("\n".join(lines), flush=True)  # noqa: T201 - a command's output
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m backends.simulator`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m backends.simulator", description="Serve simulated ComfyUIs."
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def _port(text: str) -> int:
+    return _whole(text, 0, _MAX_PORT)
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1, 10_000)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    with contextlib.suppress(ValueError):
+        if low <= int(text) <= high:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if float(text) >= 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up")
+
+
+def _fault(text: str) -> str:
+    """Check an order at once, so that a wrong one is told before anything starts."""
+    try:
+        name, options = parse_fault(text)
+        Faults(lambda _fault, _facts: None).order(name, **options)
+    except FaultError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text

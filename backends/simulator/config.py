@@ -1,0 +1,28 @@
+"""What one simulated ComfyUI is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_CHECKPOINTS = ("random_sd15.safetensors", "tiny_sd15.safetensors")
+COMFYUI_VERSION = "0.3.64"
+MAX_UPLOAD_BYTES = 104_857_600  # `--max-upload-size` 100 MiB, ComfyUI's default
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of one server; they outlive its restarts."""
+
+    name: str = "simulator"  # drawn into every picture and written to the witness
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one is picked at the first start and kept
+    seconds: float = 0.0  # a prompt's sampling time, spread over its steps; 0: no waiting
+    steps: int | None = None  # None: as many as the workflow's `steps` say
+    lenient: bool = False  # also run what ComfyUI would refuse
+    preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
+    output_dir: Path | None = None  # holds output, temp, input; None: a temporary folder
+    vram_gb: float | None = None  # None: a CPU device, as in the recordings
+    version: str = COMFYUI_VERSION  # what /system_stats tells
+    checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
+    witness: Path | None = None  # JSON lines; None: in memory only

@@ -1,0 +1,312 @@
+"""Runs one prompt as ComfyUI does: order of nodes, cache, frames, and the ways it can end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from backends.simulator import nodes
+from backends.simulator.cache import Ui
+from backends.simulator.graph import Agenda, Graph, is_link
+from backends.simulator.interrupt import Interrupted
+from backends.simulator.life import Life
+from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, PromptRun
+from backends.simulator.progress import Progress
+from backends.simulator.prompt_queue import HistoryEntry, Item
+from backends.simulator.sampling import SAMPLERS
+from backends.simulator.values import Blocker, theme_of
+
+_OOM_TIPS = (
+    "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before "
+    "you might have accidentally set the batch_size to a large number."
+)
+
+
+class Execution:
+    """One run of one prompt."""
+
+    def __init__(self, life: Life, item: Item) -> None:
+        _, self.prompt_id, prompt, extra_data, self.outputs = item
+        self.life = life
+        self.item = item
+        self.graph = Graph(prompt)
+        self.client_id = _client_of(extra_data)
+        self.progress = Progress(life.hub, self.graph, self.prompt_id, self.client_id)
+        self.run = PromptRun(
+            life, self.prompt_id, prompt, extra_data, self.client_id, self.progress, 0
+        )
+        self.messages: list[list[Any]] = []
+        self.executed: dict[str, None] = {}
+        self.outcome = "success"
+        self.run_inputs: dict[str, Any] = {}  # of the node being run
+        self._expanding: dict[str, tuple[Any, ...]] = {}  # node: what it gives once its parts ran
+
+    async def go(self) -> HistoryEntry:
+        """Run it to its end. Raises whatever kills ComfyUI's worker (KeyError)."""
+        life = self.life
+        life.interrupt.clear()
+        life.client_id = self.client_id
+        self._start()
+        self._prepare()
+        await life.moment("started", **self.run.facts)
+        try:
+            await self._run_nodes()
+        finally:
+            life.last_node_id = None
+        return self._history()
+
+    def _start(self) -> None:
+        life, facts = self.life, self.run.facts
+        life.witness.started(self.prompt_id, client_id=facts["client_id"])
+        self.say("execution_start", {"prompt_id": self.prompt_id})
+
+    def _prepare(self) -> None:
+        """Look what is cached. Raises KeyError for a node without "inputs"."""
+        cache, prompt = self.life.cache, self.graph.prompt
+        cache.enter(self.graph)
+        self.run.theme = theme_of(prompt)
+        self.run.samplers = sum(node["class_type"] in SAMPLERS for node in prompt.values())
+        cached = [node_id for node_id in prompt if cache.output(node_id) is not None]
+        self.say("execution_cached", {"nodes": cached, "prompt_id": self.prompt_id})
+
+    async def _run_nodes(self) -> None:
+        cache = self.life.cache
+        agenda = Agenda(self.graph, self.life.catalog, lambda n: cache.output(n) is not None)
+        for output in self.outputs:
+            agenda.add(output)
+        while agenda:
+            if (node_id := agenda.next()) is None:
+                self._blame_cycle(agenda.left())
+                return
+            try:
+                finished = await self._run_node(node_id, agenda)
+            except Interrupted:
+                self._interrupted(node_id)
+                return
+            except Exception as error:  # noqa: BLE001 - a node may raise anything
+                self._failed(node_id, error)
+                return
+            if finished:
+                agenda.done(node_id)
+        self.life.witness.write("ended", outcome="success", **self._whose())
+        self.say("execution_success", {"prompt_id": self.prompt_id})
+
+    async def _run_node(self, node_id: str, agenda: Agenda) -> bool:
+        """Run a node; False if it waits for the nodes it expanded into."""
+        cache = self.life.cache
+        if cache.output(node_id) is not None:
+            shown = cache.shown(node_id)
+            self._tell_executed(node_id, shown.output if shown else None)
+            self.progress.finish(node_id)
+            return True
+        if node_id in self._expanding:
+            outputs = tuple(self._resolve(value) for value in self._expanding.pop(node_id))
+        else:
+            outcome = await self._call(node_id)
+            if outcome.ui is not None:
+                cache.keep_ui(node_id, Ui(outcome.ui, self._meta(node_id)))
+                self._tell_executed(node_id, outcome.ui)
+            if outcome.expand:
+                self._expand(node_id, outcome, agenda)
+                return False
+            outputs = outcome.outputs
+        cache.keep(node_id, outputs)
+        self.progress.finish(node_id)
+        self.executed[node_id] = None
+        return True
+
+    async def _call(self, node_id: str) -> Outcome:
+        node = self.graph.node(node_id)
+        class_type = node["class_type"]
+        self.progress.start(node_id)
+        inputs = {name: self._resolve(value) for name, value in node["inputs"].items()}
+        self.run_inputs = self._seen(class_type, node_id, inputs)
+        self._tell_executing(node_id)
+        self.life.interrupt.check()
+        if (blocked := self._blocked(node_id, class_type, inputs)) is not None:
+            return blocked
+        self._fail_if_ordered(node_id, class_type)
+        context = NodeContext(self.run, node_id, class_type)
+        return await nodes.runner(class_type)(context, inputs)
+
+    def _resolve(self, value: Any) -> Any:
+        """What a link brings, or the constant itself."""
+        if not is_link(value):
+            return value
+        outputs = self.life.cache.output(value[0])
+        slot = int(value[1])
+        return outputs[slot] if outputs is not None and slot < len(outputs) else None
+
+    def _seen(self, class_type: str, node_id: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs as an error report lists them: declared ones, and what is filled in."""
+        extra = self.run.extra_data
+        hidden = {
+            "PROMPT": self.graph.prompt,
+            "EXTRA_PNGINFO": extra.get("extra_pnginfo") if isinstance(extra, dict) else None,
+            "UNIQUE_ID": node_id,
+        }
+        catalog = self.life.catalog
+        declared = catalog.inputs(class_type)
+        seen = {name: value for name, value in inputs.items() if name in declared}
+        filled = catalog.hidden(class_type).items()
+        return seen | {name: hidden.get(kind) for name, kind in filled}
+
+    def _fail_if_ordered(self, node_id: str, class_type: str) -> None:
+        """Raise the error ordered for this node; without a name, outputs of unsampled runs fail."""
+        if class_type in SAMPLERS or class_type == "TestSampler":
+            return  # these fail at the step that was asked for
+        names = [node_id, class_type]
+        if not self.run.sampled and self.life.catalog.is_output(class_type):
+            names.append("")
+        if fault := self.life.faults.take("node_error", node=names, **self.run.facts):
+            raise NodeFailure(fault["type"], fault["message"])
+
+    def _blocked(self, node_id: str, class_type: str, inputs: dict[str, Any]) -> Outcome | None:
+        """A node that gets a Blocker doesn't run, passes it on, and says its message once."""
+        blocker = next((v for v in inputs.values() if isinstance(v, Blocker)), None)
+        if blocker is None:
+            return None
+        if blocker.message is not None:
+            told = self._error_head(node_id, class_type)
+            told |= {
+                "exception_message": f"Execution Blocked: {blocker.message}",
+                "exception_type": "ExecutionBlocked",
+                "traceback": [],
+                "current_inputs": [],
+                "current_outputs": [],
+            }
+            self.life.hub.send("execution_error", told, self.client_id)
+        return Outcome((Blocker(None),) * len(self.life.catalog.returns(class_type)))
+
+    def _expand(self, node_id: str, outcome: Outcome, agenda: Agenda) -> None:
+        for new_id, node in outcome.expand.items():
+            self.graph.add(new_id, node, node_id)
+        self.life.cache.sign(self.graph, outcome.expand)
+        for new_id, node in outcome.expand.items():
+            if self.life.catalog.is_output(node["class_type"]):
+                agenda.add(new_id)
+        for value in outcome.outputs:
+            if is_link(value):
+                agenda.block(value[0], node_id)
+        self._expanding[node_id] = outcome.outputs
+
+    # how it ends
+
+    def _interrupted(self, node_id: str) -> None:
+        self.outcome = "interrupted"
+        real = self.graph.real(node_id)
+        self.life.witness.write("ended", outcome="interrupted", node=real, **self._whose())
+        told = self._error_head(real, self.graph.prompt[real]["class_type"])
+        self.say("execution_interrupted", told, broadcast=True)
+
+    def _failed(self, node_id: str, error: Exception) -> None:
+        self.outcome = "error"
+        real = self.graph.real(node_id)
+        kind = error.kind if isinstance(error, NodeFailure) else _type_name(error)
+        tips = _OOM_TIPS if kind.endswith("OutOfMemoryError") else ""
+        class_type = self.graph.prompt[real]["class_type"]
+        facts = {"node": real, "exception_type": kind, "message": str(error)}
+        self.life.witness.write("ended", outcome="error", **facts, **self._whose())
+        told = self._error_head(real, class_type) | {
+            "exception_message": f"{error}\n{tips}",
+            "exception_type": kind,
+            "traceback": _traceback(class_type),
+            "current_inputs": {k: [_shown(v)] for k, v in self.run_inputs.items()},
+            "current_outputs": self.life.cache.node_ids(),
+        }
+        self.say("execution_error", told)
+
+    def _blame_cycle(self, left: list[str]) -> None:
+        self.run_inputs = {}
+        self._failed(
+            left[0], NodeFailure("graph.DependencyCycleError", "Dependency cycle detected")
+        )
+
+    def _error_head(self, node_id: str, class_type: str) -> dict[str, Any]:
+        return {
+            "prompt_id": self.prompt_id,
+            "node_id": node_id,
+            "node_type": class_type,
+            "executed": list(self.executed),
+        }
+
+    def _history(self) -> HistoryEntry:
+        shown = self._history_ui()
+        success = self.outcome == "success"
+        return {
+            "prompt": self.item,
+            "outputs": {node_id: ui.output for node_id, ui in shown.items()},
+            "status": {
+                "status_str": "success" if success else "error",
+                "completed": success,
+                "messages": self.messages,
+            },
+            "meta": {node_id: ui.meta for node_id, ui in shown.items()},
+        }
+
+    def _history_ui(self) -> dict[str, Ui]:
+        """What the prompt's nodes show, cached ones too."""
+        cache = self.life.cache
+        return {node_id: ui for node_id in cache.node_ids() if (ui := cache.shown(node_id))}
+
+    # what is told
+
+    def say(self, event: str, data: dict[str, Any], *, broadcast: bool = False) -> None:
+        """Note a message for the history and send it to the prompt's owner, if it has one."""
+        data = data | {"timestamp": int(time.time() * 1000)}
+        self.messages.append([event, data])
+        if self.client_id is not None or broadcast:
+            self.life.hub.send(event, data, self.client_id)
+
+    def _tell_executing(self, node_id: str) -> None:
+        if self.client_id is None:
+            return
+        display = self.graph.real(node_id)
+        self.life.last_node_id = display
+        told = {"node": node_id, "display_node": display, "prompt_id": self.prompt_id}
+        self.life.hub.send("executing", told, self.client_id)
+
+    def _tell_executed(self, node_id: str, output: Any) -> None:
+        if self.client_id is None:
+            return
+        told = {"node": node_id, "display_node": self.graph.real(node_id), "output": output}
+        self.life.hub.send("executed", told | {"prompt_id": self.prompt_id}, self.client_id)
+
+    def _meta(self, node_id: str) -> dict[str, Any]:
+        real = self.graph.real(node_id)
+        parent = self.graph.parent(node_id)
+        named = {"node_id": node_id, "display_node": real, "parent_node": parent}
+        return named | {"real_node_id": real}
+
+    def _whose(self) -> dict[str, Any]:
+        return {"prompt_id": self.prompt_id, "client_id": self.client_id}
+
+
+def _client_of(extra_data: Any) -> Any:
+    """The prompt's owner. Raises TypeError for what has no keys: the worker dies of it."""
+    if "client_id" not in extra_data:
+        return None
+    return extra_data["client_id"]
+
+
+def _type_name(error: Exception) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else _dotted(kind)
+
+
+def _dotted(kind: type) -> str:
+    module = kind.__module__
+    own = module.startswith("backends.")
+    return "Exception" if own else f"{module}.{kind.__qualname__}"
+
+
+def _shown(value: Any) -> Any:
+    return value if value is None or isinstance(value, int | float | bool | str) else str(value)
+
+
+def _traceback(class_type: str) -> list[str]:
+    """A traceback in ComfyUI's form; it names no file of the machine it runs on."""
+    return [
+        '  File "/opt/ComfyUI/execution.py", line 1, in execute\n',
+        f'  File "/opt/ComfyUI/nodes.py", line 1, in {class_type}\n',
+    ]

@@ -1,0 +1,112 @@
+"""The folders of one server: output, temp and input, with ComfyUI's naming of saved files."""
+
+# Names are judged as text here, as ComfyUI does it; a Path would change them.
+# ruff: noqa: PTH100, PTH103, PTH110, PTH113, PTH116, PTH118, PTH208
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+KINDS = ("output", "temp", "input")
+_SUFFIXES = {f"[{kind}]": kind for kind in KINDS}
+
+
+class OutsideFolder(Exception):
+    """A name leads out of the folder it belongs to."""
+
+
+class Folders:
+    """Three folders below a root. Paths are plain text here, as they are in every answer."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.abspath(root)
+        self._last: dict[tuple[str, str], int] = {}  # folder, prefix: highest counter written
+        for kind in KINDS:
+            os.makedirs(self.of(kind), exist_ok=True)
+
+    def of(self, kind: str) -> str:
+        """The folder of a kind. Raises KeyError for another word."""
+        if kind not in KINDS:
+            raise KeyError(kind)
+        return os.path.join(self.root, kind)
+
+    def wipe_temp(self) -> None:
+        """Forget previews, as ComfyUI does at its start."""
+        shutil.rmtree(self.of("temp"), ignore_errors=True)
+        os.makedirs(self.of("temp"), exist_ok=True)
+        self._last.clear()
+
+    def uploads(self) -> list[str]:
+        """The files LoadImage offers: those directly in the input folder, sorted."""
+        with os.scandir(self.of("input")) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+
+    def loadable(self, name: str) -> str | None:
+        """The path of an annotated file name ("job1/b.png", "x.png [temp]"), or None."""
+        name, kind = annotated(name)
+        path = os.path.join(self.of(kind or "input"), name)
+        return path if os.path.isfile(path) else None
+
+    def stamp(self, name: str) -> int:
+        """A number that changes with a loadable file's content; 0 if it's not there."""
+        path = self.loadable(name)
+        return os.stat(path).st_mtime_ns if path is not None else 0
+
+    def next_file(self, kind: str, prefix: str, width: int, height: int) -> tuple[str, str]:
+        """The next free (file name, subfolder) of a prefix: one above the highest that is there.
+
+        So the name of a removed last file is used again (PROTOCOL trap 9). Raises OutsideFolder.
+        """
+        prefix = os.path.normpath(_fill_in(prefix, width, height))
+        subfolder, base = os.path.split(prefix)
+        folder = os.path.join(self.of(kind), subfolder)
+        if not is_within(self.of(kind), folder):
+            raise OutsideFolder("Saving image outside the output folder is not allowed.")
+        os.makedirs(folder, exist_ok=True)
+        counter = self._counter(folder, base)
+        self._last[folder, base] = counter
+        return f"{base}_{counter:05}_.png", subfolder
+
+    def _counter(self, folder: str, base: str) -> int:
+        """One above the last counter; the folder is read only if the last one isn't as we left it."""
+        last = self._last.get((folder, base), 0)
+        here = os.path.exists(os.path.join(folder, f"{base}_{last:05}_.png"))
+        beyond = os.path.exists(os.path.join(folder, f"{base}_{last + 1:05}_.png"))
+        if last and here and not beyond:
+            return last + 1
+        return 1 + max((_number(name, base) for name in os.listdir(folder)), default=0)
+
+
+def annotated(name: str) -> tuple[str, str | None]:
+    """("x.png", "temp") of "x.png [temp]" (ComfyUI keeps the space); no kind: None."""
+    for suffix, kind in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), kind
+    return name, None
+
+
+def is_within(folder: str, path: str) -> bool:
+    """Whether the path lies in the folder (both absolute)."""
+    return os.path.commonpath((folder, os.path.abspath(path))) == folder
+
+
+def _number(name: str, base: str) -> int:
+    if not name.startswith(f"{base}_"):
+        return 0
+    digits = name[len(base) + 1 :].split("_", maxsplit=1)[0]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _fill_in(prefix: str, width: int, height: int) -> str:
+    """Replace %width%, %height% and the parts of the date."""
+    if "%" not in prefix:
+        return prefix
+    now = time.localtime()
+    parts = {"width": str(width), "height": str(height), "year": str(now.tm_year)}
+    parts |= {"month": f"{now.tm_mon:02}", "day": f"{now.tm_mday:02}", "hour": f"{now.tm_hour:02}"}
+    parts |= {"minute": f"{now.tm_min:02}", "second": f"{now.tm_sec:02}"}
+    for name, value in parts.items():
+        prefix = prefix.replace(f"%{name}%", value)
+    return prefix

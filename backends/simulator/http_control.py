@@ -1,0 +1,90 @@
+"""The simulator's own routes: order faults, look at its state.
+
+    POST   /simulator/faults  {"name": "node_error", "message": "…", "count": 1}, or a list of such
+    GET    /simulator/faults  {"orders": […], "catalogue": {name: {"help", "options"}}}
+    DELETE /simulator/faults  withdraws all orders; ?name=X those of one name
+    GET    /simulator/state   name, depth, sockets, worker, counts per witness kind
+    GET    /simulator/witness entries from index ?since=N
+
+Wrong orders: 400 {"error": "what is allowed"}. No fault reaches these routes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+from backends.simulator.faults import Fault, FaultError, catalogue
+from backends.simulator.http_keys import LIFE
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/simulator/faults")
+async def order(request: web.Request) -> web.Response:
+    """Order one fault or several; all or none."""
+    life = request.app[LIFE]
+    try:
+        body = await request.json()
+        orders = body if isinstance(body, list) else [body]
+        faults = [_order(life.faults.order, entry) for entry in orders]
+    except (FaultError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+    answer = web.json_response({"orders": [fault.report() for fault in faults]})
+    for fault in faults:
+        if fault.options.get("at") == "now":
+            request.app[LIFE].spawn(life.moment("now"))
+            break
+    return answer
+
+
+def _order(make: Any, entry: Any) -> Fault:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise FaultError('An order is an object with a "name".')
+    fault: Fault = make(**entry)
+    return fault
+
+
+@routes.get("/simulator/faults")
+async def orders(request: web.Request) -> web.Response:
+    """What is ordered, and what could be."""
+    faults = request.app[LIFE].faults
+    return web.json_response({"orders": faults.report(), "catalogue": catalogue()})
+
+
+@routes.delete("/simulator/faults")
+async def withdraw(request: web.Request) -> web.Response:
+    """Withdraw orders."""
+    request.app[LIFE].faults.clear(request.rel_url.query.get("name"))
+    return web.Response(status=204)
+
+
+@routes.get("/simulator/state")
+async def state(request: web.Request) -> web.Response:
+    """What a test wants to know at a glance."""
+    life = request.app[LIFE]
+    counts = Counter(entry["kind"] for entry in life.witness.entries)
+    shown = {
+        "name": life.config.name,
+        "pending": [item[1] for item in life.queue.pending],
+        "running": [item[1] for item in life.queue.running.values()],
+        "history": len(life.queue.history),
+        "sockets": sorted(life.hub.sockets),
+        "open_sockets": len(life.hub.open),
+        "worker_alive": life.worker_alive,
+        "witness": dict(counts),
+        "executions": dict(life.witness.executions),
+        "faults": life.faults.report(),
+    }
+    return web.json_response(shown)
+
+
+@routes.get("/simulator/witness")
+async def entries(request: web.Request) -> web.Response:
+    """The witness's entries of this server since it was created."""
+    since = int(request.rel_url.query.get("since", 0))
+    shown = request.app[LIFE].witness.entries[since:]
+    return web.json_response(shown, dumps=lambda value: json.dumps(value, default=str))

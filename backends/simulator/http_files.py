@@ -1,0 +1,135 @@
+"""GET /view and POST /upload/image, with their many ways to say no (PROTOCOL 1)."""
+
+# Names are judged as text here, as ComfyUI does it; a Path would change them.
+# ruff: noqa: PTH103, PTH110, PTH113, PTH118, PTH119, PTH122, PTH123
+from __future__ import annotations
+
+import io
+import mimetypes
+import os
+from typing import Any
+
+from aiohttp import web
+from PIL import Image
+
+from backends.simulator.folders import Folders, annotated, is_within
+from backends.simulator.http_keys import LIFE
+
+routes = web.RouteTableDef()
+
+_DOWNLOAD_ONLY = frozenset(
+    {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
+)
+
+
+@routes.get("/view")
+async def view(request: web.Request) -> web.StreamResponse:
+    """A file of the output, temp or input folder; with Range, ETag and HEAD."""
+    life = request.app[LIFE]
+    found = _find(request, life.folders)
+    if isinstance(found, int):
+        return web.Response(status=found)
+    path, name = found
+    query = request.rel_url.query
+    headers = {"Content-Disposition": f'filename="{name}"'}
+    if "preview" in query:
+        kind, data = await life.paint(_preview, path, query["preview"], query.get("channel", ""))
+        return web.Response(body=data, content_type=f"image/{kind}", headers=headers)
+    if query.get("channel") in ("rgb", "a"):
+        data = await life.paint(_channel, path, query["channel"])
+        return web.Response(body=data, content_type="image/png", headers=headers)
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    safe = "application/octet-stream" if kind in _DOWNLOAD_ONLY else kind
+    return web.FileResponse(path, headers=headers | {"Content-Type": safe})
+
+
+def _find(request: web.Request, folders: Folders) -> tuple[str, str] | int:
+    """(path, file name) of what is asked for, or the status that says why not."""
+    query = request.rel_url.query
+    if "filename" not in query:
+        return 404
+    name, kind = annotated(query["filename"])
+    if not name or name[0] == "/" or ".." in name:
+        return 400
+    try:
+        folder = folders.of(kind or str(query.get("type", "output")))
+    except KeyError:
+        return 400
+    subfolder = query.get("subfolder")
+    if subfolder is not None:
+        inner = os.path.join(folder, subfolder)
+        if not is_within(folder, inner):
+            return 403
+        folder = inner
+    name = os.path.basename(name)
+    path = os.path.join(folder, name)
+    return (path, name) if os.path.isfile(path) else 404
+
+
+def _preview(path: str, wanted: str, channel: str) -> tuple[str, bytes]:
+    """(image format, bytes) of a smaller encoding: "webp;90", "jpeg;50"."""
+    parts = wanted.split(";")
+    kind = parts[0] if parts[0] in ("webp", "jpeg") and "a" not in channel else "webp"
+    quality = int(parts[-1]) if parts[-1].isdigit() else 90
+    with Image.open(path) as image:
+        shown = image.convert("RGB") if kind == "jpeg" or channel == "rgb" else image.copy()
+    buffer = io.BytesIO()
+    shown.save(buffer, format=kind, quality=quality)
+    return kind, buffer.getvalue()
+
+
+def _channel(path: str, channel: str) -> bytes:
+    """The picture without its alpha channel, or only that."""
+    with Image.open(path) as image:
+        shown = image.convert("RGB") if channel == "rgb" else _alpha(image)
+    buffer = io.BytesIO()
+    shown.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    alpha = image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)
+    shown = Image.new("RGBA", image.size)
+    shown.putalpha(alpha)
+    return shown
+
+
+@routes.post("/upload/image")
+async def upload_image(request: web.Request) -> web.Response:
+    """Store a file. Raises for an unknown type or a text part named image: ComfyUI's 500."""
+    folders = request.app[LIFE].folders
+    form: Any = await request.post()
+    image, kind = form.get("image"), form.get("type", "input")
+    root = folders.of(kind)
+    if not image or not image.file or not image.filename:
+        return web.Response(status=400)
+    subfolder = form.get("subfolder", "")
+    folder = _inner_folder(root, subfolder, image.filename)
+    if folder is None:
+        return web.Response(status=400)
+    name = _store(folder, image.filename, image.file.read(), form.get("overwrite"))
+    return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
+
+
+def _inner_folder(root: str, subfolder: str, name: str) -> str | None:
+    """The subfolder, made if needed; None if the file would land outside of the root."""
+    folder = os.path.join(root, os.path.normpath(subfolder))
+    if not is_within(root, os.path.join(folder, name)):
+        return None
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def _store(folder: str, name: str, data: bytes, overwrite: Any) -> str:
+    """Write a file under its name, or "name (1)" if that is taken by other bytes."""
+    base, extension = os.path.splitext(name)
+    path, number = os.path.join(folder, name), 1
+    while overwrite not in ("true", "1") and os.path.exists(path):
+        with open(path, "rb") as present:
+            if present.read() == data:
+                return name
+        name = f"{base} ({number}){extension}"
+        path, number = os.path.join(folder, name), number + 1
+    with open(path, "wb") as file:
+        file.write(data)
+    return name

@@ -1,0 +1,232 @@
+"""The routes about prompts: POST /prompt, the queue, interrupts, the history (PROTOCOL 1)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+from aiohttp import web
+
+from backends.simulator import lenient
+from backends.simulator.http_keys import LIFE, break_connection
+from backends.simulator.life import Life
+from backends.simulator.prompt_queue import Item, LenientItem
+from backends.simulator.validation import Verdict, no_prompt, validate
+from backends.simulator.witness import marks
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/prompt")
+async def get_prompt(request: web.Request) -> web.Response:
+    """How many prompts are pending or running."""
+    return web.json_response(request.app[LIFE].status())
+
+
+@routes.post("/prompt")
+async def post_prompt(request: web.Request) -> web.Response:
+    """Validate and queue a prompt. What is malformed raises, which is ComfyUI's 500."""
+    life = request.app[LIFE]
+    body: Any = await request.json()
+    facts = _facts(body)
+    if fault := life.faults.take("late_post", **facts):
+        life.spawn(_queue_later(life, body, fault["seconds"]))
+        return await break_connection(request)
+    answer = submit(life, body)
+    if answer.status == 200:
+        await life.moment("accepted", **facts)
+        return await _after_queueing(request, life, answer, facts)
+    return answer
+
+
+async def _after_queueing(
+    request: web.Request, life: Life, answer: web.Response, facts: dict[str, Any]
+) -> web.Response:
+    """The answer to a queued prompt, or what was ordered in its place."""
+    if fault := life.faults.take("delay_answer", **facts):
+        await asyncio.sleep(fault["seconds"])
+    if life.faults.take("lose_answer", **facts):
+        return await break_connection(request)
+    if life.faults.take("prompt_500", **facts):
+        raise RuntimeError("500 on order, though queued")
+    return answer
+
+
+def _facts(body: Any) -> dict[str, Any]:
+    """What faults about a submission are filtered by."""
+    if not isinstance(body, dict):
+        return {}
+    found = {key: body.get(key) for key in ("client_id", "extra_data")}
+    return found | {"prompt_id": str(body["prompt_id"]) if "prompt_id" in body else None}
+
+
+async def _queue_later(life: Life, body: Any, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    submit(life, body)
+
+
+def submit(life: Life, body: Any) -> web.Response:
+    """Queue a submission, or refuse it. Raises whatever Python raises for a malformed one."""
+    number = _number(life, body)
+    if "prompt" not in body:
+        return web.json_response(no_prompt(), status=400)
+    prompt = body["prompt"]
+    prompt_id = str(body.get("prompt_id", uuid.uuid4()))
+    verdict, is_lenient = _verdict(life, prompt, body)
+    extra_data: Any = body.get("extra_data", {})
+    if "client_id" in body:
+        extra_data["client_id"] = body["client_id"]
+    whose = _whose(prompt_id, extra_data)
+    if verdict.error is not None:
+        life.witness.write("refused", error=verdict.error["type"], **whose)
+        refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
+        return web.json_response(refusal, status=400)
+    item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
+    life.witness.write("accepted", number=number, **whose, extra_data=marks(extra_data))
+    life.queue.put(LenientItem(item) if is_lenient else item)
+    answer = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
+    return web.json_response(answer)
+
+
+def _number(life: Life, body: Any) -> float:
+    """The place in the queue; the counter is consumed by refused submissions too."""
+    if "number" in body:
+        return float(body["number"])
+    number, life.number = life.number, life.number + 1
+    return -number if _wants(body, "front") else number
+
+
+def _wants(body: Any, key: str) -> bool:
+    """Whether a body has that key with a true value; a list or a text has no keys."""
+    return key in body and bool(body[key])
+
+
+def _verdict(life: Life, prompt: Any, body: Any) -> tuple[Verdict, bool]:
+    """What validation says, and whether leniency has overruled it."""
+    targets = body.get("partial_execution_targets")
+    if not life.config.lenient:
+        return validate(prompt, targets, life.catalog, life.folders), False
+    try:
+        verdict = validate(prompt, targets, life.catalog, life.folders)
+    except (TypeError, KeyError, AttributeError, IndexError):
+        verdict = None
+    if verdict is not None and verdict.error is None:
+        return verdict, False
+    outputs = lenient.plan_outputs(prompt)
+    if outputs is not None:
+        return Verdict(outputs=outputs), True
+    return validate(prompt, targets, life.catalog, life.folders), False
+
+
+def _whose(prompt_id: str, extra_data: Any) -> dict[str, Any]:
+    client_id = extra_data.get("client_id") if isinstance(extra_data, dict) else None
+    return {"prompt_id": prompt_id, "client_id": client_id}
+
+
+@routes.get("/queue")
+async def get_queue(request: web.Request) -> web.Response:
+    """What runs and what waits; the waiting ones in heap order, not run order."""
+    queue = request.app[LIFE].queue
+    shown = {"queue_running": list(queue.running.values()), "queue_pending": queue.pending}
+    return web.json_response(shown)
+
+
+@routes.post("/queue")
+async def post_queue(request: web.Request) -> web.Response:
+    """Delete pending prompts, or all of them."""
+    queue = request.app[LIFE].queue
+    body = await request.json()
+    if _wants(body, "clear"):
+        queue.clear()
+    if "delete" in body:
+        for prompt_id in body["delete"]:
+            queue.delete(prompt_id)
+    return web.Response()
+
+
+@routes.post("/interrupt")
+async def post_interrupt(request: web.Request) -> web.Response:
+    """Raise the flag: for whatever runs, or only if the named prompt is what runs."""
+    life = request.app[LIFE]
+    try:
+        body = await request.json()
+    except json.JSONDecodeError:
+        body = {}
+    prompt_id = body.get("prompt_id")
+    hit = bool(life.queue.running) if not prompt_id else life.queue.is_running(prompt_id)
+    running = [item[1] for item in life.queue.running.values()]
+    life.witness.write("interrupted", asked=prompt_id, running=running, hit=hit)
+    if hit or not prompt_id:
+        raise_flag(life, prompt_id)
+    return web.Response()
+
+
+def raise_flag(life: Life, prompt_id: Any = None) -> None:
+    """Raise the interrupt flag, unless it's ordered to get lost or to come late."""
+    facts = {"prompt_id": prompt_id}
+    if life.faults.take("interrupt_lost", **facts):
+        return
+    if fault := life.faults.take("interrupt_late", **facts):
+        life.spawn(_raise_later(life, fault["seconds"]))
+        return
+    life.interrupt.set()
+
+
+async def _raise_later(life: Life, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    life.interrupt.set()
+
+
+@routes.get("/history")
+async def get_history(request: web.Request) -> web.Response:
+    """History entries, oldest first."""
+    query = request.rel_url.query
+    max_items = int(query["max_items"]) if "max_items" in query else None
+    offset = int(query["offset"]) if "offset" in query else -1
+    life = request.app[LIFE]
+    return _history(life, life.queue.recent(max_items, offset))
+
+
+@routes.get("/history/{prompt_id}")
+async def get_history_of(request: web.Request) -> web.Response:
+    """One entry, or {} for a prompt that isn't in the history (yet, any more, or ever)."""
+    life = request.app[LIFE]
+    prompt_id = request.match_info["prompt_id"]
+    entry = life.queue.history.get(prompt_id)
+    return _history(life, {} if entry is None else {prompt_id: entry}, prompt_id)
+
+
+def _history(life: Life, found: dict[str, Any], prompt_id: str | None = None) -> web.Response:
+    facts = {"prompt_id": prompt_id}
+    if life.faults.take("empty_history", **facts):
+        found = {}
+    if fault := life.faults.take("huge_history", **facts):
+        padding = "x" * int(fault["megabytes"] * 1_000_000)
+        found = found | {"somebody-elses-workflow": {"prompt": [0, "", {"1": padding}, {}, []]}}
+    return web.json_response(found)
+
+
+@routes.post("/history")
+async def post_history(request: web.Request) -> web.Response:
+    """Forget entries, or all of them."""
+    queue = request.app[LIFE].queue
+    body = await request.json()
+    if _wants(body, "clear"):
+        queue.history = {}
+    if "delete" in body:
+        for prompt_id in body["delete"]:
+            queue.history.pop(prompt_id, None)
+    return web.Response()
+
+
+@routes.post("/free")
+async def post_free(request: web.Request) -> web.Response:
+    """Empty the node cache when the worker comes to it."""
+    life = request.app[LIFE]
+    body = await request.json()
+    if body.get("free_memory", False):
+        life.free_requested = True
+        life.queue.wake.set()
+    return web.Response()

@@ -1,0 +1,70 @@
+"""GET /ws: the socket of a client (PROTOCOL 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from backends.simulator.http_keys import LIFE
+from backends.simulator.hub import SERVER_FEATURES
+from backends.simulator.life import Life
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/ws")
+async def socket(request: web.Request) -> web.WebSocketResponse:
+    """One client's socket, from its first frame to its close."""
+    life = request.app[LIFE]
+    response = web.WebSocketResponse()
+    await response.prepare(request)
+    client_id = request.rel_url.query.get("clientId") or uuid.uuid4().hex
+    hub = life.hub
+    hub.sockets.pop(client_id, None)  # the earlier socket of that id goes silent
+    hub.sockets[client_id] = response
+    hub.features[client_id] = {}
+    if isinstance(request.transport, asyncio.Transport):
+        hub.open[response] = request.transport
+    try:
+        await _greet(life, client_id)
+        await _listen(life, client_id, response)
+    finally:
+        hub.open.pop(response, None)
+        hub.stalled.discard(response)
+        # Whoever holds the id now is forgotten with it: the second socket goes deaf.
+        hub.forget(client_id)
+    return response
+
+
+async def _greet(life: Life, client_id: str) -> None:
+    await life.hub.send_now("status", {"status": life.status(), "sid": client_id}, client_id)
+    if life.client_id == client_id and life.last_node_id is not None:
+        await life.hub.send_now("executing", {"node": life.last_node_id}, client_id)
+
+
+async def _listen(life: Life, client_id: str, response: web.WebSocketResponse) -> None:
+    """Read what the client says: only feature flags as its first message matter."""
+    is_first = True
+    async for message in response:
+        if message.type != WSMsgType.TEXT:
+            continue
+        said = _object(message.data)
+        if said is None:
+            continue
+        if is_first and said.get("type") == "feature_flags":
+            life.hub.features[client_id] = said.get("data", {})
+            await life.hub.send_now("feature_flags", SERVER_FEATURES, client_id)
+        is_first = False
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """A JSON object; None for anything else, which ComfyUI ignores too."""
+    try:
+        said = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return said if isinstance(said, dict) else None

@@ -1,0 +1,43 @@
+"""The interrupt flag of the process: one for all prompts, as ComfyUI has it (PROTOCOL trap 4)."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Interrupted(Exception):
+    """The running prompt stops here."""
+
+
+class InterruptFlag:
+    """Raised by POST /interrupt, cleared at each prompt's start, looked at by nodes."""
+
+    def __init__(self) -> None:
+        self._raised = asyncio.Event()
+
+    def set(self) -> None:
+        """Ask whatever runs to stop at its next look."""
+        self._raised.set()
+
+    def clear(self) -> None:
+        """Forget an earlier wish."""
+        self._raised.clear()
+
+    def check(self) -> None:
+        """Raise Interrupted if somebody asked; the flag is used up by it."""
+        if self._raised.is_set():
+            self._raised.clear()
+            raise Interrupted
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, or raise Interrupted as soon as somebody asks."""
+        self.check()
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._raised.wait()
+        except TimeoutError:
+            return
+        self.check()

@@ -1,0 +1,85 @@
+"""One life of a simulated ComfyUI process: all it forgets when it's restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from backends.simulator.cache import NodeCache
+from backends.simulator.catalog import Catalog
+from backends.simulator.config import Config
+from backends.simulator.faults import Fault, Faults
+from backends.simulator.folders import Folders
+from backends.simulator.hub import Hub
+from backends.simulator.interrupt import InterruptFlag
+from backends.simulator.prompt_queue import PromptQueue
+from backends.simulator.witness import Witness
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Life:
+    """What the routes, the worker and the sockets of one process share."""
+
+    config: Config
+    folders: Folders
+    catalog: Catalog
+    faults: Faults
+    witness: Witness
+    act: Callable[[Fault], None]  # carry out an action that is due
+    spawn: Callable[[Coroutine[Any, Any, None]], None]  # run something aside until this life ends
+    painters: ThreadPoolExecutor
+    born: float = field(default_factory=time.monotonic)
+    number: int = 0  # the counter of prompts, consumed by refused ones too
+    client_id: Any = None  # of the running prompt, or the last one
+    last_node_id: str | None = None  # the node being executed, as displayed
+    worker_alive: bool = True
+    ended: bool = False
+    free_requested: bool = False
+    interrupt: InterruptFlag = field(default_factory=InterruptFlag)
+    hub: Hub = field(init=False)
+    queue: PromptQueue = field(init=False)
+    cache: NodeCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hub = Hub(self.faults)
+        self.queue = PromptQueue(self.witness, self.tell_status)
+        self.cache = NodeCache(self.catalog, self._changed)
+
+    def status(self) -> dict[str, Any]:
+        """How many prompts are pending or running."""
+        return {"exec_info": {"queue_remaining": self.queue.depth()}}
+
+    def tell_status(self) -> None:
+        """Send the depth of the queue to all sockets."""
+        self.hub.send("status", {"status": self.status()})
+
+    async def moment(self, name: str, step: int = 0, **facts: Any) -> None:
+        """Carry out what was ordered for this moment of a prompt's life."""
+        due = self.faults.take_actions(name, step, **facts)
+        for fault in due:
+            self.act(fault)
+        if due:
+            await asyncio.sleep(0)  # one of them may have ended the task that is here
+        if self.ended:
+            await asyncio.Event().wait()  # until the cancellation that is on its way
+
+    async def paint(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do slow work in a thread, so that HTTP stays responsive."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.painters, lambda: work(*args, **kwargs))
+
+    def _changed(self, class_type: str, inputs: dict[str, Any]) -> Any:
+        """ComfyUI's IS_CHANGED: a value that differs if the node has to run again."""
+        if class_type == "SaveImageWebsocket":
+            return time.time_ns()
+        image = inputs.get("image")
+        if class_type.startswith("LoadImage") and isinstance(image, str):
+            return self.folders.stamp(image)
+        return False

@@ -1,0 +1,161 @@
+"""Paints a small landscape from a seed: cheap, pleasant, and different for each seed.
+
+Painted with a palette (mode P): a 512-pixel picture takes a few milliseconds to paint and encode,
+so a hundred simulated prompts a second stay possible. Pillow lets other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import json
+import math
+import random
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from backends.simulator.values import Picture
+
+_SKY = 160  # palette entries 0-159: the sky, from top to horizon
+_SUN, _GLOW, _INK, _PAPER = 160, 161, 254, 255
+_HILLS = 170  # palette entries 170-...: one for each range of hills
+_RANGES = 5
+PREVIEW_SIDE = 512  # pixels; smaller previews are scaled up, as ComfyUI does (PROTOCOL 2)
+
+
+def paint(picture: Picture, caption: str) -> Image.Image:
+    """The picture, with the caption in its lower left corner."""
+    if picture.file is not None:
+        with Image.open(picture.file) as loaded:
+            return loaded.convert("RGB").resize((picture.width, picture.height))
+    size = (picture.width, picture.height)
+    if picture.color is not None:
+        red, green, blue = picture.color.to_bytes(3, "big")
+        return Image.new("RGB", size, (red, green, blue))
+    source = f"{picture.seed}/{picture.index}/{picture.theme}"
+    image = _landscape(random.Random(source), size)  # noqa: S311 - art, no secret
+    place = f" #{picture.index + 1}" if picture.index else ""
+    _write_caption(image, f"seed {picture.seed}{place}", caption)
+    return image
+
+
+def encode_png(
+    picture: Picture, caption: str, prompt: Any = None, pnginfo: dict[str, Any] | None = None
+) -> bytes:
+    """A PNG with ComfyUI's text chunks: `prompt`, and each key of `extra_pnginfo`."""
+    chunks = PngInfo()
+    if prompt is not None:
+        chunks.add_text("prompt", json.dumps(prompt))
+    for key, value in (pnginfo or {}).items():
+        chunks.add_text(key, json.dumps(value))
+    buffer = io.BytesIO()
+    paint(picture, caption).save(buffer, format="PNG", pnginfo=chunks, compress_level=1)
+    return buffer.getvalue()
+
+
+def encode_preview(picture: Picture, caption: str, done: float) -> bytes:
+    """A JPEG as a sampler shows it: blurred at first, clear in the end (`done` 0 to 1)."""
+    image = paint(picture, caption).convert("RGB")
+    grain = max(1, round(16 * (1 - done)))
+    small = image.resize((max(1, image.width // grain), max(1, image.height // grain)))
+    shown = ImageOps.contain(small, (PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    shown.save(buffer, format="JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def _landscape(rng: random.Random, size: tuple[int, int]) -> Image.Image:
+    image = _sky(rng, size)
+    image.putpalette(_palette(rng.random(), rng))
+    draw = ImageDraw.Draw(image)
+    _sun(draw, rng, size)
+    for index in range(_RANGES):
+        draw.polygon(_hills(rng, size, index), fill=_HILLS + index)
+    return image
+
+
+def _sky(rng: random.Random, size: tuple[int, int]) -> Image.Image:
+    """Palette indexes of the sky: a gradient from top to bottom, bent by soft clouds."""
+    clouds = Image.frombytes("L", (6, 5), rng.randbytes(30))
+    clouds = clouds.resize((64, 64), Image.Resampling.BICUBIC)
+    gradient = Image.linear_gradient("L").resize((64, 64), Image.Resampling.BILINEAR)
+    mixed = Image.blend(gradient, clouds, 0.28).resize(size, Image.Resampling.BILINEAR)
+    steps = [min(_SKY - 1, value * _SKY // 210 // 4 * 4) for value in range(256)]
+    indexes = mixed.point(steps)
+    return Image.frombytes("P", size, indexes.tobytes())
+
+
+def _palette(hue: float, rng: random.Random) -> list[int]:
+    accent = (hue + rng.choice((0.08, 0.12, 0.42, 0.5, 0.58))) % 1.0
+    colors: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * 256
+    for index in range(_SKY):
+        part = index / (_SKY - 1)
+        colors[index] = _between((hue, 0.62, 0.42), (accent, 0.38, 0.98), part)
+    colors[_SUN] = _hsv(accent, 0.16, 1.0)
+    colors[_GLOW] = _hsv(accent, 0.28, 0.99)
+    for index in range(_RANGES):
+        part = index / (_RANGES - 1)
+        colors[_HILLS + index] = _between((accent, 0.34, 0.74), (hue, 0.66, 0.16), part)
+    colors[_INK] = (0.05, 0.06, 0.09)
+    colors[_PAPER] = (0.97, 0.97, 0.95)
+    return [round(channel * 255) for color in colors for channel in color]
+
+
+def _hsv(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
+    return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+
+
+def _between(
+    first: tuple[float, float, float], last: tuple[float, float, float], part: float
+) -> tuple[float, float, float]:
+    """A colour between two given as HSV, mixed in RGB so that no rainbow lies between."""
+    mixed = zip(_hsv(*first), _hsv(*last), strict=True)
+    red, green, blue = (a + (b - a) * part for a, b in mixed)
+    return red, green, blue
+
+
+def _sun(draw: ImageDraw.ImageDraw, rng: random.Random, size: tuple[int, int]) -> None:
+    width, height = size
+    radius = min(size) * rng.uniform(0.07, 0.15)
+    x, y = width * rng.uniform(0.15, 0.85), height * rng.uniform(0.18, 0.5)
+    for color, scale in ((_GLOW, 1.25), (_SUN, 1.0)):
+        reach = radius * scale
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=color)
+
+
+def _hills(rng: random.Random, size: tuple[int, int], index: int) -> list[tuple[float, float]]:
+    """One range of hills: three waves over each other, lower and rougher in front."""
+    width, height = size
+    base = height * (0.52 + 0.1 * index)
+    waves = [
+        (rng.uniform(0.6, 1.6) * (k + 1), rng.uniform(0, math.tau), height * 0.075 / (k + 1))
+        for k in range(3)
+    ]
+    points = [(float(width), float(height)), (0.0, float(height))]
+    for column in range(65):
+        part = column / 64
+        rise = sum(math.sin(part * math.tau * f + phase) * reach for f, phase, reach in waves)
+        points.append((part * width, base - rise))
+    return points
+
+
+def _write_caption(image: Image.Image, title: str, caption: str) -> None:
+    side = min(image.size)
+    font = _font(max(9, side // 22))
+    draw = ImageDraw.Draw(image)
+    draw.fontmode = "1"  # a palette has no shades between ink and paper
+    text = f"{title}\n{caption}"
+    margin = side // 32
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
+    corner = (margin, image.height - margin - bottom)
+    box = (corner[0] + left, corner[1] + top, corner[0] + right, corner[1] + bottom)
+    draw.rectangle((box[0] - 6, box[1] - 5, box[2] + 6, box[3] + 5), fill=_INK)
+    draw.multiline_text(corner, text, fill=_PAPER, font=font)
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

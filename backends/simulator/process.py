@@ -1,0 +1,162 @@
+"""The listening side of one life: its HTTP server, its worker, and its sudden death."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from backends.simulator import (
+    http_control,
+    http_files,
+    http_info,
+    http_internal,
+    http_prompts,
+    http_socket,
+    middlewares,
+)
+from backends.simulator.config import MAX_UPLOAD_BYTES
+from backends.simulator.http_keys import LIFE
+from backends.simulator.life import Life
+from backends.simulator.worker import work
+
+logger = logging.getLogger(__name__)
+
+# A malformed request makes a route raise, on purpose; nobody wants to read of it.
+_silent = logging.getLogger(f"{__name__}.http")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
+
+_SHUTDOWN_SECONDS = 0.05
+
+
+class PortInUse(OSError):
+    """Another server listens on the port; the message says what to do."""
+
+
+class Process:
+    """A running server. `kill` ends it as SIGKILL would: at once, without a word to anybody."""
+
+    def __init__(
+        self, life: Life, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    ) -> None:
+        self.life = life
+        self._spawn = spawn
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self._worker: asyncio.Task[None]
+        self._burial = asyncio.Lock()
+        self._runner = web.AppRunner(
+            _application(life),
+            access_log=None,
+            logger=_silent,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+
+    async def start(self, port: int, on_crash: Callable[[], None]) -> int:
+        """Listen and work; returns the port. Raises PortInUse."""
+        await self._runner.setup()
+        bound = await self.listen(port)
+        self._worker = self.run_aside(work(self.life))
+        self.run_aside(self._publish(on_crash))
+        return bound
+
+    async def listen(self, port: int) -> int:
+        """Take connections (again). Raises PortInUse."""
+        host = self.life.config.host
+        server = self._runner.server
+        if server is None:  # the runner is being cleaned up
+            return port
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(server, host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise PortInUse(_in_use(host, port)) from error
+        bound: int = self._listener.sockets[0].getsockname()[1]
+        return bound
+
+    async def refuse(self, port: int, seconds: float) -> None:
+        """Refuse new connections for a while; those that stand go on."""
+        self.stop_listening()
+        await asyncio.sleep(seconds)
+        await self.listen(port)
+
+    def stop_listening(self) -> None:
+        """Close the listening socket."""
+        if self._listener is not None:
+            self._listener.close()
+
+    async def _publish(self, on_crash: Callable[[], None]) -> None:
+        try:
+            await self.life.hub.publish()
+        except TypeError:
+            logger.warning("%s: the process died of a client_id", self.life.config.name)
+            on_crash()
+
+    def run_aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something until it's done or this process dies."""
+        task = self._spawn(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def kill_worker(self) -> None:
+        """End the worker; what it runs stays in queue_running for ever."""
+        self.life.worker_alive = False
+        self._worker.cancel()
+
+    def kill(self) -> None:
+        """Cut every connection, stop all work, listen no more."""
+        self.life.ended = True
+        self.life.worker_alive = False
+        self.stop_listening()
+        for connection in self._runner.server.connections if self._runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+
+    async def bury(self) -> None:
+        """Wait until nothing of it is left."""
+        async with self._burial:  # the runner can't be cleaned up twice at once
+            await self._runner.cleanup()
+
+
+def _in_use(host: str, port: int) -> str:
+    return (
+        f"Port {port} on {host} is in use. Stop the server that listens there (perhaps a real "
+        f"ComfyUI), or choose another port with --port (0 picks a free one)."
+    )
+
+
+def _application(life: Life) -> web.Application:
+    """All routes, bare and under /api, and ComfyUI's 404 for the rest."""
+    app = web.Application(
+        client_max_size=MAX_UPLOAD_BYTES,
+        middlewares=[middlewares.plain_errors, middlewares.check_origin, middlewares.misbehave],
+    )
+    app[LIFE] = life
+    for module in (http_prompts, http_files, http_info, http_socket):
+        app.add_routes(_under_api(module.routes))
+        app.add_routes(module.routes)
+    app.add_routes(http_control.routes)
+    app.add_routes(http_internal.routes)
+    web_root = Path(life.folders.root, "web")
+    web_root.mkdir(exist_ok=True)
+    app.add_routes([web.static("/", web_root)])
+    return app
+
+
+def _under_api(routes: web.RouteTableDef) -> list[web.RouteDef]:
+    return [
+        web.RouteDef(route.method, f"/api{route.path}", route.handler, route.kwargs)
+        for route in routes
+        if isinstance(route, web.RouteDef)
+    ]

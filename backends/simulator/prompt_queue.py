@@ -1,0 +1,109 @@
+"""The queue of prompts and the history of those that ran, as ComfyUI keeps them: in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from backends.simulator.witness import Witness
+
+Item = tuple[Any, str, Any, Any, list[str]]  # number, prompt_id, prompt, extra_data, outputs
+HistoryEntry = dict[str, Any]
+
+MAX_HISTORY = 10_000
+_SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
+
+
+class LenientItem(tuple[Any, ...]):
+    """An item that ComfyUI would have refused: it's run without looking at its links."""
+
+    __slots__ = ()
+
+
+class PromptQueue:
+    """A heap of waiting prompts, the running one, and what became of the others.
+
+    The heap compares whole items, so two with equal number and prompt_id make it compare dicts:
+    `put` and `get` raise TypeError then, as ComfyUI's do (PROTOCOL trap 1a).
+    """
+
+    def __init__(self, witness: Witness, on_change: Callable[[], None]) -> None:
+        self.pending: list[Item] = []
+        self.running: dict[int, Item] = {}
+        self.history: dict[str, HistoryEntry] = {}
+        self.wake = asyncio.Event()
+        self._witness = witness
+        self._on_change = on_change  # tells all sockets the new depth
+        self._tasks = 0
+
+    def depth(self) -> int:
+        """How many are pending or running."""
+        return len(self.pending) + len(self.running)
+
+    def put(self, item: Item) -> None:
+        """Queue an item. Raises TypeError although it's queued; see the class."""
+        heapq.heappush(self.pending, item)
+        self._on_change()
+        self.wake.set()
+
+    def get(self) -> tuple[int, Item]:
+        """Take the item with the lowest number and call it running. Raises TypeError; IndexError."""
+        item = heapq.heappop(self.pending)
+        task, self._tasks = self._tasks, self._tasks + 1
+        self.running[task] = item
+        self._on_change()
+        return task, item
+
+    def finish(self, task: int, entry: HistoryEntry | None) -> None:
+        """End a running item; None writes no history."""
+        self.running.pop(task)
+        if entry is not None:
+            self.remember(entry)
+        self._on_change()
+
+    def remember(self, entry: HistoryEntry) -> None:
+        """Write a history entry; the oldest goes if there are too many."""
+        number, prompt_id, prompt, extra_data, outputs = entry["prompt"]
+        if isinstance(extra_data, dict):
+            extra_data = {k: v for k, v in extra_data.items() if k not in _SECRETS}
+        if len(self.history) > MAX_HISTORY:
+            self.history.pop(next(iter(self.history)))
+        kept = [number, prompt_id, prompt, extra_data, outputs]
+        self.history[prompt_id] = entry | {"prompt": kept}
+
+    def is_running(self, prompt_id: Any) -> bool:
+        """Whether a prompt of that id is running."""
+        return any(item[1] == prompt_id for item in self.running.values())
+
+    def clear(self) -> None:
+        """Drop all that are pending; their owners hear nothing of it."""
+        for item in self.pending:
+            self._tell_deleted(item)
+        self.pending = []
+        self._on_change()
+
+    def delete(self, prompt_id: Any) -> None:
+        """Drop the first pending one of that id; the last one left is dropped by clearing."""
+        for index, item in enumerate(self.pending):
+            if item[1] != prompt_id:
+                continue
+            if len(self.pending) == 1:
+                self.clear()
+            else:
+                self._tell_deleted(self.pending.pop(index))
+                heapq.heapify(self.pending)
+            self._on_change()
+            return
+
+    def _tell_deleted(self, item: Item) -> None:
+        client_id = item[3].get("client_id") if isinstance(item[3], dict) else None
+        self._witness.write("deleted", prompt_id=item[1], client_id=client_id)
+
+    def recent(self, max_items: int | None, offset: int) -> dict[str, HistoryEntry]:
+        """History entries, oldest first: the last `max_items`, or that many from `offset`."""
+        if offset < 0 and max_items is not None:
+            offset = len(self.history) - max_items
+        found = list(self.history.items())[max(0, offset) :]
+        return dict(found if max_items is None else found[: max(max_items, 1)])

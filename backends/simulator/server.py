@@ -1,0 +1,265 @@
+"""The simulated ComfyUI, for tests and commands: `async with Simulator(name="gpu-1") as sim:`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+from collections.abc import Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from backends.simulator.actions import carry_out
+from backends.simulator.catalog import Catalog
+from backends.simulator.config import Config
+from backends.simulator.faults import Fault, Faults, parse_fault
+from backends.simulator.folders import Folders
+from backends.simulator.life import Life
+from backends.simulator.process import PortInUse, Process
+from backends.simulator.witness import Entry, Witness
+
+_PORT_PATIENCE = 10.0  # seconds a restarted server waits for its port
+
+Work = Coroutine[Any, Any, None]
+
+logger = logging.getLogger(__name__)
+
+
+class Simulator:
+    """One simulated ComfyUI in the running loop; it can die and come back under its address.
+
+    Settings are `Config`'s fields. All methods are for the loop it runs in; from other threads
+    use `SimulatorThread`.
+    """
+
+    def __init__(
+        self, config: Config | None = None, *, faults: Iterable[str] = (), **settings: Any
+    ) -> None:
+        self.config = replace(config or Config(), **settings)
+        self.witness = Witness(self.config.name, self.config.witness)
+        self.faults = Faults(self._note_fault)
+        self._stack = contextlib.AsyncExitStack()
+        self._group: asyncio.TaskGroup | None = None
+        self._process: Process | None = None
+        self._lives = 0
+        self._closing = False
+        self._returns: set[asyncio.Task[None]] = set()
+        for text in faults:
+            name, options = parse_fault(text)
+            self.faults.order(name, **options)
+
+    async def __aenter__(self) -> Self:
+        """Start listening. Raises PortInUse."""
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._process_now().run_aside(self.life.moment("now"))
+        return self
+
+    async def _open(self) -> None:
+        """Take what is needed, each thing with its giving back."""
+        stack = self._stack
+        stack.callback(self.witness.close)
+        self._folders = Folders(self._root(stack))
+        self._catalog = Catalog(self._folders, self.config.checkpoints)
+        self._painters = stack.enter_context(ThreadPoolExecutor(1, "painter"))
+        self._group = await stack.enter_async_context(asyncio.TaskGroup())
+        await self._start()
+        stack.push_async_callback(self._stop)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Die as a killed process does, and clean up."""
+        await self._stack.aclose()
+
+    def _root(self, stack: contextlib.AsyncExitStack) -> Path:
+        if self.config.output_dir is not None:
+            return self.config.output_dir
+        folder = tempfile.TemporaryDirectory(prefix="simulator-", ignore_cleanup_errors=True)
+        return Path(stack.enter_context(folder))
+
+    # what a test looks at
+
+    @property
+    def name(self) -> str:
+        """Its name, as drawn into pictures."""
+        return self.config.name
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, the same after a restart."""
+        return self.config.port
+
+    @property
+    def url(self) -> str:
+        """Its base address, without a slash at the end."""
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"http://{host}:{self.config.port}"
+
+    @property
+    def life(self) -> Life:
+        """The present process's memory: its queue, history, sockets."""
+        return self._process_now().life
+
+    @property
+    def output_folder(self) -> Path:
+        """Where saved pictures are."""
+        return Path(self._folders.of("output"))
+
+    @property
+    def prompts(self) -> list[Entry]:
+        """The witness's `accepted` entries, oldest first."""
+        return [entry for entry in self.witness.entries if entry["kind"] == "accepted"]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it listens (it may be down on order)."""
+        return self._process is not None and not self._process.life.ended
+
+    async def wait_for(
+        self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
+    ) -> Entry:
+        """Wait for a witness entry; see `Witness.wait_for`."""
+        return await self.witness.wait_for(kind, timeout=timeout, since=since, **match)
+
+    # what a test does to it
+
+    def fault(self, name: str, **options: Any) -> Fault:
+        """Order a fault (see `faults.KINDS`); an action with `at=now` happens before this returns.
+
+        Raises FaultError.
+        """
+        fault = self.faults.order(name, **options)
+        if fault.options.get("at") == "now":
+            for due in self.faults.take_actions("now"):
+                self._act(due)
+        return fault
+
+    def clear_faults(self, name: str | None = None) -> None:
+        """Withdraw all orders, or those of one name; a stuck sampler goes on."""
+        self.faults.clear(name)
+
+    def emit(self, event: str, data: Any, client_id: str | None = None) -> None:
+        """Send a JSON frame of your own, to one client or to all."""
+        self.life.hub.send(event, data, client_id)
+
+    def emit_raw(self, frame: str | bytes, client_id: str | None = None) -> None:
+        """Send any frame, text or binary."""
+        self.life.hub.send_frame(frame, client_id)
+
+    async def restart(self, down_s: float = 0.0) -> None:
+        """Die, stay down, come back under the same address with everything forgotten."""
+        self._die("restarted", down=down_s)
+        await self._come_back(down_s)
+
+    def crash(self) -> None:
+        """Die and stay down until `restart`."""
+        self._die("crashed")
+
+    # lives
+
+    def _process_now(self) -> Process:
+        if self._process is None:
+            raise RuntimeError("The simulator isn't started: use it as `async with`.")
+        return self._process
+
+    async def _start(self) -> None:
+        self._folders.wipe_temp()
+        life = Life(
+            config=self.config,
+            folders=self._folders,
+            catalog=self._catalog,
+            faults=self.faults,
+            witness=self.witness,
+            act=self._act,
+            spawn=lambda work: _drop(process.run_aside(work)),
+            painters=self._painters,
+        )
+        process = Process(life, self._spawn)
+        try:
+            port = await process.start(self.config.port, self.crash)
+        except OSError:
+            process.kill()
+            await process.bury()
+            raise
+        self.config = life.config = replace(self.config, port=port)
+        self._process = process
+        self._lives += 1
+
+    async def _stop(self) -> None:
+        self._closing = True  # one that is down comes back no more
+        for task in self._returns:
+            task.cancel()
+        if self.is_up:
+            self._die("stopped")
+        await self._process_now().bury()
+
+    def _die(self, kind: str, **facts: Any) -> None:
+        """End the present process and tell the witness what is lost with it."""
+        process = self._process_now()
+        if process.life.ended:
+            return
+        process.kill()
+        queue = process.life.queue
+        for item in [*queue.running.values(), *queue.pending]:
+            client_id = item[3].get("client_id") if isinstance(item[3], dict) else None
+            self.witness.write("lost", prompt_id=item[1], client_id=client_id)
+        self.witness.write(kind, life=self._lives, **facts)
+
+    async def _come_back(self, down_s: float) -> None:
+        await self._process_now().bury()
+        await asyncio.sleep(down_s)
+        async with asyncio.timeout(_PORT_PATIENCE):
+            while not self._closing:
+                # While it was down, somebody's outgoing connection may have got the port.
+                with contextlib.suppress(PortInUse):
+                    await self._start()
+                    return
+                await asyncio.sleep(0.05)
+
+    def _spawn(self, work: Work) -> asyncio.Task[None]:
+        if self._group is None:
+            raise RuntimeError("The simulator isn't started: use it as `async with`.")
+        task = self._group.create_task(_guarded(work))
+        # A life can end before its tasks have begun: their work is closed, not forgotten.
+        task.add_done_callback(lambda _: work.close())
+        return task
+
+    def _act(self, fault: Fault) -> None:
+        """Carry out an action, with those about the process itself done here."""
+        if not self.is_up:
+            return
+        if fault.name == "crash":
+            self.crash()
+        elif fault.name == "restart":
+            self._die("restarted", down=fault["down"])
+            task = self._spawn(self._come_back(fault["down"]))
+            self._returns.add(task)
+            task.add_done_callback(self._returns.discard)
+        elif fault.name == "refuse_connections":
+            process = self._process_now()
+            process.run_aside(process.refuse(self.port, fault["seconds"]))
+        elif fault.name == "worker_dead":
+            self._process_now().kill_worker()
+        else:
+            carry_out(self.life, fault)
+
+    def _note_fault(self, fault: Fault, facts: Mapping[str, Any]) -> None:
+        told = {key: facts[key] for key in ("prompt_id", "path", "method") if facts.get(key)}
+        self.witness.write("fault", name=fault.name, **told)
+
+
+def _drop(_task: asyncio.Task[None]) -> None:
+    """Nobody waits for it; its process keeps it."""
+
+
+async def _guarded(work: Work) -> None:
+    """Await something; its failure is logged and harms nobody else."""
+    try:
+        await work
+    except Exception:
+        logger.exception("A part of the simulator failed")

@@ -1,0 +1,270 @@
+"""Checks a prompt as ComfyUI does before it is queued, with its error bodies (PROTOCOL 1).
+
+Two things follow from ComfyUI's order and are kept: values are converted in place (queue and
+history show the converted ones), and only what leads to an output is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.simulator.catalog import Catalog, Input
+from backends.simulator.folders import Folders
+
+Prompt = Any  # what a client sent: hopefully {id: {"class_type", "inputs"}}
+Problem = dict[str, Any]
+
+_CONVERTERS: dict[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+_LONG_LIST = 20  # choices; longer lists aren't repeated in an error
+_FILE_NODES = frozenset({"LoadImage", "LoadImageMask", "LoadImageOutput"})
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of a prompt: outputs to run, or `error`; `node_errors` in both cases."""
+
+    outputs: list[str] = field(default_factory=list)
+    error: dict[str, Any] | None = None
+    node_errors: dict[str, Any] = field(default_factory=dict)
+
+
+def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders) -> Verdict:
+    """Check a prompt. Raises whatever a malformed one makes Python raise: ComfyUI's 500.
+
+    `targets` is `partial_execution_targets`: ids of the outputs to run, or None for all.
+    """
+    outputs: list[str] = []
+    for node_id in prompt:
+        if "class_type" not in prompt[node_id]:
+            return _refused(
+                "Cannot execute because a node is missing the class_type property.", node_id
+            )
+        class_type = prompt[node_id]["class_type"]
+        if class_type not in catalog:
+            return _refused(f"Cannot execute because node {class_type} does not exist.", node_id)
+        if catalog.is_output(class_type) and (targets is None or node_id in targets):
+            outputs.append(node_id)
+    if not outputs:
+        return Verdict(error=_error("prompt_no_outputs", "Prompt has no outputs", ""))
+    return _Check(prompt, catalog, folders).run(outputs)
+
+
+class _Check:
+    """One walk from the outputs to their roots."""
+
+    def __init__(self, prompt: Prompt, catalog: Catalog, folders: Folders) -> None:
+        self._prompt = prompt
+        self._catalog = catalog
+        self._folders = folders
+        self._checked: dict[str, tuple[bool, list[Problem]]] = {}
+        self._walking: set[str] = set()
+
+    def run(self, outputs: list[str]) -> Verdict:
+        good: list[str] = []
+        problems: list[Problem] = []
+        node_errors: dict[str, Any] = {}
+        for node_id in outputs:
+            valid, reasons = self._output(node_id)
+            if valid:
+                good.append(node_id)
+                continue
+            problems += reasons
+            self._collect(node_id, node_errors)
+        if good:
+            return Verdict(outputs=good, node_errors=node_errors)
+        details = "\n".join(f"{p['message']}: {p['details']}" for p in problems)
+        error = _error(
+            "prompt_outputs_failed_validation", "Prompt outputs failed validation", details
+        )
+        return Verdict(error=error, node_errors=node_errors)
+
+    def _output(self, node_id: str) -> tuple[bool, list[Problem]]:
+        try:
+            return self._node(node_id)
+        except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
+            reason = _problem(
+                "exception_during_validation",
+                "Exception when validating node",
+                str(error),
+                {"exception_type": _type_name(error), "traceback": _trace("validate_prompt")},
+            )
+            self._checked[node_id] = (False, [reason])
+            self._walking.discard(node_id)
+            return self._checked[node_id]
+
+    def _collect(self, output: str, node_errors: dict[str, Any]) -> None:
+        """List every node found invalid so far under the output that needs it."""
+        for node_id, (valid, reasons) in self._checked.items():
+            if valid or not reasons:
+                continue
+            class_type = self._prompt[node_id]["class_type"]
+            fresh = {"errors": reasons, "dependent_outputs": [], "class_type": class_type}
+            node_errors.setdefault(node_id, fresh)["dependent_outputs"].append(output)
+
+    def _node(self, node_id: str) -> tuple[bool, list[Problem]]:
+        if node_id in self._checked:
+            return self._checked[node_id]
+        inputs = self._prompt[node_id]["inputs"]
+        class_type = self._prompt[node_id]["class_type"]
+        self._walking.add(node_id)
+        problems: list[Problem] = []
+        valid = True
+        for name, declared in self._catalog.inputs(class_type).items():
+            if name not in inputs:
+                if declared.category == "required":
+                    problems.append(_missing(name))
+                continue
+            if isinstance(inputs[name], list):
+                valid &= self._link(inputs, name, declared, problems)
+            else:
+                self._value(inputs, name, declared, class_type, problems)
+        problems += self._custom(class_type, inputs)
+        self._walking.discard(node_id)
+        self._checked[node_id] = (valid and not problems, problems)
+        return self._checked[node_id]
+
+    def _link(
+        self, inputs: dict[str, Any], name: str, declared: Input, problems: list[Problem]
+    ) -> bool:
+        """Check a link and what it leads to; False if something upstream is invalid."""
+        link = inputs[name]
+        config = [declared.type, declared.options]
+        if len(link) != 2:
+            message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+            info = {"input_name": name, "input_config": config, "received_value": link}
+            problems.append(_problem("bad_linked_input", message, name, info))
+            return True
+        source, slot = link
+        received = tuple(self._catalog.returns(self._prompt[source]["class_type"]))[slot]
+        if not _fits(received, declared.type):
+            problems.append(_mismatch(name, config, received, declared.type, link))
+            return True
+        return self._upstream(source, name, config, link)
+
+    def _upstream(self, source: str, name: str, config: list[Any], link: Any) -> bool:
+        if source in self._walking:
+            return False  # a cycle: ComfyUI runs out of stack here and names no node
+        try:
+            return self._node(source)[0]
+        except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
+            info = {"input_name": name, "input_config": config, "exception_message": str(error)}
+            info |= {"exception_type": _type_name(error), "traceback": _trace("validate_inputs")}
+            reason = _problem(
+                "exception_during_inner_validation",
+                "Exception when validating inner node",
+                str(error),
+                info | {"linked_node": link},
+            )
+            self._checked[source] = (False, [reason])
+            self._walking.discard(source)
+            return False
+
+    def _value(
+        self,
+        inputs: dict[str, Any],
+        name: str,
+        declared: Input,
+        class_type: str,
+        problems: list[Problem],
+    ) -> None:
+        """Convert a constant in place and check it."""
+        value = inputs[name]
+        config = [declared.type, declared.options]
+        try:
+            if isinstance(value, dict) and "__value__" in value:
+                value = inputs[name] = value["__value__"]
+            if isinstance(declared.type, str) and declared.type in _CONVERTERS:
+                value = inputs[name] = _CONVERTERS[declared.type](value)
+        except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
+            message = f"Failed to convert an input value to a {declared.type} value"
+            info = {"input_name": name, "input_config": config, "received_value": value}
+            info["exception_message"] = str(error)
+            details = f"{name}, {value}, {error}"
+            problems.append(_problem("invalid_input_type", message, details, info))
+            return
+        if class_type in _FILE_NODES and name == "image":
+            return  # its own check looks at the folder
+        if problem := _out_of_range(name, value, declared, config):
+            problems.append(problem)
+
+    def _custom(self, class_type: str, inputs: dict[str, Any]) -> list[Problem]:
+        """LoadImage looks whether its file is there."""
+        value = inputs.get("image")
+        if class_type not in _FILE_NODES or not isinstance(value, str):
+            return []
+        if self._folders.loadable(value) is not None:
+            return []
+        details = f"image - Invalid image file: {value}"
+        message = "Custom validation failed for node"
+        return [_problem("custom_validation_failed", message, details, {"input_name": "image"})]
+
+
+def _out_of_range(name: str, value: Any, declared: Input, config: list[Any]) -> Problem | None:
+    info = {"input_name": name, "input_config": config, "received_value": value}
+    low, high = declared.options.get("min"), declared.options.get("max")
+    if low is not None and value < low:
+        message = f"Value {value} smaller than min of {low}"
+        return _problem("value_smaller_than_min", message, name, info)
+    if high is not None and value > high:
+        message = f"Value {value} bigger than max of {high}"
+        return _problem("value_bigger_than_max", message, name, info)
+    if not isinstance(declared.type, list) or value in declared.type:
+        return None
+    shown = str(declared.type)
+    if len(declared.type) > _LONG_LIST:
+        shown = f"(list of length {len(declared.type)})"
+        info["input_config"] = None
+    details = f"{name}: '{value}' not in {shown}"
+    return _problem("value_not_in_list", "Value not in list", details, info)
+
+
+def _fits(received: Any, wanted: Any) -> bool:
+    """Whether a slot's type may go into an input: equal, "*", or one of "A,B" in common."""
+    if received == wanted or "*" in (received, wanted):
+        return True
+    if not isinstance(received, str) or not isinstance(wanted, str):
+        return False
+    return bool({t.strip() for t in received.split(",")} & {t.strip() for t in wanted.split(",")})
+
+
+def _missing(name: str) -> Problem:
+    return _problem(
+        "required_input_missing", "Required input is missing", name, {"input_name": name}
+    )
+
+
+def _mismatch(name: str, config: list[Any], received: Any, wanted: Any, link: Any) -> Problem:
+    details = f"{name}, received_type({received}) mismatch input_type({wanted})"
+    info = {"input_name": name, "input_config": config, "received_type": received}
+    message = "Return type mismatch between linked nodes"
+    return _problem("return_type_mismatch", message, details, info | {"linked_node": link})
+
+
+def _refused(message: str, node_id: Any) -> Verdict:
+    return Verdict(error=_error("invalid_prompt", message, f"Node ID '#{node_id}'"))
+
+
+def _error(kind: str, message: str, details: str) -> dict[str, Any]:
+    return {"type": kind, "message": message, "details": details, "extra_info": {}}
+
+
+def _problem(kind: str, message: str, details: str, info: dict[str, Any]) -> Problem:
+    return {"type": kind, "message": message, "details": details, "extra_info": info}
+
+
+def _type_name(error: Exception) -> str:
+    return type(error).__qualname__
+
+
+def _trace(function: str) -> list[str]:
+    """A traceback in ComfyUI's form; it names no file of the machine it runs on."""
+    return [f'  File "/opt/ComfyUI/execution.py", line 1, in {function}\n']
+
+
+def no_prompt() -> dict[str, Any]:
+    """The body for a request without the key `prompt`."""
+    return {
+        "error": _error("no_prompt", "No prompt provided", "No prompt provided"),
+        "node_errors": {},
+    }

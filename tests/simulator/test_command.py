@@ -1,0 +1,140 @@
+"""The command: prints where it listens, says what is wrong, ends at once when told."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from backends.simulator import SimulatorThread, read_witness
+from backends.simulator.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = [sys.executable, "-m", "backends.simulator"]
+MANAGE = [sys.executable, "manage.py", "simulate"]
+
+
+@contextmanager
+def started(*arguments: str, command: list[str] = MODULE) -> Iterator[subprocess.Popen[str]]:
+    """A running command; it's killed in the end if it still runs."""
+    process = subprocess.Popen(
+        [*command, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def announced(process: subprocess.Popen[str]) -> list[str]:
+    """The addresses of its JSON line."""
+    assert process.stdout is not None
+    urls: list[str] = json.loads(process.stdout.readline())["urls"]
+    return urls
+
+
+def post(url: str, body: object) -> None:
+    """POST /prompt."""
+    httpx.post(f"{url}/prompt", json=body, timeout=10, trust_env=False).raise_for_status()
+
+
+LONG = {
+    "1": {
+        "class_type": "TestSampler",
+        "inputs": {"seed": 1, "steps": 9, "cfg": 7, "sampler_name": "e", "delay": 60},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+
+
+@pytest.mark.parametrize("command", [MODULE, MANAGE], ids=["module", "manage.py"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_three_servers_listen_and_end_within_a_second(
+    command: list[str], number: signal.Signals
+) -> None:
+    with started("--port", "0", "--count", "3", "--json", command=command) as process:
+        urls = announced(process)
+        assert len(set(urls)) == 3
+        for url in urls:
+            post(url, {"prompt": LONG})
+        start = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=10) == 0
+        assert time.monotonic() - start < 1.0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_each_server_has_a_line_with_its_name() -> None:
+    with started("--port", "0", "--count", "2", "--name", "rig") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0].startswith("rig-1: simulated ComfyUI at http://127.0.0.1:")
+    assert lines[1].startswith("rig-2: ")
+
+
+def test_further_servers_take_the_next_ports() -> None:
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with started("--port", str(port), "--count", "2", "--json") as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+        if line:
+            break
+    assert json.loads(line)["urls"] == [f"http://127.0.0.1:{port + n}" for n in range(2)]
+
+
+def test_killed_server_leaves_a_witness_and_the_next_one_tells_the_loss(tmp_path: Path) -> None:
+    path = tmp_path / "witness.jsonl"
+    arguments = ("--port", "0", "--json", "--witness", str(path))
+    with started(*arguments) as process:
+        post(announced(process)[0], {"prompt": LONG, "prompt_id": "mine"})
+        assert next(e["kind"] for e in read_witness(path)) == "accepted"
+        process.kill()
+        process.wait()
+    with started(*arguments) as process:
+        announced(process)
+        lost = [e["prompt_id"] for e in read_witness(path) if e["kind"] == "lost"]
+    assert lost == ["mine"]
+
+
+def test_port_in_use_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    with SimulatorThread() as taken:
+        assert main(["--port", str(taken[0].port)]) == 1
+    assert "is in use. Stop the server that listens there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "65536"], "'65536' is no whole number from 0 to 65535"),
+        (["--count", "0"], "'0' is no whole number from 1"),
+        (["--seconds", "-1"], "'-1' is no number from 0 up"),
+        (["--seconds", "nan"], "'nan' is no number from 0 up"),
+        (["--fault", "flood"], "There is no fault 'flood'. Known:"),
+        (["--fault", "slow:seconds=x"], "seconds='x' is no float"),
+    ],
+)
+def test_wrong_arguments_are_said_plainly(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""Pictures: real, different per seed, labelled, and cheap."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from backends.simulator.pictures import encode_png, encode_preview, paint
+from backends.simulator.values import MAX_SIDE, Batch, Latent, Picture
+
+
+def test_hundred_seeds_give_hundred_pictures() -> None:
+    pictures = {encode_png(Picture(seed=seed), "gpu-1") for seed in range(100)}
+    assert len(pictures) == 100
+
+
+def test_same_seed_gives_same_picture() -> None:
+    assert encode_png(Picture(seed=7), "gpu-1") == encode_png(Picture(seed=7), "gpu-1")
+
+
+def test_other_text_of_the_workflow_gives_another_picture() -> None:
+    assert encode_png(Picture(theme=1), "gpu-1") != encode_png(Picture(theme=2), "gpu-1")
+
+
+def test_backend_name_is_drawn_in() -> None:
+    first, second = paint(Picture(), "gpu-1"), paint(Picture(), "gpu-2")
+    assert first.tobytes() != second.tobytes()
+    assert first.crop((0, 0, 512, 400)).tobytes() == second.crop((0, 0, 512, 400)).tobytes()
+
+
+def test_pictures_of_a_batch_differ_and_are_no_other_seeds_pictures() -> None:
+    first = [encode_png(p, "") for p in Latent(batch_size=3, seed=1).pictures()]
+    second = [encode_png(p, "") for p in Latent(batch_size=3, seed=2).pictures()]
+    assert len(set(first + second)) == 6
+
+
+def test_png_carries_comfyuis_chunks() -> None:
+    prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
+    data = encode_png(Picture(), "gpu-1", prompt, {"workflow": {"x": 1}})
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
+        assert json.loads(image.info["prompt"]) == prompt
+        assert json.loads(image.info["workflow"]) == {"x": 1}
+
+
+def test_sizes_are_respected_within_reason() -> None:
+    assert paint(Picture().sized(640, 360), "").size == (640, 360)
+    assert Picture().sized(100_000, 1).shape == (8, MAX_SIDE, 3)
+    assert paint(Picture().sized(1, 1), "gpu-1").size == (8, 8)
+
+
+def test_plain_picture_has_its_color() -> None:
+    assert paint(Picture(color=0x102030), "").getpixel((0, 0)) == (0x10, 0x20, 0x30)
+
+
+def test_loaded_file_keeps_its_pixels(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "in.png")
+    picture = Picture(width=8, height=8, file=tmp_path / "in.png")
+    assert paint(picture, "").getpixel((3, 3)) == (9, 8, 7)
+
+
+def test_preview_is_a_jpeg_of_at_most_512_pixels() -> None:
+    with Image.open(io.BytesIO(encode_preview(Picture().sized(1024, 512), "", 0.5))) as image:
+        assert image.format == "JPEG"
+        assert image.size == (512, 256)
+
+
+def test_small_preview_is_scaled_up() -> None:
+    with Image.open(io.BytesIO(encode_preview(Picture().sized(64, 64), "", 1.0))) as image:
+        assert image.size == (512, 512)
+
+
+def test_picture_of_512_pixels_costs_less_than_60_ms() -> None:
+    encode_png(Picture(seed=0), "gpu-1")
+    costs = []
+    for seed in range(10):
+        start = time.process_time()
+        encode_png(Picture(seed=seed), "gpu-1")
+        costs.append(time.process_time() - start)
+    assert sorted(costs)[5] < 0.06
+
+
+def test_tensor_is_shown_with_its_size() -> None:
+    assert str(Batch([Picture(), Picture()])) == "tensor(..., size=(2, 512, 512, 3))"

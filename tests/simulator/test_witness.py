@@ -1,0 +1,96 @@
+"""The witness: complete, outliving, and waited for without sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from backends.simulator.witness import Witness, marks, read_witness, unfinished
+
+
+def test_entries_are_on_disk_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "witness.jsonl"
+    witness = Witness("gpu-1", path)
+    witness.write("accepted", prompt_id="p")
+    assert read_witness(path)[0]["prompt_id"] == "p"
+    assert read_witness(path)[0]["backend"] == "gpu-1"
+    witness.close()
+
+
+def test_two_servers_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "witness.jsonl"
+    first, second = Witness("gpu-1", path), Witness("gpu-2", path)
+    for number in range(20):
+        first.write("accepted", prompt_id=f"a{number}")
+        second.write("accepted", prompt_id=f"b{number}")
+    first.close()
+    second.close()
+    assert len(read_witness(path)) == 40
+
+
+def test_next_start_tells_what_a_killed_server_lost(tmp_path: Path) -> None:
+    path = tmp_path / "witness.jsonl"
+    killed = Witness("gpu-1", path)
+    for prompt_id in ("done", "running", "pending"):
+        killed.write("accepted", prompt_id=prompt_id, client_id="c")
+    killed.started("done")
+    killed.write("ended", prompt_id="done", outcome="success")
+    killed.started("running")
+
+    again = Witness("gpu-1", path)
+
+    lost = [entry["prompt_id"] for entry in again.entries if entry["kind"] == "lost"]
+    assert lost == ["running", "pending"]
+    again.started("running")
+    assert again.entries[-1]["execution"] == 2
+    killed.close()
+    again.close()
+
+
+def test_next_start_leaves_another_servers_prompts_alone(tmp_path: Path) -> None:
+    path = tmp_path / "witness.jsonl"
+    first = Witness("gpu-1", path)
+    first.write("accepted", prompt_id="p")
+    second = Witness("gpu-2", path)
+    assert second.entries == []
+    first.close()
+    second.close()
+
+
+def test_line_cut_off_by_a_full_disk_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "witness.jsonl"
+    path.write_text('{"kind": "accepted", "prompt_id": "p"}\n{"kind": "acce')
+    assert [entry["prompt_id"] for entry in read_witness(path)] == ["p"]
+
+
+def test_same_prompt_id_twice_is_unfinished_until_both_ended() -> None:
+    accepted = {"kind": "accepted", "prompt_id": "p"}
+    ended = {"kind": "ended", "prompt_id": "p"}
+    assert len(unfinished([accepted, accepted, ended])) == 1
+    assert unfinished([accepted, ended, accepted, ended]) == []
+
+
+def test_marks_keep_what_identifies_and_drop_the_workflow() -> None:
+    assert marks({"job": "j", "extra_pnginfo": {"workflow": {}}}) == {"job": "j"}
+    assert marks({"job": "x" * 10_000}).keys() == {"truncated"}
+
+
+async def test_wait_for_finds_an_entry_written_before_and_one_written_later() -> None:
+    witness = Witness("gpu-1")
+    witness.write("started", prompt_id="a")
+    assert (await witness.wait_for("started", prompt_id="a"))["prompt_id"] == "a"
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(witness.wait_for("ended", prompt_id="a", outcome="success"))
+        await asyncio.sleep(0)
+        witness.write("ended", prompt_id="b", outcome="success")
+        witness.write("ended", prompt_id="a", outcome="success")
+    assert waiting.result()["prompt_id"] == "a"
+
+
+async def test_wait_for_says_what_it_saw_instead() -> None:
+    witness = Witness("gpu-1")
+    witness.write("started", prompt_id="a")
+    with pytest.raises(TimeoutError, match=r"no 'ended' .*last seen: \[\('started', 'a'\)\]"):
+        await witness.wait_for("ended", timeout=0.01)
