@@ -45,6 +45,12 @@ class BackendExists(Exception):
         self.backend_id = backend_id
 
 
+def _now() -> dt.datetime:
+    """Return the time in whole milliseconds, as clients are told it."""
+    moment = timezone.now()
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
 # --- said by people -------------------------------------------------------------------------------
 
 
@@ -84,7 +90,7 @@ def backend_create(
         tags=_without_repeats(tags),
         enabled=enabled,
         headers=_headers(headers, address),
-        status_since=timezone.now(),
+        status_since=_now(),
     )
     try:
         with transaction.atomic():
@@ -216,7 +222,7 @@ def _said(
     if tags is not None:
         changes["tags"] = _without_repeats(tags)
     if enabled is not None and enabled != row.enabled:
-        changes |= {"enabled": enabled, "status_since": timezone.now()}
+        changes |= {"enabled": enabled, "status_since": _now()}
     return changes
 
 
@@ -226,14 +232,17 @@ def _addressed(row: Backend, url: str | None, headers: Mapping[str, str] | None)
         return {"url": address.url, "headers": _headers(headers, address), **_unobserved()}
     if headers is not None:
         return {"headers": _headers(headers, address)}
-    return {} if address.authorization is None else {"headers": _headers(row.headers, address)}
+    if address.authorization is None:
+        return {}
+    kept = {name: v for name, v in row.headers.items() if name.lower() != "authorization"}
+    return {"headers": _headers(kept, address)}
 
 
 def _unobserved() -> dict[str, Any]:
     return {
         "reachability": Reachability.UNKNOWN.value,
         "status_reason": "",
-        "status_since": timezone.now(),
+        "status_since": _now(),
         "last_seen_at": None,
         "unreachable_since": None,
         "queue_running": 0,
@@ -278,7 +287,7 @@ def backend_observed(
     Returns:
         Whether there was such a backend.
     """
-    moment = seen_at or timezone.now()
+    moment = seen_at or _now()
     changes: dict[str, Any] = _reachability(reachable, moment, queue_running, queue_pending)
     changes["status_reason"] = reason[:_MAX_REASON]
     if reachable if heard is None else heard:

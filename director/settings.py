@@ -289,6 +289,10 @@ LOGGING = {
         "director": {"level": DIRECTOR_LOG_LEVEL},
         "jobgroups": {"level": DIRECTOR_LOG_LEVEL},
         "backends": {"level": DIRECTOR_LOG_LEVEL},
+        # Each request to a backend would be a line here.
+        "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+        "websockets": {"level": "WARNING"},
         "django": {"level": "WARNING"},
         # Each 4xx of a client would be a warning here; the client was told.
         "django.request": {"level": "ERROR"},

@@ -76,9 +76,6 @@ class JobGroup(models.Model):
     failed_count = models.IntegerField(default=0)
     cancelled_count = models.IntegerField(default=0)
 
-    children: models.Manager[ChildJob]
-    events: models.Manager[JobEvent]
-
     class Meta:
         ordering: ClassVar = ["-created_at", "-id"]
         constraints: ClassVar = [
@@ -178,8 +175,6 @@ class ChildJob(models.Model):
     queued_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
-
-    attempts: models.Manager[Attempt]
 
     class Meta:
         ordering: ClassVar = ["group", "position"]

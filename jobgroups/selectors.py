@@ -344,4 +344,5 @@ def backends_with_prompts() -> set[str]:
 
 def backend_rows() -> list[dict[str, Any]]:
     """Return ``id``, ``url``, ``headers`` and ``enabled`` of every backend."""
-    return list(Backend.objects.order_by("id").values("id", "url", "headers", "enabled"))
+    rows = Backend.objects.order_by("id").values("id", "url", "headers", "enabled")
+    return [dict(row) for row in rows]

@@ -39,6 +39,7 @@ from jobgroups.runner.looking import Place, Sight, look
 from jobgroups.services import attempts
 from jobgroups.services.attempts import AttemptNow, End
 from jobgroups.states import ATTEMPT_ENDED, AttemptState
+from jobgroups.workflow import dangling_link
 
 if TYPE_CHECKING:
     from jobgroups.runner.session import BackendSession
@@ -233,6 +234,9 @@ class AttemptDriver:
     # --- on its way -------------------------------------------------------------------------------
 
     async def _send(self) -> None:
+        if (loose := dangling_link(self.course.workflow)) is not None:
+            await self._refuse_loose(*loose)
+            return
         sent_at = time.monotonic()
         try:
             accepted = await self._session.client.submit(
@@ -259,6 +263,15 @@ class AttemptDriver:
                 self._session.rename(self, other)
             await self._accepted(other)
             self._session.expect_status_since(sent_at)
+
+    async def _refuse_loose(self, node: str, name: str, missing: str) -> None:
+        """Fail the child of a graph that would kill the backend's worker; nothing is sent."""
+        message = (
+            f"Node {node}: its input {name!r} is linked to node {missing}, which is not there."
+        )
+        details = {"node_id": node, "input_name": name, "refused_by": "director"}
+        await self._store(attempts.attempt_refused, message=message, details=details)
+        self._done = True
 
     async def _uncertain(self) -> None:
         self._take(await self._store(attempts.attempt_uncertain))

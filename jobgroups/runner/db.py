@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
@@ -31,8 +34,10 @@ class Database:
     """
 
     def __init__(self, *, threads: int, name: str) -> None:
-        self._threads = threads
-        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
+        self._started = itertools.count()
+        self._executor = ThreadPoolExecutor(
+            max_workers=threads, thread_name_prefix=name, initializer=lambda: next(self._started)
+        )
 
     async def call(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one unit of work in a database thread, once."""
@@ -61,9 +66,19 @@ class Database:
 
     def close(self) -> None:
         """Wait for what is under way, close the threads' connections, and end the threads."""
-        for _ in range(self._threads):
-            self._executor.submit(connection.close)
+        # Each thread must close its own connection: none takes a second turn before all had one.
+        threads = next(self._started)
+        everybody = threading.Barrier(threads) if threads else None
+        for _ in range(threads):
+            self._executor.submit(_close_connection, everybody)
         self._executor.shutdown(wait=True)
+
+
+def _close_connection(everybody: threading.Barrier | None) -> None:
+    if everybody is not None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            everybody.wait(timeout=_LONGEST_PAUSE)
+    connection.close()
 
 
 def _with_usable_connection(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -14,7 +14,7 @@ from jobgroups.workflow.checks import (
     check_text,
     check_workflow,
 )
-from jobgroups.workflow.graph import is_link, node_title
+from jobgroups.workflow.graph import dangling_link, is_link, node_title
 from jobgroups.workflow.parameters import ALIASES, ParameterInvalid
 from jobgroups.workflow.prepared import Prepared, prepare, with_seed
 
@@ -27,6 +27,7 @@ __all__ = [
     "WorkflowInvalid",
     "check_text",
     "check_workflow",
+    "dangling_link",
     "is_link",
     "node_title",
     "prepare",

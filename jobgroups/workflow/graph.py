@@ -51,6 +51,21 @@ def readers(workflow: Workflow) -> dict[str, set[str]]:
     return dict(found)
 
 
+def dangling_link(workflow: Workflow) -> tuple[str, str, str] | None:
+    """Return ``(node, input, missing node)`` of the first link that leads nowhere, if there is one.
+
+    ComfyUI notices one only in an input that the node's class declares. In any other its worker
+    thread dies on it behind healthy HTTP, and takes the queue with it (seen on a real 0.3.64): such a
+    graph must never be sent.
+    """
+    for node_id, node in workflow.items():
+        for name, value in node["inputs"].items():
+            source = linked_node(value)
+            if source is not None and source not in workflow:
+                return node_id, name, source
+    return None
+
+
 def node_title(node: Node) -> str | None:
     """Return the title a person gave the node in the editor, None if it has none."""
     meta = node.get("_meta")

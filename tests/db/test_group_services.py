@@ -190,9 +190,7 @@ def test_a_finished_groups_stream_starts_just_before_its_group_complete() -> Non
 
 
 @pytest.mark.parametrize(("since", "known"), [(0, 0), (1, 1), (2, None), (-1, None), (None, None)])
-def test_a_stream_resumes_only_from_a_seq_that_exists(
-    since: int | None, known: int | None
-) -> None:
+def test_a_stream_resumes_only_from_a_seq_that_exists(since: int | None, known: int | None) -> None:
     farm.backend()
     group = farm.submit()
     seq, text = selectors.group_stream_start(group.id, since)

@@ -78,6 +78,20 @@ async def test_a_refused_workflow_fails_with_comfyuis_message(farm: Farm) -> Non
     assert await farm.types(group) == ["group_created", "child_failed", "group_complete"]
 
 
+async def test_a_graph_that_would_kill_the_backends_worker_is_never_sent(farm: Farm) -> None:
+    await farm.backend(seconds=0.05)
+    await farm.runner()
+    poisoned = text_to_image()
+    poisoned["3"]["inputs"]["extra"] = ["99", 0]
+    group = await farm.submit("gpu-1", workflow=poisoned)
+    await farm.finished(group)
+    (child,) = await farm.children(group)
+    assert (child.status, child.error_type) == ("failed", "ValidationError")
+    assert "'extra' is linked to node 99" in child.error_message
+    assert farm.kinds() == []
+    assert (await farm.finished(await farm.submit("gpu-1"))).status == "completed"
+
+
 async def test_a_cached_run_completes_with_its_old_file(farm: Farm) -> None:
     await farm.backend(seconds=0.1)
     await farm.runner()

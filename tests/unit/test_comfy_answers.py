@@ -229,3 +229,18 @@ def test_an_uploads_name_is_what_load_image_takes(answer: dict[str, Any]) -> Non
     assert answers.uploaded_image(body(answer)).reference == answer["body"]["name"]
     nested = answers.uploaded_image(b'{"name":"b.png","subfolder":"job1","type":"input"}')
     assert nested.reference == "job1/b.png"
+
+
+def test_a_success_that_ends_in_an_error_is_an_error() -> None:
+    """ComfyUI 0.3.64 writes this for a dependency cycle through an undeclared input."""
+    error = {"prompt_id": "p", "exception_type": "graph.DependencyCycleError"}
+    messages = [["execution_start", {"prompt_id": "p"}], ["execution_error", error]]
+    status = {"status_str": "success", "completed": True, "messages": messages}
+    item = [0, "p", {}, {}, []]
+    body = json.dumps({"p": {"prompt": item, "outputs": {}, "status": status}}).encode()
+    entry = answers.history_entry(body, "p")
+    assert entry is not None
+    assert entry.outcome == "error"
+    messages.append(["execution_success", {"prompt_id": "p"}])
+    body = json.dumps({"p": {"prompt": item, "outputs": {}, "status": status}}).encode()
+    assert answers.history_entry(body, "p").outcome == "success"  # type: ignore[union-attr]
