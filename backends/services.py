@@ -144,12 +144,6 @@ def is_other_address(row: Backend, url: str) -> bool:
     return _address(url).url != row.url
 
 
-def backend_delete(*, backend_id: str) -> bool:
-    """Forget a backend; what was done there keeps its id. False: there was none."""
-    deleted, _ = Backend.objects.filter(pk=backend_id).delete()
-    return deleted > 0
-
-
 def backends_ensure(words: Iterable[str]) -> list[str]:
     """Register each address that is missing, and change none that is there.
 

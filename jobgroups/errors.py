@@ -9,6 +9,7 @@
     ├── BackendNotFound           404
     ├── Conflict                  409
     │   ├── IdempotencyConflict   409 idempotency_conflict
+    │   ├── BackendExists         409 backend_exists, with the id it is registered as
     │   └── BackendInUse          409 backend_in_use
     └── RunnerAbsent              503 runner_absent
 
@@ -107,6 +108,15 @@ class BackendInUse(Conflict):
     """The backend has children that are not final, or prompts that may still run there."""
 
     code = "backend_in_use"
+
+
+class BackendExists(Conflict):
+    """The address, or the id, is registered already."""
+
+    code = "backend_exists"
+
+    def __init__(self, detail: str, backend_id: str) -> None:
+        super().__init__(detail, extra={"backend_id": backend_id})
 
 
 class RunnerAbsent(JobGroupsError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from django.db import connection, transaction
@@ -156,16 +155,21 @@ def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
         EventFrame(row.seq, row.frame, event.child_id, event.ends_child)
         for row, event in zip(rows, new, strict=True)
     )
-    # robust: a bell that fails must not look like a write that failed.
-    ring = partial(hub.publish, Message(group_id=group.id, events=frames))
+    message = Message(group_id=group.id, events=frames)
+
+    def ring() -> None:
+        hub.publish(message)
+
+    # robust: a bell that fails must not look like a write that failed. A function, no partial: Django
+    # names the callback in its log by __qualname__, which a partial has not, and raises that instead.
     transaction.on_commit(ring, robust=True)
 
 
 def _frame(event: NewEvent, seq: int, run: int) -> str:
     frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
     if event.type == "group_complete":
-        return shapes.fitted(frame, "results", "outputs", "error")
-    return shapes.compact(frame)
+        return shapes.fitted(frame, ("outputs", "error"), within="results")
+    return shapes.fitted(frame, ("error_details", "outputs", "warnings"))
 
 
 def _of_child(child: ChildJob, kind: str, *, ends: bool = False, **fields: Any) -> NewEvent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +22,7 @@ from jobgroups.states import CHILD_OPEN, AttemptState, ChildStatus
 
 #: A runner is alive while its heartbeat is younger.
 HEARTBEAT_LIFE: Final = dt.timedelta(seconds=10)
+_CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 #: A page of the list has at most so many groups.
 MAX_PAGE: Final = 200
 
@@ -135,7 +137,7 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
     if snapshot["completed_at"] is not None:
         snapshot["seq"] -= 1
     frame = {"type": "initial_state", **snapshot}
-    text = shapes.fitted(frame, "child_jobs", "error_details", "outputs", "warnings")
+    text = shapes.fitted(frame, ("error_details", "outputs", "warnings"), within="child_jobs")
     return snapshot["seq"], text
 
 
@@ -234,7 +236,9 @@ def _place(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | None]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         way, moment, group_id = base64.urlsafe_b64decode(padded).decode("ascii").split("|")
-        place = dt.datetime.fromisoformat(moment), group_id
+        if not _CURSOR_ID.fullmatch(group_id):
+            raise ValueError("no group's id")
+        place = dt.datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S.%f%z"), group_id
     except (ValueError, binascii.Error):
         raise InvalidRequest(
             "The cursor is not one that this list gave; start without it.",
@@ -340,9 +344,3 @@ def backends_with_prompts() -> set[str]:
     found |= set(abandoned.values_list("backend_id", flat=True).distinct())
     found |= set(waits.values_list("backend_id", flat=True).distinct())
     return {backend_id for backend_id in found if backend_id}
-
-
-def backend_rows() -> list[dict[str, Any]]:
-    """Return ``id``, ``url``, ``headers`` and ``enabled`` of every backend."""
-    rows = Backend.objects.order_by("id").values("id", "url", "headers", "enabled")
-    return [dict(row) for row in rows]

@@ -6,7 +6,7 @@ Every function takes loaded rows and asks the database nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jobgroups.clock import iso, iso_or_none
@@ -133,19 +133,28 @@ def result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, Any]:
     }
 
 
-def fitted(build: Mapping[str, Any], heavy: str, *keys: str) -> str:
-    """Return a frame's text; where it would exceed 1 MiB, drop ``keys`` of the items in ``heavy``.
+def fitted(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None) -> str:
+    """Return a frame's text; where it would exceed 1 MiB, without the values of ``keys``.
 
     What was dropped is said (``"truncated": [key, …]``): the client asks the REST API for it.
+
+    Args:
+        frame: what is to be sent.
+        keys: what may be dropped, the most dispensable first.
+        within: the list of objects whose keys they are; None: the frame's own.
     """
-    text = compact(build)
+    text = compact(frame)
     dropped: list[str] = []
-    frame = dict(build)
+    short = dict(frame)
     for key in keys:
         if len(text.encode()) <= MAX_FRAME_BYTES:
             break
+        if within is None and short.get(key) is None:
+            continue
         dropped.append(key)
-        frame[heavy] = [{**item, key: None} for item in frame[heavy]]
-        frame["truncated"] = dropped
-        text = compact(frame)
+        if within is None:
+            short[key] = None
+        else:
+            short[within] = [{**item, key: None} for item in short[within]]
+        text = compact({**short, "truncated": dropped})
     return text

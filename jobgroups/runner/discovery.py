@@ -6,11 +6,10 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from backends.services import backends_ensure
-
+from backends import selectors as backend_selectors
 from backends.comfyui.errors import BackendError
 from backends.comfyui.probe import probe
-from jobgroups import selectors
+from backends.services import backends_ensure
 from jobgroups.hub import Hub
 from jobgroups.runner.db import Database
 
@@ -28,7 +27,7 @@ async def discover(*, ports: Iterable[int], database: Database, hub: Hub) -> Non
     """
     wanted = list(ports)
     while True:
-        known = {row["url"] for row in await database.store(selectors.backend_rows)}
+        known = {row["url"] for row in await database.store(backend_selectors.backend_addresses)}
         urls = [f"http://localhost:{port}" for port in wanted]
         for url in [url for url in urls if url not in known]:
             if await _answers(url):

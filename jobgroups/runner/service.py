@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+from backends import selectors as backend_selectors
 from jobgroups import selectors
 from jobgroups.errors import LeaseLost
 from jobgroups.hub import Hub
@@ -155,7 +156,7 @@ class RunnerService:
 
     async def _match_backends(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
-        rows = await around.database.store(selectors.backend_rows)
+        rows = await around.database.store(backend_selectors.backend_addresses)
         busy = await around.database.store(selectors.backends_with_prompts)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
         for backend_id, held in list(self._held.items()):

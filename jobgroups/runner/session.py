@@ -445,9 +445,10 @@ class BackendSession:
                 await self._meet_abandoned()
             except BackendError as error:
                 self._away(error.detail)
+                await self._store_seen(None, heard=False)
             else:
                 self._answered()
-            await self._store_seen(stats)
+                await self._store_seen(stats, heard=True)
             await self._give_up_waiting()
             await asyncio.sleep(self.timing.observe)
 
@@ -481,7 +482,7 @@ class BackendSession:
         else:
             self._stuck_since = None
 
-    async def _store_seen(self, stats: SystemStats | None) -> None:
+    async def _store_seen(self, stats: SystemStats | None, *, heard: bool) -> None:
         stuck = self._stuck_for()
         reason = self._away_reason if self._away_since is not None else ""
         if not reason and stuck is not None and stuck >= self.timing.suspect_after:
@@ -490,6 +491,8 @@ class BackendSession:
         seen: dict[str, Any] = {
             "backend_id": self.backend_id,
             "reachable": self._away_since is None,
+            # One that answers and is not fit was heard: nobody needs to ask it again.
+            "heard": heard,
             "reason": reason,
             "queue_running": running,
             "queue_pending": pending,

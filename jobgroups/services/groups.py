@@ -17,6 +17,7 @@ from jobgroups.clock import now
 from jobgroups.errors import ChildNotFound, IdempotencyConflict
 from jobgroups.hub import hub
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
+from jobgroups.services.backends import hold_backends
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
 from jobgroups.states import CHILD_OPEN, ChildStatus, GroupStatus, StopReason
@@ -100,6 +101,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     Raises:
         workflow.ParameterInvalid: a parameter does not fit the workflow.
         IdempotencyConflict: its key was used with another body.
+        Conflict: a backend was removed since it was chosen.
     """
     prepared = workflow.prepare(submission.workflow, submission.parameters)
     base = submission.base_seed
@@ -130,6 +132,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
 @unit_of_work
 def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) -> None:
     with transaction.atomic():
+        hold_backends([child.backend_id or "" for child in children])
         if group.idempotency_key is not None:
             _forget_old_key(group.submitter, group.idempotency_key)
         group.seq = 0

@@ -1,0 +1,37 @@
+"""The ASGI application: HTTP by Django, WebSockets by ``jobgroups.routing``.
+
+``serve`` runs it; a farm's web processes may run any ASGI server with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")  # noqa: TID251 Django's own way
+django.setup(set_prefix=False)
+
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+
+from director.origins import Receive, Scope, Send, guarded  # noqa: E402
+from jobgroups.consumers import read_seqs  # noqa: E402
+from jobgroups.hub import hub  # noqa: E402
+from jobgroups.routing import websocket_urlpatterns  # noqa: E402
+
+# Any: the stubs want each frame's exact type, where plain dictionaries go through.
+_streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # they take plain routes
+_router: Any = ProtocolTypeRouter({"http": ASGIHandler(), "websocket": guarded(_streams)})
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one connection.
+
+    The first one attaches the process's hub to the server's loop: whatever the server is, and
+    however it starts, this runs in the loop that the sockets live in.
+    """
+    hub.bind(asyncio.get_running_loop(), read_seqs=read_seqs)
+    await _router(scope, receive, send)

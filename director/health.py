@@ -1,0 +1,199 @@
+"""``/api/health``: whether the Director can do its work, check by check."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import redis
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from backends.selectors import backend_list
+from jobgroups.api import backend_shapes
+from jobgroups.api.base import ApiView
+from jobgroups.clock import iso, now
+from jobgroups.models import Runner
+from jobgroups.selectors import HEARTBEAT_LIFE, backend_loads
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that the database has for its answer, and Redis for each of its.
+DATABASE_SECONDS: Final = 2.0
+REDIS_SECONDS: Final = 1.0
+#: A restart after a defect is shown for so long.
+RESTART_SHOWN: Final = dt.timedelta(minutes=10)
+
+# A database that is away holds a thread for as long as the driver likes: this one, not a request's.
+_asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
+
+
+class Level(StrEnum):
+    """How something is. The whole is as its worst check."""
+
+    OK = "ok"
+    DEGRADED = "degraded"  #: It works, with less or later than it should.
+    DOWN = "down"  #: What the Director is for cannot be done.
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How one thing is, with a sentence for a person."""
+
+    status: Level
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the database says, read in one go."""
+
+    runners: list[Runner]
+    #: Status of each backend that is enabled.
+    backends: dict[str, str]
+
+
+class HealthView(ApiView):
+    """``/api/health``"""
+
+    def get(self, request: Request) -> Response:
+        """Return all checks; 503 where one of them is down."""
+        health = examine()
+        return Response(health, status=503 if health["status"] == Level.DOWN else 200)
+
+
+def examine() -> dict[str, Any]:
+    """Return ``{"status", "version", "checks": {name: {"status", "detail"}}}``."""
+    facts = _ask_database()
+    checks: Mapping[str, Check] = {
+        "database": database_check(facts),
+        "channel_layer": channel_layer_check(settings.DIRECTOR_REDIS_URL),
+        "runner": runner_check(None if facts is None else facts.runners),
+        "backends": backends_check(None if facts is None else facts.backends),
+    }
+    worst = max((check.status for check in checks.values()), key=list(Level).index)
+    shown = {name: asdict(check) for name, check in checks.items()}
+    return {"status": worst, "version": settings.DIRECTOR_VERSION, "checks": shown}
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def _ask_database() -> Facts | None:
+    """Return what the database says, None if it does not in time."""
+    asked = _asker.submit(_read)
+    try:
+        return asked.result(timeout=DATABASE_SECONDS)
+    except FutureTimeout:
+        asked.cancel()
+        logger.warning("The database did not answer within %s s.", DATABASE_SECONDS)
+    except DatabaseError as error:
+        logger.warning("The database does not answer: %s", error)
+    return None
+
+
+def _read() -> Facts:
+    try:
+        runners = list(Runner.objects.filter(stopped_at__isnull=True).order_by("-heartbeat_at"))
+        loads = backend_loads()
+        rows = [row for row in backend_list() if row.enabled]
+        shown = [
+            backend_shapes.status(row, loads.get(row.id, backend_shapes.NO_LOAD)) for row in rows
+        ]
+        return Facts(runners, {one["backend_id"]: one["status"] for one in shown})
+    finally:
+        connection.close()
+
+
+def database_check(facts: Facts | None) -> Check:
+    """Down: nothing can be stored or read."""
+    if facts is None:
+        return Check(Level.DOWN, f"It did not answer within {DATABASE_SECONDS:g} s; see the log.")
+    return Check(Level.OK, "It answers.")
+
+
+# --- the doorbell ---------------------------------------------------------------------------------
+
+
+def channel_layer_check(redis_url: str) -> Check:
+    """Degraded without its Redis: events come late then, and none is lost."""
+    if not redis_url:
+        return Check(Level.OK, "One process rings itself; there is no Redis.")
+    try:
+        _round_trip(redis_url)
+    except (redis.RedisError, OSError) as error:
+        logger.warning("Redis does not answer: %s", error)
+        return Check(Level.DEGRADED, "Redis does not answer; events come late until it does.")
+    return Check(Level.OK, "A message came back through Redis.")
+
+
+def _round_trip(redis_url: str) -> None:
+    """Publish a message and receive it, on a channel of its own."""
+    channel = f"director.health.{uuid.uuid4().hex}"
+    with (
+        redis.Redis.from_url(
+            redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+        ) as client,
+        client.pubsub(ignore_subscribe_messages=False) as listening,
+    ):
+        listening.subscribe(channel)
+        if listening.get_message(timeout=REDIS_SECONDS) is None:
+            raise redis.TimeoutError("no confirmation of the subscription")
+        client.publish(channel, "1")
+        if listening.get_message(timeout=REDIS_SECONDS) is None:
+            raise redis.TimeoutError("no message came back")
+
+
+# --- who does the work ----------------------------------------------------------------------------
+
+
+def runner_check(runners: list[Runner] | None) -> Check:
+    """Down without a living runner; where groups are accepted all the same, degraded."""
+    if runners is None:
+        return Check(Level.DOWN, "Not known while the database does not answer.")
+    absent = Level.DEGRADED if settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER else Level.DOWN
+    if not runners:
+        return Check(absent, "No runner is registered.")
+    alive = [one for one in runners if one.heartbeat_at > now() - HEARTBEAT_LIFE]
+    if not alive:
+        return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
+    restarted = [one for one in alive if _restarted_lately(one)]
+    if restarted:
+        return Check(Level.DEGRADED, _restarts(restarted[0]))
+    age = (now() - alive[0].heartbeat_at).total_seconds()
+    return Check(Level.OK, f"{len(alive)} alive; the last heartbeat was {age:.1f} s ago.")
+
+
+def _restarted_lately(runner: Runner) -> bool:
+    return runner.last_error_at is not None and runner.last_error_at > now() - RESTART_SHOWN
+
+
+def _restarts(runner: Runner) -> str:
+    assert runner.last_error_at is not None  # noqa: S101 as _restarted_lately found
+    return (
+        f"{runner.name} was started again after a defect, last at {iso(runner.last_error_at)}"
+        f" ({runner.restarts} in all); the log has the traceback."
+    )
+
+
+def backends_check(backends: Mapping[str, str] | None) -> Check:
+    """Degraded where an enabled backend is away or there is none; the Director itself is well."""
+    if backends is None:
+        return Check(Level.DOWN, "Not known while the database does not answer.")
+    if not backends:
+        return Check(Level.DEGRADED, "No backend is registered and enabled.")
+    away = sorted(name for name, status in backends.items() if status == "offline")
+    if not away:
+        return Check(Level.OK, f"All {len(backends)} answer.")
+    named = ", ".join(away[:5]) + (" …" if len(away) > 5 else "")
+    return Check(Level.DEGRADED, f"{len(away)} of {len(backends)} do not answer: {named}.")

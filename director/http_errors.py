@@ -1,0 +1,179 @@
+"""One shape for every error under ``/api/``: ``{"detail": "a sentence", "code": "stable_name"}``.
+
+Four doors lead here: DRF's exception handler, Django's handlers of 400, 403, 404 and 500, the path
+that nobody knows, and, for whatever got past them, a middleware that puts the page of an error
+(Django's debug pages too) into the shape. No error repeats what the client sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
+from rest_framework.exceptions import APIException, MethodNotAllowed
+
+from jobgroups.errors import JobGroupsError
+from jobgroups.workflow import FieldInvalid
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which a client may try again when the database was away.
+_RETRY_AFTER: Final = "2"
+#: What is said where nothing better is known: status → (code, sentence).
+_PLAIN: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("bad_request", "The request is malformed, or its Host is not allowed here."),
+    401: ("not_allowed", "The request needs a sign-in."),
+    403: ("not_allowed", "The request is not allowed."),
+    404: ("not_found", "There is nothing at this path."),
+    405: ("method_not_allowed", "This path does not take this method."),
+    406: ("not_acceptable", "Answers are JSON."),
+    413: ("payload_too_large", "The body is too long."),
+    415: ("unsupported_media_type", "The body must be JSON."),
+    429: ("too_many_requests", "Asked too often; try again later."),
+    500: ("internal_error", "The Director met a defect; its log has the traceback."),
+    503: ("unavailable", "The Director cannot do this now."),
+}
+
+_Answer: TypeAlias = HttpResponseBase | Awaitable[HttpResponseBase]
+
+
+def error_response(
+    status: int,
+    detail: str,
+    code: str,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JsonResponse:
+    """Return an error in the one shape; ``extra`` are more keys of its body."""
+    body = {"detail": detail, "code": code, **(extra or {})}
+    return JsonResponse(body, status=status, headers=headers)
+
+
+def plain_error(status: int) -> JsonResponse:
+    """Return the error of a status of which no more is known."""
+    known = status if status in _PLAIN else 500 if status >= 500 else 400
+    code, detail = _PLAIN[known]
+    return error_response(status, detail, code)
+
+
+# --- DRF ------------------------------------------------------------------------------------------
+
+
+def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
+    """Turn what a view raised into its answer; None where it is a defect: Django logs it, and 500."""
+    if isinstance(exc, JobGroupsError):
+        return error_response(exc.status, exc.detail, exc.code, extra=exc.extra)
+    if isinstance(exc, FieldInvalid):
+        errors = [{"field": exc.field, "message": exc.message}]
+        return error_response(400, str(exc), "invalid_request", extra={"errors": errors})
+    if isinstance(exc, OperationalError | InterfaceError):
+        return _database_away(exc)
+    if isinstance(exc, MethodNotAllowed):
+        return _wrong_method(context)
+    status = _status_of(exc)
+    return None if status is None else plain_error(status)
+
+
+def _status_of(exc: Exception) -> int | None:
+    """Return the status that DRF or Django means by an exception, None for a defect."""
+    if isinstance(exc, APIException):
+        return exc.status_code
+    meant = {Http404: 404, PermissionDenied: 403, RequestDataTooBig: 413}
+    return next((status for kind, status in meant.items() if isinstance(exc, kind)), None)
+
+
+def _database_away(exc: Exception) -> JsonResponse:
+    # What the driver says may name hosts and users: it is for the log.
+    logger.warning("The database did not answer a request: %s", exc)
+    return error_response(
+        503,
+        "The database does not answer; nothing was stored. Try again.",
+        "database_unavailable",
+        headers={"Retry-After": _RETRY_AFTER},
+    )
+
+
+def _wrong_method(context: Mapping[str, Any]) -> JsonResponse:
+    allowed = [one for one in context["view"].allowed_methods if one != "OPTIONS"]
+    detail = f"This path takes {', '.join(allowed)}."
+    return error_response(405, detail, "method_not_allowed")
+
+
+# --- Django ---------------------------------------------------------------------------------------
+
+
+def is_api(request: HttpRequest) -> bool:
+    """Whether a request is for the API, whose errors are JSON."""
+    return request.path == "/api" or request.path.startswith("/api/")
+
+
+@csrf_exempt
+def unknown_path(_request: HttpRequest, **_captured: str) -> HttpResponse:
+    """Answer what is under ``/api/`` and no path of it, whatever the method."""
+    return plain_error(404)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """``handler400``: a bad Host, a URL or a body that Django refused to read."""
+    return plain_error(400) if is_api(request) else defaults.bad_request(request, exception)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """``handler403``."""
+    return plain_error(403) if is_api(request) else defaults.permission_denied(request, exception)
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """``handler404``."""
+    return plain_error(404) if is_api(request) else defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """``handler500``: Django has logged the traceback."""
+    return plain_error(500) if is_api(request) else defaults.server_error(request)
+
+
+class JsonErrorMiddleware:
+    """Puts an error of the API that is not JSON into the one shape; its headers are kept."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], _Answer]) -> None:
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> _Answer:
+        """Answer the request, in the loop or in a thread as the chain is."""
+        if self._is_async:
+            return self._call_async(request)
+        return shaped(request, cast(HttpResponseBase, self.get_response(request)))
+
+    async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
+        response = await cast(Awaitable[HttpResponseBase], self.get_response(request))
+        return shaped(request, response)
+
+
+def shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Return the response, or the JSON that says the same where it is a page about an error."""
+    if response.status_code < 400 or not is_api(request):
+        return response
+    if response.headers.get("Content-Type", "").startswith("application/json"):
+        return response
+    error = plain_error(response.status_code)
+    for name in ("Allow", "Retry-After", "WWW-Authenticate"):
+        if name in response.headers:
+            error.headers[name] = response.headers[name]
+    response.close()
+    return error

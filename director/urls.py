@@ -1,0 +1,22 @@
+"""Every HTTP path of the Director."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path, re_path
+
+from director import http_errors
+from director.health import HealthView
+
+urlpatterns = [
+    path("api/health", HealthView.as_view()),
+    path("api/health/", HealthView.as_view()),
+    path("api/", include("jobgroups.api.urls")),
+    re_path(r"^api(?:/.*)?$", http_errors.unknown_path),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = http_errors.bad_request
+handler403 = http_errors.permission_denied
+handler404 = http_errors.page_not_found
+handler500 = http_errors.server_error

@@ -1,0 +1,359 @@
+"""Groups, children, attempts, events and runners in Django's admin: to look at, and to cancel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from backends.admin import ReadOnlyAdmin, pretty, row_link, rows_link
+from backends.models import Backend
+from jobgroups.errors import ChildNotFound, GroupNotFound
+from jobgroups.models import (
+    AbandonedPrompt,
+    Attempt,
+    ChildJob,
+    GroupLabel,
+    JobEvent,
+    JobGroup,
+    Lease,
+    Runner,
+)
+from jobgroups.services.groups import child_cancel, group_cancel
+
+# Every list reads columns of its own table alone. A join with backends would hide the history of
+# one that was deleted: the key outlives its row.
+
+
+@admin.register(JobGroup)
+class JobGroupAdmin(ReadOnlyAdmin):
+    """Every submission."""
+
+    list_display = (
+        "id",
+        "status",
+        "completed_count",
+        "failed_count",
+        "cancelled_count",
+        "total_count",
+        "run",
+        "created_at",
+        "completed_at",
+        "children_link",
+        "events_link",
+    )
+    list_filter = ("status", "seed_strategy", "accepted_without_runner", "created_at")
+    search_fields = ("id", "labels__value", "submitter", "idempotency_key")
+    exclude = (
+        "workflow_json",
+        "parameters_json",
+        "metadata_json",
+        "warnings_json",
+        "skipped_backends_json",
+    )
+    readonly_fields: ClassVar = [
+        "children_link",
+        "events_link",
+        "metadata",
+        "warnings",
+        "skipped_backends",
+        "parameters",
+        "workflow",
+    ]
+    actions = ("cancel",)
+
+    @admin.display(description="children")
+    def children_link(self, group: JobGroup) -> SafeString:
+        """Return a link to the group's children."""
+        return rows_link(ChildJob, "children", group__id__exact=group.id)
+
+    @admin.display(description="events")
+    def events_link(self, group: JobGroup) -> SafeString:
+        """Return a link to the group's log."""
+        return rows_link(JobEvent, f"{group.seq} events", group__id__exact=group.id)
+
+    @admin.display
+    def metadata(self, group: JobGroup) -> str:
+        """Return what the user said of the group."""
+        return pretty(group.metadata_json)
+
+    @admin.display
+    def warnings(self, group: JobGroup) -> str:
+        """Return what the user was warned of."""
+        return pretty(group.warnings_json)
+
+    @admin.display
+    def skipped_backends(self, group: JobGroup) -> str:
+        """Return the backends that got no child, and why."""
+        return pretty(group.skipped_backends_json)
+
+    @admin.display
+    def parameters(self, group: JobGroup) -> str:
+        """Return the inputs that were set in every child."""
+        return pretty(group.parameters_json)
+
+    @admin.display
+    def workflow(self, group: JobGroup) -> str:
+        """Return the workflow as it was submitted."""
+        return pretty(group.workflow_json)
+
+    @admin.action(description="Cancel what is not final in them", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[JobGroup]) -> None:
+        """Cancel the groups; their running prompts are stopped by the runner."""
+        cancelled = 0
+        for group_id in list(queryset.values_list("pk", flat=True)):
+            try:
+                cancelled += group_cancel(group_id=group_id).interrupted
+            except GroupNotFound:
+                continue
+        self.message_user(request, f"{cancelled} children were cancelled.", messages.SUCCESS)
+
+
+@admin.register(ChildJob)
+class ChildJobAdmin(ReadOnlyAdmin):
+    """Every variation."""
+
+    list_display = (
+        "id",
+        "group_link",
+        "position",
+        "backend_link",
+        "seed",
+        "status",
+        "progress",
+        "current_step",
+        "error_type",
+        "attempts_link",
+        "queued_at",
+        "completed_at",
+    )
+    list_filter = ("status", "error_type", "backend", "queued_at")
+    search_fields = ("id", "group__id", "=seed", "error_message")
+    ordering = ("-queued_at", "group", "position")
+    exclude = (
+        "group",
+        "backend",
+        "current_attempt",
+        "outputs_json",
+        "error_details_json",
+        "warnings_json",
+    )
+    readonly_fields: ClassVar = [
+        "group_link",
+        "backend_link",
+        "current_attempt_link",
+        "attempts_link",
+        "outputs",
+        "error_details",
+        "warnings",
+    ]
+    actions = ("cancel",)
+
+    @admin.display(description="group", ordering="group")
+    def group_link(self, child: ChildJob) -> str:
+        """Return a link to its group."""
+        return row_link(JobGroup, child.group_id)
+
+    @admin.display(description="backend", ordering="backend_id")
+    def backend_link(self, child: ChildJob) -> str:
+        """Return a link to its backend, which may be gone."""
+        return row_link(Backend, child.backend_id)
+
+    @admin.display(description="current attempt")
+    def current_attempt_link(self, child: ChildJob) -> str:
+        """Return a link to the attempt that decides it."""
+        return row_link(Attempt, child.current_attempt_id)
+
+    @admin.display(description="attempts")
+    def attempts_link(self, child: ChildJob) -> SafeString:
+        """Return a link to its attempts."""
+        return rows_link(Attempt, f"{child.attempt_count} attempts", child__id__exact=child.id)
+
+    @admin.display
+    def outputs(self, child: ChildJob) -> str:
+        """Return what it made."""
+        return pretty(child.outputs_json)
+
+    @admin.display
+    def error_details(self, child: ChildJob) -> str:
+        """Return node, traceback and the like."""
+        return pretty(child.error_details_json)
+
+    @admin.display
+    def warnings(self, child: ChildJob) -> str:
+        """Return what its user was warned of."""
+        return pretty(child.warnings_json)
+
+    @admin.action(description="Cancel those that are not final", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
+        """Cancel single children; the rest of their groups goes on."""
+        cancelled = 0
+        for job_id, group_id in list(queryset.values_list("pk", "group_id")):
+            try:
+                cancelled += child_cancel(group_id=group_id, job_id=job_id)
+            except (GroupNotFound, ChildNotFound):
+                continue
+        self.message_user(request, f"{cancelled} children were cancelled.", messages.SUCCESS)
+
+
+@admin.register(Attempt)
+class AttemptAdmin(ReadOnlyAdmin):
+    """Every try of a child on a backend."""
+
+    list_display = (
+        "prompt_id",
+        "child_link",
+        "number",
+        "backend_link",
+        "state",
+        "charged",
+        "error_type",
+        "stop_reason",
+        "created_at",
+        "started_at",
+        "ended_at",
+    )
+    list_filter = ("state", "charged", "stop_reason", "error_type", "backend", "created_at")
+    search_fields = ("prompt_id", "client_id", "child__id", "child__group__id", "error_message")
+    ordering = ("-id",)
+    exclude = ("child", "backend", "node_outputs_json", "outputs_json", "error_details_json")
+    readonly_fields: ClassVar = [
+        "child_link",
+        "backend_link",
+        "outputs",
+        "node_outputs",
+        "error_details",
+    ]
+
+    @admin.display(description="child", ordering="child")
+    def child_link(self, attempt: Attempt) -> str:
+        """Return a link to the child that it is a try of."""
+        return row_link(ChildJob, attempt.child_id)
+
+    @admin.display(description="backend", ordering="backend_id")
+    def backend_link(self, attempt: Attempt) -> str:
+        """Return a link to its backend, which may be gone."""
+        return row_link(Backend, attempt.backend_id)
+
+    @admin.display
+    def outputs(self, attempt: Attempt) -> str:
+        """Return what it made, as clients see it."""
+        return pretty(attempt.outputs_json)
+
+    @admin.display
+    def node_outputs(self, attempt: Attempt) -> str:
+        """Return what each node reported, as ComfyUI said it."""
+        return pretty(attempt.node_outputs_json)
+
+    @admin.display
+    def error_details(self, attempt: Attempt) -> str:
+        """Return node, traceback and the like."""
+        return pretty(attempt.error_details_json)
+
+
+@admin.register(JobEvent)
+class JobEventAdmin(ReadOnlyAdmin):
+    """The logs of all groups."""
+
+    list_display = ("__str__", "group_link", "seq", "run", "type", "created_at")
+    list_filter = ("type", "created_at")
+    search_fields = ("group__id",)
+    ordering = ("-id",)
+    exclude = ("group", "frame")
+    readonly_fields: ClassVar = ["group_link", "as_sent"]
+
+    @admin.display(description="group", ordering="group")
+    def group_link(self, event: JobEvent) -> str:
+        """Return a link to its group."""
+        return row_link(JobGroup, event.group_id)
+
+    @admin.display(description="frame")
+    def as_sent(self, event: JobEvent) -> str:
+        """Return the frame that clients get."""
+        return pretty(event.frame)
+
+
+@admin.register(AbandonedPrompt)
+class AbandonedPromptAdmin(ReadOnlyAdmin):
+    """Prompts that may yet turn up although their attempts were closed."""
+
+    list_display = ("prompt_id", "attempt_link", "backend_link", "since", "until")
+    list_filter = ("backend", "until")
+    search_fields = ("prompt_id",)
+    exclude = ("attempt", "backend")
+    readonly_fields: ClassVar = ["attempt_link", "backend_link"]
+
+    @admin.display(description="attempt")
+    def attempt_link(self, prompt: AbandonedPrompt) -> str:
+        """Return a link to the attempt that sent it."""
+        return row_link(Attempt, prompt.attempt_id)
+
+    @admin.display(description="backend", ordering="backend_id")
+    def backend_link(self, prompt: AbandonedPrompt) -> str:
+        """Return a link to the backend where it may turn up."""
+        return row_link(Backend, prompt.backend_id)
+
+
+@admin.register(GroupLabel)
+class GroupLabelAdmin(ReadOnlyAdmin):
+    """What groups are found by."""
+
+    list_display = ("__str__", "group_link", "key", "value")
+    search_fields = ("=key", "value", "group__id")
+    ordering = ("-id",)
+    exclude = ("group",)
+    readonly_fields: ClassVar = ["group_link"]
+
+    @admin.display(description="group", ordering="group")
+    def group_link(self, label: GroupLabel) -> str:
+        """Return a link to its group."""
+        return row_link(JobGroup, label.group_id)
+
+
+@admin.register(Runner)
+class RunnerAdmin(ReadOnlyAdmin):
+    """The processes that drive backends, those that ended too."""
+
+    list_display = (
+        "name",
+        "host",
+        "pid",
+        "version",
+        "started_at",
+        "heartbeat_at",
+        "stopped_at",
+        "restarts",
+        "last_error",
+        "leases_link",
+    )
+    search_fields = ("name", "host", "last_error")
+    readonly_fields: ClassVar = ["leases_link"]
+
+    @admin.display(description="leases")
+    def leases_link(self, runner: Runner) -> SafeString:
+        """Return a link to the backends that it holds."""
+        return rows_link(Lease, "leases", runner__exact=runner.name)
+
+
+@admin.register(Lease)
+class LeaseAdmin(ReadOnlyAdmin):
+    """Which runner holds which backend, and until when."""
+
+    list_display = ("__str__", "backend_link", "runner_link", "epoch", "until")
+    list_filter = ("runner",)
+    search_fields = ("backend__id", "runner")
+    exclude = ("backend", "runner")
+    readonly_fields: ClassVar = ["backend_link", "runner_link"]
+
+    @admin.display(description="backend", ordering="backend_id")
+    def backend_link(self, lease: Lease) -> str:
+        """Return a link to the backend."""
+        return row_link(Backend, lease.backend_id)
+
+    @admin.display(description="runner", ordering="runner")
+    def runner_link(self, lease: Lease) -> str:
+        """Return a link to the runner that holds it."""
+        return row_link(Runner, lease.runner)

@@ -1,0 +1,61 @@
+"""What a backend can, and whether that is what a submission requires. Pure.
+
+A backend has every tag that a person gave it, and what is known of it: ``gpu:…`` for each of its
+devices, ``comfyui:…`` for its version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: What ComfyUI puts round a device's name: ``cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync``.
+_DEVICE_INDEX: Final = re.compile(r"^[a-z]+:\d+\s+")
+_ALLOCATOR: Final = re.compile(r"\s+:\s+\S+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a backend."""
+
+    tags: Sequence[str]
+    #: ``{"name": …}`` each, as ComfyUI names it.
+    devices: Sequence[Mapping[str, Any]]
+    #: "" where it is not known.
+    comfyui_version: str
+
+
+def gpu_slug(device_name: str) -> str:
+    """Return ``nvidia-geforce-rtx-4090`` for ComfyUI's name of the device, "" for a CPU."""
+    plain = _ALLOCATOR.sub("", _DEVICE_INDEX.sub("", device_name))
+    slug = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+    return "" if slug == "cpu" else slug
+
+
+def lacking(known: Known, required: Iterable[str]) -> list[str]:
+    """Return the required capabilities that a backend does not have, in the order given."""
+    return [one for one in required if not _has(known, one)]
+
+
+def _has(known: Known, capability: str) -> bool:
+    if capability in known.tags:
+        return True
+    kind, _, wanted = capability.lower().partition(":")
+    if kind == "gpu":
+        slugs = [gpu_slug(str(device.get("name", ""))) for device in known.devices]
+        return any(_within(wanted, slug, between="-") for slug in slugs if slug)
+    if kind == "comfyui":
+        return _begins(wanted, known.comfyui_version.lower().removeprefix("v"))
+    return False
+
+
+def _within(wanted: str, whole: str, *, between: str) -> bool:
+    """Whether ``wanted`` stands in ``whole`` as one or more whole words: ``rtx-4090``, ``4090``."""
+    return bool(wanted) and f"{between}{wanted}{between}" in f"{between}{whole}{between}"
+
+
+def _begins(wanted: str, version: str) -> bool:
+    """Whether a version is the wanted one or one of its series: ``0.3`` is met by ``0.3.64``."""
+    return bool(wanted) and f"{version}.".startswith(f"{wanted}.")

@@ -1,0 +1,16 @@
+"""Links to neighbouring pages."""
+
+from __future__ import annotations
+
+from rest_framework.request import Request
+
+
+def with_query(request: Request, **params: str | None) -> str | None:
+    """Return this request's address with the parameters set; None if one of them is None."""
+    query = request.query_params.copy()
+    for name, value in params.items():
+        if value is None:
+            return None
+        query[name] = value
+    plain = request._request
+    return plain.build_absolute_uri(f"{plain.path}?{query.urlencode()}")

@@ -1,0 +1,142 @@
+"""What clients ask in a URL's query, checked. Nothing here asks the database."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from django.http import QueryDict
+
+from jobgroups import workflow
+from jobgroups.api.reading import Fields
+from jobgroups.seeds import MAX_SEED
+from jobgroups.selectors import MAX_PAGE, GroupFilter
+from jobgroups.states import GroupStatus
+from jobgroups.workflow.checks import shown_key
+
+DEFAULT_PAGE: Final = 50
+#: Each is a join, of which SQLite has 64.
+_MAX_METADATA_FILTERS: Final = 10
+_DIGITS: Final = re.compile(r"[0-9]{1,16}")
+#: What ``selectors.group_list`` writes: its way, and the group it starts behind.
+_CURSOR: Final = re.compile(
+    r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|jg_[0-9a-f]{12}"
+)
+#: The blank in ``…T07:00:00.000 01:00``, which was a ``+``.
+_LOST_PLUS: Final = re.compile(r"(?<=[T:.0-9]{8}) (?=[0-9]{2}:?[0-9]{2}$)")
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """Which page of the list of groups is asked for."""
+
+    narrowed: GroupFilter
+    cursor: str | None
+    limit: int
+
+
+def list_query(query: QueryDict) -> ListQuery:
+    """Check the query of the list of groups.
+
+    Raises:
+        InvalidRequest: with every parameter that is wrong or not known. An unknown one is refused:
+            ignored, it would give more than was asked for.
+    """
+    reader = _Query(query)
+    found = ListQuery(
+        GroupFilter(
+            status=reader.choice("status", list(GroupStatus)),
+            backend=reader.text("backend"),
+            metadata=reader.metadata(),
+            created_after=reader.moment("created_after"),
+            created_before=reader.moment("created_before"),
+        ),
+        cursor=reader.cursor(),
+        limit=reader.integer("limit", low=1, high=MAX_PAGE, default=DEFAULT_PAGE),
+    )
+    reader.finish()
+    return found
+
+
+def since_query(query: QueryDict) -> int:
+    """Return the event number after which events are asked for, 0 where it is not said.
+
+    Raises:
+        InvalidRequest: it is no such number, or something else is asked besides.
+    """
+    reader = _Query(query)
+    since = reader.integer("since", low=0, high=MAX_SEED, default=0)
+    reader.finish()
+    return since
+
+
+class _Query:
+    """The parameters of a URL: texts, of which some must read as something else."""
+
+    def __init__(self, query: Mapping[str, str]) -> None:
+        self._query = query
+        # ``?status=`` says as little as its absence.
+        self._fields = Fields({name: value or None for name, value in query.items()})
+        for name, value in query.items():
+            self._check(name, value)
+
+    def _check(self, name: str, value: str) -> None:
+        self._fields.check(lambda: workflow.check_text(name, field="query"))
+        self._fields.check(lambda: workflow.check_text(value, field=shown_key(name)))
+
+    def text(self, name: str) -> str | None:
+        return self._fields.text(name, longest=500)
+
+    def choice(self, name: str, allowed: Sequence[str]) -> str | None:
+        return self._fields.choice(name, allowed)
+
+    def integer(self, name: str, *, low: int, high: int, default: int) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        if _DIGITS.fullmatch(value) and low <= int(value) <= high:
+            return int(value)
+        self._fields.note(name, f"Must be an integer from {low} to {high}.")
+        return default
+
+    def moment(self, name: str) -> dt.datetime | None:
+        """Read a date or a time; without a zone it is UTC. A ``+`` that was not encoded is a blank."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            moment = dt.datetime.fromisoformat(_LOST_PLUS.sub("+", value))
+            zoned = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+            return zoned.astimezone(dt.UTC)
+        except (ValueError, OverflowError):
+            self._fields.note(name, "Must be a time such as 2026-02-01T07:00:00.000Z.")
+            return None
+
+    def cursor(self) -> str | None:
+        """Return a cursor of the form that pages give; any other text could say anything."""
+        value = self.text("cursor")
+        if value is None:
+            return None
+        with contextlib.suppress(ValueError):
+            if _CURSOR.fullmatch(base64.urlsafe_b64decode(f"{value}===").decode("ascii")):
+                return value
+        self._fields.note("cursor", "Is not one that this list gave; start without it.")
+        return None
+
+    def metadata(self) -> dict[str, str]:
+        names = [name for name in self._query if name.startswith("metadata.")]
+        for name in names:
+            self._fields.mark_read(name)
+        if len(names) > _MAX_METADATA_FILTERS:
+            self._fields.note("metadata", f"At most {_MAX_METADATA_FILTERS} keys can be asked for.")
+        return {name.removeprefix("metadata."): self._query[name] for name in names}
+
+    def finish(self) -> None:
+        for name in self._fields.unknown():
+            self._fields.note(name, "Is not a parameter of this path.")
+        self._fields.finish()

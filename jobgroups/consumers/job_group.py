@@ -1,0 +1,105 @@
+"""``/ws/job-groups/{id}``: a group's snapshot and every event after it, or every event after ``since``.
+
+1. Subscribe in the hub. 2. Read the snapshot and what follows it. 3. Send both. 4. Send what the hub
+queues, each event once and in order; where one is missing, read the rows. 5. Stay after the end of
+the group, for it may be retried, until the client goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import parse_qs
+
+from jobgroups import selectors
+from jobgroups.consumers.rows import PAGE, StreamStart, read, stream_start
+from jobgroups.consumers.socket import (
+    NOT_FOUND,
+    TOO_SLOW,
+    Socket,
+    error_frame,
+)
+from jobgroups.consumers.stream import Stream
+from jobgroups.errors import GroupNotFound
+from jobgroups.hub import hub
+from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame
+
+#: No group has an id that is longer or holds anything else; a database need not see such.
+_GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+
+
+def since_of(query_string: bytes) -> int | None:
+    """Return the number in ``?since=``, None where there is none or it is not one number."""
+    query = parse_qs(query_string.decode("latin-1"))
+    given = query.get("since", [])
+    return int(given[0]) if len(given) == 1 and _NUMBER.fullmatch(given[0]) else None
+
+
+class JobGroupConsumer(Socket):
+    """One client that watches one group."""
+
+    group_id: str
+
+    async def write(self) -> None:
+        """Send the start, then what the hub brings, until cancelled."""
+        self.group_id = self.scope["url_route"]["kwargs"]["group_id"]
+        try:
+            if not _GROUP_ID.fullmatch(self.group_id):
+                raise GroupNotFound(self.group_id[:64])
+            await self._stream()
+        except GroupNotFound as error:
+            await self.send_text(error_frame(error.code, error.detail))
+            self.end(NOT_FOUND)
+
+    async def _stream(self) -> None:
+        subscription = await hub.subscribe(self.group_id, lambda: self.end(TOO_SLOW))
+        try:
+            since = since_of(self.scope.get("query_string", b""))
+            stream = await self._start(await read(stream_start, self.group_id, since))
+            while True:
+                for entry in await subscription.take():
+                    await self._pass_on(stream, entry)
+        finally:
+            await hub.unsubscribe(subscription)
+
+    async def _start(self, start: StreamStart) -> Stream:
+        stream = Stream(start.seq, start.children)
+        if start.initial_state is not None:
+            await self.send_text(start.initial_state)
+        await self._send_rows(stream, start.events)
+        if len(start.events) == PAGE:
+            await self._catch_up(stream)
+        self.begin()
+        return stream
+
+    async def _pass_on(self, stream: Stream, entry: Entry) -> None:
+        match entry:
+            case ProgressFrame():
+                text = stream.progress(entry)
+                if text is not None:
+                    await self.send_text(text)
+            case EventFrame():
+                if stream.lacks(entry.seq):
+                    await self._catch_up(stream)
+                else:
+                    of_child = entry.child_id is not None
+                    for text in stream.event(entry.seq, entry.text, of_child=of_child):
+                        await self.send_text(text)
+            case Poke():
+                if entry.seq > stream.sent:
+                    await self._catch_up(stream)
+
+    async def _catch_up(self, stream: Stream) -> None:
+        """Send all rows after what was sent. An event that is rung is committed, so it is there."""
+        while True:
+            rows = await read(selectors.group_events, self.group_id, since=stream.sent, limit=PAGE)
+            await self._send_rows(stream, rows)
+            if len(rows) < PAGE:
+                return
+
+    async def _send_rows(self, stream: Stream, rows: Iterable[tuple[int, str]]) -> None:
+        for seq, row in rows:
+            for text in stream.event(seq, row):
+                await self.send_text(text)

@@ -1,0 +1,67 @@
+"""What becomes of a backend while groups may stand in its way: held while submitted to, forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from django.db import connection, transaction
+
+from backends.models import Backend
+from jobgroups.clock import now
+from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
+from jobgroups.models import Attempt, ChildJob, Lease
+from jobgroups.services.writing import unit_of_work
+from jobgroups.states import CHILD_OPEN, AttemptState
+
+
+def hold_backends(backend_ids: Collection[str]) -> None:
+    """Keep backends from being forgotten until the caller's transaction ends.
+
+    Raises:
+        Conflict: one was forgotten since it was chosen: nobody would end a child of it.
+    """
+    wanted = sorted(set(backend_ids))
+    # KEY SHARE: submissions do not wait for one another, nor for what is observed meanwhile.
+    lock = " FOR KEY SHARE" if connection.vendor == "postgresql" else ""
+    places = ", ".join(["%s"] * len(wanted))
+    table = Backend._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT id FROM {table} WHERE id IN ({places}) ORDER BY id{lock}",  # noqa: S608 ids are bound
+            wanted,
+        )
+        found = {row[0] for row in cursor.fetchall()}
+    missing = [backend_id for backend_id in wanted if backend_id not in found]
+    if missing:
+        raise Conflict(f"Backend {missing[0]} was removed a moment ago; submit again.")
+
+
+@unit_of_work
+def backend_forget(*, backend_id: str) -> None:
+    """Forget a backend for which nothing waits and on which nothing of ours may run.
+
+    Prompts that were to be stopped on a machine that is away stand in nobody's way: they are lost
+    with it.
+
+    Raises:
+        BackendNotFound: there is none with this id.
+        BackendInUse: children are not final, or prompts may still run there.
+    """
+    with transaction.atomic():
+        # Every claim holds the lease's row, every submission the backend's.
+        Lease.objects.select_for_update().filter(pk=backend_id).first()
+        row = Backend.objects.select_for_update().filter(pk=backend_id).first()
+        if row is None:
+            raise BackendNotFound(backend_id)
+        children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
+        if children:
+            raise BackendInUse(f"{_jobs(children)} not final; cancel them or wait for them.")
+        active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
+        if active.exists() and row.unreachable_since is None:
+            raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
+        active.update(state=AttemptState.LOST, ended_at=now())
+        row.delete()
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job is" if number == 1 else f"{number} jobs are"

@@ -1,0 +1,76 @@
+"""Servers that are no ComfyUI, each wrong in one way, on a loopback port of their own."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_HTML = b"<html><body>Please sign in</body></html>"
+
+
+def _answer(head: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+
+
+def _endless(conn: socket.socket, gone: threading.Event) -> None:
+    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{")
+    while not gone.is_set():
+        conn.sendall(b" " * 65536)
+
+
+def _says(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
+    return lambda conn, _gone: conn.sendall(text)
+
+
+#: name → what it does once it has read a request.
+WRONGS: dict[str, Callable[[socket.socket, threading.Event], None]] = {
+    "html": _says(_answer(b"200 OK\r\nContent-Type: text/html", _HTML)),
+    "nonsense": _says(_answer(b"200 OK\r\nContent-Type: application/json", b"{]nonsense")),
+    "wrong shape": _says(_answer(b"200 OK\r\nContent-Type: application/json", b"[1, 2]")),
+    "redirect": _says(_answer(b"302 Found\r\nLocation: http://127.0.0.1:9/", b"")),
+    "500": _says(_answer(b"500 Internal Server Error", b"oops")),
+    "401": _says(_answer(b"401 Unauthorized", b"who?")),
+    "hang up": _says(b""),
+    "endless": _endless,
+    "nothing": lambda _conn, gone: gone.wait(30) and None,
+}
+
+
+@contextmanager
+def bad_server(wrong: str) -> Iterator[str]:
+    """Yield the address of a server that is wrong in that way."""
+    gone = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            try:
+                self.request.recv(65536)
+                WRONGS[wrong](self.request, gone)
+            except OSError:
+                pass  # the client has had enough
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+        request_queue_size = 64
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            gone.set()
+            server.shutdown()
+            thread.join(timeout=10)
+
+
+@contextmanager
+def dead_port() -> Iterator[str]:
+    """Yield an address at which nothing listens for as long as this lasts."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"

@@ -1,0 +1,114 @@
+"""A client that asks the whole stack, and what it needs to find: a live runner, backends."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from backends.models import Backend
+from backends.services import backend_create, backend_observed
+from jobgroups.models import Runner
+from jobgroups.services import runners
+
+GRAPH: dict[str, Any] = {
+    "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
+    "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+}
+
+Made = Callable[..., Backend]
+
+
+class Api:
+    """Asks the API as a program does: JSON in, JSON out, no cookie, no token."""
+
+    def __init__(self) -> None:
+        # A crash is to be seen as the client sees it.
+        self.client = Client(raise_request_exception=False, enforce_csrf_checks=True)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        content = body if isinstance(body, bytes) else b"" if body is None else _json(body)
+        sent = {"host": "localhost:9820"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        sent.setdefault("content-type", "application/json")
+        return self.client.generic(method, path, content, sent["content-type"], headers=sent)
+
+    def get(self, path: str, **headers: str) -> Any:
+        return self.ask("GET", path, **headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        return self.ask("POST", path, body, **headers)
+
+    def patch(self, path: str, body: Any, **headers: str) -> Any:
+        return self.ask("PATCH", path, body, **headers)
+
+    def delete(self, path: str, **headers: str) -> Any:
+        return self.ask("DELETE", path, **headers)
+
+    def submit(self, *backend_ids: str, **fields: Any) -> dict[str, Any]:
+        """Submit a group that is to be accepted, and return the answer."""
+        body = {"workflow_json": GRAPH, "backend_ids": list(backend_ids), **fields}
+        answer = self.post("/api/job-group", body)
+        assert answer.status_code == 201, answer.content
+        return answer.json()
+
+
+def _json(body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
+def error_of(answer: Any, status: int, code: str) -> dict[str, Any]:
+    """Check that an answer is an error in the one shape, and return its body."""
+    assert answer.status_code == status, answer.content
+    assert answer.headers["Content-Type"] == "application/json"
+    body: dict[str, Any] = answer.json()
+    assert body["code"] == code, body
+    assert isinstance(body["detail"], str)
+    assert body["detail"]
+    return body
+
+
+def wrong_fields(answer: Any, code: str = "invalid_request") -> dict[str, str]:
+    """Check that an answer is a 400 with field errors, and return field → message."""
+    body = error_of(answer, 400, code)
+    return {error["field"]: error["message"] for error in body["errors"]}
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+def runner(db: None) -> Runner:
+    """A runner that has just beaten."""
+    runners.runner_started(name="runner-1", instance="abc", version="0.1.0")
+    return Runner.objects.get()
+
+
+@pytest.fixture
+def make_backend(db: None) -> Made:
+    """Makes backends that were seen online a moment ago; a dead port is behind each."""
+    ports = itertools.count(10_001)
+
+    def make(
+        backend_id: str | None = None, *, seen: bool = True, url: str | None = None, **said: Any
+    ) -> Backend:
+        observed = {key: said.pop(key) for key in ("version", "devices") if key in said}
+        address = url or f"http://gpu.invalid:{next(ports)}"
+        row = backend_create(url=address, backend_id=backend_id, **said)
+        if seen:
+            backend_observed(backend_id=row.id, reachable=True, **observed)
+        row.refresh_from_db()
+        return row
+
+    return make
+
+
+@pytest.fixture
+def farm(runner: Runner, make_backend: Made) -> list[str]:
+    """Three backends, and a runner that is alive."""
+    return [make_backend(f"gpu-{number}").id for number in (1, 2, 3)]

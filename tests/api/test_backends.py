@@ -1,0 +1,388 @@
+"""/api/backends: registered, shown, changed, removed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from backends.models import Backend
+from backends.services import backend_observed
+from backends.simulator import SimulatorThread
+from jobgroups.clock import now
+from jobgroups.hub import Hub
+from jobgroups.models import Attempt, ChildJob, Runner
+from jobgroups.services import attempts, runners
+from jobgroups.services.attempts import End
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState
+from tests.api.bad_servers import dead_port
+from tests.api.conftest import Api, Made, error_of, wrong_fields
+
+PATH = "/api/backends"
+pytestmark = pytest.mark.django_db
+
+FIELDS = [
+    "backend_id",
+    "name",
+    "url",
+    "enabled",
+    "status",
+    "status_reason",
+    "status_since",
+    "queue_ours",
+    "queue_foreign",
+    "running",
+    "tags",
+    "devices",
+    "comfyui_version",
+    "last_seen_at",
+]
+
+
+@pytest.fixture(autouse=True)
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes each ring for the runners; nothing listens in these tests."""
+    rings: list[str] = []
+    monkeypatch.setattr(Hub, "wake_runners", lambda _hub: rings.append("wake"))
+    return rings
+
+
+def _claim(backend_id: str) -> tuple[Fence, int]:
+    fence = runners.lease_take(backend_id=backend_id, runner="runner-1")
+    assert fence is not None
+    claim = attempts.child_claim(fence=fence, client_id="c-1", depth=2)
+    assert claim is not None
+    return fence, claim.attempt_id
+
+
+# --- registering ----------------------------------------------------------------------------------
+
+
+def test_a_backend_is_registered_and_looked_at_at_once(api: Api, rung: list[str]) -> None:
+    with SimulatorThread(vram_gb=24.0) as sims:
+        answer = api.post(PATH, {"url": sims.url, "name": "Big one", "tags": ["flux", "flux"]})
+        assert answer.status_code == 201
+        shown = answer.json()
+        port = sims[0].port
+    assert list(shown) == FIELDS
+    assert shown["backend_id"] == f"localhost_{port}"
+    assert shown["url"] == f"http://localhost:{port}"
+    assert (shown["name"], shown["tags"], shown["enabled"]) == ("Big one", ["flux"], True)
+    assert shown["status"] == "online"
+    assert shown["status_reason"] is None
+    assert shown["devices"][0]["vram_total"] > 20 * 2**30
+    assert set(shown["devices"][0]) == {"name", "vram_total", "vram_free"}
+    assert rung
+
+
+def test_a_backend_that_is_away_is_registered_and_says_why(api: Api) -> None:
+    with dead_port() as url:
+        shown = api.post(PATH, {"url": url}).json()
+    assert shown["status"] == "offline"
+    assert shown["status_reason"]
+    assert shown["last_seen_at"] is None
+    assert shown["name"] == shown["url"].removeprefix("http://")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "http://localhost:8188",
+        "http://127.0.0.1:8188/",
+        "http://[::1]:8188",
+        "127.0.0.1:8188",
+        "localhost",
+        "HTTP://LocalHost:8188//",
+        "http://127.0.0.2:8188",
+    ],
+)
+def test_one_address_is_registered_once_however_it_is_spelled(api: Api, spelling: str) -> None:
+    api.post(PATH, {"url": "http://0.0.0.0:8188", "enabled": False})
+    body = error_of(api.post(PATH, {"url": spelling, "enabled": False}), 409, "backend_exists")
+    assert body["backend_id"] == "localhost_8188"
+    assert Backend.objects.count() == 1
+
+
+def test_an_id_is_given_once(api: Api) -> None:
+    api.post(PATH, {"url": "http://a.invalid:1", "backend_id": "big", "enabled": False})
+    other = {"url": "http://b.invalid:1", "backend_id": "big", "enabled": False}
+    assert error_of(api.post(PATH, other), 409, "backend_exists")["backend_id"] == "big"
+
+
+def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
+    urls = ["http://a.invalid:1/x/y", "http://a.invalid:1/x_y", "http://a.invalid:1/x%20y"]
+    ids = [api.post(PATH, {"url": u, "enabled": False}).json()["backend_id"] for u in urls]
+    assert ids == ["a.invalid_1_x_y", "a.invalid_1_x_y-2", "a.invalid_1_x-20y"]
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": 3}, "url"),
+        ({"url": ["http://a.invalid"]}, "url"),
+        ({"url": "ftp://a.invalid"}, "url"),
+        ({"url": "http://"}, "url"),
+        ({"url": "http://a.invalid:99999"}, "url"),
+        ({"url": "http://a.invalid/?x=1"}, "url"),
+        ({"url": "http://a b"}, "url"),
+        ({"url": "http://a.invalid/" + "x" * 600}, "url"),
+        ({"url": "http://a.invalid", "backend_id": "-x"}, "backend_id"),
+        ({"url": "http://a.invalid", "backend_id": "a b"}, "backend_id"),
+        ({"url": "http://a.invalid", "backend_id": "a/b"}, "backend_id"),
+        ({"url": "http://a.invalid", "backend_id": "ü"}, "backend_id"),
+        ({"url": "http://a.invalid", "backend_id": "x" * 65}, "backend_id"),
+        ({"url": "http://a.invalid", "backend_id": 8}, "backend_id"),
+        ({"url": "http://a.invalid", "name": 8}, "name"),
+        ({"url": "http://a.invalid", "name": "x" * 201}, "name"),
+        ({"url": "http://a.invalid", "tags": "flux"}, "tags"),
+        ({"url": "http://a.invalid", "tags": [1]}, "tags.0"),
+        ({"url": "http://a.invalid", "tags": ["x"] * 51}, "tags"),
+        ({"url": "http://a.invalid", "enabled": "true"}, "enabled"),
+        ({"url": "http://a.invalid", "enabled": 1}, "enabled"),
+        ({"url": "http://a.invalid", "headers": ["a"]}, "headers"),
+        ({"url": "http://a.invalid", "headers": {"X-A": 1}}, "headers"),
+        ({"url": "http://a.invalid", "headers": {"X A": "1"}}, "headers"),
+        ({"url": "http://a.invalid", "headers": {"Host": "b"}}, "headers"),
+        ({"url": "http://a.invalid", "headers": {"X-A": "1\r\nX-B: 2"}}, "headers"),
+        ({"url": "http://a.invalid", "headers": {f"X-{n}": "1" for n in range(51)}}, "headers"),
+        ({"url": "http://a.invalid", "enable": True}, "enable"),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_of_a_backend_is_named(api: Api, said: Any, field: str) -> None:
+    assert list(wrong_fields(api.post(PATH, said))) == [field]
+    assert Backend.objects.count() == 0
+
+
+def test_headers_and_logins_are_kept_and_never_shown(api: Api) -> None:
+    said = {
+        "url": "https://artist:s3cret@farm.invalid/gpu1",
+        "headers": {"X-Token": "t0ken"},
+        "enabled": False,
+    }
+    answer = api.post(PATH, said)
+    assert answer.json()["url"] == "https://farm.invalid/gpu1"
+    row = Backend.objects.get()
+    assert row.headers == {"Authorization": "Basic YXJ0aXN0OnMzY3JldA==", "X-Token": "t0ken"}
+    path = f"{PATH}/{row.id}"
+    shown = [answer, api.get(PATH), api.get(path), api.get(f"{path}/status")]
+    shown += [api.patch(path, {"name": "x"}), api.get("/api/health")]
+    for one in shown:
+        text = one.content.decode()
+        assert not any(secret in text for secret in ("s3cret", "YXJ0aXN0", "t0ken", "headers"))
+
+
+# --- showing --------------------------------------------------------------------------------------
+
+
+def test_every_backend_is_listed_by_id(api: Api, make_backend: Made) -> None:
+    for name in ("b", "a", "c"):
+        make_backend(name)
+    shown = api.get(PATH).json()["backends"]
+    assert [one["backend_id"] for one in shown] == ["a", "b", "c"]
+    assert list(shown[0]) == FIELDS
+    assert shown[0] == api.get(f"{PATH}/a").json()
+
+
+def test_an_unknown_backend_is_not_found(api: Api) -> None:
+    for answer in (
+        api.get(f"{PATH}/x"),
+        api.get(f"{PATH}/x/status"),
+        api.patch(f"{PATH}/x", {"name": "y"}),
+        api.delete(f"{PATH}/x"),
+    ):
+        assert error_of(answer, 404, "backend_not_found")["detail"] == "Backend x not found"
+
+
+def _status(api: Api, backend_id: str = "gpu-1") -> dict[str, Any]:
+    shown: dict[str, Any] = api.get(f"{PATH}/{backend_id}/status").json()
+    whole = api.get(f"{PATH}/{backend_id}").json()
+    assert {name: whole[name] for name in shown} == shown
+    return shown
+
+
+def test_a_backend_is_online_while_nothing_stands_there(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1", version="0.3.64")
+    shown = _status(api)
+    assert (shown["status"], shown["queue_ours"], shown["queue_foreign"]) == ("online", 0, 0)
+    assert shown["comfyui_version"] == "0.3.64"
+
+
+def test_other_peoples_prompts_make_it_busy(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    seen = {"queue_running": 1, "queue_pending": 2, "queue_foreign": 3}
+    backend_observed(backend_id="gpu-1", reachable=True, **seen)
+    shown = _status(api)
+    assert (shown["status"], shown["queue_foreign"], shown["running"]) == ("busy", 3, 1)
+    assert shown["queue_ours"] == 0
+
+
+def test_prompts_of_ours_make_it_busy_as_soon_as_they_are_sent(api: Api, farm: list[str]) -> None:
+    api.submit("gpu-1", "gpu-1", "gpu-1")
+    assert _status(api)["status"] == "online"
+    fence, attempt = _claim("gpu-1")
+    assert _status(api)["status"] == "busy"
+    attempts.attempt_started(attempt_id=attempt, fence=fence)
+    attempts.child_claim(fence=fence, client_id="c-1", depth=2)
+    shown = _status(api)
+    assert (shown["queue_ours"], shown["running"], shown["queue_foreign"]) == (2, 1, 0)
+
+
+def test_a_backend_that_is_away_says_why_and_since_when(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    moment = now() - dt.timedelta(seconds=100)
+    later = now()
+    for at in (moment, later):
+        backend_observed(backend_id="gpu-1", reachable=False, reason="refused", seen_at=at)
+    shown = _status(api)
+    assert (shown["status"], shown["status_reason"]) == ("offline", "refused")
+    assert Backend.objects.get().unreachable_since == moment
+    assert Backend.objects.get().status_since == moment
+
+
+def test_a_backend_that_nobody_looks_at_any_more_is_not_called_online(
+    api: Api, make_backend: Made
+) -> None:
+    make_backend("gpu-1")
+    Backend.objects.update(last_seen_at=now() - dt.timedelta(seconds=31))
+    assert _status(api)["status"] == "offline"
+    assert "Not looked at since" in _status(api)["status_reason"]
+
+
+def test_a_disabled_backend_is_called_so_whatever_it_does(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    assert api.patch(f"{PATH}/gpu-1", {"enabled": False}).json()["status"] == "disabled"
+    backend_observed(backend_id="gpu-1", reachable=False, reason="refused")
+    assert _status(api)["status"] == "disabled"
+
+
+# --- changing -------------------------------------------------------------------------------------
+
+
+def test_a_change_is_of_what_is_named_alone(api: Api, make_backend: Made, rung: list[str]) -> None:
+    make_backend("gpu-1", tags=["a"], headers={"X-A": "1"}, name="One")
+    before = api.get(f"{PATH}/gpu-1").json()
+    after = api.patch(f"{PATH}/gpu-1", {"tags": ["b", "c"], "name": None}).json()
+    assert after == {**before, "tags": ["b", "c"]}
+    assert Backend.objects.get().headers == {"X-A": "1"}
+    assert rung
+
+
+def test_a_change_of_nothing_is_no_error(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    before = api.get(f"{PATH}/gpu-1").json()
+    assert api.patch(f"{PATH}/gpu-1", {}).json() == before
+    same = {"backend_id": "gpu-1", "url": before["url"], "enabled": True}
+    assert api.patch(f"{PATH}/gpu-1", same).json() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"backend_id": "other"}, "backend_id"),
+        ({"url": "nonsense://x"}, "url"),
+        ({"enabled": "no"}, "enabled"),
+        ({"tags": "a"}, "tags"),
+        ({"status": "online"}, "status"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(
+    api: Api, make_backend: Made, said: Any, field: str
+) -> None:
+    make_backend("gpu-1")
+    assert list(wrong_fields(api.patch(f"{PATH}/gpu-1", said))) == [field]
+
+
+def test_a_moved_backend_is_looked_at_anew_and_old_headers_do_not_go_there(
+    api: Api, make_backend: Made
+) -> None:
+    make_backend("gpu-1", headers={"X-Token": "t"}, version="0.3.1")
+    with SimulatorThread(version="0.9.9") as sims:
+        shown = api.patch(f"{PATH}/gpu-1", {"url": sims.url}).json()
+    assert (shown["status"], shown["comfyui_version"]) == ("online", "0.9.9")
+    assert Backend.objects.get().headers == {}
+
+
+def test_a_backend_cannot_move_to_an_address_that_is_taken(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1", url="http://a.invalid:1")
+    make_backend("gpu-2", url="http://b.invalid:1")
+    answer = api.patch(f"{PATH}/gpu-2", {"url": "a.invalid:1"})
+    assert error_of(answer, 409, "backend_exists")["backend_id"] == "gpu-1"
+    assert Backend.objects.get(pk="gpu-2").url == "http://b.invalid:1"
+
+
+def test_an_address_stays_while_a_prompt_of_ours_may_stand_there(api: Api, farm: list[str]) -> None:
+    api.submit("gpu-1")
+    url = Backend.objects.get(pk="gpu-1").url
+    fence, attempt = _claim("gpu-1")
+    move = {"url": "http://elsewhere.invalid:8188", "enabled": False}
+    error_of(api.patch(f"{PATH}/gpu-1", move), 409, "backend_in_use")
+    row = Backend.objects.get(pk="gpu-1")
+    assert (row.url, row.enabled) == (url, True)
+    assert api.patch(f"{PATH}/gpu-1", {"url": url, "name": "x"}).status_code == 200
+    end = End(state=AttemptState.SUCCESS, outputs={"images": []})
+    attempts.attempt_ended(attempt_id=attempt, fence=fence, end=end)
+    assert api.patch(f"{PATH}/gpu-1", move).status_code == 200
+
+
+# --- removing -------------------------------------------------------------------------------------
+
+
+def test_a_backend_with_children_not_final_stays(api: Api, farm: list[str]) -> None:
+    group = api.submit("gpu-1")["job_group_id"]
+    error_of(api.delete(f"{PATH}/gpu-1"), 409, "backend_in_use")
+    api.delete(f"/api/job-groups/{group}")
+    assert api.delete(f"{PATH}/gpu-1").status_code == 204
+
+
+def test_a_backend_that_is_away_is_forgotten_with_the_prompts_that_were_to_be_stopped(
+    api: Api, farm: list[str]
+) -> None:
+    group = api.submit("gpu-1")["job_group_id"]
+    _claim("gpu-1")
+    api.delete(f"/api/job-groups/{group}")
+    Backend.objects.filter(pk="gpu-1").update(unreachable_since=now())
+    assert api.delete(f"{PATH}/gpu-1").status_code == 204
+    assert Attempt.objects.get().state == "lost"
+    assert ChildJob.objects.get().backend_id == "gpu-1"
+
+
+def test_a_backend_stays_while_a_cancelled_prompt_may_still_run_there(
+    api: Api, farm: list[str]
+) -> None:
+    group = api.submit("gpu-1")["job_group_id"]
+    _claim("gpu-1")
+    api.delete(f"/api/job-groups/{group}")
+    assert ChildJob.objects.get().status == "cancelled"
+    body = error_of(api.delete(f"{PATH}/gpu-1"), 409, "backend_in_use")
+    assert "may still run there" in body["detail"]
+
+
+def test_history_keeps_the_id_of_a_backend_that_is_gone(
+    api: Api, farm: list[str], rung: list[str]
+) -> None:
+    group = api.submit("gpu-1")["job_group_id"]
+    fence, attempt = _claim("gpu-1")
+    end = End(state=AttemptState.SUCCESS, outputs={"images": []})
+    attempts.attempt_ended(attempt_id=attempt, fence=fence, end=end)
+    rung.clear()
+    assert api.delete(f"{PATH}/gpu-1").content == b""
+    assert rung
+    error_of(api.get(f"{PATH}/gpu-1"), 404, "backend_not_found")
+    status = api.get(f"/api/job-groups/{group}").json()
+    assert status["child_jobs"][0]["backend_id"] == "gpu-1"
+    job = status["child_jobs"][0]["job_id"]
+    child = api.get(f"/api/job-groups/{group}/jobs/{job}").json()
+    assert child["attempts"][0]["backend_id"] == "gpu-1"
+
+
+def test_a_removed_backend_gets_no_child(api: Api, runner: Runner, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    make_backend("gpu-2")
+    api.delete(f"{PATH}/gpu-1")
+    made = api.submit("gpu-1", "gpu-2")
+    assert [one["backend_id"] for one in made["skipped_backends"]] == ["gpu-1"]

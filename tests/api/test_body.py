@@ -1,0 +1,157 @@
+"""What a body must be before any field of it is looked at."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from jobgroups.models import JobGroup
+from tests.api.asgi import post_in_pieces
+from tests.api.conftest import GRAPH, Api, error_of, wrong_fields
+
+PATH = "/api/job-group"
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"   ",
+        b"hello",
+        b"{'a': 1}",
+        b'{"a": 1',
+        b'{"a": 1}}',
+        b'{"workflow_json": NaN}',
+        b'{"workflow_json": [Infinity]}',
+        b'{"workflow_json": -Infinity}',
+        b'{"a": 1, "a": 2}',
+        b'{"metadata": {"a": {"b": 1, "b": 1}}}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        '{"a": "ü"}'.encode("latin-1"),
+        '{"a": 1}'.encode("utf-16"),
+        b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_is_not_json_in_utf8_is_refused(api: Api, body: bytes) -> None:
+    error_of(api.post(PATH, body), 400, "invalid_json")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"3", b'"text"', b"true"])
+def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
+    error_of(api.post(PATH, body), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"metadata": {"scene": "a\\u0000b"}}', "metadata.scene"),
+        (b'{"metadata": {"scene": "\\ud800"}}', "metadata.scene"),
+        (b'{"metadata": {"deep": [1, {"x": "\\udfff"}]}}', "metadata.deep.1.x"),
+        (b'{"metadata": {"\\ud800": 1}}', "metadata"),
+        (b'{"workflow_json": {"3": {"class_type": "\\u0000"}}}', "workflow_json.3.class_type"),
+        (b'{"backend_ids": ["\\u0000"]}', "backend_ids.0"),
+        (b'{"not a field": "\\u0000"}', "not a field"),
+        (b'{"\\u0000": 1}', "body"),
+        (b'{"metadata": {"n": 1e999}}', "metadata.n"),
+        (b'{"metadata": ' + b"[" * 120 + b"]" * 120 + b"}", "metadata" + ".0" * 100),
+    ],
+)
+def test_what_no_database_can_keep_is_refused_wherever_it_stands(
+    api: Api, body: bytes, field: str
+) -> None:
+    assert list(wrong_fields(api.post(PATH, body))) == [field]
+
+
+def test_a_surrogate_pair_is_a_character_like_any_other(api: Api, farm: list[str]) -> None:
+    body = json.dumps(
+        {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "metadata": {"scene": "🎬"}},
+        ensure_ascii=True,
+    )
+    made = api.post(PATH, body.encode())
+    assert made.status_code == 201
+    assert JobGroup.objects.get().metadata_json == '{"scene":"🎬"}'
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/*",
+        "*/*",
+        "application/json; charset=utf-16",
+        "application/json; charset=nonsense",
+        "application/vnd.api+json",
+    ],
+)
+def test_a_body_that_is_not_declared_as_json_in_utf8_is_refused(api: Api, media_type: str) -> None:
+    answer = api.post(PATH, b"{}", **{"content-type": media_type})
+    error_of(answer, 415, "unsupported_media_type")
+
+
+def test_a_compressed_body_is_refused(api: Api) -> None:
+    error_of(api.post(PATH, b"{}", content_encoding="gzip"), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/json", "Application/JSON; charset=UTF-8", "application/json;"]
+)
+def test_json_is_taken_however_its_type_is_spelled(api: Api, media_type: str) -> None:
+    wrong_fields(api.post(PATH, b"{}", **{"content-type": media_type}))
+
+
+def test_a_byte_order_mark_is_passed_over(api: Api) -> None:
+    wrong_fields(api.post(PATH, b"\xef\xbb\xbf{}"))
+
+
+def test_a_body_above_the_limit_is_too_large_and_one_at_it_is_not(
+    api: Api, settings: Settings
+) -> None:
+    settings.DIRECTOR_MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
+    at_limit = b'{"a": "%s"}' % (b"x" * (1000 - 9))
+    assert len(at_limit) == 1000
+    wrong_fields(api.post(PATH, at_limit))
+    error_of(api.post(PATH, at_limit + b" "), 413, "payload_too_large")
+
+
+def test_20_megabytes_are_too_large_by_default(api: Api) -> None:
+    body = b'{"metadata": "%s"}' % (b"x" * 20 * 2**20)
+    error_of(api.post(PATH, body), 413, "payload_too_large")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_chunked_body_is_read_like_any_other() -> None:
+    status, body = await post_in_pieces(PATH, [b'{"base_seed"', b': "x"}'])
+    assert status == 400
+    assert "base_seed" in [error["field"] for error in body["errors"]]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_chunked_body_above_the_limit_is_too_large(settings: Settings) -> None:
+    settings.DIRECTOR_MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
+    status, body = await post_in_pieces(PATH, [b'{"a": "', b"x" * 2000, b'"}'])
+    assert (status, body["code"]) == (413, "payload_too_large")
+
+
+def test_no_error_repeats_what_was_sent(api: Api, farm: list[str]) -> None:
+    secret = "hunter2-do-not-repeat"
+    bodies: list[Any] = [
+        secret.encode(),
+        b'{"a": "' + secret.encode() + b'", }',
+        {"workflow_json": secret, "backend_ids": secret, "seed_strategy": secret},
+        {"workflow_json": {"3": secret}, "backend_ids": [secret * 20], "metadata": secret},
+        {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "parameters": {"steps": secret}},
+        {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "timeout_seconds": secret},
+    ]
+    for body in bodies:
+        answer = api.post(PATH, body)
+        assert answer.status_code == 400
+        assert secret not in answer.content.decode()

@@ -1,0 +1,148 @@
+"""/api/health: each check, and what the whole is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+import threading
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+from pytest_django import Settings
+
+from backends.services import backend_observed
+from director import __version__, health
+from jobgroups.clock import now
+from jobgroups.models import Runner
+from jobgroups.services import runners
+from tests.api.bad_servers import bad_server
+from tests.api.conftest import Api, Made
+
+# The database is asked by a thread of its own, which sees what was committed.
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def _health(api: Api, status: int) -> dict[str, Any]:
+    answer = api.get("/api/health")
+    assert answer.status_code == status, answer.content
+    body: dict[str, Any] = answer.json()
+    assert list(body["checks"]) == ["database", "channel_layer", "runner", "backends"]
+    for check in body["checks"].values():
+        assert set(check) == {"status", "detail"}
+    return body
+
+
+def _states(body: dict[str, Any]) -> list[str]:
+    return [body["status"], *(check["status"] for check in body["checks"].values())]
+
+
+def test_all_is_well_with_a_runner_and_backends_that_answer(api: Api, farm: list[str]) -> None:
+    body = _health(api, 200)
+    assert body["version"] == __version__
+    assert _states(body) == ["ok"] * 5
+    assert api.get("/api/health/").json()["status"] == "ok"
+
+
+def test_without_a_runner_the_director_is_down(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    assert _states(_health(api, 503)) == ["down", "ok", "ok", "down", "ok"]
+
+
+def test_a_runner_without_a_fresh_heartbeat_is_none(api: Api, farm: list[str]) -> None:
+    Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
+    body = _health(api, 503)
+    assert body["checks"]["runner"]["status"] == "down"
+    assert "No heartbeat since 20" in body["checks"]["runner"]["detail"]
+
+
+def test_a_runner_that_signed_off_is_none(api: Api, farm: list[str]) -> None:
+    runners.runner_stopped(name="runner-1", instance="abc")
+    assert _health(api, 503)["checks"]["runner"]["detail"] == "No runner is registered."
+
+
+def test_where_groups_are_accepted_without_a_runner_its_absence_degrades(
+    api: Api, make_backend: Made, settings: Settings
+) -> None:
+    settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
+    make_backend("gpu-1")
+    assert _states(_health(api, 200)) == ["degraded", "ok", "ok", "degraded", "ok"]
+
+
+def test_a_runner_that_was_started_again_after_a_defect_degrades_for_a_while(
+    api: Api, farm: list[str]
+) -> None:
+    runners.runner_failed(name="runner-1", error="RuntimeError: the secret is 42")
+    body = _health(api, 200)
+    assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok"]
+    assert "started again after a defect" in body["checks"]["runner"]["detail"]
+    assert "secret" not in str(body)
+    Runner.objects.update(last_error_at=now() - dt.timedelta(minutes=11))
+    assert _health(api, 200)["status"] == "ok"
+
+
+def test_a_backend_that_is_away_degrades_and_is_named(api: Api, farm: list[str]) -> None:
+    backend_observed(backend_id="gpu-2", reachable=False, reason="refused")
+    body = _health(api, 200)
+    assert _states(body) == ["degraded", "ok", "ok", "ok", "degraded"]
+    assert body["checks"]["backends"]["detail"] == "1 of 3 do not answer: gpu-2."
+
+
+def test_no_backend_at_all_degrades(api: Api, runner: Runner, make_backend: Made) -> None:
+    assert _states(_health(api, 200)) == ["degraded", "ok", "ok", "ok", "degraded"]
+    make_backend("off", enabled=False)
+    assert _health(api, 200)["checks"]["backends"]["status"] == "degraded"
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def test_a_database_that_errs_is_down_and_nothing_is_claimed_of_the_rest(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away() -> None:
+        raise OperationalError("no route to db.internal")
+
+    monkeypatch.setattr(health, "_read", away)
+    body = _health(api, 503)
+    assert _states(body) == ["down", "down", "ok", "down", "down"]
+    assert "db.internal" not in str(body)
+    assert "db.internal" in caplog.text
+
+
+def test_a_database_that_is_silent_is_down_in_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(health, "DATABASE_SECONDS", 0.1)
+    monkeypatch.setattr(health, "_read", lambda: go_on.wait(30))
+    try:
+        assert _health(api, 503)["checks"]["database"]["status"] == "down"
+        assert _health(api, 503)["checks"]["database"]["status"] == "down"
+    finally:
+        go_on.set()
+
+
+# --- Redis ----------------------------------------------------------------------------------------
+
+
+def test_a_redis_that_refuses_or_is_silent_degrades_in_time(
+    api: Api, farm: list[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "REDIS_SECONDS", 0.2)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        settings.DIRECTOR_REDIS_URL = f"redis://127.0.0.1:{held.getsockname()[1]}/0"
+        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok"]
+    with bad_server("nothing") as url:
+        settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
+        assert _health(api, 200)["checks"]["channel_layer"]["status"] == "degraded"
+
+
+@pytest.mark.redis
+def test_a_message_that_comes_back_through_redis_is_well(
+    api: Api, farm: list[str], settings: Settings
+) -> None:
+    settings.DIRECTOR_REDIS_URL = "redis://127.0.0.1:6379/0"
+    body = _health(api, 200)
+    assert body["checks"]["channel_layer"]["detail"] == "A message came back through Redis."

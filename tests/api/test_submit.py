@@ -1,0 +1,195 @@
+"""POST /api/job-group as a whole: promise, order of refusals, idempotency."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import threading
+from typing import Any
+
+import pytest
+from django.db import connection
+from pytest_django import Settings
+
+from jobgroups.clock import now
+from jobgroups.models import ChildJob, JobEvent, JobGroup, Runner
+from tests.api.conftest import GRAPH, Api, Made, error_of
+
+PATH = "/api/job-group"
+BODY: dict[str, Any] = {"workflow_json": GRAPH, "backend_ids": ["gpu-1", "gpu-2"]}
+pytestmark = pytest.mark.django_db
+
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+def test_a_201_is_a_group_with_its_children_and_event_1_on_disk(api: Api, farm: list[str]) -> None:
+    made = api.submit("gpu-1", "gpu-2", "gpu-3", base_seed=42, seed_strategy="golden_ratio")
+    assert re.fullmatch(r"jg_[0-9a-f]{12}", made["job_group_id"])
+    assert MOMENT.fullmatch(made["created_at"])
+    group = JobGroup.objects.get(pk=made["job_group_id"])
+    stored = list(ChildJob.objects.filter(group=group).values_list("id", "backend_id", "seed"))
+    shown = [(one["job_id"], one["backend_id"], one["seed"]) for one in made["child_jobs"]]
+    assert stored == shown
+    assert [one[2] for one in shown] == [42, 67, 109]
+    assert all(re.fullmatch(r"j_[0-9a-f]{12}", one[0]) for one in shown)
+    assert list(JobEvent.objects.values_list("seq", "type")) == [(1, "group_created")]
+
+
+def test_an_id_given_twice_gets_two_children(api: Api, farm: list[str]) -> None:
+    made = api.submit("gpu-1", "gpu-2", "gpu-1")
+    assert [one["backend_id"] for one in made["child_jobs"]] == ["gpu-1", "gpu-2", "gpu-1"]
+    assert len({one["seed"] for one in made["child_jobs"]}) == 3
+
+
+def test_who_gets_no_child_is_listed_once_an_entry_and_seeds_go_to_those_that_exist(
+    api: Api, farm: list[str], make_backend: Made
+) -> None:
+    make_backend("off", enabled=False)
+    made = api.submit(
+        "nobody", "gpu-1", "off", "nobody", "gpu-2", seed_strategy="sequential", base_seed=5
+    )
+    assert [(one["backend_id"], one["seed"]) for one in made["child_jobs"]] == [
+        ("gpu-1", 5),
+        ("gpu-2", 6),
+    ]
+    assert made["skipped_backends"] == [
+        {"backend_id": "nobody", "reason": "Unknown: no backend has this id."},
+        {"backend_id": "off", "reason": "Disabled."},
+        {"backend_id": "nobody", "reason": "Unknown: no backend has this id."},
+    ]
+    status = api.get(f"/api/job-groups/{made['job_group_id']}").json()
+    assert status["skipped_backends"] == made["skipped_backends"]
+
+
+def test_where_nobody_gets_a_child_nothing_is_stored_and_the_reasons_are_listed(
+    api: Api, runner: Runner
+) -> None:
+    body = error_of(api.post(PATH, BODY), 400, "no_online_backends")
+    assert body["detail"] == "No valid online backends available"
+    assert [one["backend_id"] for one in body["skipped_backends"]] == ["gpu-1", "gpu-2"]
+    assert JobGroup.objects.count() == 0
+
+
+def test_an_odd_string_among_the_backends_is_an_unknown_one(api: Api, farm: list[str]) -> None:
+    odd = ["../etc", "a b", "ü", "'; DROP TABLE", "x" * 200]
+    made = api.submit("gpu-1", *odd)
+    assert [one["backend_id"] for one in made["skipped_backends"]] == odd
+
+
+# --- the runner -----------------------------------------------------------------------------------
+
+
+def test_without_a_runner_nothing_is_stored(api: Api, make_backend: Made) -> None:
+    make_backend("gpu-1")
+    body = error_of(api.post(PATH, BODY), 503, "runner_absent")
+    assert body["detail"] == "ParallelJobManager not initialized"
+    assert JobGroup.objects.count() == 0
+
+
+def test_the_runner_is_asked_for_before_the_backends(api: Api) -> None:
+    error_of(api.post(PATH, {**BODY, "backend_ids": ["nobody"]}), 503, "runner_absent")
+
+
+def test_a_heartbeat_of_ten_seconds_ago_is_no_runner(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
+    make_backend("gpu-1")
+    Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=10))
+    error_of(api.post(PATH, BODY), 503, "runner_absent")
+    Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=9))
+    assert api.post(PATH, BODY).status_code == 201
+
+
+def test_by_a_setting_a_group_is_accepted_without_a_runner_as_pending(
+    api: Api, make_backend: Made, settings: Settings
+) -> None:
+    settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
+    make_backend("gpu-1")
+    made = api.submit("gpu-1")
+    assert made["status"] == "pending"
+    assert api.get(f"/api/job-groups/{made['job_group_id']}").json()["status"] == "pending"
+
+
+def test_only_post_needs_a_runner(api: Api, farm: list[str]) -> None:
+    group = api.submit("gpu-1")["job_group_id"]
+    Runner.objects.all().delete()
+    assert api.get(f"/api/job-groups/{group}").status_code == 200
+    assert api.get("/api/job-groups").status_code == 200
+    assert api.delete(f"/api/job-groups/{group}").status_code == 200
+    assert api.get("/api/backends").status_code == 200
+
+
+# --- idempotency ----------------------------------------------------------------------------------
+
+
+def test_the_same_key_and_body_get_the_same_answer_and_make_one_group(
+    api: Api, farm: list[str]
+) -> None:
+    first = api.post(PATH, BODY, idempotency_key="take-1")
+    again = api.post(PATH, BODY, idempotency_key="take-1")
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    assert "Idempotency-Replayed" not in first.headers
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert JobGroup.objects.count() == 1
+
+
+def test_a_replay_is_the_first_answer_whatever_has_happened_since(
+    api: Api, farm: list[str]
+) -> None:
+    first = api.post(PATH, BODY, idempotency_key="take-1").json()
+    api.delete(f"/api/job-groups/{first['job_group_id']}")
+    Runner.objects.all().delete()
+    assert api.post(PATH, BODY, idempotency_key="take-1").json() == first
+
+
+def test_the_order_of_keys_and_blanks_do_not_make_another_body(api: Api, farm: list[str]) -> None:
+    first = api.post(PATH, BODY, idempotency_key="take-1").json()
+    turned = dict(reversed(BODY.items()))
+    assert api.post(PATH, turned, idempotency_key="take-1").json() == first
+
+
+def test_another_body_under_the_same_key_is_a_conflict(api: Api, farm: list[str]) -> None:
+    api.post(PATH, BODY, idempotency_key="take-1")
+    other = {**BODY, "base_seed": 7}
+    error_of(api.post(PATH, other, idempotency_key="take-1"), 409, "idempotency_conflict")
+    assert JobGroup.objects.count() == 1
+
+
+def test_after_a_day_a_key_is_as_new(api: Api, farm: list[str]) -> None:
+    first = api.post(PATH, BODY, idempotency_key="take-1").json()
+    JobGroup.objects.update(created_at=now() - dt.timedelta(hours=24))
+    later = api.post(PATH, BODY, idempotency_key="take-1")
+    assert later.json()["job_group_id"] != first["job_group_id"]
+    assert "Idempotency-Replayed" not in later.headers
+
+
+def test_a_refused_submission_does_not_use_up_its_key(api: Api, farm: list[str]) -> None:
+    api.post(PATH, {**BODY, "backend_ids": ["nobody"]}, idempotency_key="take-1")
+    assert api.post(PATH, BODY, idempotency_key="take-1").status_code == 201
+
+
+def test_without_a_key_two_equal_bodies_make_two_groups(api: Api, farm: list[str]) -> None:
+    assert api.post(PATH, BODY).json() != api.post(PATH, BODY).json()
+    assert JobGroup.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_same_key_from_eight_clients_at_once_makes_one_group(farm: list[str]) -> None:
+    answers: list[Any] = []
+    start = threading.Barrier(8)
+
+    def ask() -> None:
+        start.wait(timeout=10)
+        answers.append(Api().post(PATH, BODY, idempotency_key="take-1"))
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(timeout=60)
+    assert [one.status_code for one in answers] == [201] * 8
+    assert len({one.json()["job_group_id"] for one in answers}) == 1
+    assert sum("Idempotency-Replayed" not in one.headers for one in answers) == 1
+    assert JobGroup.objects.count() == 1

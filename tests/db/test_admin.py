@@ -1,0 +1,216 @@
+"""The admin: everything is there to look at, nothing to change but through the services."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+import pytest
+from django.apps import apps
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.db.models import Model
+from django.test import Client
+from django.urls import reverse
+
+from backends.models import Backend
+from jobgroups.clock import now
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup
+from jobgroups.services import attempts, runners
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+MODELS = [
+    model for app in ("jobgroups", "backends") for model in apps.get_app_config(app).get_models()
+]
+
+
+@pytest.fixture
+def group() -> JobGroup:
+    """One row of every model; its first child failed, the second runs, the third waits."""
+    farm.backend(headers={"Authorization": "Bearer hidden-token"})
+    runners.runner_started(name="runner", instance="1", version="0")
+    fence = farm.lease()
+    group = farm.submit(*["gpu-1"] * 3, metadata={"scene": "shot_001"})
+    farm.finish(farm.claim(fence), fence)
+    farm.start(farm.claim(fence), fence)
+    third = farm.claim(fence)
+    attempts.attempt_uncertain(attempt_id=third.attempt_id, fence=fence)
+    attempts.attempt_never_accepted(
+        attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
+    )
+    assert AbandonedPrompt.objects.count() == 1
+    return group
+
+
+def _list_url(model: type[Model]) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+
+
+def _page_url(row: Model) -> str:
+    name = f"admin:{row._meta.app_label}_{row._meta.model_name}_change"
+    return reverse(name, args=[row.pk])
+
+
+def _run(client: Client, action: str, rows: Iterable[Model]) -> str:
+    """Run an action on rows, and return the page that comes of it."""
+    chosen = list(rows)
+    data = {"action": action, "_selected_action": [str(row.pk) for row in chosen]}
+    answer = client.post(_list_url(type(chosen[0])), data, follow=True)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_every_model_is_registered() -> None:
+    assert [model for model in MODELS if not admin.site.is_registered(model)] == []
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_list_can_be_searched_filtered_and_sorted(
+    model: type[Model], group: JobGroup, admin_client: Client
+) -> None:
+    assert model._default_manager.exists(), "the fixture has no row of it"
+    page = admin_client.get(_list_url(model))
+    assert "result_list" in page.content.decode()
+    columns = admin.site.get_model_admin(model).list_display
+    for number in range(1, len(columns) + 1):
+        assert admin_client.get(_list_url(model), {"o": f"-{number}"}).status_code == 200
+    assert admin_client.get(_list_url(model), {"q": "gpu-1"}).status_code == 200
+    assert admin.site.get_model_admin(model).search_fields
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_row_has_a_page_that_changes_nothing(
+    model: type[Model], group: JobGroup, admin_client: Client
+) -> None:
+    row = model._default_manager.all()[0]
+    page = admin_client.get(_page_url(row))
+    assert page.status_code == 200
+    assert 'name="_save"' not in page.content.decode()
+    before = model._default_manager.filter(pk=row.pk).values()[0]
+    assert admin_client.post(_page_url(row), {"status": "failed"}).status_code == 403
+    assert model._default_manager.filter(pk=row.pk).values()[0] == before
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_nothing_is_added_or_deleted(
+    model: type[Model], group: JobGroup, admin_client: Client
+) -> None:
+    row = model._default_manager.all()[0]
+    delete = _page_url(row).removesuffix("change/") + "delete/"
+    assert admin_client.get(_list_url(model) + "add/").status_code == 403
+    assert admin_client.post(delete, {"post": "yes"}).status_code == 403
+    assert "delete_selected" not in admin_client.get(_list_url(model)).content.decode()
+
+
+def test_a_group_is_linked_with_its_children_and_its_log(
+    group: JobGroup, admin_client: Client
+) -> None:
+    page = admin_client.get(_page_url(group)).content.decode()
+    assert "shot_001" in page
+    for model, count in ((ChildJob, 3), (JobEvent, group.events.count())):
+        link = f"{_list_url(model)}?group__id__exact={group.id}"
+        assert link in page
+        assert f"{count} " in admin_client.get(link).content.decode()
+
+
+def test_a_child_is_linked_with_group_backend_and_attempts(
+    group: JobGroup, admin_client: Client
+) -> None:
+    child = group.children.get(status="completed")
+    page = admin_client.get(_page_url(child)).content.decode()
+    attempt = child.attempts.get()
+    for row in (group, Backend.objects.get(), attempt):
+        assert _page_url(row) in page
+    link = f"{_list_url(Attempt)}?child__id__exact={child.id}"
+    assert link in page
+    assert attempt.prompt_id in admin_client.get(link).content.decode()
+
+
+def test_the_history_of_a_deleted_backend_stays_readable(
+    group: JobGroup, admin_client: Client
+) -> None:
+    AbandonedPrompt.objects.all().delete()
+    Backend.objects.all().delete()
+    for model in (ChildJob, Attempt):
+        listed = admin_client.get(_list_url(model)).content.decode()
+        row = model._default_manager.all()[0]
+        assert str(row) in listed
+        assert "gpu-1" in admin_client.get(_page_url(row)).content.decode()
+
+
+def test_header_values_are_never_shown(group: JobGroup, admin_client: Client) -> None:
+    backend = Backend.objects.get()
+    page = admin_client.get(_page_url(backend)).content.decode()
+    assert "Authorization" in page
+    assert "hidden-token" not in page
+    assert "hidden-token" not in admin_client.get(_list_url(Backend)).content.decode()
+
+
+def test_a_workflow_is_shown_as_text_and_never_as_markup(admin_client: Client) -> None:
+    farm.backend()
+    group = farm.submit(metadata={"scene": "<script>alert(1)</script>"})
+    page = admin_client.get(_page_url(group)).content.decode()
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_disable_and_enable_go_through_the_service(group: JobGroup, admin_client: Client) -> None:
+    assert "1 backends are disabled now" in _run(admin_client, "disable", Backend.objects.all())
+    assert not Backend.objects.get().enabled
+    assert "1 backends are enabled now" in _run(admin_client, "enable", Backend.objects.all())
+    assert Backend.objects.get().enabled
+
+
+def test_cancelling_a_group_owes_the_stop_of_what_runs(
+    group: JobGroup, admin_client: Client
+) -> None:
+    page = _run(admin_client, "cancel", JobGroup.objects.all())
+    assert "2 children were cancelled" in page
+    group.refresh_from_db()
+    assert group.status == "cancelled"
+    assert Attempt.objects.get(state="running").stop_reason == "cancel"
+    assert farm.types(group)[-1] == "group_complete"
+
+
+def test_cancelling_one_child_leaves_its_group_running(
+    group: JobGroup, admin_client: Client
+) -> None:
+    page = _run(admin_client, "cancel", ChildJob.objects.filter(status="running"))
+    assert "1 children were cancelled" in page
+    group.refresh_from_db()
+    assert (group.status, group.cancelled_count) == ("running", 1)
+
+
+def test_cancelling_what_is_final_changes_nothing(group: JobGroup, admin_client: Client) -> None:
+    before = farm.log(group)
+    page = _run(admin_client, "cancel", ChildJob.objects.filter(status="completed"))
+    assert "0 children were cancelled" in page
+    assert farm.log(group) == before
+
+
+def test_who_may_only_look_gets_no_actions(group: JobGroup, client: Client) -> None:
+    viewer = User.objects.create_user("viewer", password="viewer", is_staff=True)
+    viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+    client.force_login(viewer)
+    for model, action in ((Backend, "disable"), (JobGroup, "cancel"), (ChildJob, "cancel")):
+        page = client.get(_list_url(model)).content.decode()
+        assert f'value="{action}"' not in page
+        _run(client, action, model._default_manager.all())
+    assert Backend.objects.get().enabled
+    assert not ChildJob.objects.filter(status="cancelled").exists()
+
+
+def test_strangers_are_sent_to_the_sign_in(group: JobGroup, client: Client) -> None:
+    answer = client.get(_list_url(JobGroup))
+    assert answer.status_code == 302
+    assert answer.headers["Location"].startswith("/admin/login/")
+
+
+def test_static_files_are_served_with_debug_off(client: Client) -> None:
+    assert not settings.DEBUG
+    sheet = client.get("/static/admin/css/base.css")
+    assert sheet.status_code == 200
+    assert b"--primary" in b"".join(sheet)

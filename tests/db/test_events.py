@@ -1,0 +1,124 @@
+"""Events: rows of the transaction that moved something, rung once after its commit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from jobgroups import events, shapes
+from jobgroups.hub import Message
+from jobgroups.models import JobEvent
+from jobgroups.services import groups
+from jobgroups.states import AttemptState
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """Collect what is rung, and with it whether its rows were there."""
+    heard: list[Message] = []
+    monkeypatch.setattr(events.hub, "publish", heard.append)
+    return heard
+
+
+def test_nothing_is_rung_before_the_commit(
+    rung: list[Message], django_capture_on_commit_callbacks: Any
+) -> None:
+    farm.backend()
+    with django_capture_on_commit_callbacks(execute=True):
+        with transaction.atomic():
+            group = farm.submit()
+            assert rung == []
+        assert rung == []
+    assert [message.group_id for message in rung] == [group.id]
+
+
+def test_nothing_is_rung_of_a_transaction_that_failed(
+    rung: list[Message], django_capture_on_commit_callbacks: Any
+) -> None:
+    farm.backend()
+    with (
+        django_capture_on_commit_callbacks(execute=True),
+        pytest.raises(RuntimeError),
+        transaction.atomic(),
+    ):
+        farm.submit()
+        raise RuntimeError
+    assert rung == []
+
+
+def test_one_transaction_is_one_message_whose_frames_are_the_rows(
+    rung: list[Message], django_capture_on_commit_callbacks: Any
+) -> None:
+    farm.backend()
+    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
+    with django_capture_on_commit_callbacks(execute=True):
+        groups.group_cancel(group_id=group.id)
+    (message,) = rung
+    stored = JobEvent.objects.filter(group=group, seq__gt=1).order_by("seq")
+    assert [(frame.seq, frame.text) for frame in message.events] == list(
+        stored.values_list("seq", "frame")
+    )
+    assert [frame.ends_child for frame in message.events] == [True, True, True, False]
+
+
+def test_a_bell_that_fails_is_no_failed_write(
+    monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    def broken(message: Message) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(events.hub, "publish", broken)
+    farm.backend()
+    with django_capture_on_commit_callbacks(execute=True):
+        group = farm.submit()
+    assert farm.types(group) == ["group_created"]
+
+
+def test_texts_in_events_are_cut_and_kept_whole_in_the_child() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    long = "é" * 5000
+    from jobgroups.services import attempts
+
+    end = farm.end(AttemptState.ERROR, error_message=long, error_details={"traceback": [long]})
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    failed = next(event for event in farm.log(group) if event["type"] == "child_failed")
+    assert len(failed["error"].encode()) <= 2048
+    assert len(failed["error_details"]["traceback"][0].encode()) <= 2048
+    assert failed["error"].endswith("…")
+    assert group.children.get().error_message == long
+
+
+def test_no_frame_exceeds_a_mebibyte_whatever_a_child_reports() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit()
+    images = [{"filename": f"{n:06}.png", "url": "x" * 300} for n in range(5000)]
+    claimed = farm.claim(fence)
+    from jobgroups.services import attempts
+
+    end = farm.end(outputs={"images": images})
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    for event in JobEvent.objects.filter(group=group):
+        assert len(event.frame.encode()) < 2**20
+    completed = farm.log(group)[2]
+    assert completed["type"] == "child_completed"
+    assert completed["outputs"] is None
+    assert completed["truncated"] == ["outputs"]
+    assert len(json.loads(group.children.get().outputs_json or "")["images"]) == 5000
+
+
+def test_a_text_is_cut_at_a_whole_character() -> None:
+    assert shapes.cut("a" * 2048) == "a" * 2048
+    cut = shapes.cut("a" + "é" * 2000)
+    assert cut is not None
+    assert len(cut.encode()) <= 2048
+    assert shapes.cut(None) is None

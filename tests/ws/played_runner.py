@@ -1,0 +1,122 @@
+"""A runner that a test plays: it moves children by the services, as the real one does."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.models import Backend
+from jobgroups import selectors
+from jobgroups.hub import hub
+from jobgroups.messages import Message, ProgressFrame
+from jobgroups.services import attempts, groups, runners
+from jobgroups.services.writing import Fence
+from jobgroups.shapes import compact
+from jobgroups.states import AttemptState, ErrorType
+
+WORKFLOW = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}}}
+
+
+@dataclass
+class PlayedRunner:
+    """All methods are sync and write; call them in a thread."""
+
+    names: tuple[str, ...] = ("gpu_1", "gpu_2", "gpu_3")
+    fences: dict[str, Fence] = field(default_factory=dict)
+    claims: dict[str, attempts.Claim] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Register the runner and its backends, and take their leases."""
+        runners.runner_started(name="played", instance="1", version="0")
+        for port, name in enumerate(self.names, start=8188):
+            Backend.objects.create(id=name, name=name, url=f"http://127.0.0.1:{port}")
+            fence = runners.lease_take(backend_id=name, runner="played")
+            assert fence is not None
+            self.fences[name] = fence
+
+    def submit(self, backend_ids: tuple[str, ...] = (), **fields: Any) -> str:
+        """Submit a group, one child for each backend, and return its id."""
+        submission = groups.Submission(
+            workflow=WORKFLOW, backend_ids=backend_ids or self.names, base_seed=42, **fields
+        )
+        return groups.group_submit(submission=submission, runner_alive=True).group.id
+
+    def claim(self, backend_id: str) -> attempts.Claim | None:
+        """Claim the backend's oldest waiting child, as accepted by ComfyUI."""
+        fence = self.fences[backend_id]
+        claim = attempts.child_claim(fence=fence, client_id="c", depth=1000)
+        if claim is not None:
+            attempts.attempt_accepted(attempt_id=claim.attempt_id, fence=fence)
+            self.claims[claim.child_id] = claim
+        return claim
+
+    def begin(self, backend_id: str) -> attempts.Claim:
+        """Claim the backend's oldest waiting child and have it run."""
+        claim = self.claim(backend_id)
+        assert claim is not None
+        self.started(claim)
+        return claim
+
+    def fence_of(self, claim: attempts.Claim) -> Fence:
+        """Return the right under which the attempt is written."""
+        child = selectors.child_detail(claim.group_id, claim.child_id)
+        return self.fences[child["backend_id"]]
+
+    def started(self, claim: attempts.Claim) -> None:
+        """Tell the first sign of execution."""
+        attempts.attempt_started(attempt_id=claim.attempt_id, fence=self.fence_of(claim))
+
+    def succeeded(self, claim: attempts.Claim) -> None:
+        """Tell that it ended with a picture."""
+        end = attempts.End(state=AttemptState.SUCCESS, outputs={"images": []})
+        attempts.attempt_ended(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
+
+    def failed(self, claim: attempts.Claim) -> None:
+        """Tell that ComfyUI raised an error."""
+        end = attempts.End(
+            state=AttemptState.ERROR,
+            outputs={},
+            error_message="CUDA out of memory",
+            error_type=ErrorType.COMFYUI,
+        )
+        attempts.attempt_ended(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
+
+    def timed_out(self, claim: attempts.Claim) -> None:
+        """Tell that its time is up."""
+        attempts.attempt_timed_out(attempt_id=claim.attempt_id, fence=self.fence_of(claim))
+
+    def struck(self, claim: attempts.Claim) -> None:
+        """Tell that the stop of another prompt hit it: its child waits again."""
+        end = attempts.End(state=AttemptState.INTERRUPTED, outputs={})
+        attempts.attempt_struck(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
+
+    def run_to_end(self) -> None:
+        """Run whatever waits, all to success."""
+        for name in self.names:
+            while (claim := self.claim(name)) is not None:
+                self.started(claim)
+                self.succeeded(claim)
+
+    def random_step(self, dice: random.Random) -> None:
+        """Do one thing that may happen to a group, legal or too late."""
+        claim = dice.choice([*self.claims.values()]) if self.claims else None
+        kind = dice.choice(["claim", "start", "start", "success", "fail", "timeout", "struck"])
+        if kind == "claim" or claim is None:
+            self.claim(dice.choice(self.names))
+        else:
+            step = {
+                "start": self.started,
+                "success": self.succeeded,
+                "fail": self.failed,
+                "timeout": self.timed_out,
+                "struck": self.struck,
+            }[kind]
+            step(claim)
+
+
+def progress(group_id: str, child_id: str, attempt: int, percent: float) -> None:
+    """Ring with a child's progress, as the runner does."""
+    fields = {"type": "child_progress", "job_id": child_id, "attempt": attempt, "progress": percent}
+    frame = ProgressFrame(child_id, attempt, percent, compact(fields))
+    hub.publish(Message(group_id=group_id, progress=(frame,)))

@@ -1,0 +1,118 @@
+"""Snapshot and the events after it are the next snapshot, over any loss and any reconnect."""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from jobgroups import hub as hub_module
+from jobgroups import selectors
+from jobgroups.hub import hub
+from jobgroups.messages import Message
+from jobgroups.services import groups
+from tests.ws.client_state import COUNTS, ClientState, picked
+from tests.ws.clients import Watcher, watching
+from tests.ws.conftest import Writer
+from tests.ws.played_runner import progress
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Client:
+    """A client that may go and come back, with what it knows or without."""
+
+    def __init__(self, group_id: str) -> None:
+        self.group_id = group_id
+        self.state = ClientState()
+        self.percents: dict[tuple[str, int], float] = {}
+        self._stack = AsyncExitStack()
+        self._watcher: Watcher | None = None
+
+    async def connect(self, *, resume: bool) -> None:
+        """Connect anew; a connection that was open is dropped unread."""
+        await self._stack.aclose()
+        query = f"?since={self.state.seq}" if resume and self.state.group else ""
+        self._watcher = await self._stack.enter_async_context(watching(self.group_id, query))
+        self.percents.clear()
+
+    async def disconnect(self) -> None:
+        await self._stack.aclose()
+
+    async def read_until(self, seq: int) -> None:
+        """Read on until the state is as of ``seq``."""
+        assert self._watcher is not None
+        while not self.state.group or self.state.seq < seq:
+            self._take(await self._watcher.next())
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        self.state.take(frame)
+        if frame["type"] == "child_progress":
+            child = self.state.children[frame["job_id"]]
+            assert child["status"] == "running", "progress before the start or after the end"
+            assert child["attempts"] == frame["attempt"]
+            key = frame["job_id"], frame["attempt"]
+            assert frame["progress"] >= self.percents.get(key, 0.0), "progress went back"
+            self.percents[key] = frame["progress"]
+
+
+def lossy(dice: random.Random, publish: Any) -> Any:
+    """Return a bell that rings three times in four."""
+
+    def ring(message: Message) -> None:
+        if dice.random() < 0.75:
+            publish(message)
+
+    return ring
+
+
+def random_progress(dice: random.Random, writer: Writer, group_id: str) -> None:
+    claims = list(writer.runner.claims.values())
+    if claims:
+        claim = dice.choice(claims)
+        progress(group_id, claim.child_id, claim.number, float(dice.randrange(100)))
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("seed", range(12))
+async def test_snapshot_and_events_are_the_next_snapshot(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, seed: int, lossless: bool
+) -> None:
+    monkeypatch.setattr(hub_module, "HEAL_SECONDS", 0.01)
+    dice = random.Random(seed)
+    if not lossless:
+        monkeypatch.setattr(hub, "publish", lossy(dice, hub.publish))
+    backends = tuple(dice.choices(writer.runner.names, k=dice.randint(1, 5)))
+    group_id = await writer.do(writer.runner.submit, backends)
+    clients = [Client(group_id) for _ in range(3)]
+    for client in clients:
+        await client.connect(resume=False)
+    for _ in range(40):
+        match dice.choice(["step", "step", "step", "progress", "read", "reconnect", "cancel"]):
+            case "step":
+                await writer.do(writer.runner.random_step, dice)
+            case "progress":
+                random_progress(dice, writer, group_id)
+            case "read":
+                seqs = await writer.do(selectors.group_seqs, [group_id])
+                await dice.choice(clients).read_until(dice.randint(1, seqs[group_id]))
+            case "reconnect":
+                await dice.choice(clients).connect(resume=dice.random() < 0.7)
+            case "cancel" if dice.random() < 0.1:
+                await writer.do(groups.group_cancel, group_id=group_id)
+    snapshot = await writer.do(selectors.group_snapshot, group_id)
+    for client in clients:
+        await client.read_until(snapshot["seq"])
+        await client.disconnect()
+        _assert_same(client.state, snapshot)
+
+
+def _assert_same(state: ClientState, snapshot: dict[str, Any]) -> None:
+    assert list(state.children.values()) == [picked(one) for one in snapshot["child_jobs"]]
+    assert state.counts() == {name: snapshot[name] for name in COUNTS}
+    for name in ("seq", "run", "completed_at", "metadata"):
+        assert state.group[name] == snapshot[name], name
+    if snapshot["completed_at"] is not None:
+        assert state.group["status"] == snapshot["status"]
