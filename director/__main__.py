@@ -9,8 +9,15 @@ import sys
 def main() -> None:
     """Run the management command that the command line names."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")  # noqa: TID251 Django's own switch
-    from django.core.management import execute_from_command_line  # noqa: PLC0415 after the line above
+    from django.conf import settings  # noqa: PLC0415 after the line above
+    from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415 likewise
+    from django.core.management import execute_from_command_line  # noqa: PLC0415 likewise
 
+    try:
+        settings.INSTALLED_APPS  # noqa: B018 reading it reads the environment
+    except ImproperlyConfigured as error:
+        # A sentence, not a traceback: whoever set the variable can set it right.
+        sys.exit(f"Error: {error}")
     execute_from_command_line(sys.argv)
 
 

@@ -296,5 +296,7 @@ LOGGING = {
         "django": {"level": "WARNING"},
         # Each 4xx of a client would be a warning here; the client was told.
         "django.request": {"level": "ERROR"},
+        # A traceback for each request under a name that is not ours; the client was told.
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }

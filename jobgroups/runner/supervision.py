@@ -63,7 +63,7 @@ class SupervisedRunner:
             try:
                 await self._run_once(self._service, ready)
             except* RunnerReplaced as replaced:
-                raise replaced.exceptions[0] from None
+                raise RunnerReplaced(str(_innermost(replaced))) from None
             except* Exception as defect:
                 logger.exception("The runner met a defect; it is started again.")
                 await self._record(defect)
@@ -104,7 +104,12 @@ class SupervisedRunner:
             await asyncio.to_thread(database.close)
 
 
-def _words(defect: BaseException) -> str:
+def _innermost(defect: BaseException) -> BaseException:
     while isinstance(defect, BaseExceptionGroup):
         defect = defect.exceptions[0]
-    return f"{type(defect).__name__}: {defect}"
+    return defect
+
+
+def _words(defect: BaseException) -> str:
+    cause = _innermost(defect)
+    return f"{type(cause).__name__}: {cause}"
