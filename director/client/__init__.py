@@ -1,0 +1,124 @@
+"""A typed client for the Director, for programs in blocking or asynchronous style.
+
+::
+
+    from director.client import ChildCompleted, Director
+
+    with Director("http://localhost:9820") as director:
+        group = director.submit(workflow, ["localhost_8188", "192.168.100.6_8188"])
+        for event in director.stream(group.job_group_id):
+            if isinstance(event, ChildCompleted):
+                print(director.download(event, "pictures"))
+
+Nothing of the server is imported: no Django. ``AsyncDirector`` has the same methods, awaited.
+"""
+
+from __future__ import annotations
+
+from director.client.async_client import AsyncDirector
+from director.client.backends import Backend, Device, Health
+from director.client.errors import (
+    BackendInUse,
+    BackendNotFound,
+    BadRequest,
+    Conflict,
+    DirectorError,
+    FieldError,
+    GroupNotFound,
+    IdempotencyConflict,
+    JobNotFound,
+    NoOnlineBackends,
+    NotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RunnerAbsent,
+    ServerFault,
+    StreamClosed,
+    TooManyChildren,
+    TooManyRequests,
+    Unavailable,
+    UnexpectedAnswer,
+    Unreachable,
+    WaitTimeout,
+)
+from director.client.events import (
+    ChildCancelled,
+    ChildCompleted,
+    ChildEvent,
+    ChildFailed,
+    ChildProgress,
+    ChildResult,
+    ChildStarted,
+    ChildTimeout,
+    Event,
+    GroupComplete,
+    GroupCreated,
+    GroupReopened,
+    InitialState,
+    UnknownEvent,
+)
+from director.client.groups import (
+    Attempt,
+    CancelResult,
+    Child,
+    Group,
+    OutputFile,
+    Outputs,
+    SkippedBackend,
+)
+from director.client.requests import BackendFields, ListFilters, SubmitOptions
+from director.client.sync_client import Director
+
+__all__ = [
+    "AsyncDirector",
+    "Attempt",
+    "Backend",
+    "BackendFields",
+    "BackendInUse",
+    "BackendNotFound",
+    "BadRequest",
+    "CancelResult",
+    "Child",
+    "ChildCancelled",
+    "ChildCompleted",
+    "ChildEvent",
+    "ChildFailed",
+    "ChildProgress",
+    "ChildResult",
+    "ChildStarted",
+    "ChildTimeout",
+    "Conflict",
+    "Device",
+    "Director",
+    "DirectorError",
+    "Event",
+    "FieldError",
+    "Group",
+    "GroupComplete",
+    "GroupCreated",
+    "GroupNotFound",
+    "GroupReopened",
+    "Health",
+    "IdempotencyConflict",
+    "InitialState",
+    "JobNotFound",
+    "ListFilters",
+    "NoOnlineBackends",
+    "NotAllowed",
+    "NotFound",
+    "OutputFile",
+    "Outputs",
+    "PayloadTooLarge",
+    "RunnerAbsent",
+    "ServerFault",
+    "SkippedBackend",
+    "StreamClosed",
+    "SubmitOptions",
+    "TooManyChildren",
+    "TooManyRequests",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "UnknownEvent",
+    "Unreachable",
+    "WaitTimeout",
+]

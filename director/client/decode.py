@@ -1,0 +1,66 @@
+"""From JSON values to the client's types; a value of another shape is ``UnexpectedAnswer``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from director.client.errors import UnexpectedAnswer
+
+T = TypeVar("T")
+
+#: A moment, always with its offset (the server speaks UTC).
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+def load(content: bytes | str) -> dict[str, Any]:
+    """Return the JSON object in ``content``.
+
+    The standard library's parser is used on purpose: it alone reads integers of any size, and what
+    a user put into ``metadata`` is to come back equal.
+
+    Raises:
+        UnexpectedAnswer: It is no JSON, or no object.
+    """
+    try:
+        return as_object(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise UnexpectedAnswer(f"The server's answer is not JSON: {error}") from error
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Return ``value`` if it is a JSON object.
+
+    Raises:
+        UnexpectedAnswer: It is something else.
+    """
+    if not isinstance(value, dict):
+        raise UnexpectedAnswer(f"Expected a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def as_objects(value: Any) -> Sequence[dict[str, Any]]:
+    """Return the objects in a JSON array.
+
+    Raises:
+        UnexpectedAnswer: It is no array, or holds something else.
+    """
+    if not isinstance(value, list):
+        raise UnexpectedAnswer(f"Expected a JSON array, got {type(value).__name__}.")
+    return [as_object(entry) for entry in value]
+
+
+def build(kind: type[T], fields: dict[str, Any]) -> T:
+    """Return a ``kind`` made of ``fields``; names that ``kind`` does not know are let pass.
+
+    Raises:
+        UnexpectedAnswer: A field is missing or of another type.
+    """
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise UnexpectedAnswer(f"Not a {kind.__name__}: {error}") from error

@@ -1,0 +1,77 @@
+"""Fetching what children made from where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urljoin
+
+from director.client.calls import RETRY_DELAYS_S
+from director.client.errors import NotFound, UnexpectedAnswer, Unreachable, error_from_answer
+from director.client.events import ChildCompleted
+from director.client.groups import Child, Group, OutputFile
+from director.client.landing import Landing, relative_path
+from director.client.steps import Answer, Flow, Pause, Save
+
+Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
+
+
+def _files(source: Downloadable) -> Iterator[OutputFile]:
+    """Yield the files to fetch: one that is asked for itself, else those that still exist."""
+    match source:
+        case OutputFile():
+            yield source
+        case ChildCompleted():
+            yield from (file for file in source.outputs.files if not file.missing)
+        case Child() | Group():
+            yield from (file for file in source.files if not file.missing)
+
+
+def download(base_url: str, source: Downloadable, folder: Path, template: str) -> Flow[list[Path]]:
+    """Save every file of ``source`` below ``folder``; return the paths in order.
+
+    Args:
+        base_url: The Director's address, for urls that are relative to it.
+
+    Raises:
+        NotFound: The file is gone.
+        DirectorError: It could not be fetched.
+        OSError: It could not be written.
+    """
+    return (yield from _saved(base_url, list(_files(source)), folder, template))
+
+
+def _saved(base_url: str, files: list[OutputFile], folder: Path, template: str) -> Flow[list[Path]]:
+    targets = [folder / relative_path(file, template) for file in files]
+    paths: list[Path] = []
+    for file, target in zip(files, targets, strict=True):
+        paths.append((yield from _fetched(_address(base_url, file), target)))
+    return paths
+
+
+def _address(base_url: str, file: OutputFile) -> str:
+    if file.url is None or file.missing:
+        raise NotFound(f"{file.filename} is gone from its backend.")
+    try:
+        return urljoin(f"{base_url}/", file.url)
+    except ValueError as error:
+        raise UnexpectedAnswer(f"{file.url!r} is no address of a file.") from error
+
+
+def _fetched(url: str, target: Path) -> Flow[Path]:
+    """Save one file, from the start again if the connection breaks in the middle."""
+    for delay in RETRY_DELAYS_S:
+        try:
+            return (yield from _fetched_once(url, target))
+        except Unreachable:
+            yield Pause(delay)
+    return (yield from _fetched_once(url, target))
+
+
+def _fetched_once(url: str, target: Path) -> Flow[Path]:
+    with Landing(target) as landing:
+        result: Path | Answer = yield Save(url, landing)
+    if isinstance(result, Answer):
+        raise error_from_answer(result.status, result.content)
+    return result

@@ -1,0 +1,256 @@
+"""Everything that can go wrong for a caller, one class a condition.
+
+    DirectorError
+    ├── BadRequest            400, with ``errors`` for single fields
+    │   ├── NoOnlineBackends  none of the named backends can take work; ``skipped_backends`` says why
+    │   └── TooManyChildren   more backend ids than one group may have
+    ├── NotAllowed            401, 403
+    ├── NotFound              404
+    │   ├── GroupNotFound
+    │   ├── JobNotFound
+    │   └── BackendNotFound
+    ├── Conflict              409
+    │   ├── IdempotencyConflict  the key was used with another body
+    │   └── BackendInUse
+    ├── PayloadTooLarge       413
+    ├── TooManyRequests       429
+    ├── ServerFault           500 and every other 5xx but 503
+    ├── Unavailable           503
+    │   └── RunnerAbsent      no runner is alive, nothing was stored
+    ├── UnexpectedAnswer      an answer that is not the Director's (a proxy's page, nonsense)
+    ├── Unreachable           no answer: refused, timed out, torn down
+    │   └── StreamClosed      the event stream ended before the group did
+    └── WaitTimeout           ``wait`` ran out of time; also a ``TimeoutError``
+
+The class is chosen by the ``code`` of the error body, and by the status where the code is not
+known to this version. Whatever the class, ``detail`` is the server's sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class DirectorError(Exception):
+    """The Director could not do what was asked.
+
+    Attributes:
+        detail: One sentence for a person.
+        status: HTTP status, None where no HTTP answer came.
+        code: Stable name from the error body, None where there was none.
+        errors: What is wrong field by field; empty where the server named none.
+        body: The whole error body, ``{}`` where it was no JSON object.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        errors: Sequence[FieldError] = (),
+        body: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.code = code
+        self.errors = tuple(errors)
+        self.body: dict[str, Any] = dict(body or {})
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same call may succeed later without anybody changing anything."""
+        return self.status is not None and (self.status >= 500 or self.status == 429)
+
+    def __str__(self) -> str:
+        return "; ".join([self.detail, *(f"{e.field}: {e.message}" for e in self.errors)])
+
+
+class BadRequest(DirectorError):
+    """The request is wrong; nothing was stored."""
+
+
+class NoOnlineBackends(BadRequest):
+    """None of the named backends can take a child now."""
+
+    @property
+    def skipped_backends(self) -> tuple[tuple[str, str], ...]:
+        """``(backend_id, reason)`` of every backend that was named."""
+        skipped = self.body.get("skipped_backends")
+        entries = skipped if isinstance(skipped, list) else []
+        return tuple((str(e.get("backend_id")), str(e.get("reason"))) for e in entries)
+
+
+class TooManyChildren(BadRequest):
+    """More backend ids than one group may have."""
+
+
+class NotAllowed(DirectorError):
+    """The token is missing, wrong, or not enough."""
+
+
+class NotFound(DirectorError):
+    """What was named does not exist."""
+
+
+class GroupNotFound(NotFound):
+    """No group has this id."""
+
+
+class JobNotFound(NotFound):
+    """The group has no child with this id."""
+
+
+class BackendNotFound(NotFound):
+    """No backend has this id."""
+
+
+class Conflict(DirectorError):
+    """The request is right, but not now."""
+
+
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used within 24 h with another body."""
+
+
+class BackendInUse(Conflict):
+    """The backend has children that are not final."""
+
+
+class PayloadTooLarge(DirectorError):
+    """The request's body is above the server's limit."""
+
+
+class TooManyRequests(DirectorError):
+    """Asked too often; later it will work."""
+
+
+class ServerFault(DirectorError):
+    """The server failed in a way that is not the caller's doing."""
+
+
+class Unavailable(DirectorError):
+    """The server cannot do this now."""
+
+
+class RunnerAbsent(Unavailable):
+    """No runner is alive to take the work; nothing was stored."""
+
+
+class UnexpectedAnswer(DirectorError):
+    """The answer is not what a Director says; is this its address?"""
+
+
+class Unreachable(DirectorError):
+    """No answer came.
+
+    Attributes:
+        maybe_received: Whether the server may have acted on the request all the same. False only
+            where the connection never stood.
+    """
+
+    def __init__(self, detail: str, *, maybe_received: bool = True) -> None:
+        super().__init__(detail)
+        self.maybe_received = maybe_received
+
+    @property
+    def transient(self) -> bool:
+        """Always: servers come back."""
+        return True
+
+
+class StreamClosed(Unreachable):
+    """The event stream ended before the group did.
+
+    Attributes:
+        close_code: The WebSocket's close code: 4012 the server shuts down, 4008 this client read
+            too slowly, 1006 the connection was torn down.
+    """
+
+    def __init__(self, close_code: int) -> None:
+        super().__init__(f"The event stream was closed ({close_code}).")
+        self.close_code = close_code
+
+
+class WaitTimeout(DirectorError, TimeoutError):
+    """The group had not ended when the time was up. It goes on; wait again, or cancel it."""
+
+
+_BY_CODE: Final[dict[str, type[DirectorError]]] = {
+    "no_online_backends": NoOnlineBackends,
+    "too_many_children": TooManyChildren,
+    "group_not_found": GroupNotFound,
+    "job_not_found": JobNotFound,
+    "backend_not_found": BackendNotFound,
+    "idempotency_conflict": IdempotencyConflict,
+    "backend_in_use": BackendInUse,
+    "runner_absent": RunnerAbsent,
+}
+
+_BY_STATUS: Final[dict[int, type[DirectorError]]] = {
+    400: BadRequest,
+    401: NotAllowed,
+    403: NotAllowed,
+    404: NotFound,
+    409: Conflict,
+    413: PayloadTooLarge,
+    429: TooManyRequests,
+    503: Unavailable,
+}
+
+
+def _class_for(status: int | None, code: str | None) -> type[DirectorError]:
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status is None or 400 <= status < 500:
+        return DirectorError
+    return ServerFault if status >= 500 else UnexpectedAnswer
+
+
+def _field_errors(body: Mapping[str, Any]) -> list[FieldError]:
+    listed = body.get("errors")
+    entries = listed if isinstance(listed, list) else []
+    return [
+        FieldError(str(entry.get("field", "")), str(entry.get("message", "")))
+        for entry in entries
+        if isinstance(entry, dict)
+    ]
+
+
+def error_from_body(body: Mapping[str, Any], *, status: int | None) -> DirectorError:
+    """Return the error that a JSON body ``{"detail", "code", "errors"?}`` describes.
+
+    Args:
+        body: An HTTP error body, or an ``error`` frame of the event stream.
+        status: HTTP status; None for a frame.
+    """
+    code = body.get("code")
+    code = code if isinstance(code, str) else None
+    detail = body.get("detail")
+    if not isinstance(detail, str):
+        detail = f"The server answered {status} without a reason."
+    kind = _class_for(status, code)
+    return kind(detail, status=status, code=code, errors=_field_errors(body), body=body)
+
+
+def error_from_answer(status: int, content: bytes) -> DirectorError:
+    """Return the error that an HTTP answer other than a success describes; never raises."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    return error_from_body(body if isinstance(body, dict) else {}, status=status)

@@ -1,0 +1,262 @@
+"""What a group is: its children, their attempts and what they made. Named as the API names them.
+
+Every type keeps the JSON object it was made of in ``raw``, so that a field which a newer server
+adds is at hand before this client knows it; two values are equal whatever is in there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from director.client.decode import Moment, as_object, as_objects, build
+
+Raw: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """One file that a child made, with where it came from.
+
+    Attributes:
+        kind: ComfyUI's key for it: ``images``, ``gifs``, ``audio``, ``video`` …
+        type: ComfyUI's folder: ``output``, or ``temp`` for a preview.
+        missing: The file of a cached node that is gone from the backend.
+    """
+
+    filename: str
+    url: str | None = None
+    subfolder: str = ""
+    type: str = "output"
+    kind: str = "images"
+    missing: bool = False
+    job_id: str | None = None
+    backend_id: str | None = None
+    seed: int | None = None
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """All that a child made. Texts and other values that are no files are in ``raw`` alone."""
+
+    files: tuple[OutputFile, ...] = ()
+    prompt_id: str | None = None
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def images(self) -> tuple[OutputFile, ...]:
+        """The pictures among the files."""
+        return tuple(file for file in self.files if file.kind == "images")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a child on one backend, under one ComfyUI prompt id."""
+
+    number: int
+    run: int | None = None
+    backend_id: str | None = None
+    prompt_id: str | None = None
+    outcome: str | None = None
+    error_message: str | None = None
+    error_type: str | None = None
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
+    outputs: Outputs | None = None
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """One variation of a group: the workflow with one seed, on one backend.
+
+    Attributes:
+        status: ``queued``, ``running``, ``completed``, ``failed``, ``timeout`` or ``cancelled``.
+        progress: Percent of the whole child, 0 to 100.
+        attempts: Tries one by one; only ``job()`` fills them in.
+        attempt_count: How many tries there were; 0 where the server did not say.
+        waiting_reason: One sentence while it is queued.
+    """
+
+    job_id: str
+    backend_id: str
+    seed: int
+    status: str
+    progress: float = 0.0
+    current_step: str | None = None
+    outputs: Outputs | None = None
+    error_message: str | None = None
+    error_type: str | None = None
+    error_details: dict[str, Any] | None = field(default=None, hash=False)
+    queued_at: Moment | None = None
+    started_at: Moment | None = None
+    completed_at: Moment | None = None
+    waiting_reason: str | None = None
+    warnings: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    attempt_count: int = 0
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def files(self) -> tuple[OutputFile, ...]:
+        """Every file it made; empty until it completed."""
+        return self.outputs.files if self.outputs else ()
+
+    @property
+    def images(self) -> tuple[OutputFile, ...]:
+        """The pictures it made; empty until it completed."""
+        return self.outputs.images if self.outputs else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedBackend:
+    """A backend that was named in a submission and got no child."""
+
+    backend_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One submission and its children.
+
+    Attributes:
+        status: ``pending``, ``running``, ``partial_complete``, ``completed``, ``failed`` or
+            ``cancelled``. It has ended when ``completed_at`` is set, not before
+            (``partial_complete`` is also said while children still run).
+        child_jobs: In the order of submission; empty in the pages of ``list()``.
+        seq: Number of the last event that this snapshot reflects: stream on with ``since=seq``.
+        run: From 1; a retry of the group opens the next.
+        replayed: The submission's key had been used: this is the group made then.
+    """
+
+    job_group_id: str
+    status: str
+    child_jobs: tuple[Child, ...] = ()
+    completed_count: int = 0
+    failed_count: int = 0
+    total_count: int = 0
+    created_at: Moment | None = None
+    completed_at: Moment | None = None
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+    warnings: tuple[str, ...] = ()
+    skipped_backends: tuple[SkippedBackend, ...] = ()
+    seed_strategy: str | None = None
+    base_seed: int | None = None
+    timeout_seconds: int | None = None
+    run: int = 1
+    seq: int | None = None
+    replayed: bool = False
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every child is final and the group's last event is written."""
+        return self.completed_at is not None
+
+    @property
+    def files(self) -> tuple[OutputFile, ...]:
+        """Every file of every child, in order."""
+        return tuple(file for child in self.child_jobs for file in child.files)
+
+    @property
+    def images(self) -> tuple[OutputFile, ...]:
+        """Every picture of every child, in order."""
+        return tuple(image for child in self.child_jobs for image in child.images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelResult:
+    """What a cancellation found.
+
+    Attributes:
+        cancelled: The group is now ``cancelled``; False when it had finished otherwise.
+        interrupted: Children that this call cancelled.
+    """
+
+    cancelled: bool
+    interrupted: int = 0
+    already_complete: int = 0
+    already_failed: int = 0
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+def outputs_fields(value: Any, owner: Mapping[str, Any]) -> Raw | None:
+    """Return the fields of an ``Outputs`` from the API's object, None where there is none.
+
+    Args:
+        value: ``{"images": [file, …], "<ComfyUI's key>": […], "prompt_id"}`` or None.
+        owner: The child or event it stands in; its job, backend and seed are noted on each file.
+    """
+    if value is None:
+        return None
+    outputs = as_object(value)
+    origin = {name: owner.get(name) for name in ("job_id", "backend_id", "seed")}
+    files = [
+        {**entry, **origin, "kind": kind, "raw": entry}
+        for kind, entries in outputs.items()
+        if isinstance(entries, list)
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+    ]
+    return {"files": files, "prompt_id": outputs.get("prompt_id"), "raw": outputs}
+
+
+def _attempt_fields(attempt: Raw, child: Raw) -> Raw:
+    owner = {**child, "backend_id": attempt.get("backend_id", child.get("backend_id"))}
+    outputs = outputs_fields(attempt.get("outputs"), owner)
+    return {**attempt, "outputs": outputs, "raw": attempt}
+
+
+def _child_fields(child: Raw) -> Raw:
+    listed = child.get("attempts")
+    tries = as_objects(listed) if isinstance(listed, list) else []
+    return {
+        **child,
+        "outputs": outputs_fields(child.get("outputs"), child),
+        # A status counts the attempts, a single child lists them.
+        "attempts": [_attempt_fields(entry, child) for entry in tries],
+        "attempt_count": listed if isinstance(listed, int) else len(tries),
+        "raw": child,
+    }
+
+
+def parse_child(value: Any) -> Child:
+    """Return the child in one JSON object.
+
+    Raises:
+        UnexpectedAnswer: It is none.
+    """
+    return build(Child, _child_fields(as_object(value)))
+
+
+def parse_group(value: Any, *, replayed: bool = False) -> Group:
+    """Return the group in the answer to a submission or status, a list's row, ``initial_state``.
+
+    Raises:
+        UnexpectedAnswer: It is none.
+    """
+    group = as_object(value)
+    children = [_child_fields(child) for child in as_objects(group.get("child_jobs", []))]
+    return build(
+        Group,
+        {
+            "total_count": len(children),
+            **group,
+            "child_jobs": children,
+            "replayed": replayed,
+            "raw": group,
+        },
+    )
+
+
+def parse_cancel(value: Any) -> CancelResult:
+    """Return the answer to a cancellation.
+
+    Raises:
+        UnexpectedAnswer: It is none.
+    """
+    answer = as_object(value)
+    return build(CancelResult, {**answer, "raw": answer})

@@ -1,0 +1,250 @@
+"""Every request to the Director: path, parameters and body."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+from urllib.parse import quote
+
+from director.client.steps import Request, dump
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What may be said of a submission beside the workflow and the backends.
+
+    Attributes:
+        parameters: Inputs to set in every child: ``{"steps": 20}``, ``{"3.steps": 20}`` or
+            ``{"3": {"steps": 20}}``.
+        seed_strategy: ``random`` (default), ``sequential``, ``fibonacci`` or ``golden_ratio``.
+        base_seed: Seed of the first child, 0 … 2**53 - 1; drawn by the server if left out.
+        metadata: Any JSON object up to 16 KiB; comes back equal.
+        timeout_seconds: 30 … 3600 (default 300) from the first sign of execution.
+        required_capabilities: Tags and facts that a backend must have.
+        idempotency_key: Submissions with one key within 24 h make one group. Chosen freshly for
+            each call if left out.
+    """
+
+    parameters: Mapping[str, Any] | None
+    seed_strategy: str | None
+    base_seed: int | None
+    metadata: Mapping[str, Any] | None
+    timeout_seconds: int | None
+    required_capabilities: Sequence[str] | None
+    idempotency_key: str | None
+
+
+class ListFilters(TypedDict, total=False):
+    """Which groups ``list`` gives.
+
+    Attributes:
+        status: A group status.
+        backend: Groups with a child on this backend.
+        metadata: ``{"scene": "shot_001"}``: groups whose metadata say so.
+        created_after: Aware datetime; likewise ``created_before``.
+        limit: Groups per request, at most 200. All pages are read as they are iterated over.
+    """
+
+    status: str | None
+    backend: str | None
+    metadata: Mapping[str, Any] | None
+    created_after: datetime | None
+    created_before: datetime | None
+    limit: int | None
+
+
+class BackendFields(TypedDict, total=False):
+    """What a person says of a backend.
+
+    Attributes:
+        name: For people; the server makes one of the address if left out.
+        tags: What ``required_capabilities`` may ask for.
+        enabled: False: no new children, running ones finish.
+        headers: Sent to this ComfyUI with everything (basic auth of a proxy …); never shown again.
+    """
+
+    name: str | None
+    tags: Sequence[str] | None
+    enabled: bool | None
+    headers: Mapping[str, str] | None
+
+
+def _path(*segments: str) -> str:
+    """Return ``/api/…`` with each segment encoded.
+
+    An empty segment would name the collection instead of a thing in it, and a segment of dots would
+    be resolved away by HTTP clients and proxies.
+    """
+    if not all(segments):
+        raise ValueError("An id is never empty.")
+    encoded = (quote(segment, safe="", errors="replace") for segment in segments)
+    return "/api/" + "/".join(s.replace(".", "%2E") if s in {".", ".."} else s for s in encoded)
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _strings(name: str, values: Sequence[str]) -> list[str]:
+    # One string is a sequence of strings too: "localhost_8188" would ask for 14 backends.
+    if isinstance(values, str):
+        raise TypeError(f"{name} is a list of strings, not one string.")
+    return list(values)
+
+
+def submit(
+    workflow: Mapping[str, Any],
+    backend_ids: Sequence[str],
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    seed_strategy: str | None = None,
+    base_seed: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    timeout_seconds: int | None = None,
+    required_capabilities: Sequence[str] | None = None,
+    idempotency_key: str | None = None,
+) -> Request:
+    """Return the submission of a group; safe to repeat, since it carries an idempotency key."""
+    optional = {
+        "parameters": parameters,
+        "seed_strategy": seed_strategy,
+        "base_seed": base_seed,
+        "metadata": metadata,
+        "timeout_seconds": timeout_seconds,
+    }
+    body = {"workflow_json": workflow, "backend_ids": _strings("backend_ids", backend_ids)}
+    body |= _given(optional)
+    if required_capabilities is not None:
+        body["required_capabilities"] = _strings("required_capabilities", required_capabilities)
+    key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
+    headers = {"Idempotency-Key": key}
+    return Request("POST", _path("job-group"), body=dump(body), headers=headers, repeatable=True)
+
+
+def status(group_id: str) -> Request:
+    """Return the request for a group's status."""
+    return Request("GET", _path("job-groups", group_id), repeatable=True)
+
+
+def _moment(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise ValueError("A datetime without a time zone could be any of 24 moments.")
+    text = value.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else dump(value).decode()
+
+
+def list_groups(
+    *,
+    status: str | None = None,
+    backend: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> Request:
+    """Return the request for one page of groups, newest first."""
+    params = {
+        "status": status,
+        "backend": backend,
+        **{f"metadata.{name}": _text(value) for name, value in (metadata or {}).items()},
+        "created_after": _moment(created_after) if created_after else None,
+        "created_before": _moment(created_before) if created_before else None,
+        "limit": None if limit is None else str(limit),
+        "cursor": cursor,
+    }
+    query = tuple(_given(params).items())
+    return Request("GET", _path("job-groups"), params=query, repeatable=True)
+
+
+def workflow(group_id: str) -> Request:
+    """Return the request for a group's workflow as it was submitted."""
+    return Request("GET", _path("job-groups", group_id, "workflow"), repeatable=True)
+
+
+def events(group_id: str, since: int) -> Request:
+    """Return the request for the stored events after ``since``."""
+    path = _path("job-groups", group_id, "events")
+    return Request("GET", path, params=(("since", str(since)),), repeatable=True)
+
+
+def job(group_id: str, job_id: str) -> Request:
+    """Return the request for one child with its attempts."""
+    return Request("GET", _path("job-groups", group_id, "jobs", job_id), repeatable=True)
+
+
+def cancel(group_id: str) -> Request:
+    """Return the cancellation of a group.
+
+    Not repeated after a lost answer although that would cancel nothing more: the second answer
+    would count none of what the first one cancelled.
+    """
+    return Request("DELETE", _path("job-groups", group_id))
+
+
+def cancel_job(group_id: str, job_id: str) -> Request:
+    """Return the cancellation of one child."""
+    return Request("DELETE", _path("job-groups", group_id, "jobs", job_id))
+
+
+def backends() -> Request:
+    """Return the request for all backends."""
+    return Request("GET", _path("backends"), repeatable=True)
+
+
+def backend(backend_id: str) -> Request:
+    """Return the request for one backend."""
+    return Request("GET", _path("backends", backend_id), repeatable=True)
+
+
+def _backend_body(
+    *,
+    url: str | None = None,
+    backend_id: str | None = None,
+    name: str | None = None,
+    tags: Sequence[str] | None = None,
+    enabled: bool | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    fields = {
+        "url": url,
+        "backend_id": backend_id,
+        "name": name,
+        "tags": None if tags is None else _strings("tags", tags),
+        "enabled": enabled,
+        "headers": headers,
+    }
+    return dump(_given(fields))
+
+
+def add_backend(url: str, *, backend_id: str | None = None, **fields: Any) -> Request:
+    """Return the registration of a ComfyUI; ``fields`` are those of ``BackendFields``."""
+    body = _backend_body(url=url, backend_id=backend_id, **fields)
+    return Request("POST", _path("backends"), body=body)
+
+
+def update_backend(backend_id: str, *, url: str | None = None, **fields: Any) -> Request:
+    """Return a change of a backend; what is not named, or None, stays."""
+    body = _backend_body(url=url, **fields)
+    return Request("PATCH", _path("backends", backend_id), body=body, repeatable=True)
+
+
+def delete_backend(backend_id: str) -> Request:
+    """Return the removal of a backend."""
+    return Request("DELETE", _path("backends", backend_id))
+
+
+def health() -> Request:
+    """Return the health check."""
+    return Request("GET", _path("health"), repeatable=True)
+
+
+def stream_path(group_id: str, since: int | None) -> str:
+    """Return the path of a group's event stream, resumed after event ``since`` if given."""
+    path = _path("job-groups", group_id).replace("/api/", "/ws/", 1)
+    return path if since is None else f"{path}?since={since}"

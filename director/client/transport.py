@@ -1,0 +1,155 @@
+"""Where the Director is and how it is spoken to: what both transports share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from director import __version__
+from director.client.errors import DirectorError, Unreachable, error_from_answer
+from director.client.steps import Answer, Request
+
+DEFAULT_URL: Final = "http://localhost:9820"
+#: Seconds for a connection to stand; a machine that is off does not answer at all.
+CONNECT_TIMEOUT_S: Final = 5.0
+#: The contract's frames stay below 1 MiB; the margin is for servers with another idea of it.
+MAX_FRAME_BYTES: Final = 16 * 2**20
+#: Seconds for the closing handshake: the caller has what it wanted and should not wait.
+CLOSE_TIMEOUT_S: Final = 1.0
+#: An error page is read no further than this.
+MAX_ERROR_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The Director's address and the token for it."""
+
+    url: str
+    token: str | None
+
+    @classmethod
+    def parse(cls, url: str, token: str | None) -> Address:
+        """Return the address.
+
+        Raises:
+            ValueError: It is no http or https URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{url!r} is not an address like {DEFAULT_URL}.")
+        if parts.query or parts.fragment:
+            raise ValueError(f"{url!r} has a query or a fragment; an address has neither.")
+        if _origin(url) is None:
+            raise ValueError(f"{url!r} is not an address: its port is no number.")
+        return cls(url.rstrip("/"), token)
+
+    @property
+    def shown(self) -> str:
+        """The address for people and logs: without a password."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def headers_for(self, url: str) -> dict[str, str]:
+        """Return the headers of every request to ``url``.
+
+        The token goes to the Director alone: files may lie on other machines.
+        """
+        headers = {"User-Agent": f"comfyui-director/{__version__}", "Accept-Encoding": "identity"}
+        if self.token is not None and _origin(url) == _origin(self.url):
+            headers["Authorization"] = f"Bearer {self.token}"
+        return headers
+
+    def http_options(self, request: Request) -> dict[str, Any]:
+        """Return the arguments of httpx's ``request`` for ``request``."""
+        url = self.url + request.path
+        headers = {**self.headers_for(url), "Accept": "application/json", **request.headers}
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        return {
+            "method": request.method,
+            "url": url,
+            "params": list(request.params) or None,
+            "content": request.body,
+            "headers": headers,
+        }
+
+    def socket_options(self, path: str, timeout: float | None) -> dict[str, Any]:
+        """Return the arguments of websockets' ``connect`` for the stream at ``path``."""
+        headers = self.headers_for(self.url)
+        agent = headers.pop("User-Agent")
+        del headers["Accept-Encoding"]
+        return {
+            "uri": "ws" + self.url.removeprefix("http") + path,
+            "additional_headers": headers,
+            "user_agent_header": agent,
+            "compression": None,
+            "proxy": None,
+            "open_timeout": 10.0 if timeout is None else timeout,
+            "close_timeout": CLOSE_TIMEOUT_S,
+            "max_size": MAX_FRAME_BYTES,
+        }
+
+
+def _origin(url: str) -> tuple[str, str, int] | None:
+    """Return scheme, host and port, None where there are none: urls of files may say anything."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    return parts.scheme, parts.hostname or "", port
+
+
+def client_options(timeout: float) -> dict[str, Any]:
+    """Return the arguments of httpx's clients. Nothing of the environment is trusted."""
+    return {
+        "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
+        "trust_env": False,
+        "follow_redirects": False,
+    }
+
+
+def request_timeout(seconds: float | None) -> Any:
+    """Return httpx's ``timeout`` argument for one request."""
+    if seconds is None:
+        return httpx.USE_CLIENT_DEFAULT
+    return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT_S))
+
+
+#: The connection never stood, so the server cannot have acted.
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
+
+
+def lost_answer(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> DirectorError:
+    """Return what an HTTP failure without an answer means."""
+    reason = str(error) or type(error).__name__
+    unsent = isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
+    return Unreachable(f"No answer from {url}: {reason}", maybe_received=not unsent)
+
+
+def no_socket(url: str, error: Exception) -> DirectorError:
+    """Return what a failure to open the event stream means."""
+    if isinstance(error, InvalidStatus):
+        content = bytes(error.response.body or b"")
+        return error_from_answer(error.response.status_code, content)
+    reason = str(error) or type(error).__name__
+    return Unreachable(f"No event stream from {url}: {reason}", maybe_received=False)
+
+
+def close_code(error: ConnectionClosed) -> int:
+    """Return the code that the server closed with, 1006 where the connection just ended."""
+    return error.rcvd.code if error.rcvd else 1006
+
+
+def answer_of(response: httpx.Response) -> Answer:
+    """Return a response that was read whole."""
+    return Answer(response.status_code, dict(response.headers), response.content)

@@ -1,0 +1,412 @@
+"""A small Director over real sockets, in a thread: REST and WebSocket as the contract has them.
+
+It keeps groups and their numbered events in memory, and misbehaves on order: answers that get
+lost, sockets that are closed with a code or torn down, gaps, files that break off in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+T = TypeVar("T")
+
+NOW = "2026-02-01T07:00:00.000Z"
+
+
+def child(number: int, **fields: Any) -> dict[str, Any]:
+    """A child as the API shows it: every field, null where nothing is known."""
+    empty = dict.fromkeys(
+        ["current_step", "outputs", "error_message", "error_type", "started_at", "completed_at"]
+    )
+    return {
+        **empty,
+        "job_id": f"j_{number:012x}",
+        "backend_id": f"gpu{number}_8188",
+        "seed": 41 + number,
+        "status": "queued",
+        "progress": 0.0,
+        "queued_at": NOW,
+        "attempts": 1,
+        "waiting_reason": None,
+        "error_details": None,
+        "warnings": [],
+        **fields,
+    }
+
+
+@dataclass
+class StoredGroup:
+    """A group with its log."""
+
+    body: dict[str, Any]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    sockets: set[web.WebSocketResponse] = field(default_factory=set)
+    #: Held while the log grows and while a socket that has caught up begins to listen.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class FakeDirector:
+    """The server; start it by ``with``. Its public methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, StoredGroup] = {}
+        self.keys: dict[str, tuple[bytes, str]] = {}
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.connects: list[str] = []
+        self.files: dict[str, bytes] = {}
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
+        self.lose: dict[tuple[str, str], int] = defaultdict(int)
+        self.break_files = 0
+        self.refuse_sockets: int | None = None
+        self.skip: set[int] = set()
+        self._ids = itertools.count(1)
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fake director")
+        self.port = 0
+
+    # ---- life
+
+    def __enter__(self) -> FakeDirector:
+        self._thread.start()
+        self._call(self.start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Go away; connections are refused until ``restart``."""
+        self._call(self._stop())
+
+    def restart(self) -> None:
+        """Come back at the same port."""
+        self._call(self.start())
+
+    async def start(self) -> None:
+        app = web.Application(middlewares=[self._note])
+        app.router.add_route("GET", "/ws/job-groups/{id}", self._socket)
+        app.router.add_route("POST", "/api/job-group", self._submit)
+        app.router.add_route("GET", "/api/job-groups", self._list)
+        app.router.add_route("*", "/api/job-groups/{id}", self._group)
+        app.router.add_route("GET", "/api/job-groups/{id}/workflow", self._workflow)
+        app.router.add_route("GET", "/api/job-groups/{id}/events", self._events)
+        app.router.add_route("*", "/api/job-groups/{id}/jobs/{job}", self._job)
+        app.router.add_route("GET", "/view", self._view)
+        app.router.add_route("*", "/{rest:.*}", self._unknown)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        for group in self.groups.values():
+            await self._close_sockets(group, 4012)
+        await self._runner.cleanup()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return once ``condition`` holds; it is looked at whenever something arrives."""
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout=10)
+
+    def _ring(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # ---- what a test does to groups
+
+    def group(self, children: int = 1, **fields: Any) -> str:
+        """Store a group and its event 1; return its id."""
+        group_id = f"jg_{next(self._ids):012x}"
+        self.groups[group_id] = StoredGroup(
+            {
+                "job_group_id": group_id,
+                "status": "running",
+                "child_jobs": [child(n + 1) for n in range(children)],
+                "completed_count": 0,
+                "failed_count": 0,
+                "total_count": children,
+                "created_at": NOW,
+                "completed_at": None,
+                "metadata": {},
+                "warnings": [],
+                "skipped_backends": [],
+                "run": 1,
+                "seq": 0,
+                **fields,
+            }
+        )
+        self.record(group_id, "group_created", job_group_id=group_id)
+        return group_id
+
+    def record(self, group_id: str, kind: str, **fields: Any) -> None:
+        """Write the next state event, and send it to whoever listens."""
+        group = self.groups[group_id]
+        with group.lock:
+            seq = group.body["seq"] + 1
+            frame = {"type": kind, "seq": seq, "run": group.body["run"], **fields}
+            group.body["seq"] = seq
+            group.log.append(frame)
+        if frame["seq"] not in self.skip:
+            self.send(group_id, frame)
+
+    def start_child(self, group_id: str, number: int = 1) -> None:
+        of = child(number)
+        self.record(
+            group_id,
+            "child_started",
+            job_id=of["job_id"],
+            backend_id=of["backend_id"],
+            seed=of["seed"],
+            attempt=1,
+            started_at=NOW,
+        )
+
+    def progress(self, group_id: str, percent: float) -> None:
+        of = child(1)
+        frame = {
+            "type": "child_progress",
+            "job_id": of["job_id"],
+            "backend_id": of["backend_id"],
+            "progress": percent,
+            "current_step": "KSampler",
+            "steps_completed": 13,
+            "steps_total": 20,
+        }
+        self.send(group_id, frame)
+
+    def finish(self, group_id: str) -> None:
+        """End the run: ``group_complete``, as the last event."""
+        body = self.groups[group_id].body
+        body.update(status="completed", completed_at=NOW)
+        total = body["total_count"]
+        results = [
+            {"job_id": c["job_id"], "status": "completed", "outputs": {"images": []}}
+            for c in body["child_jobs"]
+        ]
+        self.record(
+            group_id,
+            "group_complete",
+            job_group_id=group_id,
+            total=total,
+            succeeded=total,
+            failed=0,
+            results=results,
+        )
+
+    def reopen(self, group_id: str) -> None:
+        body = self.groups[group_id].body
+        body.update(status="running", completed_at=None, run=body["run"] + 1)
+        self.record(group_id, "group_reopened", job_group_id=group_id)
+
+    def send(self, group_id: str, frame: dict[str, Any]) -> None:
+        """Send a frame as it is to all sockets of a group."""
+        group = self.groups[group_id]
+        if group.sockets:
+            self._call(self._send(group, frame))
+
+    async def _send(self, group: StoredGroup, frame: dict[str, Any]) -> None:
+        for socket in set(group.sockets):
+            await socket.send_str(json.dumps(frame))
+
+    def close(self, group_id: str, code: int) -> None:
+        """Close all sockets of a group with this code."""
+        self._call(self._close_sockets(self.groups[group_id], code))
+
+    async def _close_sockets(self, group: StoredGroup, code: int) -> None:
+        for socket in set(group.sockets):
+            await socket.close(code=code)
+
+    def tear(self, group_id: str) -> None:
+        """Abort all sockets of a group: no close frame, no FIN."""
+        for socket in set(self.groups[group_id].sockets):
+            transport = socket._req.transport
+            self._loop.call_soon_threadsafe(transport.abort)
+
+    def listeners(self, group_id: str) -> int:
+        return len(self.groups[group_id].sockets)
+
+    def sent(self, method: str, path: str) -> list[tuple[dict[str, str], bytes]]:
+        """Headers and body of every request of this kind so far."""
+        return [(h, b) for m, p, h, b in self.requests if (m, p) == (method, path)]
+
+    # ---- what clients see
+
+    @web.middleware
+    async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        body = await request.read()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append((request.method, request.path_qs, headers, body))
+        self._ring()
+        key = (request.method, request.path)
+        if key in self.answers:
+            status, answer = self.answers[key]
+            if isinstance(answer, str):
+                return web.Response(status=status, text=answer, content_type="text/html")
+            return web.json_response(answer, status=status)
+        response: web.StreamResponse = await handler(request)
+        if self.lose[key] > 0:
+            self.lose[key] -= 1
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+    def _found(self, request: web.Request) -> StoredGroup:
+        group_id = request.match_info["id"]
+        if group_id in self.groups:
+            return self.groups[group_id]
+        body = {"detail": f"Job group {group_id} not found", "code": "group_not_found"}
+        raise web.HTTPNotFound(text=json.dumps(body), content_type="application/json")
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        raw = await request.read()
+        key = request.headers.get("Idempotency-Key")
+        replayed = key is not None and key in self.keys
+        if replayed:
+            seen, group_id = self.keys[str(key)]
+            if seen != raw:
+                conflict = {"detail": "Used before.", "code": "idempotency_conflict"}
+                return web.json_response(conflict, status=409)
+        else:
+            sent = json.loads(raw)
+            group_id = self.group(0, metadata=sent.get("metadata", {}), workflow=sent)
+            children = [
+                child(n + 1, backend_id=b, seed=42 + n) for n, b in enumerate(sent["backend_ids"])
+            ]
+            self.groups[group_id].body["child_jobs"] = children
+            if key is not None:
+                self.keys[key] = (raw, group_id)
+        body = self.groups[group_id].body
+        names = ("job_group_id", "child_jobs", "status", "created_at", "warnings")
+        headers = {"Idempotency-Replayed": "true"} if replayed else {}
+        answer = {name: body[name] for name in names}
+        return web.json_response(answer, status=201, headers=headers)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        limit = int(request.query.get("limit", 2))
+        start = int(request.query.get("cursor", 0))
+        rows = list(reversed(self.groups.values()))
+        rest = [{k: v for k, v in g.body.items() if k != "child_jobs"} for g in rows]
+        cursor = start + limit
+        link = f"http://other.invalid/api/job-groups?cursor={cursor}&limit={limit}"
+        more = link if cursor < len(rest) else None
+        page = {"results": rest[start:cursor], "next": more, "previous": None}
+        return web.json_response(page)
+
+    async def _group(self, request: web.Request) -> web.Response:
+        group = self._found(request)
+        if request.method == "DELETE":
+            open_ones = [c for c in group.body["child_jobs"] if c["status"] == "queued"]
+            for one in open_ones:
+                one["status"] = "cancelled"
+            return web.json_response(
+                {
+                    "cancelled": True,
+                    "interrupted": len(open_ones),
+                    "already_complete": 0,
+                    "already_failed": 0,
+                }
+            )
+        return web.json_response(group.body)
+
+    async def _workflow(self, request: web.Request) -> web.Response:
+        return web.json_response(self._found(request).body["workflow"]["workflow_json"])
+
+    async def _events(self, request: web.Request) -> web.Response:
+        since = int(request.query["since"])
+        return web.json_response({"events": self._found(request).log[since:]})
+
+    async def _job(self, request: web.Request) -> web.Response:
+        group = self._found(request)
+        for one in group.body["child_jobs"]:
+            if one["job_id"] == request.match_info["job"]:
+                tries = [{"number": 1, "run": 1, "prompt_id": "p1", "outcome": "success"}]
+                return web.json_response({**one, "attempts": tries})
+        body = {"detail": "Job x not found", "code": "job_not_found"}
+        return web.json_response(body, status=404)
+
+    async def _view(self, request: web.Request) -> web.StreamResponse:
+        content = self.files.get(request.query["filename"])
+        if content is None:
+            return web.Response(status=404)
+        if self.break_files > 0:
+            self.break_files -= 1
+            response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+            await response.prepare(request)
+            await response.write(content[: len(content) // 2])
+            assert request.transport is not None
+            request.transport.abort()
+            return response
+        return web.Response(body=content, content_type="image/png")
+
+    async def _unknown(self, request: web.Request) -> web.Response:
+        return web.json_response({"detail": "No such path.", "code": "not_found"}, status=404)
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        self.connects.append(request.path_qs)
+        if self.refuse_sockets is not None:
+            body = {"detail": "No sockets here.", "code": "refused"}
+            return web.json_response(body, status=self.refuse_sockets)
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        group_id = request.match_info["id"]
+        group = self.groups.get(group_id)
+        if group is None:
+            detail = f"Job group {group_id} not found"
+            error = {"type": "error", "code": "group_not_found", "detail": detail}
+            await socket.send_str(json.dumps(error))
+            await socket.close(code=4404)
+            return socket
+        await self._catch_up(socket, group, request.query.get("since"))
+        self._ring()
+        try:
+            while (await socket.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSED):
+                pass
+        finally:
+            group.sockets.discard(socket)
+            self._ring()
+            await socket.close(code=WSCloseCode.OK)
+        return socket
+
+    async def _catch_up(
+        self, socket: web.WebSocketResponse, group: StoredGroup, since: str | None
+    ) -> None:
+        with group.lock:
+            last = group.body["seq"]
+            if since is not None and 0 <= int(since) <= last:
+                sent, state = int(since), None
+            else:
+                sent = last - 1 if group.body["completed_at"] else last
+                state = {**group.body, "type": "initial_state", "seq": sent}
+        if state is not None:
+            await socket.send_str(json.dumps(state))
+        while True:
+            with group.lock:
+                missed = group.log[sent:]
+                if not missed:
+                    group.sockets.add(socket)
+                    return
+            sent += len(missed)
+            for frame in missed:
+                if frame["seq"] not in self.skip:
+                    await socket.send_str(json.dumps(frame))

@@ -1,0 +1,527 @@
+"""The event stream and waiting, over connections that break in every way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from director import client
+from director.client import (
+    ChildProgress,
+    ChildStarted,
+    Event,
+    GroupComplete,
+    GroupReopened,
+    InitialState,
+    UnknownEvent,
+)
+from director.client.errors import Unreachable
+from director.client.events import parse_event
+from director.client.reconnecting import LONGEST_DELAY_S, Outage, Patience
+from tests.unit.client_driver import client_kinds
+from tests.unit.client_server import FakeDirector, child
+
+
+@pytest.fixture
+def server() -> Iterator[FakeDirector]:
+    with FakeDirector() as fake:
+        yield fake
+
+
+@pytest.fixture(params=client_kinds())
+def director(request: pytest.FixtureRequest, server: FakeDirector) -> Iterator[Any]:
+    with request.param(server.url, give_up_seconds=20) as driven:
+        yield driven
+
+
+def numbers(events: list[Event]) -> list[int]:
+    """The seq of every stored event, in the order of arrival."""
+    return [e.seq for e in events if e.seq is not None and not isinstance(e, InitialState)]
+
+
+def listen(server: FakeDirector, group_id: str, events: Iterator[Event]) -> InitialState:
+    """Open the stream and wait until the server knows the listener."""
+    state = next(events)
+    assert isinstance(state, InitialState)
+    server.wait_until(lambda: server.listeners(group_id) == 1)
+    return state
+
+
+def test_a_stream_begins_with_the_state_and_ends_with_the_group(
+    director: Any, server: FakeDirector
+) -> None:
+    group_id = server.group(2, metadata={"scene": "s"})
+    events = director.stream(group_id)
+    state = listen(server, group_id, events)
+    assert (state.seq, state.run, state.group.metadata) == (1, 1, {"scene": "s"})
+    assert [c.status for c in state.group.child_jobs] == ["queued", "queued"]
+    server.start_child(group_id)
+    server.progress(group_id, 65.0)
+    server.finish(group_id)
+    started, progress, complete = list(events)
+    assert isinstance(started, ChildStarted)
+    assert isinstance(progress, ChildProgress)
+    assert (progress.progress, progress.steps_completed, progress.seq) == (65.0, 13, None)
+    assert isinstance(complete, GroupComplete)
+    assert (complete.total, complete.succeeded, complete.failed) == (2, 2, 0)
+    assert [r.status for r in complete.results] == ["completed", "completed"]
+    server.wait_until(lambda: server.listeners(group_id) == 0)
+
+
+def test_a_finished_group_is_told_from_its_state(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    server.finish(group_id)
+    state, complete = list(director.stream(group_id))
+    assert (state.seq, complete.seq) == (1, 2)
+
+
+@pytest.mark.parametrize("code", [4012, 4008, 1001, 1011, 1000])
+def test_a_closed_stream_resumes_where_it_was(
+    director: Any, server: FakeDirector, code: int
+) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    server.start_child(group_id)
+    seen = [next(events)]
+    server.close(group_id, code)
+    server.wait_until(lambda: server.listeners(group_id) == 0)
+    for _ in range(3):
+        server.record(group_id, "child_retrying", job_id="j")
+    server.finish(group_id)
+    seen += list(events)
+    assert numbers(seen) == [2, 3, 4, 5, 6]
+    assert server.connects == [f"/ws/job-groups/{group_id}", f"/ws/job-groups/{group_id}?since=2"]
+
+
+def test_a_torn_connection_resumes_where_it_was(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    seen = []
+    for _ in range(3):
+        server.wait_until(lambda: server.listeners(group_id) == 1)
+        server.tear(group_id)
+        server.wait_until(lambda: server.listeners(group_id) == 0)
+        server.start_child(group_id)
+        seen.append(next(events))
+    server.finish(group_id)
+    assert numbers(seen + list(events)) == [2, 3, 4, 5]
+
+
+def test_a_server_that_restarts_is_found_again(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    server.stop()
+    server.start_child(group_id)
+    back = threading.Timer(0.5, server.restart)
+    back.start()
+    assert next(events).seq == 2
+    back.join()
+    server.finish(group_id)
+    assert numbers(list(events)) == [3]
+
+
+def test_a_server_that_stays_away_is_given_up(server: FakeDirector) -> None:
+    group_id = server.group()
+    for kind in client_kinds():
+        with kind.values[0](server.url, give_up_seconds=0.5) as director:
+            events = director.stream(group_id)
+            listen(server, group_id, events)
+            server.stop()
+            with pytest.raises(client.Unreachable):
+                list(events)
+            server.restart()
+
+
+def test_without_reconnecting_a_lost_connection_is_an_error(
+    director: Any, server: FakeDirector
+) -> None:
+    group_id = server.group()
+    events = director.stream(group_id, reconnect=False)
+    listen(server, group_id, events)
+    server.close(group_id, 4012)
+    with pytest.raises(client.StreamClosed) as caught:
+        list(events)
+    assert caught.value.close_code == 4012
+
+
+def test_what_was_seen_is_dropped(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    server.start_child(group_id)
+    server.send(group_id, server.groups[group_id].log[0])
+    server.send(group_id, server.groups[group_id].log[1])
+    server.finish(group_id)
+    assert numbers(list(events)) == [2, 3]
+
+
+def test_a_gap_is_filled_by_resuming(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id, reconnect=False)
+    listen(server, group_id, events)
+    server.skip = {2, 3}
+    server.start_child(group_id)
+    server.start_child(group_id)
+    server.skip = set()
+    server.finish(group_id)
+    assert numbers(list(events)) == [2, 3, 4]
+    assert server.connects[-1].endswith("?since=1")
+
+
+def test_a_gap_in_the_servers_own_log_is_an_error(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    server.skip = {2}
+    server.start_child(group_id)
+    server.finish(group_id)
+    with pytest.raises(client.UnexpectedAnswer, match="Event 3 came after event 1"):
+        list(events)
+    assert len(server.connects) == 2
+
+
+def test_a_server_whose_log_went_back_sends_the_state_again(
+    director: Any, server: FakeDirector
+) -> None:
+    """A restored database: the number we resume from does not exist there any more."""
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    for _ in range(3):
+        server.start_child(group_id)
+        next(events)
+    group = server.groups[group_id]
+    del group.log[2:]
+    group.body["seq"] = 2
+    server.close(group_id, 4012)
+    resync = next(events)
+    assert isinstance(resync, InitialState)
+    assert resync.seq == 2
+    server.wait_until(lambda: server.listeners(group_id) == 1)
+    server.finish(group_id)
+    assert numbers(list(events)) == [3]
+
+
+def test_since_leaves_out_the_state(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    server.start_child(group_id)
+    server.finish(group_id)
+    assert numbers(list(director.stream(group_id, since=1))) == [2, 3]
+    assert numbers(list(director.stream(group_id, since=0))) == [1, 2, 3]
+
+
+def test_resuming_at_the_end_of_a_finished_group_ends_at_once(
+    director: Any, server: FakeDirector
+) -> None:
+    group_id = server.group()
+    server.finish(group_id)
+    assert list(director.stream(group_id, since=2)) == []
+
+
+def test_an_earlier_runs_end_is_not_the_end(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    server.finish(group_id)
+    server.reopen(group_id)
+    server.finish(group_id)
+    events = list(director.stream(group_id, since=0))
+    assert numbers(events) == [1, 2, 3, 4]
+    assert isinstance(events[2], GroupReopened)
+
+
+def test_following_goes_on_after_the_end(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id, follow=True)
+    listen(server, group_id, events)
+    server.finish(group_id)
+    assert isinstance(next(events), GroupComplete)
+    server.reopen(group_id)
+    assert isinstance(next(events), GroupReopened)
+    events.close()
+    server.wait_until(lambda: server.listeners(group_id) == 0)
+
+
+@pytest.mark.parametrize("since", [None, 3])
+def test_an_unknown_group_is_not_found(
+    director: Any, server: FakeDirector, since: int | None
+) -> None:
+    with pytest.raises(client.GroupNotFound, match="Job group jg_none not found"):
+        list(director.stream("jg_none", since=since))
+
+
+def test_an_error_frame_gives_the_reason_of_the_close(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    refusal = {"type": "error", "code": "token_expired", "detail": "Sign in again."}
+    server.send(group_id, refusal)
+    server.close(group_id, 4401)
+    with pytest.raises(client.DirectorError, match="Sign in again") as caught:
+        list(events)
+    assert caught.value.code == "token_expired"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, client.NotAllowed), (404, client.NotFound)])
+def test_a_refused_handshake_has_its_class(
+    director: Any, server: FakeDirector, status: int, kind: type[Exception]
+) -> None:
+    group_id = server.group()
+    server.refuse_sockets = status
+    with pytest.raises(kind):
+        list(director.stream(group_id))
+    assert len(server.connects) == 1
+
+
+def test_a_handshake_that_fails_for_now_is_tried_again(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    server.finish(group_id)
+    server.refuse_sockets = 503
+    threading.Timer(0.3, lambda: setattr(server, "refuse_sockets", None)).start()
+    assert numbers(list(director.stream(group_id))) == [2]
+    assert len(server.connects) > 1
+
+
+def test_an_event_added_later_passes_through(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    server.record(group_id, "child_blessed", blessing="warm")
+    server.finish(group_id)
+    blessed, _ = list(events)
+    assert isinstance(blessed, UnknownEvent)
+    assert (blessed.type, blessed.seq, blessed.raw["blessing"]) == ("child_blessed", 2, "warm")
+
+
+REFERENCE_EVENTS = [
+    {
+        "type": "child_completed",
+        "job_id": "j_001",
+        "backend_id": "localhost_8188",
+        "seed": 42,
+        "outputs": {"images": [{"filename": "a.png", "url": "http://x/a.png", "type": "output"}]},
+        "completed_at": "2026-02-01T07:01:30.000Z",
+    },
+    {
+        "type": "child_failed",
+        "job_id": "j_002",
+        "backend_id": "b",
+        "error": "CUDA out of memory",
+        "error_type": "ComfyUIError",
+        "failed_at": "2026-02-01T07:01:45.000Z",
+    },
+    {
+        "type": "child_timeout",
+        "job_id": "j_003",
+        "backend_id": "c",
+        "timeout_seconds": 300,
+        "timed_out_at": "2026-02-01T07:06:00.000Z",
+    },
+    {
+        "type": "child_cancelled",
+        "job_id": "j_004",
+        "backend_id": "d",
+        "cancelled_at": "2026-02-01T07:06:00.000Z",
+    },
+    {
+        "type": "group_complete",
+        "job_group_id": "jg",
+        "total": 2,
+        "succeeded": 1,
+        "failed": 1,
+        "results": [
+            {"job_id": "j_001", "status": "completed", "outputs": {"images": []}},
+            {"job_id": "j_002", "status": "failed", "error": "CUDA out of memory"},
+        ],
+    },
+]
+
+
+@pytest.mark.parametrize("frame", REFERENCE_EVENTS, ids=lambda frame: str(frame["type"]))
+def test_the_events_of_the_reference_keep_every_value(frame: dict[str, Any]) -> None:
+    event = parse_event(frame)
+    assert not isinstance(event, UnknownEvent)
+    assert event.raw == frame
+    plain = {k: v for k, v in frame.items() if k not in {"outputs", "results"} and k[-3:] != "_at"}
+    assert {name: getattr(event, name) for name in plain} == plain
+    for name in frame.keys() - plain.keys():
+        assert getattr(event, name)
+
+
+def test_a_completed_childs_files_know_where_they_are_from() -> None:
+    event = parse_event(REFERENCE_EVENTS[0])
+    assert isinstance(event, client.ChildCompleted)
+    [image] = event.outputs.images
+    assert (image.seed, image.backend_id, image.job_id) == (42, "localhost_8188", "j_001")
+
+
+@pytest.mark.parametrize(
+    "frame", [{"type": "child_progress"}, {"type": "group_complete", "total": "3"}]
+)
+def test_a_broken_event_is_unexpected(frame: dict[str, Any]) -> None:
+    with pytest.raises(client.UnexpectedAnswer):
+        parse_event(frame)
+
+
+# ---- wait
+
+
+def test_waiting_returns_the_group_at_its_end(director: Any, server: FakeDirector) -> None:
+    group_id = server.group(2)
+    end = threading.Thread(target=_finish_once_heard, args=(server, group_id))
+    end.start()
+    group = director.wait(group_id, timeout=10)
+    end.join()
+    assert group.finished
+    assert (group.status, len(group.child_jobs)) == ("completed", 2)
+    assert len(server.sent("GET", f"/api/job-groups/{group_id}")) == 2
+
+
+def _finish_once_heard(server: FakeDirector, group_id: str) -> None:
+    server.wait_until(lambda: server.listeners(group_id) == 1)
+    server.finish(group_id)
+
+
+def test_waiting_for_a_finished_group_needs_no_stream(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    server.finish(group_id)
+    assert director.wait(group_id).finished
+    assert server.connects == []
+
+
+def test_partial_complete_is_not_the_end(director: Any, server: FakeDirector) -> None:
+    group_id = server.group(status="partial_complete")
+    with pytest.raises(TimeoutError):
+        director.wait(group_id, timeout=0.3)
+
+
+def test_waiting_too_long_is_told(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+    with pytest.raises(client.WaitTimeout, match=r"is running after 0\.2 s"):
+        director.wait(group_id, timeout=0.2)
+    server.wait_until(lambda: server.listeners(group_id) == 0)
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_waiting_without_sockets_polls(
+    director: Any, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("director.client.waiting.POLL_S", 0.05)
+    group_id = server.group()
+    server.refuse_sockets = status
+    path = f"/api/job-groups/{group_id}"
+
+    def finish_after_three_looks() -> None:
+        server.wait_until(lambda: len(server.sent("GET", path)) >= 3)
+        server.finish(group_id)
+
+    end = threading.Thread(target=finish_after_three_looks)
+    end.start()
+    assert director.wait(group_id, timeout=20).finished
+    end.join()
+
+
+def test_a_silent_stream_does_not_hide_the_end(
+    director: Any, server: FakeDirector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("director.client.waiting.SAFETY_POLL_S", 0.1)
+    group_id = server.group()
+    server.skip = {2}
+
+    def finish_silently() -> None:
+        server.wait_until(lambda: server.listeners(group_id) == 1)
+        server.finish(group_id)
+
+    end = threading.Thread(target=finish_silently)
+    end.start()
+    assert director.wait(group_id, timeout=10).finished
+    end.join()
+
+
+def test_waiting_lives_through_a_restart(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+
+    def restart_and_finish() -> None:
+        server.wait_until(lambda: server.listeners(group_id) == 1)
+        server.stop()
+        server.groups[group_id].body.update(completed_at="2026-02-01T07:00:00.000Z")
+        threading.Event().wait(0.3)
+        server.restart()
+
+    end = threading.Thread(target=restart_and_finish)
+    end.start()
+    assert director.wait(group_id, timeout=15).finished
+    end.join()
+
+
+def test_waiting_for_an_unknown_group_is_an_error(director: Any) -> None:
+    with pytest.raises(client.GroupNotFound):
+        director.wait("jg_none", timeout=5)
+
+
+def test_a_retry_that_comes_at_once_is_waited_for(director: Any, server: FakeDirector) -> None:
+    group_id = server.group()
+
+    def finish_retry_finish() -> None:
+        server.wait_until(lambda: server.listeners(group_id) == 1)
+        server.groups[group_id].body.update(completed_at=None)
+        server.record(
+            group_id, "group_complete", job_group_id=group_id, total=1, succeeded=0, failed=1
+        )
+        path = f"/api/job-groups/{group_id}"
+        server.wait_until(lambda: len(server.sent("GET", path)) == 2)
+        server.reopen(group_id)
+        server.finish(group_id)
+
+    end = threading.Thread(target=finish_retry_finish)
+    end.start()
+    group = director.wait(group_id, timeout=10)
+    end.join()
+    assert group.run == 2
+
+
+# ---- patience, with a clock of its own
+
+
+class Clock:
+    """Monotonic seconds that a test sets."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_delays_grow_to_a_limit_and_start_over_after_a_sign_of_life() -> None:
+    outage = Outage(Patience(None))
+    delays = [outage.delay(Unreachable("away")) for _ in range(20)]
+    assert 0.1 <= delays[0] <= 0.2
+    assert LONGEST_DELAY_S / 2 <= delays[-1] <= LONGEST_DELAY_S
+    outage.over()
+    assert outage.delay(Unreachable("away")) <= 0.2
+
+
+def test_an_outage_is_measured_from_its_first_failure() -> None:
+    clock = Clock()
+    outage = Outage(Patience(10.0, clock))
+    lost = Unreachable("away")
+    outage.delay(lost)
+    clock.now += 9.9
+    outage.delay(lost)
+    outage.over()
+    clock.now += 50
+    outage.delay(lost)
+    clock.now += 10
+    with pytest.raises(Unreachable) as caught:
+        outage.delay(lost)
+    assert caught.value is lost
+
+
+def test_the_servers_child_has_every_field_of_the_schema() -> None:
+    """The double of these tests must not be poorer than the contract."""
+    schema = "job_id backend_id seed status progress current_step outputs error_message error_type"
+    assert set(schema.split()) <= child(1).keys()
