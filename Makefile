@@ -1,0 +1,83 @@
+# `make help` lists what there is. Everything runs in environments of its own below this folder.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first Python that is new enough; `make PYTHON=/path/to/python …` names another.
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then echo $$name; break; fi; done)
+
+RUN := .venv-run
+DEV := .venv
+PIP := -m pip --disable-pip-version-check --quiet
+COMPILE := $(DEV)/bin/pip-compile --quiet --no-header --no-emit-index-url --no-emit-trusted-host \
+	--no-emit-find-links --no-emit-options --strip-extras
+
+# What pytest runs (TESTS), and with what (PYTEST_ARGS).
+TESTS ?=
+PYTEST_ARGS ?=
+# Options for `make serve`, for example SERVE_ARGS="--port 9000".
+SERVE_ARGS ?=
+
+.PHONY: help demo serve test test-real lint format docs requirements clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(RUN)/.installed ## three pictures from three simulated GPUs (ONCE=1: end by itself)
+	@$(RUN)/bin/python manage.py demo $(if $(filter-out 0,$(ONCE)),--once)
+
+serve: $(RUN)/.installed ## the Director on http://localhost:9820 (SERVE_ARGS="--port 9000")
+	@$(RUN)/bin/python manage.py serve $(SERVE_ARGS)
+
+test: $(DEV)/.installed ## the tests (TESTS=tests/unit PYTEST_ARGS=-x)
+	@[ "$$DIRECTOR_TEST_SERVICES" = required ] || echo "Tests that need PostgreSQL or Redis\
+	 run where these answer and are skipped elsewhere; DIRECTOR_TEST_SERVICES=required forbids that."
+	@$(DEV)/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+test-real: $(DEV)/.installed ## drive a real ComfyUI (COMFYUI=http://127.0.0.1:8188)
+	@[ -n "$(COMFYUI)" ] || { echo "Say which: make test-real COMFYUI=http://127.0.0.1:8188"; exit 2; }
+	@COMFYUI="$(COMFYUI)" $(DEV)/bin/python -m pytest $(PYTEST_ARGS) tests/real
+
+lint: $(DEV)/.installed ## style, types, import contracts, migrations, deployment checks
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+	$(DEV)/bin/python manage.py makemigrations --check --dry-run
+	$(DEV)/bin/python manage.py check --deploy --fail-level WARNING
+
+format: $(DEV)/.installed ## lay out the code and sort its imports
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+docs: $(DEV)/.installed ## write the generated pages of docs/ anew
+	$(DEV)/bin/python docs/generate_states.py
+
+requirements: $(DEV)/.installed ## pin the newest allowed versions (UPGRADE=--upgrade)
+	$(COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --extra dev --constraint requirements.txt \
+		--output-file requirements-dev.txt pyproject.toml
+
+clean: ## remove environments, caches and what demos made
+	rm -rf $(RUN) $(DEV) demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .node
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN)/.installed: requirements.txt
+	$(call install,$(RUN),-r requirements.txt)
+
+$(DEV)/.installed: requirements.txt requirements-dev.txt
+	$(call install,$(DEV),-r requirements.txt -r requirements-dev.txt)
+
+# $(call install,FOLDER,WHAT): the mark is set last, so that a broken installation is made anew.
+define install
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed; install it, or say where it is:\
+	 make PYTHON=/path/to/python"; exit 1; }
+	@echo "Installing into $(1) …"
+	@$(1)/bin/python $(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1) || { rm -rf $(1); echo "Python's venv module\
+	 is needed (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
+	@$(1)/bin/python $(PIP) install $(2)
+	@touch $@
+endef

@@ -1,0 +1,119 @@
+"""Write ``docs/states.md`` from ``jobgroups/states.py``: ``make docs``. A test fails if it is stale."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from jobgroups import states  # noqa: E402 only importable after the line above
+
+S = TypeVar("S", bound=StrEnum)
+
+PAGE = ROOT / "docs" / "states.md"
+_HEAD = """\
+# States
+
+<!-- Generated from jobgroups/states.py by `make docs`; do not edit. -->
+
+Every move goes through a guarded `UPDATE … WHERE status IN (sources)`: who comes second changes
+nothing. The database's CHECK constraints repeat the tables.
+"""
+_GROUP = "Derived from the children in the transaction that moved one, never moved by itself."
+_CHILD = (
+    "Final within a run: those without a move. A retry of the group opens the next run and queues the"
+    " chosen children again."
+)
+_ATTEMPT = (
+    "One try of a child on one backend, under one prompt id. Only `success` completes a child; after"
+    " `not_sent`, `never_accepted` and `lost` without a sign of execution the child waits again,"
+    " uncharged."
+)
+
+
+def _meanings(kind: type[StrEnum]) -> dict[str, str]:
+    """Return the ``#:`` comment of each member, by its value."""
+    source = (ROOT / "jobgroups" / "states.py").read_text(encoding="utf-8")
+    body = source.split(f"class {kind.__name__}(StrEnum):", 1)[1].split("\n\n\n", 1)[0]
+    found = dict(re.findall(r'^    [A-Z_]+ = "(\w+)"  #: (.+)$', body, re.MULTILINE))
+    missing = [member.value for member in kind if member.value not in found]
+    if missing:
+        raise SystemExit(f"{kind.__name__} does not say what {', '.join(missing)} means.")
+    return found
+
+
+def _table(kind: type[S], moves: Mapping[S, frozenset[S]] | None) -> list[str]:
+    meanings = _meanings(kind)
+    head = "| Value | Meaning |" if moves is None else "| Value | Meaning | May become |"
+    lines = [head, "| --- " * (head.count("|") - 1) + "|"]
+    for member in kind:
+        line = f"| `{member.value}` | {meanings[member.value]} |"
+        if moves is not None:
+            line += f" {_targets(kind, moves[member])} |"
+        lines.append(line)
+    return lines
+
+
+def _targets(kind: type[S], targets: frozenset[S]) -> str:
+    named = [f"`{member.value}`" for member in kind if member in targets]
+    return ", ".join(named) or "— (final)"
+
+
+def _diagram(kind: type[S], moves: Mapping[S, frozenset[S]], first: S) -> list[str]:
+    arrows = [
+        f"    {source.value} --> {target.value}"
+        for source in kind
+        for target in kind
+        if target in moves[source]
+    ]
+    return ["```mermaid", "stateDiagram-v2", f"    [*] --> {first.value}", *arrows, "```"]
+
+
+def page() -> str:
+    """Return the whole page."""
+    child, attempt = states.ChildStatus, states.AttemptState
+    lines = [
+        _HEAD,
+        "## Group",
+        "",
+        _GROUP,
+        "",
+        *_table(states.GroupStatus, None),
+        "",
+        "## Child",
+        "",
+        _CHILD,
+        "",
+        *_table(child, states.CHILD_MOVES),
+        "",
+        *_diagram(child, states.CHILD_MOVES, child.QUEUED),
+        "",
+        "## Attempt",
+        "",
+        _ATTEMPT,
+        "",
+        *_table(attempt, states.ATTEMPT_MOVES),
+        "",
+        f"In {_targets(attempt, states.ATTEMPT_ACTIVE)} its prompt may stand or run at the backend,"
+        " and takes a place there.",
+        "",
+        "## Why a stop is owed",
+        "",
+        *_table(states.StopReason, None),
+        "",
+        "## `error_type`",
+        "",
+        *_table(states.ErrorType, None),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,156 @@
+"""``manage.py demo``: what a stranger without a GPU sees, and what it leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.demo_process import (
+    NEEDS_PROC,
+    PATIENCE_S,
+    ROOT,
+    command,
+    interrupt,
+    only,
+    processes_of,
+    serving,
+    wait_until_gone,
+)
+
+pytestmark = pytest.mark.skipif(NEEDS_PROC, reason="looks for left processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One whole demo that ends by itself."""
+    folder = tmp_path_factory.mktemp("demo")
+    ended = subprocess.run(
+        command(folder, "--once"),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return folder, ended
+
+
+def test_once_ends_with_status_0(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Nothing was found that is not as it must be."""
+    _, ended = once
+    assert ended.returncode == 0, ended.stdout
+    assert "NOT AS IT MUST BE" not in ended.stdout
+
+
+def test_once_leaves_five_different_pngs(
+    once: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """Three of group 1 and two of group 2, none of them the same file."""
+    folder, _ = once
+    pictures = [path.read_bytes() for path in (folder / "pictures").iterdir()]
+    assert len(pictures) == 5
+    assert all(content.startswith(b"\x89PNG\r\n\x1a\n") for content in pictures)
+    assert len({hashlib.sha256(content).digest() for content in pictures}) == 5
+
+
+def test_once_stores_one_completed_and_one_partly_completed_group(
+    once: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """The database of its own data folder says the same as the table."""
+    folder, _ = once
+    with closing(sqlite3.connect(folder / "director.sqlite3")) as database:
+        rows = database.execute(
+            "SELECT status, completed_count, failed_count FROM jobgroups_jobgroup"
+            " ORDER BY created_at"
+        ).fetchall()
+    assert rows == [("completed", 3, 0), ("partial_complete", 2, 1)]
+
+
+def test_once_shows_the_table_the_folder_and_the_address(
+    once: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """A reader of a log file finds all of it."""
+    folder, ended = once
+    assert ended.stdout.count("completed │") == 5, ended.stdout
+    assert "ComfyUIError: CUDA out of memory" in ended.stdout
+    assert f"Pictures: {folder / 'pictures'}" in ended.stdout
+    assert re.search(r"Director: http://localhost:\d+", ended.stdout)
+
+
+def test_once_shows_the_progress_of_every_child(
+    once: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """Progress came over the stream while the children ran."""
+    _, ended = once
+    for name in ("gpu-1", "gpu-2", "gpu-3"):
+        assert re.search(rf"{name}: \d+ % KSampler \d+/20", ended.stdout), ended.stdout
+
+
+def test_once_leaves_no_process(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Neither the Director nor a simulator, nor anything they started."""
+    folder, _ = once
+    assert processes_of(folder) == {}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_told_to_end(sent: signal.Signals, tmp_path: Path) -> None:
+    """Admin and its static files are served with DEBUG off; then nothing is left, status 0."""
+    with serving(tmp_path) as demo:
+        address = demo.read_until(r"Director: (http://localhost:\d+)")[1]
+        demo.read_until("press Ctrl-C")
+        with httpx.Client(base_url=address, trust_env=False) as http:
+            page = http.get("/admin/login/")
+            assert page.status_code == 200
+            sheet = re.search(r'href="(/static/admin/css/base[^"]*\.css)"', page.text)
+            assert sheet is not None
+            style = http.get(sheet[1])
+            assert (style.status_code, style.headers["content-type"]) == (
+                200,
+                'text/css; charset="utf-8"',
+            )
+            health = http.get("/api/health").json()
+            assert health["checks"]["runner"]["status"] == "ok"
+        interrupt(demo.process.pid, sent)
+        assert demo.end() == 0, demo.said
+    assert processes_of(tmp_path) == {}
+
+
+def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while pictures are being rendered: status 130, as shells have it."""
+    with serving(tmp_path) as demo:
+        demo.read_until("gpu-1: started")
+        interrupt(demo.process.pid, signal.SIGINT)
+        assert demo.end() == 130, demo.said
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_killed_demo_takes_its_processes_along(tmp_path: Path) -> None:
+    """SIGKILL leaves it no time for anything: the leash does it."""
+    with serving(tmp_path) as demo:
+        demo.read_until("gpu-1: started")
+        assert len(processes_of(tmp_path)) == 2
+        interrupt(demo.process.pid, signal.SIGKILL)
+        demo.process.wait(PATIENCE_S)
+        wait_until_gone(tmp_path)
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_dead_simulator_fails_the_demo(tmp_path: Path) -> None:
+    """A demo that cannot go on says why, ends with status 1 and leaves nothing."""
+    with serving(tmp_path) as demo:
+        demo.read_until("gpu-1: started")
+        interrupt(only(tmp_path, "simulate"), signal.SIGKILL)
+        assert demo.end() == 1, demo.said
+    assert "Simulators ended with status -9" in demo.said
+    assert "Traceback" not in demo.said
+    assert processes_of(tmp_path) == {}

@@ -1,0 +1,92 @@
+"""Pages that repeat what the code says are compared with the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The reference is kept as it was given, with links to pages that are not here.
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    if page.name != "api-reference.md"
+)
+_READERS = {"_flag", "_number", "_words", "str"}
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _variables_read() -> set[str]:
+    """Names of the environment variables that settings.py reads, from its calls."""
+    tree = ast.parse((ROOT / "director" / "settings.py").read_text(encoding="utf-8"))
+    found = set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        function = call.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name in _READERS and call.args and isinstance(call.args[0], ast.Constant):
+            found.add(str(call.args[0].value))
+    return {name for name in found if name.startswith("DIRECTOR_")}
+
+
+def _variables_described() -> list[str]:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `(DIRECTOR_[A-Z_]+)` \|", text, re.MULTILINE)
+
+
+def _anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    found = set()
+    for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        found.add(re.sub(r"[^\w\- ]", "", plain).strip().replace(" ", "-"))
+    return found
+
+
+def test_the_page_of_states_is_the_generated_one() -> None:
+    module = _script("generate_states")
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "stale: run `make docs`"
+
+
+def test_every_environment_variable_is_described_once() -> None:
+    described = _variables_described()
+    assert len(_variables_read()) > 10
+    assert sorted(described) == sorted(_variables_read())
+
+
+def test_every_make_target_that_the_readme_names_is_there() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"\bmake ([a-z-]+)", readme))
+    assert {"demo", "serve", "test"} <= named
+    assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    for link in re.findall(r"(?<!`)\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor and target.suffix == ".md":
+            assert anchor in _anchors(target), f"{link}: no such heading"
