@@ -435,7 +435,7 @@ async def test_a_broken_stream_says_so_and_fails_loudly(
         raise ZeroDivisionError
 
     monkeypatch.setattr(job_group, "read", broken_read)
-    with pytest.raises(ExceptionGroup):  # noqa: PT012 raised where the connection is left
+    with pytest.raises(ExceptionGroup):
         async with watching(group_id) as client:
             assert (await client.next())["code"] == "internal_error"
             await client.communicator.wait()
