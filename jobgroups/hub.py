@@ -5,6 +5,10 @@ The process rings itself at once; where there is a channel layer (Redis, pub/sub
 to the other processes through it. Messages may be lost there, and those of two processes may
 overtake each other: whoever sees a gap reads the rows, and a slow timer reads one row for each
 watched group.
+
+Previews are large, and nobody misses one: they are made only while somebody looks. A socket that
+wants them says so when it subscribes; for one in another process that process says it to the
+runners every two seconds, and they forget it after six.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from jobgroups.messages import (
     EventFrame,
     Message,
     Poke,
+    PreviewFrame,
     ProgressFrame,
     packed,
     unpacked,
@@ -35,6 +40,7 @@ __all__ = [
     "Hub",
     "Message",
     "Poke",
+    "PreviewFrame",
     "ProgressFrame",
     "ReadSeqs",
     "Subscription",
@@ -49,6 +55,9 @@ QUEUE_LIMIT: Final = 5_000
 HEAL_SECONDS: Final = 2.0
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
+_INTEREST: Final = "hub.previews"
+#: Seconds for which another process's wish for previews is remembered.
+_INTEREST_SECONDS: Final = 3 * HEAL_SECONDS
 
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
 
@@ -64,38 +73,49 @@ class Subscription:
         group_id: the group it is of.
         on_overflow: called once when the socket lags too far behind. What waited is dropped then,
             and so is all that comes later.
+        previews: whether previews are wanted.
     """
 
-    def __init__(self, group_id: str, on_overflow: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        group_id: str,
+        on_overflow: Callable[[], None] | None = None,
+        *,
+        previews: bool = False,
+    ) -> None:
         self.group_id = group_id
+        self.previews = previews
         self.overflowed = False
         self._on_overflow = on_overflow
-        self._entries: deque[Entry | list[ProgressFrame]] = deque()
+        self._entries: deque[Entry | list[ProgressFrame | PreviewFrame]] = deque()
         self._ready = asyncio.Event()
-        # A child's progress that was not sent yet is replaced where it stands: latest wins.
-        self._pending: dict[str, list[ProgressFrame]] = {}
+        # A child's progress (and preview) that was not sent yet is replaced where it stands: latest
+        # wins.
+        self._pending: dict[tuple[type, str], list[ProgressFrame | PreviewFrame]] = {}
 
     def put(self, entry: Entry) -> None:
         """Queue an entry; past the limit progress is dropped, and an event overflows the queue."""
         if self.overflowed:
             return
-        if isinstance(entry, ProgressFrame):
-            self._put_progress(entry)
+        if isinstance(entry, ProgressFrame | PreviewFrame):
+            self._put_latest(entry)
         elif len(self._entries) >= QUEUE_LIMIT:
             self._overflow()
         else:
             if isinstance(entry, EventFrame) and entry.child_id:
                 # What comes later belongs behind this event.
-                self._pending.pop(entry.child_id, None)
+                for kind in (ProgressFrame, PreviewFrame):
+                    self._pending.pop((kind, entry.child_id), None)
             self._entries.append(entry)
         self._ready.set()
 
-    def _put_progress(self, entry: ProgressFrame) -> None:
-        place = self._pending.get(entry.child_id)
+    def _put_latest(self, entry: ProgressFrame | PreviewFrame) -> None:
+        key = (type(entry), entry.child_id)
+        place = self._pending.get(key)
         if place is not None:
             place[0] = entry
         elif len(self._entries) < QUEUE_LIMIT:
-            place = self._pending[entry.child_id] = [entry]
+            place = self._pending[key] = [entry]
             self._entries.append(place)
 
     def _overflow(self) -> None:
@@ -127,6 +147,8 @@ class _Watched:
         for frame in message.progress:
             if frame.child_id not in self.ended:
                 self._put(frame)
+        for preview in message.previews:
+            self._show(preview)
         for event in message.events:
             self._note(event)
             self._put(event)
@@ -158,6 +180,18 @@ class _Watched:
         for subscription in self.subscriptions:
             subscription.put(entry)
 
+    def _show(self, preview: PreviewFrame) -> None:
+        if preview.child_id in self.ended:
+            return
+        for subscription in self.subscriptions:
+            if subscription.previews:
+                subscription.put(preview)
+
+    @property
+    def wants_previews(self) -> bool:
+        """Whether a socket of this process wants the group's previews."""
+        return any(subscription.previews for subscription in self.subscriptions)
+
 
 class Hub:
     """The process's doorbell. ``publish`` may be called from any thread; the rest from its loop."""
@@ -169,6 +203,8 @@ class Hub:
         self._wakers: set[Callable[[], None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._relay: Relay | None = None
+        #: Group whose previews another process wants, to the loop's time when that is forgotten.
+        self._interest: dict[str, float] = {}
 
     def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
         """Attach the hub to the process's loop; again with another loop starts it afresh.
@@ -242,8 +278,9 @@ class Hub:
 
     def _deliver(self, message: Message) -> None:
         self._fan_out(message)
-        if self._relay is not None:
-            self._relay.send(_layer_group(message.group_id), packed(message))
+        if self._relay is None or (message.previews and not self._is_wanted_afar(message.group_id)):
+            return
+        self._relay.send(_layer_group(message.group_id), packed(message))
 
     def _fan_out(self, message: Message) -> None:
         if message.group_id in self._watched:
@@ -261,19 +298,25 @@ class Hub:
     def _hand_on(self, form: Mapping[str, Any]) -> None:
         if form["type"] == _WAKE["type"]:
             self._wake_own()
+        elif form["type"] == _INTEREST:
+            self._note_interest(form["group"])
         else:
             self._fan_out(unpacked(form))
 
     # --- listening --------------------------------------------------------------------------------
 
     async def subscribe(
-        self, group_id: str, on_overflow: Callable[[], None] | None = None
+        self,
+        group_id: str,
+        on_overflow: Callable[[], None] | None = None,
+        *,
+        previews: bool = False,
     ) -> Subscription:
         """Return a queue that gets all that is published of the group from now on.
 
         Subscribe first, then read the snapshot: what comes in between is in the queue.
         """
-        subscription = Subscription(group_id, on_overflow)
+        subscription = Subscription(group_id, on_overflow, previews=previews)
         self._watched[group_id].subscriptions.add(subscription)
         if self._relay is not None:
             try:
@@ -281,6 +324,8 @@ class Hub:
             except asyncio.CancelledError:
                 await self.unsubscribe(subscription)
                 raise
+            if previews:
+                self._tell_interest(group_id)
         return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
@@ -304,6 +349,30 @@ class Hub:
         """Forget a waker."""
         self._wakers.discard(waker)
 
+    # --- previews ---------------------------------------------------------------------------------
+
+    def wants_previews(self, group_id: str) -> bool:
+        """Whether anybody looks at the group's previews, here or in another process."""
+        watched = self._watched.get(group_id)
+        here = watched is not None and watched.wants_previews
+        return here or self._is_wanted_afar(group_id)
+
+    def _is_wanted_afar(self, group_id: str) -> bool:
+        until = self._interest.get(group_id)
+        return until is not None and self._loop is not None and self._loop.time() < until
+
+    def _note_interest(self, group_id: str) -> None:
+        if self._loop is None:
+            return
+        moment = self._loop.time()
+        self._interest = {one: until for one, until in self._interest.items() if until > moment}
+        self._interest[group_id] = moment + _INTEREST_SECONDS
+
+    def _tell_interest(self, *group_ids: str) -> None:
+        if self._relay is not None:
+            for group_id in group_ids:
+                self._relay.send(_RUNNERS, {"type": _INTEREST, "group": group_id})
+
     # --- healing ----------------------------------------------------------------------------------
 
     async def _heal(self) -> None:
@@ -312,6 +381,8 @@ class Hub:
             await asyncio.sleep(HEAL_SECONDS)
             if self._relay is not None:
                 await self._relay.rejoin()
+                wanted = [one for one, group in self._watched.items() if group.wants_previews]
+                self._tell_interest(*wanted)
             if not self._watched or self._read_seqs is None:
                 continue
             try:

@@ -34,22 +34,36 @@ class ProgressFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewFrame:
+    """The newest picture of a child that is being made, ready to send. Never stored.
+
+    Attributes:
+        attempt: the number that the attempt's ``child_started`` carries.
+    """
+
+    child_id: str
+    attempt: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Poke:
     """The group's log has reached ``seq``: read the rows if that is news."""
 
     seq: int
 
 
-Entry = EventFrame | ProgressFrame | Poke
+Entry = EventFrame | ProgressFrame | PreviewFrame | Poke
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """All events of one transaction, or some progress, of one group."""
+    """All events of one transaction, some progress, or some previews, of one group."""
 
     group_id: str
     events: tuple[EventFrame, ...] = ()
     progress: tuple[ProgressFrame, ...] = ()
+    previews: tuple[PreviewFrame, ...] = ()
 
 
 def packed(message: Message) -> dict[str, Any]:
@@ -59,6 +73,7 @@ def packed(message: Message) -> dict[str, Any]:
         "group": message.group_id,
         "events": [[e.seq, e.text, e.child_id, e.ends_child] for e in message.events],
         "progress": [[p.child_id, p.attempt, p.percent, p.text] for p in message.progress],
+        "previews": [[p.child_id, p.attempt, p.text] for p in message.previews],
     }
 
 
@@ -70,8 +85,11 @@ def unpacked(form: Mapping[str, Any]) -> Message:
     """
     events: Iterable[Any] = form["events"]
     progress: Iterable[Any] = form["progress"]
+    # A process of the version before sends none.
+    previews: Iterable[Any] = form.get("previews", ())
     return Message(
         group_id=form["group"],
         events=tuple(EventFrame(*event) for event in events),
         progress=tuple(ProgressFrame(*frame) for frame in progress),
+        previews=tuple(PreviewFrame(*frame) for frame in previews),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
@@ -46,6 +46,7 @@ class EventSocket:
         frames: messages received so far.
         unknown_frames: of these, of a type that is not known; skipped.
         broken_frames: of these, not readable; skipped.
+        wants_previews: asked for each preview that comes; a refused one is skipped unread.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class EventSocket:
         self.broken_frames = 0
         self._connection = connection
         self._url = url
-        self._previews = previews
+        self.wants_previews: Callable[[], bool] = lambda: previews
         self._closing = False
 
     def __aiter__(self) -> Self:
@@ -90,7 +91,7 @@ class EventSocket:
         return frame
 
     def _event(self, frame: str | bytes) -> Event | None:
-        if not self._previews and isinstance(frame, bytes) and frame[:4] in _PREVIEW_HEADS:
+        if _is_preview(frame) and not self.wants_previews():
             return None
         try:
             event = parse(frame)
@@ -100,6 +101,10 @@ class EventSocket:
             return None
         self.unknown_frames += event is None
         return event
+
+
+def _is_preview(frame: str | bytes) -> bool:
+    return isinstance(frame, bytes) and frame[:4] in _PREVIEW_HEADS
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,9 @@ from typing import Final
 #: From here on ``POST /interrupt`` honours ``prompt_id``; below, it stops whatever runs.
 TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
 
+#: From here on ``POST /prompt`` keeps the caller's ``prompt_id``; below, it makes one of its own.
+CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
+
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
 _BEFORE_RELEASE = re.compile(
@@ -32,7 +35,27 @@ def supports_targeted_interrupt(version: str | None) -> bool:
     match = _VERSION.fullmatch((version or "").strip())
     if match is None:
         return False
-    release = (int(match[1]), int(match[2]), int(match[3] or 0))
+    release = _release(match)
     if release == TARGETED_INTERRUPT_SINCE:
         return _BEFORE_RELEASE.match(match[4]) is None
     return release > TARGETED_INTERRUPT_SINCE
+
+
+def keeps_prompt_id(version: str | None) -> bool:
+    """Tell whether a prompt stands there under the id that we gave it.
+
+    Where it does not, a prompt whose answer was lost cannot be found again, and would be rendered
+    twice: such a ComfyUI is too old to be trusted with one.
+
+    Args:
+        version: ``comfyui_version`` of ``/system_stats``; None where it is unknown.
+
+    Returns:
+        False only for a readable version below 0.3.45 (July 2025).
+    """
+    match = _VERSION.fullmatch((version or "").strip())
+    return match is None or _release(match) >= CALLERS_PROMPT_ID_SINCE
+
+
+def _release(match: re.Match[str]) -> tuple[int, int, int]:
+    return int(match[1]), int(match[2]), int(match[3] or 0)

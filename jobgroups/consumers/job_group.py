@@ -23,7 +23,7 @@ from jobgroups.consumers.socket import (
 from jobgroups.consumers.stream import Stream
 from jobgroups.errors import GroupNotFound
 from jobgroups.hub import hub
-from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame
+from jobgroups.messages import Entry, EventFrame, Poke, PreviewFrame, ProgressFrame
 
 #: No group has an id that is longer or holds anything else; a database need not see such.
 _GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,6 +35,11 @@ def since_of(query_string: bytes) -> int | None:
     query = parse_qs(query_string.decode("latin-1"))
     given = query.get("since", [])
     return int(given[0]) if len(given) == 1 and _NUMBER.fullmatch(given[0]) else None
+
+
+def previews_of(query_string: bytes) -> bool:
+    """Whether the query asks for previews: ``?previews=1``."""
+    return parse_qs(query_string.decode("latin-1")).get("previews") == ["1"]
 
 
 class JobGroupConsumer(Socket):
@@ -54,9 +59,12 @@ class JobGroupConsumer(Socket):
             self.end(NOT_FOUND)
 
     async def _stream(self) -> None:
-        subscription = await hub.subscribe(self.group_id, lambda: self.end(TOO_SLOW))
+        query = self.scope.get("query_string", b"")
+        subscription = await hub.subscribe(
+            self.group_id, lambda: self.end(TOO_SLOW), previews=previews_of(query)
+        )
         try:
-            since = since_of(self.scope.get("query_string", b""))
+            since = since_of(query)
             stream = await self._start(await read(stream_start, self.group_id, since))
             while True:
                 for entry in await subscription.take():
@@ -77,9 +85,9 @@ class JobGroupConsumer(Socket):
     async def _pass_on(self, stream: Stream, entry: Entry) -> None:
         match entry:
             case ProgressFrame():
-                text = stream.progress(entry)
-                if text is not None:
-                    await self.send_text(text)
+                await self._send_if(stream.progress(entry))
+            case PreviewFrame():
+                await self._send_if(stream.preview(entry))
             case EventFrame():
                 if stream.lacks(entry.seq):
                     await self._catch_up(stream)
@@ -90,6 +98,10 @@ class JobGroupConsumer(Socket):
             case Poke():
                 if entry.seq > stream.sent:
                     await self._catch_up(stream)
+
+    async def _send_if(self, text: str | None) -> None:
+        if text is not None:
+            await self.send_text(text)
 
     async def _catch_up(self, stream: Stream) -> None:
         """Send all rows after what was sent. An event that is rung is committed, so it is there."""

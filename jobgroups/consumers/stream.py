@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from jobgroups.messages import ProgressFrame
+from jobgroups.messages import PreviewFrame, ProgressFrame
 from jobgroups.states import ChildStatus
 
 #: Events after which a child waits again, for another attempt.
@@ -120,6 +120,12 @@ class Stream:
             child.early = frame
             return None
         return self._fitting(child, frame)
+
+    def preview(self, frame: PreviewFrame) -> str | None:
+        """Return the text to send for a child's preview, None if it is not of what runs now."""
+        child = self._children.get(frame.child_id)
+        fits = child is not None and child.running and frame.attempt == child.attempt
+        return frame.text if fits else None
 
     def _fitting(self, child: _Child, frame: ProgressFrame) -> str | None:
         fits = child.running and frame.attempt == child.attempt and frame.percent >= child.percent

@@ -96,6 +96,9 @@ class AttemptDriver:
         self._done = False
         moment = time.monotonic()
         self._heard_at = moment
+        self._end_heard_at = moment
+        #: When it was last seen at the backend without having ended.
+        self._alive_at = moment
         self._look_at = moment if not course.fresh else moment + self._timing.look_every
         self._stop_at = moment
         self._timeout_at = self._timeout_from(course.started_at)
@@ -139,6 +142,7 @@ class AttemptDriver:
                 # No end yet: a blocked output's execution_error may be followed by a success.
                 # The closing frame follows at once; where it does not, the history is asked.
                 self._heard_end = event
+                self._end_heard_at = self._heard_at
                 self._look_at = self._heard_at + self._timing.stop_wait / 2
             case _:
                 return False
@@ -237,6 +241,11 @@ class AttemptDriver:
         if (loose := dangling_link(self.course.workflow)) is not None:
             await self._refuse_loose(*loose)
             return
+        if not self._session.may_change_backend:
+            # Another runner may hold the lease by now, and send this child itself.
+            await self._store(attempts.attempt_not_sent)
+            self._done = True
+            return
         sent_at = time.monotonic()
         try:
             accepted = await self._session.client.submit(
@@ -316,6 +325,8 @@ class AttemptDriver:
             return None
         if sight.place is not Place.ABSENT:
             self._absent_since = None
+        if sight.place in (Place.PENDING, Place.RUNNING):
+            self._alive_at = time.monotonic()
         return sight
 
     async def _look(self) -> None:
@@ -421,11 +432,20 @@ class AttemptDriver:
             end.state is AttemptState.INTERRUPTED
             and end.ran
             and not await self._stop_is_stored()
-            and self._session.interrupted_lately(self)
+            and self._session.interrupted_since(self._may_be_struck_since(), self)
         )
         store = attempts.attempt_struck if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
+
+    def _may_be_struck_since(self) -> float:
+        """Return since when an interrupt of another prompt may have been what ended this one.
+
+        Counted from when the end was heard, not from when a slow backend told its history; where
+        no frame told it, from when it was last seen alive.
+        """
+        told = isinstance(self._heard_end, ExecutionInterrupted)
+        return (self._end_heard_at if told else self._alive_at) - self._timing.struck_within
 
     async def _stop_is_stored(self) -> bool:
         return self._stop_wanted or await self._session.stop_is_stored(self.course.attempt_id)
@@ -458,6 +478,8 @@ class AttemptDriver:
             self._session.question_failed(error)
 
     async def _remove(self, sight: Sight) -> None:
+        if not self._session.may_change_backend:
+            return
         if sight.place is Place.PENDING:
             self._deleted = True
             await self._session.client.delete_pending([self.prompt_id])

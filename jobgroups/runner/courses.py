@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from jobgroups.models import Attempt
 from jobgroups.runner.attempt import Course
 from jobgroups.services.attempts import Claim
 from jobgroups.states import AttemptState
+
+logger = logging.getLogger(__name__)
 
 #: Groups whose prepared workflow is kept: their children come one after the other.
 _KEPT: Final = 32
@@ -49,14 +52,26 @@ class Courses:
             group_id=group.id,
             child_id=row.child_id,
             timeout_s=group.timeout_seconds,
-            workflow=self._workflow(
-                group.id, group.workflow_json, group.parameters_json, row.child.seed
-            ),
+            workflow=self._workflow_of(row),
             state=AttemptState(row.state),
             stop_requested=row.stop_requested_at is not None,
             started_at=row.started_at,
             node_outputs=json.loads(row.node_outputs_json),
         )
+
+    def _workflow_of(self, row: Attempt) -> dict[str, Any]:
+        """Return what was sent, for progress and titles; without them where it cannot be made.
+
+        One row must not keep a session from taking up what stands at its backend.
+        """
+        group = row.child.group
+        try:
+            return self._workflow(
+                group.id, group.workflow_json, group.parameters_json, row.child.seed
+            )
+        except Exception:
+            logger.exception("The workflow of %s cannot be made again", row.child_id)
+            return {}
 
     def _workflow(self, group_id: str, text: str, parameters: str, seed: int) -> dict[str, Any]:
         prepared = self._prepared.pop(group_id, None)

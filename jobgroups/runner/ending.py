@@ -149,7 +149,7 @@ async def check_cached_files(client: ComfyClient, end: End, cached: Collection[s
 
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
-    if not (isinstance(item, dict) and "url" in item and "filename" in item):
+    if not (isinstance(item, dict) and "url" in item and _names_a_file(item)):
         return item
     try:
         there = await client.has_file(
@@ -161,3 +161,7 @@ async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
         return item
     warnings.append(f"{item['filename']} comes from an earlier run and is gone from the backend.")
     return {**item, "missing": True}
+
+
+def _names_a_file(item: Mapping[str, Any]) -> bool:
+    return all(isinstance(item.get(key), str) for key in ("filename", "subfolder", "type"))

@@ -14,7 +14,13 @@ from jobgroups.hub import Hub, Message, ProgressFrame
 from jobgroups.progress import ProgressTracker
 from jobgroups.runner.db import TRANSIENT, Database
 from jobgroups.runner.timing import Timing
-from jobgroups.services.progress import ProgressRow, progress_flush, relax_durability
+from jobgroups.services.progress import (
+    MAX_STEPS,
+    ProgressRow,
+    progress_flush,
+    relax_durability,
+)
+from jobgroups.services.writing import Fence
 from jobgroups.shapes import compact
 
 logger = logging.getLogger(__name__)
@@ -29,14 +35,14 @@ class ChildReport:
         *,
         group_id: str,
         child_id: str,
-        backend_id: str,
+        fence: Fence,
         attempt_id: int,
         number: int,
     ) -> None:
         self._reporter = reporter
         self._group_id = group_id
         self._child_id = child_id
-        self._backend_id = backend_id
+        self._fence = fence
         self._attempt_id = attempt_id
         self._number = number
         self._sent_at = -1.0
@@ -51,8 +57,9 @@ class ChildReport:
             attempt_id=self._attempt_id,
             percent=tracker.percent,
             current_step=tracker.current_step,
-            steps_completed=tracker.steps_completed,
-            steps_total=tracker.steps_total,
+            steps_completed=min(tracker.steps_completed, MAX_STEPS),
+            steps_total=min(tracker.steps_total, MAX_STEPS),
+            fence=self._fence,
         )
         if self._closed or row == self._last:
             return
@@ -84,7 +91,7 @@ class ChildReport:
             {
                 "type": "child_progress",
                 "job_id": self._child_id,
-                "backend_id": self._backend_id,
+                "backend_id": self._fence.backend_id,
                 "attempt": self._number,
                 "progress": row.percent,
                 "current_step": row.current_step,
@@ -123,6 +130,9 @@ class Reporter:
             except TRANSIENT as error:
                 relaxed = False
                 logger.warning("Progress was not stored: %s", error)
+            except Exception:
+                # One child's odd numbers must not end the runner, and with it every session.
+                logger.exception("Progress was not stored.")
 
     async def _flush(self, rows: Sequence[ProgressRow]) -> None:
         await self._database.call(progress_flush, rows=rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +14,12 @@ from jobgroups import selectors
 from jobgroups.errors import LeaseLost
 from jobgroups.hub import Hub
 from jobgroups.runner.db import Database
+from jobgroups.runner.leases import LeaseClock
 from jobgroups.runner.reporting import Reporter
 from jobgroups.runner.session import BackendAddress, BackendSession, Surroundings, address_of
 from jobgroups.runner.timing import Timing
 from jobgroups.services import runners
+from jobgroups.services.writing import Fence
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class _Held:
     address: BackendAddress
     session: BackendSession
     task: asyncio.Task[None]
+    ending: bool = False
 
 
 class RunnerService:
@@ -62,6 +66,7 @@ class RunnerService:
         self._held: dict[str, _Held] = {}
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
+        self.lease_clock = LeaseClock()
 
     def stop(self) -> None:
         """End soon: prompts go on at their backends and are taken up at the next start."""
@@ -108,6 +113,7 @@ class RunnerService:
             database=database,
             reporter=reporter,
             timing=self._timing,
+            lease_clock=self.lease_clock,
             instance=self._instance,
             depth=self._settings.depth,
             give_up_s=self._settings.give_up_s,
@@ -130,10 +136,20 @@ class RunnerService:
     async def _beat(self, pulse: Database) -> None:
         """Renew heartbeat and leases, on a connection of its own: a slow write must not cost them."""
         while True:
-            name = self._settings.name
-            if not await pulse.store(runners.runner_beat, name=name, instance=self._instance):
+            if not await pulse.store(self._renew):
+                name = self._settings.name
                 raise RunnerReplaced(f"Another process runs under the name {name}.")
             await asyncio.sleep(self._timing.beat)
+
+    def _renew(self) -> bool:
+        # Each try by its own clock: one that waited for the database proves nothing of its wait.
+        asked_at = time.monotonic()
+        name = self._settings.name
+        renewed = runners.runner_beat(name=name, instance=self._instance)
+        if renewed:
+            held = (Fence(*lease) for lease in selectors.leases_held(name))
+            self.lease_clock.renewed(held, asked_at)
+        return renewed
 
     async def _look_for_work(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
         """On a ring, and every few seconds without one: backends, waiting children, owed stops."""
@@ -164,8 +180,10 @@ class RunnerService:
             if held.task.done():
                 del self._held[backend_id]
             elif row is None or address_of(row) != held.address:
-                held.task.cancel()
-                del self._held[backend_id]
+                # Another is opened when this one is over: two sockets with one id silence both.
+                if not held.ending:
+                    held.ending = True
+                    held.task.cancel()
             else:
                 held.session.set_enabled(row["enabled"])
         for backend_id in wanted.keys() - self._held.keys():
@@ -174,11 +192,13 @@ class RunnerService:
     async def _open(
         self, row: dict[str, Any], tasks: asyncio.TaskGroup, around: Surroundings
     ) -> None:
+        asked_at = time.monotonic()
         fence = await around.database.store(
             runners.lease_take, backend_id=row["id"], runner=self._settings.name
         )
         if fence is None:
             return
+        self.lease_clock.taken(fence, asked_at)
         address = address_of(row)
         session = BackendSession(address, fence, around, enabled=row["enabled"])
         task = tasks.create_task(self._bounded(session), name=f"session {row['id']}")
@@ -195,4 +215,6 @@ class RunnerService:
             logger.exception(
                 "The session of %s met a defect; it is opened again.", session.backend_id
             )
+        finally:
+            self.lease_clock.dropped(session.fence)
         await asyncio.sleep(self._timing.restart_pause)

@@ -16,20 +16,21 @@ from typing import Any, Final
 
 from backends.comfyui.answers import Queue, SystemStats
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.errors import BackendError
+from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.protocol import Event, Preview, Status, Text
-from backends.comfyui.versions import supports_targeted_interrupt
-from backends.services import backend_observed
+from backends.comfyui.versions import keeps_prompt_id, supports_targeted_interrupt
 from jobgroups import selectors
 from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt
 from jobgroups.runner.attempt import AttemptDriver, Course
 from jobgroups.runner.courses import Courses
 from jobgroups.runner.db import Database
+from jobgroups.runner.leases import LeaseClock
+from jobgroups.runner.previews import SessionPreviews
 from jobgroups.runner.reporting import ChildReport, Reporter
 from jobgroups.runner.timing import Timing
-from jobgroups.services import attempts, waiting
+from jobgroups.services import attempts, runners, waiting
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState
 
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 MARK: Final = "director"
 #: A driver that meets a defect is started again this often before its child fails.
 _MAX_DEFECTS: Final = 3
+#: The longest pause before it is started again, in pauses.
+_MOST_PAUSES: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class Surroundings:
     database: Database
     reporter: Reporter
     timing: Timing
+    lease_clock: LeaseClock
     #: Tells this installation's and process's sockets from all others'.
     instance: str
     depth: int
@@ -86,10 +90,18 @@ class BackendSession:
         self._enabled = enabled
         self._courses = Courses()
         self._drivers: dict[str, AttemptDriver] = {}
+        self._previews = SessionPreviews(
+            surroundings.reporter.hub,
+            self.backend_id,
+            lambda: ((one, driver.course) for one, driver in self._drivers.items()),
+        )
         self._tasks: asyncio.TaskGroup
         self._wake = asyncio.Event()
         self._connections = 0
+        #: The id of the main socket while it hears.
         self._client_id: str | None = None
+        #: The same, until that socket is closed.
+        self._main_id: str | None = None
         self._follows: set[str] = set()
         self._drop_socket = asyncio.Event()
         self._socket_lost_at = time.monotonic()
@@ -97,6 +109,8 @@ class BackendSession:
         self._replaced_at = float("-inf")
         self._queue_remaining = 0
         self._version: str | None = None
+        #: Whether it has said which ComfyUI it is: some must not be given a prompt.
+        self._is_known = False
         self._away_since: float | None = None
         self._away_reason = ""
         self._stuck_since: float | None = None
@@ -109,6 +123,11 @@ class BackendSession:
     def is_reachable(self) -> bool:
         """Whether the backend answered when it was last asked."""
         return self._away_since is None
+
+    @property
+    def may_change_backend(self) -> bool:
+        """Whether the lease is ours beyond doubt, so that the backend may be told anything."""
+        return self._around.lease_clock.half_is_left(self.fence)
 
     def mark(self, course: Course) -> dict[str, Any]:
         """Return the ``extra_data`` that marks a prompt as ours."""
@@ -126,7 +145,7 @@ class BackendSession:
             self._around.reporter,
             group_id=course.group_id,
             child_id=course.child_id,
-            backend_id=self.backend_id,
+            fence=self.fence,
             attempt_id=course.attempt_id,
             number=course.number,
         )
@@ -158,17 +177,19 @@ class BackendSession:
         Raises:
             BackendError: the question was not answered.
         """
-        if not supports_targeted_interrupt(self._version):
+        await self._interrupt(driver.prompt_id)
+
+    async def _interrupt(self, prompt_id: str) -> None:
+        if not (supports_targeted_interrupt(self._version) and self.may_change_backend):
             return
         self._interrupted_at = time.monotonic()
-        self._interrupted_prompt = driver.prompt_id
-        await self.client.interrupt(driver.prompt_id)
+        self._interrupted_prompt = prompt_id
+        await self.client.interrupt(prompt_id)
         self._interrupted_at = time.monotonic()
 
-    def interrupted_lately(self, driver: AttemptDriver) -> bool:
-        """Whether an interrupt of ours, of another prompt, may have hit this one."""
-        lately = time.monotonic() - self._interrupted_at <= self.timing.struck_within
-        return lately and self._interrupted_prompt != driver.prompt_id
+    def interrupted_since(self, moment: float, driver: AttemptDriver) -> bool:
+        """Whether an interrupt of ours, of another prompt, was sent at ``moment`` or later."""
+        return self._interrupted_at >= moment and self._interrupted_prompt != driver.prompt_id
 
     async def stop_is_stored(self, attempt_id: int) -> bool:
         """Whether the stop of an attempt was asked for, by the rows."""
@@ -222,35 +243,49 @@ class BackendSession:
         driver = AttemptDriver(self, course)
         self._drivers[driver.prompt_id] = driver
         self._tasks.create_task(self._bounded(driver), name=f"{self.backend_id}: {course.child_id}")
-        if not course.fresh:
-            self._follow(course.client_id)
+        # Also a fresh one: its socket may have broken while the claim was stored.
+        self._follow(course.client_id)
 
-    async def _bounded(self, driver: AttemptDriver, defects: int = 0) -> None:
-        """Run a driver; a defect takes its attempt up again, three times, then fails the child."""
+    async def _bounded(self, driver: AttemptDriver) -> None:
+        """Run a driver; a defect takes its attempt up again, the third one fails the child.
+
+        Its attempt stays open while its prompt may stand there, and is tried again ever more rarely.
+        """
+        defects = 0
+        current: AttemptDriver | None = driver
+        while current is not None:
+            error = await self._defect_of(current)
+            if error is None:
+                break
+            defects += 1
+            if defects == _MAX_DEFECTS:
+                message = f"The Director failed at it ({type(error).__name__}); see its log."
+                await self._break(current.course.attempt_id, message)
+            await asyncio.sleep(self.timing.restart_pause * min(defects, _MOST_PAUSES))
+            current = await self._taken_up_again(current.course.attempt_id)
+        self._wake.set()
+
+    async def _defect_of(self, driver: AttemptDriver) -> Exception | None:
+        """Run a driver to its end and return the defect that ended it, if one did."""
         try:
             await driver.run()
         except LeaseLost:
             raise
         except Exception as error:
             logger.exception("%s: a defect at %s", self.backend_id, driver.prompt_id)
+            return error
+        finally:
             self._drivers.pop(driver.prompt_id, None)
-            await self._after_defect(driver, defects + 1, error)
-        else:
-            self._drivers.pop(driver.prompt_id, None)
-        self._wake.set()
+        return None
 
-    async def _after_defect(self, driver: AttemptDriver, defects: int, error: Exception) -> None:
-        if defects >= _MAX_DEFECTS:
-            message = f"The Director failed at it ({type(error).__name__}); see its log."
-            await self._break(driver.course.attempt_id, message)
-            defects = 0
-        await asyncio.sleep(self.timing.restart_pause)
-        row = await self.database.store(selectors.attempt_loaded, driver.course.attempt_id)
+    async def _taken_up_again(self, attempt_id: int) -> AttemptDriver | None:
+        row = await self.database.store(selectors.attempt_loaded, attempt_id)
         if row.ended_at is not None:
-            return
+            return None
         again = AttemptDriver(self, self._courses.of_attempt(row))
         self._drivers[again.prompt_id] = again
-        await self._bounded(again, defects)
+        self._follow(again.client_id)
+        return again
 
     # --- claiming ---------------------------------------------------------------------------------
 
@@ -271,8 +306,11 @@ class BackendSession:
     def _may_claim(self) -> bool:
         return (
             self._enabled
+            and self._is_known
+            and keeps_prompt_id(self._version)
             and self._client_id is not None
             and self.is_reachable
+            and self.may_change_backend
             and len(self._drivers) < self._around.depth
         )
 
@@ -289,7 +327,7 @@ class BackendSession:
                 return
             try:
                 self._drive(self._courses.of_claim(claim))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:
                 logger.exception("%s cannot be made ready", claim.child_id)
                 await self._break(claim.attempt_id, f"Its workflow cannot be made ready: {error}")
 
@@ -309,15 +347,16 @@ class BackendSession:
         """Keep a main socket open; each has an id of its own, kept on the attempts it hears."""
         pause = self.timing.reconnect_first
         while True:
-            client_id = self._next_client_id()
+            client_id = self._main_id = self._next_client_id()
             try:
-                async with self.client.events(client_id) as socket:
+                async with self.client.events(client_id, previews=True) as socket:
+                    socket.wants_previews = self._previews.are_wanted
                     pause = self.timing.reconnect_first
                     await self._hear_main(client_id, socket)
             except BackendError as error:
                 self._away(error.detail)
             finally:
-                self._client_id = None
+                self._client_id = self._main_id = None
                 self._socket_lost_at = (
                     time.monotonic()
                     if pause == self.timing.reconnect_first
@@ -350,7 +389,7 @@ class BackendSession:
 
     def _follow(self, client_id: str) -> None:
         """Hear what is still sent to an older socket's id, until none of its attempts is active."""
-        if client_id != self._client_id and client_id not in self._follows:
+        if client_id != self._main_id and client_id not in self._follows:
             self._follows.add(client_id)
             self._tasks.create_task(
                 self._keep_follow(client_id), name=f"{self.backend_id}: follow {client_id}"
@@ -360,7 +399,8 @@ class BackendSession:
         try:
             while self._is_followed(client_id):
                 try:
-                    async with self.client.events(client_id) as socket:
+                    async with self.client.events(client_id, previews=True) as socket:
+                        socket.wants_previews = self._previews.are_wanted
                         await self._hear_follow(client_id, socket)
                 except BackendError as error:
                     logger.debug("%s: follow socket: %s", self.backend_id, error)
@@ -392,8 +432,12 @@ class BackendSession:
             self._status_at = time.monotonic()
             self._queue_remaining = event.queue_remaining
             return
-        if isinstance(event, Preview | Text):
+        if isinstance(event, Preview):
+            self._previews.show(event)
             return
+        if isinstance(event, Text):
+            return
+        self._previews.note(event)
         prompt_id = getattr(event, "prompt_id", None)
         driver = self._drivers.get(prompt_id or "")
         if driver is not None:
@@ -440,9 +484,16 @@ class BackendSession:
                 if time.monotonic() - facts_at >= self.timing.facts or self._version is None:
                     stats = await self.client.system_stats()
                     self._version, facts_at = stats.version, time.monotonic()
+                    self._is_known = True
+                    self._wake.set()
                 self._queue_remaining = await self.client.queue_remaining()
                 await self._look_for_a_dead_worker()
                 await self._meet_abandoned()
+            except AnswerTooLarge as error:
+                # Its queue is longer than we read: it is there, and answers.
+                self.question_failed(error)
+                self._answered()
+                await self._store_seen(stats, heard=True)
             except BackendError as error:
                 self._away(error.detail)
                 await self._store_seen(None, heard=False)
@@ -454,7 +505,11 @@ class BackendSession:
 
     def _answered(self) -> None:
         stuck = self._stuck_for()
-        if stuck is not None and stuck >= self.timing.stuck_after:
+        if not keeps_prompt_id(self._version):
+            self._away(
+                f"ComfyUI {self._version} is too old to be driven safely; update it to 0.3.45"
+            )
+        elif stuck is not None and stuck >= self.timing.stuck_after:
             self._away(f"prompts have been pending for {stuck:.0f} s and nothing runs; restart it")
         elif self._client_id is None:
             if time.monotonic() - self._socket_lost_at >= self.timing.suspect_after:
@@ -489,7 +544,6 @@ class BackendSession:
             reason = f"suspected: prompts pending for {stuck:.0f} s and nothing runs"
         running, pending, foreign = self._queue_split()
         seen: dict[str, Any] = {
-            "backend_id": self.backend_id,
             "reachable": self._away_since is None,
             # One that answers and is not fit was heard: nobody needs to ask it again.
             "heard": heard,
@@ -504,7 +558,7 @@ class BackendSession:
                 {"name": one.name, "vram_total": one.vram_total, "vram_free": one.vram_free}
                 for one in stats.devices
             ]
-        await self.database.store(backend_observed, **seen)
+        await self.database.store(runners.backend_seen, fence=self.fence, **seen)
 
     def _queue_split(self) -> tuple[int, int, int]:
         standing = (AttemptState.ACCEPTED, AttemptState.RUNNING)
@@ -548,7 +602,8 @@ class BackendSession:
         if any(item.prompt_id == prompt_id for item in queue.running):
             await self._met_running(abandoned)
         elif any(item.prompt_id == prompt_id for item in queue.pending):
-            await self.client.delete_pending([prompt_id])
+            if self.may_change_backend:
+                await self.client.delete_pending([prompt_id])
         elif await self.client.history(prompt_id) is not None:
             # It ended while nobody looked: a driver stores its end.
             await self._drive_abandoned(abandoned.attempt_id)
@@ -563,10 +618,8 @@ class BackendSession:
         )
         if adopted:
             await self._drive_abandoned(abandoned.attempt_id)
-        elif supports_targeted_interrupt(self._version):
-            await self.client.interrupt(abandoned.prompt_id)
-            self._interrupted_at = time.monotonic()
-            self._interrupted_prompt = abandoned.prompt_id
+        else:
+            await self._interrupt(abandoned.prompt_id)
 
     async def _drive_abandoned(self, attempt_id: int) -> None:
         row = await self.database.store(selectors.attempt_loaded, attempt_id)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from django.db import connection, transaction
 
-from jobgroups.models import ChildJob
+from jobgroups.models import ChildJob, Lease
+from jobgroups.services.writing import Fence
 from jobgroups.states import ChildStatus
+
+#: The most steps that their columns hold; what a node reports has no limit of its own.
+MAX_STEPS: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,8 @@ class ProgressRow:
     current_step: str | None
     steps_completed: int
     steps_total: int
+    #: The lease under which it was heard; None: it is not asked for.
+    fence: Fence | None = None
 
 
 def relax_durability() -> None:
@@ -35,7 +42,7 @@ def relax_durability() -> None:
 
 
 def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
-    """Store progress, guarded: only of a child that runs, and only by its current attempt."""
+    """Store progress, guarded: only of a child that runs, by its current attempt, under its lease."""
     table = ChildJob._meta.db_table
     values = [
         (
@@ -47,7 +54,7 @@ def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
             row.attempt_id,
             ChildStatus.RUNNING.value,
         )
-        for row in rows
+        for row in _still_ours(rows)
     ]
     with transaction.atomic(), connection.cursor() as cursor:
         # Never bulk_update: its CASE WHEN compiles slower than single-row updates run.
@@ -56,3 +63,12 @@ def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
             " steps_total = %s WHERE id = %s AND current_attempt_id = %s AND status = %s",
             values,
         )
+
+
+def _still_ours(rows: Sequence[ProgressRow]) -> list[ProgressRow]:
+    """Leave out what was heard under a lease that was lost; the rest in one order for all writers."""
+    fences = {row.fence for row in rows if row.fence is not None}
+    leases = Lease.objects.filter(pk__in={fence.backend_id for fence in fences})
+    held = {Fence(*lease) for lease in leases.order_by().values_list("backend_id", "epoch")}
+    ours = [row for row in rows if row.fence is None or row.fence in held]
+    return sorted(ours, key=lambda row: row.child_id)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
-from typing import Final
+from typing import Any, Final
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from backends.models import Backend
+from backends.services import backend_observed
 from jobgroups.clock import now
 from jobgroups.models import Lease, Runner
-from jobgroups.services.writing import Fence, unit_of_work
+from jobgroups.services.writing import Fence, check_fence, unit_of_work
 
 #: How long a lease holds without a renewal.
 LEASE_LIFE: Final = dt.timedelta(seconds=15)
@@ -67,6 +68,17 @@ def runner_failed(*, name: str, error: str) -> None:
 
 
 @unit_of_work
+def backend_seen(*, fence: Fence, **seen: Any) -> None:
+    """Store what the holder of a backend's lease has just seen of it, as ``backend_observed`` takes it.
+
+    Raises:
+        LeaseLost: the backend is another runner's now; nothing was written.
+    """
+    with transaction.atomic():
+        check_fence(fence)
+        backend_observed(backend_id=fence.backend_id, **seen)
+
+
 def lease_take(*, backend_id: str, runner: str) -> Fence | None:
     """Take the lease on a backend: free, expired, or this runner's own from before.
 
@@ -76,6 +88,15 @@ def lease_take(*, backend_id: str, runner: str) -> Fence | None:
         The fence for all further writes, or None: another live runner holds it, or the backend is
         gone.
     """
+    try:
+        return _lease_take(backend_id, runner)
+    except IntegrityError:
+        # It was deleted between the look and the lease's first row.
+        return None
+
+
+@unit_of_work
+def _lease_take(backend_id: str, runner: str) -> Fence | None:
     with transaction.atomic():
         if not Backend.objects.filter(pk=backend_id).exists():
             return None

@@ -122,3 +122,14 @@ def test_a_text_is_cut_at_a_whole_character() -> None:
     assert cut is not None
     assert len(cut.encode()) <= 2048
     assert shapes.cut(None) is None
+
+
+def test_each_group_numbers_its_own_events_from_one_without_a_gap() -> None:
+    farm.backend()
+    first, second = farm.submit(), farm.submit()
+    fence = farm.lease()
+    farm.finish(farm.claim(fence), fence)
+    farm.finish(farm.claim(fence), fence)
+    for group in (first, second):
+        assert [event["seq"] for event in farm.log(group)] == [1, 2, 3, 4]
+        assert farm.fresh(group).seq == 4

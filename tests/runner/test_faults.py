@@ -6,13 +6,18 @@ the same is asked: executions per prompt at most one, one end, and the sentence 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from django.db import connection
 
+from backends.comfyui.protocol import ExecutionError
 from backends.models import Backend
+from jobgroups.models import JobGroup
 from jobgroups.runner.timing import Timing
 from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
 
@@ -341,3 +346,190 @@ async def test_forty_children_on_three_backends_on_a_bad_day(farm: Farm) -> None
 
 async def _completed(farm: Farm, group: object, count: int) -> bool:
     return (await farm.group(group)).completed_count >= count  # type: ignore[arg-type]
+
+
+# --- what must never happen, each tried on purpose ------------------------------------------------
+
+
+async def _sent_and_not_answered(farm: Farm, **fault: Any) -> JobGroup:
+    """Submit a child whose POST arrives and is answered much later."""
+    sim = farm.sims["gpu-1"]
+    sim.fault("delay_answer", count=1, **{"seconds": 20.0, **fault})
+    group = await farm.submit("gpu-1")
+    await sim.wait_for("accepted")
+    return group
+
+
+async def test_the_intent_is_stored_before_anything_reaches_the_backend(farm: Farm) -> None:
+    await farm.backend(seconds=2.0)
+    await farm.runner(depth=1)
+    group = await _sent_and_not_answered(farm, seconds=1.0)
+    (sent,) = farm.sims["gpu-1"].prompts
+    stored = [row.prompt_id for row in await farm.attempts(group)]
+    assert stored == [sent["prompt_id"]]
+
+
+async def test_an_intent_found_at_the_start_is_looked_for_and_not_sent_again(farm: Farm) -> None:
+    await farm.backend(seconds=1.0)
+    first = await farm.runner()
+    group = await _sent_and_not_answered(farm)
+    await farm.kill(first)
+    assert [row.state for row in await farm.attempts(group)] == ["intent"]
+    await farm.runner()
+    await completes_once(farm, group)
+    assert len(executions(farm)) == 1
+    assert [row.state for row in await farm.attempts(group)] == ["success"]
+
+
+async def test_a_post_that_lands_during_the_looks_is_one_render(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    # The looks last 3 s at this scale.
+    sim.fault("late_post", count=1, seconds=1.2)
+    await farm.runner()
+    group = await farm.submit("gpu-1")
+    await completes_once(farm, group)
+    assert [row.state for row in await farm.attempts(group)] == ["success"]
+
+
+async def test_looks_that_were_not_answered_prove_no_absence(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    # Absent at the first look; then nobody answers, and it lands when the 3 s would be over.
+    sim.fault("late_post", count=1, seconds=4.2)
+    sim.fault("reset_http", count=5, after=2, route="/history")
+    await farm.runner()
+    group = await farm.submit("gpu-1")
+    await completes_once(farm, group)
+    assert [row.state for row in await farm.attempts(group)] == ["success"]
+
+
+async def test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted(farm: Farm) -> None:
+    sim = await farm.backend(seconds=2.5)
+    # Given up after 1 s, sent again, and while that one renders the first one lands.
+    sim.fault("late_post", count=1, seconds=1.8)
+    await farm.runner(timing=replace(Timing.scaled(SCALE), look_for=1.0))
+    group = await farm.submit("gpu-1")
+    deleted = await sim.wait_for("deleted")
+    late, _ = await farm.attempts(group)
+    assert (late.prompt_id, late.state) == (deleted["prompt_id"], "never_accepted")
+    await completes_once(farm, group)
+    assert executions(farm)[late.prompt_id] == 0
+
+
+async def test_an_end_that_a_look_just_misses_is_no_loss(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.5)
+    # No frame tells the end: it is looked for while it is in neither the queue nor the history.
+    sim.fault("late_history_entry", count=1, seconds=0.6)
+    await farm.runner(timing=replace(Timing.scaled(SCALE), look_every=0.2, stop_wait=1.5))
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    sim.fault("stall_sockets", at="now")
+    await completes_once(farm, group)
+
+
+async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
+    await farm.backend(seconds=1.0)
+    service = await farm.runner()
+    group = await farm.submit("gpu-1", workflow=text_to_image(steps=10))
+    await farm.status_of(group, "running")
+    (driver,) = service._held["gpu-1"].session._drivers.values()
+    # As where one of two outputs is blocked: the other one is rendered all the same.
+    driver.hear(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
+    await completes_once(farm, group)
+
+
+async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    await farm.runner()
+    sim.fault("foreign_prompt", at="now", seconds=2.0)
+    group = await farm.submit("gpu-1")
+
+    async def accepted() -> bool:
+        return [row.state for row in await farm.attempts(group)] == ["accepted"]
+
+    await until(accepted)
+    await farm.cancel(group)
+    (row,) = await farm.settled(group, 10)
+    assert row.state == "interrupted"
+    assert row.started_at is None
+    assert executions(farm)[row.prompt_id] == 0
+    assert "interrupted" not in farm.kinds()
+
+
+async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    service = await farm.runner()
+    group = await farm.submit("gpu-1")
+    await completes_once(farm, group)
+    (over,) = await farm.attempts(group)
+    sim.fault("foreign_prompt", at="now", seconds=1.0)
+    stranger = sim.prompts[-1]["prompt_id"]
+    await sim.wait_for("started", prompt_id=stranger)
+    await service._held["gpu-1"].session._interrupt(over.prompt_id)
+    assert (await sim.wait_for("ended", prompt_id=stranger))["outcome"] == "success"
+    assert farm.kinds().count("interrupted") == 1
+
+
+async def test_a_comfyui_that_would_stop_whatever_runs_is_never_interrupted(farm: Farm) -> None:
+    sim = await farm.backend(seconds=1.0, version="0.3.56")
+    await farm.runner()
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    await farm.cancel(group)
+    (row,) = await farm.settled(group, 10)
+    assert row.state == "success"
+    assert (await farm.children(group))[0].status == "cancelled"
+    assert sim.witness.find("interrupted") is None
+
+
+async def test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    await farm.runner()
+    sim.fault("foreign_prompt", at="now", seconds=2.0)
+    group = await farm.submit("gpu-1", timeout_seconds=1)
+    assert (await farm.finished(group)).status == "completed"
+
+
+async def test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next(farm: Farm) -> None:
+    await farm.backend(seconds=20)
+    first = await farm.runner()
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    await farm.kill(first)
+    await farm.cancel(group)
+    await farm.runner()
+    (row,) = await farm.settled(group, 5)
+    assert row.state == "interrupted"
+
+
+async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
+    farm: Farm, caplog: pytest.LogCaptureFixture
+) -> None:
+    sim = await farm.backend(seconds=1.0)
+    service = await farm.runner(threads=1)
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    database = service._held["gpu-1"].session.database
+    await database.call(_writes_allowed, allowed=False)
+    await sim.wait_for("ended")
+
+    def refused() -> int:
+        return sum(record.levelno >= logging.WARNING for record in caplog.records)
+
+    async def refused_often_or_over() -> bool:
+        return refused() >= 4 or farm._tasks[service].done()
+
+    await until(refused_often_or_over, 10)
+    assert not farm._tasks[service].done()
+    assert (await farm.group(group)).completed_at is None
+    await database.call(_writes_allowed, allowed=True)
+    await completes_once(farm, group)
+    assert [row.state for row in await farm.attempts(group)] == ["success"]
+
+
+def _writes_allowed(*, allowed: bool) -> None:
+    """Let the calling thread's connection write, or have the database refuse its writes."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute(f"PRAGMA query_only = {'OFF' if allowed else 'ON'}")
+        else:
+            cursor.execute(f"SET default_transaction_read_only = {'off' if allowed else 'on'}")

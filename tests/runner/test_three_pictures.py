@@ -160,6 +160,21 @@ async def test_a_backend_that_is_away_holds_its_child_until_it_gives_up(farm: Fa
     assert "not reachable" in child.error_message
 
 
+async def test_a_comfyui_that_would_render_twice_is_told_to_be_updated(farm: Farm) -> None:
+    from backends.models import Backend
+
+    await farm.backend(seconds=0.05, version="0.3.40")
+    await farm.runner()
+
+    async def away() -> str:
+        row = await in_thread(Backend.objects.get)(pk="gpu-1")
+        return row.status_reason if row.reachability == "offline" else ""
+
+    assert "too old" in await until(away)
+    await farm.submit("gpu-1")
+    assert farm.kinds() == []
+
+
 async def test_a_backend_that_comes_back_gets_its_child(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.1)
     await farm.runner()

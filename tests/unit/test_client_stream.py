@@ -21,6 +21,7 @@ from director.client import (
 from director.client.errors import Unreachable
 from director.client.events import parse_event
 from director.client.reconnecting import LONGEST_DELAY_S, Outage, Patience
+from director.client.streaming import Position, Stream
 from tests.unit.client_driver import client_kinds
 from tests.unit.client_server import FakeDirector, child
 
@@ -254,6 +255,23 @@ def test_an_unknown_group_is_not_found(
         list(director.stream("jg_none", since=since))
 
 
+def test_a_group_that_is_gone_is_not_found_also_without_a_frame(
+    director: Any, server: FakeDirector
+) -> None:
+    group_id = server.group()
+    events = director.stream(group_id)
+    listen(server, group_id, events)
+    server.close(group_id, 4404)
+    with pytest.raises(client.GroupNotFound, match=f"Job group {group_id} not found"):
+        list(events)
+
+
+def test_only_a_reader_that_was_too_slow_comes_back_at_once() -> None:
+    stream = Stream("jg_1", Position(seq=1), Outage(Patience()), follow=False)
+    assert stream.pause_after(client.StreamClosed(4008)) == 0.0
+    assert stream.pause_after(client.StreamClosed(4012)) > 0.0
+
+
 def test_an_error_frame_gives_the_reason_of_the_close(director: Any, server: FakeDirector) -> None:
     group_id = server.group()
     events = director.stream(group_id)
@@ -423,6 +441,8 @@ def test_waiting_without_sockets_polls(
     end.start()
     assert director.wait(group_id, timeout=20).finished
     end.join()
+    refused_for_good = status < 500
+    assert (len(server.connects) == 1) is refused_for_good
 
 
 def test_a_silent_stream_does_not_hide_the_end(
@@ -456,6 +476,25 @@ def test_waiting_lives_through_a_restart(director: Any, server: FakeDirector) ->
     end.start()
     assert director.wait(group_id, timeout=15).finished
     end.join()
+
+
+def test_a_stream_that_is_closed_while_waiting_is_opened_again(
+    director: Any, server: FakeDirector
+) -> None:
+    group_id = server.group()
+
+    def close_then_finish() -> None:
+        server.wait_until(lambda: server.listeners(group_id) == 1)
+        server.close(group_id, 4012)
+        server.wait_until(lambda: server.listeners(group_id) == 0)
+        server.wait_until(lambda: server.listeners(group_id) == 1)
+        server.finish(group_id)
+
+    end = threading.Thread(target=close_then_finish)
+    end.start()
+    assert director.wait(group_id, timeout=12).finished
+    end.join()
+    assert len(server.connects) == 2
 
 
 def test_waiting_for_an_unknown_group_is_an_error(director: Any) -> None:

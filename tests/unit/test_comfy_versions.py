@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from backends.comfyui.versions import supports_targeted_interrupt
+from backends.comfyui.versions import keeps_prompt_id, supports_targeted_interrupt
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,20 @@ def test_versions_that_stop_one_prompt(version: str) -> None:
 )
 def test_versions_that_would_stop_whatever_runs(version: str | None) -> None:
     assert not supports_targeted_interrupt(version)
+
+
+@pytest.mark.parametrize(
+    ("version", "kept"),
+    [
+        ("0.3.44", False),
+        ("0.2.9", False),
+        ("0.3.45", True),
+        ("v1.0.0", True),
+        (None, True),
+        ("x", True),
+    ],
+)
+def test_only_a_readable_old_version_is_known_to_choose_its_own_prompt_ids(
+    version: str | None, kept: bool
+) -> None:
+    assert keeps_prompt_id(version) is kept

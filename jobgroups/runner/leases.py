@@ -1,0 +1,44 @@
+"""How much of each lease is left, by a clock that nobody sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from jobgroups.services.runners import LEASE_LIFE
+from jobgroups.services.writing import Fence
+
+_HALF_S: Final = LEASE_LIFE.total_seconds() / 2
+
+
+class LeaseClock:
+    """When each of this runner's leases was last renewed for certain, in monotonic time.
+
+    A runner that was paused, or that cannot reach the database, may have lost a lease without knowing:
+    it must change nothing at that backend until the lease is known to be renewed.
+    """
+
+    def __init__(self) -> None:
+        self._renewed: dict[Fence, float] = {}
+
+    def taken(self, fence: Fence, asked_at: float) -> None:
+        """Take in a lease that was asked for at this time."""
+        self._renewed[fence] = asked_at
+
+    def renewed(self, fences: Iterable[Fence], asked_at: float) -> None:
+        """Take in the leases that a renewal, asked for at this time, found still ours."""
+        for fence in fences:
+            # Called in the pulse's thread: the loop may drop one meanwhile.
+            before = self._renewed.get(fence)
+            if before is not None:
+                self._renewed[fence] = max(before, asked_at)
+
+    def dropped(self, fence: Fence) -> None:
+        """Forget a lease whose session is over."""
+        self._renewed.pop(fence, None)
+
+    def half_is_left(self, fence: Fence) -> bool:
+        """Whether the backend may be changed now: half its lease's life is left."""
+        renewed_at = self._renewed.get(fence)
+        return renewed_at is not None and time.monotonic() - renewed_at <= _HALF_S
