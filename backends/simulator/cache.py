@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from backends.simulator.catalog import Catalog
-from backends.simulator.graph import Graph, is_link
+from backends.simulator.changes import has_nan
+from backends.simulator.graph import Graph, Node, is_link
 
 Signature = str
-Change = Callable[
-    [str, dict[str, Any]], Any
-]  # class, inputs: a value that differs if it must rerun
+Change = Callable[[Node], Any]  # a value that differs if the node must run again
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,15 @@ class _Signer:
             return f"missing {node_id}"
         self._signed[node_id] = f"cycle {node_id}"
         node = self._graph.node(node_id)
-        parts = [node["class_type"], self._changed(node["class_type"], node["inputs"])]
+        parts = [node["class_type"], self._changed(node)]
         if "UNIQUE_ID" in self._catalog.hidden(node["class_type"]).values():
             parts.append(node_id)
         for name in sorted(node["inputs"]):
             value = node["inputs"][name]
             linked = is_link(value)
             parts.append([name, [self.sign(value[0]), value[1]] if linked else [value]])
+        if has_nan(parts):
+            parts.append(uuid.uuid4().hex)  # no other prompt's node is like this one
         self._signed[node_id] = _short(json.dumps(parts, sort_keys=True, default=str))
         return self._signed[node_id]
 

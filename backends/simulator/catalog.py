@@ -1,7 +1,10 @@
 """The node classes the simulator knows: ComfyUI's own listing, as GET /object_info tells it.
 
 `object_info.json.gz` is that listing as a real ComfyUI 0.3.64 answered it, 389 classes with their
-inputs, limits and choices; so validation refuses what ComfyUI refuses.
+inputs, limits and choices; so validation refuses what ComfyUI refuses. Its prose isn't kept, for
+it's ComfyUI's own: of the answer of GET /object_info, every class's `description` was set to "",
+its `output_tooltips` and the `tooltip` of every input's options were removed, and the rest was
+written as compact JSON (no spaces, no escapes, keys in their order) and packed by gzip, mtime 0.
 """
 
 from __future__ import annotations

@@ -12,7 +12,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends.simulator.config import COMFYUI_VERSION, DEFAULT_CHECKPOINTS, Config
+from backends.simulator.config import (
+    COMFYUI_VERSION,
+    COMMON_CHECKPOINTS,
+    DEFAULT_CHECKPOINTS,
+    Config,
+)
 from backends.simulator.faults import KINDS, FaultError, Faults, parse_fault
 from backends.simulator.process import PortInUse
 from backends.simulator.server import Simulator
@@ -43,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--model", action="append", default=[], help="a checkpoint to offer, too")
     runs.add_argument("--comfyui-version", default=COMFYUI_VERSION, help="version to report")
     wrong = parser.add_argument_group("what goes wrong, and who saw it")
+    wrong.add_argument(
+        "--gc-pause",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="stand still after a prompt, at most every 10 s (a real one: 0.1 to 0.25)",
+    )
     wrong.add_argument("--witness", type=Path, help="append what happens to this file")
     wrong.add_argument(
         "--fault",
@@ -74,11 +86,12 @@ def _config(options: Namespace, index: int, name: str) -> Config:
         seconds=options.seconds,
         steps=options.steps,
         lenient=options.lenient,
+        gc_pause=options.gc_pause,
         preview_fps=options.preview_fps,
         output_dir=_output_dir(options, name),
         vram_gb=options.vram or None,
         version=options.comfyui_version,
-        checkpoints=(*DEFAULT_CHECKPOINTS, *options.model),
+        checkpoints=(*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *options.model),
         witness=options.witness,
     )
 

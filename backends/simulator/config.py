@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_CHECKPOINTS = ("random_sd15.safetensors", "tiny_sd15.safetensors")
+DEFAULT_CHECKPOINTS = ("random_sd15.safetensors", "tiny_sd15.safetensors")  # the recordings'
+COMMON_CHECKPOINTS = (  # what workflows from elsewhere ask for; the command offers them, too
+    "v1-5-pruned-emaonly-fp16.safetensors",
+    "v1-5-pruned-emaonly.safetensors",
+    "sd_xl_base_1.0.safetensors",
+)
 COMFYUI_VERSION = "0.3.64"
 MAX_UPLOAD_BYTES = 104_857_600  # `--max-upload-size` 100 MiB, ComfyUI's default
 
@@ -20,6 +25,7 @@ class Config:
     seconds: float = 0.0  # a prompt's sampling time, spread over its steps; 0: no waiting
     steps: int | None = None  # None: as many as the workflow's `steps` say
     lenient: bool = False  # also run what ComfyUI would refuse
+    gc_pause: float = 0.0  # seconds it stands still after a prompt, at most every 10 s; 0: never
     preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
     output_dir: Path | None = None  # holds output, temp, input; None: a temporary folder
     vram_gb: float | None = None  # None: a CPU device, as in the recordings

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
-from backends.simulator import nodes
+from backends.simulator import node_inputs, nodes
 from backends.simulator.cache import Ui
 from backends.simulator.graph import Agenda, Graph, is_link
 from backends.simulator.interrupt import Interrupted
@@ -27,6 +28,7 @@ class Execution:
 
     def __init__(self, life: Life, item: Item) -> None:
         _, self.prompt_id, prompt, extra_data, self.outputs = item
+        prompt = copy.deepcopy(prompt)  # running notes things in it that nobody else sees
         self.life = life
         self.item = item
         self.graph = Graph(prompt)
@@ -37,7 +39,6 @@ class Execution:
         )
         self.messages: list[list[Any]] = []
         self.executed: dict[str, None] = {}
-        self.outcome = "success"
         self.run_inputs: dict[str, Any] = {}  # of the node being run
         self._expanding: dict[str, tuple[Any, ...]] = {}  # node: what it gives once its parts ran
 
@@ -86,6 +87,7 @@ class Execution:
             except Exception as error:  # noqa: BLE001 - a node may raise anything
                 self._failed(node_id, error)
                 return
+            self.life.node_succeeded = True
             if finished:
                 agenda.done(node_id)
         self.life.witness.write("ended", outcome="success", **self._whose())
@@ -100,7 +102,8 @@ class Execution:
             self.progress.finish(node_id)
             return True
         if node_id in self._expanding:
-            outputs = tuple(self._resolve(value) for value in self._expanding.pop(node_id))
+            given = self._expanding.pop(node_id)
+            outputs = tuple(node_inputs.resolve(value, cache) for value in given)
         else:
             outcome = await self._call(node_id)
             if outcome.ui is not None:
@@ -119,37 +122,29 @@ class Execution:
         node = self.graph.node(node_id)
         class_type = node["class_type"]
         self.progress.start(node_id)
-        inputs = {name: self._resolve(value) for name, value in node["inputs"].items()}
-        self.run_inputs = self._seen(class_type, node_id, inputs)
+        self.run_inputs = {}
+        inputs = node_inputs.gather(node, self.life.catalog, self.life.cache)
+        self.run_inputs = inputs | self._hidden(class_type, node_id)
         self._tell_executing(node_id)
         self.life.interrupt.check()
         if (blocked := self._blocked(node_id, class_type, inputs)) is not None:
             return blocked
         self._fail_if_ordered(node_id, class_type)
+        node_inputs.refuse_undeclared(class_type, inputs, self.life.catalog)
+        node_inputs.refuse_constants(class_type, inputs, self.life.catalog)
         context = NodeContext(self.run, node_id, class_type)
         return await nodes.runner(class_type)(context, inputs)
 
-    def _resolve(self, value: Any) -> Any:
-        """What a link brings, or the constant itself."""
-        if not is_link(value):
-            return value
-        outputs = self.life.cache.output(value[0])
-        slot = int(value[1])
-        return outputs[slot] if outputs is not None and slot < len(outputs) else None
-
-    def _seen(self, class_type: str, node_id: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs as an error report lists them: declared ones, and what is filled in."""
+    def _hidden(self, class_type: str, node_id: str) -> dict[str, Any]:
+        """What is filled in besides the inputs, by name; an error report lists it, too."""
         extra = self.run.extra_data
         hidden = {
             "PROMPT": self.graph.prompt,
             "EXTRA_PNGINFO": extra.get("extra_pnginfo") if isinstance(extra, dict) else None,
             "UNIQUE_ID": node_id,
         }
-        catalog = self.life.catalog
-        declared = catalog.inputs(class_type)
-        seen = {name: value for name, value in inputs.items() if name in declared}
-        filled = catalog.hidden(class_type).items()
-        return seen | {name: hidden.get(kind) for name, kind in filled}
+        filled = self.life.catalog.hidden(class_type).items()
+        return {name: hidden.get(kind) for name, kind in filled}
 
     def _fail_if_ordered(self, node_id: str, class_type: str) -> None:
         """Raise the error ordered for this node; without a name, outputs of unsampled runs fail."""
@@ -193,34 +188,46 @@ class Execution:
     # how it ends
 
     def _interrupted(self, node_id: str) -> None:
-        self.outcome = "interrupted"
+        self.life.node_succeeded = False
         real = self.graph.real(node_id)
         self.life.witness.write("ended", outcome="interrupted", node=real, **self._whose())
         told = self._error_head(real, self.graph.prompt[real]["class_type"])
         self.say("execution_interrupted", told, broadcast=True)
 
     def _failed(self, node_id: str, error: Exception) -> None:
-        self.outcome = "error"
+        self.life.node_succeeded = False
         real = self.graph.real(node_id)
         kind = error.kind if isinstance(error, NodeFailure) else _type_name(error)
         tips = _OOM_TIPS if kind.endswith("OutOfMemoryError") else ""
-        class_type = self.graph.prompt[real]["class_type"]
-        facts = {"node": real, "exception_type": kind, "message": str(error)}
-        self.life.witness.write("ended", outcome="error", **facts, **self._whose())
-        told = self._error_head(real, class_type) | {
+        report = {
             "exception_message": f"{error}\n{tips}",
             "exception_type": kind,
-            "traceback": _traceback(class_type),
-            "current_inputs": {k: [_shown(v)] for k, v in self.run_inputs.items()},
-            "current_outputs": self.life.cache.node_ids(),
+            "traceback": _traceback(self.graph.prompt[real]["class_type"]),
+            "current_inputs": {k: [node_inputs.shown(v)] for k, v in self.run_inputs.items()},
         }
-        self.say("execution_error", told)
+        self._report_error(real, report, str(error))
 
     def _blame_cycle(self, left: list[str]) -> None:
-        self.run_inputs = {}
-        self._failed(
-            left[0], NodeFailure("graph.DependencyCycleError", "Dependency cycle detected")
-        )
+        """End because what is left waits for itself, which only undeclared inputs can bring about.
+
+        No node has failed, so the history's status is that of the last node that ran, be it an
+        earlier prompt's (ComfyUI execution.py, PromptExecutor.success).
+        """
+        expanded = (n for n in left if self.graph.parent(n) is not None)
+        message = "Dependency cycle detected"
+        report = {
+            "exception_message": message,
+            "exception_type": "graph.DependencyCycleError",
+            "traceback": [],
+            "current_inputs": [],
+        }
+        self._report_error(self.graph.real(next(expanded, left[0])), report, message)
+
+    def _report_error(self, node_id: str, report: dict[str, Any], message: str) -> None:
+        facts = {"node": node_id, "exception_type": report["exception_type"], "message": message}
+        self.life.witness.write("ended", outcome="error", **facts, **self._whose())
+        told = self._error_head(node_id, self.graph.prompt[node_id]["class_type"]) | report
+        self.say("execution_error", told | {"current_outputs": self.life.cache.node_ids()})
 
     def _error_head(self, node_id: str, class_type: str) -> dict[str, Any]:
         return {
@@ -232,7 +239,7 @@ class Execution:
 
     def _history(self) -> HistoryEntry:
         shown = self._history_ui()
-        success = self.outcome == "success"
+        success = self.life.node_succeeded
         return {
             "prompt": self.item,
             "outputs": {node_id: ui.output for node_id, ui in shown.items()},
@@ -298,10 +305,6 @@ def _dotted(kind: type) -> str:
     module = kind.__module__
     own = module.startswith("backends.")
     return "Exception" if own else f"{module}.{kind.__qualname__}"
-
-
-def _shown(value: Any) -> Any:
-    return value if value is None or isinstance(value, int | float | bool | str) else str(value)
 
 
 def _traceback(class_type: str) -> list[str]:

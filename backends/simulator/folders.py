@@ -1,13 +1,14 @@
 """The folders of one server: output, temp and input, with ComfyUI's naming of saved files."""
 
 # Names are judged as text here, as ComfyUI does it; a Path would change them.
-# ruff: noqa: PTH100, PTH103, PTH110, PTH113, PTH116, PTH118, PTH208
+# ruff: noqa: PTH100, PTH103, PTH110, PTH118, PTH208
 from __future__ import annotations
 
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 KINDS = ("output", "temp", "input")
 _SUFFIXES = {f"[{kind}]": kind for kind in KINDS}
@@ -43,16 +44,17 @@ class Folders:
         with os.scandir(self.of("input")) as entries:
             return sorted(entry.name for entry in entries if entry.is_file())
 
-    def loadable(self, name: str) -> str | None:
-        """The path of an annotated file name ("job1/b.png", "x.png [temp]"), or None."""
-        name, kind = annotated(name)
-        path = os.path.join(self.of(kind or "input"), name)
-        return path if os.path.isfile(path) else None
+    def path(self, name: Any) -> str:
+        """The path of an annotated file name ("job1/b.png", "x.png [temp]"), there or not.
 
-    def stamp(self, name: str) -> int:
-        """A number that changes with a loadable file's content; 0 if it's not there."""
-        path = self.loadable(name)
-        return os.stat(path).st_mtime_ns if path is not None else 0
+        Raises AttributeError for what is no text.
+        """
+        name, kind = annotated(name)
+        return os.path.join(self.of(kind or "input"), name)
+
+    def exists(self, name: Any) -> bool:
+        """Whether something is there; also a folder, as for "". Raises AttributeError."""
+        return os.path.exists(self.path(name))
 
     def next_file(self, kind: str, prefix: str, width: int, height: int) -> tuple[str, str]:
         """The next free (file name, subfolder) of a prefix: one above the highest that is there.

@@ -74,6 +74,7 @@ class LenientExecution(Execution):
         except Exception as error:  # noqa: BLE001 - as in the strict run
             self._failed(node_id, error)
         else:
+            self.life.node_succeeded = True
             self.life.witness.write("ended", outcome="success", **self._whose())
             self.say("execution_success", {"prompt_id": self.prompt_id})
 

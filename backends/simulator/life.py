@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from backends.simulator.cache import NodeCache
 from backends.simulator.catalog import Catalog
+from backends.simulator.changes import changed
 from backends.simulator.config import Config
 from backends.simulator.faults import Fault, Faults
 from backends.simulator.folders import Folders
@@ -42,6 +43,8 @@ class Life:
     worker_alive: bool = True
     ended: bool = False
     free_requested: bool = False
+    node_succeeded: bool = True  # the last node that ran, in whatever prompt; see Execution
+    awake: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while it stands still
     interrupt: InterruptFlag = field(default_factory=InterruptFlag)
     hub: Hub = field(init=False)
     queue: PromptQueue = field(init=False)
@@ -50,7 +53,8 @@ class Life:
     def __post_init__(self) -> None:
         self.hub = Hub(self.faults)
         self.queue = PromptQueue(self.witness, self.tell_status)
-        self.cache = NodeCache(self.catalog, self._changed)
+        self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
+        self.awake.set()
 
     def status(self) -> dict[str, Any]:
         """How many prompts are pending or running."""
@@ -74,12 +78,3 @@ class Life:
         """Do slow work in a thread, so that HTTP stays responsive."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.painters, lambda: work(*args, **kwargs))
-
-    def _changed(self, class_type: str, inputs: dict[str, Any]) -> Any:
-        """ComfyUI's IS_CHANGED: a value that differs if the node has to run again."""
-        if class_type == "SaveImageWebsocket":
-            return time.time_ns()
-        image = inputs.get("image")
-        if class_type.startswith("LoadImage") and isinstance(image, str):
-            return self.folders.stamp(image)
-        return False

@@ -69,6 +69,14 @@ def _is_loopback(name: str | None) -> bool:
 
 
 @web.middleware
+async def stand_still(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keep a request waiting while garbage is collected."""
+    if not request.path.startswith(CONTROL):
+        await request.app[LIFE].awake.wait()
+    return await handler(request)
+
+
+@web.middleware
 async def misbehave(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Do what a fault about this route orders, else nothing."""
     if request.path.startswith(CONTROL):

@@ -72,10 +72,8 @@ async def batch_images(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 
 async def load_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """A picture from the input folder. Raises what Pillow raises for a file that is none."""
-    path = ctx.life.folders.loadable(inputs["image"])
-    if path is None:
-        raise FileNotFoundError(inputs["image"])
+    """A picture from the input folder. Raises OSError, as Pillow does for a file that is none."""
+    path = ctx.life.folders.path(inputs["image"])
     width, height = await ctx.life.paint(_size_of, path)
     return Outcome((Batch([Picture(width=width, height=height, file=Path(path))]), Opaque("MASK")))
 

@@ -140,7 +140,12 @@ def _application(life: Life) -> web.Application:
     """All routes, bare and under /api, and ComfyUI's 404 for the rest."""
     app = web.Application(
         client_max_size=MAX_UPLOAD_BYTES,
-        middlewares=[middlewares.plain_errors, middlewares.check_origin, middlewares.misbehave],
+        middlewares=[
+            middlewares.plain_errors,
+            middlewares.stand_still,
+            middlewares.check_origin,
+            middlewares.misbehave,
+        ],
     )
     app[LIFE] = life
     for module in (http_prompts, http_files, http_info, http_socket):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.simulator.catalog import Catalog, Input
+from backends.simulator.file_inputs import FILE_INPUTS
 from backends.simulator.folders import Folders
 
 Prompt = Any  # what a client sent: hopefully {id: {"class_type", "inputs"}}
@@ -17,7 +18,6 @@ Problem = dict[str, Any]
 
 _CONVERTERS: dict[str, type] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 _LONG_LIST = 20  # choices; longer lists aren't repeated in an error
-_FILE_NODES = frozenset({"LoadImage", "LoadImageMask", "LoadImageOutput"})
 
 
 @dataclass(slots=True)
@@ -183,21 +183,20 @@ class _Check:
             details = f"{name}, {value}, {error}"
             problems.append(_problem("invalid_input_type", message, details, info))
             return
-        if class_type in _FILE_NODES and name == "image":
+        if (file_input := FILE_INPUTS.get(class_type)) and file_input.name == name:
             return  # its own check looks at the folder
         if problem := _out_of_range(name, value, declared, config):
             problems.append(problem)
 
     def _custom(self, class_type: str, inputs: dict[str, Any]) -> list[Problem]:
-        """LoadImage looks whether its file is there."""
-        value = inputs.get("image")
-        if class_type not in _FILE_NODES or not isinstance(value, str):
+        """A node that loads a file looks whether it's there. Raises TypeError; AttributeError."""
+        if (file_input := FILE_INPUTS.get(class_type)) is None:
             return []
-        if self._folders.loadable(value) is not None:
+        if (complaint := file_input.complaint(inputs, self._folders)) is None:
             return []
-        details = f"image - Invalid image file: {value}"
-        message = "Custom validation failed for node"
-        return [_problem("custom_validation_failed", message, details, {"input_name": "image"})]
+        name = file_input.name
+        details, message = f"{name} - {complaint}", "Custom validation failed for node"
+        return [_problem("custom_validation_failed", message, details, {"input_name": name})]
 
 
 def _out_of_range(name: str, value: Any, declared: Input, config: list[Any]) -> Problem | None:

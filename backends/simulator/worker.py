@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from backends.simulator.execution import Execution
+from backends.simulator.garbage import Garbage
 from backends.simulator.lenient import LenientExecution
 from backends.simulator.life import Life
 from backends.simulator.prompt_queue import HistoryEntry, LenientItem
@@ -15,14 +17,18 @@ logger = logging.getLogger(__name__)
 
 async def work(life: Life) -> None:
     """Run prompts for ever. What kills ComfyUI's worker thread ends this, and HTTP goes on."""
+    garbage = Garbage(life)
     try:
         while True:
-            await life.queue.wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(garbage.patience()):
+                    await life.queue.wake.wait()
             life.queue.wake.clear()
-            _free(life)
+            await _tidy(life, garbage)
             while life.queue.pending:
                 await _run_next(life)
-                _free(life)
+                garbage.left()
+                await _tidy(life, garbage)
     except Exception:
         logger.warning("%s: the worker died", life.config.name, exc_info=True)
     life.worker_alive = False
@@ -67,8 +73,11 @@ async def _remember_later(life: Life, entry: HistoryEntry, seconds: float) -> No
     life.queue.remember(entry)
 
 
-def _free(life: Life) -> None:
-    """Empty the node cache if POST /free asked for it."""
+async def _tidy(life: Life, garbage: Garbage) -> None:
+    """Empty the node cache if POST /free asked for it; collect garbage if it's time."""
     if life.free_requested:
         life.free_requested = False
         life.cache.forget()
+        life.node_succeeded = True
+        garbage.freed()
+    await garbage.collect()

@@ -1,7 +1,8 @@
 """The contract: the simulator does what recordings of a real ComfyUI 0.3.64 show.
 
-`recordings/` holds the recordings as they were made, only compressed. A test plays the recorded
-client against a server and compares all that comes back:
+`recordings/` holds the recordings as they were made, only compressed, and without ComfyUI's own
+prose (`description`, `tooltip` and `output_tooltips` in what it tells of its node classes). A test
+plays the recorded client against a server and compares all that comes back:
 
     recording  events -> the client's steps, and what each socket received
     offwire    what was done besides (signals, removed files, options), which no recording can show

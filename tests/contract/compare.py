@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.contract.ignored import in_order, rule_for
+from tests.contract.ignored import ABSENT, in_order, rule_for
 from tests.contract.recording import Event
 
 #: Bytes of a binary body or image that tell what it is: a PNG's, JPEG's or RIFF's signature.
@@ -33,11 +33,19 @@ def values(path: str, recorded: Any, seen: Any) -> Iterator[str]:
 
 def _mappings(path: str, recorded: dict[str, Any], seen: dict[str, Any]) -> Iterator[str]:
     for key in recorded.keys() - seen.keys():
-        yield f"{_join(path, key)}: missing, recorded {_short(recorded[key])}"
+        if not _may_lack(_join(path, key), recorded[key], ABSENT):
+            yield f"{_join(path, key)}: missing, recorded {_short(recorded[key])}"
     for key in seen.keys() - recorded.keys():
-        yield f"{_join(path, key)}: not recorded, seen {_short(seen[key])}"
+        if not _may_lack(_join(path, key), ABSENT, seen[key]):
+            yield f"{_join(path, key)}: not recorded, seen {_short(seen[key])}"
     for key in recorded.keys() & seen.keys():
         yield from values(_join(path, key), recorded[key], seen[key])
+
+
+def _may_lack(path: str, recorded: Any, seen: Any) -> bool:
+    """Whether one side may lack what the other has, one of them being ABSENT."""
+    rule = rule_for(path)
+    return rule is not None and rule.optional and rule.still(recorded, seen)
 
 
 def answers(request: Event, recorded: Event, seen: Event) -> Iterator[str]:

@@ -71,6 +71,14 @@ def version(recorded: Any, seen: Any) -> bool:
     return seen is None or isinstance(seen, str)
 
 
+ABSENT: Final = object()  # stands for the value of a key that one side lacks
+
+
+def prose(recorded: Any, seen: Any) -> bool:
+    """Each is a text, a list (of texts and nulls), or not there at all."""
+    return all(value is ABSENT or isinstance(value, str | list) for value in (recorded, seen))
+
+
 @dataclass(frozen=True, slots=True)
 class Ignored:
     """A place in answers or frames whose value is not compared.
@@ -80,11 +88,13 @@ class Ignored:
             ``header:<METHOD> <path>:<name>``; a ``*`` stands for anything.
         still: what is demanded of the value all the same.
         reason: why the value itself cannot be the recording's.
+        optional: whether one side may lack it.
     """
 
     path: str
     still: Check
     reason: str
+    optional: bool = False
 
 
 IGNORED: Final = (
@@ -126,6 +136,15 @@ IGNORED: Final = (
     Ignored("body:GET /:", same_type, "the web page, which is another package"),
     Ignored("header:GET /:", same_media_type, "the page is a file there, and a text here"),
     Ignored("body:GET */system_stats:devices/*", same_shape, "this machine's device"),
+    *(
+        Ignored(path, prose, "ComfyUI's own prose, which is left out of recordings", optional=True)
+        for path in (
+            "body:GET */object_info*:*/description",
+            "body:GET */object_info*:*/output_tooltips",
+            "body:GET */object_info*:*/1/tooltip",
+            "body:POST */prompt:node_errors/*/input_config/1/tooltip",
+        )
+    ),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract import recording, renames, verdict
+from tests.contract import compare, recording, renames, verdict
 from tests.contract.ignored import IGNORED, rule_for
 from tests.contract.recording import Event, kind
 from tests.contract.verdict import Replay
@@ -271,6 +271,9 @@ def _fell(before: Event, after: Event) -> bool:
         "body:GET /history/<prompt 0>:<prompt 0>/status/status_str",
         "body:GET /system_stats:devices",
         "body:GET /object_info:KSampler",
+        "body:GET /object_info:KSampler/input/required/seed/1/default",
+        "body:GET /object_info:KSampler/display_name",
+        "body:POST /prompt:node_errors/1/errors/0/extra_info/input_config/1/min",
         "header:GET /queue:",
         "header:GET /queue:Content-Type",
         "binary:close_code",
@@ -285,3 +288,29 @@ def test_what_a_client_goes_by_is_never_ignored(place: str) -> None:
 def test_every_ignored_place_gives_its_reason() -> None:
     """The list is read by people who must believe it."""
     assert all(rule.reason for rule in IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "found"),
+    [
+        ({"description": ""}, {"description": "Saves images."}, 0),
+        ({}, {"output_tooltips": ["The picture.", None]}, 0),
+        ({"description": ""}, {"description": 5}, 1),
+        ({}, {"display_name": "Save Image"}, 1),
+        ({}, {"category": "image"}, 1),
+    ],
+)
+def test_only_prose_may_differ_between_listings(
+    mine: dict[str, Any], other: dict[str, Any], found: int
+) -> None:
+    """A recording has no prose; a ComfyUI that is held against it has."""
+    path = "body:GET /object_info:SaveImage"
+    assert len(list(compare.values(path, mine, other))) == found
+    assert len(list(compare.values(path, other, mine))) == found
+
+
+def test_a_tooltip_among_the_options_is_no_difference_but_another_option_is() -> None:
+    path = "body:POST /prompt:node_errors/1/errors/0/extra_info/input_config"
+    recorded, seen = ["INT", {"min": 0}], ["INT", {"min": 0, "tooltip": "How many."}]
+    assert list(compare.values(path, recorded, seen)) == []
+    assert list(compare.values(path, recorded, ["INT", {"min": 0, "max": 9}]))

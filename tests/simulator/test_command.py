@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import socket
@@ -16,7 +17,8 @@ import httpx
 import pytest
 
 from backends.simulator import SimulatorThread, read_witness
-from backends.simulator.cli import main
+from backends.simulator.cli import add_arguments, main, simulators
+from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, Config
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = [sys.executable, "-m", "backends.simulator"]
@@ -50,6 +52,13 @@ def announced(process: subprocess.Popen[str]) -> list[str]:
 def post(url: str, body: object) -> None:
     """POST /prompt."""
     httpx.post(f"{url}/prompt", json=body, timeout=10, trust_env=False).raise_for_status()
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    """The options of a command line."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(arguments)
 
 
 LONG = {
@@ -112,6 +121,23 @@ def test_killed_server_leaves_a_witness_and_the_next_one_tells_the_loss(tmp_path
         announced(process)
         lost = [e["prompt_id"] for e in read_witness(path) if e["kind"] == "lost"]
     assert lost == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "further"), [([], ()), (["--model", "mine.ckpt"], ("mine.ckpt",))]
+)
+def test_the_command_offers_the_checkpoints_that_common_workflows_ask_for(
+    arguments: list[str], further: tuple[str, ...]
+) -> None:
+    (server,) = simulators(parsed(*arguments))
+    assert server.config.checkpoints == (*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *further)
+    assert "v1-5-pruned-emaonly.safetensors" in server.config.checkpoints
+    assert Config().checkpoints == DEFAULT_CHECKPOINTS
+
+
+def test_the_pause_for_garbage_is_an_option_and_off_without_it() -> None:
+    (pausing,), (other,) = simulators(parsed("--gc-pause", "0.25")), simulators(parsed())
+    assert (pausing.config.gc_pause, other.config.gc_pause) == (0.25, 0.0)
 
 
 def test_port_in_use_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:

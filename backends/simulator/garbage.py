@@ -1,0 +1,47 @@
+"""`--gc-pause`: the pause in which ComfyUI collects garbage (PROTOCOL trap 11).
+
+It comes right after the end of a prompt, at most every 10 s (one that was put off comes when they
+are over), and HTTP stands still with the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from backends.simulator.life import Life
+
+INTERVAL = 10.0  # seconds from one collection to the next
+
+
+class Garbage:
+    """When the next collection is due."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._wanted = False
+        self._last = float("-inf")  # loop time
+
+    def left(self) -> None:
+        """A prompt has left some behind."""
+        self._wanted = self._life.config.gc_pause > 0
+
+    def freed(self) -> None:
+        """Memory was freed on request: collect at once."""
+        self.left()
+        self._last = float("-inf")
+
+    def patience(self) -> float | None:
+        """Seconds that the worker may wait for a prompt until a collection is due; None: any."""
+        if not self._wanted:
+            return None
+        return max(0.0, self._last + INTERVAL - asyncio.get_running_loop().time())
+
+    async def collect(self) -> None:
+        """Stand still if a collection is due."""
+        if self.patience() != 0.0:
+            return
+        self._wanted = False
+        self._life.awake.clear()
+        await asyncio.sleep(self._life.config.gc_pause)
+        self._last = asyncio.get_running_loop().time()
+        self._life.awake.set()
