@@ -17,7 +17,7 @@ from backends.models import Backend
 from jobgroups import shapes, waiting
 from jobgroups.clock import iso, now
 from jobgroups.errors import BackendNotFound, ChildNotFound, GroupNotFound, InvalidRequest
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Runner
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Lease, Runner
 from jobgroups.states import CHILD_OPEN, AttemptState, ChildStatus
 
 #: A runner is alive while its heartbeat is younger.
@@ -333,6 +333,11 @@ def work_for_sessions() -> tuple[set[str], dict[str, set[int]]]:
         stops.setdefault(backend_id, set()).add(attempt_id)
     backends = waits.order_by().values_list("backend_id", flat=True).distinct()
     return {backend_id for backend_id in backends if backend_id}, stops
+
+
+def leases_held(runner: str) -> list[tuple[str, int]]:
+    """Return backend and epoch of each lease that stands in a runner's name."""
+    return list(Lease.objects.filter(runner=runner).order_by().values_list("backend_id", "epoch"))
 
 
 def backends_with_prompts() -> set[str]:

@@ -15,7 +15,7 @@ from django.db.models import Exists, Max, OuterRef, Q
 
 from backends.models import Backend
 from jobgroups import events
-from jobgroups.clock import now
+from jobgroups.clock import now, unjumped
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
@@ -546,5 +546,5 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
 def abandoned_forget_old(*, attempt_id: int, fence: Fence) -> bool:
     """Take a prompt off the abandoned list once its time is over."""
     with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
-        old = AbandonedPrompt.objects.filter(attempt=attempt, until__lte=now())
+        old = AbandonedPrompt.objects.filter(attempt=attempt, until__lte=unjumped())
         return old.delete()[0] > 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobgroups import events
-from jobgroups.clock import now
+from jobgroups.clock import unjumped
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
@@ -38,8 +38,11 @@ def children_of_disabled(*, fence: Fence) -> int:
 
 
 def children_waited_too_long(*, fence: Fence, limit_s: int) -> int:
-    """Time out the backend's children that have waited longer than ``limit_s`` in all."""
-    oldest = now() - dt.timedelta(seconds=limit_s)
+    """Time out the backend's children that have waited longer than ``limit_s`` in all.
+
+    While this process lives, that is measured by a clock that nobody can set.
+    """
+    oldest = unjumped() - dt.timedelta(seconds=limit_s)
     return _end_waiting(fence, {"queued_at__lt": oldest}, _timing_out(limit_s))
 
 
