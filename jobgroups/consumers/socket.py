@@ -12,6 +12,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
+from autobahn.exception import Disconnected  # daphne's, where others raise OSError
 from channels.consumer import AsyncConsumer
 
 from jobgroups.consumers.client_messages import ClientMessage, understood
@@ -87,7 +88,7 @@ class Socket(AsyncConsumer):
         """Send one frame; where the server says that the client is gone, end."""
         try:
             await self._send({"type": "websocket.send", "text": text})
-        except OSError:
+        except (OSError, Disconnected):
             self.end(None)
 
     async def _live(self) -> None:

@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.comfyui.errors import (
@@ -427,6 +427,7 @@ class AttemptDriver:
 
     async def _end(self, end: End) -> None:
         end = await ending.check_cached_files(self._session.client, end, self._cached)
+        end = replace(end, last_step=self._report.last_step)
         self._report.close()
         struck = (
             end.state is AttemptState.INTERRUPTED

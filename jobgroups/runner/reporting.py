@@ -73,6 +73,12 @@ class ChildReport:
         else:
             self._timer = asyncio.get_running_loop().call_later(wait, self._send)
 
+    @property
+    def last_step(self) -> tuple[str | None, int, int] | None:
+        """The newest step, its steps done and in all; None where none was told."""
+        row = self._last
+        return None if row is None else (row.current_step, row.steps_completed, row.steps_total)
+
     def close(self) -> None:
         """Send what is pending and nothing after it: the child's end is about to be stored."""
         if self._timer is not None:

@@ -108,6 +108,7 @@ class BackendSession:
         self._status_at = 0.0
         self._replaced_at = float("-inf")
         self._queue_remaining = 0
+        self._foreign = 0
         self._version: str | None = None
         #: Whether it has said which ComfyUI it is: some must not be given a prompt.
         self._is_known = False
@@ -561,13 +562,15 @@ class BackendSession:
         await self.database.store(runners.backend_seen, fence=self.fence, **seen)
 
     def _queue_split(self) -> tuple[int, int, int]:
-        standing = (AttemptState.ACCEPTED, AttemptState.RUNNING)
-        ours = sum(driver.state in standing for driver in self._drivers.values())
-        return (
-            min(self._queue_remaining, 1),
-            max(self._queue_remaining - 1, 0),
-            max(self._queue_remaining - ours, 0),
-        )
+        """Return what runs there, what waits there, and what of both is not ours."""
+        states = [driver.state for driver in self._drivers.values()]
+        ours = sum(state in (AttemptState.ACCEPTED, AttemptState.RUNNING) for state in states)
+        others = max(self._queue_remaining - ours, 0)
+        if any(state in (AttemptState.INTENT, AttemptState.UNCERTAIN) for state in states):
+            # One of ours may or may not be among them: what was known before still holds.
+            others = min(others, self._foreign)
+        self._foreign = others
+        return min(self._queue_remaining, 1), max(self._queue_remaining - 1, 0), others
 
     async def _give_up_waiting(self) -> None:
         """End the children that wait too long: for a backend that is away, or for a day."""

@@ -69,6 +69,8 @@ class End:
     warnings: tuple[str, ...] = ()
     #: False where it never came to execute: it was deleted from the backend's queue.
     ran: bool = True
+    #: Where it had come to, as the stream last told it: step, its steps done and in all.
+    last_step: tuple[str | None, int, int] | None = None
 
 
 @contextmanager
@@ -304,6 +306,7 @@ def _end_child(write: GroupWrite, child: ChildJob, attempt: Attempt, end: End) -
             outputs_json=compact(end.outputs),
             warnings_json=compact(list(end.warnings)),
             progress=100.0,
+            **_last_step(end),
         )
         if moved:
             write.add(events.child_completed(child))
@@ -315,7 +318,16 @@ def _end_child(write: GroupWrite, child: ChildJob, attempt: Attempt, end: End) -
             message=end.error_message or "",
             error_type=end.error_type or ErrorType.INTERNAL,
             details=end.error_details,
+            **_last_step(end),
         )
+
+
+def _last_step(end: End) -> dict[str, Any]:
+    """Return the columns that the flush, which runs four times a second, may not have stored."""
+    if end.last_step is None:
+        return {}
+    step, completed, total = end.last_step
+    return {"current_step": step, "steps_completed": completed, "steps_total": total}
 
 
 def _fail(
@@ -326,12 +338,14 @@ def _fail(
     message: str,
     error_type: ErrorType,
     details: Mapping[str, Any] | None,
+    **fields: Any,
 ) -> None:
     moved = write.move_child(
         child,
         ChildStatus.FAILED,
         attempt=attempt,
         attempt_count=attempt.number,
+        **fields,
         error_message=message,
         error_type=error_type,
         error_details_json=None if details is None else compact(details),

@@ -24,7 +24,7 @@ async def test_three_children_become_three_pictures(farm: Farm) -> None:
         outputs = json.loads(child.outputs_json)
         assert outputs["images"][0]["filename"].endswith(".png")
         assert child.started_at is not None
-        assert child.current_step is None or child.progress == 100.0
+        assert (child.progress, child.current_step) == (100.0, "SaveImage")
     types = await farm.types(group)
     assert types[0] == "group_created"
     assert types[-1] == "group_complete"
