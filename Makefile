@@ -37,9 +37,12 @@ test: $(DEV)/.installed ## the tests (TESTS=tests/unit PYTEST_ARGS=-x)
 	 run where these answer and are skipped elsewhere; DIRECTOR_TEST_SERVICES=required forbids that."
 	@$(DEV)/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
 
+# One process (-n 0): every test wants the one ComfyUI to itself. With COMFYUI_COMMAND, a command line
+# with {port} and {folder} that runs a ComfyUI in the foreground, that one is killed too.
+test-real: export COMFYUI_COMMAND ?=
 test-real: $(DEV)/.installed ## drive a real ComfyUI (COMFYUI=http://127.0.0.1:8188)
 	@[ -n "$(COMFYUI)" ] || { echo "Say which: make test-real COMFYUI=http://127.0.0.1:8188"; exit 2; }
-	@COMFYUI="$(COMFYUI)" $(DEV)/bin/python -m pytest $(PYTEST_ARGS) tests/real
+	@COMFYUI="$(COMFYUI)" $(DEV)/bin/python -m pytest $(PYTEST_ARGS) -n 0 tests/real
 
 lint: $(DEV)/.installed ## style, types, import contracts, migrations, deployment checks
 	$(DEV)/bin/ruff check .
@@ -55,6 +58,7 @@ format: $(DEV)/.installed ## lay out the code and sort its imports
 
 docs: $(DEV)/.installed ## write the generated pages of docs/ anew
 	$(DEV)/bin/python docs/generate_states.py
+	$(DEV)/bin/python -m tests.sabotage
 
 requirements: $(DEV)/.installed ## pin the newest allowed versions (UPGRADE=--upgrade)
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml

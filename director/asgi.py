@@ -18,13 +18,16 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
 from director.origins import Receive, Scope, Send, guarded  # noqa: E402
+from director.sign_in import signed_in  # noqa: E402
 from jobgroups.consumers import read_seqs  # noqa: E402
 from jobgroups.hub import hub  # noqa: E402
 from jobgroups.routing import websocket_urlpatterns  # noqa: E402
 
 # Any: the stubs want each frame's exact type, where plain dictionaries go through.
 _streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # they take plain routes
-_router: Any = ProtocolTypeRouter({"http": ASGIHandler(), "websocket": guarded(_streams)})
+_router: Any = ProtocolTypeRouter(
+    {"http": ASGIHandler(), "websocket": guarded(signed_in(_streams))}
+)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -30,7 +30,7 @@ _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _PREFLIGHT: Final = {
-    "Access-Control-Allow-Methods": "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key",
     "Access-Control-Max-Age": "600",
 }
@@ -87,6 +87,15 @@ def is_allowed(origin: str | None, host: str | None) -> bool:
     if page is None:
         return False
     return page.is_loopback or _is_listed(page) or _is_own(page, host)
+
+
+def is_own(origin: str | None, host: str | None) -> bool:
+    """Return whether a page of the Director's own asks, or one that its owner has listed.
+
+    Narrower than :func:`is_allowed`: other loopback pages, and programs, are not meant.
+    """
+    page = None if origin is None else parse_origin(origin)
+    return page is not None and (_is_listed(page) or _is_own(page, host))
 
 
 def _is_listed(page: Origin) -> bool:
@@ -158,8 +167,8 @@ def guarded(application: Application) -> Application:
     """Wrap a WebSocket application: strangers' pages are refused before the handshake (403)."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        origins = _values(scope, b"origin")
-        hosts = _values(scope, b"host")
+        origins = values(scope, b"origin")
+        hosts = values(scope, b"host")
         host = hosts[0] if len(hosts) == 1 else None
         if len(origins) <= 1 and is_allowed(origins[0] if origins else None, host):
             await application(scope, receive, send)
@@ -169,6 +178,7 @@ def guarded(application: Application) -> Application:
     return guard
 
 
-def _values(scope: Scope, name: bytes) -> list[str]:
+def values(scope: Scope, name: bytes) -> list[str]:
+    """Return the values of a connection's header, given in lower case; each as it came."""
     headers: list[tuple[bytes, bytes]] = scope.get("headers", [])
     return [value.decode("latin-1") for key, value in headers if key.lower() == name]

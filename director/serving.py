@@ -9,12 +9,14 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from daphne.server import Server
+import daphne.server  # noqa: F401 before all of Twisted: it installs the reactor
 from django.conf import settings
 from twisted.internet import reactor as _reactor
 
 from director.asgi import application
 from director.listening import Place
+from director.pacing import PacedServer
+from jobgroups.api.asynchronous import close_reading
 from jobgroups.consumers import close_all, close_rows, read_seqs
 from jobgroups.hub import hub
 from jobgroups.runner.supervision import SupervisedRunner
@@ -46,7 +48,7 @@ class _Serving:
         self._main: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self.failed = False
-        self._server = Server(
+        self._server = PacedServer(
             application=application,
             endpoints=[place.endpoint for place in places],
             signal_handlers=False,
@@ -90,6 +92,7 @@ class _Serving:
             await close_all(_SHUTDOWN)
             await hub.aclose()
             close_rows()
+            close_reading()
             if reactor.running:
                 reactor.stop()
 

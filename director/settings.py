@@ -101,6 +101,13 @@ for _origin in DIRECTOR_ALLOWED_ORIGINS:
         )
 CSRF_TRUSTED_ORIGINS = list(DIRECTOR_ALLOWED_ORIGINS)
 
+#: One shared secret; with it everybody signs in, programs and people. Empty: nobody needs to.
+DIRECTOR_TOKEN = str(env.str("DIRECTOR_TOKEN", default="")).strip()
+if DIRECTOR_TOKEN and not re.fullmatch(r"[\x21-\x7e]{16,512}", DIRECTOR_TOKEN):
+    raise ImproperlyConfigured(
+        "DIRECTOR_TOKEN must have 16 to 512 letters, digits and signs, without blanks."
+    )
+
 # --- what is asked of the Director ----------------------------------------------------------------
 
 #: Backends created at start where they are missing: ``host:port`` or a URL each.
@@ -119,6 +126,11 @@ DIRECTOR_MAX_BODY_BYTES = _number("DIRECTOR_MAX_BODY_BYTES", int, 16 * 2**20, 2*
 DIRECTOR_MAX_METADATA_BYTES = 16 * 2**10
 #: The longest answer that is read from a backend (its history carries whole workflows).
 DIRECTOR_MAX_ANSWER_BYTES = _number("DIRECTOR_MAX_ANSWER_BYTES", int, 64 * 2**20, 2**16, 2**30)
+#: A longer output is not carried: its client is sent to the backend, which it may not reach.
+DIRECTOR_PROXY_MAX_BYTES = _number("DIRECTOR_PROXY_MAX_BYTES", int, 64 * 2**20, 2**16, 2**34)
+#: Thumbnails are kept in the data folder up to so many bytes.
+DIRECTOR_THUMBNAILS_BYTES = _number("DIRECTOR_THUMBNAILS_BYTES", int, 512 * 2**20, 2**20, 2**40)
+DIRECTOR_THUMBNAILS_DIR = DIRECTOR_DATA_DIR / "thumbnails"
 #: Accept groups (as ``pending``) while no runner is alive, instead of answering 503.
 DIRECTOR_ACCEPT_WITHOUT_RUNNER = _flag("DIRECTOR_ACCEPT_WITHOUT_RUNNER", default=False)
 #: One number scales every pause of the runner; tests lower it, nobody else needs to.
@@ -212,8 +224,10 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
+    "director.csp.CspMiddleware",
     "director.origins.OriginMiddleware",
     "director.http_errors.JsonErrorMiddleware",
+    "director.sign_in.SignInMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -257,7 +271,7 @@ X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 # `check --deploy` asks for HTTPS; the Director speaks plain HTTP on loopback, and in a farm a proxy
-# in front ends TLS (docs/operations.md).
+# in front ends TLS.
 SILENCED_SYSTEM_CHECKS = [
     "security.W004",  # HSTS is the proxy's
     "security.W008",  # SSL redirect is the proxy's

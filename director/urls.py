@@ -7,13 +7,18 @@ from django.urls import include, path, re_path
 
 from director import http_errors
 from director.health import HealthView
+from director.sign_in import sign_in, sign_out
 
 urlpatterns = [
     path("api/health", HealthView.as_view()),
     path("api/health/", HealthView.as_view()),
     path("api/", include("jobgroups.api.urls")),
     re_path(r"^api(?:/.*)?$", http_errors.unknown_path),
+    path("sign-in", sign_in),
+    path("sign-in/", sign_in),
+    path("sign-out", sign_out),
     path("admin/", admin.site.urls),
+    path("", include("director.pages.urls")),
 ]
 
 handler400 = http_errors.bad_request

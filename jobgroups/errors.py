@@ -7,6 +7,13 @@
     ├── GroupNotFound             404
     ├── ChildNotFound             404
     ├── BackendNotFound           404
+    ├── OutputNotFound            404 output_not_found
+    ├── NoOutputs                 404 no_outputs
+    ├── NoWorkflow                400 no_workflow
+    ├── NoThumbnail               404 no_thumbnail
+    ├── OutputGone                410 output_gone
+    ├── RangeNotSatisfiable       416 range_not_satisfiable
+    ├── BackendAway               502 backend_unreachable
     ├── Conflict                  409
     │   ├── IdempotencyConflict   409 idempotency_conflict
     │   ├── BackendExists         409 backend_exists, with the id it is registered as
@@ -89,6 +96,75 @@ class BackendNotFound(JobGroupsError):
 
     def __init__(self, backend_id: str) -> None:
         super().__init__(f"Backend {backend_id} not found")
+
+
+class OutputNotFound(JobGroupsError):
+    """The child has not reported so many files."""
+
+    code = "output_not_found"
+    status = 404
+
+    def __init__(self, job_id: str, number: int, count: int) -> None:
+        files = "1 file" if count == 1 else f"{count} files"
+        super().__init__(f"Job {job_id} has reported {files}; there is no number {number}.")
+
+
+class NoThumbnail(JobGroupsError):
+    """The file is there, but there is no small picture of it."""
+
+    code = "no_thumbnail"
+    status = 404
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"There is no thumbnail of this output. {reason}")
+
+
+class NoOutputs(JobGroupsError):
+    """The group, or what is starred of it, has no file yet."""
+
+    code = "no_outputs"
+    status = 404
+
+    def __init__(self, *, starred: bool) -> None:
+        super().__init__(
+            "Nothing that is starred has a file." if starred else "The group has no files yet."
+        )
+
+
+class NoWorkflow(JobGroupsError):
+    """A PNG has no workflow in it that could be submitted."""
+
+    code = "no_workflow"
+
+
+class OutputGone(JobGroupsError):
+    """The child reported the file, and it is not there any more."""
+
+    code = "output_gone"
+    status = 410
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The output is gone. {reason}")
+
+
+class RangeNotSatisfiable(JobGroupsError):
+    """The part of the file that was asked for lies behind its end."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+    def __init__(self) -> None:
+        super().__init__("The file has no such part.")
+
+
+class BackendAway(JobGroupsError):
+    """What was asked for lies at a backend that does not answer now."""
+
+    code = "backend_unreachable"
+    status = 502
+
+    def __init__(self, backend_id: str, reason: str) -> None:
+        super().__init__(f"Backend {backend_id} does not give it now: {reason}")
 
 
 class Conflict(JobGroupsError):

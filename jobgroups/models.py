@@ -171,6 +171,8 @@ class ChildJob(models.Model):
     error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
     error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
     warnings_json = models.TextField(default="[]")
+    #: A person wants to keep it.
+    starred = models.BooleanField(default=False)
 
     queued_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)

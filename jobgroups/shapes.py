@@ -54,6 +54,7 @@ def child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]
         "waiting_reason": waiting_reason if row.status == ChildStatus.QUEUED else None,
         "error_details": _loaded(row.error_details_json),
         "warnings": _loaded(row.warnings_json),
+        "starred": row.starred,
     }
 
 

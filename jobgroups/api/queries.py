@@ -14,7 +14,7 @@ from django.http import QueryDict
 
 from jobgroups import workflow
 from jobgroups.api.reading import Fields
-from jobgroups.seeds import MAX_SEED
+from jobgroups.seeds import MAX_SEED, SeedStrategy
 from jobgroups.selectors import MAX_PAGE, GroupFilter
 from jobgroups.states import GroupStatus
 from jobgroups.workflow.checks import shown_key
@@ -73,6 +73,58 @@ def since_query(query: QueryDict) -> int:
     since = reader.integer("since", low=0, high=MAX_SEED, default=0)
     reader.finish()
     return since
+
+
+def width_query(query: QueryDict, widths: Sequence[int]) -> int | None:
+    """Return the width that is asked for with ``?w=``, None where it is not said.
+
+    Raises:
+        InvalidRequest: it is none of ``widths``, or something else is asked besides.
+    """
+    reader = _Query(query)
+    width = reader.choice("w", [str(one) for one in widths])
+    reader.finish()
+    return None if width is None else int(width)
+
+
+def which_query(query: QueryDict) -> str:
+    """Return ``all`` or ``starred``, the former where ``?which=`` is not said.
+
+    Raises:
+        InvalidRequest: it is neither, or something else is asked besides.
+    """
+    reader = _Query(query)
+    which = reader.choice("which", ["all", "starred"])
+    reader.finish()
+    return which or "all"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedsQuery:
+    """Which seeds are asked for; without a base one is drawn."""
+
+    strategy: SeedStrategy
+    base_seed: int | None
+    count: int
+
+
+def seeds_query(query: QueryDict, most: int) -> SeedsQuery:
+    """Check the query of the seeds' preview.
+
+    Args:
+        most: seeds that can be asked for.
+
+    Raises:
+        InvalidRequest: with every parameter that is wrong or not known.
+    """
+    reader = _Query(query)
+    strategy = reader.choice("strategy", list(SeedStrategy))
+    base = reader.integer("base_seed", low=0, high=MAX_SEED, default=-1)
+    count = reader.integer("count", low=1, high=most, default=1)
+    reader.finish()
+    return SeedsQuery(
+        SeedStrategy(strategy or SeedStrategy.RANDOM), None if base < 0 else base, count
+    )
 
 
 class _Query:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 from rest_framework.views import APIView
 
-from jobgroups.api import backend_views, views
+from jobgroups.api import asynchronous, backend_views, picture_views, probe_views, views
+from jobgroups.api.output_views import OutputView
 
 
-def _both(route: str, view: type[APIView]) -> list[URLPattern]:
-    """Serve a path with and without a slash at its end: a redirect would lose a POST's body."""
-    return [path(route, view.as_view()), path(f"{route}/", view.as_view())]
+def _both(route: str, view: type[APIView], **given: str) -> list[URLPattern]:
+    """Serve a path with and without a slash at its end: a redirect would lose a POST's body.
+
+    Args:
+        given: what the view is called with besides what the path says.
+    """
+    served = view.as_view()
+    return [path(route, served, given), path(f"{route}/", served, given)]
 
 
 urlpatterns = [
@@ -20,6 +26,15 @@ urlpatterns = [
     *_both("job-groups/<str:group_id>/workflow", views.WorkflowView),
     *_both("job-groups/<str:group_id>/events", views.EventsView),
     *_both("job-groups/<str:group_id>/jobs/<str:job_id>", views.JobView),
+    *asynchronous.both(
+        "job-groups/<str:group_id>/jobs/<str:job_id>/outputs/<str:number>", OutputView
+    ),
+    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/star", picture_views.StarView),
+    *asynchronous.both("job-groups/<str:group_id>/outputs.zip", picture_views.ZipView),
+    *_both("seeds", picture_views.SeedsView),
+    *_both("workflow-from-png", picture_views.WorkflowFromPngView),
+    *_both("backends/test", probe_views.BackendTestView, backend_id="test"),
+    *_both("backends/find", probe_views.BackendFindView, backend_id="find"),
     *_both("backends", backend_views.BackendListView),
     *_both("backends/<str:backend_id>", backend_views.BackendView),
     *_both("backends/<str:backend_id>/status", backend_views.BackendStatusView),

@@ -37,6 +37,7 @@ CHILD_FIELDS = [
     "waiting_reason",
     "error_details",
     "warnings",
+    "starred",
 ]
 
 

@@ -29,7 +29,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--allow-anonymous",
             action="store_true",
-            help="let everybody who reaches a --host other than loopback submit and cancel",
+            help="let everybody who reaches a --host other than loopback submit and cancel;"
+            " not needed with DIRECTOR_TOKEN",
         )
         parser.add_argument(
             "--no-migrate",
@@ -45,10 +46,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Check, lock, migrate, listen."""
         host = options["host"]
-        if not listening.is_loopback(host) and not options["allow_anonymous"]:
+        is_guarded = listening.is_loopback(host) or bool(settings.DIRECTOR_TOKEN)
+        if not is_guarded and not options["allow_anonymous"]:
             raise CommandError(
-                f"--host {host} lets everybody on the network use the Director, and there is no"
-                " sign-in yet. Add --allow-anonymous if that is what you want."
+                f"--host {host} lets everybody on the network use the Director. Set DIRECTOR_TOKEN"
+                " to have them sign in, or add --allow-anonymous if that is what you want."
             )
         try:
             folder = datadir.prepare()

@@ -1,0 +1,1 @@
+"""The pages for people: read models, views and paths. Everything they change goes through the API."""

@@ -1,0 +1,186 @@
+"""The list of groups as people see it: a row each. Reads rows, writes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from django.db.models import Count
+
+from director.pages import estimates, filters, words
+from director.pages.bars import Bar, Segment, bar_of
+from director.pages.pictures import Output, outputs_of
+from jobgroups.clock import iso, now
+from jobgroups.errors import GroupNotFound
+from jobgroups.models import ChildJob, JobGroup
+from jobgroups.states import CHILD_FINAL, ChildStatus
+
+#: Pictures in a row.
+_THUMBNAILS: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One group in the list, or at the head of its page."""
+
+    id: str
+    name: str
+    status: str
+    word: str
+    ended: bool
+    seq: int
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    running: int
+    queued: int
+    percent: int
+    bar: Bar
+    created_at: str
+    age: str
+    estimate: str
+    submitter: str
+    thumbnails: list[Output]
+
+    @property
+    def named(self) -> bool:
+        """Whether its name says more than its id."""
+        return self.name != self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A page of the list."""
+
+    rows: list[Row]
+    #: Query of the next page; empty on the last one.
+    older: str
+    #: Whether there is any group at all.
+    any_group: bool
+
+
+def board(narrowed_to: filters.Filters) -> Board:
+    """Return a page of groups, newest first."""
+    found = list(filters.narrowed(narrowed_to)[: filters.PAGE + 1])
+    page = found[: filters.PAGE]
+    more = len(found) > len(page)
+    older = narrowed_to.query(before=filters.cursor(page[-1])) if more else ""
+    return Board(rows_of(page), older, bool(page) or JobGroup.objects.exists())
+
+
+def one_row(group_id: str) -> Row:
+    """Return one group's row.
+
+    Raises:
+        GroupNotFound: there is no such group.
+    """
+    group = JobGroup.objects.filter(pk=group_id).first()
+    if group is None:
+        raise GroupNotFound(group_id)
+    return rows_of([group])[0]
+
+
+def submitters() -> list[str]:
+    """Return who has submitted groups, the nameless left out."""
+    rows = JobGroup.objects.exclude(submitter="").order_by("submitter")
+    return list(rows.values_list("submitter", flat=True).distinct()[:200])
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    id: str
+    status: str
+    progress: float
+    backend_id: str
+
+
+def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
+    """Return the rows of groups, with a handful of queries for all of them."""
+    children = _children([group.id for group in groups])
+    pictures = _pictures(children)
+    unfinished = [group.id for group in groups if group.completed_at is None]
+    keys = estimates.keys_of(unfinished)
+    usual = estimates.medians(keys.values())
+    return [
+        _row(
+            group,
+            children[group.id],
+            pictures.get(group.id, []),
+            estimates.seconds_left(_left(children[group.id]), keys.get(group.id), usual),
+        )
+        for group in groups
+    ]
+
+
+def _children(group_ids: Sequence[str]) -> dict[str, list[_Child]]:
+    rows = ChildJob.objects.filter(group_id__in=group_ids).order_by("group_id", "position")
+    found: dict[str, list[_Child]] = defaultdict(list)
+    for group_id, job_id, status, progress, backend_id in rows.values_list(
+        "group_id", "id", "status", "progress", "backend_id"
+    ):
+        found[group_id].append(_Child(job_id, status, progress, backend_id or ""))
+    return found
+
+
+def _pictures(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
+    wanted = {
+        child.id: group_id
+        for group_id, members in children.items()
+        for child in [one for one in members if one.status == ChildStatus.COMPLETED][-_THUMBNAILS:]
+    }
+    rows = ChildJob.objects.filter(pk__in=wanted).order_by("position")
+    found: dict[str, list[Output]] = defaultdict(list)
+    for job_id, text in rows.values_list("id", "outputs_json"):
+        made = outputs_of(wanted[job_id], job_id, json.loads(text or "null"))
+        found[wanted[job_id]] += [one for one in made if one.is_picture and not one.missing][:1]
+    return found
+
+
+def _left(children: Sequence[_Child]) -> list[estimates.Left]:
+    return [
+        estimates.Left(child.backend_id, child.progress / 100)
+        for child in children
+        if child.status not in CHILD_FINAL
+    ]
+
+
+def _row(
+    group: JobGroup, children: Sequence[_Child], pictures: list[Output], left: float | None
+) -> Row:
+    counted = Counter(child.status for child in children)
+    ended = group.completed_at is not None
+    return Row(
+        id=group.id,
+        name=words.group_name(group.id, json.loads(group.metadata_json)),
+        status=group.status,
+        word=words.group_word(group.status, ended=ended),
+        ended=ended,
+        seq=group.seq,
+        total=group.total_count,
+        completed=group.completed_count,
+        failed=group.failed_count,
+        cancelled=group.cancelled_count,
+        running=counted[ChildStatus.RUNNING],
+        queued=counted[ChildStatus.QUEUED],
+        percent=round(sum(_share(child) for child in children) / max(len(children), 1)),
+        bar=bar_of([Segment(one.id, one.status, one.progress) for one in children]),
+        created_at=iso(group.created_at),
+        age=words.ago(group.created_at, now()),
+        estimate="" if left is None else f"about {words.duration(left)} left",
+        submitter=group.submitter,
+        thumbnails=pictures,
+    )
+
+
+def _share(child: _Child) -> float:
+    return 100.0 if child.status in CHILD_FINAL else child.progress
+
+
+def status_counts() -> dict[str, int]:
+    """Return how many groups stand in which status."""
+    rows = JobGroup.objects.order_by().values_list("status").annotate(Count("id"))
+    return dict(rows)

@@ -1,0 +1,102 @@
+"""What the list of groups is narrowed to: read out of the URL, and written back into it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+from django.db.models import Q, QuerySet
+from django.http import QueryDict
+
+from jobgroups.clock import iso
+from jobgroups.models import ChildJob, JobGroup
+from jobgroups.states import GroupStatus
+
+PAGE: Final = 50
+_CURSOR: Final = re.compile(r"([0-9T:.\-]{23}Z)_(jg_[0-9a-f]{12})")
+_MAX_TEXT: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Empty means anything. What is not understood counts as left out: a page refuses nothing."""
+
+    state: str = ""
+    backend: str = ""
+    text: str = ""
+    submitter: str = ""
+    hide_finished: bool = False
+    #: Only groups older than this one: ``TIME_ID``.
+    before: str = ""
+
+    @property
+    def any(self) -> bool:
+        """Whether it narrows at all."""
+        chosen = self.state or self.backend or self.text or self.submitter
+        return bool(chosen) or self.hide_finished
+
+    def query(self, *, before: str = "") -> str:
+        """Return it as a URL's query, of the page from ``before`` on."""
+        said = {
+            "state": self.state,
+            "backend": self.backend,
+            "text": self.text,
+            "submitter": self.submitter,
+            "hide": "finished" if self.hide_finished else "",
+            "before": before,
+        }
+        return urlencode({name: value for name, value in said.items() if value})
+
+
+def filters_of(query: QueryDict) -> Filters:
+    """Read them out of a URL's query."""
+
+    def text(name: str) -> str:
+        return str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT]
+
+    state, before = text("state"), text("before")
+    return Filters(
+        state=state if state in set(GroupStatus) else "",
+        backend=text("backend"),
+        text=text("text"),
+        submitter=text("submitter"),
+        hide_finished=text("hide") == "finished",
+        before=before if _CURSOR.fullmatch(before) else "",
+    )
+
+
+def cursor(row: JobGroup) -> str:
+    """Return the place behind a group."""
+    return f"{iso(row.created_at)}_{row.id}"
+
+
+def narrowed(filters: Filters) -> QuerySet[JobGroup]:
+    """Return the groups that fit, newest first."""
+    rows = JobGroup.objects.order_by("-created_at", "-id")
+    if filters.state:
+        rows = rows.filter(status=filters.state)
+    if filters.hide_finished:
+        rows = rows.filter(completed_at=None)
+    if filters.submitter:
+        rows = rows.filter(submitter=filters.submitter)
+    if filters.backend:
+        there = ChildJob.objects.filter(backend_id=filters.backend).values("group_id")
+        rows = rows.filter(pk__in=there)
+    if filters.text:
+        words = Q(metadata_json__icontains=filters.text) | Q(id__icontains=filters.text)
+        rows = rows.filter(words)
+    return _behind(rows, filters.before)
+
+
+def _behind(rows: QuerySet[JobGroup], before: str) -> QuerySet[JobGroup]:
+    found = _CURSOR.fullmatch(before)
+    if found is None:
+        return rows
+    try:
+        moment = dt.datetime.strptime(found[1], "%Y-%m-%dT%H:%M:%S.%f%z")
+    except ValueError:
+        return rows
+    return rows.filter(Q(created_at__lt=moment) | Q(created_at=moment, id__lt=found[2]))

@@ -1,0 +1,194 @@
+"""The backends as people see them: trouble first, and what each of them is at. Reads rows only."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.db.models import Count
+
+from backends.models import Backend
+from backends.selectors import backend_list
+from director.pages import words
+from jobgroups.api import backend_shapes
+from jobgroups.clock import now
+from jobgroups.models import Attempt, ChildJob
+from jobgroups.selectors import BackendLoad, backend_loads, runner_alive
+from jobgroups.states import AttemptState, ChildStatus
+
+#: Above this many a table reads better than lanes.
+LANES: Final = 12
+_TROUBLE_FIRST: Final = ("offline", "busy", "online", "disabled")
+_COLUMNS: Final = (
+    "Name",
+    "State",
+    "Ours",
+    "Waiting",
+    "Not ours",
+    "GPU",
+    "Version",
+    "Done in a day",
+    "Failed in a day",
+)
+_DAY: Final = dt.timedelta(days=1)
+_STATUS_WORDS: Final = {
+    "offline": "Away",
+    "busy": "Busy",
+    "online": "Free",
+    "disabled": "Disabled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A prompt of ours that stands at a backend."""
+
+    group_id: str
+    job_id: str
+    name: str
+    runs: bool
+    stopping: bool
+    progress: float
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One backend."""
+
+    id: str
+    name: str
+    url: str
+    enabled: bool
+    status: str
+    word: str
+    reason: str
+    since: str
+    since_at: str
+    gpu: str
+    vram: str
+    version: str
+    tags: list[str]
+    work: list[Work]
+    waiting: int
+    foreign: int
+    completed_day: int
+    failed_day: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes children now."""
+        return self.status in ("online", "busy")
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """All of them."""
+
+    machines: list[Machine]
+    #: ``(status, word, how many)``, trouble first.
+    counts: list[tuple[str, str, int]]
+    lanes: bool
+    runner_alive: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Titles of the table's columns."""
+        return _COLUMNS
+
+    @property
+    def usable(self) -> list[Machine]:
+        """Those that take children now."""
+        return [one for one in self.machines if one.usable]
+
+
+def shop() -> Shop:
+    """Return every backend, trouble first."""
+    rows = backend_list()
+    loads = backend_loads()
+    work, ends = _work(), _ends()
+    machines = [
+        _machine(row, loads.get(row.id, backend_shapes.NO_LOAD), work[row.id], ends[row.id])
+        for row in rows
+    ]
+    machines.sort(key=lambda one: (_TROUBLE_FIRST.index(one.status), one.id))
+    counted = Counter(one.status for one in machines)
+    counts = [(one, _STATUS_WORDS[one], counted[one]) for one in _TROUBLE_FIRST if counted[one]]
+    return Shop(machines, counts, len(machines) <= LANES, runner_alive())
+
+
+def _work() -> dict[str, list[Work]]:
+    rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group")
+    found: dict[str, list[Work]] = defaultdict(list)
+    for one in rows.defer("child__group__workflow_json").order_by("backend_id", "id"):
+        found[one.backend_id].append(_piece(one))
+    return found
+
+
+def _piece(one: Attempt) -> Work:
+    child, group = one.child, one.child.group
+    runs = one.state == AttemptState.RUNNING
+    return Work(
+        group_id=group.id,
+        job_id=child.id,
+        name=words.group_name(group.id, json.loads(group.metadata_json)),
+        runs=runs,
+        stopping=one.stop_requested_at is not None,
+        progress=child.progress if runs else 0.0,
+        step=child.current_step or "",
+    )
+
+
+def _ends() -> dict[str, Counter[str]]:
+    """Return how the last day's children ended, by backend."""
+    rows = ChildJob.objects.filter(completed_at__gt=now() - _DAY).order_by()
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for backend_id, status, count in rows.values_list("backend_id", "status").annotate(Count("id")):
+        found[backend_id or ""][status] = count
+    return found
+
+
+def _machine(
+    row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int]
+) -> Machine:
+    shown = backend_shapes.backend(row, load)
+    since = shown["status_since"]
+    gpu, vram = _device(row.devices)
+    return Machine(
+        id=row.id,
+        name=row.name or row.id,
+        url=row.url,
+        enabled=row.enabled,
+        status=shown["status"],
+        word=_STATUS_WORDS[shown["status"]],
+        reason=shown["status_reason"] or "",
+        since="" if since is None else _since(since),
+        since_at=since or "",
+        gpu=gpu,
+        vram=vram,
+        version=row.comfyui_version,
+        tags=[str(tag) for tag in row.tags],
+        work=list(work),
+        waiting=load.waiting,
+        foreign=row.queue_foreign,
+        completed_day=ends.get(ChildStatus.COMPLETED, 0),
+        failed_day=ends.get(ChildStatus.FAILED, 0) + ends.get(ChildStatus.TIMEOUT, 0),
+    )
+
+
+def _since(since: str) -> str:
+    return words.duration((now() - words.moment(since)).total_seconds())
+
+
+def _device(devices: Any) -> tuple[str, str]:
+    """Return the first device's name without CUDA's words around it, and its memory in words."""
+    if not isinstance(devices, list) or not devices or not isinstance(devices[0], Mapping):
+        return "", ""
+    first = devices[0]
+    name = str(first.get("name", "")).split(" : ")[0]
+    free, total = words.memory(first.get("vram_free")), words.memory(first.get("vram_total"))
+    return name.removeprefix("cuda:0 "), f"{free or '0 GB'} of {total} free" if total else ""

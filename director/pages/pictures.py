@@ -1,0 +1,51 @@
+"""Which files a child made, and where the Director shows them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One file of a child: its name, its address at the Director, whether it can be looked at."""
+
+    filename: str
+    url: str
+    is_picture: bool
+    missing: bool
+
+    @property
+    def thumbnail(self) -> str:
+        """Where a small one is."""
+        return f"{self.url}?w=320"
+
+
+def outputs_of(group_id: str, job_id: str, outputs: Any) -> list[Output]:
+    """Return the files in the order that their numbers mean: images first, then other keys."""
+    if not isinstance(outputs, Mapping):
+        return []
+    base = f"/api/job-groups/{group_id}/jobs/{job_id}/outputs"
+    return [
+        Output(
+            filename=str(file["filename"]),
+            url=f"{base}/{number}",
+            is_picture=str(file["filename"]).lower().endswith(_PICTURES),
+            missing=bool(file.get("missing")),
+        )
+        for number, file in enumerate(_files(outputs))
+    ]
+
+
+def _files(outputs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    keys = sorted(outputs, key=lambda key: key != "images")
+    lists = [outputs[key] for key in keys if isinstance(outputs[key], list)]
+    return [
+        file
+        for files in lists
+        for file in files
+        if isinstance(file, Mapping) and isinstance(file.get("filename"), str)
+    ]

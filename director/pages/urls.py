@@ -1,0 +1,35 @@
+"""The pages' paths. What stands under ``parts`` are fragments that a page asks for again."""
+
+from __future__ import annotations
+
+from django.urls import path, register_converter
+
+from director.pages import views
+
+
+class _Id:
+    """A group's or job's id; nothing else can be one, and a database need not see it."""
+
+    regex = "[A-Za-z0-9_-]{1,64}"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(_Id, "ident")
+
+urlpatterns = [
+    path("", views.groups, name="groups"),
+    path("parts/groups", views.groups_part),
+    path("parts/groups/<ident:group_id>", views.row_part),
+    path("groups/<ident:group_id>", views.group, name="group"),
+    path("groups/<ident:group_id>/parts/head", views.head_part),
+    path("groups/<ident:group_id>/parts/cards", views.cards_part),
+    path("groups/<ident:group_id>/parts/cards/<ident:job_id>", views.card_part),
+    path("backends", views.backends, name="backends"),
+    path("parts/backends", views.backends_part),
+    path("submit", views.submit, name="submit"),
+]

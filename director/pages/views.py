@@ -1,0 +1,147 @@
+"""The pages, and the fragments that a page asks for again. They only read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from backends.selectors import backend_list
+from director.pages import again, board, cards, filters, machines
+from jobgroups.errors import ChildNotFound, GroupNotFound
+from jobgroups.seeds import SeedStrategy
+from jobgroups.states import GroupStatus
+
+
+def _page(
+    request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
+) -> HttpResponse:
+    shown = {"version": settings.DIRECTOR_VERSION, **context}
+    return render(request, f"director/{name}.html", shown, status=status)
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def _groups_context(request: HttpRequest) -> dict[str, object]:
+    chosen = filters.filters_of(request.GET)
+    return {"filters": chosen, "board": board.board(chosen), "query": chosen.query()}
+
+
+@require_safe
+@never_cache
+def groups(request: HttpRequest) -> HttpResponse:
+    """The list of groups."""
+    states = [(one.value, one.value.replace("_", " ")) for one in GroupStatus]
+    choices = {
+        "states": states,
+        "backends": backend_list(),
+        "submitters": board.submitters(),
+    }
+    return _page(request, "groups", {**choices, **_groups_context(request)})
+
+
+@require_safe
+@never_cache
+def groups_part(request: HttpRequest) -> HttpResponse:
+    """The list's rows."""
+    return _page(request, "parts/rows", _groups_context(request))
+
+
+@require_safe
+@never_cache
+def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
+    """One row of the list."""
+    try:
+        row = board.one_row(group_id)
+    except GroupNotFound:
+        return HttpResponse(status=HTTPStatus.NOT_FOUND)
+    return _page(request, "parts/row", {"row": row})
+
+
+# --- a group --------------------------------------------------------------------------------------
+
+
+@require_safe
+@never_cache
+def group(request: HttpRequest, group_id: str) -> HttpResponse:
+    """A group's page; a page that helps where there is none."""
+    return _group(request, group_id, "group")
+
+
+@require_safe
+@never_cache
+def head_part(request: HttpRequest, group_id: str) -> HttpResponse:
+    """The head of a group's page."""
+    return _group(request, group_id, "parts/head")
+
+
+@require_safe
+@never_cache
+def cards_part(request: HttpRequest, group_id: str) -> HttpResponse:
+    """All cards of a group's page."""
+    return _group(request, group_id, "parts/cards")
+
+
+def _group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
+    number = str(request.GET.get("page", "1"))
+    page = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1
+    try:
+        shown = cards.group_page(group_id, page)
+    except GroupNotFound:
+        newest = board.board(filters.Filters()).rows[:5]
+        status = HTTPStatus.NOT_FOUND
+        return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
+    return _page(request, template, {"shown": shown, "row": shown.row})
+
+
+@require_safe
+@never_cache
+def card_part(request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
+    """One child's card."""
+    try:
+        card = cards.one_card(group_id, job_id)
+    except (GroupNotFound, ChildNotFound):
+        return HttpResponse(status=HTTPStatus.NOT_FOUND)
+    return _page(request, "parts/card", {"card": card})
+
+
+# --- backends -------------------------------------------------------------------------------------
+
+
+@require_safe
+@never_cache
+def backends(request: HttpRequest) -> HttpResponse:
+    """The backends."""
+    return _page(request, "backends", {"shop": machines.shop()})
+
+
+@require_safe
+@never_cache
+def backends_part(request: HttpRequest) -> HttpResponse:
+    """The backends' lanes or table."""
+    return _page(request, "parts/backends", {"shop": machines.shop()})
+
+
+# --- submit ---------------------------------------------------------------------------------------
+
+
+@require_safe
+@never_cache
+def submit(request: HttpRequest) -> HttpResponse:
+    """The form of a new group."""
+    group_id, seed = str(request.GET.get("from", ""))[:64], str(request.GET.get("seed", ""))
+    context = {
+        "shop": machines.shop(),
+        "again": again.again(group_id.replace("\0", ""), seed),
+        "quick": (1, 4, 12),
+        "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
+        "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
+        "max_children": settings.DIRECTOR_MAX_CHILDREN,
+    }
+    return _page(request, "submit", context)

@@ -1,0 +1,90 @@
+// Small things every page needs. Nothing here knows what a group is.
+export const $ = (id) => document.getElementById(id);
+
+export function toast(text) {
+  const box = $("toast");
+  box.textContent = text;
+  box.hidden = false;
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(() => { box.hidden = true; }, 6000);
+}
+
+// Asks with a dialog; resolves to whether the person said yes.
+export function ask(title, text, yes) {
+  const dialog = $("ask");
+  $("ask-title").textContent = title;
+  $("ask-text").textContent = text;
+  $("ask-yes").textContent = yes;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
+}
+
+// Calls the API. Resolves to its answer; rejects with an Error whose message is its sentence and
+// whose `errors` are the fields that are wrong.
+export async function call(method, path, body) {
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new Error("The Director does not answer. Nothing was changed; try again.");
+  }
+  const text = await response.text();
+  let answer = {};
+  try { answer = text ? JSON.parse(text) : {}; } catch { answer = {}; }
+  if (response.ok) return answer;
+  if (response.status === 401) signIn();
+  const error = new Error(answer.detail || `The Director answered ${response.status}.`);
+  error.errors = answer.errors || [];
+  error.answer = answer;
+  throw error;
+}
+
+// Somebody set a token, or another one, since this page came: to the form, and back.
+export function signIn() {
+  location.href = `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
+}
+
+// Copies also where the clipboard's own API is missing: on plain http, from another machine.
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = document.createElement("textarea");
+    area.value = text;
+    area.className = "sr";
+    (document.querySelector("dialog[open]") || document.body).append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (button) toast(await copy(button.dataset.copy) ? `Copied ${button.dataset.copy}` : "Copying is not allowed here.");
+});
+
+const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+export function ago(seconds) {
+  return seconds < 5 ? "just now" : `${lasted(seconds)} ago`;
+}
+function lasted(seconds) {
+  const [size, word] = UNITS.find(([unit]) => seconds >= unit) || [1, "s"];
+  return `${Math.max(Math.round(seconds / size), 1)} ${word}`;
+}
+setInterval(() => {
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
+    const said = "for" in time.dataset ? lasted(seconds) : ago(seconds);
+    if (time.textContent !== said) time.textContent = said;
+  }
+}, 10_000);

@@ -1,0 +1,151 @@
+// One group: its events ask for the one card that moved, its progress and previews are drawn here.
+import { $, ask, call, toast } from "./dom.js";
+import { afterMorph, refresh } from "./parts.js";
+import { chime, favicon, Live, monitor } from "./live.js";
+import { tryAgain } from "./images.js";
+import "./viewer.js";
+
+const group = document.body.dataset.group;
+let seq = Number(document.body.dataset.seq);
+const seen = new Map(); // job → newest progress frame
+const previews = new Map(); // job → {frame, url}
+let drawing = false;
+const FEW = 10; // more cards than this are asked for together
+const moved = new Set();
+let asking = 0;
+let looking = 0;
+
+// A backend changed: so may the reasons why one waits, and the pictures that did not come.
+monitor(() => [], {
+  pulse: () => {
+    clearTimeout(looking);
+    looking = setTimeout(lookAtQueued, 1500);
+    tryAgain();
+  },
+});
+function lookAtQueued() {
+  for (const card of document.querySelectorAll(".card.s-queued")) moved.add(card.id);
+  if (moved.size) askSoon(0);
+}
+// What is left of the time is estimated anew while something runs.
+setInterval(() => { if (!document.hidden && $("head").dataset.open === "yes") refresh($("head")); }, 5000);
+
+const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
+  // What a restart changed besides events (why one waits) is asked for as well.
+  open: (again) => { if (again) everything(); },
+  frame: (frame) => {
+    if (frame.seq) seq = Math.max(seq, frame.seq);
+    if (frame.type === "child_progress") { seen.set(frame.job_id, frame); drawSoon(); return; }
+    if (frame.type === "child_preview") { previews.set(frame.job_id, { frame }); drawSoon(); return; }
+    if (frame.type === "initial_state") { everything(); return; }
+    if (frame.type === "error" || frame.type === "pong") return;
+    if (frame.type === "child_started") seen.delete(frame.job_id);
+    if (frame.job_id) moved.add(frame.job_id);
+    if (frame.type === "group_complete") { chime(frame.failed > 0); for (const card of document.querySelectorAll(".card:not(.s-completed)")) moved.add(card.id); }
+    askSoon(60);
+  },
+});
+
+function everything() { refresh($("head")); refresh($("cards")); }
+
+function askSoon(pause) {
+  if (asking) return;
+  asking = setTimeout(() => {
+    asking = 0;
+    refresh($("head"));
+    if (moved.size > FEW) refresh($("cards"));
+    else for (const job of moved) refresh($(job));
+    moved.clear();
+  }, pause);
+}
+
+function drawSoon() {
+  if (drawing) return;
+  drawing = true;
+  // Four times a second: more is not seen, and with fifty that run it is what the page costs.
+  setTimeout(() => requestAnimationFrame(draw), 250);
+}
+
+function draw() {
+  drawing = false;
+  for (const bar of document.querySelectorAll("progress[data-job]")) {
+    const frame = seen.get(bar.dataset.job);
+    if (frame && bar.value < frame.progress) bar.value = frame.progress;
+  }
+  for (const step of document.querySelectorAll("[data-step]")) {
+    const frame = seen.get(step.dataset.step);
+    if (!frame) continue;
+    const steps = frame.steps_total > 1 ? ` ${frame.steps_completed}/${frame.steps_total}` : "";
+    const said = `${Math.round(frame.progress)} % · ${frame.current_step || ""}${steps}`;
+    if (step.textContent !== said) step.textContent = said;
+  }
+  for (const [job, preview] of previews) show(job, preview);
+  title();
+}
+
+function show(job, preview) {
+  const image = $(`p-${job}`);
+  if (!image) { if (preview.url) URL.revokeObjectURL(preview.url); previews.delete(job); return; }
+  if (!preview.url) {
+    if (!/^image\/(jpeg|png|webp)$/.test(preview.frame.mime)) { previews.delete(job); return; }
+    const bytes = Uint8Array.from(atob(preview.frame.image), (char) => char.charCodeAt(0));
+    preview.url = URL.createObjectURL(new Blob([bytes], { type: preview.frame.mime }));
+  }
+  if (image.src === preview.url) return;
+  const old = image.src;
+  image.src = preview.url;
+  image.alt = "Live preview";
+  image.hidden = false;
+  if (old.startsWith("blob:")) URL.revokeObjectURL(old);
+}
+
+function title() {
+  const head = $("head").dataset;
+  const total = Number(head.total);
+  let percent = Number(head.percent);
+  const running = [...document.querySelectorAll(".card progress[data-job]")];
+  if (head.open === "yes" && running.length && document.querySelectorAll(".card").length === total) {
+    const ended = document.querySelectorAll(".card:not(.s-running, .s-queued)").length;
+    percent = Math.round((ended * 100 + running.reduce((sum, bar) => sum + bar.value, 0)) / total);
+  }
+  const rest = head.open === "yes" ? ` · ${percent} %` : "";
+  const said = `${head.completed}/${total}${rest} · ${head.name}`;
+  if (document.title !== said) document.title = said;
+  favicon(head.open === "yes" ? "running" : head.status);
+}
+
+afterMorph(draw);
+title();
+if (location.hash.startsWith("#j_")) $(location.hash.slice(1))?.focus({ preventScroll: true });
+
+// --- what a person can do ------------------------------------------------------------------------
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-act]");
+  if (!button) return;
+  try {
+    if (button.dataset.act === "cancel-job") {
+      button.disabled = true;
+      await call("DELETE", `/api/job-groups/${group}/jobs/${button.dataset.job}`);
+      refresh($(button.dataset.job));
+    }
+    if (button.dataset.act === "star") {
+      const on = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(on));
+      try { await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${button.dataset.job}/star`); } finally { refresh($(button.dataset.job)); refresh($("head")); }
+    }
+    if (button.dataset.act === "cancel-group") {
+      const { left, running } = $("head").dataset;
+      const yes = await ask("Cancel this group?", `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. What is done stays.`, "Cancel the group");
+      if (!yes) return;
+      const done = await call("DELETE", `/api/job-groups/${group}`);
+      toast(`${done.interrupted} cancelled.`);
+    }
+  } catch (error) {
+    button.disabled = false;
+    toast(error.message);
+  }
+});
+
+addEventListener("pagehide", () => { live.ended = true; live.socket.close(); });
+addEventListener("pageshow", (event) => { if (event.persisted) { live.ended = false; live.connect(); } });

@@ -1,0 +1,113 @@
+// The list of groups: rows morph when their group moves, new ones come in at the top.
+import { $, ask, call, toast } from "./dom.js";
+import { afterMorph, refresh } from "./parts.js";
+import { chime, favicon, monitor } from "./live.js";
+import { tryAgain } from "./images.js";
+
+const rows = () => [...document.querySelectorAll(".row")];
+const shown = () => rows().slice(0, 100).map((row) => row.id);
+const progress = new Map(); // job → percent: what a fragment shows may be older
+let watched = "";
+
+const line = monitor(() => { const ids = shown(); watched = ids.join(); return ids; }, {
+  open: (again) => { if (again) refresh($("rows")); },
+  snapshot: (frame) => {
+    for (const [id, seq] of Object.entries(frame.seqs)) {
+      const row = $(id);
+      if (row && Number(row.dataset.seq) < seq) refresh(row);
+    }
+    pulse(frame);
+  },
+  event: (frame) => {
+    refresh($(frame.group));
+    if (frame.event === "group_complete") chime();
+  },
+  progress: (frame) => {
+    for (const [, job, percent] of frame.children) progress.set(job, percent);
+    draw();
+  },
+  pulse: (frame) => { pulse(frame); tryAgain(); },
+});
+
+function pulse(frame) {
+  // A newest group that stands in no row is new, unless an older page or filters hide it.
+  const list = $("rows");
+  if (frame.newest && frame.newest !== list.dataset.newest && list.dataset.first === "yes" && !$(frame.newest)) refresh(list);
+  list.dataset.newest = frame.newest;
+}
+
+function draw() {
+  for (const bar of document.querySelectorAll("progress[data-job]")) {
+    const percent = progress.get(bar.dataset.job);
+    if (percent !== undefined && bar.value < percent) bar.value = percent;
+  }
+}
+
+function title() {
+  const running = rows().filter((row) => row.dataset.open === "yes");
+  document.title = running.length ? `${running.length} running · Director` : "Groups · Director";
+  favicon(running.length ? "running" : "");
+}
+
+afterMorph((id) => {
+  draw();
+  title();
+  picked();
+  if (id === "rows" && shown().join() !== watched) line.again();
+});
+title();
+
+// --- filters: the URL says what is shown ---------------------------------------------------------
+
+$("filters").addEventListener("change", (event) => {
+  if (event.target.name !== "text") $("filters").requestSubmit();
+});
+$("filters").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const said = [...new FormData($("filters"))].filter(([, value]) => value);
+  location.search = new URLSearchParams(said).toString();
+});
+
+// --- select many, act once -----------------------------------------------------------------------
+
+const boxes = () => [...document.querySelectorAll('input[name="pick"]')];
+const chosen = () => boxes().filter((box) => box.checked).map((box) => box.closest(".row"));
+let last = null;
+
+function picked() {
+  const count = chosen().length;
+  $("selection").hidden = count === 0;
+  $("selection-count").textContent = `${count} selected`;
+}
+document.addEventListener("click", (event) => {
+  const box = event.target.closest?.('input[name="pick"]');
+  if (!box) return;
+  const all = boxes();
+  if (event.shiftKey && last && all.includes(last)) {
+    const [from, to] = [all.indexOf(last), all.indexOf(box)].sort((a, b) => a - b);
+    for (const between of all.slice(from, to + 1)) between.checked = box.checked;
+  }
+  last = box;
+  picked();
+});
+$("selection-none").addEventListener("click", () => { for (const box of boxes()) box.checked = false; picked(); });
+$("selection-cancel").addEventListener("click", async () => {
+  const open = chosen().filter((row) => row.dataset.open === "yes");
+  if (!open.length) { toast("All of them have finished; there is nothing to cancel."); return; }
+  const left = open.reduce((sum, row) => sum + Number(row.dataset.left), 0);
+  const running = open.reduce((sum, row) => sum + Number(row.dataset.running), 0);
+  const rest = chosen().length - open.length;
+  const names = open.slice(0, 5).map((row) => row.dataset.name.slice(0, 80)).join("\n");
+  const more = open.length > 5 ? `\nand ${open.length - 5} more` : "";
+  const yes = await ask(
+    `Cancel ${open.length} group${open.length > 1 ? "s" : ""}?`,
+    `${left} job${left === 1 ? "" : "s"} will not be finished, ${running} of them run now.${rest ? ` ${rest} selected ${rest > 1 ? "have" : "has"} finished and stay${rest > 1 ? "" : "s"} as ${rest > 1 ? "they are" : "it is"}.` : ""}\n\n${names}${more}`,
+    "Cancel them",
+  );
+  if (!yes) return;
+  const done = await Promise.allSettled(open.map((row) => call("DELETE", `/api/job-groups/${row.id}`)));
+  const failed = done.filter((one) => one.status === "rejected");
+  toast(failed.length ? `${failed.length} could not be cancelled: ${failed[0].reason.message}` : `${open.length} cancelled.`);
+  for (const box of boxes()) box.checked = false;
+  picked();
+});

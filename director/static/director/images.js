@@ -1,0 +1,32 @@
+// A picture that does not come: its place says why, in the API's words, and it is tried again.
+const broken = (image) => image.complete && image.naturalWidth === 0 && image.getAttribute("src");
+
+async function say(image) {
+  const place = image.parentElement;
+  if (!place || place.dataset.broken) return;
+  place.dataset.broken = "This picture does not come.";
+  try {
+    const response = await fetch(image.src);
+    if (response.ok) { delete place.dataset.broken; image.src = image.src; return; }
+    place.dataset.broken = (await response.json()).detail || place.dataset.broken;
+  } catch { /* the Director is away, and the page says so */ }
+}
+
+document.addEventListener("error", (event) => {
+  if (event.target.matches?.("img.thumb, .picture img")) say(event.target);
+}, true);
+document.addEventListener("load", (event) => {
+  if (event.target.matches?.("img.thumb, .picture img")) delete event.target.parentElement.dataset.broken;
+}, true);
+
+export function lookAgain() {
+  for (const image of document.querySelectorAll("img.thumb, .picture img")) if (broken(image)) say(image);
+}
+export function tryAgain() {
+  for (const place of document.querySelectorAll("[data-broken]")) {
+    const image = place.querySelector("img");
+    delete place.dataset.broken;
+    if (image) image.src = image.src;
+  }
+}
+lookAgain();

@@ -1,0 +1,115 @@
+// Sockets that come back by themselves, and the line at the bottom that says how it stands.
+import { $, signIn } from "./dom.js";
+
+// open(): the address, asked anew at each try. on.frame(frame), on.open(again), on.gone().
+export class Live {
+  constructor(address, on) {
+    this.address = address;
+    this.on = on;
+    this.pause = 500;
+    this.opened = 0;
+    this.connect();
+    addEventListener("online", () => this.soon());
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.soon(); });
+  }
+
+  connect() {
+    clearTimeout(this.timer);
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(`${scheme}//${location.host}${this.address()}`);
+    this.socket = socket;
+    socket.onopen = () => {
+      this.pause = 500;
+      this.opened += 1;
+      this.on.open?.(this.opened > 1);
+    };
+    socket.onmessage = (event) => this.on.frame(JSON.parse(event.data));
+    socket.onclose = (event) => {
+      if (this.socket !== socket) return;
+      if (event.code === 4401) { signIn(); return; }
+      this.on.gone?.(event.code);
+      if (event.code === 4404 || this.ended) return;
+      this.timer = setTimeout(() => this.connect(), this.pause * (0.75 + Math.random() / 2));
+      this.pause = Math.min(this.pause * 1.7, 5000);
+    };
+  }
+
+  // Tries now where it waits for its next try.
+  soon() {
+    if (!this.ended && this.socket.readyState === WebSocket.CLOSED) this.connect();
+  }
+
+  // Closes and opens again, with an address that has changed.
+  again() {
+    const old = this.socket;
+    this.connect();
+    old.close();
+  }
+}
+
+let runner = true;
+let reached = true;
+let goneTimer = 0;
+
+function draw(version) {
+  const state = !reached ? "away" : runner ? "live" : "halt";
+  $("line-dot").dataset.state = state;
+  $("line-live").textContent = reached ? "live" : "offline";
+  $("line-runner").textContent = reached ? (runner ? "runner ok" : "no runner") : "";
+  if (version) $("line-version").textContent = `version ${version}`;
+  const box = $("away");
+  box.classList.toggle("soft", reached);
+  box.hidden = reached && runner;
+  box.textContent = !reached
+    ? "The Director does not answer. What was submitted is kept; this page comes back by itself."
+    : "No runner is alive: nothing is sent to the backends until one starts. What runs there goes on.";
+}
+
+// The page's line to the Director. handlers: snapshot, event, progress, pulse, each optional.
+export function monitor(groups, handlers = {}) {
+  return new Live(
+    () => `/ws/monitor?groups=${groups().join(",")}`,
+    {
+      open: (again) => { clearTimeout(goneTimer); goneTimer = 0; reached = true; handlers.open?.(again); },
+      gone: () => {
+        // A moment between two sockets is no absence; tries that fail do not put it off.
+        goneTimer ||= setTimeout(() => { reached = false; draw(); }, 1200);
+      },
+      frame: (frame) => {
+        if (frame.type === "snapshot" || frame.type === "pulse") { runner = frame.runner; reached = true; draw(frame.version); }
+        handlers[frame.type]?.(frame);
+      },
+    },
+  );
+}
+
+export function favicon(state) {
+  const known = ["running", "completed", "failed", "partial_complete"].includes(state);
+  const href = `${document.body.dataset.static}favicon${known ? `-${state}` : ""}.svg`;
+  if (!$("favicon").href.endsWith(href)) $("favicon").href = href;
+}
+
+// A short tone, made here; browsers allow it after the first click on the page.
+const box = $("sound");
+let audio;
+try { box.checked = localStorage.getItem("sound") === "on"; } catch { /* storage is forbidden */ }
+box.addEventListener("change", () => {
+  try { localStorage.setItem("sound", box.checked ? "on" : "off"); } catch { /* not kept, then */ }
+  if (box.checked) chime();
+});
+export function chime(failed = false) {
+  if (!box.checked) return;
+  audio ||= new AudioContext();
+  const at = audio.currentTime;
+  for (const [index, pitch] of (failed ? [392, 294] : [523, 784]).entries()) {
+    const tone = audio.createOscillator();
+    const volume = audio.createGain();
+    tone.frequency.value = pitch;
+    volume.gain.setValueAtTime(0.0001, at + index * 0.15);
+    volume.gain.exponentialRampToValueAtTime(0.15, at + index * 0.15 + 0.02);
+    volume.gain.exponentialRampToValueAtTime(0.0001, at + index * 0.15 + 0.3);
+    tone.connect(volume).connect(audio.destination);
+    tone.start(at + index * 0.15);
+    tone.stop(at + index * 0.15 + 0.35);
+  }
+}

@@ -1,0 +1,258 @@
+// The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
+// cannot hold stay as they are, and what a person changes goes along as parameters.
+import { $, call, copy, toast } from "./dom.js";
+import { monitor } from "./live.js";
+import { literalsOf, nodesOf, NotAWorkflow, textOf } from "./workflow.js";
+
+monitor(() => []);
+
+const again = JSON.parse($("again").textContent);
+const MOST = Number(document.body.dataset.maxBody);
+let text = ""; // the workflow as it was brought
+let literals = [];
+let kept = {}; // parameters of the repeated group that no input shows
+let capabilities = [];
+
+// --- the workflow --------------------------------------------------------------------------------
+
+function show(brought, from) {
+  complain([]);
+  try {
+    if (brought.length > MOST) throw new NotAWorkflow(`This has ${Math.ceil(brought.length / 2 ** 20)} MB; the Director takes up to ${Math.floor(MOST / 2 ** 20)} MB.`);
+    const nodes = nodesOf(brought);
+    text = brought;
+    literals = literalsOf(nodes);
+    $("workflow-said").textContent = `${nodes.length} node${nodes.length === 1 ? "" : "s"}${from ? ` from ${from}` : ""}.`;
+    $("drop").classList.add("small");
+    fields();
+  } catch (error) {
+    if (!(error instanceof NotAWorkflow)) throw error;
+    text = "";
+    literals = [];
+    $("workflow-said").textContent = "";
+    $("inputs-panel").hidden = true;
+    complain([{ field: "workflow_json", message: error.message }]);
+  }
+  update();
+}
+
+async function bring(file) {
+  $("workflow-said").textContent = "Reading …";
+  try { show(await textOf(file, MOST), file.name); } catch (error) {
+    text = "";
+    $("workflow-said").textContent = "";
+    $("inputs-panel").hidden = true;
+    complain([{ field: "workflow_json", message: error.message }]);
+    update();
+  }
+}
+$("file").addEventListener("change", () => { if ($("file").files[0]) bring($("file").files[0]); });
+$("paste").addEventListener("input", () => { clearTimeout(show.timer); show.timer = setTimeout(() => { if ($("paste").value.trim()) show($("paste").value, ""); }, 300); });
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    $("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files[0]) bring(event.dataTransfer.files[0]);
+  });
+}
+
+// --- inputs --------------------------------------------------------------------------------------
+
+function fields() {
+  const usual = literals.filter((one) => one.usual >= 0).sort((a, b) => a.usual - b.usual);
+  const rest = literals.filter((one) => one.usual < 0);
+  $("usual").replaceChildren(...usual.map((one) => field(one, true)));
+  $("rest").replaceChildren();
+  let title = null;
+  for (const one of rest) {
+    const heading = `${one.title} (${one.id})`;
+    if (heading !== title) { const head = document.createElement("h3"); head.textContent = title = heading; $("rest").append(head); }
+    $("rest").append(field(one, false));
+  }
+  $("others").hidden = !rest.length;
+  $("inputs-panel").hidden = !literals.length;
+}
+
+function field(literal, titled) {
+  const label = document.createElement("label");
+  label.className = "field";
+  const words = document.createElement("b");
+  words.textContent = titled ? `${literal.name} · ${literal.title}` : literal.name;
+  const input = document.createElement(typeof literal.value === "string" && literal.name === "text" ? "textarea" : "input");
+  if (input.tagName === "TEXTAREA") { input.rows = 3; label.classList.add("wide-field"); }
+  if (typeof literal.value === "boolean") input.type = "checkbox";
+  if (typeof literal.value === "number") input.inputMode = "decimal";
+  const error = document.createElement("span");
+  error.className = "field-error";
+  error.dataset.error = `parameters.${literal.id}.${literal.name}`;
+  if (input.type === "checkbox") input.checked = literal.value; else input.value = String(literal.value);
+  const said = kept[`${literal.id}.${literal.name}`];
+  if (said !== undefined) { if (input.type === "checkbox") input.checked = said; else input.value = String(said); delete kept[`${literal.id}.${literal.name}`]; }
+  literal.input = input;
+  literal.label = label;
+  label.append(words, input, error);
+  return label;
+}
+
+// Returns what a person changed, by "node.input", and what of it is no number where one is needed.
+function changed() {
+  const parameters = { ...kept };
+  const errors = [];
+  for (const literal of literals) {
+    const { input, value } = literal;
+    let now = input.type === "checkbox" ? input.checked : input.value;
+    if (typeof value === "number") {
+      now = input.value.trim() === "" ? NaN : Number(input.value);
+      if (!Number.isFinite(now)) { errors.push({ field: `parameters.${literal.id}.${literal.name}`, message: "Must be a number." }); continue; }
+    }
+    literal.label.classList.toggle("changed", now !== value);
+    if (now !== value) parameters[`${literal.id}.${literal.name}`] = now;
+  }
+  return { parameters, errors };
+}
+
+// --- where, and seeds ----------------------------------------------------------------------------
+
+const boxes = () => [...document.querySelectorAll('input[name="backend"]')];
+function backends() {
+  const chosen = boxes().filter((box) => box.checked && !box.disabled).map((box) => box.value);
+  const count = Math.min(Math.max(Math.trunc(Number($("count").value)) || 0, 0), 10_000);
+  return chosen.length ? Array.from({ length: count }, (_, index) => chosen[index % chosen.length]) : [];
+}
+for (const button of document.querySelectorAll("[data-quick]")) {
+  button.addEventListener("click", () => {
+    for (const box of boxes()) if (!box.disabled) box.checked = true;
+    $("count").value = button.dataset.quick;
+    update();
+  });
+}
+
+let asked = 0;
+function seeds(ids) {
+  clearTimeout(seeds.timer);
+  const base = $("base").value.trim();
+  if (!/^\d+$/.test(base) || !ids.length) { $("seeds").textContent = base ? "" : "The base seed is drawn when it is submitted."; return; }
+  seeds.timer = setTimeout(async () => {
+    const mine = ++asked;
+    const count = Math.min(ids.length, 24);
+    try {
+      const answer = await call("GET", `/api/seeds?strategy=${$("strategy").value}&base_seed=${base}&count=${count}`);
+      if (mine === asked) $("seeds").textContent = answer.seeds.join(", ") + (ids.length > count ? ` … ${ids.length - count} more` : "");
+    } catch { if (mine === asked) $("seeds").textContent = ""; }
+  }, 200);
+}
+
+// --- what is sent --------------------------------------------------------------------------------
+
+function metadata() {
+  const given = $("metadata").value.trim();
+  let said = {};
+  if (given) {
+    try { said = JSON.parse(given); } catch { said = null; }
+    if (said === null || typeof said !== "object" || Array.isArray(said)) return { errors: [{ field: "metadata", message: 'Must be a JSON object, such as {"scene": "shot_001"}.' }] };
+  }
+  const name = $("name").value.trim();
+  return { metadata: name ? { name, ...said, ...(name && { name }) } : said, errors: [] };
+}
+
+// Returns the request's body as text and what is wrong already.
+function body() {
+  const errors = [];
+  const ids = backends();
+  const { parameters, errors: wrong } = changed();
+  const meta = metadata();
+  errors.push(...wrong, ...meta.errors);
+  if (!text) errors.push({ field: "workflow_json", message: "Bring a workflow first." });
+  if (!ids.length) errors.push({ field: "backend_ids", message: boxes().some((box) => box.checked && !box.disabled) ? "At least one picture." : "Choose at least one backend." });
+  const rest = { backend_ids: ids, seed_strategy: $("strategy").value, timeout_seconds: $("timeout").value.trim() === "" ? undefined : Number($("timeout").value) };
+  if (Object.keys(parameters).length) rest.parameters = parameters;
+  if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
+  if (capabilities.length) rest.required_capabilities = capabilities;
+  const base = $("base").value.trim();
+  if (base && !/^\d{1,16}$/.test(base)) errors.push({ field: "base_seed", message: "Must be a whole number from 0 to 9007199254740991." });
+  else if (base) rest.base_seed = Number(base);
+  return { text: `{"workflow_json":${text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`, errors, ids };
+}
+
+function complain(errors) {
+  const left = [...errors];
+  for (const place of document.querySelectorAll("[data-error]")) {
+    const name = place.dataset.error;
+    const mine = name ? left.filter((one) => one.field === name || one.field.startsWith(`${name}.`)) : [];
+    for (const one of mine) left.splice(left.indexOf(one), 1);
+    place.textContent = mine.map((one) => (one.field === name || name.startsWith("parameters.") ? one.message : `${one.field}: ${one.message}`)).join(" ");
+    place.closest("label")?.querySelector("input, select, textarea")?.setAttribute("aria-invalid", String(mine.length > 0));
+  }
+  // Fields inside a folded part must be seen.
+  for (const place of document.querySelectorAll(".field-error")) if (place.textContent) place.closest("details")?.setAttribute("open", "");
+  $("other-error").textContent = left.map((one) => (one.field ? `${one.field}: ${one.message}` : one.message)).join(" ");
+}
+
+function update() {
+  const made = body();
+  for (const output of document.querySelectorAll("[data-share]")) {
+    const share = made.ids.filter((id) => id === output.dataset.share).length;
+    output.textContent = share ? `× ${share}` : "";
+  }
+  const places = new Set(made.ids).size;
+  $("sends").textContent = made.ids.length ? `${made.ids.length} picture${made.ids.length === 1 ? "" : "s"} on ${places} backend${places === 1 ? "" : "s"}` : "";
+  seeds(made.ids);
+  if ($("curl-box").open) curl(made);
+}
+function curl(made) {
+  const quoted = made.text.replaceAll("'", "'\\''");
+  $("curl").textContent = `curl -X POST ${location.origin}/api/job-group \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
+}
+$("curl-box").addEventListener("toggle", () => curl(body()));
+$("copy-curl").addEventListener("click", async () => { curl(body()); toast(await copy($("curl").textContent) ? "Copied." : "Copying is not allowed here."); });
+$("submit").addEventListener("input", (event) => { if (event.target.id !== "paste") update(); });
+
+// A press that is repeated, by hand or by the network, must make one group: one key a form's content.
+let key = null;
+let keyed = "";
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+$("submit").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const made = body();
+  complain(made.errors);
+  if (made.errors.length) { document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" }); return; }
+  if (made.text !== keyed) { keyed = made.text; key = newKey(); }
+  $("send").disabled = true;
+  try {
+    const response = await fetch("/api/job-group", { method: "POST", headers: { "Content-Type": "application/json", "Idempotency-Key": key }, body: made.text });
+    const answer = await response.json();
+    if (response.ok) { location.href = `/groups/${answer.job_group_id}`; return; }
+    const skipped = (answer.skipped_backends || []).map((one) => ({ field: "backend_ids", message: `${one.backend_id}: ${one.reason}` }));
+    complain(answer.errors?.length ? answer.errors : skipped.length ? skipped : [{ field: "", message: answer.detail || `The Director answered ${response.status}.` }]);
+    document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" });
+  } catch {
+    complain([{ field: "", message: "The Director does not answer. Press Submit again: it is submitted once." }]);
+  } finally { $("send").disabled = false; }
+});
+
+// --- again ---------------------------------------------------------------------------------------
+
+async function repeat() {
+  const { name, ...rest } = again.metadata || {};
+  $("name").value = typeof name === "string" ? name : "";
+  if (name !== undefined && typeof name !== "string") rest.name = name;
+  if (Object.keys(rest).length) { $("metadata").value = JSON.stringify(rest, null, 2); $("metadata-box").open = true; }
+  $("strategy").value = again.seed_strategy;
+  $("timeout").value = again.timeout_seconds;
+  if (again.base_seed !== null) $("base").value = again.base_seed;
+  kept = { ...again.parameters };
+  capabilities = again.required_capabilities || [];
+  if (again.backend_ids.length) {
+    $("count").value = again.backend_ids.length;
+    for (const box of boxes()) box.checked = !box.disabled && again.backend_ids.includes(box.value);
+  }
+  try {
+    const response = await fetch(`/api/job-groups/${again.group_id}/workflow`);
+    if (!response.ok) throw new Error();
+    show(await response.text(), again.group_id);
+  } catch { complain([{ field: "workflow_json", message: "The earlier workflow could not be read; try again." }]); }
+}
+if (again) repeat();
+update();

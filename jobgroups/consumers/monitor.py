@@ -1,0 +1,118 @@
+"""``/ws/monitor``: what the pages show, and only that it changed.
+
+``?groups=jg_a,jg_b`` names the groups that the page shows. First a snapshot (the ``seq`` of each, and
+the pulse), then a notice of each of their events, their progress four times a second, and the pulse
+whenever it differs. A page that connects again gets a new snapshot and asks for what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+from django.conf import settings
+
+from jobgroups.consumers.pulse import PULSE_SECONDS, Pulse, heart
+from jobgroups.consumers.rows import read_seqs
+from jobgroups.consumers.socket import TOO_SLOW, Socket
+from jobgroups.hub import Subscription, hub
+from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame
+
+#: Groups that one page shows at most.
+MAX_GROUPS: Final = 100
+#: Seconds between two frames of progress: what is newer replaces what waits.
+PROGRESS_SECONDS: Final = 0.25
+_GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
+
+
+def groups_of(query_string: bytes) -> list[str]:
+    """Return the ids in ``?groups=``, each once; what can be none is passed over."""
+    given = parse_qs(query_string.decode("latin-1")).get("groups", [""])[0].split(",")
+    known = [one for one in dict.fromkeys(given) if _GROUP_ID.fullmatch(one)]
+    return known[:MAX_GROUPS]
+
+
+def _type_of(text: str) -> str:
+    return msgspec.json.decode(text, type=_Head).type
+
+
+class _Head(msgspec.Struct):
+    type: str
+
+
+class MonitorConsumer(Socket):
+    """One page that is open somewhere."""
+
+    async def write(self) -> None:
+        """Send the snapshot, then what changes, until cancelled."""
+        self._progress: dict[str, list[object]] = {}
+        self._progressed = asyncio.Event()
+        subscriptions: list[Subscription] = []
+        try:
+            for group_id in groups_of(self.scope.get("query_string", b"")):
+                # One by one: a cancel in the middle forgets those that were taken.
+                subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
+            pulse = await self._snapshot([one.group_id for one in subscriptions])
+            self.begin()
+            async with asyncio.TaskGroup() as tasks:
+                for one in subscriptions:
+                    tasks.create_task(self._follow(one), name=f"monitor {one.group_id}")
+                tasks.create_task(self._flush(), name="monitor progress")
+                tasks.create_task(self._beat(pulse), name="monitor pulse")
+        finally:
+            for one in subscriptions:
+                await hub.unsubscribe(one)
+
+    def _lag(self) -> None:
+        self.end(TOO_SLOW)
+
+    async def _say(self, kind: str, **fields: Any) -> None:
+        await self.send_text(msgspec.json.encode({"type": kind, **fields}).decode())
+
+    async def _snapshot(self, group_ids: list[str]) -> Pulse:
+        pulse = await heart.beat()
+        seqs = await read_seqs(group_ids) if group_ids else {}
+        version = settings.DIRECTOR_VERSION
+        await self._say("snapshot", version=version, seqs=seqs, **msgspec.structs.asdict(pulse))
+        return pulse
+
+    async def _follow(self, subscription: Subscription) -> None:
+        while True:
+            for entry in await subscription.take():
+                await self._pass_on(subscription.group_id, entry)
+
+    async def _pass_on(self, group_id: str, entry: Entry) -> None:
+        match entry:
+            case ProgressFrame():
+                percent = round(entry.percent, 1)
+                self._progress[entry.child_id] = [group_id, entry.child_id, percent]
+                self._progressed.set()
+            case EventFrame():
+                if entry.ends_child:
+                    self._progress.pop(entry.child_id or "", None)
+                kind = _type_of(entry.text)
+                await self._say(
+                    "event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id
+                )
+            case Poke():
+                await self._say("event", group=group_id, seq=entry.seq, event="poke", job=None)
+
+    async def _flush(self) -> None:
+        while True:
+            await self._progressed.wait()
+            self._progressed.clear()
+            waiting, self._progress = self._progress, {}
+            if waiting:
+                await self._say("progress", children=list(waiting.values()))
+            await asyncio.sleep(PROGRESS_SECONDS)
+
+    async def _beat(self, last: Pulse) -> None:
+        while True:
+            await asyncio.sleep(PULSE_SECONDS)
+            pulse = await heart.beat()
+            if pulse != last:
+                last = pulse
+                await self._say("pulse", **msgspec.structs.asdict(pulse))

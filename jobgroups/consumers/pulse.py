@@ -1,0 +1,78 @@
+"""What every page wants to know each second: is a runner alive, is there a new group, did a backend change.
+
+Read once a second in a process, however many pages are open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Final
+
+import msgspec
+
+from backends.selectors import backend_list
+from jobgroups import selectors
+from jobgroups.consumers.rows import read
+
+#: Seconds between two readings, and how old one may be that is shared.
+PULSE_SECONDS: Final = 1.0
+_SHARED_SECONDS: Final = 0.8
+
+
+class Pulse(msgspec.Struct, frozen=True):
+    """One reading.
+
+    Attributes:
+        runner: whether a runner is alive.
+        newest: id of the newest group, empty where there is none.
+        backends: changes whenever something that a person sees of a backend does.
+    """
+
+    runner: bool
+    newest: str
+    backends: str
+
+
+def _read() -> Pulse:
+    newest = selectors.group_list(narrowed=selectors.GroupFilter(), cursor=None, limit=1).results
+    return Pulse(
+        runner=selectors.runner_alive(),
+        newest=newest[0]["job_group_id"] if newest else "",
+        backends=_backends(),
+    )
+
+
+def _backends() -> str:
+    seen = [
+        (
+            row.id,
+            row.name,
+            row.enabled,
+            row.reachability,
+            row.status_reason,
+            row.queue_running,
+            row.queue_pending,
+            row.queue_foreign,
+            row.comfyui_version,
+        )
+        for row in backend_list()
+    ]
+    loads = [(key, str(load)) for key, load in sorted(selectors.backend_loads().items())]
+    return hashlib.sha256(repr((seen, loads)).encode()).hexdigest()[:16]
+
+
+class Heart:
+    """The process's newest reading. Used from one loop."""
+
+    def __init__(self) -> None:
+        self._newest: tuple[float, Pulse] | None = None
+
+    async def beat(self) -> Pulse:
+        """Return a reading that is younger than a second."""
+        if self._newest is None or time.monotonic() - self._newest[0] > _SHARED_SECONDS:
+            self._newest = (time.monotonic(), await read(_read))
+        return self._newest[1]
+
+
+heart = Heart()

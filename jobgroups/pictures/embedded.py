@@ -1,0 +1,59 @@
+"""The workflow that ComfyUI writes into each PNG it saves. Reads the head of the file, no pixel."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from PIL import Image
+
+from jobgroups.errors import NoWorkflow
+from jobgroups.workflow import FieldInvalid, check_text, check_workflow
+
+
+def workflow_in_png(content: bytes) -> dict[str, Any]:
+    """Return the API-format workflow in a PNG's ``prompt`` text chunk.
+
+    Raises:
+        NoWorkflow: it is no PNG, or has no workflow that could be submitted.
+    """
+    texts = _texts(content)
+    if not isinstance(text := texts.get("prompt"), str):
+        raise NoWorkflow(
+            "The PNG has only the editor's workflow, not the prompt."
+            if "workflow" in texts
+            else "The PNG has no workflow in it: ComfyUI did not save it, or its metadata were removed."
+        )
+    try:
+        workflow: dict[str, Any] = _without_marks(json.loads(text))
+        check_workflow(workflow)
+        check_text(workflow, field="workflow_json")
+    except FieldInvalid as error:
+        raise NoWorkflow(f"The workflow in the PNG cannot be used: {error}") from error
+    except (ValueError, RecursionError):
+        raise NoWorkflow("What the PNG has as its workflow is not JSON.") from None
+    return workflow
+
+
+def _texts(content: bytes) -> dict[Any, Any]:
+    try:
+        # Opening reads the chunks before the pixels; Pillow bounds their number of bytes, also
+        # those of compressed ones, and refuses sizes that no picture has.
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            return dict(image.info)
+    except Exception as error:
+        # Pillow raises OSError, SyntaxError, ValueError, struct.error … on broken input.
+        raise NoWorkflow("The body is not a PNG that can be read.") from error
+
+
+def _without_marks(workflow: Any) -> Any:
+    """Drop ``is_changed``, which ComfyUI adds to nodes while it runs them, ``NaN`` above all."""
+    if not isinstance(workflow, dict):
+        return workflow
+    return {
+        node_id: {key: value for key, value in node.items() if key != "is_changed"}
+        if isinstance(node, dict)
+        else node
+        for node_id, node in workflow.items()
+    }

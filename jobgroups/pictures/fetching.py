@@ -1,0 +1,66 @@
+"""A file at its backend, opened: the one door from a request to a registered ComfyUI."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import AnswerTooLarge, BackendError
+from backends.comfyui.exchange import OpenAnswer, Timeouts
+from jobgroups.errors import BackendAway, OutputGone
+from jobgroups.pictures.selectors import OutputFile
+
+#: A person waits: a backend that is away is said to be so soon.
+_TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)
+#: ComfyUI's answers for a file that is not there, or that it will not give.
+_GONE: Final = frozenset({400, 403, 404})
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
+) -> AsyncIterator[OpenAnswer]:
+    """Open a file at its backend: 200, 206, 304 or 416.
+
+    Args:
+        headers: ``Range``, ``If-None-Match`` and the like.
+        max_bytes: the longest body that is read, None for any.
+
+    Raises:
+        OutputGone: the backend does not have it (any more).
+        BackendAway: the backend does not answer, or not as a ComfyUI.
+        AnswerTooLarge: it is longer than ``max_bytes``.
+    """
+    try:
+        async with (
+            ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS) as comfy,
+            comfy.view(
+                file.filename,
+                subfolder=file.subfolder,
+                type=file.kind,
+                headers=headers,
+                max_bytes=max_bytes,
+            ) as answer,
+        ):
+            if answer.status in _GONE:
+                raise OutputGone("Its backend does not have the file any more.")
+            yield answer
+    except AnswerTooLarge:
+        raise
+    except BackendError as error:
+        raise BackendAway(file.backend_id, error.detail) from error
+
+
+async def read(file: OutputFile, *, max_bytes: int) -> bytes:
+    """Return a whole file.
+
+    Raises:
+        OutputGone, BackendAway, AnswerTooLarge: as :func:`opened`.
+    """
+    content = bytearray()
+    async with opened(file, max_bytes=max_bytes) as answer:
+        async for chunk in answer.chunks():
+            content += chunk
+    return bytes(content)

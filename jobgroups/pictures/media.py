@@ -1,0 +1,79 @@
+"""With which headers a file of a stranger's making is given to a browser. Pure.
+
+The type comes from this table and the name alone, never from the backend: a custom node may save
+anything under any name, and what a browser would run must not run as a page of the Director.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Final
+from urllib.parse import quote
+
+#: Shown in the page; a browser runs none of them.
+_INLINE: Final = {
+    ".avif": "image/avif",
+    ".bmp": "image/bmp",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".m4v": "video/mp4",
+    ".mkv": "video/x-matroska",
+    ".mov": "video/quicktime",
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".aac": "audio/aac",
+    ".flac": "audio/flac",
+    ".m4a": "audio/mp4",
+    ".mp3": "audio/mpeg",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".wav": "audio/wav",
+    ".txt": "text/plain; charset=utf-8",
+}
+#: Saved, not shown.
+_DOWNLOADED: Final = {
+    ".glb": "model/gltf-binary",
+    ".json": "application/json",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".zip": "application/zip",
+}
+_UNKNOWN: Final = "application/octet-stream"
+
+#: Every answer with a file has these: whatever it is, it is no page, it may do nothing, and only
+#: pages of this site may embed it.
+GUARD_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-site",
+    "Cache-Control": "private, no-cache",
+}
+
+
+def media_type(filename: str) -> str:
+    """Return a file's type by its extension; never one that a browser runs (HTML, SVG, XML …)."""
+    extension = PurePosixPath(filename).suffix.lower()
+    return _INLINE.get(extension) or _DOWNLOADED.get(extension) or _UNKNOWN
+
+
+def is_inline(filename: str) -> bool:
+    """Whether it may be shown rather than saved."""
+    return PurePosixPath(filename).suffix.lower() in _INLINE
+
+
+def disposition(filename: str) -> str:
+    """Return ``Content-Disposition`` for a file: shown only if its type is harmless."""
+    way = "inline" if is_inline(filename) else "attachment"
+    return f"{way}; {named(filename)}"
+
+
+def named(filename: str) -> str:
+    """Return the ``filename`` parameters; nothing in the name can end the header or the value."""
+    plain = "".join(
+        c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in filename
+    )
+    encoded = quote(filename.encode("utf-8", "replace"), safe="")
+    return f"filename=\"{plain}\"; filename*=UTF-8''{encoded}"

@@ -1,0 +1,120 @@
+"""The files that children reported, and where each lies now. Sync; reads only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.models import Backend
+from jobgroups.errors import ChildNotFound, GroupNotFound, OutputGone, OutputNotFound
+from jobgroups.models import ChildJob, JobGroup
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file that a child reported, at its backend's present address.
+
+    Attributes:
+        url: the backend's base URL.
+        headers: what a person registered for it; secret.
+        kind: ComfyUI's ``type``: ``output``, ``temp`` or ``input``.
+    """
+
+    backend_id: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    prompt_id: str
+    filename: str
+    subfolder: str
+    kind: str
+    seed: int
+
+    @property
+    def identity(self) -> str:
+        """Names the content, 64 hex digits.
+
+        The prompt is part of it: ComfyUI gives the name of a removed file to another picture
+        (PROTOCOL trap 9).
+        """
+        parts = (self.backend_id, self.prompt_id, self.filename, self.kind, self.subfolder)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
+    """Return a child's file by its place: images first, then the other keys in ComfyUI's order.
+
+    Raises:
+        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
+        OutputNotFound: the child has not reported so many files.
+        OutputGone: its backend is not registered any more.
+    """
+    child = ChildJob.objects.filter(pk=job_id, group_id=group_id).first()
+    if child is None:
+        raise (
+            ChildNotFound(job_id)
+            if JobGroup.objects.filter(pk=group_id).exists()
+            else GroupNotFound(group_id)
+        )
+    outputs = json.loads(child.outputs_json or "{}")
+    files = list(reported_files(outputs))
+    if not 0 <= number < len(files):
+        raise OutputNotFound(job_id, number, len(files))
+    backend = Backend.objects.filter(pk=child.backend_id).first()
+    if backend is None:
+        raise OutputGone("Its backend is not registered any more.")
+    return _located(child, backend, outputs, files[number])
+
+
+def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
+    """Return every file of a group whose backend is registered, child by child.
+
+    Args:
+        starred: only those of children that somebody starred.
+
+    Raises:
+        GroupNotFound: there is no such group.
+    """
+    if not JobGroup.objects.filter(pk=group_id).exists():
+        raise GroupNotFound(group_id)
+    children = ChildJob.objects.filter(group_id=group_id, outputs_json__isnull=False)
+    if starred:
+        children = children.filter(starred=True)
+    backends = Backend.objects.in_bulk()
+    return [
+        _located(child, backends[child.backend_id], outputs, item)
+        for child in children.order_by("position")
+        if child.backend_id in backends
+        for outputs in [json.loads(child.outputs_json or "{}")]
+        for item in reported_files(outputs)
+    ]
+
+
+def reported_files(outputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the files in a child's ``outputs``, in the order in which they are numbered."""
+    keys = ["images", *(key for key in outputs if key != "images")]
+    for key in keys:
+        items = outputs.get(key)
+        if isinstance(items, list):
+            yield from (one for one in items if isinstance(one, dict) and _is_file(one))
+
+
+def _is_file(item: Mapping[str, Any]) -> bool:
+    return isinstance(item.get("filename"), str) and isinstance(item.get("url"), str)
+
+
+def _located(
+    child: ChildJob, backend: Backend, outputs: Mapping[str, Any], item: Mapping[str, Any]
+) -> OutputFile:
+    return OutputFile(
+        backend_id=backend.id,
+        url=backend.url,
+        headers=dict(backend.headers),
+        prompt_id=str(outputs.get("prompt_id", "")),
+        filename=item["filename"],
+        subfolder=str(item.get("subfolder", "")),
+        kind=str(item.get("type", "output")),
+        seed=child.seed,
+    )

@@ -1,0 +1,255 @@
+"""With ``DIRECTOR_TOKEN`` everybody signs in; without it nothing has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core import signing
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from director import sign_in, throttle
+from director.sign_in import COOKIE, signed_in
+from tests.api.conftest import Api, error_of
+
+TOKEN = "correct-horse-battery"
+PHONE = "http://192.168.1.5:9820"
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def token(settings: Any) -> Iterator[str]:
+    settings.DIRECTOR_TOKEN = TOKEN
+    settings.ALLOWED_HOSTS = ["localhost", "192.168.1.5"]
+    sign_in.throttle.forget()
+    yield TOKEN
+    sign_in.throttle.forget()
+
+
+@pytest.fixture
+def phone() -> Client:
+    """A browser on another machine."""
+    return Client(
+        raise_request_exception=False,
+        enforce_csrf_checks=True,
+        headers={"host": "192.168.1.5:9820"},
+        REMOTE_ADDR="192.168.1.77",
+    )
+
+
+def _signed_in(browser: Client, **fields: str) -> Any:
+    return browser.post("/sign-in", {"token": TOKEN, **fields}, headers={"origin": PHONE})
+
+
+# --- programs -------------------------------------------------------------------------------------
+
+
+def test_without_a_token_nothing_is_asked(api: Api, settings: Any) -> None:
+    settings.DIRECTOR_TOKEN = ""
+    assert api.get("/api/backends").status_code == 200
+    assert api.get("/sign-in").headers["Location"] == "/"
+
+
+def test_a_program_shows_the_token(api: Api) -> None:
+    refused = api.get("/api/backends")
+    error_of(refused, 401, "sign_in_required")
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+    for scheme in ("Bearer", "bearer"):
+        assert api.get("/api/backends", authorization=f"{scheme} {TOKEN}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    [f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", f"Basic {TOKEN}", TOKEN, "Bearer é", ""],
+)
+def test_anything_else_is_refused(api: Api, given: str) -> None:
+    error_of(api.get("/api/backends", authorization=given), 401, "sign_in_required")
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/health", "/api/nothing", "/api/job-groups/jg_1/jobs/j_1/outputs/0", "/api/seeds"]
+)
+def test_no_path_of_the_api_is_open(api: Api, path: str) -> None:
+    error_of(api.get(path), 401, "sign_in_required")
+
+
+def test_a_refused_request_changes_nothing(api: Api) -> None:
+    error_of(api.post("/api/backends", {"url": "http://localhost:1"}), 401, "sign_in_required")
+    listed = api.get("/api/backends", authorization=f"Bearer {TOKEN}")
+    assert listed.json() == {"backends": []}
+
+
+def test_ten_wrong_tokens_close_the_door_for_that_address_alone(
+    api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = f"Bearer {TOKEN}"
+    for _ in range(throttle.ALLOWED):
+        error_of(api.get("/api/backends", authorization="Bearer wrong"), 401, "sign_in_required")
+    closed = api.get("/api/backends", authorization=right)
+    error_of(closed, 429, "too_many_requests")
+    assert 1 <= int(closed.headers["Retry-After"]) <= 60
+    assert api.ask("POST", "/sign-in", b"").status_code == 429
+    assert phone.get("/api/backends", headers={"authorization": right}).status_code == 200
+    monkeypatch.setattr(throttle, "WINDOW", 0.0)
+    assert api.get("/api/backends", authorization=right).status_code == 200
+
+
+def test_wrong_tokens_are_counted_by_network_and_not_for_ever() -> None:
+    counted = throttle.Throttle()
+    for number in range(throttle.ALLOWED):
+        counted.note(f"2001:db8::{number}")
+    assert counted.wait("2001:db8::ffff")
+    assert not counted.wait("2001:db8:0:1::1")
+    counted.note("::ffff:10.0.0.1")
+    assert not counted.wait("10.0.0.1")
+    for number in range(10_001):
+        counted.note(f"name-{number}")
+    assert len(counted._wrong) == 10_000
+
+
+# --- people ---------------------------------------------------------------------------------------
+
+
+def test_a_page_leads_to_the_form_and_back(phone: Client) -> None:
+    asked = phone.get("/groups/jg_1?x=1&y=2")
+    assert asked.status_code == 302
+    assert asked.headers["Location"] == "/sign-in?next=/groups/jg_1%3Fx%3D1%26y%3D2"
+    form = phone.get(asked.headers["Location"])
+    assert form.status_code == 200
+    assert 'value="/groups/jg_1?x=1&amp;y=2"' in form.text
+    assert "no-store" in form.headers["Cache-Control"]
+    done = _signed_in(phone, next="/groups/jg_1?x=1&y=2")
+    assert (done.status_code, done.headers["Location"]) == (302, "/groups/jg_1?x=1&y=2")
+    assert phone.get("/api/backends").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wanted", ["https://evil.example/", "//evil.example", "javascript:x", "\\\\e"]
+)
+def test_the_form_leads_to_no_other_site(phone: Client, wanted: str) -> None:
+    assert _signed_in(phone, next=wanted).headers["Location"] == "/"
+
+
+def test_the_session_is_a_cookie_that_scripts_and_strangers_do_not_get(phone: Client) -> None:
+    cookie = _signed_in(phone).cookies[COOKIE]
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "Lax"
+    assert TOKEN not in cookie.value
+
+
+def test_a_wrong_token_is_said_and_gives_no_session(phone: Client) -> None:
+    answer = phone.post("/sign-in", {"token": "wrong"}, headers={"origin": PHONE})
+    assert answer.status_code == 403
+    assert "That is not the token." in answer.text
+    assert COOKIE not in answer.cookies
+    error_of(phone.get("/api/backends"), 401, "sign_in_required")
+
+
+def test_another_token_and_time_end_a_session(
+    phone: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _signed_in(phone)
+    settings.DIRECTOR_TOKEN = f"{TOKEN}-new"
+    error_of(phone.get("/api/backends"), 401, "sign_in_required")
+    settings.DIRECTOR_TOKEN = TOKEN
+    assert phone.get("/api/backends").status_code == 200
+    monkeypatch.setattr(sign_in, "SESSION_SECONDS", -1)
+    error_of(phone.get("/api/backends"), 401, "sign_in_required")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "x", signing.dumps("x"), signing.dumps(None, salt="x")],
+    ids=["empty", "text", "another use", "another salt"],
+)
+def test_a_made_up_session_is_none(phone: Client, value: str) -> None:
+    phone.cookies[COOKIE] = value
+    error_of(phone.get("/api/backends"), 401, "sign_in_required")
+
+
+def test_with_the_cookie_only_own_pages_change_anything(phone: Client, settings: Any) -> None:
+    _signed_in(phone)
+    body = {"url": "http://localhost:1"}
+
+    def add(**headers: str) -> Any:
+        return phone.post("/api/backends", body, content_type="application/json", headers=headers)
+
+    error_of(add(), 403, "origin_not_allowed")
+    error_of(add(origin="http://localhost:8188"), 403, "origin_not_allowed")
+    error_of(add(origin="http://192.168.1.5:8188"), 403, "origin_not_allowed")
+    assert add(origin=PHONE).status_code == 201
+    assert phone.delete("/api/backends/localhost_1", headers={"origin": PHONE}).status_code == 204
+
+
+def test_signing_out_ends_the_session_in_this_browser(phone: Client) -> None:
+    _signed_in(phone)
+    assert phone.post("/sign-out", headers={"origin": PHONE}).headers["Location"] == "/sign-in"
+    error_of(phone.get("/api/backends"), 401, "sign_in_required")
+
+
+def test_a_fragment_sends_its_page_to_the_form(phone: Client) -> None:
+    answer = phone.get("/parts/groups", headers={"hx-request": "true"})
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/sign-in")
+
+
+# --- WebSockets -----------------------------------------------------------------------------------
+
+
+async def _connected(**headers: str) -> list[dict[str, Any]]:
+    """Connect to an application behind the guard and return what is sent."""
+    sent: list[dict[str, Any]] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept", "application": True})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    given = {"host": "192.168.1.5:9820", **headers}
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "websocket", "headers": raw, "client": ["192.168.1.77", 5]}
+    await signed_in(application)(scope, receive, send)
+    return sent
+
+
+def _is_in(sent: list[dict[str, Any]]) -> bool:
+    return sent == [{"type": "websocket.accept", "application": True}]
+
+
+def test_a_socket_shows_the_token_or_a_session_from_an_own_page(settings: Any) -> None:
+    def connected(**headers: str) -> list[dict[str, Any]]:
+        return asyncio.run(_connected(**headers))
+
+    session = f"a=b; {COOKIE}={sign_in.new_session()}"
+    assert _is_in(connected(authorization=f"Bearer {TOKEN}"))
+    assert _is_in(connected(cookie=session, origin=PHONE))
+    for refused in (
+        connected(),
+        connected(authorization="Bearer wrong"),
+        connected(cookie=session),
+        connected(cookie=session, origin="http://localhost:8188"),
+        connected(cookie=f"{COOKIE}=x", origin=PHONE),
+    ):
+        kinds = [message["type"].split(".")[1] for message in refused]
+        assert kinds == ["accept", "send", "close"]
+        assert json.loads(refused[1]["text"])["code"] == "sign_in_required"
+        assert refused[2]["code"] == 4401
+    settings.DIRECTOR_TOKEN = ""
+    assert _is_in(connected())
+
+
+# --- serve ----------------------------------------------------------------------------------------
+
+
+def test_serve_asks_for_a_token_or_a_word_before_it_opens_to_the_network(settings: Any) -> None:
+    settings.DIRECTOR_TOKEN = ""
+    with pytest.raises(CommandError, match="DIRECTOR_TOKEN"):
+        call_command("serve", host="0.0.0.0", port=0)

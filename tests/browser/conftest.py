@@ -1,0 +1,81 @@
+"""A real Chromium, a real Director and simulated ComfyUIs: nothing of the pages is played."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.simulator.threaded import SimulatorThread
+from tests.browser.desk import Desk
+from tests.served import Served
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None
+)
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium; its tests are skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (on Debian: apt install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    sync_api.expect.set_options(timeout=15_000)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def simulators() -> Iterator[SimulatorThread]:
+    """Four ComfyUIs that paint for two seconds and show previews."""
+    with SimulatorThread(4, seconds=2.0, preview_fps=8.0, lenient=True) as running:
+        yield running
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A Director that drives them, for the tests of one file."""
+    folder: Path = tmp_path_factory.mktemp("director")
+    arguments = ("--port", str(free_port()))
+    made = Desk(
+        lambda: Served(folder, simulators.urls, arguments=arguments), simulators=simulators.urls
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def context(browser: Any) -> Iterator[Any]:
+    """A browser profile of a test's own. What a page logs as an error fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(15_000)
+    wrong: list[str] = []
+    context.on("weberror", lambda error: wrong.append(f"{error.error}"))
+    context.on(
+        "console",
+        lambda message: (
+            wrong.append(message.text) if "Content Security Policy" in message.text else None
+        ),
+    )
+    yield context
+    context.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def page(context: Any) -> Any:
+    """A tab."""
+    return context.new_page()

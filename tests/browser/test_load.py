@@ -1,0 +1,19 @@
+"""The short form of ``python -m tests.browser.load``, with limits that a busy machine keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.load import measure
+
+
+@pytest.mark.timeout(300)
+def test_five_hundred_groups_and_fifty_that_run_stay_light(browser: Any, tmp_path: Path) -> None:
+    load = measure(browser, tmp_path, seconds=6)
+    assert load.first_paint < 2.0
+    assert load.list_share < 0.5
+    assert load.group_share < 0.5
+    assert load.heap_growth < 1.5

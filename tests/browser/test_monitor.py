@@ -1,0 +1,113 @@
+"""``/ws/monitor``: a snapshot, notices of what moves, progress that is thrown together, the pulse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from channels.testing import WebsocketCommunicator
+
+from director.asgi import application
+from jobgroups.consumers import close_rows
+from jobgroups.consumers.monitor import MAX_GROUPS, groups_of
+from jobgroups.hub import Message, ProgressFrame, hub
+from jobgroups.runner.db import Database
+from tests import farm
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads(django_db_setup: None) -> Iterator[None]:
+    yield
+    close_rows()
+
+
+class Monitor:
+    """An open page's socket."""
+
+    def __init__(self, groups: str) -> None:
+        self._socket = WebsocketCommunicator(application, f"/ws/monitor?groups={groups}")
+
+    async def start(self) -> dict[str, Any]:
+        assert (await self._socket.connect())[0]
+        return await self.next()
+
+    async def next(self) -> dict[str, Any]:
+        frame: dict[str, Any] = json.loads(await self._socket.receive_from(timeout=10))
+        return frame
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        while (frame := await self.next())["type"] != kind:
+            pass
+        return frame
+
+    async def close(self) -> None:
+        await self._socket.disconnect()
+
+
+@pytest.fixture
+async def db(transactional_db: None) -> AsyncIterator[Any]:
+    database = Database(threads=1, name="test")
+    yield database.call
+    database.close()
+    await hub.aclose()
+
+
+async def test_a_page_hears_of_its_groups_and_of_new_ones(db: Any) -> None:
+    await db(farm.backend)
+    fence = await db(farm.lease)
+    group = await db(farm.submit)
+    monitor = Monitor(f"{group.id},jg_000000000000,nonsense")
+    snapshot = await monitor.start()
+    assert snapshot["type"] == "snapshot"
+    assert snapshot["seqs"] == {group.id: 1}
+    assert snapshot["newest"] == group.id
+    assert snapshot["runner"] is False
+    claimed = await db(farm.claim, fence)
+    await db(farm.start, claimed, fence)
+    event = await monitor.until("event")
+    assert (event["group"], event["seq"], event["event"]) == (group.id, 2, "child_started")
+    newer = await db(farm.submit)
+    while (await monitor.until("pulse"))["newest"] != newer.id:
+        pass
+    await monitor.close()
+
+
+async def test_progress_of_many_comes_in_one_frame_and_the_latest_wins(db: Any) -> None:
+    await db(farm.backend)
+    group = await db(farm.submit)
+    monitor = Monitor(group.id)
+    await monitor.start()
+    frames = [ProgressFrame(f"j_{n % 5}", 1, float(n), "{}") for n in range(50)]
+    hub.publish(Message(group_id=group.id, progress=(frames[0],)))
+    assert (await monitor.until("progress"))["children"] == [[group.id, "j_0", 0.0]]
+    for frame in frames[1:]:
+        hub.publish(Message(group_id=group.id, progress=(frame,)))
+    children = (await monitor.until("progress"))["children"]
+    assert sorted(children) == [[group.id, f"j_{n}", 45.0 + n] for n in range(5)]
+    await monitor.close()
+
+
+async def test_a_changed_backend_changes_the_pulse(db: Any) -> None:
+    row = await db(farm.backend)
+    monitor = Monitor("")
+    before = await monitor.start()
+
+    def disable() -> None:
+        row.enabled = False
+        row.save(update_fields=["enabled"])
+
+    await db(disable)
+    assert (await monitor.until("pulse"))["backends"] != before["backends"]
+    await monitor.close()
+
+
+def test_a_page_can_ask_for_so_many_groups_and_no_more() -> None:
+    ids = [f"jg_{number:012x}" for number in range(MAX_GROUPS + 5)]
+    query = f"groups={','.join([ids[0], *ids])}&groups=jg_ffffffffffff".encode()
+    assert groups_of(query) == ids[:MAX_GROUPS]
+    assert groups_of(b"") == []
+    assert groups_of(b"groups=%ff,jg_1,../..") == []

@@ -1,0 +1,112 @@
+"""A group whose children are done, over simulated backends with a folder that tests put files in."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import AsyncClient
+from PIL import Image
+
+from backends.comfyui.outputs import collect_outputs
+from backends.simulator import Simulator
+from jobgroups.api.asynchronous import close_reading
+from jobgroups.api.output_views import thumbnails
+from tests import farm
+from tests.runner.conftest import in_thread
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reading_threads(django_db_setup: None) -> Iterator[None]:
+    """Close the views' connections before the test database goes."""
+    yield
+    close_reading()
+
+
+@pytest.fixture(autouse=True)
+def own_thumbnails(settings: Any, tmp_path: Path) -> Iterator[None]:
+    """Give each test an empty shelf."""
+    settings.DIRECTOR_THUMBNAILS_DIR = tmp_path / "thumbnails"
+    thumbnails.cache_clear()
+    yield
+    thumbnails.cache_clear()
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (640, 480), color: str = "teal") -> bytes:
+    """Return an encoded picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+@dataclass
+class Gallery:
+    """One backend, the folder of its outputs, and a client of the Director."""
+
+    sim: Simulator
+    folder: Path
+    client: AsyncClient = field(default_factory=lambda: AsyncClient(headers={"host": "localhost"}))
+    backend_id: str = "gpu-1"
+
+    def put(self, name: str, content: bytes) -> None:
+        """Have the backend own a file."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    async def done(self, *children: dict[str, list[dict[str, str]]]) -> tuple[str, list[str]]:
+        """Return a group's id and its jobs', each of which reported these outputs."""
+        return await in_thread(self._done)(children)
+
+    def _done(self, children: tuple[dict[str, Any], ...]) -> tuple[str, list[str]]:
+        fence = farm.lease(self.backend_id)
+        group = farm.submit(
+            *[self.backend_id] * len(children), base_seed=7, seed_strategy="sequential"
+        )
+        jobs = []
+        for reported in children:
+            claimed = farm.claim(fence, depth=10)
+            farm.start(claimed, fence)
+            outputs = collect_outputs({"9": reported}, self.sim.url, claimed.prompt_id)
+            farm.attempts.attempt_ended(
+                attempt_id=claimed.attempt_id, fence=fence, end=farm.end(outputs=outputs)
+            )
+            jobs.append(claimed.child_id)
+        return group.id, jobs
+
+    async def one(self, name: str, content: bytes | None = None, key: str = "images") -> str:
+        """Return the address of a job's only output, which has this name and content."""
+        if content is not None:
+            self.put(name, content)
+        group, jobs = await self.done({key: [file(name)]})
+        return f"/api/job-groups/{group}/jobs/{jobs[0]}/outputs/0"
+
+    async def get(self, path: str, **headers: str) -> Any:
+        """Ask the Director; underscores in header names are hyphens."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.get(path, headers=sent)
+
+
+def file(name: str, subfolder: str = "", kind: str = "output") -> dict[str, str]:
+    """Return a file as a node reports it."""
+    return {"filename": name, "subfolder": subfolder, "type": kind}
+
+
+async def body(response: Any) -> bytes:
+    """Return a response's whole body, however it comes."""
+    if not response.streaming:
+        return response.content
+    return b"".join([chunk async for chunk in response.streaming_content])
+
+
+@pytest.fixture
+async def gallery(transactional_db: None, tmp_path: Path) -> AsyncIterator[Gallery]:
+    """A backend that is registered and runs."""
+    async with Simulator(name="gpu-1", output_dir=tmp_path / "comfy") as sim:
+        url = sim.url.replace("127.0.0.1", "localhost")
+        await in_thread(farm.backend)("gpu-1", url=url)
+        yield Gallery(sim, tmp_path / "comfy" / "output")

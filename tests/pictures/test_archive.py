@@ -1,0 +1,121 @@
+"""``…/outputs.zip``: every original under a name of its own, and a word about those that are missing."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+
+from backends.models import Backend
+from jobgroups.models import ChildJob
+from jobgroups.pictures.archive import entry_names
+from jobgroups.pictures.selectors import OutputFile
+from tests.api.conftest import error_of, wrong_fields
+from tests.pictures.conftest import Gallery, body, file
+from tests.runner.conftest import in_thread
+
+db = pytest.mark.django_db(transaction=True)
+
+
+def _output(filename: str, seed: int = 7, backend_id: str = "gpu-1") -> OutputFile:
+    return OutputFile(backend_id, "http://x", {}, "p", filename, "", "output", seed)
+
+
+async def _unzipped(gallery: Gallery, path: str) -> dict[str, bytes]:
+    answer = await gallery.get(path)
+    assert answer.status_code == 200, answer.content
+    assert answer.headers["Content-Type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(await body(answer))) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@db
+async def test_a_zip_holds_every_original(gallery: Gallery) -> None:
+    for name in ("a.png", "b.png", "c.mp4"):
+        gallery.put(name, name.encode() * 100_000)
+    group, _ = await gallery.done(
+        {"images": [file("a.png"), file("b.png")]},
+        {"images": [file("a.png")], "gifs": [file("c.mp4")]},
+    )
+    found = await _unzipped(gallery, f"/api/job-groups/{group}/outputs.zip")
+    assert found == {
+        "7_gpu-1_a.png": b"a.png" * 100_000,
+        "7_gpu-1_b.png": b"b.png" * 100_000,
+        "8_gpu-1_a.png": b"a.png" * 100_000,
+        "8_gpu-1_c.mp4": b"c.mp4" * 100_000,
+    }
+
+
+@db
+async def test_a_zip_may_hold_the_starred_alone(gallery: Gallery) -> None:
+    gallery.put("a.png", b"a")
+    group, jobs = await gallery.done(*[{"images": [file("a.png")]}] * 2)
+    path = f"/api/job-groups/{group}/outputs.zip?which=starred"
+    error_of(await gallery.get(path), 404, "no_outputs")
+    starred = await gallery.client.put(f"/api/job-groups/{group}/jobs/{jobs[1]}/star")
+    assert starred.json() == {"job_id": jobs[1], "starred": True}
+    assert list(await _unzipped(gallery, path)) == ["8_gpu-1_a.png"]
+    assert "all, starred" in wrong_fields(await gallery.get(path + "s"))["which"]
+
+
+@db
+async def test_what_is_missing_is_named(gallery: Gallery) -> None:
+    gallery.put("a.png", b"a")
+    group, _ = await gallery.done({"images": [file("a.png"), file("gone.png")]})
+    found = await _unzipped(gallery, f"/api/job-groups/{group}/outputs.zip")
+    assert list(found) == ["7_gpu-1_a.png", "MISSING.txt"]
+    assert b"7_gpu-1_gone.png: The output is gone." in found["MISSING.txt"]
+
+
+@db
+async def test_a_backend_that_is_away_is_asked_once(gallery: Gallery) -> None:
+    group, _ = await gallery.done(*[{"images": [file("a.png")]}] * 3)
+    await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
+    found = await _unzipped(gallery, f"/api/job-groups/{group}/outputs.zip")
+    assert list(found) == ["MISSING.txt"]
+    lines = found["MISSING.txt"].decode().splitlines()
+    assert len(lines) == 3
+    assert sum("for an earlier file" in line for line in lines) == 2
+
+
+@db
+async def test_groups_without_files_and_unknown_ones_are_told(gallery: Gallery) -> None:
+    group, _ = await gallery.done({"images": []})
+    error_of(await gallery.get(f"/api/job-groups/{group}/outputs.zip"), 404, "no_outputs")
+    error_of(await gallery.get("/api/job-groups/jg_none/outputs.zip"), 404, "group_not_found")
+
+
+@db
+async def test_a_star_is_taken_away_again_and_is_no_event(gallery: Gallery) -> None:
+    group, (job,) = await gallery.done({"images": []})
+    star = f"/api/job-groups/{group}/jobs/{job}/star"
+    before = (await gallery.get(f"/api/job-groups/{group}")).json()
+    for _ in range(2):
+        assert (await gallery.client.put(star)).status_code == 200
+    after = (await gallery.get(f"/api/job-groups/{group}")).json()
+    assert [one["starred"] for one in after["child_jobs"]] == [True]
+    assert after["seq"] == before["seq"]
+    assert (await gallery.client.delete(star)).json() == {"job_id": job, "starred": False}
+    assert not await in_thread(ChildJob.objects.filter(starred=True).exists)()
+    error_of(await gallery.client.put(star.replace(job, "j_none")), 404, "job_not_found")
+    error_of(await gallery.client.put(star.replace(group, "jg_none")), 404, "group_not_found")
+
+
+def test_names_are_safe_and_differ_also_where_case_does_not_count() -> None:
+    names = entry_names(
+        [
+            _output(name)
+            for name in ("a.png", "A.PNG", "../../etc/pass wd", 'x:"y\n.png', "s/a.png", "")
+        ]
+    )
+    assert names == [
+        "7_gpu-1_a.png",
+        "7_gpu-1_A_2.PNG",
+        "7_gpu-1_pass wd",
+        "7_gpu-1_x__y_.png",
+        "7_gpu-1_a_3.png",
+        "7_gpu-1_output",
+    ]
+    assert len(entry_names([_output("n" * 1000 + ".png")])[0]) < 220

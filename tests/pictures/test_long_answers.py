@@ -1,0 +1,99 @@
+"""Long answers of a real ``serve``: a client that does not read, and a backend that dies meanwhile."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from backends.simulator import SimulatorThread
+from tests.runner.conftest import text_to_image
+from tests.served import Served, serving
+
+#: Above what two kernels hold of a connection, below what is redirected.
+SIZE = 60 * 2**20
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[tuple[Served, SimulatorThread, str]]:
+    """A Director, its backend, and the path of an output that is long."""
+    with (
+        SimulatorThread(output_dir=tmp_path / "comfy") as sims,
+        serving(tmp_path, sims.urls) as director,
+    ):
+        backend = httpx.get(f"{director.url}/api/backends").json()["backends"][0]["backend_id"]
+        body = {"workflow_json": text_to_image(), "backend_ids": [backend]}
+        made = httpx.post(f"{director.url}/api/job-group", json=body).json()
+        group, job = made["job_group_id"], made["child_jobs"][0]["job_id"]
+        end = time.monotonic() + 20
+        while not httpx.get(f"{director.url}/api/job-groups/{group}").json()["completed_at"]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        (output,) = (tmp_path / "comfy" / "output").glob("*.png")
+        output.write_bytes(bytes(SIZE))
+        yield director, sims, f"/api/job-groups/{group}/jobs/{job}/outputs/0"
+
+
+def _resident(served: Served) -> int:
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def _asking(served: Served, path: str) -> socket.socket:
+    """Ask for a path and read nothing of the answer."""
+    address = urlsplit(served.url)
+    client = socket.create_connection(("127.0.0.1", address.port or 0), timeout=20)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return client
+
+
+def _settled(served: Served) -> int:
+    """Return the process's memory once it has not grown for half a second."""
+    largest, since = _resident(served), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        now = _resident(served)
+        if now > largest + 2**20:
+            largest, since = now, time.monotonic()
+        time.sleep(0.05)
+    return largest
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_what_a_client_does_not_read_is_not_held(
+    farm: tuple[Served, SimulatorThread, str],
+) -> None:
+    director, _, path = farm
+    before = _settled(director)
+    clients = [_asking(director, path) for _ in range(3)]
+    assert _settled(director) - before < SIZE / 2
+    # It was only waiting: who reads gets all of it.
+    read = 0
+    while read < SIZE:
+        part = clients[0].recv(2**20)
+        assert part
+        read += len(part)
+    for client in clients:
+        client.close()
+
+
+def test_an_answer_whose_backend_dies_is_cut(farm: tuple[Served, SimulatorThread, str]) -> None:
+    director, sims, path = farm
+    client = _asking(director, path)
+    head = client.recv(65_536)
+    assert f"content-length: {SIZE}".encode() in head.lower()
+    sims.restart()
+    read = len(head)
+    with pytest.raises((ConnectionResetError, EOFError)):
+        while read < SIZE:
+            part = client.recv(2**20)
+            read += len(part)
+            if not part:
+                raise EOFError
+    client.close()
+    assert "broke off" in director.printed()
+    assert httpx.get(f"{director.url}{path}", timeout=20).status_code == 200

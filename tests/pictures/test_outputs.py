@@ -1,0 +1,160 @@
+"""``…/outputs/{n}``: what a child reported, as it lies at its backend, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backends.models import Backend
+from backends.services import backend_update
+from jobgroups.pictures import media
+from tests.api.conftest import error_of
+from tests.pictures.conftest import Gallery, body, file, picture
+from tests.runner.conftest import in_thread
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def test_a_picture_comes_through_as_it_is(gallery: Gallery) -> None:
+    original = picture()
+    url = await gallery.one("a b.png", original)
+    answer = await gallery.get(url)
+    assert answer.status_code == 200
+    assert await body(answer) == original
+    assert answer.headers["Content-Type"] == "image/png"
+    assert answer.headers["Content-Length"] == str(len(original))
+    assert answer.headers["Content-Disposition"].startswith('inline; filename="a b.png"')
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+
+
+async def test_files_are_numbered_images_first(gallery: Gallery) -> None:
+    for name in ("clip.mp4", "one.png", "two.png"):
+        gallery.put(name, name.encode())
+    reported = {"gifs": [file("clip.mp4")], "images": [file("one.png"), file("two.png")]}
+    group, (job,) = await gallery.done(reported)
+    found = [
+        await body(await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/{number}"))
+        for number in range(3)
+    ]
+    assert found == [b"one.png", b"two.png", b"clip.mp4"]
+    error_of(
+        await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/3"), 404, "output_not_found"
+    )
+
+
+async def test_only_what_was_reported_can_be_had(gallery: Gallery) -> None:
+    gallery.put("secret.png", picture())
+    url = await gallery.one("mine.png", picture())
+    for path in ("-1", "secret.png", "0x0", "1"):
+        answer = await gallery.get(url[:-1] + path)
+        assert answer.status_code == 404, path
+    error_of(await gallery.get(f"{url}?filename=secret.png"), 400, "invalid_request")
+
+
+async def test_unknown_groups_and_jobs_are_told_apart(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    group, job = url.split("/")[3], url.split("/")[5]
+    error_of(await gallery.get(url.replace(group, "jg_nobody")), 404, "group_not_found")
+    error_of(await gallery.get(url.replace(job, "j_nobody")), 404, "job_not_found")
+
+
+@pytest.mark.parametrize("name", ["x.html", "x.svg", "x.xhtml", "x.js", "x.xml", "x", "x.png.htm"])
+async def test_what_a_browser_would_run_is_saved_and_never_shown(
+    gallery: Gallery, name: str
+) -> None:
+    evil = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
+    answer = await gallery.get(await gallery.one(name, evil))
+    assert await body(answer) == evil
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Disposition"].startswith("attachment;")
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_name_cannot_end_its_header() -> None:
+    value = media.disposition('a"; x=\r\nSet-Cookie: b\\é.png')
+    assert "\r" not in value
+    assert "\n" not in value
+    assert value.count('"') == 2
+    assert value.isascii()
+    assert "%C3%A9" in value
+
+
+async def test_a_client_that_has_it_gets_304(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    first = await gallery.get(url)
+    await body(first)
+    again = await gallery.get(url, If_None_Match=first.headers["ETag"])
+    assert again.status_code == 304
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert not again.content
+    changed = await gallery.get(url, If_None_Match='"other"')
+    assert changed.status_code == 200
+    await body(changed)
+
+
+async def test_a_part_of_a_file_is_passed_through(gallery: Gallery) -> None:
+    url = await gallery.one("clip.mp4", bytes(range(200)), key="gifs")
+    part = await gallery.get(url, Range="bytes=10-19")
+    assert part.status_code == 206
+    assert await body(part) == bytes(range(10, 20))
+    assert part.headers["Content-Range"] == "bytes 10-19/200"
+    error_of(await gallery.get(url, Range="bytes=500-"), 416, "range_not_satisfiable")
+    several = await gallery.get(url, Range="bytes=0-1,5-6")
+    assert several.status_code == 200
+    assert len(await body(several)) == 200
+
+
+async def test_head_tells_the_size_and_sends_nothing(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    answer = await gallery.client.head(url)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Length"] == str(len(picture()))
+    assert not answer.content
+
+
+async def test_other_methods_are_refused_as_json(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    answer = await gallery.client.post(url)
+    error_of(answer, 405, "method_not_allowed")
+    assert "GET" in answer.headers["Allow"]
+
+
+async def test_a_file_that_was_removed_is_gone(gallery: Gallery) -> None:
+    url = await gallery.one("never-there.png")
+    error_of(await gallery.get(url), 410, "output_gone")
+
+
+async def test_a_backend_that_is_not_registered_any_more_is_gone(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    await in_thread(Backend.objects.filter(pk="gpu-1").delete)()
+    error_of(await gallery.get(url), 410, "output_gone")
+
+
+async def test_a_backend_that_is_away_is_said_to_be_so(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
+    said = error_of(await gallery.get(url), 502, "backend_unreachable")
+    assert "gpu-1" in said["detail"]
+
+
+async def test_the_present_address_of_a_backend_is_asked(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    moved = gallery.sim.url
+    await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
+    await in_thread(backend_update)(backend_id="gpu-1", url=moved)
+    assert await body(await gallery.get(url)) == picture()
+
+
+async def test_above_the_limit_the_client_is_sent_to_the_backend(
+    gallery: Gallery, settings: Any
+) -> None:
+    settings.DIRECTOR_PROXY_MAX_BYTES = 100
+    url = await gallery.one("big one.mp4", bytes(101), key="gifs")
+    answer = await gallery.get(url)
+    assert answer.status_code == 307
+    port = gallery.sim.url.rsplit(":", 1)[1]
+    assert answer.headers["Location"] == f"http://localhost:{port}/view?filename=big%20one.mp4"
+    part = await gallery.get(url, Range="bytes=0-49")
+    assert (part.status_code, len(await body(part))) == (206, 50)

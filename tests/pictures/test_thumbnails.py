@@ -1,0 +1,153 @@
+"""``…/outputs/{n}?w=``: small, made once, safe against what pretends to be a picture."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from jobgroups.pictures.drawing import NotDrawable, thumbnail
+from jobgroups.pictures.shelf import Shelf
+from tests.api.conftest import error_of, wrong_fields
+from tests.pictures.conftest import Gallery, picture
+
+db = pytest.mark.django_db(transaction=True)
+
+
+def _size(webp: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(webp), formats=["WEBP"]) as image:
+        return image.size
+
+
+def _png(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size; its data are those of an empty picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    packed = zlib.compress(b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    )
+
+
+@db
+async def test_a_thumbnail_is_a_small_webp(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture(size=(1000, 500)))
+    answer = await gallery.get(f"{url}?w=320")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "image/webp"
+    assert _size(answer.content) == (320, 160)
+    again = await gallery.get(f"{url}?w=320", If_None_Match=f"W/{answer.headers['ETag']}")
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@db
+async def test_only_some_widths_are_made(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    assert "160, 320" in wrong_fields(await gallery.get(f"{url}?w=321"))["w"]
+    error_of(await gallery.get(f"{url}?w=320&h=5"), 400, "invalid_request")
+
+
+@db
+async def test_a_thumbnail_is_made_once_however_many_ask(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    answers = [gallery.get(f"{url}?w=160") for _ in range(5)]
+    async with asyncio.TaskGroup() as tasks:
+        asked = [tasks.create_task(one) for one in answers]
+    assert {task.result().status_code for task in asked} == {200}
+    (gallery.folder / "a.png").unlink()
+    kept = await gallery.get(f"{url}?w=160")
+    assert kept.status_code == 200
+    assert kept.content == asked[0].result().content
+    error_of(await gallery.get(f"{url}?w=320"), 410, "output_gone")
+
+
+@db
+async def test_a_name_that_is_used_again_does_not_show_the_old_picture(gallery: Gallery) -> None:
+    first = await gallery.get(f"{await gallery.one('a.png', picture(color='red'))}?w=160")
+    second = await gallery.get(f"{await gallery.one('a.png', picture(color='blue'))}?w=160")
+    assert first.content != second.content
+
+
+@db
+@pytest.mark.parametrize(
+    "content",
+    [b"<svg/>", b"", _png(100_000, 100_000), _png(9_000, 9_000), picture()[:200], b"%!PS\n"],
+    ids=["svg", "empty", "bomb", "too many pixels", "cut off", "postscript"],
+)
+async def test_what_cannot_be_drawn_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
+    url = await gallery.one("a.png", content)
+    error_of(await gallery.get(f"{url}?w=320"), 404, "no_thumbnail")
+
+
+@db
+async def test_what_is_too_large_has_no_thumbnail(gallery: Gallery, settings: Any) -> None:
+    settings.DIRECTOR_PROXY_MAX_BYTES = 100
+    url = await gallery.one("a.png", picture())
+    error_of(await gallery.get(f"{url}?w=320"), 404, "no_thumbnail")
+
+
+def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    with pytest.raises(NotDrawable, match="too many pixels"):
+        thumbnail(_png(9_000, 9_000), 320)
+
+
+def test_a_small_picture_is_not_made_larger_and_a_tall_one_is_bounded() -> None:
+    assert _size(thumbnail(picture(size=(64, 32)), 320)) == (64, 32)
+    assert _size(thumbnail(picture(size=(100, 4_000)), 320)) == (24, 960)
+
+
+def test_a_transparent_picture_stays_transparent_and_a_turned_one_is_upright() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (64, 32), (255, 0, 0, 0)).save(buffer, format="PNG")
+    with Image.open(io.BytesIO(thumbnail(buffer.getvalue(), 320))) as shown:
+        assert shown.convert("RGBA").getpixel((5, 5))[3] == 0  # type: ignore[index]
+    buffer, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (64, 32)).save(buffer, format="JPEG", exif=turned)
+    assert _size(thumbnail(buffer.getvalue(), 320)) == (32, 64)
+
+
+# --- the shelf ------------------------------------------------------------------------------------
+
+
+def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, limit_bytes=5 * (1000 + 512))
+    for number in range(5):
+        shelf.put(f"{number}{number}", bytes(1000))
+        os.utime(tmp_path / f"{number}{number}" / f"{number}{number}", (number, number))
+    assert shelf.get("00") == bytes(1000)
+    shelf.put("55", bytes(1000))
+    kept = sorted(path.name for path in tmp_path.glob("??/*"))
+    assert kept == ["00", "33", "44", "55"]
+
+
+def test_what_another_process_kept_counts_too(tmp_path: Path) -> None:
+    Shelf(tmp_path, limit_bytes=10**6).put("aa", bytes(5000))
+    os.utime(tmp_path / "aa" / "aa", (1, 1))
+    shelf = Shelf(tmp_path, limit_bytes=6000)
+    shelf.put("bb", bytes(1000))
+    assert shelf.get("aa") is None
+    assert shelf.get("bb") == bytes(1000)
+
+
+def test_a_shelf_that_cannot_be_written_keeps_nothing_and_raises_nothing(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    shelf = Shelf(blocked, limit_bytes=1000)
+    shelf.put("aa", b"x")
+    assert shelf.get("aa") is None

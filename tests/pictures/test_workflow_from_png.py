@@ -1,0 +1,85 @@
+"""``POST /api/workflow-from-png``: what ComfyUI wrote into a picture, and nothing a stranger hides there."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tests.api.conftest import Api, api, error_of  # noqa: F401 api is a fixture
+
+GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20}}}
+PATH = "/api/workflow-from-png"
+
+
+def png(**texts: str) -> bytes:
+    chunks = PngInfo()
+    for key, text in texts.items():
+        chunks.add_text(key, text)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, format="PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def _compressed_bomb() -> bytes:
+    """Return a PNG with a text chunk of a few kilobytes that unpacks to 200 MiB."""
+    plain = png()
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(200)) + packer.flush()
+    data = b"prompt\0\0" + packed
+    chunk = struct.pack(">I", len(data)) + b"zTXt" + data
+    chunk += struct.pack(">I", zlib.crc32(b"zTXt" + data))
+    return plain[:33] + chunk + plain[33:]
+
+
+@pytest.fixture
+def ask(api: Api) -> Any:  # noqa: F811
+    def asked(content: bytes, content_type: str = "image/png") -> Any:
+        return api.ask("POST", PATH, content, content_type=content_type)
+
+    return asked
+
+
+def test_the_prompt_comes_out_of_a_picture(ask: Any) -> None:
+    answer = ask(png(prompt=json.dumps(GRAPH), workflow='{"nodes": []}'))
+    assert answer.status_code == 200
+    assert answer.json() == {"workflow_json": GRAPH}
+
+
+def test_what_comfyui_notes_while_it_runs_is_dropped(ask: Any) -> None:
+    noted = {"3": {**GRAPH["3"], "is_changed": [float("nan")]}}
+    assert ask(png(prompt=json.dumps(noted))).json() == {"workflow_json": GRAPH}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (png(), "no workflow in it"),
+        (png(workflow='{"nodes": [], "links": []}'), "only the editor's workflow"),
+        (png(prompt='{"nodes": [], "links": []}'), "cannot be used"),
+        (png(prompt="no json"), "not JSON"),
+        (png(prompt="[" * 100_000), "not JSON"),
+        (png(prompt='{"3": {"class_type": "X", "inputs": {"a": NaN}}}'), "cannot be used"),
+        (b"", "not a PNG"),
+        (b"GIF89a" + bytes(50), "not a PNG"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "not a PNG"),
+        (_compressed_bomb(), ""),
+    ],
+    ids=["none", "editor only", "editor", "text", "deep", "nan", "empty", "gif", "broken", "bomb"],
+)
+def test_what_has_no_workflow_is_told_in_words(ask: Any, content: bytes, says: str) -> None:
+    assert says in error_of(ask(content), 400, "no_workflow")["detail"]
+
+
+def test_a_body_that_is_too_long_or_no_png_by_its_own_word_is_refused(
+    ask: Any, settings: Any
+) -> None:
+    error_of(ask(png(), "application/json"), 415, "unsupported_media_type")
+    settings.DIRECTOR_MAX_BODY_BYTES = 1_000
+    error_of(ask(bytes(1_001)), 413, "payload_too_large")
