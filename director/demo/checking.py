@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
 from director.client import Group
+from director.demo.witness import Render
+
+#: What a group of three tells that starts, completes and ends: nothing twice, nothing missing.
+_A_WHOLE_STORY: Final = {
+    "group_created": 1,
+    "child_started": 3,
+    "child_completed": 3,
+    "group_complete": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +33,7 @@ class Told:
         streamed: ``seq`` of every state event of the live stream, as they came.
         logged: ``seq`` of every event of the log, read after the end.
         pictures: the files that were downloaded, in the order of the children.
+        kinds: type of every state event of the live stream, as they came.
     """
 
     title: str
@@ -29,6 +41,22 @@ class Told:
     streamed: Sequence[int]
     logged: Sequence[int]
     pictures: Sequence[Path]
+    kinds: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What came of a group whose Director was killed while it was rendered.
+
+    Attributes:
+        told: what its user was told, before and after.
+        killed_at: seconds since the epoch; None: nobody killed it.
+        renders: the group's prompts, as the backends' witnesses tell.
+    """
+
+    told: Told
+    killed_at: float | None
+    renders: Sequence[Render]
 
 
 def png_digest(path: Path) -> str | None:
@@ -44,13 +72,14 @@ def png_digest(path: Path) -> str | None:
         return None
 
 
-def shortcomings(first: Told, second: Told) -> list[str]:
+def shortcomings(first: Told, second: Told, third: Outage) -> list[str]:
     """Return what is not as it must be, a sentence each; nothing if the demo succeeded."""
     return [
         *_three_pictures(first),
         *_one_failed(second),
-        *_gapless(first),
-        *_gapless(second),
+        *_three_pictures(third.told),
+        *_survived(third),
+        *(sentence for told in (first, second, third.told) for sentence in _gapless(told)),
     ]
 
 
@@ -87,3 +116,27 @@ def _gapless(told: Told) -> list[str]:
     if list(told.logged) != expected:
         found.append(f"{told.title}: the log is {list(told.logged)}, not {expected}.")
     return found
+
+
+def _survived(outage: Outage) -> list[str]:
+    """Return what the kill cost: it must have hit every render, and have doubled none of them."""
+    told = outage.told
+    found = []
+    if dict(Counter(told.kinds)) != _A_WHOLE_STORY:
+        found.append(f"{told.title}: the stream told {', '.join(told.kinds) or 'nothing'}.")
+    if outage.killed_at is None:
+        found.append(f"{told.title}: the Director was not killed.")
+    for child in told.group.child_jobs:
+        mine = [render for render in outage.renders if render.job_id == child.job_id]
+        found += _once(f"{told.title} on {child.backend_id}", mine, outage.killed_at)
+    return found
+
+
+def _once(name: str, renders: Sequence[Render], killed_at: float | None) -> list[str]:
+    """Return what is wrong with the prompts of a child: one must be there, executed once."""
+    executed = [(render.executions, render.outcome) for render in renders]
+    if executed != [(1, "success")]:
+        return [f"{name} was executed as {executed}, not once with success."]
+    if killed_at is not None and not renders[0].was_running_at(killed_at):
+        return [f"{name} was not being rendered when the Director was killed."]
+    return []

@@ -56,7 +56,8 @@ class DemoProcess:
             ProcessFailed: it ended though nobody asked it to.
         """
         assert self._process.stdout is not None  # noqa: S101 it was started with a pipe
-        with self._log.open("wb") as log:
+        # Appended: one that is started again must not wipe out what it said before its end.
+        with self._log.open("ab") as log:
             async for line in self._process.stdout:
                 log.write(line)
                 log.flush()
@@ -99,6 +100,12 @@ class DemoProcess:
         except TimeoutError:
             self._kill()
             await self._process.wait()
+
+    async def kill(self) -> None:
+        """End it with no time for anything, as a power cut does; whoever asks for it expects it."""
+        self._stopping = True
+        self._kill()
+        await self._process.wait()
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -157,6 +164,12 @@ class Processes:
         self._started.append(started)
         self._tasks.create_task(started.follow(), name=f"follow {name}")
         return await started.ready()
+
+    async def kill(self, name: str) -> None:
+        """Kill those of this name that run, process groups and all."""
+        for process in self._started:
+            if process.name == name:
+                await process.kill()
 
     async def stop(self) -> None:
         """End all of them."""

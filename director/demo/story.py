@@ -1,4 +1,4 @@
-"""The demo's course: start the farm, submit two groups, judge, and serve until somebody ends it."""
+"""The demo's course: start the farm, submit three groups, judge, and serve until somebody ends it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from director.client import AsyncDirector, Group
-from director.demo.checking import Told, shortcomings
-from director.demo.farm import Farm, order_fault, register, start
+from director.client import AsyncDirector, Event, Group
+from director.demo.checking import Outage, Told, shortcomings
+from director.demo.farm import (
+    OUT_OF_MEMORY,
+    Farm,
+    ask_witnesses,
+    order_fault,
+    register,
+    slow_down,
+    start,
+)
+from director.demo.plug import Plug
 from director.demo.processes import Processes
 from director.demo.screen import Screen
+from director.demo.witness import renders
 from director.demo.workflow import text_to_picture
 
 #: Seconds that one group may take from its submission to its last picture.
 _GROUP_WITHIN_S: Final = 120.0
 #: Seconds without an answer after which the Director is taken to be gone.
 _GIVE_UP_S: Final = 15.0
+#: Seconds that renders take longer which are to outlast a restart of the Director.
+_LONGER_S: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +39,7 @@ class Plan:
 
     Attributes:
         folder: for everything it makes; exists.
-        once: end after the two groups instead of serving on.
+        once: end after the three groups instead of serving on.
         seconds: that a simulated render takes.
     """
 
@@ -74,12 +86,14 @@ async def _play(plan: Plan, processes: Processes, screen: Screen) -> list[str]:
         screen.title("1. One call, three backends, three seeds")
         first = await user.render("Group 1")
         screen.title("2. The same again, but gpu-2 runs out of memory")
-        await order_fault(farm, "gpu-2")
+        await order_fault(farm, "gpu-2", OUT_OF_MEMORY)
         second = await user.render("Group 2")
-    screen.table([first, second])
+        screen.title("3. Longer renders, and somebody kills the Director in the middle")
+        third = await user.render_over_a_kill("Group 3", Plug(processes, farm, screen))
+    screen.table([first, second, third.told])
     screen.say(f"\nPictures: {plan.pictures}")
     screen.say(f"Director: {farm.url}")
-    return shortcomings(first, second)
+    return shortcomings(first, second, third)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +105,12 @@ class _User:
     plan: Plan
     screen: Screen
 
-    async def render(self, title: str) -> Told:
+    async def render(self, title: str, plug: Plug | None = None) -> Told:
         """Submit the workflow to all backends, watch, and fetch what was made.
+
+        Args:
+            title: for people.
+            plug: is pulled while the user watches.
 
         Raises:
             TimeoutError: it took too long.
@@ -101,25 +119,46 @@ class _User:
             submitted = await self.director.submit(
                 text_to_picture(), list(self.farm.simulators), metadata={"scene": title}
             )
-            streamed = await self._watch(submitted)
+            streamed = await self._watch(submitted, plug)
             group = await self.director.status(submitted.job_group_id)
             pictures = await self.director.download(group, self.plan.pictures)
             log = await self.director.events(group.job_group_id)
-        logged = [event.seq or 0 for event in log]
-        return Told(title, group, streamed, logged, pictures)
+        return Told(
+            title=title,
+            group=group,
+            streamed=[event.seq or 0 for event in streamed],
+            logged=[event.seq or 0 for event in log],
+            pictures=pictures,
+            kinds=[event.type for event in streamed],
+        )
 
-    async def _watch(self, group: Group) -> list[int]:
-        """Show the group's stream from its first event to its end; return each ``seq``."""
-        seqs = []
-        # A broken connection or a gap is an error here: on one machine there is no excuse for it.
-        stream = self.director.stream(group.job_group_id, since=0, reconnect=False)
+    async def render_over_a_kill(self, title: str, plug: Plug) -> Outage:
+        """Do the same while the Director is killed; then ask the backends what they executed.
+
+        Raises:
+            TimeoutError: it took too long.
+            ProcessFailed: the Director did not start again, or a witness would not tell.
+        """
+        await slow_down(self.farm, _LONGER_S)
+        told = await self.render(title, plug)
+        seen = renders(await ask_witnesses(self.farm), told.group.job_group_id)
+        return Outage(told=told, killed_at=plug.pulled_at, renders=seen)
+
+    async def _watch(self, group: Group, plug: Plug | None) -> list[Event]:
+        """Show the group's stream from its first event to its end; return each state event."""
+        stored = []
+        # Without a plug that is pulled, a broken connection or a gap is an error here: on one
+        # machine there is no excuse for it.
+        stream = self.director.stream(group.job_group_id, since=0, reconnect=plug is not None)
         with self.screen.watch(group) as watcher:
             async with contextlib.aclosing(stream):
                 async for event in stream:
                     watcher.see(event)
                     if event.seq is not None:
-                        seqs.append(event.seq)
-        return seqs
+                        stored.append(event)
+                    if plug is not None:
+                        await plug.after(event, group)
+        return stored
 
 
 def _conclude(plan: Plan, screen: Screen, found: list[str]) -> None:

@@ -52,18 +52,18 @@ def test_once_ends_with_status_0(once: tuple[Path, subprocess.CompletedProcess[s
     assert "NOT AS IT MUST BE" not in ended.stdout
 
 
-def test_once_leaves_five_different_pngs(
+def test_once_leaves_eight_different_pngs(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """Three of group 1 and two of group 2, none of them the same file."""
+    """Three of group 1, two of group 2, three of group 3, none of them the same file."""
     folder, _ = once
     pictures = [path.read_bytes() for path in (folder / "pictures").iterdir()]
-    assert len(pictures) == 5
+    assert len(pictures) == 8
     assert all(content.startswith(b"\x89PNG\r\n\x1a\n") for content in pictures)
-    assert len({hashlib.sha256(content).digest() for content in pictures}) == 5
+    assert len({hashlib.sha256(content).digest() for content in pictures}) == 8
 
 
-def test_once_stores_one_completed_and_one_partly_completed_group(
+def test_once_stores_two_completed_groups_and_a_partly_completed_one_between(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     """The database of its own data folder says the same as the table."""
@@ -73,7 +73,7 @@ def test_once_stores_one_completed_and_one_partly_completed_group(
             "SELECT status, completed_count, failed_count FROM jobgroups_jobgroup"
             " ORDER BY created_at"
         ).fetchall()
-    assert rows == [("completed", 3, 0), ("partial_complete", 2, 1)]
+    assert rows == [("completed", 3, 0), ("partial_complete", 2, 1), ("completed", 3, 0)]
 
 
 def test_once_shows_the_table_the_folder_and_the_address(
@@ -81,7 +81,7 @@ def test_once_shows_the_table_the_folder_and_the_address(
 ) -> None:
     """A reader of a log file finds all of it."""
     folder, ended = once
-    assert ended.stdout.count("completed │") == 5, ended.stdout
+    assert ended.stdout.count("completed │") == 8, ended.stdout
     assert "ComfyUIError: CUDA out of memory" in ended.stdout
     assert f"Pictures: {folder / 'pictures'}" in ended.stdout
     assert re.search(r"Director: http://localhost:\d+", ended.stdout)
@@ -94,6 +94,37 @@ def test_once_shows_the_progress_of_every_child(
     _, ended = once
     for name in ("gpu-1", "gpu-2", "gpu-3"):
         assert re.search(rf"{name}: \d+ % KSampler \d+/20", ended.stdout), ended.stdout
+
+
+def test_once_kills_its_director_in_mid_render_and_says_so(
+    once: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """Killed after the three had started and before any had ended; a second process took over."""
+    folder, ended = once
+    third = ended.stdout.partition("3. Longer renders")[2]
+    before, killed, after = third.partition("The Director's process was killed.")
+    assert killed, ended.stdout
+    assert [before.count(word) for word in (": started", ": completed")] == [3, 0]
+    assert [after.count(word) for word in (": started", ": completed")] == [0, 3]
+    assert "the stream resumes with ?since=4" in after
+    log = (folder / "director.log").read_text(encoding="utf-8")
+    assert log.count("Director is ready at") == 2, log
+
+
+def test_once_stores_one_attempt_for_every_child_of_the_killed_director(
+    once: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """What the first process sent, the second one followed to its end: nothing was sent again."""
+    folder, _ = once
+    with closing(sqlite3.connect(folder / "director.sqlite3")) as database:
+        rows = database.execute(
+            "SELECT count(*), count(DISTINCT attempt.child_id), min(attempt.state)"
+            " FROM jobgroups_attempt AS attempt"
+            " JOIN jobgroups_childjob AS child ON child.id = attempt.child_id"
+            " JOIN jobgroups_jobgroup AS job_group ON job_group.id = child.group_id"
+            " GROUP BY job_group.id ORDER BY job_group.created_at"
+        ).fetchall()
+    assert rows[2] == (3, 3, "success")
 
 
 def test_once_leaves_no_process(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -125,6 +156,16 @@ def test_it_serves_until_it_is_told_to_end(sent: signal.Signals, tmp_path: Path)
     assert processes_of(tmp_path) == {}
 
 
+def test_an_interrupt_while_the_director_is_dead_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C between the kill and the second start finds no process of either left."""
+    with serving(tmp_path) as demo:
+        demo.read_until("The Director's process was killed")
+        interrupt(demo.process.pid, signal.SIGINT)
+        assert demo.end() == 130, demo.said
+    assert "It is started again" not in demo.said
+    assert processes_of(tmp_path) == {}
+
+
 def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while pictures are being rendered: status 130, as shells have it."""
     with serving(tmp_path) as demo:
@@ -142,6 +183,18 @@ def test_a_killed_demo_takes_its_processes_along(tmp_path: Path) -> None:
         interrupt(demo.process.pid, signal.SIGKILL)
         demo.process.wait(PATIENCE_S)
         wait_until_gone(tmp_path)
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_director_that_somebody_else_kills_fails_the_demo(tmp_path: Path) -> None:
+    """Only the kill of the third act is part of the play."""
+    with serving(tmp_path) as demo:
+        demo.read_until("gpu-1: started")
+        interrupt(only(tmp_path, "leash serve"), signal.SIGKILL)
+        assert demo.end() == 1, demo.said
+    # Whichever is noticed first: that it is gone, or that it tells nothing any more.
+    assert re.search(r"Director ended with status -9|event stream was closed", demo.said)
+    assert "Traceback" not in demo.said
     assert processes_of(tmp_path) == {}
 
 

@@ -6,6 +6,7 @@ It posts foreign prompts and sees with its own eyes what became of the Director'
 from __future__ import annotations
 
 import uuid
+from itertools import count
 from typing import Any
 
 import httpx
@@ -52,6 +53,28 @@ class ComfyUI:
         """Return the type of the last message of an ended prompt: ``execution_success`` …"""
         entry = self.history(prompt_id)
         return str(entry["status"]["messages"][-1][0]) if entry else None
+
+    def sent_for(self, group_id: str) -> dict[str, dict[str, Any]]:
+        """Return the history entries of all prompts that bear the mark of a group, by prompt id."""
+        return {
+            prompt_id: entry
+            for prompt_id, entry in self.get("/history").items()
+            if (entry["prompt"][3].get("director") or {}).get("group") == group_id
+        }
+
+    def count_pictures(self, prefix: str) -> int:
+        """Return how many pictures of ``prefix`` (``folder/name``) there are: it numbers them."""
+        subfolder, _, name = prefix.rpartition("/")
+
+        def is_there(number: int) -> bool:
+            query = {
+                "filename": f"{name}_{number:05}_.png",
+                "subfolder": subfolder,
+                "type": "output",
+            }
+            return self._http.get("/view", params=query).status_code == httpx.codes.OK
+
+        return next(number for number in count() if not is_there(number + 1))
 
     def wait_running(self, prompt_id: str) -> None:
         eventually("the prompt runs", lambda: prompt_id in self.running())

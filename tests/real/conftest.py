@@ -9,6 +9,7 @@ import pytest
 
 from director.client import Director
 from tests.real.comfyui import ComfyUI
+from tests.real.owned import OwnComfyUI, own_comfyui
 from tests.real.report import Report, facts_of
 from tests.real.served import serving
 
@@ -26,12 +27,27 @@ def comfyui() -> Iterator[ComfyUI]:
     if not url:
         pytest.skip("needs a real ComfyUI: make test-real COMFYUI=http://127.0.0.1:8188")
     comfyui = ComfyUI(url if "://" in url else f"http://{url}")
-    missing = [name for name in NODES if not comfyui.get(f"/object_info/{name}")]
-    if missing:
-        pytest.fail(INSTALL.format(", ".join(missing)), pytrace=False)
+    _require_nodes(comfyui)
     comfyui.wait_idle()
     yield comfyui
     comfyui.close()
+
+
+def _require_nodes(comfyui: ComfyUI) -> None:
+    missing = [name for name in NODES if not comfyui.get(f"/object_info/{name}")]
+    if missing:
+        pytest.fail(INSTALL.format(", ".join(missing)), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnComfyUI]:
+    """One of the tests' own, which they may kill if they leave it running."""
+    command = os.environ.get("COMFYUI_COMMAND", "").strip()
+    if not command:
+        pytest.skip("kills its ComfyUI: COMFYUI_COMMAND='… {port} … {folder} …' starts one for it")
+    with own_comfyui(command, tmp_path_factory.mktemp("comfyui")) as comfyui:
+        _require_nodes(comfyui)
+        yield comfyui
 
 
 @pytest.fixture(scope="session")

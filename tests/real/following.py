@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,19 @@ from tests.real.graphs import Graph
 from tests.real.waiting import eventually
 
 
-def watch(director: Director, group: Group) -> list[Event]:
-    """Return every event of ``group`` from its first to its ``group_complete``, without a gap."""
-    events = list(director.stream(group.job_group_id, since=0))
+def watch(
+    director: Director, group: Group, after: Callable[[Event], None] | None = None
+) -> list[Event]:
+    """Return every event of ``group`` from its first to its ``group_complete``, without a gap.
+
+    ``after`` is called with each of them while the stream is open; the stream outlives what it does
+    to the Director.
+    """
+    events = []
+    for event in director.stream(group.job_group_id, since=0):
+        events.append(event)
+        if after is not None:
+            after(event)
     numbers = [event.seq for event in events if event.seq is not None]
     assert numbers == list(range(1, len(numbers) + 1))
     assert isinstance(events[-1], GroupComplete)

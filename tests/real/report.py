@@ -15,7 +15,9 @@ HEAD = """\
 Written by `make test-real COMFYUI=http://host:port REPORT=1`, which starts a Director, gives it that
 ComfyUI as its only backend and drives it through `director.client`. The nodes that it runs are in
 `tests/real/comfy_nodes`; they need no model and no GPU. `COMFYUI_CHECKPOINT=name` adds a run of that
-checkpoint.
+checkpoint. `COMFYUI_COMMAND="…"` adds what needs a ComfyUI that may be killed: a command line that
+runs one in the foreground, on port `{port}`, with its outputs in `{folder}` or below, for example
+`python /path/to/ComfyUI/main.py --port {port} --output-directory {folder}`.
 
 | | |
 | --- | --- |

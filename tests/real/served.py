@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from director.client import Director
 from tests.real.waiting import eventually
@@ -32,26 +33,49 @@ def _environment(data_folder: Path, comfyui_url: str) -> dict[str, str]:
 
 
 class Served:
-    """The process, and what it printed."""
+    """The process, and what it printed. Started again it keeps its data folder and its address."""
 
     def __init__(self, folder: Path, comfyui_url: str) -> None:
-        self._log = folder / "serve.log"
-        command = [sys.executable, "manage.py", "serve", "--port", "0"]
-        environment = _environment(folder / "data", comfyui_url)
-        with self._log.open("wb") as out:
+        self._folder = folder
+        self._environment = _environment(folder / "data", comfyui_url)
+        self._port = 0
+        self._logs: list[Path] = []
+        self.url = ""
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and return once it says it is ready.
+
+        Raises:
+            AssertionError: It ended, or was not ready in time.
+        """
+        self._logs.append(self._folder / f"serve-{len(self._logs) + 1}.log")
+        command = [sys.executable, "manage.py", "serve", "--port", str(self._port)]
+        with self._logs[-1].open("wb") as out:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=out, stderr=out
+                command, cwd=ROOT, env=self._environment, stdout=out, stderr=out
             )
+        self.url = eventually("serve is ready", self._announced, seconds=40)
+        self._port = urlsplit(self.url).port or 0
 
     def printed(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")
+        return "".join(log.read_text(encoding="utf-8", errors="replace") for log in self._logs)
 
-    def announced(self) -> str | None:
+    def _announced(self) -> str | None:
         """Return the address it says it is ready at, None before."""
         code = self._process.poll()
         assert code is None, f"serve ended with {code}:\n{self.printed()}"
-        found = READY.search(self.printed())
+        found = READY.search(self._logs[-1].read_text(encoding="utf-8", errors="replace"))
         return found[1] if found else None
+
+    def kill(self) -> None:
+        """End it as a power cut does.
+
+        Raises:
+            AssertionError: It had ended before.
+        """
+        self._process.kill()
+        assert self._process.wait() == -signal.SIGKILL, self.printed()
 
     def stop(self) -> None:
         """Ask it to end.
@@ -71,19 +95,26 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, comfyui_url: str) -> Iterator[Director]:
-    """Serve with ``comfyui_url`` as the only backend; yields a client, once that is online.
+def served(folder: Path, comfyui_url: str) -> Iterator[tuple[Served, Director]]:
+    """Serve with ``comfyui_url`` as the only backend; yields it and a client, once that is online.
 
     Raises:
         AssertionError: It did not start, did not see the backend, or did not stop as it should.
     """
-    served = Served(folder, comfyui_url)
+    process = Served(folder, comfyui_url)
     try:
-        with Director(eventually("serve is ready", served.announced, seconds=40)) as client:
+        with Director(process.url) as client:
             eventually("the backend is online", lambda: _all_online(client))
-            yield client
+            yield process, client
     finally:
-        served.stop()
+        process.stop()
+
+
+@contextmanager
+def serving(folder: Path, comfyui_url: str) -> Iterator[Director]:
+    """Do the same for who needs the client alone."""
+    with served(folder, comfyui_url) as (_, client):
+        yield client
 
 
 def _all_online(client: Director) -> bool:

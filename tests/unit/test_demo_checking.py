@@ -9,8 +9,12 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from director.client import Group
-from director.demo.checking import Told, png_digest, shortcomings
+from director.client import Child, Group
+from director.demo.checking import Outage, Told, png_digest, shortcomings
+from director.demo.witness import Render, renders
+
+KILLED_AT = 100.0
+KINDS = ["group_created", *["child_started"] * 3, *["child_completed"] * 3, "group_complete"]
 
 
 def _picture(path: Path, colour: int, note: str = "") -> Path:
@@ -37,29 +41,52 @@ def second(first: Told) -> Told:
     return Told("Group 2", group, range(1, 9), range(1, 9), first.pictures[:2])
 
 
-def test_a_demo_as_it_must_be_has_no_shortcoming(first: Told, second: Told) -> None:
+@pytest.fixture
+def third(first: Told) -> Outage:
+    """A third group as it must be: each prompt executed once, all of them over the kill."""
+    children = tuple(
+        Child(job_id=f"cj_{number}", backend_id=f"gpu-{number}", status="completed", seed=number)
+        for number in range(3)
+    )
+    told = dataclasses.replace(
+        first,
+        title="Group 3",
+        group=dataclasses.replace(first.group, child_jobs=children),
+        kinds=KINDS,
+    )
+    seen = [Render(child.job_id, 1, "success", KILLED_AT - 1, KILLED_AT + 1) for child in children]
+    return Outage(told, KILLED_AT, seen)
+
+
+def test_a_demo_as_it_must_be_has_no_shortcoming(first: Told, second: Told, third: Outage) -> None:
     """Nothing is said of a good one."""
-    assert shortcomings(first, second) == []
+    assert shortcomings(first, second, third) == []
 
 
-def test_two_equal_pictures_are_seen_whatever_is_noted_in_them(first: Told, second: Told) -> None:
+def test_two_equal_pictures_are_seen_whatever_is_noted_in_them(
+    first: Told, second: Told, third: Outage
+) -> None:
     """The seed in a file's notes makes no other picture of it."""
-    _picture(first.pictures[1], 0, note="another seed")
-    assert first.pictures[0].read_bytes() != first.pictures[1].read_bytes()
-    assert shortcomings(first, second) == ["Group 1 made 3 pictures, 2 of them different."]
+    other = _picture(first.pictures[1].with_name("other.png"), 0, note="another seed")
+    assert first.pictures[0].read_bytes() != other.read_bytes()
+    pictures = [first.pictures[0], other, first.pictures[2]]
+    equal = dataclasses.replace(first, pictures=pictures)
+    assert shortcomings(equal, second, third) == ["Group 1 made 3 pictures, 2 of them different."]
 
 
-def test_a_missing_picture_is_seen(first: Told, second: Told) -> None:
+def test_a_missing_picture_is_seen(first: Told, second: Told, third: Outage) -> None:
     """Two pictures are not three."""
     fewer = dataclasses.replace(first, pictures=first.pictures[:2])
-    assert shortcomings(fewer, second) == ["Group 1 made 2 pictures, 2 of them different."]
+    assert shortcomings(fewer, second, third) == ["Group 1 made 2 pictures, 2 of them different."]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_whole_png_is_seen(content: bytes, first: Told, second: Told) -> None:
+def test_what_is_no_whole_png_is_seen(
+    content: bytes, first: Told, second: Told, third: Outage
+) -> None:
     """Neither an error page nor the head of a PNG is one."""
     first.pictures[2].write_bytes(content)
-    assert "2.png is not a whole PNG." in shortcomings(first, second)
+    assert "2.png is not a whole PNG." in shortcomings(first, second, third)
 
 
 def test_a_png_cut_short_is_no_png(first: Told) -> None:
@@ -86,15 +113,100 @@ def test_a_jpeg_is_no_png(tmp_path: Path) -> None:
     ],
 )
 def test_a_gap_a_repeat_and_an_early_end_are_seen(
-    streamed: list[int], logged: list[int], first: Told, second: Told
+    streamed: list[int], logged: list[int], first: Told, second: Told, third: Outage
 ) -> None:
     """Of the stream and of the log alike."""
     broken = dataclasses.replace(first, streamed=streamed, logged=logged)
-    assert len(shortcomings(broken, second)) == 1
+    assert len(shortcomings(broken, second, third)) == 1
 
 
-def test_a_second_group_without_its_failure_is_seen(first: Told, second: Told) -> None:
+def test_a_second_group_without_its_failure_is_seen(
+    first: Told, second: Told, third: Outage
+) -> None:
     """The fault must have come through."""
     group = dataclasses.replace(second.group, status="completed", completed_count=3, failed_count=0)
-    [said] = shortcomings(first, dataclasses.replace(second, group=group))
+    [said] = shortcomings(first, dataclasses.replace(second, group=group), third)
     assert said.startswith("Group 2 ended as completed with 3 completed, 0 failed")
+
+
+def test_a_prompt_that_was_executed_twice_is_seen(first: Told, second: Told, third: Outage) -> None:
+    """A backend that rendered it again after a restart tells so."""
+    twice = dataclasses.replace(third.renders[0], executions=2)
+    doubled = dataclasses.replace(third, renders=[twice, *third.renders[1:]])
+    [said] = shortcomings(first, second, doubled)
+    assert said == "Group 3 on gpu-0 was executed as [(2, 'success')], not once with success."
+
+
+def test_a_child_with_two_prompts_and_one_without_are_seen(
+    first: Told, second: Told, third: Outage
+) -> None:
+    """Each child has one prompt."""
+    renders_ = [third.renders[0], third.renders[0], third.renders[1]]
+    doubled = dataclasses.replace(third, renders=renders_)
+    said = shortcomings(first, second, doubled)
+    assert [sentence.split(" was ")[0] for sentence in said] == [
+        "Group 3 on gpu-0",
+        "Group 3 on gpu-2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("started", "ended"), [(KILLED_AT - 2, KILLED_AT - 1), (KILLED_AT + 1, KILLED_AT + 2)]
+)
+def test_a_kill_that_hit_no_render_is_seen(
+    started: float, ended: float, first: Told, second: Told, third: Outage
+) -> None:
+    """A kill before or after the render proves nothing."""
+    missed = dataclasses.replace(third.renders[2], started_at=started, ended_at=ended)
+    outage = dataclasses.replace(third, renders=[*third.renders[:2], missed])
+    [said] = shortcomings(first, second, outage)
+    assert said == "Group 3 on gpu-2 was not being rendered when the Director was killed."
+
+
+def test_a_director_that_nobody_killed_is_seen(first: Told, second: Told, third: Outage) -> None:
+    """Three pictures alone are no third act."""
+    [said] = shortcomings(first, second, dataclasses.replace(third, killed_at=None))
+    assert said == "Group 3: the Director was not killed."
+
+
+def test_an_event_told_twice_under_two_numbers_is_seen(
+    first: Told, second: Told, third: Outage
+) -> None:
+    """A start that is told again after the restart makes no gap, and is wrong."""
+    again = ["group_created", "child_started", *KINDS[1:]]
+    told = dataclasses.replace(
+        third.told,
+        group=dataclasses.replace(third.told.group, seq=9),
+        streamed=range(1, 10),
+        logged=range(1, 10),
+        kinds=again,
+    )
+    [said] = shortcomings(first, second, dataclasses.replace(third, told=told))
+    assert said.startswith("Group 3: the stream told group_created, child_started, child_started,")
+
+
+def test_a_witness_is_read_by_the_mark_of_the_group() -> None:
+    """Somebody else's prompts and other groups' do not count; the second start does."""
+
+    def accepted(prompt_id: str, extra: object) -> dict[str, object]:
+        return {"kind": "accepted", "time": 1.0, "prompt_id": prompt_id, "extra_data": extra}
+
+    def then(kind: str, prompt_id: str, time: float, **facts: object) -> dict[str, object]:
+        return {"kind": kind, "time": time, "prompt_id": prompt_id, **facts}
+
+    ours = {"director": {"group": "jg_1", "job": "cj_1", "attempt": 1}}
+    entries = [
+        {"kind": "fault", "time": 0.5, "name": "slow"},
+        accepted("a", ours),
+        accepted("b", {"director": {"group": "jg_2", "job": "cj_9", "attempt": 1}}),
+        accepted("c", {}),
+        accepted("d", None),
+        then("started", "a", 2.0),
+        then("ended", "a", 3.0, outcome="lost"),
+        then("started", "c", 3.0),
+        then("started", "a", 4.0),
+        then("ended", "a", 5.0, outcome="success"),
+    ]
+    assert renders(entries, "jg_1") == [Render("cj_1", 2, "success", 2.0, 5.0)]
+    assert renders(entries[:6], "jg_1") == [Render("cj_1", 1, None, 2.0, None)]
+    assert renders(entries[:2], "jg_1") == [Render("cj_1", 0, None, None, None)]

@@ -24,16 +24,16 @@ _INTERRUPTED = 130
 
 
 class Command(BaseCommand):
-    """Start three simulated ComfyUIs and a Director, submit two groups, show what comes of them."""
+    """Start three simulated ComfyUIs and a Director, submit three groups, show what comes of them."""
 
-    help = "Play two job groups on three simulated ComfyUIs; serves until Ctrl-C."
+    help = "Play three job groups on three simulated ComfyUIs; serves until Ctrl-C."
     # It has processes of its own, which check themselves and have a database of their own.
     requires_system_checks: list[str] = []
     requires_migrations_checks = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
-        parser.add_argument("--once", action="store_true", help="end after the two groups")
+        parser.add_argument("--once", action="store_true", help="end after the three groups")
         parser.add_argument(
             "--folder",
             type=Path,

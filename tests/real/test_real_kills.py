@@ -1,0 +1,241 @@
+"""The plug is pulled in mid-render: the Director's, a real ComfyUI's, and both at once.
+
+What was rendered is asked of ComfyUI and of its output folder, never of the Director. A second
+execution under a new prompt id would stand in ComfyUI's history with the group's mark; one under the
+same id would name cached nodes there; either one that is not cached would leave one file more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from director.client import (
+    Child,
+    ChildCompleted,
+    ChildEvent,
+    ChildFailed,
+    ChildProgress,
+    ChildStarted,
+    Director,
+    Event,
+    Group,
+)
+from tests.real.comfyui import ComfyUI
+from tests.real.following import of_kind, watch
+from tests.real.graphs import sampled
+from tests.real.owned import OwnComfyUI
+from tests.real.report import Report
+from tests.real.served import Served, served
+from tests.real.waiting import eventually
+
+#: A start of ComfyUI alone may take a minute on a slow machine.
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def pictures(prefix: str) -> str:
+    """A file name prefix that nobody has used before, so that files can be counted."""
+    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+def test_a_director_that_is_killed_three_times_loses_and_doubles_nothing(
+    comfyui: ComfyUI, pictures: str, report: Report, tmp_path: Path
+) -> None:
+    kills: list[str] = []
+    foreign: list[str] = []
+    with served(tmp_path, comfyui.url) as (process, director):
+        group = director.submit(sampled(pictures, steps=20, seconds=2.0), backend_of(director) * 6)
+        first, _, third, _, fifth, _ = (child.job_id for child in group.child_jobs)
+
+        def kill(event: Event) -> None:
+            mine = event.job_id if isinstance(event, ChildProgress) else ""
+            if mine in {first, third, fifth} - set(kills):
+                kills.append(mine)
+                foreign.append(comfyui.post_prompt(sampled(f"{pictures}-foreign")))
+                process.kill()
+                process.start()
+
+        events = watch(director, group, after=kill)
+        ended = with_attempts(director, group)
+
+    assert kills == [first, third, fifth]
+    assert_each_rendered_once(comfyui, ended, events, pictures)
+    assert {comfyui.wait_outcome(prompt_id) for prompt_id in foreign} == {"execution_success"}
+    report.add(
+        "the Director killed (SIGKILL) three times while one of 6 children rendered, and started "
+        "again at once",
+        "`completed`, one attempt each; ComfyUI executed 6 prompts and saved 6 files, the foreign "
+        "prompts between them succeeded; one stream over all of it, each event once",
+    )
+
+
+def test_what_ends_while_no_director_runs_is_taken_up_by_the_next(
+    comfyui: ComfyUI, pictures: str, report: Report, tmp_path: Path
+) -> None:
+    ended_meanwhile = 0
+    with served(tmp_path, comfyui.url) as (process, director):
+        group = director.submit(sampled(pictures, steps=20, seconds=2.0), backend_of(director) * 4)
+        first = group.child_jobs[0].job_id
+
+        def kill(event: Event) -> None:
+            nonlocal ended_meanwhile
+            if ended_meanwhile or not (isinstance(event, ChildProgress) and event.job_id == first):
+                return
+            wait_until_one_waits(comfyui, director, group)
+            assert not comfyui.sent_for(group.job_group_id)
+            process.kill()
+            comfyui.wait_idle()
+            ended_meanwhile = len(comfyui.sent_for(group.job_group_id))
+            process.start()
+
+        events = watch(director, group, after=kill)
+        ended = with_attempts(director, group)
+
+    assert ended_meanwhile == 2
+    assert_each_rendered_once(comfyui, ended, events, pictures)
+    report.add(
+        "the Director killed, and started again only when ComfyUI had ended what it had",
+        "2 of 4 children ended meanwhile; `completed`, one attempt each, 4 prompts executed, 4 files; "
+        "each event once",
+    )
+
+
+@pytest.mark.parametrize("director_too", [False, True], ids=["comfyui", "comfyui and director"])
+def test_a_killed_comfyui_costs_what_it_was_rendering_and_nothing_else(
+    mortal: OwnComfyUI, pictures: str, report: Report, tmp_path: Path, director_too: bool
+) -> None:
+    killed = False
+    with served(tmp_path, mortal.url) as (process, director):
+        group = director.submit(sampled(pictures, steps=100, seconds=5.0), backend_of(director) * 3)
+        first = group.child_jobs[0].job_id
+
+        def kill(event: Event) -> None:
+            nonlocal killed
+            if killed or not (isinstance(event, ChildProgress) and event.job_id == first):
+                return
+            killed = True
+            wait_until_one_waits(mortal, director, group)
+            mortal.kill()
+            restart(mortal, director, process if director_too else None)
+
+        events = watch(director, group, after=kill)
+        ended = with_attempts(director, group)
+
+    lost, waiting, unsent = ended.child_jobs
+    assert (ended.status, ended.completed_count, ended.failed_count) == ("partial_complete", 2, 1)
+    assert (lost.status, lost.error_type) == ("failed", "ConnectionError")
+    assert "lost the prompt" in (lost.error_message or "")
+    assert [outcomes(child) for child in ended.child_jobs] == [
+        ["lost"],
+        ["lost", "success"],
+        ["success"],
+    ]
+    assert_told_once(events, ended)
+    assert_executed(mortal, ended, [waiting, unsent])
+    assert mortal.count_pictures(pictures.rpartition("/")[2]) == 2
+    why = (lost.error_message or "").replace(lost.backend_id, "the backend")
+    who = "ComfyUI and the Director" if director_too else "ComfyUI"
+    report.add(
+        f"{who} killed (SIGKILL) while one child rendered, one waited in its queue and one had not "
+        "been sent; started again",
+        f"`partial_complete`: the first `failed`, `ConnectionError`: {why}; the second "
+        "sent again under a new prompt id and `completed`, the third `completed`; 2 prompts executed "
+        "to their end, 2 files; each event once",
+    )
+
+
+# --- what is done ---------------------------------------------------------------------------------
+
+
+def backend_of(director: Director) -> list[str]:
+    """Return the id of the only backend."""
+    (backend,) = director.backends()
+    return [backend.backend_id]
+
+
+def wait_until_one_waits(comfyui: ComfyUI, director: Director, group: Group) -> None:
+    """Wait until the second child's prompt stands behind the first one's, seen by ComfyUI."""
+
+    def prompts(child: Child) -> list[str | None]:
+        return [
+            attempt.prompt_id for attempt in director.job(group.job_group_id, child.job_id).attempts
+        ]
+
+    first, second = group.child_jobs[:2]
+    eventually(
+        "one prompt runs and one waits",
+        lambda: comfyui.running() == prompts(first) and comfyui.pending() == prompts(second),
+    )
+
+
+def restart(comfyui: OwnComfyUI, director: Director, process: Served | None) -> None:
+    """Start ComfyUI again; with ``process`` that is killed as well, and started before it."""
+    if process is not None:
+        process.kill()
+        process.start()
+    eventually("the Director sees that it is gone", lambda: statuses(director) == ["offline"])
+    comfyui.start()
+
+
+def statuses(director: Director) -> list[str]:
+    return [backend.status for backend in director.backends()]
+
+
+# --- what must be true ----------------------------------------------------------------------------
+
+
+def with_attempts(director: Director, group: Group) -> Group:
+    """Return the group as it is now, its children with their attempts."""
+    ended = director.status(group.job_group_id)
+    children = (director.job(ended.job_group_id, child.job_id) for child in ended.child_jobs)
+    return dataclasses.replace(ended, child_jobs=tuple(children))
+
+
+def outcomes(child: Child) -> list[str | None]:
+    return [attempt.outcome for attempt in child.attempts]
+
+
+def assert_each_rendered_once(
+    comfyui: ComfyUI, ended: Group, events: list[Event], pictures: str
+) -> None:
+    """Every child completed at its first attempt, with a picture of its own and none to spare."""
+    count = len(ended.child_jobs)
+    ends = [(child.status, child.error_message, outcomes(child)) for child in ended.child_jobs]
+    assert ends == [("completed", None, ["success"])] * count
+    assert (ended.status, ended.completed_count, ended.failed_count) == ("completed", count, 0)
+    assert_told_once(events, ended)
+    assert_executed(comfyui, ended, list(ended.child_jobs))
+    assert comfyui.count_pictures(pictures) == count
+
+
+def assert_told_once(events: list[Event], ended: Group) -> None:
+    """Each child was told to have started once and to have ended once, as what it is now."""
+    ends = {"completed": ChildCompleted, "failed": ChildFailed}
+    for child in ended.child_jobs:
+        told = [one for one in of_kind(events, ChildEvent, child.job_id) if one.seq is not None]
+        assert [type(one) for one in told] == [ChildStarted, ends[child.status]]
+
+
+def assert_executed(comfyui: ComfyUI, ended: Group, children: list[Child]) -> None:
+    """ComfyUI's history has one prompt for each of ``children``, its last one, and no other.
+
+    Each was executed from its seed on: nothing of it had been rendered before.
+    """
+    history = comfyui.sent_for(ended.job_group_id)
+    assert history.keys() == {child.attempts[-1].prompt_id for child in children}
+    files = Counter[str]()
+    for entry in history.values():
+        kinds = [kind for kind, _ in entry["status"]["messages"]]
+        assert kinds[-1] == "execution_success"
+        cached = [told["nodes"] for kind, told in entry["status"]["messages"] if "cached" in kind]
+        assert not any(cached), f"it was executed before: {cached}"
+        (image,) = entry["outputs"]["9"]["images"]
+        content = comfyui.view(image["filename"], image["subfolder"])
+        files[hashlib.sha256(content).hexdigest()] += 1
+    assert set(files.values()) == {1}
