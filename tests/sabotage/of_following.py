@@ -1,0 +1,153 @@
+"""Breakages between acceptance and end: an end mistaken, a stop forgotten, a stranger hit."""
+
+from __future__ import annotations
+
+from tests.sabotage.breakage import Breakage, Edit
+
+_ATTEMPT = "jobgroups/runner/attempt.py"
+_SESSION = "jobgroups/runner/session.py"
+_FAULTS = "tests/runner/test_faults.py"
+
+OF_FOLLOWING: tuple[Breakage, ...] = (
+    Breakage(
+        name="no follow socket",
+        broken="After a reconnect only the new socket's id is listened to.",
+        hurts="ComfyUI tells a prompt's progress and end to the id that sent it: nobody hears them.",
+        edits=(
+            Edit(
+                _SESSION,
+                "if client_id != self._main_id and client_id not in self._follows:",
+                "if False:",
+            ),
+        ),
+        notices="tests/runner/test_rare_moments.py::test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same",
+    ),
+    Breakage(
+        name="error frame decides alone",
+        broken="An `execution_error` frame ends the child without asking the history.",
+        hurts="A prompt with one blocked output fails although its pictures are being made.",
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "        if self._closing_frame and not self._done:\n",
+                "        if isinstance(self._heard_end, ExecutionError) and not self._done:\n"
+                "            await self._settle_without_history()\n"
+                "        if self._closing_frame and not self._done:\n",
+            ),
+        ),
+        notices=f"{_FAULTS}::test_an_error_frame_alone_ends_nothing",
+    ),
+    Breakage(
+        name="absent once is lost",
+        broken="A running prompt that one look does not find is lost.",
+        hurts="ComfyUI writes the history a moment after the end: a finished render fails.",
+        edits=(Edit(_ATTEMPT, "if absent_for < self._timing.stop_wait:", "if False:"),),
+        notices=f"{_FAULTS}::test_an_end_that_a_look_just_misses_is_no_loss",
+    ),
+    Breakage(
+        name="timeout from the acceptance",
+        broken="A child's time runs from when ComfyUI has queued it.",
+        hurts="Whoever waits behind another user's long render times out without having run.",
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "        stored = await self._store(attempts.attempt_accepted, prompt_id=other_id)\n",
+                "        stored = await self._store(attempts.attempt_accepted, prompt_id=other_id)\n"
+                "        self._timeout_at = time.monotonic() + self.course.timeout_s\n",
+            ),
+        ),
+        notices=f"{_FAULTS}::test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout",
+    ),
+    Breakage(
+        name="timeout without a last look",
+        broken="A timeout is stored without asking the history first.",
+        hurts="A render that has ended in time, unheard, is thrown away.",
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "if sight is not None and sight.place is Place.ENDED:",
+                "if False:",
+            ),
+        ),
+        notices=f"{_FAULTS}::test_an_end_that_races_a_timeout_wins",
+    ),
+    Breakage(
+        name="interrupt of whatever runs",
+        broken="An interrupt names no prompt.",
+        hurts="It stops a stranger's render if ours has just ended.",
+        edits=(
+            Edit(
+                "backends/comfyui/client.py",
+                'await self._post("/interrupt", {"prompt_id": _text(prompt_id)})',
+                'await self._post("/interrupt", {})',
+            ),
+        ),
+        notices=f"{_FAULTS}::test_an_interrupt_that_comes_too_late_hits_no_stranger",
+    ),
+    Breakage(
+        name="old ComfyUI interrupted",
+        broken="A ComfyUI that ignores the interrupt's prompt id is interrupted all the same.",
+        hurts="It stops a stranger's render if ours has just ended.",
+        edits=(
+            Edit(
+                _SESSION,
+                "if not (supports_targeted_interrupt(self._version) and self.may_change_backend):",
+                "if not self.may_change_backend:",
+            ),
+        ),
+        notices=f"{_FAULTS}::test_a_comfyui_that_would_stop_whatever_runs_is_never_interrupted",
+    ),
+    Breakage(
+        name="pending prompt interrupted",
+        broken="A cancelled prompt that waits in ComfyUI's queue is interrupted and not deleted.",
+        hurts="It starts after all and takes the GPU from whoever is next.",
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "await self._session.client.delete_pending([self.prompt_id])",
+                "await self._session.interrupt(self)",
+            ),
+        ),
+        notices=f"{_FAULTS}::test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts",
+    ),
+    Breakage(
+        name="stop forgotten in a restart",
+        broken="A runner that starts does not look for stops that are owed.",
+        hurts="What was cancelled while it was down renders to its end.",
+        edits=(
+            Edit(
+                "jobgroups/runner/courses.py",
+                "stop_requested=row.stop_requested_at is not None,",
+                "stop_requested=False,",
+            ),
+            Edit(
+                "jobgroups/runner/service.py",
+                "held.session.stop_attempts(stops.get(backend_id, ()))",
+                "held.session.stop_attempts(())",
+            ),
+        ),
+        notices=f"{_FAULTS}::test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next",
+    ),
+    Breakage(
+        name="struck prompt not sent again",
+        broken="A prompt that our interrupt of another one hit counts as stopped by somebody.",
+        hurts="Cancelling one group fails a child of another.",
+        edits=(
+            Edit(
+                _SESSION,
+                "return self._interrupted_at >= moment and",
+                "return False and",
+            ),
+        ),
+        notices=f"{_FAULTS}::test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again",
+    ),
+    Breakage(
+        name="refused write not repeated",
+        broken="A write that the database does not take is not repeated.",
+        hurts="A disk that is full for a second ends the runner, and with it every backend's session.",
+        edits=(
+            Edit("jobgroups/runner/db.py", "except TRANSIENT as error:", "except () as error:"),
+        ),
+        notices=f"{_FAULTS}::test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only",
+    ),
+)

@@ -1,0 +1,148 @@
+"""Breakages of what is stored and told: two results, a second end, a lost or doubled event."""
+
+from __future__ import annotations
+
+from tests.sabotage.breakage import Breakage, Edit
+
+_WRITING = "jobgroups/services/writing.py"
+_RUNNERS = "jobgroups/services/runners.py"
+_EVENTS = "jobgroups/events.py"
+_STREAM = "jobgroups/consumers/stream.py"
+_ROWS = "tests/db/test_attempt_services.py"
+_TOLD = "tests/db/test_events.py"
+_STREAMED = "tests/ws/test_stream.py"
+
+OF_ROWS: tuple[Breakage, ...] = (
+    Breakage(
+        name="final state overwritten",
+        broken="A child is moved whatever its status is.",
+        hurts="A cancelled child turns completed when its render ends after all.",
+        edits=(
+            Edit(
+                _WRITING,
+                "filter(pk=child.pk, status__in=sources_of(to))",
+                "filter(pk=child.pk)",
+            ),
+        ),
+        notices=f"{_ROWS}::test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only",
+    ),
+    Breakage(
+        name="late result decides",
+        broken="The result of an attempt that was given up ends its child.",
+        hurts="A child shows one attempt's picture while another is still rendering it.",
+        edits=(
+            Edit(
+                "jobgroups/services/attempts.py",
+                "        if child.current_attempt_id == attempt.pk:\n            _end_child(",
+                "        if child.pk:\n            _end_child(",
+            ),
+            Edit(_WRITING, "        if attempt is not None:\n", "        if False:\n"),
+        ),
+        notices=f"{_ROWS}::test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt",
+    ),
+    Breakage(
+        name="group read before its lock",
+        broken="A group is read before it is locked, and its end derived from that.",
+        hurts="Two children that end at once each see the other one open: no `group_complete`.",
+        edits=(
+            Edit(
+                _WRITING,
+                "    with transaction.atomic():\n"
+                "        check_fence(fence)\n"
+                "        group = JobGroup.objects.select_for_update().filter(pk=group_id).first()\n",
+                "    group = JobGroup.objects.filter(pk=group_id).first()\n"
+                "    with transaction.atomic():\n"
+                "        check_fence(fence)\n",
+            ),
+        ),
+        notices=f"{_ROWS}::test_the_last_two_children_ending_at_once_complete_the_group_once",
+    ),
+    Breakage(
+        name="fence not compared",
+        broken="A lease's epoch is not compared before a write.",
+        hurts="A runner that was taken for dead overwrites what its successor stored.",
+        edits=(Edit(_WRITING, "if row is None or row[0] != fence.epoch:", "if row is None:"),),
+        notices=f"{_ROWS}::test_a_runner_that_lost_its_lease_writes_nothing",
+    ),
+    Breakage(
+        name="epoch not raised",
+        broken="A lease that is taken over keeps its epoch.",
+        hurts="The fence of a runner that was taken for dead stays valid.",
+        edits=(
+            Edit(_RUNNERS, 'epoch=F("epoch") + 1', 'epoch=F("epoch")'),
+            Edit(_RUNNERS, "lease.epoch + 1)", "lease.epoch)"),
+        ),
+        notices=f"{_ROWS}::test_a_runner_that_lost_its_lease_writes_nothing",
+    ),
+    Breakage(
+        name="commits not synced",
+        broken="SQLite does not sync each commit.",
+        hurts="A power cut loses an intent whose prompt is running: the child is rendered twice.",
+        edits=(
+            Edit("director/settings.py", "PRAGMA synchronous=FULL;", "PRAGMA synchronous=NORMAL;"),
+        ),
+        notices="tests/db/test_durability.py::test_every_commit_is_synced_but_those_of_the_progress_flush",
+    ),
+    Breakage(
+        name="ring before the commit",
+        broken="An event is told before its transaction is committed.",
+        hurts="Clients hear of what is then rolled back, and of what they cannot read yet.",
+        edits=(Edit(_EVENTS, "transaction.on_commit(ring, robust=True)", "ring()"),),
+        notices=f"{_TOLD}::test_nothing_is_rung_before_the_commit",
+    ),
+    Breakage(
+        name="ring without a row",
+        broken="An event is told and not stored.",
+        hurts="Whoever was away for a moment never learns of it.",
+        edits=(Edit(_EVENTS, "JobEvent.objects.bulk_create(rows)", "list(rows)"),),
+        notices=f"{_TOLD}::test_one_transaction_is_one_message_whose_frames_are_the_rows",
+    ),
+    Breakage(
+        name="seq not from the group",
+        broken="Events are numbered by the whole table and not by their group.",
+        hurts="Every client of every group sees gaps for ever, and reads the rows again and again.",
+        edits=(
+            Edit(
+                _EVENTS,
+                "    moment = now()\n    rows = [\n",
+                "    moment = now()\n    group.seq = JobEvent.objects.count()\n    rows = [\n",
+            ),
+        ),
+        notices=f"{_TOLD}::test_each_group_numbers_its_own_events_from_one_without_a_gap",
+    ),
+    Breakage(
+        name="since off by one",
+        broken="`since` starts with the event that the client names.",
+        hurts="After each reconnect an event is applied twice.",
+        edits=(
+            Edit(
+                "jobgroups/selectors.py",
+                "        return since, None",
+                "        return max(since - 1, 0), None",
+            ),
+        ),
+        notices=f"{_STREAMED}::test_since_resumes_right_after_the_known_event",
+    ),
+    Breakage(
+        name="gap not healed",
+        broken="A socket that misses an event goes on with the next one.",
+        hurts="A child that has ended looks as if it ran for ever.",
+        edits=(Edit(_STREAM, "return seq > self.sent + 1", "return False"),),
+        notices=f"{_STREAMED}::test_a_gap_is_filled_from_the_rows",
+    ),
+    Breakage(
+        name="lost last event not healed",
+        broken="Nobody compares the log's length with what was heard.",
+        hurts="If the last ring is lost, a client waits for `group_complete` for ever.",
+        edits=(Edit("jobgroups/hub.py", "if self._reach(seq):", "if False:"),),
+        notices="tests/unit/test_hub.py::test_the_timer_pokes_once_where_the_log_is_longer_than_heard",
+        within=10,
+    ),
+    Breakage(
+        name="progress after the end",
+        broken="Progress is sent of a child that does not run.",
+        hurts="A failed child goes back to 99 % on the page.",
+        edits=(Edit(_STREAM, "fits = child.running and frame.attempt", "fits = frame.attempt"),),
+        notices=f"{_STREAMED}::test_no_progress_after_the_end_of_a_child",
+    ),
+)
