@@ -1,0 +1,60 @@
+"""A disk of a few megabytes, which can be filled, freed and made read-only. For root on Linux."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+import pytest
+
+
+class SmallDisk:
+    """A file system in memory, mounted at a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        """Leave not one free block."""
+        with self._ballast.open("ab", buffering=0) as file:
+            for size in (2**16, 2**12):
+                while self._takes(file, size):
+                    pass
+
+    def _takes(self, file: FileIO, size: int) -> bool:
+        try:
+            file.write(b"\0" * size)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return False
+        return True
+
+    def free(self) -> None:
+        """Give back what :meth:`fill` took."""
+        self._ballast.unlink()
+
+    def make_read_only(self) -> None:
+        """Refuse all writes. Nobody may have a file of it open."""
+        subprocess.run(["mount", "-o", "remount,ro", self.folder], check=True)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int = 8) -> Iterator[SmallDisk]:
+    """Mount a small disk at a new folder; skip the test where that is not allowed."""
+    folder.mkdir()
+    size = f"size={megabytes}m"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.decode().strip()}")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)

@@ -1,0 +1,165 @@
+"""Simulated ComfyUIs in a process of their own, which outlives every Director, and their witness."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from backends.simulator import read_witness
+from tests.served import ROOT
+
+STRANGER = "a-stranger"
+Entry = dict[str, Any]
+
+
+def picture(seed: int = 1) -> dict[str, Any]:
+    """Return a small workflow that a real ComfyUI would run too."""
+    sampler = {"seed": seed, "steps": 4, "cfg": 7.0, "sampler_name": "euler"}
+    sampler |= {"scheduler": "normal", "denoise": 1.0, "model": ["4", 0]}
+    sampler |= {"positive": ["6", 0], "negative": ["6", 0], "latent_image": ["5", 0]}
+    checkpoint = {"ckpt_name": "tiny_sd15.safetensors"}
+    return {
+        "3": {"class_type": "KSampler", "inputs": sampler},
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": checkpoint},
+        "5": {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": 64, "height": 64, "batch_size": 1},
+        },
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a city", "clip": ["4", 1]}},
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "out"}},
+    }
+
+
+def strangers_picture(seed: int, seconds: float = 0.1) -> dict[str, Any]:
+    """Return somebody else's workflow; it takes its own time, whatever ours take."""
+    sampler = {"seed": seed, "steps": 4, "cfg": 7.0, "sampler_name": "euler", "delay": seconds / 4}
+    return {
+        "1": {"class_type": "TestSampler", "inputs": sampler},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+
+
+class Gpus:
+    """Three simulators, what is ordered of them, and what their witness saw."""
+
+    def __init__(self, urls: list[str], witness: Path) -> None:
+        self.urls = urls
+        self._witness = witness
+        self._http = httpx.Client(trust_env=False, timeout=20.0)
+        self._strangers = 0
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids under which a Director registers them."""
+        return [f"localhost_{url.rsplit(':', 1)[1]}" for url in self.urls]
+
+    def seen(self) -> list[Entry]:
+        """Return all that the witness saw, oldest first."""
+        return read_witness(self._witness)
+
+    def wait_seen(self, what: Callable[[list[Entry]], bool], within: float = 30.0) -> list[Entry]:
+        """Wait until the witness's entries satisfy a condition, and return them."""
+        end = time.monotonic() + within
+        while not what(entries := self.seen()):
+            assert time.monotonic() < end, f"the witness saw it not: {entries[-10:]}"
+            time.sleep(0.005)
+        return entries
+
+    def fault(self, name: str, *, of: int | None = None, **options: Any) -> None:
+        """Order a fault of one simulator (by its place), or of all."""
+        for url in self.urls if of is None else [self.urls[of]]:
+            self._http.post(
+                f"{url}/simulator/faults", json={"name": name, **options}
+            ).raise_for_status()
+
+    def clear_faults(self) -> None:
+        """Withdraw all orders."""
+        for url in self.urls:
+            self._http.delete(f"{url}/simulator/faults").raise_for_status()
+
+    def forget_everything(self) -> None:
+        """Restart them all: queue and history are gone."""
+        lives = len([one for one in self.seen() if one["kind"] == "restarted"])
+        self.fault("restart", down=0.0)
+        self.wait_seen(
+            lambda seen: sum(e["kind"] == "restarted" for e in seen) == lives + len(self.urls)
+        )
+        for url in self.urls:
+            _wait_answer(f"{url}/prompt")
+
+    def strangers(self, each: int = 1) -> None:
+        """Have somebody else queue prompts at every simulator."""
+        for url in self.urls * each:
+            self._strangers += 1
+            body = {
+                "prompt": strangers_picture(self._strangers),
+                "prompt_id": f"stranger-{self._strangers}",
+                "client_id": STRANGER,
+            }
+            self._http.post(f"{url}/prompt", json=body).raise_for_status()
+
+    def standing(self) -> list[str]:
+        """Return the prompt ids that run or wait at any of them now."""
+        states = [self._http.get(f"{url}/simulator/state").json() for url in self.urls]
+        return [one for state in states for one in (*state["pending"], *state["running"])]
+
+    def wait_idle(self, within: float = 30.0) -> None:
+        """Wait until nobody's prompt runs or waits."""
+        end = time.monotonic() + within
+        while standing := self.standing():
+            assert time.monotonic() < end, f"still there: {standing}"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+def _wait_answer(url: str, within: float = 10.0) -> None:
+    end = time.monotonic() + within
+    while True:
+        try:
+            httpx.get(url, trust_env=False, timeout=5.0).raise_for_status()
+        except httpx.HTTPError:
+            assert time.monotonic() < end, url
+            time.sleep(0.02)
+        else:
+            return
+
+
+@contextmanager
+def simulated(folder: Path, *, count: int = 3, seconds: float = 0.12) -> Iterator[Gpus]:
+    """Run simulators until the block ends."""
+    witness = folder / "witness.jsonl"
+    command = [sys.executable, "-m", "backends.simulator", "--json", "--port", "0"]
+    command += ["--count", str(count), "--seconds", str(seconds), "--witness", str(witness)]
+    with (
+        (folder / "simulators.log").open("wb") as log,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            gpus = Gpus(json.loads(process.stdout.readline())["urls"], witness)
+            try:
+                yield gpus
+            finally:
+                gpus.close()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            reaper = threading.Timer(10.0, process.kill)
+            reaper.start()
+            process.wait()
+            reaper.cancel()

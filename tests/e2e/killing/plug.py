@@ -1,0 +1,121 @@
+"""``serve`` that kills itself at a named step: ``python -m tests.e2e.killing.plug serve --port 0``.
+
+The product has no hook for this: the function that the step is named after is wrapped from here, in
+a process that is otherwise ``manage.py serve``. Variables:
+
+- ``PLUG_STEP``: ``module:name`` or ``module:Class.name``; empty: nothing is killed.
+- ``PLUG_MOMENT``: ``before`` the call, ``uncommitted`` (it has written, and its transaction is about
+  to commit), or ``after`` it.
+- ``PLUG_CALL``: which call, from 1.
+- ``PLUG_NOTE``: a file that is written just before the kill.
+- ``PLUG_TIMEOUT``: every child's timeout, in seconds (the API takes none below 30).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_armed = threading.local()
+
+
+def _die() -> None:
+    Path(os.environ["PLUG_NOTE"]).write_text(os.environ["PLUG_STEP"], encoding="utf-8")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wrapped(function: Callable[..., Any], moment: str, call: int) -> Callable[..., Any]:
+    calls = itertools.count(1)
+
+    def enter() -> bool:
+        due = next(calls) == call
+        if due and moment == "before":
+            _die()
+        _armed.now = due and moment == "uncommitted"
+        return due and moment == "after"
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def later(*args: Any, **kwargs: Any) -> Any:
+            last = enter()
+            result = await function(*args, **kwargs)
+            if last:
+                _die()
+            return result
+
+        return later
+
+    @functools.wraps(function)
+    def now(*args: Any, **kwargs: Any) -> Any:
+        last = enter()
+        result = function(*args, **kwargs)
+        if last:
+            _die()
+        return result
+
+    return now
+
+
+def _die_before_commit() -> None:
+    """Have the armed thread die when it leaves a transaction whose statements all went well."""
+    from django.db.transaction import Atomic
+
+    leave = Atomic.__exit__
+
+    def leaving(self: Any, kind: Any, value: Any, traceback: Any) -> None:
+        if kind is None and getattr(_armed, "now", False):
+            _die()
+        leave(self, kind, value, traceback)
+
+    Atomic.__exit__ = leaving  # type: ignore[method-assign]
+
+
+def _wire(step: str, moment: str, call: int) -> None:
+    module_name, _, path = step.partition(":")
+    holder: Any = importlib.import_module(module_name)
+    *owners, name = path.split(".")
+    for owner in owners:
+        holder = getattr(holder, owner)
+    setattr(holder, name, _wrapped(getattr(holder, name), moment, call))
+    if moment == "uncommitted":
+        _die_before_commit()
+
+
+def _shorten_timeouts(seconds: float) -> None:
+    from jobgroups.runner.courses import Courses
+
+    def shortened(make: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, row: dataclasses.replace(make(self, row), timeout_s=seconds)
+
+    Courses.of_claim = shortened(Courses.of_claim)  # type: ignore[method-assign]
+    Courses.of_attempt = shortened(Courses.of_attempt)  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Wire the step, then be ``manage.py``."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")
+    import django
+
+    django.setup()
+    if os.environ.get("PLUG_STEP"):
+        moment, call = os.environ["PLUG_MOMENT"], int(os.environ["PLUG_CALL"])
+        _wire(os.environ["PLUG_STEP"], moment, call)
+    if os.environ.get("PLUG_TIMEOUT"):
+        _shorten_timeouts(float(os.environ["PLUG_TIMEOUT"]))
+    from director.__main__ import main as manage
+
+    manage()
+
+
+if __name__ == "__main__":
+    main()
