@@ -20,9 +20,13 @@ CHROMIUM = next(
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium; its tests are skipped where there is none."""
+    """Debian's Chromium; its tests are skipped where there is none.
+
+    For one file, not for the session: while Playwright's blocking interface is open, a loop runs in
+    this thread, and Django refuses the database to every other test.
+    """
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (on Debian: apt install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
