@@ -29,11 +29,22 @@ def prepare() -> Path:
         probe.unlink()
         _keep_secret_key(settings.DIRECTOR_SECRET_KEY_FILE)
     except OSError as error:
-        raise DataFolderUnusable(
-            f"The data folder {folder} cannot be used: {error.strerror or error}."
-            " Make it writable, or set DIRECTOR_DATA_DIR to another folder."
-        ) from error
+        raise DataFolderUnusable(_why_unusable(folder, error)) from error
     return folder
+
+
+def _why_unusable(folder: Path, error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        for path in (folder, *folder.parents):
+            if path.is_file():
+                return (
+                    f"The data folder {folder} cannot be used: {path} is a file;"
+                    " set DIRECTOR_DATA_DIR to a folder."
+                )
+    return (
+        f"The data folder {folder} cannot be used: {error.strerror or error}."
+        " Make it writable, or set DIRECTOR_DATA_DIR to another folder."
+    )
 
 
 def _keep_secret_key(path: Path) -> None:

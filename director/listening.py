@@ -5,6 +5,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
+from typing import Final
+
+_LAST_PORT: Final = 65_535
 
 
 class CannotListen(Exception):
@@ -45,8 +48,12 @@ def places(host: str, port: int) -> list[Place]:
         port: 0 for any free one.
 
     Raises:
-        CannotListen: the port is taken, or the address is not this machine's.
+        CannotListen: the port is none, or taken, or the address is not this machine's.
     """
+    if not 0 <= port <= _LAST_PORT:
+        raise CannotListen(
+            f"--port {port} is no port; take 1 to {_LAST_PORT}, or 0 for any that is free."
+        )
     if host.lower() == "localhost":
         first = _checked(socket.AF_INET, "127.0.0.1", port)
         try:
@@ -83,6 +90,32 @@ def _has_ipv6() -> bool:
     return True
 
 
+def shown_hosts(host: str) -> list[str]:
+    """Return under what to call a Director that listens on ``host``, as in a URL; nearest first.
+
+    For all addresses: ``localhost``, then each address by which the network reaches this machine.
+    """
+    bare = host.strip("[]")
+    if is_loopback(host):
+        return ["localhost"]
+    if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
+        return own_names(host)
+    wanted = 6 if bare == "::" else 4
+    found = sorted((_resolved_addresses() | _routed_addresses()) - {"0.0.0.0"})  # noqa: S104 likewise
+    return ["localhost", *(_in_url(one) for one in found if _is_shown(one, wanted))]
+
+
+def _is_shown(address: str, version: int) -> bool:
+    one = ipaddress.ip_address(address)
+    # A link-local one works in no browser without the name of an interface.
+    return one.version == version and not one.is_loopback and not one.is_link_local
+
+
+def _in_url(address: str) -> str:
+    bare = address.split("%", maxsplit=1)[0]
+    return f"[{bare}]" if ":" in bare else bare
+
+
 def own_names(host: str) -> list[str]:
     """Return the host names under which clients may ask for a Director that listens on ``host``.
 
@@ -91,10 +124,10 @@ def own_names(host: str) -> list[str]:
     """
     bare = host.strip("[]")
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
-        return [f"[{bare}]" if ":" in bare else bare]
+        return [_in_url(bare)]
     names = {socket.gethostname(), socket.getfqdn(), f"{socket.gethostname()}.local"}
     addresses = _resolved_addresses() | _routed_addresses()
-    names |= {f"[{one.split('%')[0]}]" if ":" in one else one for one in addresses}
+    names |= {_in_url(one) for one in addresses}
     return sorted(name for name in names if name)
 
 

@@ -1,10 +1,13 @@
-"""Daphne's server, taught two things about long answers.
+"""Daphne's server, taught three things about long answers and long bodies.
 
 It takes whatever an application sends and holds what the client does not read: one stalled download
 would be held in memory whole. Here an application's ``send`` waits while the client does not read.
 
 And an answer that breaks off in the middle (its backend died) is cut: ended in order, a client would
 take it for whole or wait for the rest, and daphne would stumble over its own error page.
+
+And no body is parsed before the application has looked at its request: Twisted parses forms in the
+loop, so a form of some megabytes, which any web page may post, would hold up everybody for seconds.
 """
 
 from __future__ import annotations
@@ -63,6 +66,13 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
 
     def __init__(self, application: Application, **options: Any) -> None:
         super().__init__(application=_cut_when_broken(application), **options)
+
+    def protocol_connected(self, protocol: Any) -> None:
+        """Count a connection; a request calls this when it is made, before anything of it is read."""
+        if isinstance(protocol, WebRequest):
+            # Twisted's own switch, but one that daphne does not hand on: nobody reads what it parses.
+            protocol._parsePOSTFormSubmission = False
+        super().protocol_connected(protocol)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         """Take a message of an application; return when the client may be sent more."""

@@ -91,6 +91,11 @@ DEBUG = _flag("DIRECTOR_DEBUG", default=False)
 
 LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 DIRECTOR_ALLOWED_HOSTS = _words("DIRECTOR_ALLOWED_HOSTS")
+for _host in DIRECTOR_ALLOWED_HOSTS:
+    if not re.fullmatch(r"\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", _host):
+        raise ImproperlyConfigured(
+            f"DIRECTOR_ALLOWED_HOSTS has {_host!r}; write host names alone, without http:// and port."
+        )
 ALLOWED_HOSTS = [*LOOPBACK_HOSTS, *DIRECTOR_ALLOWED_HOSTS]
 #: Origins of pages that may use the API and the sockets, beside loopback ones.
 DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _words("DIRECTOR_ALLOWED_ORIGINS")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import include, path, re_path
+from django.views.generic import RedirectView
 
 from director import http_errors
 from director.health import HealthView
@@ -17,6 +18,7 @@ urlpatterns = [
     path("sign-in", sign_in),
     path("sign-in/", sign_in),
     path("sign-out", sign_out),
+    path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("", include("director.pages.urls")),
 ]

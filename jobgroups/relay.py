@@ -59,10 +59,12 @@ class Relay:
 
     async def leave(self, group: str) -> None:
         """Receive nothing of the group any more."""
+        was_joined = group in self._joined
         self._wanted.discard(group)
         self._joined.discard(group)
         if self._channel:
-            await self._done(self._layer.group_discard(group, self._channel))
+            left = self._layer.group_discard(group, self._channel)
+            await self._done(left, reaches_it=was_joined)
 
     async def rejoin(self) -> None:
         """Join what could not be joined before. Stops at the first that still cannot."""
@@ -112,7 +114,7 @@ class Relay:
 
     async def aclose(self) -> None:
         """Give up the channel and the layer's connections."""
-        await self._done(self._layer.flush())
+        await self._done(self._layer.flush(), reaches_it=False)
 
     async def _own_channel(self) -> str:
         async with self._channel_lock:
@@ -121,14 +123,20 @@ class Relay:
                     self._channel = await self._layer.new_channel()
         return self._channel
 
-    async def _done(self, call: Awaitable[Any]) -> bool:
+    async def _done(self, call: Awaitable[Any], *, reaches_it: bool = True) -> bool:
+        """Return whether the call came to its end.
+
+        Args:
+            reaches_it: whether that proves that the layer is there; giving up what never stood, or
+                closing connections, succeeds without it.
+        """
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await call
         except Exception as error:  # noqa: BLE001 whatever the layer raises, it costs lateness only
             self._note_away(error)
             return False
-        if self._away:
+        if self._away and reaches_it:
             self._away = False
             logger.warning("The channel layer is back.")
         return True

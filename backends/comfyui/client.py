@@ -332,7 +332,8 @@ class ComfyClient:
         try:
             return read(answer.body)
         except ProtocolError as exc:
-            what = "a web page" if answer.is_page else f"something else than ComfyUI's ({exc})"
+            # What exactly is wrong with its shape is in the cause: bytes are nothing for a sentence.
+            what = "a web page" if answer.is_page else "something that no ComfyUI says"
             detail = f"{asked} was answered with {what}."
             raise NotComfyUI(detail, url=self.url, status=answer.status) from exc
 

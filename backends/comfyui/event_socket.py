@@ -175,7 +175,7 @@ async def _connected(
         detail = f"The event socket did not open within {timeouts.open_s:g} s."
         raise AnswerLost(detail, url=url) from exc
     except OSError as exc:
-        raise BackendUnreachable(f"No connection: {exc}.", url=url) from exc
+        raise BackendUnreachable(f"No connection: {_reason(exc)}.", url=url) from exc
     except InvalidStatus as exc:
         check_status(exc.response.status_code, url=url, asked="The event socket")
         detail = "The event socket was answered with an ordinary page."
@@ -205,10 +205,18 @@ async def _send_feature_flags(connection: ClientConnection, url: str, *, preview
         raise _lost(exc, url) from exc
 
 
+def _reason(exc: OSError) -> str:
+    # asyncio's own text shows the address as Python writes it.
+    said = "the connection was refused" if isinstance(exc, ConnectionRefusedError) else str(exc)
+    return said.rstrip(".") or type(exc).__name__
+
+
 def _bad_handshake(exc: Exception, url: str) -> AnswerLost | NotComfyUI:
     if isinstance(exc.__cause__, EOFError):
         return AnswerLost("The connection ended while the event socket was opened.", url=url)
-    return NotComfyUI(f"The event socket was not answered as a WebSocket: {exc}.", url=url)
+    return NotComfyUI(
+        f"The event socket was not answered as a WebSocket: {str(exc).rstrip('.')}.", url=url
+    )
 
 
 def _lost(exc: ConnectionClosed, url: str) -> SocketLost:

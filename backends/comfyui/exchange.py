@@ -76,7 +76,9 @@ class OpenAnswer:
         headers: of the answer, names in lower case.
     """
 
-    def __init__(self, response: httpx.Response, *, url: str, max_bytes: int | None) -> None:
+    def __init__(
+        self, response: httpx.Response, *, url: str, max_bytes: int | None, silence_s: float
+    ) -> None:
         self.status = response.status_code
         self.content_type = response.headers.get("content-type", "")
         self.length = _length(response)
@@ -84,6 +86,7 @@ class OpenAnswer:
         self._response = response
         self._url = url
         self._max_bytes = max_bytes
+        self._silence_s = silence_s
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; can be read once.
@@ -95,7 +98,7 @@ class OpenAnswer:
         read = 0
         body = self._response.aiter_raw()
         while True:
-            with translated(self._url):
+            with translated(self._url, silence_s=self._silence_s):
                 chunk = await anext(body, None)
             if chunk is None:
                 return
@@ -159,7 +162,7 @@ class Exchange:
         limit_s = total_s or self._timeouts.total_s
         # Who sets a deadline waits for a server that thinks, as validation does.
         silence_s = total_s or self._timeouts.silence_s
-        with translated(self._url, limit_s):
+        with translated(self._url, silence_s=silence_s, limit_s=limit_s):
             async with asyncio.timeout(limit_s):
                 response = await self._send(method, path, new_connection, silence_s, request)
                 try:
@@ -182,13 +185,13 @@ class Exchange:
             BackendError: as ``ask``.
         """
         silence_s = self._timeouts.silence_s
-        with translated(self._url, silence_s):
+        with translated(self._url, silence_s=silence_s):
             response = await self._send(method, path, False, silence_s, request)
         try:
             _check_encoding(response, self._url)
             if max_bytes is not None and (_length(response) or 0) > max_bytes:
                 raise _too_large(self._url, max_bytes)
-            yield OpenAnswer(response, url=self._url, max_bytes=max_bytes)
+            yield OpenAnswer(response, url=self._url, max_bytes=max_bytes, silence_s=silence_s)
         finally:
             await response.aclose()
 
@@ -218,18 +221,22 @@ class Exchange:
 
 
 @contextlib.contextmanager
-def translated(url: str, limit_s: float | None = None) -> Iterator[None]:
+def translated(url: str, *, silence_s: float, limit_s: float | None = None) -> Iterator[None]:
     """Turn the libraries' exceptions into ours.
 
     Args:
-        limit_s: the deadline that a ``TimeoutError`` inside stands for, in seconds.
+        silence_s: what httpx's own timeouts stand for: seconds in which no byte was read or taken.
+        limit_s: the deadline that a ``TimeoutError`` inside stands for, in seconds; None for none.
     """
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
         # These alone are raised before the connection stood.
         raise BackendUnreachable(f"No connection: {_reason(exc)}.", url=url) from exc
-    except (httpx.TimeoutException, TimeoutError) as exc:
+    except httpx.TimeoutException as exc:
+        detail = f"No whole answer came: {silence_s:g} s passed without a byte."
+        raise AnswerLost(detail, url=url) from exc
+    except TimeoutError as exc:
         within = "" if limit_s is None else f" within {limit_s:g} s"
         raise AnswerLost(f"No whole answer came{within}.", url=url) from exc
     except (httpx.HTTPError, httpx.StreamError, OSError) as exc:

@@ -23,7 +23,8 @@ _ANSWER_WITHIN = 1.5
 async def discover(*, ports: Iterable[int], database: Database, hub: Hub) -> None:
     """Register the ComfyUIs that answer on this machine's ``ports``, again and again, until cancelled.
 
-    A disabled backend stays registered, so it is not found anew: who does not want one disables it.
+    A disabled backend stays registered, so it is not found anew; one that was deleted is, while it
+    answers: who does not want a backend disables it.
     """
     wanted = list(ports)
     while True:

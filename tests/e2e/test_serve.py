@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from director.listening import shown_hosts
 from tests.served import ROOT, Served, serving
 
 
@@ -127,3 +131,134 @@ def test_backends_named_by_the_environment_are_registered_and_not_changed(tmp_pa
         rows = httpx.get(f"{director.url}/api/backends", trust_env=False).json()["backends"]
         assert [row["backend_id"] for row in rows] == ["192.0.2.1_8188", "localhost_9"]
         assert director.stop() == 0
+
+
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=x"
+A_PART = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
+#: Seconds in which everybody else is answered while a long body comes in.
+AT_ONCE = 0.5
+LONG = 20 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("media_type", "part", "end"), [(FORM, b"a=%31&", b""), (MULTIPART, A_PART, b"--x--\r\n")]
+)
+@pytest.mark.parametrize(
+    ("origin", "status"), [("https://stranger.example", 403), ("http://localhost", 415)]
+)
+def test_a_long_form_of_a_web_page_holds_nobody_up(
+    served: tuple[Served, Path], media_type: str, part: bytes, end: bytes, origin: str, status: int
+) -> None:
+    url = served[0].url
+    body = part * (LONG // len(part)) + end
+    headers = {"Content-Type": media_type, "Origin": origin}
+    waits = []
+    with ThreadPoolExecutor() as others, httpx.Client(trust_env=False, timeout=60) as client:
+        posted = others.submit(
+            httpx.post, f"{url}/api/job-group", content=body, headers=headers, trust_env=False
+        )
+        while not posted.done() or not waits:
+            asked = time.monotonic()
+            assert client.get(f"{url}/api/health").status_code == 200
+            waits.append(time.monotonic() - asked)
+    answer = posted.result()
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"detail", "code"}
+    assert max(waits) < AT_ONCE
+
+
+def test_a_malformed_form_is_refused_as_json(served: tuple[Served, Path]) -> None:
+    answer = httpx.post(
+        f"{served[0].url}/api/job-group",
+        content=b"no part at all",
+        headers={"Content-Type": MULTIPART},
+        trust_env=False,
+    )
+    assert answer.status_code == 415
+    assert answer.json()["code"] == "unsupported_media_type"
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_is_none_is_said(tmp_path: Path, port: str) -> None:
+    assert f"--port {port} is no port" in refused(tmp_path, "--port", port)
+
+
+def test_an_allowed_host_that_is_a_url_is_said(tmp_path: Path) -> None:
+    for value in ("http://farm.example", "farm.example/", "farm.example:9820"):
+        said = refused(tmp_path, "--port", "0", DIRECTOR_ALLOWED_HOSTS=f"a.example,{value}")
+        assert f"DIRECTOR_ALLOWED_HOSTS has '{value}'; write host names alone" in said
+
+
+def test_allowed_hosts_take_names_addresses_and_whole_domains(tmp_path: Path) -> None:
+    hosts = {"DIRECTOR_ALLOWED_HOSTS": "farm.example,.studio.example,192.0.2.7,[2001:db8::7]"}
+    with serving(tmp_path, environment=hosts) as director:
+        for host in ("farm.example", "one.studio.example", "192.0.2.7", "[2001:db8::7]:80"):
+            answer = httpx.get(
+                f"{director.url}/api/health", headers={"Host": host}, trust_env=False
+            )
+            assert answer.status_code == 200, host
+
+
+def test_a_command_without_the_database_says_where_it_looked(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "createsuperuser", "--noinput"],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "DIRECTOR_DATA_DIR": str(tmp_path / "never-served"),
+            "DIRECTOR_DATABASE_URL": "",
+            "DJANGO_SUPERUSER_USERNAME": "ada",
+            "DJANGO_SUPERUSER_PASSWORD": "never-stored",
+            "DJANGO_SUPERUSER_EMAIL": "ada@example.com",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "set DIRECTOR_DATA_DIR" in done.stderr
+    assert "never-served" in done.stderr
+
+
+@pytest.mark.parametrize(("token", "status"), [("", 200), ("a-secret-of-the-farm", 401)])
+def test_on_all_addresses_each_is_said_and_who_may_do_what(
+    tmp_path: Path, token: str, status: int
+) -> None:
+    director = Served(
+        tmp_path,
+        arguments=["--host", "0.0.0.0", "--port", "0", "--allow-anonymous"],
+        environment={"DIRECTOR_TOKEN": token},
+    )
+    try:
+        name, port = director.url.removeprefix("http://").split(":")
+        urls = [f"http://{host}:{port}" for host in shown_hosts("0.0.0.0")]
+        answers = [httpx.get(f"{url}/api/backends", trust_env=False) for url in urls]
+    finally:
+        assert director.stop() == 0
+    assert name == "localhost"
+    assert [answer.status_code for answer in answers] == [status] * len(urls)
+    assert re.findall(r"On the network: (\S+)", director.printed()) == urls[1:]
+    assert ("can submit and cancel" in director.printed()) is not bool(token)
+
+
+def test_on_loopback_nothing_is_said_of_a_network(served: tuple[Served, Path]) -> None:
+    assert "network" not in served[0].printed()
+    assert "Everybody" not in served[0].printed()
+
+
+def test_the_admin_is_found_without_its_slash(served: tuple[Served, Path]) -> None:
+    answer = httpx.get(f"{served[0].url}/admin", trust_env=False)
+    assert (answer.status_code, answer.headers["location"]) == (302, "/admin/")
+
+
+def test_a_redis_that_was_never_there_is_not_said_to_be_back(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
+        director = Served(tmp_path, environment={"DIRECTOR_REDIS_URL": url})
+        assert director.stop() == 0
+    assert "The channel layer is away" in director.printed()
+    assert "The channel layer is back" not in director.printed()

@@ -66,7 +66,11 @@ class Command(BaseCommand):
 
             runner_name = None if options["no_runner"] else SQLITE_RUNNER
             self.stdout.write(f"Data folder: {folder}")
-            code = serve(places=places, runner_name=runner_name, announce=self._announce)
+            code = serve(
+                places=places,
+                runner_name=runner_name,
+                announce=lambda port: self._announce(listening.shown_hosts(host), port),
+            )
         finally:
             for lock in locks:
                 lock.release()
@@ -104,6 +108,14 @@ class Command(BaseCommand):
         except ValueError as error:
             raise CommandError(f"DIRECTOR_BACKENDS: {error}") from error
 
-    def _announce(self, port: int) -> None:
-        self.stdout.write(f"Director is ready at http://localhost:{port}")
+    def _announce(self, hosts: list[str], port: int) -> None:
+        first, *others = [f"http://{host}:{port}" for host in hosts]
+        self.stdout.write(f"Director is ready at {first}")
+        for url in others:
+            self.stdout.write(f"On the network: {url}")
+        if hosts != ["localhost"] and not settings.DIRECTOR_TOKEN:
+            self.stdout.write(
+                "Everybody who reaches it there can submit and cancel; with DIRECTOR_TOKEN they"
+                " sign in first."
+            )
         self.stdout.flush()
