@@ -76,6 +76,11 @@ def pretty(text: str | None) -> SafeString | str:
     return format_html("<pre>{}</pre>", shown)
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with the words that fit it: ``1 event``, ``2 events``."""
+    return f"{number} {one if number == 1 else many}"
+
+
 @admin.register(Backend)
 class BackendAdmin(ReadOnlyAdmin):
     """Every registered ComfyUI, and what was last seen of it."""
@@ -121,4 +126,5 @@ class BackendAdmin(ReadOnlyAdmin):
         changed = [backend_update(backend_id=key, enabled=enabled) for key in keys]
         count = sum(backend is not None for backend in changed)
         word = "enabled" if enabled else "disabled"
-        self.message_user(request, f"{count} backends are {word} now.", messages.SUCCESS)
+        said = f"{counted(count, 'backend is', 'backends are')} {word} now."
+        self.message_user(request, said, messages.SUCCESS)

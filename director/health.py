@@ -163,7 +163,7 @@ def runner_check(runners: list[Runner] | None) -> Check:
         return Check(Level.DOWN, "Not known while the database does not answer.")
     absent = Level.DEGRADED if settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER else Level.DOWN
     if not runners:
-        return Check(absent, "No runner is registered.")
+        return Check(absent, "No runner is registered; `serve` or `runner` starts one.")
     alive = [one for one in runners if one.heartbeat_at > now() - HEARTBEAT_LIFE]
     if not alive:
         return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
@@ -194,6 +194,10 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
         return Check(Level.DEGRADED, "No backend is registered and enabled.")
     away = sorted(name for name, status in backends.items() if status == "offline")
     if not away:
-        return Check(Level.OK, f"All {len(backends)} answer.")
+        one = len(backends) == 1
+        return Check(
+            Level.OK, "The only backend answers." if one else f"All {len(backends)} answer."
+        )
     named = ", ".join(away[:5]) + (" …" if len(away) > 5 else "")
-    return Check(Level.DEGRADED, f"{len(away)} of {len(backends)} do not answer: {named}.")
+    do = "does" if len(away) == 1 else "do"
+    return Check(Level.DEGRADED, f"{len(away)} of {len(backends)} {do} not answer: {named}.")

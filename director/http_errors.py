@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
@@ -41,6 +41,9 @@ _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     500: ("internal_error", "The Director met a defect; its log has the traceback."),
     503: ("unavailable", "The Director cannot do this now."),
 }
+_WRONG_HOST: Final = (
+    "The Director does not answer to this Host; DIRECTOR_ALLOWED_HOSTS names more that it does."
+)
 
 _Answer: TypeAlias = HttpResponseBase | Awaitable[HttpResponseBase]
 
@@ -124,7 +127,11 @@ def unknown_path(_request: HttpRequest, **_captured: str) -> HttpResponse:
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """``handler400``: a bad Host, a URL or a body that Django refused to read."""
-    return plain_error(400) if is_api(request) else defaults.bad_request(request, exception)
+    if not is_api(request):
+        return defaults.bad_request(request, exception)
+    if isinstance(exception, DisallowedHost):
+        return error_response(400, _WRONG_HOST, _PLAIN[400][0])
+    return plain_error(400)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from backends.admin import ReadOnlyAdmin, pretty, row_link, rows_link
+from backends.admin import ReadOnlyAdmin, counted, pretty, row_link, rows_link
 from backends.models import Backend
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import (
@@ -73,7 +73,8 @@ class JobGroupAdmin(ReadOnlyAdmin):
     @admin.display(description="events")
     def events_link(self, group: JobGroup) -> SafeString:
         """Return a link to the group's log."""
-        return rows_link(JobEvent, f"{group.seq} events", group__id__exact=group.id)
+        text = counted(group.seq, "event", "events")
+        return rows_link(JobEvent, text, group__id__exact=group.id)
 
     @admin.display
     def metadata(self, group: JobGroup) -> str:
@@ -109,7 +110,8 @@ class JobGroupAdmin(ReadOnlyAdmin):
                 cancelled += group_cancel(group_id=group_id).interrupted
             except GroupNotFound:
                 continue
-        self.message_user(request, f"{cancelled} children were cancelled.", messages.SUCCESS)
+        said = f"{counted(cancelled, 'child was', 'children were')} cancelled."
+        self.message_user(request, said, messages.SUCCESS)
 
 
 @admin.register(ChildJob)
@@ -170,7 +172,8 @@ class ChildJobAdmin(ReadOnlyAdmin):
     @admin.display(description="attempts")
     def attempts_link(self, child: ChildJob) -> SafeString:
         """Return a link to its attempts."""
-        return rows_link(Attempt, f"{child.attempt_count} attempts", child__id__exact=child.id)
+        text = counted(child.attempt_count, "attempt", "attempts")
+        return rows_link(Attempt, text, child__id__exact=child.id)
 
     @admin.display
     def outputs(self, child: ChildJob) -> str:
@@ -196,7 +199,8 @@ class ChildJobAdmin(ReadOnlyAdmin):
                 cancelled += child_cancel(group_id=group_id, job_id=job_id)
             except (GroupNotFound, ChildNotFound):
                 continue
-        self.message_user(request, f"{cancelled} children were cancelled.", messages.SUCCESS)
+        said = f"{counted(cancelled, 'child was', 'children were')} cancelled."
+        self.message_user(request, said, messages.SUCCESS)
 
 
 @admin.register(Attempt)

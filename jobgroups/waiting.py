@@ -37,7 +37,8 @@ def waiting_reason(backend: BackendNow | None, *, state: str | None, runner_aliv
         return f"{name} has not been reachable since {since}: {backend.reason or 'no answer'}."
     if state is None and not backend.enabled:
         return f"{name} is disabled."
-    others = f", behind {backend.foreign} that are not ours" if backend.foreign else ""
+    verb = "is" if backend.foreign == 1 else "are"
+    others = f", behind {backend.foreign} that {verb} not ours" if backend.foreign else ""
     return {
         None: f"Waits for a free place at {name}{others}.",
         "intent": f"Being sent to {name}.",

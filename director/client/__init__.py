@@ -8,7 +8,8 @@
         group = director.submit(workflow, ["localhost_8188", "192.168.100.6_8188"])
         for event in director.stream(group.job_group_id):
             if isinstance(event, ChildCompleted):
-                print(director.download(event, "pictures"))
+                for path in director.download(event, "pictures"):
+                    print(path)
 
 Nothing of the server is imported: no Django. ``AsyncDirector`` has the same methods, awaited.
 """

@@ -36,7 +36,8 @@ class AsyncDirector:
             async with aclosing(director.stream(group.job_group_id)) as events:
                 async for event in events:
                     if isinstance(event, ChildCompleted):
-                        print(await director.download(event, "pictures"))
+                        for path in await director.download(event, "pictures"):
+                            print(path)
 
     Args, errors and meanings are those of ``Director``.
     """

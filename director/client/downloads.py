@@ -17,8 +17,12 @@ from director.client.steps import Answer, Flow, Pause, Save
 Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
 
 
-def _files(source: Downloadable) -> Iterator[OutputFile]:
-    """Yield the files to fetch: one that is asked for itself, else those that still exist."""
+def _files(source: object) -> Iterator[OutputFile]:
+    """Yield the files to fetch: one that is asked for itself, else those that still exist.
+
+    Raises:
+        TypeError: It is nothing that has files.
+    """
     match source:
         case OutputFile():
             yield source
@@ -26,6 +30,11 @@ def _files(source: Downloadable) -> Iterator[OutputFile]:
             yield from (file for file in source.outputs.files if not file.missing)
         case Child() | Group():
             yield from (file for file in source.files if not file.missing)
+        case _:
+            raise TypeError(
+                "download() takes an OutputFile, a Child, a ChildCompleted or a Group,"
+                f" not {type(source).__name__}."
+            )
 
 
 def download(base_url: str, source: Downloadable, folder: Path, template: str) -> Flow[list[Path]]:
@@ -35,6 +44,7 @@ def download(base_url: str, source: Downloadable, folder: Path, template: str) -
         base_url: The Director's address, for urls that are relative to it.
 
     Raises:
+        TypeError: ``source`` is nothing that has files.
         NotFound: The file is gone.
         DirectorError: It could not be fetched.
         OSError: It could not be written.

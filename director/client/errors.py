@@ -75,7 +75,15 @@ class DirectorError(Exception):
         return self.status is not None and (self.status >= 500 or self.status == 429)
 
     def __str__(self) -> str:
-        return "; ".join([self.detail, *(f"{e.field}: {e.message}" for e in self.errors)])
+        said = [_ended(f"{error.field}: {error.message}") for error in self.errors]
+        # The server's own sentence begins with its first field error.
+        repeated = bool(said) and _ended(self.detail).startswith(said[0])
+        return " ".join(dict.fromkeys(said if repeated else [_ended(self.detail), *said]))
+
+
+def _ended(sentence: str) -> str:
+    """Return a sentence with its full stop, so that another may follow."""
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
 class BadRequest(DirectorError):
@@ -90,7 +98,12 @@ class NoOnlineBackends(BadRequest):
         """``(backend_id, reason)`` of every backend that was named."""
         skipped = self.body.get("skipped_backends")
         entries = skipped if isinstance(skipped, list) else []
-        return tuple((str(e.get("backend_id")), str(e.get("reason"))) for e in entries)
+        objects = [entry for entry in entries if isinstance(entry, dict)]
+        return tuple((str(e.get("backend_id")), str(e.get("reason"))) for e in objects)
+
+    def __str__(self) -> str:
+        reasons = [_ended(f"{name}: {reason}") for name, reason in self.skipped_backends]
+        return " ".join([super().__str__(), *dict.fromkeys(reasons)])
 
 
 class TooManyChildren(BadRequest):

@@ -33,7 +33,8 @@ class Director:
             group = director.submit(workflow, ["localhost_8188", "gpu2_8188", "gpu3_8188"])
             for event in director.stream(group.job_group_id):
                 if isinstance(event, ChildCompleted):
-                    print(director.download(event, "pictures"))
+                    for path in director.download(event, "pictures"):
+                        print(path)
 
     Args:
         url: Its address, with a path prefix if a proxy gives it one.
@@ -232,6 +233,7 @@ class Director:
             The paths, in the order of the files.
 
         Raises:
+            TypeError: ``source`` is none of these.
             NotFound: The file is gone from the backend.
             Unreachable: The backend that has it does not answer.
             OSError: It cannot be written.

@@ -7,6 +7,7 @@ NUL, lone surrogates, numbers no double can hold, bottomless nesting.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import IO, Any, Final, NoReturn
 
@@ -28,8 +29,10 @@ class UnsupportedMediaType(JobGroupsError):
     code = "unsupported_media_type"
     status = 415
 
-    def __init__(self) -> None:
-        super().__init__("The body must be sent as Content-Type: application/json, in UTF-8.")
+    def __init__(
+        self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8."
+    ) -> None:
+        super().__init__(detail)
 
 
 class PayloadTooLarge(JobGroupsError):
@@ -105,7 +108,9 @@ def _check_media_type(request: HttpRequest) -> None:
     if request.content_type != "application/json" or charset not in _CHARSETS:
         raise UnsupportedMediaType
     if encoding != "identity":
-        raise UnsupportedMediaType
+        raise UnsupportedMediaType(
+            "The body must be sent uncompressed, without a Content-Encoding."
+        )
 
 
 def _decoded(content: bytes) -> object:
@@ -132,7 +137,9 @@ def _decoded(content: bytes) -> object:
 def _at(error: json.JSONDecodeError) -> str:
     if not error.doc.strip():
         return "it is empty"
-    return f"{error.msg[:1].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
+    # Some of Python's messages end in " at" or ":" themselves, for a place that follows.
+    reason = error.msg.rstrip(": ").removesuffix(" at")
+    return f"{reason[:1].lower()}{reason[1:]} at line {error.lineno}, column {error.colno}"
 
 
 def _no_constant(_name: str) -> NoReturn:
@@ -142,7 +149,9 @@ def _no_constant(_name: str) -> NoReturn:
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _Refused("an object has a key twice")
+        counted = Counter(key for key, _ in pairs)
+        key = next(key for key, count in counted.items() if count > 1)
+        raise _Refused(f'an object has the key "{shown_key(key)}" more than once')
     return found
 
 
@@ -151,8 +160,8 @@ def _object(value: object) -> dict[str, Any]:
         raise InvalidRequest("The body must be a JSON object.")
     try:
         for key, field in value.items():
-            check_text(key, field="body")
-            check_text(field, field=shown_key(key))
+            check_text({key: None}, field="body")
+            check_text(field, field=shown_key(key), outer=1)
     except TextInvalid as error:
         raise InvalidRequest(
             f"{error.field}: {error.message}",

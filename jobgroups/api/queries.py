@@ -6,7 +6,7 @@ import base64
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,9 @@ from jobgroups.workflow.checks import shown_key
 DEFAULT_PAGE: Final = 50
 #: Each is a join, of which SQLite has 64.
 _MAX_METADATA_FILTERS: Final = 10
+#: Characters of what is kept to be searched for (``services.groups``); longer ones match nothing.
+_MAX_METADATA_KEY: Final = 100
+_MAX_METADATA_VALUE: Final = 200
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 #: What ``selectors.group_list`` writes: its way, and the group it starts behind.
 _CURSOR: Final = re.compile(
@@ -130,16 +133,24 @@ def seeds_query(query: QueryDict, most: int) -> SeedsQuery:
 class _Query:
     """The parameters of a URL: texts, of which some must read as something else."""
 
-    def __init__(self, query: Mapping[str, str]) -> None:
-        self._query = query
-        # ``?status=`` says as little as its absence.
-        self._fields = Fields({name: value or None for name, value in query.items()})
-        for name, value in query.items():
-            self._check(name, value)
+    def __init__(self, query: QueryDict) -> None:
+        self._said: dict[str, str | None] = {}
+        self._fields = Fields(self._said)
+        for name in query:
+            values = query.getlist(name)
+            if self._is_readable(name, values):
+                # ``?status=`` says as little as its absence.
+                self._said[name] = values[0] or None
 
-    def _check(self, name: str, value: str) -> None:
-        self._fields.check(lambda: workflow.check_text(name, field="query"))
-        self._fields.check(lambda: workflow.check_text(value, field=shown_key(name)))
+    def _is_readable(self, name: str, values: list[str]) -> bool:
+        """Note what is wrong with a parameter whatever it means; nobody reads it then."""
+        if not self._fields.check(lambda: workflow.check_text(name, field="query")):
+            return False
+        shown = shown_key(name)
+        if len(values) > 1:
+            self._fields.note(shown, "Must not be given more than once.")
+            return False
+        return self._fields.check(lambda: workflow.check_text("".join(values), field=shown))
 
     def text(self, name: str) -> str | None:
         return self._fields.text(name, longest=500)
@@ -181,12 +192,26 @@ class _Query:
         return None
 
     def metadata(self) -> dict[str, str]:
-        names = [name for name in self._query if name.startswith("metadata.")]
+        """Read each ``metadata.KEY``; an empty value is one that can be searched for."""
+        names = [name for name in self._said if name.startswith("metadata.")]
         for name in names:
             self._fields.mark_read(name)
         if len(names) > _MAX_METADATA_FILTERS:
             self._fields.note("metadata", f"At most {_MAX_METADATA_FILTERS} keys can be asked for.")
-        return {name.removeprefix("metadata."): self._query[name] for name in names}
+        wanted = {name.removeprefix("metadata."): self._said[name] or "" for name in names}
+        for key, value in wanted.items():
+            self._check_searchable(key, value)
+        return wanted
+
+    def _check_searchable(self, key: str, value: str) -> None:
+        """Note a key or a value that no group can be found by, however much it has it."""
+        for what, text, most in (
+            ("keys", key, _MAX_METADATA_KEY),
+            ("values", value, _MAX_METADATA_VALUE),
+        ):
+            if len(text) > most:
+                message = f"Cannot be searched for: only {what} of up to {most} characters can."
+                self._fields.note(shown_key(f"metadata.{key}"), message)
 
     def finish(self) -> None:
         for name in self._fields.unknown():

@@ -105,12 +105,14 @@ class Fields:
         """Count a field as known although nothing is read out of it here."""
         self._read.add(name)
 
-    def check(self, look: Callable[[], object]) -> None:
-        """Call ``look`` and note the field that it finds wrong, if any."""
+    def check(self, look: Callable[[], object]) -> bool:
+        """Call ``look`` and note the field that it finds wrong; return whether it found none."""
         try:
             look()
         except FieldInvalid as error:
             self.note(error.field, error.message)
+            return False
+        return True
 
     def unknown(self) -> list[str]:
         """Return the names that nobody read, fit to be shown."""

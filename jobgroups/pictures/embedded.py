@@ -28,7 +28,7 @@ def workflow_in_png(content: bytes) -> dict[str, Any]:
     try:
         workflow: dict[str, Any] = _without_marks(json.loads(text))
         check_workflow(workflow)
-        check_text(workflow, field="workflow_json")
+        check_text(workflow, field="workflow_json", outer=1)
     except FieldInvalid as error:
         raise NoWorkflow(f"The workflow in the PNG cannot be used: {error}") from error
     except (ValueError, RecursionError):

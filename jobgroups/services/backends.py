@@ -55,7 +55,8 @@ def backend_forget(*, backend_id: str) -> None:
             raise BackendNotFound(backend_id)
         children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
         if children:
-            raise BackendInUse(f"{_jobs(children)} not final; cancel them or wait for them.")
+            them = "it" if children == 1 else "them"
+            raise BackendInUse(f"{_jobs(children)} not final; cancel {them} or wait for {them}.")
         active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
         if active.exists() and row.unreachable_since is None:
             raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")

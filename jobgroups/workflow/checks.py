@@ -61,11 +61,15 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
             'This is the editor\'s format: export the workflow with "Save (API format)",'
             ' which newer versions of ComfyUI call "Export (API)".',
         )
+    if _is_request(workflow):
+        raise WorkflowInvalid(
+            field, 'This is a request to ComfyUI: send what is inside "prompt", and that alone.'
+        )
     for node_id, node in workflow.items():
         _check_node(node, f"{field}.{shown_key(node_id)}")
 
 
-def check_text(value: object, *, field: str) -> None:
+def check_text(value: object, *, field: str, outer: int = 0) -> None:
     """Refuse NUL, lone surrogates, numbers that are not finite and bottomless nesting, anywhere.
 
     Keys count too. PostgreSQL stores no NUL, UTF-8 has no lone surrogates, JSON has no infinity
@@ -74,11 +78,12 @@ def check_text(value: object, *, field: str) -> None:
     Args:
         value: Anything that ``json.loads`` returns.
         field: The path of ``value`` itself, for the error.
+        outer: How many objects and lists ``value`` stands in: they count as levels too.
 
     Raises:
         TextInvalid: With the path of the outermost thing that is wrong.
     """
-    waiting: deque[tuple[_Place, int, object]] = deque([((None, field), 0, value)])
+    waiting: deque[tuple[_Place, int, object]] = deque([((None, field), outer, value)])
     while waiting:
         place, depth, found = waiting.popleft()
         complaint = _complaint(found, depth)
@@ -101,6 +106,12 @@ def _is_editor_format(workflow: Mapping[str, Any]) -> bool:
     return not (isinstance(nodes, dict) and "class_type" in nodes)
 
 
+def _is_request(workflow: Mapping[str, Any]) -> bool:
+    """Whether it is what ComfyUI's ``POST /prompt`` takes (PROTOCOL section 1), not the graph in it."""
+    prompt = workflow.get("prompt")
+    return isinstance(prompt, dict) and "class_type" not in prompt and "inputs" not in prompt
+
+
 def _check_node(node: object, path: str) -> None:
     if not isinstance(node, dict):
         raise WorkflowInvalid(path, "A node must be an object with class_type and inputs.")
@@ -114,23 +125,25 @@ def _check_node(node: object, path: str) -> None:
 def _complaint(value: object, depth: int) -> str | None:
     """Say what is wrong with one value, its keys included; None if nothing is."""
     if isinstance(value, str):
-        return _text_complaint(value)
+        unstorable = _unstorable(value)
+        return f"Must not contain {unstorable}." if unstorable else None
     if isinstance(value, float):
         return None if math.isfinite(value) else "Must be a finite number."
     if not isinstance(value, dict | list):
         return None
     if depth >= MAX_DEPTH:
         return f"Must not be nested more than {MAX_DEPTH} levels deep."
-    keys = (_text_complaint(key) for key in value) if isinstance(value, dict) else ()
-    bad_key = next((complaint for complaint in keys if complaint), None)
-    return f"Has a key that is refused. {bad_key}" if bad_key else None
+    keys = (_unstorable(key) for key in value) if isinstance(value, dict) else ()
+    bad_key = next((found for found in keys if found), None)
+    return f"Must not have a key that contains {bad_key}." if bad_key else None
 
 
-def _text_complaint(text: str) -> str | None:
+def _unstorable(text: str) -> str | None:
+    """Name the first thing in a text that cannot be stored; None if there is none."""
     found = _UNSTORABLE.search(text)
     if found is None:
         return None
-    return "Must not contain " + ("NUL." if found[0] == "\x00" else "a lone surrogate.")
+    return "NUL" if found[0] == "\x00" else "a lone surrogate"
 
 
 def _items(value: object) -> Iterator[tuple[str | int, object]]:

@@ -184,7 +184,7 @@ class _Setter:
         elif parameter.name in SEED_INPUTS:
             self._ignore(
                 parameter,
-                "every child has a seed of its own; address one node to fix its seed.",
+                "every job has a seed of its own; address one node to fix its seed.",
             )
         else:
             self._apply_plain(parameter)
@@ -220,7 +220,9 @@ class _Setter:
         self._ignore(parameter, link if linked else "it matches no input of the workflow.")
 
     def _ignore(self, parameter: _Parameter, reason: str) -> None:
-        self.applied.warnings.append(f"{parameter.path} is ignored: {reason}")
+        # In quotes, as a name may end in a dot or be empty.
+        name = parameter.path.removeprefix("parameters.")
+        self.applied.warnings.append(f'The parameter "{name}" is ignored: {reason}')
 
 
 def _names(parameter: _Parameter) -> tuple[str, ...]:

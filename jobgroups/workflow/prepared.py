@@ -50,4 +50,5 @@ def with_seed(prepared: Prepared, seed: int) -> dict[str, Any]:
 def _limited(warnings: list[str]) -> tuple[str, ...]:
     if len(warnings) <= MAX_WARNINGS:
         return tuple(warnings)
-    return (*warnings[:MAX_WARNINGS], f"… and {len(warnings) - MAX_WARNINGS} more warnings.")
+    more = len(warnings) - MAX_WARNINGS
+    return (*warnings[:MAX_WARNINGS], f"… and {more} more warning{'s' if more > 1 else ''}.")

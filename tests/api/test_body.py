@@ -59,13 +59,56 @@ def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
         (b'{"not a field": "\\u0000"}', "not a field"),
         (b'{"\\u0000": 1}', "body"),
         (b'{"metadata": {"n": 1e999}}', "metadata.n"),
-        (b'{"metadata": ' + b"[" * 120 + b"]" * 120 + b"}", "metadata" + ".0" * 100),
+        (b'{"metadata": ' + b"[" * 120 + b"]" * 120 + b"}", "metadata" + ".0" * 99),
     ],
 )
 def test_what_no_database_can_keep_is_refused_wherever_it_stands(
     api: Api, body: bytes, field: str
 ) -> None:
     assert list(wrong_fields(api.post(PATH, body))) == [field]
+
+
+def test_the_body_is_the_first_of_the_levels(api: Api) -> None:
+    at_limit = b'{"a": ' + b"[" * 99 + b"]" * 99 + b"}"
+    assert "a" not in wrong_fields(api.post(PATH, at_limit))
+    above = b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}"
+    said = wrong_fields(api.post(PATH, above))
+    assert said == {"a" + ".0" * 99: "Must not be nested more than 100 levels deep."}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"a": {"b": 1, "c": 2, "b": 1}}', 'an object has the key "b" more than once.'),
+        (b'{"\\ud800\\n": 1, "\\ud800\\n": 2}', 'an object has the key "??" more than once.'),
+        (b'{"%s": 1, "%s": 2}' % (b"k" * 99, b"k" * 99), f'the key "{"k" * 64}" more than once.'),
+        (b'{"a": "\n"}', "invalid control character at line 1, column 8."),
+        (b'{"a": "', "unterminated string starting at line 1, column 7."),
+        (b'{"a": "\\x"}', "invalid \\escape at line 1, column 8."),
+        (b'{"a": }', "expecting value at line 1, column 7."),
+    ],
+)
+def test_what_is_wrong_with_the_json_is_said_in_a_sentence(
+    api: Api, body: bytes, says: str
+) -> None:
+    assert error_of(api.post(PATH, body), 400, "invalid_json")["detail"].endswith(says)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"\\u0000": 1}', {"body": "Must not have a key that contains NUL."}),
+        (
+            b'{"metadata": {"\\ud800": 1}}',
+            {"metadata": "Must not have a key that contains a lone surrogate."},
+        ),
+        (b'{"metadata": {"a": "\\u0000"}}', {"metadata.a": "Must not contain NUL."}),
+    ],
+)
+def test_a_key_that_cannot_be_kept_is_told_from_a_value(
+    api: Api, body: bytes, said: dict[str, str]
+) -> None:
+    assert wrong_fields(api.post(PATH, body)) == said
 
 
 def test_a_surrogate_pair_is_a_character_like_any_other(api: Api, farm: list[str]) -> None:
@@ -98,7 +141,8 @@ def test_a_body_that_is_not_declared_as_json_in_utf8_is_refused(api: Api, media_
 
 
 def test_a_compressed_body_is_refused(api: Api) -> None:
-    error_of(api.post(PATH, b"{}", content_encoding="gzip"), 415, "unsupported_media_type")
+    answer = api.post(PATH, b"{}", content_encoding="gzip")
+    assert "Content-Encoding" in error_of(answer, 415, "unsupported_media_type")["detail"]
 
 
 @pytest.mark.parametrize(

@@ -367,12 +367,26 @@ def _forged(text: str) -> str:
         ("metadata.%00=a", "query"),
         ("%00=a", "query"),
         ("&".join(f"metadata.k{n}=1" for n in range(11)), "metadata"),
+        (f"metadata.{'k' * 101}=a", f"metadata.{'k' * 55}"),
+        (f"metadata.scene={'v' * 201}", "metadata.scene"),
+        ("status=completed&status=failed", "status"),
+        ("metadata.scene=a&metadata.scene=a", "metadata.scene"),
+        ("limit=&limit=7", "limit"),
+        ("cursor=%00", "cursor"),
     ],
 )
 def test_a_query_that_makes_no_sense_is_refused_with_its_name(
     api: Api, query: str, field: str
 ) -> None:
-    assert next(iter(wrong_fields(api.get(f"/api/job-groups?{query}")))) == field
+    answer = api.get(f"/api/job-groups?{query}")
+    assert list(wrong_fields(answer)) == [field]
+    assert len(answer.json()["errors"]) == 1
+
+
+def test_the_longest_metadata_that_is_kept_can_be_searched_for(api: Api, farm: list[str]) -> None:
+    key, value = "k" * 100, "v" * 200
+    made = api.submit("gpu-1", metadata={key: value})
+    assert _ids(api.get(f"/api/job-groups?metadata.{key}={value}")) == [made["job_group_id"]]
 
 
 def test_a_page_has_at_most_200_groups(api: Api, farm: list[str]) -> None:

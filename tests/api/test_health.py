@@ -58,7 +58,9 @@ def test_a_runner_without_a_fresh_heartbeat_is_none(api: Api, farm: list[str]) -
 
 def test_a_runner_that_signed_off_is_none(api: Api, farm: list[str]) -> None:
     runners.runner_stopped(name="runner-1", instance="abc")
-    assert _health(api, 503)["checks"]["runner"]["detail"] == "No runner is registered."
+    assert _health(api, 503)["checks"]["runner"]["detail"] == (
+        "No runner is registered; `serve` or `runner` starts one."
+    )
 
 
 def test_where_groups_are_accepted_without_a_runner_its_absence_degrades(
@@ -85,7 +87,7 @@ def test_a_backend_that_is_away_degrades_and_is_named(api: Api, farm: list[str])
     backend_observed(backend_id="gpu-2", reachable=False, reason="refused")
     body = _health(api, 200)
     assert _states(body) == ["degraded", "ok", "ok", "ok", "degraded"]
-    assert body["checks"]["backends"]["detail"] == "1 of 3 do not answer: gpu-2."
+    assert body["checks"]["backends"]["detail"] == "1 of 3 does not answer: gpu-2."
 
 
 def test_no_backend_at_all_degrades(api: Api, runner: Runner, make_backend: Made) -> None:

@@ -146,6 +146,23 @@ def test_a_workflow_in_the_editors_format_is_refused_with_what_to_do(api: Api) -
     assert "Save (API format)" in said["workflow_json"]
 
 
+def test_a_request_to_comfyui_is_refused_with_what_to_send(api: Api, farm: list[str]) -> None:
+    said = _wrong(api, workflow_json={"prompt": GRAPH, "client_id": "abc"})
+    assert 'what is inside "prompt"' in said["workflow_json"]
+    node_of_that_id = {"prompt": GRAPH["3"]}
+    body = {"workflow_json": node_of_that_id, "backend_ids": ["gpu-1"]}
+    assert api.post("/api/job-group", body).status_code == 201
+
+
+def test_what_a_parameter_is_ignored_for_is_said_with_its_name(api: Api, farm: list[str]) -> None:
+    made = api.submit("gpu-1", parameters={"3.": 1, "seed": 7})
+    assert made["warnings"] == [
+        'The parameter "3." is ignored: it matches no input of the workflow.',
+        'The parameter "seed" is ignored: every job has a seed of its own;'
+        " address one node to fix its seed.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("graph", "field"),
     [

@@ -158,9 +158,9 @@ def test_a_workflow_is_shown_as_text_and_never_as_markup(admin_client: Client) -
 
 
 def test_disable_and_enable_go_through_the_service(group: JobGroup, admin_client: Client) -> None:
-    assert "1 backends are disabled now" in _run(admin_client, "disable", Backend.objects.all())
+    assert "1 backend is disabled now" in _run(admin_client, "disable", Backend.objects.all())
     assert not Backend.objects.get().enabled
-    assert "1 backends are enabled now" in _run(admin_client, "enable", Backend.objects.all())
+    assert "1 backend is enabled now" in _run(admin_client, "enable", Backend.objects.all())
     assert Backend.objects.get().enabled
 
 
@@ -179,7 +179,7 @@ def test_cancelling_one_child_leaves_its_group_running(
     group: JobGroup, admin_client: Client
 ) -> None:
     page = _run(admin_client, "cancel", ChildJob.objects.filter(status="running"))
-    assert "1 children were cancelled" in page
+    assert "1 child was cancelled" in page
     group.refresh_from_db()
     assert (group.status, group.cancelled_count) == ("running", 1)
 

@@ -330,7 +330,46 @@ def test_field_errors_and_skipped_backends_are_kept(director: Driven, server: Fa
         director.submit(WORKFLOW, ["a"])
     assert caught.value.errors == (client.FieldError("base_seed", "Too big."),)
     assert caught.value.skipped_backends == (("a", "offline"),)
-    assert str(caught.value) == "No valid online backends available; base_seed: Too big."
+    assert str(caught.value) == (
+        "No valid online backends available. base_seed: Too big. a: offline."
+    )
+
+
+def test_a_refusal_names_each_backend_with_its_reason(
+    director: Driven, server: FakeDirector
+) -> None:
+    reason = "Unknown: no backend has this id."
+    skipped = [{"backend_id": name, "reason": reason} for name in ("a", "b", "a")]
+    body = {
+        "detail": "No valid online backends available",
+        "code": "no_online_backends",
+        "skipped_backends": [*skipped, "nonsense"],
+    }
+    server.answers["POST", "/api/job-group"] = (400, body)
+    with pytest.raises(client.NoOnlineBackends) as caught:
+        director.submit(WORKFLOW, ["a", "b", "a"])
+    assert str(caught.value) == f"No valid online backends available. a: {reason} b: {reason}"
+
+
+def test_a_bad_request_says_each_sentence_once(director: Driven, server: FakeDirector) -> None:
+    first = {"field": "timeout_seconds", "message": "Must be an integer from 30 to 3600."}
+    second = {"field": "backend_ids", "message": "Must have at least one entry."}
+    both = "timeout_seconds: Must be an integer from 30 to 3600."
+    for errors, detail, said in (
+        ([first], both, both),
+        (
+            [first, second],
+            f"{both} (1 more in errors.)",
+            f"{both} backend_ids: Must have at least one entry.",
+        ),
+        ([], "The body is not JSON: it is empty.", "The body is not JSON: it is empty."),
+    ):
+        body = {"detail": detail, "code": "invalid_request", "errors": errors}
+        server.answers["POST", "/api/job-group"] = (400, body)
+        with pytest.raises(client.BadRequest) as caught:
+            director.submit(WORKFLOW, ["a"])
+        assert str(caught.value) == said
+        assert caught.value.detail == detail
 
 
 def test_a_page_instead_of_an_error_body_is_told_by_its_status(

@@ -77,6 +77,15 @@ def test_all_files_of_a_child_are_saved_but_those_that_are_gone(
         director.download(gone, tmp_path)
 
 
+@pytest.mark.parametrize("source", ["jg_0123456789ab", None, [child_of()], {"filename": "a.png"}])
+def test_what_has_no_files_cannot_be_downloaded(
+    director: Any, tmp_path: Path, source: object
+) -> None:
+    with pytest.raises(TypeError, match=f"a Group, not {type(source).__name__}"):
+        director.download(source, tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_a_url_relative_to_the_director_is_followed(
     director: Any, server: FakeDirector, tmp_path: Path
 ) -> None:

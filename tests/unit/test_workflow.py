@@ -312,7 +312,7 @@ def test_an_addressed_integer_behind_a_linked_seed_is_pinned_too() -> None:
 def test_a_plain_seed_is_ignored_with_a_warning(name: str, value: object) -> None:
     prepared = prepare({"3": node(seed=1, noise_seed=2)}, {name: value})
     assert len(prepared.warnings) == 1
-    assert prepared.warnings[0].startswith(f"parameters.{name} is ignored")
+    assert prepared.warnings[0].startswith(f'The parameter "{name}" is ignored: every job has')
     assert with_seed(prepared, 99)["3"]["inputs"] == {"seed": 99, "noise_seed": 99}
 
 

@@ -117,7 +117,7 @@ def test_a_link_is_never_overwritten(parameters: object) -> None:
 def test_what_matches_nothing_comes_back_as_a_warning(parameters: dict[str, Any]) -> None:
     assert changes(parameters) == {}
     [warning] = warnings(parameters)
-    assert warning.startswith(f"parameters.{next(iter(parameters))}")
+    assert warning.startswith(f'The parameter "{next(iter(parameters))}')
     assert "matches no input" in warning
 
 
