@@ -99,10 +99,19 @@ def _database_away(exc: Exception) -> JsonResponse:
     logger.warning("The database did not answer a request: %s", exc)
     return error_response(
         503,
-        "The database does not answer; nothing was stored. Try again.",
+        f"{_what_is_wrong(str(exc))}; nothing was stored. Try again.",
         "database_unavailable",
         headers={"Retry-After": _RETRY_AFTER},
     )
+
+
+def _what_is_wrong(said: str) -> str:
+    """Return the clause for what a person can mend; what else the driver says is for the log."""
+    if "disk is full" in said or "No space left" in said:
+        return "The disk with the data folder is full"
+    if "readonly database" in said:
+        return "The data folder cannot be written"
+    return "The database does not answer"
 
 
 def _wrong_method(context: Mapping[str, Any]) -> JsonResponse:

@@ -57,6 +57,7 @@ def test_a_full_disk_is_told_and_work_goes_on_when_it_is_freed(tmp_path: Path) -
         )
         assert refused.status_code == 503, refused.text
         assert refused.json()["code"] == "database_unavailable"
+        assert "disk with the data folder is full" in refused.json()["detail"]
         snapshot = director.ask("GET", f"/api/job-groups/{group_id}")
         assert snapshot.status_code == 200
         # What stands at the backends goes on; what came of it is held until it can be stored.
