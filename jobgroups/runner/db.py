@@ -34,6 +34,7 @@ class Database:
     """
 
     def __init__(self, *, threads: int, name: str) -> None:
+        self._closed = False
         self._started = itertools.count()
         self._executor = ThreadPoolExecutor(
             max_workers=threads, thread_name_prefix=name, initializer=lambda: next(self._started)
@@ -65,7 +66,10 @@ class Database:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def close(self) -> None:
-        """Wait for what is under way, close the threads' connections, and end the threads."""
+        """Wait for what is under way, close the threads' connections, and end the threads. Once."""
+        if self._closed:
+            return
+        self._closed = True
         # Each thread must close its own connection: none takes a second turn before all had one.
         threads = next(self._started)
         everybody = threading.Barrier(threads) if threads else None
