@@ -92,7 +92,7 @@ async def _play(plan: Plan, processes: Processes, screen: Screen) -> list[str]:
         third = await user.render_over_a_kill("Group 3", Plug(processes, farm, screen))
     screen.table([first, second, third.told])
     screen.say(f"\nPictures: {plan.pictures}")
-    screen.say(f"Director: {farm.url}")
+    screen.say(f"Director: {farm.url}{' (it ends with this demo)' if plan.once else ''}")
     return shortcomings(first, second, third)
 
 
