@@ -8,6 +8,8 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+from backends.states import Hold
+
 
 class Reachability(StrEnum):
     """What the runner last saw of a backend. What clients see is derived from it."""
@@ -33,6 +35,30 @@ class Backend(models.Model):
     headers = models.JSONField(default=dict, blank=True)
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    #: A person's word about it, with why, since when and by whom; also of enabling and disabling.
+    hold = models.CharField(
+        max_length=8,
+        blank=True,
+        default="",
+        db_default="",
+        choices=[(one.value, one.name.lower()) for one in Hold],
+    )
+    #: Whether what runs there is given back at once rather than awaited.
+    hold_now = models.BooleanField(default=False, db_default=False)
+    said_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
+    said_by = models.CharField(max_length=150, blank=True, default="", db_default="")
+    said_at = models.DateTimeField(null=True, blank=True)
+
+    # Set aside by its failures, or by a person.
+    quarantined_at = models.DateTimeField(null=True, blank=True)
+    #: When it is tried again; null while quarantined: only a person releases it.
+    quarantine_until = models.DateTimeField(null=True, blank=True)
+    quarantine_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
+    quarantine_by = models.CharField(max_length=150, blank=True, default="", db_default="")
+    #: Quarantines in a row, without a success between; each is longer than the one before.
+    quarantine_count = models.IntegerField(default=0, db_default=0)
+    #: Failures before this time count no more: it was released.
+    forgiven_at = models.DateTimeField(null=True, blank=True)
 
     # Observed by the runner, or by a POST that asked.
     reachability = models.CharField(
@@ -60,6 +86,9 @@ class Backend(models.Model):
                 condition=Q(reachability__in=[state.value for state in Reachability]),
             ),
             models.CheckConstraint(name="backend_id_given", condition=~Q(id="")),
+            models.CheckConstraint(
+                name="backend_hold_known", condition=Q(hold__in=[one.value for one in Hold])
+            ),
         ]
 
     def __str__(self) -> str:

@@ -20,6 +20,7 @@ from jobgroups.models import (
     JobEvent,
     JobGroup,
     Lease,
+    Notice,
     Runner,
 )
 from jobgroups.services.groups import child_cancel, group_cancel
@@ -361,3 +362,12 @@ class LeaseAdmin(ReadOnlyAdmin):
     def runner_link(self, lease: Lease) -> str:
         """Return a link to the runner that holds it."""
         return row_link(Runner, lease.runner)
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnlyAdmin):
+    """What people were told outside of the Director, or are to be told."""
+
+    list_display = ("title", "kind", "created_at", "sent_at", "tries", "next_try_at", "last_error")
+    list_filter = ("kind",)
+    search_fields = ("title", "body")

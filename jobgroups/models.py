@@ -3,6 +3,9 @@
 Nothing is written here: ``services`` is the only writer. The CHECK constraints repeat the tables of
 ``states``, so that a defect is refused by the database rather than seen by a person.
 
+Columns that came after the first migration have ``db_default``: a process of the release before, which
+does not name them, still inserts rows while a farm is upgraded.
+
 What a user gave or ComfyUI reported is kept as JSON *text* (``…_json``): it comes back equal, key
 order kept, on every database.
 """
@@ -16,11 +19,13 @@ from django.db import models
 from django.db.models import F, Q
 
 from backends.models import Backend
+from jobgroups.failures import FailureClass
 from jobgroups.states import (
     ATTEMPT_ENDED,
     CHILD_FINAL,
     AttemptState,
     ChildStatus,
+    Elsewhere,
     GroupStatus,
     StopReason,
 )
@@ -55,6 +60,8 @@ class JobGroup(models.Model):
 
     # What was asked.
     workflow_json = models.TextField()
+    #: What the workflow is apart from its seeds: estimates and failures compare groups by it.
+    workflow_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
     parameters_json = models.TextField(default="{}")
     metadata_json = models.TextField(default="{}")
     seed_strategy = models.CharField(max_length=16)
@@ -62,6 +69,17 @@ class JobGroup(models.Model):
     timeout_seconds = models.IntegerField()
     required_capabilities = models.JSONField(default=list, blank=True)
     submitter = models.CharField(max_length=150, blank=True, default="")
+    #: Charged attempts a child may have within one run.
+    max_attempts = models.IntegerField(default=1, db_default=1)
+    #: On which backends a child may be tried again, its own aside.
+    retry_elsewhere = models.CharField(
+        max_length=8,
+        choices=_choices(Elsewhere),
+        default=Elsewhere.NEVER.value,
+        db_default=Elsewhere.NEVER.value,
+    )
+    #: Failure classes after which a child is tried again; null: all that may be.
+    retry_on = models.JSONField(null=True, blank=True)
 
     # What was answered.
     warnings_json = models.TextField(default="[]")
@@ -99,8 +117,17 @@ class JobGroup(models.Model):
             models.UniqueConstraint(
                 name="group_idempotency_key", fields=["submitter", "idempotency_key"]
             ),
+            models.CheckConstraint(
+                name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)
+            ),
+            models.CheckConstraint(
+                name="group_retry_elsewhere_known",
+                condition=Q(retry_elsewhere__in=_values(Elsewhere)),
+            ),
         ]
         indexes: ClassVar = [
+            # Estimates: the last runs of a workflow.
+            models.Index(name="group_workflow", fields=["workflow_digest", "-created_at"]),
             # GET /api/job-groups: newest first, and by status.
             models.Index(name="group_newest", fields=["-created_at", "-id"]),
             models.Index(name="group_status_newest", fields=["status", "-created_at", "-id"]),
@@ -170,6 +197,10 @@ class ChildJob(models.Model):
     error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
     error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
     error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    #: A ``FailureClass``; empty where it did not fail.
+    failure_class = models.CharField(
+        max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
+    )
     warnings_json = models.TextField(default="[]")
     #: A person wants to keep it.
     starred = models.BooleanField(default=False)
@@ -273,6 +304,10 @@ class Attempt(models.Model):
     error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
     error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
     error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
+    #: A ``FailureClass``; empty where it did not fail.
+    failure_class = models.CharField(
+        max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
+    )
 
     class Meta:
         ordering: ClassVar = ["child", "number"]
@@ -303,6 +338,12 @@ class Attempt(models.Model):
                 name="attempt_active",
                 fields=["backend", "id"],
                 condition=Q(ended_at__isnull=True),
+            ),
+            # The failures of the last day, and of one backend's last minutes.
+            models.Index(
+                name="attempt_failed",
+                fields=["backend", "-ended_at"],
+                condition=~Q(failure_class=""),
             ),
         ]
 
@@ -401,3 +442,36 @@ class Lease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.backend_id} epoch {self.epoch}"
+
+
+class Notice(models.Model):
+    """Something a person wants to be told outside of the Director; sent later, tried again.
+
+    Written in the transaction of what it tells, so that a notice is neither lost nor told of
+    something that did not happen.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    #: ``group_ended``, ``backend_trouble``, ``queue_empty``.
+    kind = models.CharField(max_length=24)
+    title = models.CharField(max_length=250)
+    body = models.TextField()
+    created_at = models.DateTimeField()
+    #: Null once it was sent or given up.
+    next_try_at = models.DateTimeField(null=True, blank=True)
+    tries = models.IntegerField(default=0)
+    sent_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.CharField(max_length=500, blank=True, default="")
+
+    class Meta:
+        ordering: ClassVar = ["id"]
+        indexes: ClassVar = [
+            models.Index(
+                name="notice_due",
+                fields=["next_try_at"],
+                condition=Q(next_try_at__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.title

@@ -139,6 +139,15 @@ class StopReason(StrEnum):
     TIMEOUT = "timeout"  #: The child's time was up.
     SUPERSEDED = "superseded"  #: The child went on under a newer attempt.
     GAVE_UP = "gave_up"  #: The child ended because its backend was away too long.
+    GIVEN_BACK = "given_back"  #: Its backend was paused or drained at once: the child waits again.
+
+
+class Elsewhere(StrEnum):
+    """Where a child may be tried again, its own backend aside."""
+
+    NEVER = "never"  #: Nowhere else: its backend was chosen by whoever submitted.
+    GROUP = "group"  #: At the backends that the group was submitted to.
+    ANY = "any"  #: At every backend that could have been chosen.
 
 
 class ErrorType(StrEnum):

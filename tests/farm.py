@@ -7,8 +7,9 @@ from typing import Any
 
 from backends.models import Backend
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.services import attempts, groups, runners
-from jobgroups.services.attempts import Claim, End
+from jobgroups.services import attempts, claims, groups, runners
+from jobgroups.services.attempts import End
+from jobgroups.services.claims import Claim
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState, ErrorType
 
@@ -44,7 +45,7 @@ def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGr
 
 def claim(fence: Fence, depth: int = 2) -> Claim:
     """Claim the next child of a backend."""
-    found = attempts.child_claim(fence=fence, client_id="socket-1", depth=depth)
+    found = claims.child_claim(fence=fence, client_id="socket-1", depth=depth)
     assert found is not None
     return found
 

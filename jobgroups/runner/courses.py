@@ -10,7 +10,7 @@ from typing import Any, Final
 from jobgroups import workflow
 from jobgroups.models import Attempt
 from jobgroups.runner.attempt import Course
-from jobgroups.services.attempts import Claim
+from jobgroups.services.claims import Claim
 from jobgroups.states import AttemptState
 
 logger = logging.getLogger(__name__)

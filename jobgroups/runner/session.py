@@ -30,7 +30,7 @@ from jobgroups.runner.leases import LeaseClock
 from jobgroups.runner.previews import SessionPreviews
 from jobgroups.runner.reporting import ChildReport, Reporter
 from jobgroups.runner.timing import Timing
-from jobgroups.services import attempts, runners, waiting
+from jobgroups.services import attempts, claims, runners, waiting
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState
 
@@ -319,7 +319,7 @@ class BackendSession:
         while self._may_claim():
             assert self._client_id is not None  # noqa: S101 see _may_claim
             claim = await self.database.store(
-                attempts.child_claim,
+                claims.child_claim,
                 fence=self.fence,
                 client_id=self._client_id,
                 depth=self._around.depth,

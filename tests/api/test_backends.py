@@ -13,7 +13,7 @@ from backends.simulator import SimulatorThread
 from jobgroups.clock import now
 from jobgroups.hub import Hub
 from jobgroups.models import Attempt, ChildJob, Runner
-from jobgroups.services import attempts, runners
+from jobgroups.services import attempts, claims, runners
 from jobgroups.services.attempts import End
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState
@@ -52,7 +52,7 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def _claim(backend_id: str) -> tuple[Fence, int]:
     fence = runners.lease_take(backend_id=backend_id, runner="runner-1")
     assert fence is not None
-    claim = attempts.child_claim(fence=fence, client_id="c-1", depth=2)
+    claim = claims.child_claim(fence=fence, client_id="c-1", depth=2)
     assert claim is not None
     return fence, claim.attempt_id
 
@@ -227,7 +227,7 @@ def test_prompts_of_ours_make_it_busy_as_soon_as_they_are_sent(api: Api, farm: l
     fence, attempt = _claim("gpu-1")
     assert _status(api)["status"] == "busy"
     attempts.attempt_started(attempt_id=attempt, fence=fence)
-    attempts.child_claim(fence=fence, client_id="c-1", depth=2)
+    claims.child_claim(fence=fence, client_id="c-1", depth=2)
     shown = _status(api)
     assert (shown["queue_ours"], shown["running"], shown["queue_foreign"]) == (2, 1, 0)
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobgroups.clock import iso, now
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
-from jobgroups.services import attempts, groups, runners
+from jobgroups.services import attempts, claims, groups, runners
 from jobgroups.services.attempts import End
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState, ErrorType
@@ -45,7 +45,7 @@ def _play(backend_id: str) -> tuple[Fence, int]:
     """Play the runner: claim the oldest child of a backend and start it."""
     fence = runners.lease_take(backend_id=backend_id, runner="runner-1")
     assert fence is not None
-    claim = attempts.child_claim(fence=fence, client_id="c-1", depth=2)
+    claim = claims.child_claim(fence=fence, client_id="c-1", depth=2)
     assert claim is not None
     attempts.attempt_started(attempt_id=claim.attempt_id, fence=fence)
     return fence, claim.attempt_id

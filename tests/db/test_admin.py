@@ -16,7 +16,7 @@ from django.urls import reverse
 
 from backends.models import Backend
 from jobgroups.clock import now
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services import attempts, runners
 from tests import farm
 
@@ -42,6 +42,7 @@ def group() -> JobGroup:
         attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
     )
     assert AbandonedPrompt.objects.count() == 1
+    Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
     return group
 
 

@@ -12,7 +12,7 @@ from django.db import IntegrityError, connection, transaction
 from jobgroups.clock import now
 from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, groups
+from jobgroups.services import attempts, claims, groups
 from jobgroups.services.writing import GroupWrite, group_transaction
 from jobgroups.states import (
     ATTEMPT_ENDED,
@@ -287,13 +287,13 @@ def test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts() -> None
     group = farm.submit("gpu-1", "gpu-1", "gpu-1")
     first = farm.claim(fence)
     farm.claim(fence)
-    assert attempts.child_claim(fence=fence, client_id="c", depth=2) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
     groups.group_cancel(group_id=group.id)
     farm.submit()
-    assert attempts.child_claim(fence=fence, client_id="c", depth=2) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
     farm.start(first, fence)
     # A running prompt is being stopped: its interrupt could hit the next one, whatever the depth.
-    assert attempts.child_claim(fence=fence, client_id="c", depth=9) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
 
 
 def test_a_disabled_backend_claims_nothing_new() -> None:
@@ -301,7 +301,7 @@ def test_a_disabled_backend_claims_nothing_new() -> None:
     fence = farm.lease()
     farm.submit()
     type(row).objects.update(enabled=False)
-    assert attempts.child_claim(fence=fence, client_id="c", depth=2) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
 
 
 def test_a_child_is_not_claimed_while_an_older_attempt_of_it_is_active() -> None:
@@ -310,7 +310,7 @@ def test_a_child_is_not_claimed_while_an_older_attempt_of_it_is_active() -> None
     group = farm.submit()
     farm.claim(fence)
     ChildJob.objects.filter(group=group).update(current_attempt=None)
-    assert attempts.child_claim(fence=fence, client_id="c", depth=9) is None
+    assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
 
 
 def test_a_runner_that_lost_its_lease_writes_nothing() -> None:
@@ -332,7 +332,7 @@ def test_a_runner_that_lost_its_lease_writes_nothing() -> None:
             call()
     farm.submit()
     with pytest.raises(LeaseLost):
-        attempts.child_claim(fence=stale, client_id="c", depth=9)
+        claims.child_claim(fence=stale, client_id="c", depth=9)
     assert Attempt.objects.get(pk=claimed.attempt_id).state == "intent"
     assert farm.types(group) == ["group_created"]
 
@@ -405,7 +405,7 @@ def test_the_last_two_children_ending_at_once_complete_the_group_once() -> None:
         claims = [farm.claim(fence) for fence in fences]
         barrier = threading.Barrier(2)
 
-        def race(number: int, claims: list[attempts.Claim], barrier: threading.Barrier) -> None:
+        def race(number: int, claims: list[claims.Claim], barrier: threading.Barrier) -> None:
             barrier.wait()
             try:
                 farm.finish(claims[number], fences[number])
@@ -431,7 +431,7 @@ def test_two_claims_at_once_never_take_one_child() -> None:
     def race(_: int) -> str | None:
         barrier.wait()
         try:
-            claimed = attempts.child_claim(fence=fence, client_id="c", depth=99)
+            claimed = claims.child_claim(fence=fence, client_id="c", depth=99)
             return None if claimed is None else claimed.child_id
         finally:
             connection.close()

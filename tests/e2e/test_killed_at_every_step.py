@@ -25,15 +25,16 @@ pytestmark = pytest.mark.timeout(180)
 
 CHILDREN = 40
 ATTEMPTS = "jobgroups.services.attempts"
+CLAIMS = "jobgroups.services.claims"
 GROUPS = "jobgroups.services.groups"
 CLIENT = "backends.comfyui.client:ComfyClient"
 DRIVER = "jobgroups.runner.attempt:AttemptDriver"
 
 #: Name → where the plug is pulled, in the order of a child's life.
 LIFE = {
-    "before the intent": Step(f"{ATTEMPTS}:_claim", "before", 15),
-    "before the intent's commit": Step(f"{ATTEMPTS}:_claim", "uncommitted", 15),
-    "after the intent": Step(f"{ATTEMPTS}:_claim", "after", 15),
+    "before the intent": Step(f"{CLAIMS}:_claim", "before", 15),
+    "before the intent's commit": Step(f"{CLAIMS}:_claim", "uncommitted", 15),
+    "after the intent": Step(f"{CLAIMS}:_claim", "after", 15),
     "before the POST": Step(f"{CLIENT}.submit", "before", 15),
     "before its answer is stored": Step(f"{CLIENT}.submit", "after", 15),
     "before the acceptance's commit": Step(f"{ATTEMPTS}:attempt_accepted", "uncommitted", 15),

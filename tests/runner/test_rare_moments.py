@@ -19,7 +19,7 @@ from jobgroups.runner.session import BackendSession
 from jobgroups.runner.supervision import SupervisedRunner
 from jobgroups.runner.timing import Timing
 from jobgroups.services import runners
-from jobgroups.services.attempts import child_claim
+from jobgroups.services.claims import child_claim
 from jobgroups.services.runners import LEASE_LIFE
 from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
 

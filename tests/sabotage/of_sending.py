@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.sabotage.breakage import Breakage, Edit
 
 _ATTEMPT = "jobgroups/runner/attempt.py"
-_SERVICES = "jobgroups/services/attempts.py"
+_ATTEMPTS = "jobgroups/services/attempts.py"
+_CLAIMS = "jobgroups/services/claims.py"
 _FAULTS = "tests/runner/test_faults.py"
 _ROWS = "tests/db/test_attempt_services.py"
 
@@ -16,7 +17,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="Killed after the POST, nobody knows of the prompt: the child is rendered twice.",
         edits=(
             Edit(
-                _SERVICES,
+                _CLAIMS,
                 "        claim = _claim(candidate, fence, client_id)\n",
                 "        from django.db import transaction\n\n"
                 "        with transaction.atomic():\n"
@@ -81,7 +82,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="ComfyUI runs it twice, and nobody can tell the two apart.",
         edits=(
             Edit(
-                _SERVICES,
+                _CLAIMS,
                 "prompt_id=str(uuid.uuid4()),",
                 "prompt_id=str(uuid.uuid5(uuid.NAMESPACE_URL, child_id)),",
             ),
@@ -92,7 +93,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="uncharged retries without end",
         broken="A child may be given back uncharged any number of times.",
         hurts="A backend that swallows prompts keeps a group running for ever.",
-        edits=(Edit(_SERVICES, "if child.uncharged_count + 1 >= MAX_UNCHARGED:", "if False:"),),
+        edits=(Edit(_ATTEMPTS, "if child.uncharged_count + 1 >= MAX_UNCHARGED:", "if False:"),),
         notices=f"{_ROWS}::test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough",
     ),
     Breakage(
@@ -101,7 +102,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="Prompts pile up behind a render that cannot be stopped.",
         edits=(
             Edit(
-                _SERVICES,
+                _CLAIMS,
                 "active = Attempt.objects.filter(backend_id=fence.backend_id, ended_at__isnull=True)",
                 "active = Attempt.objects.filter(\n"
                 "        backend_id=fence.backend_id,\n"
@@ -118,7 +119,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="ComfyUI's interrupt flag is process-wide: it stops the second one.",
         edits=(
             Edit(
-                _SERVICES,
+                _CLAIMS,
                 "if active.count() >= depth or stopping.exists():",
                 "if active.count() >= depth:",
             ),

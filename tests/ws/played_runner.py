@@ -10,7 +10,7 @@ from backends.models import Backend
 from jobgroups import selectors
 from jobgroups.hub import hub
 from jobgroups.messages import Message, ProgressFrame
-from jobgroups.services import attempts, groups, runners
+from jobgroups.services import attempts, claims, groups, runners
 from jobgroups.services.writing import Fence
 from jobgroups.shapes import compact
 from jobgroups.states import AttemptState, ErrorType
@@ -24,7 +24,7 @@ class PlayedRunner:
 
     names: tuple[str, ...] = ("gpu_1", "gpu_2", "gpu_3")
     fences: dict[str, Fence] = field(default_factory=dict)
-    claims: dict[str, attempts.Claim] = field(default_factory=dict)
+    claims: dict[str, claims.Claim] = field(default_factory=dict)
 
     def start(self) -> None:
         """Register the runner and its backends, and take their leases."""
@@ -42,37 +42,37 @@ class PlayedRunner:
         )
         return groups.group_submit(submission=submission, runner_alive=True).group.id
 
-    def claim(self, backend_id: str) -> attempts.Claim | None:
+    def claim(self, backend_id: str) -> claims.Claim | None:
         """Claim the backend's oldest waiting child, as accepted by ComfyUI."""
         fence = self.fences[backend_id]
-        claim = attempts.child_claim(fence=fence, client_id="c", depth=1000)
+        claim = claims.child_claim(fence=fence, client_id="c", depth=1000)
         if claim is not None:
             attempts.attempt_accepted(attempt_id=claim.attempt_id, fence=fence)
             self.claims[claim.child_id] = claim
         return claim
 
-    def begin(self, backend_id: str) -> attempts.Claim:
+    def begin(self, backend_id: str) -> claims.Claim:
         """Claim the backend's oldest waiting child and have it run."""
         claim = self.claim(backend_id)
         assert claim is not None
         self.started(claim)
         return claim
 
-    def fence_of(self, claim: attempts.Claim) -> Fence:
+    def fence_of(self, claim: claims.Claim) -> Fence:
         """Return the right under which the attempt is written."""
         child = selectors.child_detail(claim.group_id, claim.child_id)
         return self.fences[child["backend_id"]]
 
-    def started(self, claim: attempts.Claim) -> None:
+    def started(self, claim: claims.Claim) -> None:
         """Tell the first sign of execution."""
         attempts.attempt_started(attempt_id=claim.attempt_id, fence=self.fence_of(claim))
 
-    def succeeded(self, claim: attempts.Claim) -> None:
+    def succeeded(self, claim: claims.Claim) -> None:
         """Tell that it ended with a picture."""
         end = attempts.End(state=AttemptState.SUCCESS, outputs={"images": []})
         attempts.attempt_ended(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
 
-    def failed(self, claim: attempts.Claim) -> None:
+    def failed(self, claim: claims.Claim) -> None:
         """Tell that ComfyUI raised an error."""
         end = attempts.End(
             state=AttemptState.ERROR,
@@ -82,11 +82,11 @@ class PlayedRunner:
         )
         attempts.attempt_ended(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
 
-    def timed_out(self, claim: attempts.Claim) -> None:
+    def timed_out(self, claim: claims.Claim) -> None:
         """Tell that its time is up."""
         attempts.attempt_timed_out(attempt_id=claim.attempt_id, fence=self.fence_of(claim))
 
-    def struck(self, claim: attempts.Claim) -> None:
+    def struck(self, claim: claims.Claim) -> None:
         """Tell that the stop of another prompt hit it: its child waits again."""
         end = attempts.End(state=AttemptState.INTERRUPTED, outputs={})
         attempts.attempt_struck(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
