@@ -21,7 +21,7 @@ PYTEST_ARGS ?=
 # Options for `make serve`, for example SERVE_ARGS="--port 9000".
 SERVE_ARGS ?=
 
-.PHONY: help demo serve test test-real lint format docs requirements clean
+.PHONY: help demo serve test chaos test-real lint format docs requirements clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,11 @@ test: $(DEV)/.installed ## the tests (TESTS=tests/unit PYTEST_ARGS=-x)
 	@[ "$$DIRECTOR_TEST_SERVICES" = required ] || echo "Tests that need PostgreSQL or Redis\
 	 run where these answer and are skipped elsewhere; DIRECTOR_TEST_SERVICES=required forbids that."
 	@$(DEV)/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+# PostgreSQL's and Redis's own programs are needed; the servers are its own.
+chaos: $(DEV)/.installed ## strike a farm of processes (SEED=1 KILLS=60 CHILDREN=2000 KEEP=folder)
+	@$(DEV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
+		$(if $(CHILDREN),--children $(CHILDREN)) $(if $(KEEP),--keep $(KEEP))
 
 # One process (-n 0): every test wants the one ComfyUI to itself. With COMFYUI_COMMAND, a command line
 # with {port} and {folder} that runs a ComfyUI in the foreground, that one is killed too.
@@ -58,6 +63,7 @@ format: $(DEV)/.installed ## lay out the code and sort its imports
 
 docs: $(DEV)/.installed ## write the generated pages of docs/ anew
 	$(DEV)/bin/python docs/generate_states.py
+	$(DEV)/bin/python docs/generate_failures.py
 	$(DEV)/bin/python -m tests.sabotage
 
 requirements: $(DEV)/.installed ## pin the newest allowed versions (UPGRADE=--upgrade)

@@ -1,20 +1,20 @@
-"""The backends in Django's admin: to look at, and to enable or disable."""
+"""What every page of Django's admin here has: rows to look at, and words for them.
+
+The backends' own page is in ``jobgroups.backend_admin``: what it does there, runners are told of.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any
 
-from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.contrib import admin
+from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
-
-from backends.models import Backend
-from backends.services import backend_update
 
 #: A workflow of megabytes would take the browser along.
 _MAX_SHOWN = 20_000
@@ -74,57 +74,3 @@ def pretty(text: str | None) -> SafeString | str:
     if len(shown) > _MAX_SHOWN:
         shown = f"{shown[:_MAX_SHOWN]}\n… (cut; the API gives all of it)"
     return format_html("<pre>{}</pre>", shown)
-
-
-def counted(number: int, one: str, many: str) -> str:
-    """Return a number with the words that fit it: ``1 event``, ``2 events``."""
-    return f"{number} {one if number == 1 else many}"
-
-
-@admin.register(Backend)
-class BackendAdmin(ReadOnlyAdmin):
-    """Every registered ComfyUI, and what was last seen of it."""
-
-    list_display = (
-        "id",
-        "name",
-        "url",
-        "enabled",
-        "reachability",
-        "status_reason",
-        "queue_running",
-        "queue_pending",
-        "queue_foreign",
-        "comfyui_version",
-        "last_seen_at",
-    )
-    list_filter = ("enabled", "reachability", "comfyui_version")
-    search_fields = ("id", "name", "url")
-    #: Their values may be passwords: only the names are shown.
-    exclude = ("headers",)
-    readonly_fields: ClassVar = ["header_names"]
-    actions = ("enable", "disable")
-
-    @admin.display(description="headers")
-    def header_names(self, backend: Backend) -> str:
-        """Return the names of the headers that are sent to it."""
-        return ", ".join(sorted(backend.headers)) or "-"
-
-    @admin.action(description="Enable: give them work", permissions=["operate"])
-    def enable(self, request: HttpRequest, queryset: QuerySet[Backend]) -> None:
-        """Let the backends get work."""
-        self._switch(request, queryset, enabled=True)
-
-    @admin.action(description="Disable: let them finish and get no more", permissions=["operate"])
-    def disable(self, request: HttpRequest, queryset: QuerySet[Backend]) -> None:
-        """Let the backends finish what they have, and get no more."""
-        self._switch(request, queryset, enabled=False)
-
-    def _switch(self, request: HttpRequest, queryset: QuerySet[Backend], *, enabled: bool) -> None:
-        # No bell is rung, since this app knows no runners: they look every few seconds.
-        keys = list(queryset.values_list("pk", flat=True))
-        changed = [backend_update(backend_id=key, enabled=enabled) for key in keys]
-        count = sum(backend is not None for backend in changed)
-        word = "enabled" if enabled else "disabled"
-        said = f"{counted(count, 'backend is', 'backends are')} {word} now."
-        self.message_user(request, said, messages.SUCCESS)

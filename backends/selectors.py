@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from backends.models import Backend
+from backends.states import Facts
 
 
 def backend_find(backend_id: str) -> Backend | None:
@@ -23,7 +25,50 @@ def backends_by_id(backend_ids: Iterable[str]) -> dict[str, Backend]:
     return Backend.objects.in_bulk(set(backend_ids))
 
 
+#: What was said of a backend, as its session carries it out.
+_ORDERS: Final = (
+    "enabled",
+    "hold",
+    "hold_now",
+    "said_by",
+    "quarantined_at",
+    "quarantine_until",
+)
+
+
 def backend_addresses() -> list[dict[str, Any]]:
-    """Return what a runner needs to know of every backend: ``{id, url, headers, enabled}``."""
-    rows = Backend.objects.order_by("id").values("id", "url", "headers", "enabled")
+    """Return what a runner needs to know of every backend.
+
+    ``id, url, headers``, and what was said of it: ``enabled, hold, hold_now, said_by,
+    quarantined_at, quarantine_until``.
+    """
+    rows = Backend.objects.order_by("id").values("id", "url", "headers", *_ORDERS)
     return [dict(row) for row in rows]
+
+
+def backend_facts(row: Backend, *, now: dt.datetime, ours: int = 0) -> Facts:
+    """Return what is known of a loaded row at a moment, for :func:`backends.states.backend_state`.
+
+    Args:
+        row: the backend.
+        now: the moment.
+        ours: prompts of ours that stand or run there, as the Director's own rows know them.
+    """
+    return Facts(
+        now=now,
+        created_at=row.created_at,
+        enabled=row.enabled,
+        hold=row.hold,
+        said_reason=row.said_reason,
+        said_by=row.said_by,
+        said_at=row.said_at,
+        quarantined_at=row.quarantined_at,
+        quarantine_reason=row.quarantine_reason,
+        quarantine_by=row.quarantine_by,
+        quarantine_count=row.quarantine_count,
+        reachability=row.reachability,
+        status_reason=row.status_reason,
+        status_since=row.status_since,
+        last_seen_at=row.last_seen_at,
+        stands=bool(row.queue_running + row.queue_pending + ours),
+    )

@@ -17,6 +17,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from backends.comfyui.address import BackendAddress, check_headers, normalise_url, slug_for_url
+from backends.holding import NOT_QUARANTINED, backend_switched
 from backends.models import Backend, Reachability
 
 #: What an id looks like; it stands in URLs, file names and logs.
@@ -215,8 +216,8 @@ def _said(
         changes["name"] = name[:_MAX_NAME]
     if tags is not None:
         changes["tags"] = _without_repeats(tags)
-    if enabled is not None and enabled != row.enabled:
-        changes |= {"enabled": enabled, "status_since": _now()}
+    if enabled is not None:
+        changes |= backend_switched(row, enabled, _now())
     return changes
 
 
@@ -233,7 +234,11 @@ def _addressed(row: Backend, url: str | None, headers: Mapping[str, str] | None)
 
 
 def _unobserved() -> dict[str, Any]:
+    """Return the columns of a backend at an address where nothing was seen yet, nor failed."""
     return {
+        **NOT_QUARANTINED,
+        "quarantine_count": 0,
+        "forgiven_at": _now(),
         "reachability": Reachability.UNKNOWN.value,
         "status_reason": "",
         "status_since": _now(),

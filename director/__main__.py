@@ -1,33 +1,70 @@
-"""The one entry point: ``python manage.py``, ``python -m director`` and ``director`` are the same."""
+"""The one entry point: ``python manage.py``, ``python -m director`` and ``director`` are the same.
+
+Commands that speak to a running Director (``director.cli``) need no Django and start at once; all
+others are management commands.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from director.cli import app, output
+from director.cli.exits import Failure, Status
 
 
 def main() -> None:
-    """Run the management command that the command line names."""
+    """Run the command that the command line names, and exit with its status."""
+    arguments = sys.argv[1:]
+    if app.is_for(arguments):
+        sys.exit(app.run(arguments))
+    if arguments[0] == "manage":
+        del arguments[0]
+    program = Path(sys.argv[0]).name
+    _manage(["director" if program == "__main__.py" else program, *arguments])
+
+
+def _manage(argv: Sequence[str]) -> None:
+    """Run a management command."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")  # noqa: TID251 Django's own switch
-    from django.conf import settings  # noqa: PLC0415 after the line above
+    import django  # noqa: PLC0415 after the line above
+    from django.conf import settings  # noqa: PLC0415 likewise
     from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415 likewise
-    from django.core.management import execute_from_command_line  # noqa: PLC0415 likewise
-    from django.db import OperationalError  # noqa: PLC0415 likewise
+    from django.core.management import execute_from_command_line, get_commands  # noqa: PLC0415 likewise
+    from django.db import DatabaseError  # noqa: PLC0415 likewise
 
     try:
         settings.INSTALLED_APPS  # noqa: B018 reading it reads the environment
     except ImproperlyConfigured as error:
         # A sentence, not a traceback: whoever set the variable can set it right.
-        sys.exit(f"Error: {error}")
+        _fail(Failure(str(error), Status.FAILED), argv)
+    django.setup()
+    name = argv[1] if len(argv) > 1 else "help"
+    if name not in get_commands() and name != "help" and not name.startswith("-"):
+        _fail(app.unknown_command(name, get_commands()), argv)
     try:
-        execute_from_command_line(sys.argv)
-    except OperationalError as error:
-        if "unable to open database file" not in str(error):
+        with output.written():
+            execute_from_command_line(list(argv))
+    except Failure as failure:
+        _fail(failure, argv)
+    except KeyboardInterrupt:
+        sys.exit(int(Status.INTERRUPTED))
+    except DatabaseError as error:
+        from director.starting import why_not  # noqa: PLC0415 needs loaded apps
+
+        sentence = why_not(error)
+        if sentence is None:
             raise
-        sys.exit(
-            f"Error: The database {settings.DATABASES['default']['NAME']} does not open. It is made"
-            " by serve; set DIRECTOR_DATA_DIR (or DIRECTOR_DATABASE_URL) here as it is set there."
-        )
+        _fail(Failure(sentence, Status.FAILED), argv)
+
+
+def _fail(failure: Failure, argv: Sequence[str]) -> NoReturn:
+    """Say what went wrong, to a program or to a person, and end."""
+    failure.show_json() if "--json" in argv else failure.show()
+    sys.exit(int(failure.status))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
+import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import asdict, dataclass
@@ -22,9 +24,10 @@ from rest_framework.response import Response
 from backends.selectors import backend_list
 from jobgroups.api import backend_shapes
 from jobgroups.api.base import ApiView
-from jobgroups.clock import iso, now
+from jobgroups.clock import iso
+from jobgroups.leasing import HEARTBEAT_LIFE, database_now
 from jobgroups.models import Runner
-from jobgroups.selectors import HEARTBEAT_LIFE, backend_loads
+from jobgroups.selectors import backend_loads
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,8 @@ class Facts:
     """What the database says, read in one go."""
 
     runners: list[Runner]
+    #: When it was read, by the database's clock, which the heartbeats go by.
+    moment: dt.datetime
     #: Status of each backend that is enabled.
     backends: dict[str, str]
 
@@ -77,8 +82,12 @@ def examine() -> dict[str, Any]:
     facts = _ask_database()
     checks: Mapping[str, Check] = {
         "database": database_check(facts),
-        "channel_layer": channel_layer_check(settings.DIRECTOR_REDIS_URL),
-        "runner": runner_check(None if facts is None else facts.runners),
+        "channel_layer": channel_layer_check(
+            settings.DIRECTOR_REDIS_URL,
+            has_others=facts is not None
+            and any(_is_elsewhere(one, facts.moment) for one in facts.runners),
+        ),
+        "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
@@ -110,7 +119,7 @@ def _read() -> Facts:
         shown = [
             backend_shapes.status(row, loads.get(row.id, backend_shapes.NO_LOAD)) for row in rows
         ]
-        return Facts(runners, {one["backend_id"]: one["status"] for one in shown})
+        return Facts(runners, database_now(), {one["backend_id"]: one["status"] for one in shown})
     finally:
         connection.close()
 
@@ -125,8 +134,24 @@ def database_check(facts: Facts | None) -> Check:
 # --- the doorbell ---------------------------------------------------------------------------------
 
 
-def channel_layer_check(redis_url: str) -> Check:
-    """Degraded without its Redis: events come late then, and none is lost."""
+def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
+    here = (platform.node()[:255], os.getpid())
+    return (runner.host, runner.pid) != here and runner.heartbeat_at > moment - HEARTBEAT_LIFE
+
+
+def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
+    """Degraded without its Redis: events come late then, and none is lost.
+
+    Args:
+        redis_url: of the channel layer; empty: there is none.
+        has_others: whether a runner lives in another process than this one.
+    """
+    if not redis_url and has_others:
+        return Check(
+            Level.DEGRADED,
+            "The runner is another process and there is no Redis: events come up to 2 s late,"
+            " progress and previews not at all; set DIRECTOR_REDIS_URL for both.",
+        )
     if not redis_url:
         return Check(Level.OK, "One process rings itself; there is no Redis.")
     try:
@@ -157,25 +182,26 @@ def _round_trip(redis_url: str) -> None:
 # --- who does the work ----------------------------------------------------------------------------
 
 
-def runner_check(runners: list[Runner] | None) -> Check:
+def runner_check(facts: Facts | None) -> Check:
     """Down without a living runner; where groups are accepted all the same, degraded."""
-    if runners is None:
+    if facts is None:
         return Check(Level.DOWN, "Not known while the database does not answer.")
     absent = Level.DEGRADED if settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER else Level.DOWN
+    runners, moment = facts.runners, facts.moment
     if not runners:
         return Check(absent, "No runner is registered; `serve` or `runner` starts one.")
-    alive = [one for one in runners if one.heartbeat_at > now() - HEARTBEAT_LIFE]
+    alive = [one for one in runners if one.heartbeat_at > moment - HEARTBEAT_LIFE]
     if not alive:
         return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
-    restarted = [one for one in alive if _restarted_lately(one)]
+    restarted = [one for one in alive if _restarted_lately(one, moment)]
     if restarted:
         return Check(Level.DEGRADED, _restarts(restarted[0]))
-    age = (now() - alive[0].heartbeat_at).total_seconds()
+    age = (moment - alive[0].heartbeat_at).total_seconds()
     return Check(Level.OK, f"{len(alive)} alive; the last heartbeat was {age:.1f} s ago.")
 
 
-def _restarted_lately(runner: Runner) -> bool:
-    return runner.last_error_at is not None and runner.last_error_at > now() - RESTART_SHOWN
+def _restarted_lately(runner: Runner, moment: dt.datetime) -> bool:
+    return runner.last_error_at is not None and runner.last_error_at > moment - RESTART_SHOWN
 
 
 def _restarts(runner: Runner) -> str:
@@ -187,17 +213,37 @@ def _restarts(runner: Runner) -> str:
 
 
 def backends_check(backends: Mapping[str, str] | None) -> Check:
-    """Degraded where an enabled backend is away or there is none; the Director itself is well."""
+    """Degraded where an enabled backend is away or set aside, or none takes work; all is told.
+
+    One that a person holds back is no fault, and is not said to answer either.
+    """
     if backends is None:
         return Check(Level.DOWN, "Not known while the database does not answer.")
     if not backends:
         return Check(Level.DEGRADED, "No backend is registered and enabled.")
-    away = sorted(name for name, status in backends.items() if status == "offline")
-    if not away:
-        one = len(backends) == 1
-        return Check(
-            Level.OK, "The only backend answers." if one else f"All {len(backends)} answer."
-        )
-    named = ", ".join(away[:5]) + (" …" if len(away) > 5 else "")
-    do = "does" if len(away) == 1 else "do"
-    return Check(Level.DEGRADED, f"{len(away)} of {len(backends)} {do} not answer: {named}.")
+    wrong = [
+        _these(backends, ("offline", "unknown"), "does not answer", "do not answer"),
+        _these(backends, ("quarantined",), "is quarantined", "are quarantined"),
+    ]
+    held = [
+        _these(backends, ("paused",), "is paused", "are paused"),
+        _these(backends, ("draining",), "is being drained", "are being drained"),
+    ]
+    works = any(status in ("online", "busy") for status in backends.values())
+    said = " ".join(sentence for sentence in [*wrong, *held] if sentence)
+    if said:
+        return Check(Level.OK if works and not any(wrong) else Level.DEGRADED, said)
+    one = len(backends) == 1
+    return Check(Level.OK, "The only backend answers." if one else f"All {len(backends)} answer.")
+
+
+def _these(backends: Mapping[str, str], states: Sequence[str], one: str, many: str) -> str:
+    """Return how many backends are in some states, and which, as a sentence; empty for none."""
+    found = sorted(name for name, status in backends.items() if status in states)
+    if not found:
+        return ""
+    return f"{len(found)} of {len(backends)} {one if len(found) == 1 else many}: {_some(found)}."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")

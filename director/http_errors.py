@@ -15,7 +15,9 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
+from django.shortcuts import render
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.exceptions import APIException, MethodNotAllowed
@@ -44,6 +46,9 @@ _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
 _WRONG_HOST: Final = (
     "The Director does not answer to this Host; DIRECTOR_ALLOWED_HOSTS names more that it does."
 )
+
+#: Characters of a name in the DNS.
+_LONGEST_NAME: Final = 253
 
 _Answer: TypeAlias = HttpResponseBase | Awaitable[HttpResponseBase]
 
@@ -136,11 +141,20 @@ def unknown_path(_request: HttpRequest, **_captured: str) -> HttpResponse:
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """``handler400``: a bad Host, a URL or a body that Django refused to read."""
+    wrong_host = isinstance(exception, DisallowedHost)
     if not is_api(request):
-        return defaults.bad_request(request, exception)
-    if isinstance(exception, DisallowedHost):
+        return _strange_host(request) if wrong_host else defaults.bad_request(request, exception)
+    if wrong_host:
         return error_response(400, _WRONG_HOST, _PLAIN[400][0])
     return plain_error(400)
+
+
+def _strange_host(request: HttpRequest) -> HttpResponse:
+    """Say to whoever looks at a page under a name that is not known what the setting must be."""
+    host, _ = split_domain_port(request.headers.get("Host", ""))
+    name = host if len(host) <= _LONGEST_NAME else ""
+    context = {"name": name, "port": request.META.get("SERVER_PORT", "")}
+    return render(request, "director/strange_host.html", context, status=400)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -21,6 +21,8 @@ from django.http.request import split_domain_port, validate_host
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import sync_and_async_middleware
 
+from jobgroups.consumers.socket import error_frame
+
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -34,6 +36,13 @@ _PREFLIGHT: Final = {
     "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key",
     "Access-Control-Max-Age": "600",
 }
+_CODE: Final = "origin_not_allowed"
+_REFUSED: Final = (
+    "Pages of this origin may not use the Director; "
+    "whoever runs it can list the origin in DIRECTOR_ALLOWED_ORIGINS."
+)
+#: WebSocket close code of what a stranger's page opens.
+STRANGER: Final = 4403
 #: Headers of ours that a page may read besides the usual ones.
 _EXPOSED: Final = "Idempotency-Replayed, Location, Retry-After"
 
@@ -113,11 +122,7 @@ def _is_own(page: Origin, host: str | None) -> bool:
 
 
 def _refusal() -> HttpResponse:
-    detail = (
-        "Pages of this origin may not use the Director; "
-        "whoever runs it can list the origin in DIRECTOR_ALLOWED_ORIGINS."
-    )
-    return JsonResponse({"detail": detail, "code": "origin_not_allowed"}, status=403)
+    return JsonResponse({"detail": _REFUSED, "code": _CODE}, status=403)
 
 
 def _early_answer(request: HttpRequest) -> HttpResponse | None:
@@ -164,7 +169,11 @@ OriginMiddleware = sync_and_async_middleware(origin_middleware)
 
 
 def guarded(application: Application) -> Application:
-    """Wrap a WebSocket application: strangers' pages are refused before the handshake (403)."""
+    """Wrap a WebSocket application: a stranger's page is told so by a frame, and closed with 4403.
+
+    Refused before the handshake, it would learn no more than that something failed; and so would
+    whoever writes a page that ought to be listed.
+    """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         origins = values(scope, b"origin")
@@ -173,7 +182,9 @@ def guarded(application: Application) -> Application:
         if len(origins) <= 1 and is_allowed(origins[0] if origins else None, host):
             await application(scope, receive, send)
         elif (await receive())["type"] == "websocket.connect":
-            await send({"type": "websocket.close", "code": 4403})
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": error_frame(_CODE, _REFUSED)})
+            await send({"type": "websocket.close", "code": STRANGER})
 
     return guard
 

@@ -1,13 +1,16 @@
-"""Daphne's server, taught three things about long answers and long bodies.
+"""Daphne's server, taught four things about long answers, bodies and frames.
 
 It takes whatever an application sends and holds what the client does not read: one stalled download
-would be held in memory whole. Here an application's ``send`` waits while the client does not read.
+would be held in memory whole, and of a stalled socket all its frames until its pings go unanswered.
+Here an application's ``send`` waits while the client does not read.
 
 And an answer that breaks off in the middle (its backend died) is cut: ended in order, a client would
 take it for whole or wait for the rest, and daphne would stumble over its own error page.
 
 And no body is parsed before the application has looked at its request: Twisted parses forms in the
 loop, so a form of some megabytes, which any web page may post, would hold up everybody for seconds.
+
+And a client whose frame is too long is told so and closed with 1009; daphne cuts its connection.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from typing import Any, Final
 
 import daphne.server  # before all else of daphne's and Twisted's: it installs the reactor
 from daphne.http_protocol import WebRequest
+from daphne.ws_protocol import WebSocketProtocol
 
 from director.origins import Application, Receive, Scope, Send
+from jobgroups.consumers.socket import error_frame
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +53,19 @@ class _Pace:
     def stopProducing(self) -> None:  # noqa: N802 Twisted's name
         self._may_go.set()
 
-    async def wait(self) -> None:
-        """Return once the client has read enough.
+    async def wait(self, within: float | None = STALL_SECONDS) -> None:
+        """Return once the client has read enough, or is gone.
+
+        Args:
+            within: seconds that it may take; None: any, since something else watches the client.
 
         Raises:
             ClientStalled: it does not.
         """
+        if self._may_go.is_set():
+            return
         try:
-            async with asyncio.timeout(STALL_SECONDS):
+            async with asyncio.timeout(within):
                 await self._may_go.wait()
         except TimeoutError:
             raise ClientStalled from None
@@ -72,17 +82,46 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
         if isinstance(protocol, WebRequest):
             # Twisted's own switch, but one that daphne does not hand on: nobody reads what it parses.
             protocol._parsePOSTFormSubmission = False
+        elif isinstance(protocol, WebSocketProtocol):
+            _tell_when_too_long(protocol)
         super().protocol_connected(protocol)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         """Take a message of an application; return when the client may be sent more."""
-        is_part = message["type"] == "http.response.body" and isinstance(protocol, WebRequest)
+        if isinstance(protocol, WebSocketProtocol):
+            await self._handle_frame(protocol, message)
+            return
+        is_part = message["type"] == "http.response.body"
         if is_part:
             _prepare(protocol, more=bool(message.get("more_body")))
         await super().handle_reply(protocol, message)
         pace = protocol.producer if is_part else None
         if isinstance(pace, _Pace):
             await pace.wait()
+
+    async def _handle_frame(self, protocol: Any, message: dict[str, Any]) -> None:
+        await super().handle_reply(protocol, message)
+        transport = protocol.transport
+        if message["type"] == "websocket.accept" and transport.connected:
+            # In place of the HTTP channel, which would stop reading, pongs included.
+            transport.unregisterProducer()
+            transport.registerProducer(_Pace(), True)
+        elif message["type"] == "websocket.send" and isinstance(transport.producer, _Pace):
+            # Who answers no ping is dropped: that ends the wait, however long it takes.
+            await transport.producer.wait(None)
+
+
+def _tell_when_too_long(protocol: Any) -> None:
+    """Have a socket say why it closes when a frame is above daphne's limit, which it does not read."""
+    fail = protocol._max_message_size_exceeded
+
+    def told(size: int, limit: int, reason: str) -> None:
+        detail = f"A frame may have up to {limit} bytes; only ping and close are understood."
+        protocol.sendMessage(error_frame("frame_too_long", detail).encode())
+        protocol.failByDrop = False  # closed in order: what was sent arrives
+        fail(size, limit, reason)
+
+    protocol._max_message_size_exceeded = told
 
 
 def _prepare(request: Any, *, more: bool) -> None:

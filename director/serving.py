@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -13,12 +12,15 @@ import daphne.server  # noqa: F401 before all of Twisted: it installs the reacto
 from django.conf import settings
 from twisted.internet import reactor as _reactor
 
+from director import ending
 from director.asgi import application
 from director.listening import Place
+from director.one_thread import close_threads
 from director.pacing import PacedServer
 from jobgroups.api.asynchronous import close_reading
 from jobgroups.consumers import close_all, close_rows, read_seqs
 from jobgroups.hub import hub
+from jobgroups.runner.locks import Lock
 from jobgroups.runner.supervision import SupervisedRunner
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,11 @@ class _Serving:
     """The lives of the server and the runner, tied together in the reactor's loop."""
 
     def __init__(
-        self, places: Sequence[Place], runner_name: str | None, announce: Callable[[int], None]
+        self,
+        places: Sequence[Place],
+        runner_name: str | None,
+        lock: Lock | None,
+        announce: Callable[[int], None],
     ) -> None:
         self._port = places[0].port
         self._announce = announce
@@ -43,7 +49,9 @@ class _Serving:
         self._runner = (
             None
             if runner_name is None
-            else SupervisedRunner(name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER)
+            else SupervisedRunner(
+                name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
+            )
         )
         self._main: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -66,8 +74,7 @@ class _Serving:
             self.failed = True
 
     def _start(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            _on_signal(self._loop, number, self._stopping.set)
+        ending.on_signals(self._loop, self._stopping.set)
         # Before the runner, not with the first request: what is found meanwhile must wake it.
         hub.bind(self._loop, read_seqs=read_seqs)
         self._main = self._loop.create_task(self._live(), name="serve")
@@ -87,12 +94,15 @@ class _Serving:
                 self._stopping.set()
         except Exception:
             self.failed = True
+            # Nobody sent a signal, and what ends now may hang all the same.
+            ending.leave_soon(status=1)
             logger.exception("The Director ends because of a defect.")
         finally:
             await close_all(_SHUTDOWN)
             await hub.aclose()
             close_rows()
             close_reading()
+            close_threads()
             if reactor.running:
                 reactor.stop()
 
@@ -104,27 +114,24 @@ class _Serving:
         self._announce(self._port)
 
 
-def _on_signal(loop: asyncio.AbstractEventLoop, number: int, act: Callable[[], None]) -> None:
-    try:
-        loop.add_signal_handler(number, act)
-    except NotImplementedError:
-        # Windows: the handler runs in the main thread, between two steps of the loop.
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
-
-
 def serve(
-    *, places: Sequence[Place], runner_name: str | None, announce: Callable[[int], None]
+    *,
+    places: Sequence[Place],
+    runner_name: str | None,
+    lock: Lock | None = None,
+    announce: Callable[[int], None],
 ) -> int:
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
         places: where to listen.
         runner_name: of the runner in this process; None: only serve.
+        lock: on that name, held by the caller.
         announce: called with the port when requests are answered and the runner is alive.
 
     Returns:
         0 after an orderly end, 1 after a defect.
     """
-    serving = _Serving(places, runner_name, announce)
+    serving = _Serving(places, runner_name, lock, announce)
     serving.run()
     return int(serving.failed)

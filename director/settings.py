@@ -20,7 +20,19 @@ from django.core.exceptions import ImproperlyConfigured
 from director import __version__
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
+
+
+class _Environment(environ.Env):  # type: ignore[misc]  # environ has no types
+    """Remembers which variables it was asked for: no other one is a setting."""
+
+    asked: set[str] = set()
+
+    def get_value(self, var: str, *args: Any, **kwargs: Any) -> Any:
+        self.asked.add(var)
+        return super().get_value(var, *args, **kwargs)
+
+
+env = _Environment()
 Number = TypeVar("Number", int, float)
 
 # --- helpers ------------------------------------------------------------------------------------
@@ -49,9 +61,33 @@ def _number(name: str, kind: type[Number], default: Number, low: float, high: fl
     return value
 
 
+def _one_of(name: str, meanings: dict[str, str], default: str) -> str:
+    """Read one of a few words, and return what it means."""
+    word = str(env.str(name, default="")).strip().lower() or default
+    if word not in meanings:
+        raise ImproperlyConfigured(f"{name} is {word!r}; use one of {', '.join(meanings)}.")
+    return meanings[word]
+
+
 def _words(name: str) -> list[str]:
     """Read a comma-separated list, blanks left out."""
     return [word.strip() for word in str(env.str(name, default="")).split(",") if word.strip()]
+
+
+def _urls(name: str) -> list[str]:
+    """Read URLs between blanks or commas, which may stand in one of them as well.
+
+    What is wrong is said without what was written: such a URL holds a password.
+    """
+    text = str(env.str(name, default="")).strip()
+    urls = re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)", text) if text else []
+    for number, url in enumerate(urls, start=1):
+        if not re.match(r"[A-Za-z][A-Za-z0-9]*://[^\s]", url):
+            raise ImproperlyConfigured(
+                f"Entry {number} of {name} is no URL; each is written as service://…, with a comma"
+                " between two of them."
+            )
+    return [url.strip(" ,") for url in urls]
 
 
 # --- the data folder ------------------------------------------------------------------------------
@@ -86,6 +122,7 @@ def _secret_key() -> str:
 
 SECRET_KEY = _secret_key()
 DEBUG = _flag("DIRECTOR_DEBUG", default=False)
+DEFAULT_EXCEPTION_REPORTER_FILTER = "director.debug_pages.SecretsFilter"
 
 # --- who may ask ----------------------------------------------------------------------------------
 
@@ -126,6 +163,23 @@ DIRECTOR_DEPTH = _number("DIRECTOR_DEPTH", int, 2, 1, 16)
 DIRECTOR_GIVE_UP_SECONDS = _number("DIRECTOR_GIVE_UP_SECONDS", int, 600, 5, 86_400)
 #: A child that has not executed ends as a timeout after so long in all.
 DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86_400, 60, 2_592_000)
+#: How failures are met where a submission does not say: charged attempts of a child within a run,
+DIRECTOR_MAX_ATTEMPTS = _number("DIRECTOR_MAX_ATTEMPTS", int, 1, 1, 10)
+#: on which other backends (``never``, ``group``, ``any``),
+DIRECTOR_RETRY_ELSEWHERE = _one_of(
+    "DIRECTOR_RETRY_ELSEWHERE", {"0": "never", "group": "group", "any": "any"}, "0"
+)
+#: and after how long, doubled with each attempt.
+DIRECTOR_RETRY_BACKOFF_SECONDS = _number("DIRECTOR_RETRY_BACKOFF_SECONDS", float, 2, 0, 60)
+#: What waits for a backend that has been away so long goes elsewhere, where its group allows that.
+DIRECTOR_MOVE_AFTER_SECONDS = _number("DIRECTOR_MOVE_AFTER_SECONDS", int, 60, 1, 86_400)
+#: So many failures that speak against a backend, within so many minutes, set it aside; 0: none do.
+DIRECTOR_QUARANTINE_FAILURES = _number("DIRECTOR_QUARANTINE_FAILURES", int, 3, 0, 1_000)
+DIRECTOR_QUARANTINE_MINUTES = _number("DIRECTOR_QUARANTINE_MINUTES", float, 10, 0.01, 1_440)
+#: How long the first quarantine lasts; each one in a row lasts twice as long, up to four hours.
+DIRECTOR_QUARANTINE_FORGIVE_MINUTES = _number(
+    "DIRECTOR_QUARANTINE_FORGIVE_MINUTES", float, 15, 0.01, 240
+)
 DIRECTOR_MAX_CHILDREN = _number("DIRECTOR_MAX_CHILDREN", int, 1_000, 1, 10_000)
 DIRECTOR_MAX_BODY_BYTES = _number("DIRECTOR_MAX_BODY_BYTES", int, 16 * 2**20, 2**10, 2**28)
 DIRECTOR_MAX_METADATA_BYTES = 16 * 2**10
@@ -140,6 +194,28 @@ DIRECTOR_THUMBNAILS_DIR = DIRECTOR_DATA_DIR / "thumbnails"
 DIRECTOR_ACCEPT_WITHOUT_RUNNER = _flag("DIRECTOR_ACCEPT_WITHOUT_RUNNER", default=False)
 #: One number scales every pause of the runner; tests lower it, nobody else needs to.
 DIRECTOR_TIME_SCALE = _number("DIRECTOR_TIME_SCALE", float, 1.0, 0.01, 10.0)
+
+# --- who is told -----------------------------------------------------------------------------------
+
+#: Where the pages are reached from outside, for links in notices; without a slash at its end.
+DIRECTOR_PUBLIC_URL = str(env.str("DIRECTOR_PUBLIC_URL", default="")).strip().rstrip("/")
+if DIRECTOR_PUBLIC_URL and not re.fullmatch(r"https?://[^?#\s]+", DIRECTOR_PUBLIC_URL):
+    raise ImproperlyConfigured(
+        f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port."
+    )
+#: Services that are told, as apprise's URLs. They hold passwords: nothing ever shows them.
+DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
+#: What they are told of.
+DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON") or [
+    "group_ended",
+    "backend_trouble",
+    "queue_empty",
+]
+for _kind in DIRECTOR_NOTIFY_ON:
+    if _kind not in ("group_ended", "backend_trouble", "queue_empty"):
+        raise ImproperlyConfigured(
+            f"DIRECTOR_NOTIFY_ON has {_kind!r}; known are group_ended, backend_trouble, queue_empty."
+        )
 
 # --- the database ---------------------------------------------------------------------------------
 
@@ -182,7 +258,22 @@ def _database() -> dict[str, Any]:
     # Under ASGI each request has a thread of its own: persistent connections would leak, a pool
     # serves (and is twice as fast).
     config["CONN_MAX_AGE"] = 0
-    config["OPTIONS"] = {**config.get("OPTIONS", {}), "pool": {"min_size": 2, "max_size": 20}}
+    given = config.get("OPTIONS", {})
+    config["OPTIONS"] = {
+        # A server that vanished is noticed within half a minute, not after the system's two hours;
+        # keepalives see it where nothing is under way, the timeout of what was sent elsewhere.
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,
+        **given,
+        # A process that stands still in the middle of a transaction keeps its rows locked from all
+        # others: PostgreSQL cuts it off before its leases end. Whatever it meant to write, it tries again.
+        "options": f"-c idle_in_transaction_session_timeout=8s {given.get('options', '')}".strip(),
+        # While the server is away, whoever asks is told so in seconds, not in half a minute.
+        "pool": {"min_size": 2, "max_size": 20, "timeout": 5.0},
+    }
     return config
 
 
@@ -240,13 +331,25 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+#: What of them the API needs: see ``director.one_thread``.
+DIRECTOR_API_MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "director.csp.CspMiddleware",
+    "director.origins.OriginMiddleware",
+    "director.http_errors.JsonErrorMiddleware",
+    "director.sign_in.SignInMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
 ROOT_URLCONF = "director.urls"
 ASGI_APPLICATION = "director.asgi.application"
 APPEND_SLASH = False
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        # Of a source tree. Installed, they lie in ``director``, where Django finds them as an app's,
+        # and a folder of that name beside it is somebody else's.
+        "DIRS": [BASE_DIR / "templates"] if (BASE_DIR / "manage.py").exists() else [],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -302,7 +405,10 @@ LOGGING = {
     "formatters": {
         "line": {"format": "{asctime} {levelname:7} {name}: {message}", "style": "{"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+        "nowhere": {"class": "logging.NullHandler"},
+    },
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
         "director": {"level": DIRECTOR_LOG_LEVEL},
@@ -312,6 +418,13 @@ LOGGING = {
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
         "websockets": {"level": "WARNING"},
+        # A line for each of its connections, where whoever asked says it in one.
+        "psycopg.pool": {"level": "ERROR"},
+        # A traceback a second while Redis is away, where ``jobgroups.relay`` says it in one line.
+        "channels_redis": {"level": "CRITICAL"},
+        # They write URLs with their passwords; ``jobgroups.runner.posting`` says what went wrong.
+        "apprise": {"handlers": ["nowhere"], "level": "WARNING", "propagate": False},
+        "urllib3": {"handlers": ["nowhere"], "level": "CRITICAL", "propagate": False},
         "django": {"level": "WARNING"},
         # Each 4xx of a client would be a warning here; the client was told.
         "django.request": {"level": "ERROR"},
@@ -319,3 +432,17 @@ LOGGING = {
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }
+
+# --- what is no setting ---------------------------------------------------------------------------
+
+DIRECTOR_SETTINGS = sorted(name for name in env.asked if name.startswith("DIRECTOR_"))
+# Of the commands that speak to a running Director, and of the project's own tests.
+_OTHERS = re.compile(r"DIRECTOR_(URL|SUBMITTER|TEST_.*)")
+#: Variables that look like settings and are none, misspelt most likely: ``director.checks`` says so.
+DIRECTOR_UNKNOWN_SETTINGS = sorted(
+    name
+    for name in os.environ
+    if name.startswith("DIRECTOR_")
+    and name not in DIRECTOR_SETTINGS
+    and not _OTHERS.fullmatch(name)
+)

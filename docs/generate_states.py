@@ -1,4 +1,4 @@
-"""Write ``docs/states.md`` from ``jobgroups/states.py``: ``make docs``. A test fails if it is stale."""
+"""Write ``docs/states.md`` from the tables of states: ``make docs``. A test fails if it is stale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jobgroups import states  # noqa: E402 only importable after the line above
+from backends import states as backend_states  # noqa: E402 only importable after the line above
+from jobgroups import states  # noqa: E402 likewise
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -20,7 +21,7 @@ PAGE = ROOT / "docs" / "states.md"
 _HEAD = """\
 # States
 
-<!-- Generated from jobgroups/states.py by `make docs`; do not edit. -->
+<!-- Generated from jobgroups/states.py and backends/states.py by `make docs`; do not edit. -->
 
 Every move goes through a guarded `UPDATE … WHERE status IN (sources)`: who comes second changes
 nothing. The database's CHECK constraints repeat the tables.
@@ -37,9 +38,16 @@ _ATTEMPT = (
 )
 
 
+_BACKEND = (
+    "Derived from what a person said of it, from its failures and from what was last seen of it; of"
+    " several that are true the first of this table is shown. `status_reason`, `status_since` and"
+    " `status_by` say why, since when and by whom."
+)
+
+
 def _meanings(kind: type[StrEnum]) -> dict[str, str]:
     """Return the ``#:`` comment of each member, by its value."""
-    source = (ROOT / "jobgroups" / "states.py").read_text(encoding="utf-8")
+    source = (ROOT / f"{kind.__module__.replace('.', '/')}.py").read_text(encoding="utf-8")
     body = source.split(f"class {kind.__name__}(StrEnum):", 1)[1].split("\n\n\n", 1)[0]
     found = dict(re.findall(r'^    [A-Z_]+ = "(\w+)"  #: (.+)$', body, re.MULTILINE))
     missing = [member.value for member in kind if member.value not in found]
@@ -58,6 +66,20 @@ def _table(kind: type[S], moves: Mapping[S, frozenset[S]] | None) -> list[str]:
             line += f" {_targets(kind, moves[member])} |"
         lines.append(line)
     return lines
+
+
+def _backend_table() -> list[str]:
+    """Return the states of backends, the strongest first, with what each means for work."""
+    meanings = _meanings(backend_states.BackendState)
+    lines = ["| Value | Meaning | Submissions | New prompts |", "| --- | --- | --- | --- |"]
+    for state in backend_states.PRECEDENCE:
+        takes = "accepted" if state in backend_states.TAKES_CHILDREN else "skipped"
+        sent = "sent" if state in _SENDS else "none"
+        lines.append(f"| `{state.value}` | {meanings[state.value]} | {takes} | {sent} |")
+    return lines
+
+
+_SENDS = {backend_states.BackendState.ONLINE, backend_states.BackendState.BUSY}
 
 
 def _targets(kind: type[S], targets: frozenset[S]) -> str:
@@ -102,6 +124,12 @@ def page() -> str:
         "",
         f"In {_targets(attempt, states.ATTEMPT_ACTIVE)} its prompt may stand or run at the backend,"
         " and takes a place there.",
+        "",
+        "## Backend",
+        "",
+        _BACKEND,
+        "",
+        *_backend_table(),
         "",
         "## Why a stop is owed",
         "",

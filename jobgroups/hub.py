@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+from django.db import Error as DatabaseError
 
 from jobgroups.messages import (
     Entry,
@@ -29,6 +30,7 @@ from jobgroups.messages import (
     Poke,
     PreviewFrame,
     ProgressFrame,
+    StarFrame,
     packed,
     unpacked,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "PreviewFrame",
     "ProgressFrame",
     "ReadSeqs",
+    "StarFrame",
     "Subscription",
     "hub",
 ]
@@ -74,6 +77,7 @@ class Subscription:
         on_overflow: called once when the socket lags too far behind. What waited is dropped then,
             and so is all that comes later.
         previews: whether previews are wanted.
+        stars_alone: whether stars are all that is wanted.
     """
 
     def __init__(
@@ -82,9 +86,11 @@ class Subscription:
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
+        stars_alone: bool = False,
     ) -> None:
         self.group_id = group_id
         self.previews = previews
+        self._stars_alone = stars_alone
         self.overflowed = False
         self._on_overflow = on_overflow
         self._entries: deque[Entry | list[ProgressFrame | PreviewFrame]] = deque()
@@ -95,7 +101,7 @@ class Subscription:
 
     def put(self, entry: Entry) -> None:
         """Queue an entry; past the limit progress is dropped, and an event overflows the queue."""
-        if self.overflowed:
+        if self.overflowed or (self._stars_alone and not isinstance(entry, StarFrame)):
             return
         if isinstance(entry, ProgressFrame | PreviewFrame):
             self._put_latest(entry)
@@ -152,6 +158,8 @@ class _Watched:
         for event in message.events:
             self._note(event)
             self._put(event)
+        for star in message.stars:
+            self._put(star)
 
     def _note(self, event: EventFrame) -> None:
         # One that was overtaken tells nothing of how the child stands now.
@@ -311,12 +319,15 @@ class Hub:
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
+        stars_alone: bool = False,
     ) -> Subscription:
         """Return a queue that gets all that is published of the group from now on.
 
         Subscribe first, then read the snapshot: what comes in between is in the queue.
         """
-        subscription = Subscription(group_id, on_overflow, previews=previews)
+        subscription = Subscription(
+            group_id, on_overflow, previews=previews, stars_alone=stars_alone
+        )
         self._watched[group_id].subscriptions.add(subscription)
         if self._relay is not None:
             try:
@@ -387,6 +398,10 @@ class Hub:
                 continue
             try:
                 seqs = await self._read_seqs(list(self._watched))
+            except DatabaseError as error:
+                # A server that is restarted is worth a line, not a traceback every two seconds.
+                reason = str(error).strip().partition("\n")[0]
+                logger.warning("The watched groups could not be read: %s", reason)
             except Exception:
                 logger.warning("The watched groups could not be read.", exc_info=True)
             else:

@@ -47,23 +47,32 @@ class PreviewFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class StarFrame:
+    """A child was given a star, or lost it: no event, and of no interest but to pages."""
+
+    child_id: str
+    starred: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Poke:
     """The group's log has reached ``seq``: read the rows if that is news."""
 
     seq: int
 
 
-Entry = EventFrame | ProgressFrame | PreviewFrame | Poke
+Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | Poke
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """All events of one transaction, some progress, or some previews, of one group."""
+    """All events of one transaction, some progress, some previews, or stars, of one group."""
 
     group_id: str
     events: tuple[EventFrame, ...] = ()
     progress: tuple[ProgressFrame, ...] = ()
     previews: tuple[PreviewFrame, ...] = ()
+    stars: tuple[StarFrame, ...] = ()
 
 
 def packed(message: Message) -> dict[str, Any]:
@@ -74,6 +83,7 @@ def packed(message: Message) -> dict[str, Any]:
         "events": [[e.seq, e.text, e.child_id, e.ends_child] for e in message.events],
         "progress": [[p.child_id, p.attempt, p.percent, p.text] for p in message.progress],
         "previews": [[p.child_id, p.attempt, p.text] for p in message.previews],
+        "stars": [[s.child_id, s.starred] for s in message.stars],
     }
 
 
@@ -85,11 +95,13 @@ def unpacked(form: Mapping[str, Any]) -> Message:
     """
     events: Iterable[Any] = form["events"]
     progress: Iterable[Any] = form["progress"]
-    # A process of the version before sends none.
+    # A process of a version before sends none.
     previews: Iterable[Any] = form.get("previews", ())
+    stars: Iterable[Any] = form.get("stars", ())
     return Message(
         group_id=form["group"],
         events=tuple(EventFrame(*event) for event in events),
         progress=tuple(ProgressFrame(*frame) for frame in progress),
         previews=tuple(PreviewFrame(*frame) for frame in previews),
+        stars=tuple(StarFrame(*star) for star in stars),
     )

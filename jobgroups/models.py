@@ -354,8 +354,8 @@ class Attempt(models.Model):
 class AbandonedPrompt(models.Model):
     """A prompt id that may yet turn up at a backend although its attempt was closed.
 
-    Kept for 24 h or until the backend is seen restarted. Met pending it is deleted, met running it
-    is interrupted, or adopted where its child has no newer attempt.
+    Kept for 24 h. Met pending it is deleted, met running it is interrupted, or adopted where its child
+    waits and nobody told it to stop.
     """
 
     attempt = models.OneToOneField(Attempt, on_delete=models.CASCADE, related_name="abandoned")
@@ -462,6 +462,8 @@ class Notice(models.Model):
     tries = models.IntegerField(default=0)
     sent_at = models.DateTimeField(null=True, blank=True)
     last_error = models.CharField(max_length=500, blank=True, default="")
+    #: Marks of the services that took it while another one has not, with blanks between them.
+    taken_by = models.TextField(blank=True, default="", db_default="")
 
     class Meta:
         ordering: ClassVar = ["id"]

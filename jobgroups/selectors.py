@@ -8,20 +8,22 @@ import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django.db import transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 
 from backends.models import Backend
-from jobgroups import shapes, waiting
+from jobgroups import shapes
 from jobgroups.clock import iso, now
+from jobgroups.compiled import KEY, Asked, Compiled
 from jobgroups.errors import BackendNotFound, ChildNotFound, GroupNotFound, InvalidRequest
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Lease, Runner
+from jobgroups.leasing import HEARTBEAT_LIFE, database_now
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Runner
+from jobgroups.queueing import waiting_reasons
+from jobgroups.retrying import LONGEST_PAUSE
 from jobgroups.states import CHILD_OPEN, AttemptState, ChildStatus
 
-#: A runner is alive while its heartbeat is younger.
-HEARTBEAT_LIFE: Final = dt.timedelta(seconds=10)
 _CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 #: A page of the list has at most so many groups.
 MAX_PAGE: Final = 200
@@ -38,9 +40,9 @@ def group_snapshot(group_id: str) -> dict[str, Any]:
     """
     for _ in range(5):
         group = _group(group_id)
-        children = list(group.children.order_by("position").select_related("current_attempt"))
-        # Read again: where the log has not moved, group and children belong together.
-        if JobGroup.objects.filter(pk=group_id, seq=group.seq).exists():
+        children: Sequence[ChildJob] = _children(group_id)
+        # Read once more with them: where the log has not moved, group and children belong together.
+        if all(cast(Any, one).group_seq == group.seq for one in children):
             return _snapshot(group, children)
     with transaction.atomic():
         group = JobGroup.objects.select_for_update().get(pk=group_id)
@@ -49,14 +51,30 @@ def group_snapshot(group_id: str) -> dict[str, Any]:
 
 
 def _group(group_id: str) -> JobGroup:
-    group = JobGroup.objects.filter(pk=group_id).first()
-    if group is None:
+    found = _groups(group_id)
+    if not found:
         raise GroupNotFound(group_id)
-    return group
+    return found[0]
+
+
+#: All of a group but what can be long and is seldom asked for.
+_groups: Final = Compiled(
+    lambda: JobGroup.objects.filter(pk=KEY).order_by().defer("workflow_json", "parameters_json")
+)
+_children: Final = Compiled(
+    lambda: (
+        ChildJob.objects.filter(group_id=KEY)
+        .order_by("position")
+        .select_related("current_attempt")
+        .annotate(group_seq=F("group__seq"))
+    )
+)
 
 
 def _snapshot(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Any]:
-    reasons = _waiting_reasons(children)
+    waits = any(one.status == ChildStatus.QUEUED for one in children)
+    alive = waits and runner_alive()
+    reasons = waiting_reasons(group, children, runner_alive=alive)
     head = shapes.group(group)
     rows = [shapes.child(one, waiting_reason=reasons.get(one.id)) for one in children]
     return {
@@ -67,34 +85,6 @@ def _snapshot(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Any]:
     }
 
 
-def _waiting_reasons(children: Sequence[ChildJob]) -> dict[str, str]:
-    queued = [one for one in children if one.status == ChildStatus.QUEUED]
-    if not queued:
-        return {}
-    backends = Backend.objects.in_bulk({one.backend_id for one in queued if one.backend_id})
-    alive = runner_alive()
-    return {
-        one.id: waiting.waiting_reason(
-            _waiting_backend(backends.get(one.backend_id or "")),
-            state=None if one.current_attempt is None else one.current_attempt.state,
-            runner_alive=alive,
-        )
-        for one in queued
-    }
-
-
-def _waiting_backend(row: Backend | None) -> waiting.BackendNow | None:
-    if row is None:
-        return None
-    return waiting.BackendNow(
-        backend_id=row.id,
-        enabled=row.enabled,
-        away_since=row.unreachable_since,
-        reason=row.status_reason,
-        foreign=row.queue_foreign,
-    )
-
-
 def group_exists(group_id: str) -> bool:
     """Return whether there is such a group."""
     return JobGroup.objects.filter(pk=group_id).exists()
@@ -102,7 +92,10 @@ def group_exists(group_id: str) -> bool:
 
 def group_workflow(group_id: str) -> str:
     """Return the workflow as it was given, as JSON text."""
-    return _group(group_id).workflow_json
+    texts = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True)
+    if not (found := list(texts)):
+        raise GroupNotFound(group_id)
+    return found[0]
 
 
 def group_seqs(group_ids: Sequence[str]) -> dict[str, int]:
@@ -151,7 +144,7 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     child = group.children.filter(pk=job_id).select_related("current_attempt").first()
     if child is None:
         raise ChildNotFound(job_id)
-    reasons = _waiting_reasons([child])
+    reasons = waiting_reasons(group, [child], runner_alive=runner_alive())
     row = shapes.child(child, waiting_reason=reasons.get(child.id))
     attempts = [shapes.attempt(one) for one in child.attempts.order_by("number")]
     return {**row, "attempt_count": row["attempts"], "attempts": attempts}
@@ -166,6 +159,7 @@ class GroupFilter:
 
     status: str | None = None
     backend: str | None = None
+    submitter: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: dt.datetime | None = None
     created_before: dt.datetime | None = None
@@ -209,6 +203,8 @@ def _narrowed(narrowed: GroupFilter) -> QuerySet[JobGroup]:
     if narrowed.backend:
         with_child = ChildJob.objects.filter(backend_id=narrowed.backend).values("group_id")
         rows = rows.filter(pk__in=with_child)
+    if narrowed.submitter:
+        rows = rows.filter(submitter=narrowed.submitter)
     for key, value in narrowed.metadata.items():
         rows = rows.filter(labels__key=key, labels__value=value)
     if narrowed.created_after:
@@ -253,7 +249,7 @@ def _place(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | None]:
 def runner_alive() -> bool:
     """Return whether any runner's heartbeat is younger than 10 s."""
     return Runner.objects.filter(
-        heartbeat_at__gt=now() - HEARTBEAT_LIFE, stopped_at__isnull=True
+        heartbeat_at__gt=database_now() - HEARTBEAT_LIFE, stopped_at__isnull=True
     ).exists()
 
 
@@ -335,9 +331,33 @@ def work_for_sessions() -> tuple[set[str], dict[str, set[int]]]:
     return {backend_id for backend_id in backends if backend_id}, stops
 
 
-def leases_held(runner: str) -> list[tuple[str, int]]:
-    """Return backend and epoch of each lease that stands in a runner's name."""
-    return list(Lease.objects.filter(runner=runner).order_by().values_list("backend_id", "epoch"))
+def next_try_in(backend_id: str) -> float | None:
+    """Return after how many seconds the pause of a child that waits for a backend ends first.
+
+    None where no child pauses there. What is further off than any pause was said before the clock was
+    set back, and is due already.
+    """
+    moment = now()
+    longest = moment + dt.timedelta(seconds=LONGEST_PAUSE)
+    first = _pauses_first.first(backend_id, moment=moment, longest=longest)
+    if first is None or first.not_before is None:
+        return None
+    return (first.not_before - moment).total_seconds()
+
+
+_pauses_first: Final = Compiled(
+    lambda: (
+        ChildJob.objects.filter(
+            backend_id=KEY,
+            status=ChildStatus.QUEUED,
+            current_attempt__isnull=True,
+            not_before__gt=Asked("moment"),
+            not_before__lte=Asked("longest"),
+        )
+        .only("not_before")
+        .order_by("not_before")[:1]
+    )
+)
 
 
 def backends_with_prompts() -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jobgroups.clock import iso, iso_or_none
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.states import ChildStatus
+from jobgroups.states import ChildStatus, Elsewhere
 
 #: Texts in events are cut at this many characters' worth of UTF-8 (contract: 2 KiB).
 MAX_TEXT_BYTES = 2048
@@ -47,6 +47,7 @@ def child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]
         "outputs": _loaded(row.outputs_json),
         "error_message": row.error_message,
         "error_type": row.error_type,
+        "failure_class": row.failure_class or None,
         "queued_at": iso(row.queued_at),
         "started_at": iso_or_none(row.started_at),
         "completed_at": iso_or_none(row.completed_at),
@@ -75,6 +76,10 @@ def group(row: JobGroup) -> dict[str, Any]:
         "seed_strategy": row.seed_strategy,
         "base_seed": row.base_seed,
         "timeout_seconds": row.timeout_seconds,
+        "max_attempts": row.max_attempts,
+        "retry_elsewhere": False if row.retry_elsewhere == Elsewhere.NEVER else row.retry_elsewhere,
+        "retry_on": row.retry_on,
+        "submitter": row.submitter or None,
         "run": row.run,
         "seq": row.seq,
     }
@@ -112,6 +117,7 @@ def attempt(row: Attempt) -> dict[str, Any]:
         "outputs": _loaded(row.outputs_json),
         "error_message": row.error_message,
         "error_type": row.error_type,
+        "failure_class": row.failure_class or None,
         "error_details": _loaded(row.error_details_json),
         "created_at": iso(row.created_at),
         "accepted_at": iso_or_none(row.accepted_at),

@@ -79,6 +79,8 @@ CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = {
 
 CHILD_FINAL: Final = frozenset(status for status, targets in CHILD_MOVES.items() if not targets)
 CHILD_OPEN: Final = frozenset(ChildStatus) - CHILD_FINAL
+#: What a retry of the group queues again: final within a run, not beyond it.
+CHILD_RETRIED: Final = CHILD_FINAL - {ChildStatus.COMPLETED}
 
 _ENDED_THERE: Final = frozenset(
     {

@@ -1,46 +1,164 @@
-"""Why a queued child waits, in one sentence. Pure: a snapshot in, a sentence out."""
+"""Why a queued child waits, in one sentence. Pure: a snapshot in, a sentence out.
+
+The same sentence stands in the API, on the page and in the command line.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Final
+
+from backends.states import BackendState, Standing
+
+_ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendNow:
-    """What is known of a backend that a child waits for."""
+    """What is known of a backend that children wait for."""
 
     backend_id: str
-    enabled: bool
-    #: Since when it has not been reachable, None while it is.
-    away_since: dt.datetime | None
-    reason: str
+    #: Its word, why, since when and by whom.
+    standing: Standing
+    #: Since when it has not been reachable, None while it is; and why, as a clause.
+    away_since: dt.datetime | None = None
+    away_reason: str = ""
+    #: How long it may be away before what waits for it is given up.
+    give_up_after: dt.timedelta = dt.timedelta(minutes=10)
+    #: Of one that is set aside: when it is tried again, None: when somebody releases it.
+    quarantine_until: dt.datetime | None = None
     #: Prompts there that are not ours.
-    foreign: int
+    foreign: int = 0
 
 
-def waiting_reason(backend: BackendNow | None, *, state: str | None, runner_alive: bool) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildNow:
+    """What is known of a queued child."""
+
+    #: Of its current attempt; None: it was not sent yet.
+    state: str | None = None
+    #: Its place among what waits for its backend and was not sent, from 1; None: not known.
+    place: int | None = None
+    #: It is not sent before this time.
+    not_before: dt.datetime | None = None
+    #: The backend at which an older attempt of it is still being stopped, "" if none is.
+    stopping_at: str = ""
+    #: Whether its group lets it go to another backend.
+    goes_elsewhere: bool = False
+
+
+def waiting_reason(
+    child: ChildNow, backend: BackendNow | None, *, now: dt.datetime, runner_alive: bool
+) -> str:
     """Return the sentence.
 
     Args:
-        backend: None: it is no longer registered.
-        state: of the child's current attempt; None: it was not sent yet.
+        child: what waits.
+        backend: what it waits for; None: it is no longer registered.
+        now: the moment of the snapshot.
         runner_alive: whether anybody would send it.
     """
     if not runner_alive:
         return "No runner is alive to send it."
     if backend is None:
         return "Its backend is no longer registered."
+    if child.state is not None:
+        return _sent(child.state, backend, now)
+    if child.stopping_at:
+        # At the backend that it waits for, what keeps that from answering keeps it from being stopped.
+        held = _held(child, backend, now) if child.stopping_at == backend.backend_id else None
+        return held or f"Its attempt at {child.stopping_at} is still being stopped."
+    return _held(child, backend, now) or _in_line(child, backend, now)
+
+
+def _in_line(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
+    if child.not_before is not None and child.not_before > now:
+        return f"Tried again on {backend.backend_id} at {_clock(child.not_before, now)}."
+    if child.place is None:
+        return f"Waits for {backend.backend_id}{_others(backend)}."
+    return f"{_ordinal(child.place)} in line for {backend.backend_id}{_others(backend)}."
+
+
+def _sent(state: str, backend: BackendNow, now: dt.datetime) -> str:
+    """Return why a child waits that has an attempt: it stands at the backend, or may."""
+    if backend.away_since is not None:
+        return _away(backend, backend.away_since, now)
+    name = backend.backend_id
+    if state == "intent":
+        return f"Being sent to {name}."
+    if state == "uncertain":
+        return f"{name} was asked and did not answer; looking whether it has it."
+    return f"In the queue of {name}{_others(backend)}."
+
+
+def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
+    """Return what keeps the backend from being sent anything, None where nothing does.
+
+    What was said of it comes first: it may be away besides.
+    """
+    name, standing = backend.backend_id, backend.standing
+    why = f": {standing.reason.rstrip('.')}" if standing.reason else ""
+    match standing.state:
+        case BackendState.DISABLED:
+            return f"{name} is disabled{_by(standing, now)}{why}."
+        case BackendState.QUARANTINED:
+            until = backend.quarantine_until
+            end = "somebody releases it" if until is None else _clock(until, now)
+            return f"{name} is quarantined until {end}{why}.{_elsewhere(child)}"
+        case BackendState.DRAINING:
+            stays = "" if child.goes_elsewhere else " It may go nowhere else."
+            return f"{name} is being drained{_by(standing, now)}{why}.{_elsewhere(child)}{stays}"
+        case BackendState.PAUSED:
+            return f"{name} is paused{_by(standing, now)}{why}."
+        case _:
+            return _unseen(backend, now)
+
+
+def _unseen(backend: BackendNow, now: dt.datetime) -> str | None:
     name = backend.backend_id
     if backend.away_since is not None:
-        since = f"{backend.away_since.astimezone(dt.UTC):%H:%M:%S} UTC"
-        return f"{name} has not been reachable since {since}: {backend.reason or 'no answer'}."
-    if state is None and not backend.enabled:
-        return f"{name} is disabled."
+        return _away(backend, backend.away_since, now)
+    if backend.standing.state is BackendState.UNKNOWN:
+        return f"{name} has not been heard from yet."
+    if backend.standing.state is BackendState.OFFLINE:
+        return f"{name}: {backend.standing.reason or 'it does not answer.'}"
+    return None
+
+
+def _away(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
+    reason = backend.away_reason.rstrip(".") or "no answer"
+    gives_up_at = since + backend.give_up_after
+    end = f" Given up at {_clock(gives_up_at, now)}." if gives_up_at > now else ""
+    return f"{backend.backend_id} has not been reachable since {_clock(since, now)}: {reason}.{end}"
+
+
+def _elsewhere(child: ChildNow) -> str:
+    return " It goes elsewhere once another backend works." if child.goes_elsewhere else ""
+
+
+def _by(standing: Standing, now: dt.datetime) -> str:
+    by = f" by {standing.by}" if standing.by else ""
+    since = f" since {_clock(standing.since, now)}" if standing.since is not None else ""
+    return f"{by}{since}"
+
+
+def _others(backend: BackendNow) -> str:
+    if not backend.foreign:
+        return ""
     verb = "is" if backend.foreign == 1 else "are"
-    others = f", behind {backend.foreign} that {verb} not ours" if backend.foreign else ""
-    return {
-        None: f"Waits for a free place at {name}{others}.",
-        "intent": f"Being sent to {name}.",
-        "uncertain": f"{name} was asked and did not answer; looking whether it has it.",
-    }.get(state, f"In the queue of {name}{others}.")
+    return f", behind {backend.foreign} that {verb} not ours"
+
+
+def _clock(moment: dt.datetime, now: dt.datetime) -> str:
+    """Return ``21:04:10 UTC``, with its date where that is not today's."""
+    utc = moment.astimezone(dt.UTC)
+    day = "" if utc.date() == now.astimezone(dt.UTC).date() else f"{utc:%Y-%m-%d} "
+    return f"{day}{utc:%H:%M:%S} UTC"
+
+
+def _ordinal(number: int) -> str:
+    """Return ``1st``, ``2nd``, ``3rd``, ``11th``."""
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{_ENDINGS.get(number % 10, 'th')}"

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import socket
 
+import hypothesis
 import pytest
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile("director", deadline=None)
+hypothesis.settings.load_profile("director")
 
 
 def _answers(port: int) -> bool:

@@ -98,6 +98,8 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     os: str | None = None
     python_version: str | None = None
     pytorch_version: str | None = None
+    #: Its command line: ``main.py --preview-method auto …``.
+    arguments: tuple[str, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +161,7 @@ class _WireSystem(msgspec.Struct):
     os: str | None = None
     python_version: str | None = None
     pytorch_version: str | None = None
+    argv: Any = None
 
 
 class _WireStats(msgspec.Struct):
@@ -300,7 +303,12 @@ def system_stats(body: bytes) -> SystemStats:
         os=wire.system.os,
         python_version=wire.system.python_version,
         pytorch_version=wire.system.pytorch_version,
+        arguments=_strings(wire.system.argv),
     )
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def json_object(body: bytes) -> dict[str, Any]:

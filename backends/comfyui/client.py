@@ -6,8 +6,10 @@ bytes, follows no redirect, uses no proxy, and raises only ``BackendError``.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -20,6 +22,7 @@ from backends.comfyui.errors import (
     AnswerLost,
     AnswerTooLarge,
     NotComfyUI,
+    NotSentAnyMore,
     PromptRefused,
     ProtocolError,
 )
@@ -96,6 +99,7 @@ class ComfyClient:
         prompt_id: str,
         client_id: str,
         extra_data: Mapping[str, Any] | None = None,
+        may_send: Callable[[], bool] | None = None,
     ) -> answers.Accepted:
         """Queue a prompt. Never repeat it with the same id: ComfyUI would run it again (PROTOCOL trap 8).
 
@@ -107,28 +111,40 @@ class ComfyClient:
             prompt_id: ours, fresh.
             client_id: of the open socket that is to hear the events.
             extra_data: marks that come back in queue and history.
+            may_send: asked at the last moment, when the connection stands and nothing but the prompt
+                itself is missing: a process may have stood still while it connected.
 
         Raises:
             BackendUnreachable: not sent.
+            NotSentAnyMore: not sent, since ``may_send`` said no.
             PromptRefused: ComfyUI said no (400, 413).
             AnswerLost: everything else; the prompt may be queued.
         """
         body = {"prompt": prompt, "prompt_id": _text(prompt_id), "client_id": _text(client_id)}
         if extra_data is not None:
             body["extra_data"] = extra_data
+        encoded = msgspec.json.encode(body)
         try:
             answer = await self._exchange.ask(
                 "POST",
                 "/prompt",
                 new_connection=True,
                 total_s=self._timeouts.submit_s,
-                content=msgspec.json.encode(body),
-                headers=_JSON,
+                content=self._at_last(encoded, may_send),
+                headers={**_JSON, "Content-Length": str(len(encoded))},
             )
             return self._accepted(answer)
         except (AnswerTooLarge, NotComfyUI, ProtocolError) as exc:
             detail = f"The prompt was sent and not answered properly: {exc.detail}"
             raise AnswerLost(detail, url=self.url) from exc
+
+    async def _at_last(
+        self, body: bytes, may_send: Callable[[], bool] | None
+    ) -> AsyncIterator[bytes]:
+        if may_send is not None and not may_send():
+            detail = "It was taken back before it was sent."
+            raise NotSentAnyMore(detail, url=self.url)
+        yield body
 
     def _accepted(self, answer: Answer) -> answers.Accepted:
         match answer.status:
@@ -188,6 +204,20 @@ class ComfyClient:
             BackendError: see ``_get``.
         """
         return await self._get("/system_stats", answers.system_stats)
+
+    async def clock(self) -> dt.datetime | None:
+        """The machine's time as its answers say it, in whole seconds; None where they do not.
+
+        Raises:
+            BackendError: see ``_get``.
+        """
+        async with self._exchange.open("GET", "/prompt") as answer:
+            check_status(answer.status, url=self.url, asked="GET /prompt")
+            said = answer.headers.get("date", "")
+        try:
+            return parsedate_to_datetime(said)
+        except ValueError:
+            return None
 
     async def object_info(self, class_type: str) -> dict[str, Any] | None:
         """What ComfyUI knows of a node class; None for one it does not have.

@@ -2,6 +2,7 @@
 
 * BackendError
     * BackendUnreachable   the connection never stood: nothing was sent
+    * NotSentAnyMore       the caller took it back before a byte of it was on its way
     * AnswerLost           something was sent and no proper answer came back
     * PromptRefused        ComfyUI looked at the prompt and said no (400, 413)
     * AnswerTooLarge       the answer went over the limit and was cut off
@@ -12,7 +13,7 @@
 
 A library's exceptions never leave this package: they are translated where they
 occur, with the cause kept. For a submitted prompt only three matter:
-``BackendUnreachable`` (not sent), ``PromptRefused`` (refused) and ``AnswerLost``
+``BackendUnreachable`` and ``NotSentAnyMore`` (not sent), ``PromptRefused`` (refused) and ``AnswerLost``
 (uncertain: it may be queued).
 """
 
@@ -45,6 +46,13 @@ class BackendUnreachable(BackendError):
     """No connection could be made; nothing was sent."""
 
     code = "backend_unreachable"
+    not_sent = True
+
+
+class NotSentAnyMore(BackendError):
+    """The connection stood, and the caller no longer wanted the prompt sent: not a byte of it was."""
+
+    code = "not_sent_any_more"
     not_sent = True
 
 

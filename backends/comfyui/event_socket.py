@@ -25,7 +25,7 @@ from backends.comfyui.errors import (
     ProtocolError,
     SocketLost,
 )
-from backends.comfyui.exchange import USER_AGENT, Timeouts, check_status
+from backends.comfyui.exchange import USER_AGENT, Timeouts, check_status, reason_of
 from backends.comfyui.loopback import LOOPBACK_HOSTS, is_localhost
 from backends.comfyui.protocol import MAX_BINARY_FRAME_BYTES, Event, parse
 
@@ -175,7 +175,7 @@ async def _connected(
         detail = f"The event socket did not open within {timeouts.open_s:g} s."
         raise AnswerLost(detail, url=url) from exc
     except OSError as exc:
-        raise BackendUnreachable(f"No connection: {_reason(exc)}.", url=url) from exc
+        raise BackendUnreachable(f"No connection: {reason_of(exc)}.", url=url) from exc
     except InvalidStatus as exc:
         check_status(exc.response.status_code, url=url, asked="The event socket")
         detail = "The event socket was answered with an ordinary page."
@@ -203,12 +203,6 @@ async def _send_feature_flags(connection: ClientConnection, url: str, *, preview
         await connection.send(msgspec.json.encode(flags).decode())
     except ConnectionClosed as exc:
         raise _lost(exc, url) from exc
-
-
-def _reason(exc: OSError) -> str:
-    # asyncio's own text shows the address as Python writes it.
-    said = "the connection was refused" if isinstance(exc, ConnectionRefusedError) else str(exc)
-    return said.rstrip(".") or type(exc).__name__
 
 
 def _bad_handshake(exc: Exception, url: str) -> AnswerLost | NotComfyUI:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -232,7 +233,7 @@ def translated(url: str, *, silence_s: float, limit_s: float | None = None) -> I
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
         # These alone are raised before the connection stood.
-        raise BackendUnreachable(f"No connection: {_reason(exc)}.", url=url) from exc
+        raise BackendUnreachable(f"No connection: {reason_of(exc)}.", url=url) from exc
     except httpx.TimeoutException as exc:
         detail = f"No whole answer came: {silence_s:g} s passed without a byte."
         raise AnswerLost(detail, url=url) from exc
@@ -240,7 +241,7 @@ def translated(url: str, *, silence_s: float, limit_s: float | None = None) -> I
         within = "" if limit_s is None else f" within {limit_s:g} s"
         raise AnswerLost(f"No whole answer came{within}.", url=url) from exc
     except (httpx.HTTPError, httpx.StreamError, OSError) as exc:
-        raise AnswerLost(f"The answer broke off: {_reason(exc)}.", url=url) from exc
+        raise AnswerLost(f"The answer broke off: {reason_of(exc)}.", url=url) from exc
 
 
 def check_status(status: int, *, url: str, asked: str) -> None:
@@ -327,5 +328,16 @@ def _too_large(url: str, limit_bytes: int) -> AnswerTooLarge:
     return AnswerTooLarge(detail, url=url, limit_bytes=limit_bytes)
 
 
-def _reason(exc: Exception) -> str:
+def reason_of(exc: Exception) -> str:
+    """Return why, as the end of a sentence: in the library's words where no plainer ones are known."""
+    if isinstance(exc, httpx.ConnectTimeout):
+        return "nothing answered there"
+    # httpx and asyncio wrap what the system said, more than once.
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return "the connection was refused"
+        if isinstance(cause, socket.gaierror):
+            return "no machine of this name is known"
+        cause = cause.__cause__ or cause.__context__
     return str(exc).rstrip(".") or type(exc).__name__

@@ -105,11 +105,24 @@ def _output_dir(options: Namespace, name: str) -> Path | None:
 def run(options: Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit status."""
     try:
-        asyncio.run(_serve(simulators(options), as_json=options.json))
+        servers = simulators(options)
+    except OSError as error:
+        print(_unusable(error), file=sys.stderr)  # noqa: T201 - a command's output
+        return 1
+    try:
+        asyncio.run(_serve(servers, as_json=options.json))
     except (PortInUse, PermissionError) as error:
         print(f"Cannot start: {error}", file=sys.stderr)  # noqa: T201 - a command's output
         return 1
     return 0
+
+
+def _unusable(error: OSError) -> str:
+    """Say which file or folder an option names in vain."""
+    return (
+        f"Cannot start: {error.filename} cannot be used: {error.strerror}."
+        " --witness takes a file that can be written, --output-dir a folder."
+    )
 
 
 async def _serve(servers: Sequence[Simulator], *, as_json: bool) -> None:

@@ -153,7 +153,7 @@ class Execution:
         names = [node_id, class_type]
         if not self.run.sampled and self.life.catalog.is_output(class_type):
             names.append("")
-        if fault := self.life.faults.take("node_error", node=names, **self.run.facts):
+        if fault := self.life.node_failure(names, **self.run.facts):
             raise NodeFailure(fault["type"], fault["message"])
 
     def _blocked(self, node_id: str, class_type: str, inputs: dict[str, Any]) -> Outcome | None:

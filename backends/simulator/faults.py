@@ -18,6 +18,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_OUT_OF_MEMORY = (  # as recorded
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.54 GiB of"
+    " which 1.10 GiB is free."
+)
+_ILLEGAL_ACCESS = (
+    "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
+    " asynchronously reported at some other API call, so the stacktrace below might be incorrect."
+)
+NODE_FAILURES = ("node_error", "out_of_memory", "cuda_fatal")  # what makes a node raise
 MOMENTS = ("now", "accepted", "started", "step", "finishing", "ended")
 _COMMON: dict[str, Any] = {"count": 1, "after": 0, "prompt_id": "", "client_id": "", "mark": ""}
 _ACTION: dict[str, Any] = {"at": "now", "step": 1}
@@ -54,6 +63,20 @@ KINDS: dict[str, Kind] = {
     "node_error": Kind(
         "a node raises; `node` is its id or class, default the first one that samples",
         {"type": "RuntimeError", "message": "CUDA out of memory", "node": "", "step": 0},
+    ),
+    "out_of_memory": Kind(
+        "as node_error, in the words of a card that is too small; `pixels`: for larger pictures only",
+        {
+            "type": "torch.OutOfMemoryError",
+            "message": _OUT_OF_MEMORY,
+            "node": "",
+            "step": 0,
+            "pixels": 0,
+        },
+    ),
+    "cuda_fatal": Kind(
+        "as node_error, in the words of a broken GPU; whatever runs there fails so until a restart",
+        {"type": "torch.AcceleratorError", "message": _ILLEGAL_ACCESS, "node": "", "step": 0},
     ),
     "slow": Kind("sampling takes that many seconds longer", {"seconds": 5.0}),
     "stuck": Kind(
@@ -147,8 +170,15 @@ class Fault:
             return False
         if self.options.get("method") and facts.get("method") != self.options["method"].upper():
             return False
+        return self._is_its_route(facts) and not self._fits_in_memory(facts)
+
+    def _is_its_route(self, facts: Mapping[str, Any]) -> bool:
         route = self.options.get("route") or ""
         return not route or str(facts.get("path", "")).startswith(route)
+
+    def _fits_in_memory(self, facts: Mapping[str, Any]) -> bool:
+        pixels = self.options.get("pixels", 0)
+        return bool(pixels > 0 and facts.get("pixels", 0) <= pixels)
 
     def report(self) -> dict[str, Any]:
         """As GET /simulator/faults shows it."""

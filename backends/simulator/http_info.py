@@ -61,9 +61,14 @@ def stats(life: Life) -> dict[str, Any]:
         "python_version": f"{platform.python_version()} (simulator)",
         "pytorch_version": "2.13.0+cpu" if life.config.vram_gb is None else "2.13.0+cu130",
         "embedded_python": False,
-        "argv": ["main.py", "--listen", life.config.host, "--port", str(life.config.port)],
+        "argv": _arguments(life),
     }
     return {"system": system, "devices": [_device(life, busy=busy)]}
+
+
+def _arguments(life: Life) -> list[str]:
+    previews = ["--preview-method", "auto"] if life.config.preview_fps else []
+    return ["main.py", "--listen", life.config.host, "--port", str(life.config.port), *previews]
 
 
 def _device(life: Life, *, busy: bool) -> dict[str, Any]:

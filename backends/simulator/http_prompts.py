@@ -226,6 +226,7 @@ async def post_free(request: web.Request) -> web.Response:
     """Empty the node cache when the worker comes to it."""
     life = request.app[LIFE]
     body = await request.json()
+    life.witness.write("freed", asked=body)
     if body.get("free_memory", False):
         life.free_requested = True
         life.queue.wake.set()

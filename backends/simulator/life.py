@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -13,7 +13,7 @@ from backends.simulator.cache import NodeCache
 from backends.simulator.catalog import Catalog
 from backends.simulator.changes import changed
 from backends.simulator.config import Config
-from backends.simulator.faults import Fault, Faults
+from backends.simulator.faults import NODE_FAILURES, Fault, Faults
 from backends.simulator.folders import Folders
 from backends.simulator.hub import Hub
 from backends.simulator.interrupt import InterruptFlag
@@ -43,6 +43,7 @@ class Life:
     worker_alive: bool = True
     ended: bool = False
     free_requested: bool = False
+    gpu_broken: Fault | None = None  # the order that broke it
     node_succeeded: bool = True  # the last node that ran, in whatever prompt; see Execution
     awake: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while it stands still
     interrupt: InterruptFlag = field(default_factory=InterruptFlag)
@@ -63,6 +64,16 @@ class Life:
     def tell_status(self) -> None:
         """Send the depth of the queue to all sockets."""
         self.hub.send("status", {"status": self.status()})
+
+    def node_failure(self, names: Sequence[str], **facts: Any) -> Fault | None:
+        """The error that a node shall raise: ordered for it, or a broken GPU's; None for none."""
+        if self.gpu_broken is not None:
+            return self.gpu_broken
+        for kind in NODE_FAILURES:
+            if (fault := self.faults.take(kind, node=names, **facts)) is not None:
+                self.gpu_broken = fault if kind == "cuda_fatal" else None
+                return fault
+        return None
 
     async def moment(self, name: str, step: int = 0, **facts: Any) -> None:
         """Carry out what was ordered for this moment of a prompt's life."""

@@ -28,7 +28,7 @@ class Plan:
 async def sample(ctx: NodeContext, plan: Plan) -> None:
     """Run the steps. Raises Interrupted; NodeFailure for an ordered error."""
     look = ctx.life.faults.take("uninterruptible", **ctx.run.facts) is None
-    failing = _ordered_error(ctx)
+    failing = _ordered_error(ctx, plan.picture)
     slow = ctx.life.faults.take("slow", **ctx.run.facts)
     step_seconds = plan.step_seconds + (slow["seconds"] / plan.steps if slow else 0.0)
     clock = asyncio.get_running_loop().time
@@ -46,10 +46,11 @@ async def sample(ctx: NodeContext, plan: Plan) -> None:
         raise NodeFailure(failing["type"], failing["message"])
 
 
-def _ordered_error(ctx: NodeContext) -> Any:
+def _ordered_error(ctx: NodeContext, picture: Picture) -> Any:
     """The order that this sampler shall fail, if there's one."""
     names = ("", ctx.node_id, ctx.class_type)
-    return ctx.life.faults.take("node_error", node=names, **ctx.run.facts)
+    pixels = picture.width * picture.height
+    return ctx.life.node_failure(names, pixels=pixels, **ctx.run.facts)
 
 
 async def _stay_stuck(ctx: NodeContext, step: int) -> None:

@@ -6,7 +6,7 @@ the HTTP answer or the frame that tells the same.
 
 Kinds: `accepted`, `refused`, `started`, `ended` (with `outcome`), `interrupted` (asked for, with
 `hit`), `deleted`, `lost` (accepted, and forgotten by a restart or a crash), `restarted`, `crashed`,
-`fault` (a fault on order took effect).
+`freed` (memory was to be given back, with what was `asked`), `fault` (a fault on order took effect).
 """
 
 from __future__ import annotations

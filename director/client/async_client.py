@@ -12,10 +12,10 @@ import httpx
 
 from director.client import calls, downloads, streaming, waiting
 from director.client.async_wire import AsyncWire, emissions, run
-from director.client.backends import Backend, Health
+from director.client.backends import Backend, Found, Health
 from director.client.downloads import Downloadable
 from director.client.events import Event
-from director.client.groups import CancelResult, Child, Group
+from director.client.groups import CancelResult, Child, Group, RetryResult
 from director.client.landing import DEFAULT_TEMPLATE
 from director.client.reconnecting import Patience
 from director.client.requests import BackendFields, ListFilters, SubmitOptions
@@ -136,6 +136,30 @@ class AsyncDirector:
         """Cancel one child; see ``Director.cancel_job``."""
         return await self._run(calls.cancel_job(group_id, job_id))
 
+    async def retry(
+        self,
+        group_id: str,
+        job_ids: Sequence[str] | None = None,
+        *,
+        retry_elsewhere: bool | str | None = None,
+        run: int | None = None,
+    ) -> RetryResult:
+        """Render again what failed in a group that has ended; see ``Director.retry``."""
+        flow = calls.retry(group_id, job_ids, retry_elsewhere=retry_elsewhere, run=run)
+        return await self._run(flow)
+
+    async def retry_job(
+        self,
+        group_id: str,
+        job_id: str,
+        *,
+        retry_elsewhere: bool | str | None = None,
+        run: int | None = None,
+    ) -> RetryResult:
+        """Render one child of a group that has ended again; see ``Director.retry``."""
+        flow = calls.retry_job(group_id, job_id, retry_elsewhere=retry_elsewhere, run=run)
+        return await self._run(flow)
+
     async def download(
         self, source: Downloadable, folder: str | Path, name: str = DEFAULT_TEMPLATE
     ) -> tuple[Path, ...]:
@@ -166,6 +190,62 @@ class AsyncDirector:
     async def delete_backend(self, backend_id: str) -> None:
         """Remove a backend; see ``Director.delete_backend``."""
         await self._run(calls.delete_backend(backend_id))
+
+    async def pause_backend(
+        self,
+        backend_id: str,
+        *,
+        now: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> Backend:
+        """Send a backend nothing more until it is resumed; see ``Director.pause_backend``."""
+        flow = calls.tell_backend(backend_id, "pause", now=now, reason=reason, by=by)
+        return await self._run(flow)
+
+    async def drain_backend(
+        self,
+        backend_id: str,
+        *,
+        now: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> Backend:
+        """Empty a backend and then disable it; see ``Director.drain_backend``."""
+        flow = calls.tell_backend(backend_id, "drain", now=now, reason=reason, by=by)
+        return await self._run(flow)
+
+    async def resume_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
+        """End a pause or a drain; see ``Director.resume_backend``."""
+        return await self._run(calls.tell_backend(backend_id, "resume", by=by))
+
+    async def quarantine_backend(
+        self,
+        backend_id: str,
+        *,
+        reason: str | None = None,
+        minutes: int | None = None,
+        by: str | None = None,
+    ) -> Backend:
+        """Set a backend aside; see ``Director.quarantine_backend``."""
+        flow = calls.tell_backend(backend_id, "quarantine", reason=reason, by=by, minutes=minutes)
+        return await self._run(flow)
+
+    async def release_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
+        """Let a backend out of quarantine; see ``Director.release_backend``."""
+        return await self._run(calls.tell_backend(backend_id, "release", by=by))
+
+    async def find_backends(self) -> tuple[Found, ...]:
+        """Return the ComfyUIs on the Director's machine; see ``Director.find_backends``."""
+        return await self._run(calls.find_backends())
+
+    async def test_backend(self, url: str, *, headers: Mapping[str, str] | None = None) -> Found:
+        """Ask an address whether a ComfyUI answers; see ``Director.test_backend``."""
+        return await self._run(calls.test_backend(url, headers))
+
+    async def workflow_from_png(self, content: bytes) -> dict[str, Any]:
+        """Return the workflow in a PNG; see ``Director.workflow_from_png``."""
+        return await self._run(calls.workflow_from_png(content))
 
     async def health(self) -> Health:
         """Return how the Director is, also when it is not well; see ``Director.health``."""

@@ -19,13 +19,30 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """Why a backend is set aside; ``until`` None: until somebody releases it, ``by`` None: by itself."""
+
+    since: Moment
+    until: Moment | None = None
+    reason: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One registered ComfyUI.
 
     Attributes:
-        status: ``online``, ``busy``, ``offline`` or ``disabled``; ``status_reason`` says why.
+        status: ``online``, ``busy``, ``paused``, ``draining``, ``quarantined``, ``offline``,
+            ``unknown`` or ``disabled``; ``status_reason``, ``status_since`` and ``status_by`` say
+            why, since when and by whom.
         queue_ours: Prompts of the Director that stand or run there.
         queue_foreign: Prompts of other people.
+        hold: ``pause`` or ``drain``; with ``hold_now`` what ran there is given back.
+        said_by: Who paused, drained, enabled or disabled it last; ``said_reason`` and ``said_at``
+            say why and when.
+        quarantine: Since when it is set aside, until when, why and by whom; None: it is not.
+        on_probation: It was let out of quarantine and has not succeeded since.
     """
 
     backend_id: str
@@ -35,9 +52,17 @@ class Backend:
     status: str
     status_reason: str | None = None
     status_since: Moment | None = None
+    status_by: str | None = None
     queue_ours: int = 0
     queue_foreign: int = 0
     running: int = 0
+    hold: str | None = None
+    hold_now: bool = False
+    said_by: str | None = None
+    said_reason: str | None = None
+    said_at: Moment | None = None
+    quarantine: Quarantine | None = None
+    on_probation: bool = False
     tags: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
     comfyui_version: str | None = None
@@ -53,6 +78,35 @@ class Health:
     version: str | None = None
     checks: dict[str, Any] = field(default_factory=dict, hash=False)
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An address that was looked at, registered or not.
+
+    Attributes:
+        ok: A ComfyUI answers there.
+        backend_id: Under which it is registered, None if it is not.
+        reason: What is wrong, in words; None where it answers.
+    """
+
+    url: str
+    ok: bool = True
+    backend_id: str | None = None
+    comfyui_version: str | None = None
+    devices: tuple[Device, ...] = ()
+    reason: str | None = None
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+def parse_found(value: Any) -> Found:
+    """Return what was found at one address.
+
+    Raises:
+        UnexpectedAnswer: It is nothing of the kind.
+    """
+    found = as_object(value)
+    return build(Found, {**found, "raw": found})
 
 
 def parse_backend(value: Any) -> Backend:

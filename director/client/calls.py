@@ -7,7 +7,14 @@ from typing import Any, Final, TypeVar, Unpack
 from urllib.parse import parse_qs, urlsplit
 
 from director.client import requests
-from director.client.backends import Backend, Health, parse_backend, parse_health
+from director.client.backends import (
+    Backend,
+    Found,
+    Health,
+    parse_backend,
+    parse_found,
+    parse_health,
+)
 from director.client.decode import as_object, as_objects, load
 from director.client.errors import Unreachable, error_from_answer
 from director.client.events import Event, parse_event
@@ -15,9 +22,11 @@ from director.client.groups import (
     CancelResult,
     Child,
     Group,
+    RetryResult,
     parse_cancel,
     parse_child,
     parse_group,
+    parse_retry,
 )
 from director.client.requests import BackendFields, ListFilters, SubmitOptions
 from director.client.steps import Answer, Emit, Flow, Pause, Request, Send
@@ -145,6 +154,26 @@ def cancel_job(group_id: str, job_id: str) -> Flow[CancelResult]:
     return call(requests.cancel_job(group_id, job_id), _json(parse_cancel))
 
 
+def retry(
+    group_id: str,
+    job_ids: Sequence[str] | None,
+    *,
+    retry_elsewhere: bool | str | None,
+    run: int | None,
+) -> Flow[RetryResult]:
+    """Open the next run of a group that has ended."""
+    request = requests.retry(group_id, job_ids=job_ids, retry_elsewhere=retry_elsewhere, run=run)
+    return call(request, _json(parse_retry))
+
+
+def retry_job(
+    group_id: str, job_id: str, *, retry_elsewhere: bool | str | None, run: int | None
+) -> Flow[RetryResult]:
+    """Open the next run of a group for one child of it."""
+    request = requests.retry_job(group_id, job_id, retry_elsewhere=retry_elsewhere, run=run)
+    return call(request, _json(parse_retry))
+
+
 def backends() -> Flow[tuple[Backend, ...]]:
     """Read all backends."""
     return call(requests.backends(), _json(_backend_list))
@@ -176,6 +205,41 @@ def update_backend(
 def delete_backend(backend_id: str) -> Flow[None]:
     """Remove a backend."""
     return call(requests.delete_backend(backend_id), lambda _answer: None)
+
+
+def tell_backend(
+    backend_id: str,
+    word: str,
+    *,
+    now: bool | None = None,
+    reason: str | None = None,
+    by: str | None = None,
+    minutes: int | None = None,
+) -> Flow[Backend]:
+    """Pause, drain, resume, quarantine or release a backend."""
+    request = requests.tell_backend(
+        backend_id, word, now=now, reason=reason, by=by, minutes=minutes
+    )
+    return call(request, _json(parse_backend))
+
+
+def find_backends() -> Flow[tuple[Found, ...]]:
+    """Look for ComfyUIs on the Director's machine."""
+    return call(requests.find_backends(), _json(_found_list))
+
+
+def _found_list(answer: dict[str, Any]) -> tuple[Found, ...]:
+    return tuple(parse_found(entry) for entry in as_objects(answer.get("found")))
+
+
+def test_backend(url: str, headers: Mapping[str, str] | None) -> Flow[Found]:
+    """Ask an address whether a ComfyUI answers there."""
+    return call(requests.test_backend(url, headers), _json(parse_found))
+
+
+def workflow_from_png(content: bytes) -> Flow[dict[str, Any]]:
+    """Read the workflow that ComfyUI left in a PNG."""
+    return call(requests.workflow_from_png(content), _json(_graph))
 
 
 def health() -> Flow[Health]:

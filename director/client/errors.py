@@ -11,7 +11,12 @@
     │   └── BackendNotFound
     ├── Conflict              409
     │   ├── IdempotencyConflict  the key was used with another body
-    │   └── BackendInUse
+    │   ├── BackendInUse
+    │   ├── GroupNotFinished     a retry of a group that has not ended
+    │   ├── RunPassed            somebody retried it since you looked
+    │   ├── NothingToRetry       nothing in it failed
+    │   ├── JobCompleted         a job that is to be retried has its result
+    │   └── BackendUnavailable   its backend takes nothing, and it may go nowhere else
     ├── PayloadTooLarge       413
     ├── TooManyRequests       429
     ├── ServerFault           500 and every other 5xx but 503
@@ -142,6 +147,26 @@ class BackendInUse(Conflict):
     """The backend has children that are not final."""
 
 
+class GroupNotFinished(Conflict):
+    """The group has not ended: wait for its end, or cancel it."""
+
+
+class RunPassed(Conflict):
+    """The group is not in the run that the caller saw: somebody retried it since."""
+
+
+class NothingToRetry(Conflict):
+    """Nothing in the group failed or timed out."""
+
+
+class JobCompleted(Conflict):
+    """A child that is to be retried has its result."""
+
+
+class BackendUnavailable(Conflict):
+    """A child's backend takes nothing now, and it may not go elsewhere, or nobody else works."""
+
+
 class PayloadTooLarge(DirectorError):
     """The request's body is above the server's limit."""
 
@@ -209,6 +234,11 @@ _BY_CODE: Final[dict[str, type[DirectorError]]] = {
     "backend_not_found": BackendNotFound,
     "idempotency_conflict": IdempotencyConflict,
     "backend_in_use": BackendInUse,
+    "group_not_finished": GroupNotFinished,
+    "run_passed": RunPassed,
+    "nothing_to_retry": NothingToRetry,
+    "job_completed": JobCompleted,
+    "backend_unavailable": BackendUnavailable,
     "runner_absent": RunnerAbsent,
 }
 

@@ -45,9 +45,18 @@ class GroupCreated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReopened(Event):
-    """A retry opened the next run."""
+    """A retry opened the next run, which is this event's.
+
+    Attributes:
+        job_ids: Children that wait again, as if nobody had tried them; an earlier picture of theirs
+            may follow at once.
+        backend_ids: Where each of them is bound to, in the order of ``job_ids``.
+    """
 
     job_group_id: str | None = None
+    job_ids: tuple[str, ...] = ()
+    backend_ids: tuple[str, ...] = ()
+    reopened_at: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,35 @@ class ChildProgress(ChildEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChildRequeued(ChildEvent):
+    """An attempt came to nothing and is not counted: it waits again."""
+
+    attempt: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildRetrying(ChildEvent):
+    """It waits for another try, as its group's policy says: it has not ended.
+
+    Attributes:
+        backend_id: Where it failed, or waited in vain.
+        attempt: How many attempts it has had.
+        failure_class: Of what failed; None where the backend is held back or set aside.
+        reason: What happened, as a sentence.
+        next_backend_id: Where it waits now.
+        not_before: When it is tried there at the earliest; None for at once.
+    """
+
+    seed: int | None = None
+    attempt: int | None = None
+    failure_class: str | None = None
+    reason: str | None = None
+    next_backend_id: str | None = None
+    not_before: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChildCompleted(ChildEvent):
     """It is done, and this is what it made."""
 
@@ -88,10 +126,11 @@ class ChildCompleted(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildFailed(ChildEvent):
-    """It ended without a result; ``error`` is a sentence, ``error_type`` its kind."""
+    """It ended without a result; ``error`` is a sentence, ``error_type`` and ``failure_class`` its kind."""
 
     error: str | None = None
     error_type: str | None = None
+    failure_class: str | None = None
     error_details: dict[str, Any] | None = field(default=None, hash=False)
     failed_at: Moment | None = None
 
@@ -101,6 +140,7 @@ class ChildTimeout(ChildEvent):
     """Its time was up."""
 
     timeout_seconds: int | None = None
+    failure_class: str | None = None
     timed_out_at: Moment | None = None
 
 
@@ -145,6 +185,8 @@ _BY_TYPE: Final[dict[str, type[Event]]] = {
     "group_reopened": GroupReopened,
     "child_started": ChildStarted,
     "child_progress": ChildProgress,
+    "child_requeued": ChildRequeued,
+    "child_retrying": ChildRetrying,
     "child_completed": ChildCompleted,
     "child_failed": ChildFailed,
     "child_timeout": ChildTimeout,

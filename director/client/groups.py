@@ -62,6 +62,7 @@ class Attempt:
     outcome: str | None = None
     error_message: str | None = None
     error_type: str | None = None
+    failure_class: str | None = None
     started_at: Moment | None = None
     ended_at: Moment | None = None
     outputs: Outputs | None = None
@@ -89,6 +90,7 @@ class Child:
     outputs: Outputs | None = None
     error_message: str | None = None
     error_type: str | None = None
+    failure_class: str | None = None
     error_details: dict[str, Any] | None = field(default=None, hash=False)
     queued_at: Moment | None = None
     started_at: Moment | None = None
@@ -129,6 +131,10 @@ class Group:
         child_jobs: In the order of submission; empty in the pages of ``list()``.
         seq: Number of the last event that this snapshot reflects: stream on with ``since=seq``.
         run: From 1; a retry of the group opens the next.
+        max_attempts: Attempts that a child may have within a run.
+        retry_elsewhere: False, or where a child may be tried again: ``group`` or ``any``.
+        retry_on: Failure classes after which it is tried again; None for all that may be.
+        submitter: Who submitted it, where that was said.
         replayed: The submission's key had been used: this is the group made then.
     """
 
@@ -146,6 +152,10 @@ class Group:
     seed_strategy: str | None = None
     base_seed: int | None = None
     timeout_seconds: int | None = None
+    max_attempts: int = 1
+    retry_elsewhere: bool | str = False
+    retry_on: tuple[str, ...] | None = None
+    submitter: str | None = None
     run: int = 1
     seq: int | None = None
     replayed: bool = False
@@ -180,6 +190,27 @@ class CancelResult:
     interrupted: int = 0
     already_complete: int = 0
     already_failed: int = 0
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryResult:
+    """What a retry did.
+
+    Attributes:
+        run: The run that it opened.
+        status: The group's; it has ended again where every picture had been made after all.
+        job_ids: Children that wait again, in the group's order.
+        adopted_job_ids: Children that got the picture of an earlier attempt: nothing is rendered.
+        moved: Of those that wait again, the ones at another backend now: job id to backend id.
+    """
+
+    job_group_id: str
+    run: int
+    status: str
+    job_ids: tuple[str, ...] = ()
+    adopted_job_ids: tuple[str, ...] = ()
+    moved: dict[str, str] = field(default_factory=dict, hash=False)
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -260,3 +291,13 @@ def parse_cancel(value: Any) -> CancelResult:
     """
     answer = as_object(value)
     return build(CancelResult, {**answer, "raw": answer})
+
+
+def parse_retry(value: Any) -> RetryResult:
+    """Return the answer to a retry.
+
+    Raises:
+        UnexpectedAnswer: It is none.
+    """
+    answer = as_object(value)
+    return build(RetryResult, {**answer, "raw": answer})

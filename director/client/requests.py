@@ -22,6 +22,11 @@ class SubmitOptions(TypedDict, total=False):
         metadata: Any JSON object up to 16 KiB; comes back equal.
         timeout_seconds: 30 … 3600 (default 300) from the first sign of execution.
         required_capabilities: Tags and facts that a backend must have.
+        max_attempts: How often a child is tried within a run at most, 1 … 10.
+        retry_elsewhere: True or ``group``: a child that failed may be tried again on the other
+            backends of its group; ``any``: on every backend that works; False: on its own alone.
+        retry_on: Failure classes after which a child is tried again; all that may be if left out.
+        submitter: Who submits it, up to 150 characters: groups can be listed by it.
         idempotency_key: Submissions with one key within 24 h make one group. Chosen freshly for
             each call if left out.
     """
@@ -32,6 +37,10 @@ class SubmitOptions(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
     timeout_seconds: int | None
     required_capabilities: Sequence[str] | None
+    max_attempts: int | None
+    retry_elsewhere: bool | str | None
+    retry_on: Sequence[str] | None
+    submitter: str | None
     idempotency_key: str | None
 
 
@@ -41,6 +50,7 @@ class ListFilters(TypedDict, total=False):
     Attributes:
         status: A group status.
         backend: Groups with a child on this backend.
+        submitter: Groups that were submitted under this very name.
         metadata: ``{"scene": "shot_001"}``: groups whose metadata say so.
         created_after: Aware datetime; likewise ``created_before``.
         limit: Groups per request, at most 200. All pages are read as they are iterated over.
@@ -48,6 +58,7 @@ class ListFilters(TypedDict, total=False):
 
     status: str | None
     backend: str | None
+    submitter: str | None
     metadata: Mapping[str, Any] | None
     created_after: datetime | None
     created_before: datetime | None
@@ -103,6 +114,10 @@ def submit(
     metadata: Mapping[str, Any] | None = None,
     timeout_seconds: int | None = None,
     required_capabilities: Sequence[str] | None = None,
+    max_attempts: int | None = None,
+    retry_elsewhere: bool | str | None = None,
+    retry_on: Sequence[str] | None = None,
+    submitter: str | None = None,
     idempotency_key: str | None = None,
 ) -> Request:
     """Return the submission of a group; safe to repeat, since it carries an idempotency key."""
@@ -112,11 +127,16 @@ def submit(
         "base_seed": base_seed,
         "metadata": metadata,
         "timeout_seconds": timeout_seconds,
+        "max_attempts": max_attempts,
+        "retry_elsewhere": retry_elsewhere,
+        "submitter": submitter,
     }
     body = {"workflow_json": workflow, "backend_ids": _strings("backend_ids", backend_ids)}
     body |= _given(optional)
     if required_capabilities is not None:
         body["required_capabilities"] = _strings("required_capabilities", required_capabilities)
+    if retry_on is not None:
+        body["retry_on"] = _strings("retry_on", retry_on)
     key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
     headers = {"Idempotency-Key": key}
     return Request("POST", _path("job-group"), body=dump(body), headers=headers, repeatable=True)
@@ -142,6 +162,7 @@ def list_groups(
     *,
     status: str | None = None,
     backend: str | None = None,
+    submitter: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
@@ -152,6 +173,7 @@ def list_groups(
     params = {
         "status": status,
         "backend": backend,
+        "submitter": submitter,
         **{f"metadata.{name}": _text(value) for name, value in (metadata or {}).items()},
         "created_after": _moment(created_after) if created_after else None,
         "created_before": _moment(created_before) if created_before else None,
@@ -190,6 +212,45 @@ def cancel(group_id: str) -> Request:
 def cancel_job(group_id: str, job_id: str) -> Request:
     """Return the cancellation of one child."""
     return Request("DELETE", _path("job-groups", group_id, "jobs", job_id))
+
+
+def _retry(
+    path: str,
+    *,
+    job_ids: Sequence[str] | None = None,
+    retry_elsewhere: bool | str | None = None,
+    run: int | None = None,
+) -> Request:
+    # Not repeated after a lost answer: by then the run that the first one opened may have ended too.
+    fields = {"retry_elsewhere": retry_elsewhere, "run": run}
+    body = _given(fields)
+    if job_ids is not None:
+        body["job_ids"] = _strings("job_ids", job_ids)
+    return Request("POST", path, body=dump(body))
+
+
+def retry(
+    group_id: str,
+    *,
+    job_ids: Sequence[str] | None = None,
+    retry_elsewhere: bool | str | None = None,
+    run: int | None = None,
+) -> Request:
+    """Return the retry of a group: of the named children, or of all that failed."""
+    path = _path("job-groups", group_id, "retry")
+    return _retry(path, job_ids=job_ids, retry_elsewhere=retry_elsewhere, run=run)
+
+
+def retry_job(
+    group_id: str,
+    job_id: str,
+    *,
+    retry_elsewhere: bool | str | None = None,
+    run: int | None = None,
+) -> Request:
+    """Return the retry of one child."""
+    path = _path("job-groups", group_id, "jobs", job_id, "retry")
+    return _retry(path, retry_elsewhere=retry_elsewhere, run=run)
 
 
 def backends() -> Request:
@@ -237,6 +298,39 @@ def update_backend(backend_id: str, *, url: str | None = None, **fields: Any) ->
 def delete_backend(backend_id: str) -> Request:
     """Return the removal of a backend."""
     return Request("DELETE", _path("backends", backend_id))
+
+
+def tell_backend(
+    backend_id: str,
+    word: str,
+    *,
+    now: bool | None = None,
+    reason: str | None = None,
+    by: str | None = None,
+    minutes: int | None = None,
+) -> Request:
+    """Return a word about a backend (``pause``, ``drain``, …); said twice it changes nothing more."""
+    said = {"now": now, "reason": reason, "by": by, "minutes": minutes}
+    path = _path("backends", backend_id, word)
+    return Request("POST", path, body=dump(_given(said)), repeatable=True)
+
+
+def find_backends() -> Request:
+    """Return the search for ComfyUIs on the Director's machine. It changes nothing."""
+    return Request("POST", _path("backends", "find"), body=b"{}", repeatable=True)
+
+
+def test_backend(url: str, headers: Mapping[str, str] | None) -> Request:
+    """Return the question whether a ComfyUI answers at an address. It changes nothing."""
+    body = _backend_body(url=url, headers=headers)
+    return Request("POST", _path("backends", "test"), body=body, repeatable=True)
+
+
+def workflow_from_png(content: bytes) -> Request:
+    """Return the question which workflow a PNG has in it."""
+    headers = {"Content-Type": "image/png"}
+    path = _path("workflow-from-png")
+    return Request("POST", path, body=content, headers=headers, repeatable=True)
 
 
 def health() -> Request:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar, Unpack
 import httpx
 
 from director.client import calls, downloads, streaming, waiting
-from director.client.backends import Backend, Health
+from director.client.backends import Backend, Found, Health
 from director.client.downloads import Downloadable
 from director.client.events import Event
-from director.client.groups import CancelResult, Child, Group
+from director.client.groups import CancelResult, Child, Group, RetryResult
 from director.client.landing import DEFAULT_TEMPLATE
 from director.client.reconnecting import Patience
 from director.client.requests import BackendFields, ListFilters, SubmitOptions
@@ -43,7 +43,7 @@ class Director:
         give_up_seconds: How long ``stream`` and ``wait`` outlive an outage; None: for ever.
 
     Raises:
-        ValueError: ``url`` is no http or https address.
+        ValueError: ``url`` is no http or https address, or ``token`` can be none.
     """
 
     def __init__(
@@ -214,6 +214,53 @@ class Director:
         """
         return self._run(calls.cancel_job(group_id, job_id))
 
+    def retry(
+        self,
+        group_id: str,
+        job_ids: Sequence[str] | None = None,
+        *,
+        retry_elsewhere: bool | str | None = None,
+        run: int | None = None,
+    ) -> RetryResult:
+        """Render again what failed in a group that has ended: same group, same seeds, its next run.
+
+        What completed stays. A child whose picture was made after all (its stop came too late) gets
+        it at once::
+
+            if group.failed_count:
+                director.retry(group.job_group_id)
+                group = director.wait(group.job_group_id)
+
+        Args:
+            job_ids: Which children; None: all that failed or timed out, and in a cancelled group
+                those that were cancelled.
+            retry_elsewhere: ``True`` or ``"group"``: a child may go to another backend of the group;
+                ``"any"``: to any that can take it; ``False``: to none. None: as the group says.
+            run: The run that you saw; a group that somebody retried since is refused.
+
+        Raises:
+            GroupNotFound, JobNotFound: There is no such group, or no such child in it.
+            GroupNotFinished: Something in it is not final; wait, or cancel it.
+            NothingToRetry: Nothing in it failed.
+            JobCompleted: A named child has its result.
+            BackendUnavailable: A child's backend takes nothing, and it may go nowhere else.
+            RunPassed: It is not in the run that you saw.
+        """
+        flow = calls.retry(group_id, job_ids, retry_elsewhere=retry_elsewhere, run=run)
+        return self._run(flow)
+
+    def retry_job(
+        self,
+        group_id: str,
+        job_id: str,
+        *,
+        retry_elsewhere: bool | str | None = None,
+        run: int | None = None,
+    ) -> RetryResult:
+        """Render one child of a group that has ended again; see ``retry``."""
+        flow = calls.retry_job(group_id, job_id, retry_elsewhere=retry_elsewhere, run=run)
+        return self._run(flow)
+
     def download(
         self, source: Downloadable, folder: str | Path, name: str = DEFAULT_TEMPLATE
     ) -> tuple[Path, ...]:
@@ -286,6 +333,104 @@ class Director:
             BackendInUse: It has children that are not final.
         """
         self._run(calls.delete_backend(backend_id))
+
+    def pause_backend(
+        self,
+        backend_id: str,
+        *,
+        now: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> Backend:
+        """Send a backend nothing more until it is resumed; what waits for it waits on.
+
+            director.pause_backend("gpu-2", now=True, reason="the artist needs it", by="anna")
+
+        Args:
+            backend_id: The backend.
+            now: Give back what runs there instead of letting it finish: it is stopped there, and
+                rendered later, or elsewhere where its group allows that.
+            reason: Why, for people.
+            by: Who says so.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+        """
+        return self._run(calls.tell_backend(backend_id, "pause", now=now, reason=reason, by=by))
+
+    def drain_backend(
+        self,
+        backend_id: str,
+        *,
+        now: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> Backend:
+        """Empty a backend and then disable it: it takes nothing more, and what waits moves on.
+
+        Args:
+            backend_id: The backend.
+            now: Give back what runs there; see ``pause_backend``.
+            reason: Why, for people.
+            by: Who says so.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+        """
+        return self._run(calls.tell_backend(backend_id, "drain", now=now, reason=reason, by=by))
+
+    def resume_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
+        """End a pause or a drain.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+        """
+        return self._run(calls.tell_backend(backend_id, "resume", by=by))
+
+    def quarantine_backend(
+        self,
+        backend_id: str,
+        *,
+        reason: str | None = None,
+        minutes: int | None = None,
+        by: str | None = None,
+    ) -> Backend:
+        """Set a backend aside, for so many minutes or until it is released.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+        """
+        return self._run(
+            calls.tell_backend(backend_id, "quarantine", reason=reason, by=by, minutes=minutes)
+        )
+
+    def release_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
+        """Let a backend out of quarantine: one prompt at a time until one succeeds.
+
+        Raises:
+            BackendNotFound: There is no such backend.
+        """
+        return self._run(calls.tell_backend(backend_id, "release", by=by))
+
+    def find_backends(self) -> tuple[Found, ...]:
+        """Return the ComfyUIs that answer on the Director's machine; registers none."""
+        return self._run(calls.find_backends())
+
+    def test_backend(self, url: str, *, headers: Mapping[str, str] | None = None) -> Found:
+        """Ask an address whether a ComfyUI answers there; registers nothing.
+
+        Raises:
+            BadRequest: It is no address.
+        """
+        return self._run(calls.test_backend(url, headers))
+
+    def workflow_from_png(self, content: bytes) -> dict[str, Any]:
+        """Return the workflow that ComfyUI left in a PNG, ready for ``submit``.
+
+        Raises:
+            BadRequest: It has none, or none that could be submitted.
+        """
+        return self._run(calls.workflow_from_png(content))
 
     def health(self) -> Health:
         """Return how the Director is, also when it is not well.

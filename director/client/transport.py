@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ from director.client.errors import DirectorError, Unreachable, error_from_answer
 from director.client.steps import Answer, Request
 
 DEFAULT_URL: Final = "http://localhost:9820"
+#: What a header can carry and a Director takes as its token.
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 #: Seconds for a connection to stand; a machine that is off does not answer at all.
 CONNECT_TIMEOUT_S: Final = 5.0
 #: The contract's frames stay below 1 MiB; the margin is for servers with another idea of it.
@@ -36,7 +39,7 @@ class Address:
         """Return the address.
 
         Raises:
-            ValueError: It is no http or https URL.
+            ValueError: It is no http or https URL, or the token can be none.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -45,6 +48,8 @@ class Address:
             raise ValueError(f"{url!r} has a query or a fragment; an address has neither.")
         if _origin(url) is None:
             raise ValueError(f"{url!r} is not an address: its port is no number.")
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise ValueError("The token may have letters, digits and signs only, without blanks.")
         return cls(url.rstrip("/"), token)
 
     @property
@@ -68,7 +73,7 @@ class Address:
         url = self.url + request.path
         headers = {**self.headers_for(url), "Accept": "application/json", **request.headers}
         if request.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")
         return {
             "method": request.method,
             "url": url,

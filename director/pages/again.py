@@ -1,12 +1,37 @@
-"""What a new submission starts from when it repeats an earlier one. Reads rows only."""
+"""What a new submission starts from: an earlier one, or the installation's defaults. Reads rows only."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
+from jobgroups import wording
+from jobgroups.failures import RETRIED, TAXONOMY
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.seeds import MAX_SEED
+from jobgroups.states import Elsewhere
+
+#: What can be done when a picture fails: the form's value, and how it is said. ``no`` is one try.
+ON_FAILURE: Final = (
+    ("no", "Don't try again"),
+    (Elsewhere.NEVER.value, "Try again on the same backend"),
+    (Elsewhere.GROUP.value, "Try again on any chosen here"),
+    (Elsewhere.ANY.value, "Try again on any backend"),
+)
+#: After which failures a picture may be tried again: the form's value, its name, what it means.
+RETRY_ON: Final = tuple(
+    (one.value, wording.capital(wording.failure_words(one)), TAXONOMY[one].sentence)
+    for one in RETRIED
+)
+#: Tries that are offered where the installation has none of its own.
+_TRIES: Final = 3
+
+
+def usual(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
+    """Return what the form says of failures until somebody says otherwise."""
+    if max_attempts == 1 and elsewhere == Elsewhere.NEVER:
+        return {"elsewhere": "no", "tries": _TRIES}
+    return {"elsewhere": elsewhere, "tries": max_attempts}
 
 
 def again(group_id: str, seed: str) -> dict[str, Any] | None:
@@ -34,7 +59,11 @@ def again(group_id: str, seed: str) -> dict[str, Any] | None:
         "parameters": json.loads(group.parameters_json),
         "metadata": json.loads(group.metadata_json),
         "seed_strategy": group.seed_strategy,
+        "submitter": group.submitter,
         "base_seed": chosen,
         "timeout_seconds": group.timeout_seconds,
+        "max_attempts": group.max_attempts,
+        "retry_elsewhere": group.retry_elsewhere,
+        "retry_on": group.retry_on,
         "required_capabilities": group.required_capabilities,
     }

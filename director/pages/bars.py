@@ -45,6 +45,8 @@ def bar_of(children: Sequence[Segment]) -> Bar:
     """Return the bar of a group's children, in their order."""
     counted = Counter(child.status for child in children)
     label = ", ".join(f"{counted[status]} {status}" for status in _ORDER if counted[status])
+    if not children:
+        return Bar((), (), 1, "no jobs")
     if len(children) <= MANY:
         return Bar(children, (), len(children), label)
     blocks: list[Block] = []

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from django.db.models import Count
+from django.db.models import Count, F
 
+from backends.models import Backend, Reachability
+from backends.selectors import backend_facts, backends_by_id
+from backends.states import BackendState, backend_state
 from director.pages import estimates, filters, words
 from director.pages.bars import Bar, Segment, bar_of
 from director.pages.pictures import Output, outputs_of
 from jobgroups.clock import iso, now
 from jobgroups.errors import GroupNotFound
-from jobgroups.models import ChildJob, JobGroup
-from jobgroups.states import CHILD_FINAL, ChildStatus
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.states import CHILD_FINAL, ChildStatus, GroupStatus
 
 #: Pictures in a row.
 _THUMBNAILS: Final = 4
+#: A backend that stands so is sent what waits for it.
+_SENDS: Final = frozenset({BackendState.ONLINE, BackendState.BUSY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +37,11 @@ class Row:
     word: str
     ended: bool
     seq: int
+    run: int
     total: int
     completed: int
+    #: How many are done, and those of them that a machine had failed before.
+    done_word: str
     failed: int
     cancelled: int
     running: int
@@ -50,6 +58,13 @@ class Row:
     def named(self) -> bool:
         """Whether its name says more than its id."""
         return self.name != self.id
+
+    @property
+    def to_retry(self) -> int:
+        """How many jobs a retry would render again, as ``services.retries`` chooses them."""
+        if not self.ended:
+            return 0
+        return self.failed + (self.cancelled if self.status == GroupStatus.CANCELLED else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +111,36 @@ class _Child:
     status: str
     progress: float
     backend_id: str
+    attempts: int
+    #: Whether it has an attempt that counts: it runs, or stands at its backend.
+    was_sent: bool
+
+    @property
+    def tried_again(self) -> bool:
+        """Whether it is done, and may not have been on its first try."""
+        return self.status == ChildStatus.COMPLETED and self.attempts > 1
 
 
 def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
     """Return the rows of groups, with a handful of queries for all of them."""
     children = _children([group.id for group in groups])
+    machines = _machines(children)
     pictures = _pictures(children)
-    unfinished = [group.id for group in groups if group.completed_at is None]
-    keys = estimates.keys_of(unfinished)
-    usual = estimates.medians(keys.values())
+    tries = tries_needed(
+        child.id for members in children.values() for child in members if child.tried_again
+    )
+    usual = estimates.medians(
+        group.workflow_digest for group in groups if group.completed_at is None
+    )
     return [
         _row(
             group,
             children[group.id],
             pictures.get(group.id, []),
-            estimates.seconds_left(_left(children[group.id]), keys.get(group.id), usual),
+            tries,
+            estimates.seconds_left(
+                _left(children[group.id], machines), group.workflow_digest, usual
+            ),
         )
         for group in groups
     ]
@@ -119,11 +149,25 @@ def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
 def _children(group_ids: Sequence[str]) -> dict[str, list[_Child]]:
     rows = ChildJob.objects.filter(group_id__in=group_ids).order_by("group_id", "position")
     found: dict[str, list[_Child]] = defaultdict(list)
-    for group_id, job_id, status, progress, backend_id in rows.values_list(
-        "group_id", "id", "status", "progress", "backend_id"
+    for group_id, job_id, status, progress, backend_id, attempts, attempt_id in rows.values_list(
+        "group_id", "id", "status", "progress", "backend_id", "attempt_count", "current_attempt_id"
     ):
-        found[group_id].append(_Child(job_id, status, progress, backend_id or ""))
+        was_sent = attempt_id is not None
+        found[group_id].append(
+            _Child(job_id, status, progress, backend_id or "", attempts, was_sent)
+        )
     return found
+
+
+def tries_needed(job_ids: Iterable[str]) -> dict[str, int]:
+    """Return on which try children that are done were done, those left out that never failed.
+
+    What was given back failed nobody: that is no try.
+    """
+    before = Attempt.objects.filter(number__lt=F("child__current_attempt__number"))
+    failed = before.filter(child_id__in=list(job_ids)).exclude(failure_class="")
+    counted = failed.order_by().values_list("child_id").annotate(Count("id"))
+    return {job_id: count + 1 for job_id, count in counted}
 
 
 def _pictures(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
@@ -140,18 +184,47 @@ def _pictures(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
     return found
 
 
-def _left(children: Sequence[_Child]) -> list[estimates.Left]:
+def _machines(children: Mapping[str, Sequence[_Child]]) -> dict[str, Backend]:
+    """Return the backends that children run at or wait for, by id."""
+    ids = {
+        child.backend_id
+        for members in children.values()
+        for child in members
+        if child.status not in CHILD_FINAL
+    }
+    return backends_by_id(ids) if ids else {}
+
+
+def _left(children: Sequence[_Child], machines: Mapping[str, Backend]) -> list[estimates.Left]:
     return [
-        estimates.Left(child.backend_id, child.progress / 100)
+        estimates.Left(
+            child.backend_id,
+            child.progress / 100,
+            goes_on=_goes_on(child, machines.get(child.backend_id)),
+        )
         for child in children
         if child.status not in CHILD_FINAL
     ]
 
 
+def _goes_on(child: _Child, machine: Backend | None) -> bool:
+    """Whether a child comes further by itself: what one that is paused has, it finishes."""
+    if machine is None:
+        return False
+    if child.was_sent:
+        return machine.reachability == Reachability.ONLINE
+    return backend_state(backend_facts(machine, now=now())).state in _SENDS
+
+
 def _row(
-    group: JobGroup, children: Sequence[_Child], pictures: list[Output], left: float | None
+    group: JobGroup,
+    children: Sequence[_Child],
+    pictures: list[Output],
+    tries: Mapping[str, int],
+    left: float | None,
 ) -> Row:
     counted = Counter(child.status for child in children)
+    later = Counter(tries[child.id] for child in children if child.id in tries)
     ended = group.completed_at is not None
     return Row(
         id=group.id,
@@ -160,8 +233,10 @@ def _row(
         word=words.group_word(group.status, ended=ended),
         ended=ended,
         seq=group.seq,
+        run=group.run,
         total=group.total_count,
         completed=group.completed_count,
+        done_word=words.done_word(group.completed_count, group.total_count, later),
         failed=group.failed_count,
         cancelled=group.cancelled_count,
         running=counted[ChildStatus.RUNNING],

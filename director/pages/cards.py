@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from backends.models import Backend
+from backends.models import Backend, Reachability
 from backends.selectors import backends_by_id
 from director.pages import board, words
 from director.pages.pictures import Output, outputs_of
-from jobgroups import selectors
-from jobgroups.errors import ChildNotFound
-from jobgroups.models import Attempt, ChildJob
-from jobgroups.states import ATTEMPT_ENDED, CHILD_FINAL
+from jobgroups import selectors, wording
+from jobgroups.errors import ChildNotFound, GroupNotFound
+from jobgroups.failures import TAXONOMY, FailureClass
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.states import CHILD_FINAL, ChildStatus
+from jobgroups.wording import counted
 
 #: Cards on one page of a group.
 PAGE: Final = 120
 #: Details of an error that its card says anyway.
 _SAID_IN_WORDS: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
+
+_OF_A_TRY: Final = (
+    "child_id",
+    "number",
+    "run",
+    "backend_id",
+    "state",
+    "error_message",
+    "failure_class",
+    "stop_requested_at",
+    "ended_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +42,15 @@ class Try:
     """One attempt, in words."""
 
     number: int
+    run: int
     backend_id: str
+    backend_name: str
     words: str
+    #: ComfyUI's message, or the Director's.
     reason: str
+    #: What that means and what helps, and in a few words; empty where it did not fail.
+    meaning: str
+    failure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +58,9 @@ class Card:
     """One child as people see it."""
 
     group_id: str
+    #: The group's run, and whether that has ended: only then can anything be tried again.
+    run: int
+    ended: bool
     job_id: str
     position: int
     status: str
@@ -48,13 +71,19 @@ class Card:
     progress: float
     step: str
     waiting: str
+    #: Whether it runs at a backend that does not answer: how far it is, nobody knows.
+    silent: bool
     error: str
+    #: What that means and what helps, "" where nobody knows.
+    meaning: str
     error_type: str
     error_node: str
     traceback: str
     warnings: list[str]
     outputs: list[Output]
     tries: list[Try]
+    #: On which try it is done, as attempts that failed count; 1 also where it is not done.
+    done_on: int
     took: str
     starred: bool
 
@@ -62,6 +91,32 @@ class Card:
     def open(self) -> bool:
         """Whether it can be cancelled."""
         return self.status not in CHILD_FINAL
+
+    @property
+    def to_retry(self) -> bool:
+        """Whether it can be rendered again in this group."""
+        return self.ended and not self.open and self.status != ChildStatus.COMPLETED
+
+    @property
+    def tries_said(self) -> str:
+        """On which try it was done, else how many attempts there were."""
+        if self.done_on > 1:
+            return f"Done {words.on_try(self.done_on)}"
+        failed = [one for one in self.tries if one.failure]
+        if self.open and failed:
+            last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
+            return f"{counted(len(failed), 'failed attempt', 'failed attempts')}, {last}"
+        return counted(len(self.tries), "attempt", "attempts")
+
+    @property
+    def shows_tries(self) -> bool:
+        """Whether its attempts say more than its state does."""
+        return len(self.tries) > 1 or any(one.failure for one in self.tries)
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether its attempts are of more than one run."""
+        return len({one.run for one in self.tries}) > 1
 
     @property
     def pictures(self) -> list[Output]:
@@ -75,6 +130,15 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """A backend that took nothing when the group was submitted, and how often it was named."""
+
+    backend_id: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPage:
     """All that a group's page shows."""
 
@@ -82,15 +146,23 @@ class GroupPage:
     cards: list[Card]
     metadata: list[tuple[str, str]]
     warnings: list[str]
-    skipped: list[dict[str, str]]
+    skipped: list[Skipped]
     page: int
     pages: int
     strategy: str
     base_seed: int
     timeout_seconds: int
-
+    #: What is done when one fails.
+    on_failure: str
     #: How many children of the group are to be kept.
     starred: int
+
+    @property
+    def skipped_said(self) -> str:
+        """How many backends were left out, and what that cost."""
+        said = counted(len(self.skipped), "backend left out", "backends left out")
+        fewer = sum(one.count for one in self.skipped)
+        return f"{said}: {counted(fewer, 'picture fewer', 'pictures fewer')}"
 
     @property
     def first_failed(self) -> str:
@@ -114,15 +186,18 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
     shown = list(enumerate(children))[(page - 1) * PAGE : page * PAGE]
     return GroupPage(
         row=row,
-        cards=_cards(group_id, shown),
+        cards=_cards(_Group(row.id, row.run, row.ended), shown),
         metadata=_metadata(snapshot["metadata"]),
         warnings=[str(one) for one in snapshot["warnings"]],
-        skipped=snapshot["skipped_backends"],
+        skipped=_skipped(snapshot["skipped_backends"]),
         page=page,
         pages=pages,
         strategy=snapshot["seed_strategy"],
         base_seed=snapshot["base_seed"],
         timeout_seconds=snapshot["timeout_seconds"],
+        on_failure=words.on_failure(
+            snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]
+        ),
         starred=sum(bool(child["starred"]) for child in children),
     )
 
@@ -133,11 +208,18 @@ def one_card(group_id: str, job_id: str) -> Card:
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
     """
+    group = _group(group_id)
     detail = selectors.child_detail(group_id, job_id)
     position = ChildJob.objects.filter(pk=job_id).values_list("position", flat=True).first()
     if position is None:
         raise ChildNotFound(job_id)
-    return _cards(group_id, [(position, detail)])[0]
+    return _cards(group, [(position, detail)])[0]
+
+
+def _skipped(skipped: Iterable[Mapping[str, str]]) -> list[Skipped]:
+    """Return each backend once: it stands there as often as it was named."""
+    found = Counter((one["backend_id"], one["reason"]) for one in skipped)
+    return [Skipped(backend_id, reason, count) for (backend_id, reason), count in found.items()]
 
 
 def _metadata(metadata: Any) -> list[tuple[str, str]]:
@@ -149,56 +231,116 @@ def _metadata(metadata: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _cards(group_id: str, children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Card]:
-    tries = _tries([child["job_id"] for _, child in children])
-    known = backends_by_id(child["backend_id"] for _, child in children)
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What a card needs to know of its group."""
+
+    id: str
+    run: int
+    ended: bool
+
+
+def _group(group_id: str) -> _Group:
+    rows = JobGroup.objects.filter(pk=group_id).values_list("run", "completed_at")
+    for run, completed_at in rows:
+        return _Group(group_id, run, completed_at is not None)
+    raise GroupNotFound(group_id)
+
+
+def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Card]:
+    rows = list(
+        Attempt.objects.filter(child_id__in=[child["job_id"] for _, child in children])
+        .order_by("child_id", "number")
+        .only(*_OF_A_TRY)
+    )
+    named = {child["backend_id"] for _, child in children} | {row.backend_id for row in rows}
+    known = backends_by_id(named)
+    tries = _tries(rows, known)
+    done_on = board.tries_needed(
+        child["job_id"]
+        for _, child in children
+        if child["status"] == ChildStatus.COMPLETED and len(tries[child["job_id"]]) > 1
+    )
     return [
-        _card(group_id, position, child, tries[child["job_id"]], known.get(child["backend_id"]))
+        _card(
+            group,
+            position,
+            child,
+            tries[child["job_id"]],
+            done_on=done_on.get(child["job_id"], 1),
+            backend=known.get(child["backend_id"]),
+        )
         for position, child in children
     ]
 
 
-def _tries(job_ids: Sequence[str]) -> dict[str, list[Try]]:
-    rows = Attempt.objects.filter(child_id__in=job_ids).order_by("child_id", "number")
+def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
+    """Return a backend's name; the id outlives its backend, the name does not."""
+    row = known.get(backend_id)
+    return backend_id if row is None else row.name or row.id
+
+
+def _tries(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[Try]]:
     found: dict[str, list[Try]] = defaultdict(list)
-    for job_id, number, backend_id, state, message, stopping in rows.values_list(
-        "child_id", "number", "backend_id", "state", "error_message", "stop_requested_at"
-    ):
-        said = words.ATTEMPT_WORDS.get(state, state)
-        if stopping is not None and state not in ATTEMPT_ENDED:
+    for row in rows:
+        said = words.ATTEMPT_WORDS.get(row.state, row.state)
+        if row.stop_requested_at is not None and row.ended_at is None:
             said = "is being stopped"
-        found[job_id].append(Try(number, backend_id, said, message or ""))
+        found[row.child_id].append(
+            Try(
+                number=row.number,
+                run=row.run,
+                backend_id=row.backend_id,
+                backend_name=_name(row.backend_id, known),
+                words=said,
+                reason=row.error_message or "",
+                meaning=_meaning(row.failure_class),
+                failure=wording.failure_words(row.failure_class) if row.failure_class else "",
+            )
+        )
     return found
 
 
+def _meaning(failure_class: str) -> str:
+    return TAXONOMY[FailureClass(failure_class)].sentence if failure_class else ""
+
+
 def _card(
-    group_id: str,
+    group: _Group,
     position: int,
     child: Mapping[str, Any],
     tries: list[Try],
+    *,
+    done_on: int,
     backend: Backend | None,
 ) -> Card:
     details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
     return Card(
-        group_id=group_id,
+        group_id=group.id,
+        run=group.run,
+        ended=group.ended,
         job_id=child["job_id"],
         position=position + 1,
         status=child["status"],
         word=words.CHILD_WORDS.get(child["status"], child["status"]),
         seed=child["seed"],
         backend_id=child["backend_id"],
-        # The id outlives its backend, the name does not.
         backend_name=child["backend_id"] if backend is None else backend.name or backend.id,
         progress=child["progress"],
         step=child["current_step"] or "",
         waiting=child["waiting_reason"] or "",
+        silent=child["status"] == ChildStatus.RUNNING
+        and backend is not None
+        and backend.reachability == Reachability.OFFLINE,
         error=child["error_message"] or "",
+        meaning=_meaning(child["failure_class"] or ""),
         error_type=child["error_type"] or "",
         error_node=_node(details),
         traceback=_traceback(details),
         warnings=[str(one) for one in child["warnings"] or []],
-        outputs=outputs_of(group_id, child["job_id"], child["outputs"]),
+        outputs=outputs_of(group.id, child["job_id"], child["outputs"]),
         tries=tries,
+        done_on=done_on,
         took=_took(child),
         starred=child["starred"],
     )

@@ -11,18 +11,18 @@ from typing import Any, Final
 
 from django.db.models import Count
 
-from backends.models import Backend
+from backends.models import Backend, Reachability
 from backends.selectors import backend_list
+from backends.states import TAKES_CHILDREN, TROUBLE_FIRST, BackendState
 from director.pages import words
 from jobgroups.api import backend_shapes
 from jobgroups.clock import now
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.selectors import BackendLoad, backend_loads, runner_alive
-from jobgroups.states import AttemptState, ChildStatus
+from jobgroups.states import AttemptState, ChildStatus, Elsewhere
 
 #: Above this many a table reads better than lanes.
 LANES: Final = 12
-_TROUBLE_FIRST: Final = ("offline", "busy", "online", "disabled")
 _COLUMNS: Final = (
     "Name",
     "State",
@@ -35,11 +35,15 @@ _COLUMNS: Final = (
     "Failed in a day",
 )
 _DAY: Final = dt.timedelta(days=1)
-_STATUS_WORDS: Final = {
-    "offline": "Away",
-    "busy": "Busy",
-    "online": "Free",
-    "disabled": "Disabled",
+_STATE_WORDS: Final = {
+    BackendState.UNKNOWN: "Not heard from yet",
+    BackendState.ONLINE: "Free",
+    BackendState.BUSY: "Busy",
+    BackendState.PAUSED: "Paused",
+    BackendState.DRAINING: "Being drained",
+    BackendState.OFFLINE: "Away",
+    BackendState.DISABLED: "Disabled",
+    BackendState.QUARANTINED: "Quarantined",
 }
 
 
@@ -69,20 +73,53 @@ class Machine:
     reason: str
     since: str
     since_at: str
+    #: Why it does not answer, where another word stands for it; ``silent`` also where one says so.
+    away: str
+    silent: bool
+    #: Who said so; empty where it was seen, or nobody gave a name.
+    by: str
+    #: ``pause``, ``drain`` or empty, whatever else is the matter with it.
+    hold: str
+    #: Whether what ran there is given back.
+    gives_back: bool
+    #: Of one that is set aside: in how long it is tried again; empty: when it is released.
+    tried_in: str
     gpu: str
     vram: str
     version: str
     tags: list[str]
     work: list[Work]
     waiting: int
+    #: Of those that wait, the ones whose group lets them go to another backend.
+    movable: int
     foreign: int
     completed_day: int
     failed_day: int
 
     @property
     def usable(self) -> bool:
-        """Whether it takes children now."""
+        """Whether it takes children and sends them now."""
         return self.status in ("online", "busy")
+
+    @property
+    def takes_children(self) -> bool:
+        """Whether it may be submitted to: where it is paused they wait."""
+        return self.status in TAKES_CHILDREN
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it is set aside."""
+        return self.status == BackendState.QUARANTINED
+
+    @property
+    def runs(self) -> int:
+        """Prompts of ours that execute there."""
+        return sum(one.runs and not one.stopping for one in self.work)
+
+    @property
+    def stands(self) -> int:
+        """Prompts of ours that wait in its own queue."""
+        return sum(not one.runs and not one.stopping for one in self.work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +147,20 @@ def shop() -> Shop:
     """Return every backend, trouble first."""
     rows = backend_list()
     loads = backend_loads()
-    work, ends = _work(), _ends()
+    work, ends, movable = _work(), _ends(), _movable()
     machines = [
-        _machine(row, loads.get(row.id, backend_shapes.NO_LOAD), work[row.id], ends[row.id])
+        _machine(
+            row,
+            loads.get(row.id, backend_shapes.NO_LOAD),
+            work[row.id],
+            ends[row.id],
+            movable.get(row.id, 0),
+        )
         for row in rows
     ]
-    machines.sort(key=lambda one: (_TROUBLE_FIRST.index(one.status), one.id))
+    machines.sort(key=lambda one: (TROUBLE_FIRST.index(BackendState(one.status)), one.id))
     counted = Counter(one.status for one in machines)
-    counts = [(one, _STATUS_WORDS[one], counted[one]) for one in _TROUBLE_FIRST if counted[one]]
+    counts = [(one.value, _STATE_WORDS[one], counted[one]) for one in TROUBLE_FIRST if counted[one]]
     return Shop(machines, counts, len(machines) <= LANES, runner_alive())
 
 
@@ -127,6 +170,14 @@ def _work() -> dict[str, list[Work]]:
     for one in rows.defer("child__group__workflow_json").order_by("backend_id", "id"):
         found[one.backend_id].append(_piece(one))
     return found
+
+
+def _movable() -> dict[str, int]:
+    """Return how many of the children that wait for each backend may go elsewhere."""
+    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    may_go = waits.exclude(group__retry_elsewhere=Elsewhere.NEVER).order_by()
+    counted = may_go.values_list("backend_id").annotate(Count("id"))
+    return {backend_id or "": number for backend_id, number in counted}
 
 
 def _piece(one: Attempt) -> Work:
@@ -153,7 +204,7 @@ def _ends() -> dict[str, Counter[str]]:
 
 
 def _machine(
-    row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int]
+    row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int
 ) -> Machine:
     shown = backend_shapes.backend(row, load)
     since = shown["status_since"]
@@ -164,16 +215,23 @@ def _machine(
         url=row.url,
         enabled=row.enabled,
         status=shown["status"],
-        word=_STATUS_WORDS[shown["status"]],
+        word=_STATE_WORDS[BackendState(shown["status"])],
         reason=shown["status_reason"] or "",
         since="" if since is None else _since(since),
         since_at=since or "",
+        away=_away(row, shown["status"]),
+        silent=row.reachability != Reachability.ONLINE,
+        by=shown["status_by"] or "",
+        hold=row.hold,
+        gives_back=row.hold_now,
+        tried_in=_until(row.quarantine_until),
         gpu=gpu,
         vram=vram,
         version=row.comfyui_version,
         tags=[str(tag) for tag in row.tags],
         work=list(work),
         waiting=load.waiting,
+        movable=movable,
         foreign=row.queue_foreign,
         completed_day=ends.get(ChildStatus.COMPLETED, 0),
         failed_day=ends.get(ChildStatus.FAILED, 0) + ends.get(ChildStatus.TIMEOUT, 0),
@@ -182,6 +240,19 @@ def _machine(
 
 def _since(since: str) -> str:
     return words.duration((now() - words.moment(since)).total_seconds())
+
+
+def _away(row: Backend, status: str) -> str:
+    if row.reachability != Reachability.OFFLINE or status == BackendState.OFFLINE:
+        return ""
+    return row.status_reason or "no answer"
+
+
+def _until(moment: dt.datetime | None) -> str:
+    if moment is None:
+        return ""
+    left = (moment - now()).total_seconds()
+    return words.duration(left) if left > 0 else "a moment"
 
 
 def _device(devices: Any) -> tuple[str, str]:

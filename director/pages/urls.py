@@ -31,5 +31,7 @@ urlpatterns = [
     path("groups/<ident:group_id>/parts/cards/<ident:job_id>", views.card_part),
     path("backends", views.backends, name="backends"),
     path("parts/backends", views.backends_part),
+    path("failures", views.failures, name="failures"),
+    path("parts/failures", views.failures_part),
     path("submit", views.submit, name="submit"),
 ]

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 
 from backends.selectors import backend_list
 from director.pages import again, board, cards, filters, machines
+from director.pages import failures as failed
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.seeds import SeedStrategy
 from jobgroups.states import GroupStatus
@@ -21,7 +22,7 @@ from jobgroups.states import GroupStatus
 def _page(
     request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
 ) -> HttpResponse:
-    shown = {"version": settings.DIRECTOR_VERSION, **context}
+    shown = {"version": settings.DIRECTOR_VERSION, "failed_day": failed.tally, **context}
     return render(request, f"director/{name}.html", shown, status=status)
 
 
@@ -128,6 +129,25 @@ def backends_part(request: HttpRequest) -> HttpResponse:
     return _page(request, "parts/backends", {"shop": machines.shop()})
 
 
+# --- failures -------------------------------------------------------------------------------------
+
+
+@require_safe
+@never_cache
+def failures(request: HttpRequest) -> HttpResponse:
+    """What failed lately."""
+    shown = failed.failures_page(failed.window_of(request.GET))
+    return _page(request, "failures", {"shown": shown})
+
+
+@require_safe
+@never_cache
+def failures_part(request: HttpRequest) -> HttpResponse:
+    """What failed lately, without the page around it."""
+    shown = failed.failures_page(failed.window_of(request.GET))
+    return _page(request, "parts/failures", {"shown": shown})
+
+
 # --- submit ---------------------------------------------------------------------------------------
 
 
@@ -143,5 +163,8 @@ def submit(request: HttpRequest) -> HttpResponse:
         "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
+        "on_failure": again.ON_FAILURE,
+        "retry_on": again.RETRY_ON,
+        "usual": again.usual(settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE),
     }
     return _page(request, "submit", context)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_DAY: Final = 86_400
+from jobgroups import wording
+
+#: Notices say them as well.
+group_name = wording.group_name
+duration = wording.duration
+on_try = wording.on_try
 
 _GROUP_WORDS: Final = {
     "pending": "Waits for a runner",
@@ -42,25 +45,6 @@ ATTEMPT_WORDS: Final = {
 }
 
 
-def group_name(group_id: str, metadata: Any) -> str:
-    """Return the metadata's ``name``, else its scene and panel, else the id."""
-    if not isinstance(metadata, Mapping):
-        return group_id
-    name = _scalar(metadata.get("name"))
-    if name:
-        return name
-    scene = _scalar(metadata.get("scene"))
-    panel = _scalar(metadata.get("panel", metadata.get("panel_id")))
-    parts = [scene, f"panel {panel}" if panel else ""]
-    return " · ".join(part for part in parts if part) or group_id
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return ""
-    return " ".join(str(value).split())
-
-
 def group_word(status: str, *, ended: bool) -> str:
     """Return a group's status in words; a partial one is said while it runs, too."""
     if status == "partial_complete":
@@ -68,16 +52,38 @@ def group_word(status: str, *, ended: bool) -> str:
     return _GROUP_WORDS.get(status, status)
 
 
-def duration(seconds: float) -> str:
-    """Return ``45 s``, ``4 min``, ``2 h 5 min`` or ``3 d``."""
-    if seconds < _MINUTE:
-        return f"{max(round(seconds), 1)} s"
-    if seconds < _HOUR:
-        return f"{round(seconds / _MINUTE)} min"
-    if seconds < _DAY:
-        hours, rest = divmod(round(seconds / _MINUTE), 60)
-        return f"{hours} h {rest} min" if rest else f"{hours} h"
-    return f"{round(seconds / _DAY)} d"
+def done_word(completed: int, total: int, tries: Mapping[int, int]) -> str:
+    """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second try``.
+
+    Args:
+        completed: how many children are done.
+        total: how many there are.
+        tries: of those that are done, how many on which try, first ones left out.
+    """
+    again = [f"{count} done {on_try(number)}" for number, count in sorted(tries.items())]
+    if not again:
+        return f"{completed}/{total} done"
+    if completed == total:
+        first = completed - sum(tries.values())
+        return ", ".join([f"{first} done"] * (first > 0) + again)
+    late = [f"{count} {on_try(number)}" for number, count in sorted(tries.items())]
+    return f"{completed}/{total} done, {', '.join(late)}"
+
+
+def on_failure(
+    max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None
+) -> str:
+    """Return what a group does when one of its children fails; None: after all that may be tried again."""
+    if max_attempts == 1:
+        said = "it is not tried again"
+        moves = {"group": " the others of the group", "any": " any other backend"}
+        if where := moves.get(str(retry_elsewhere)):
+            said += f"; while it waits for a backend that is away it may go to{where}"
+        return said
+    places = {"group": ", also on the others of the group", "any": ", also on any other backend"}
+    where = places.get(str(retry_elsewhere), ", on its own backend only")
+    these = ", ".join(wording.failure_words(one) for one in retry_on or ())
+    return f"up to {max_attempts} tries{where}" + (f", after these alone: {these}" if these else "")
 
 
 def ago(moment: dt.datetime | None, now: dt.datetime) -> str:

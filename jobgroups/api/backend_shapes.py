@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any, Final
 
-from backends.models import Backend, Reachability
+from backends.models import Backend
+from backends.selectors import backend_facts
+from backends.states import Standing, backend_state, is_on_probation
 from jobgroups.clock import iso, iso_or_none, now
 from jobgroups.selectors import BackendLoad
 
-#: An "online" that nobody has renewed for so long is not shown any more: no runner looks there.
-#: Runners look every few seconds; a ComfyUI that loads a model may answer late.
-STALE: Final = dt.timedelta(seconds=30)
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
 
 
@@ -26,9 +24,17 @@ def backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
         "status": changing["status"],
         "status_reason": changing["status_reason"],
         "status_since": changing["status_since"],
+        "status_by": changing["status_by"],
         "queue_ours": changing["queue_ours"],
         "queue_foreign": changing["queue_foreign"],
         "running": changing["running"],
+        "hold": changing["hold"],
+        "hold_now": changing["hold_now"],
+        "said_by": row.said_by or None,
+        "said_reason": row.said_reason or None,
+        "said_at": iso_or_none(row.said_at),
+        "quarantine": changing["quarantine"],
+        "on_probation": changing["on_probation"],
         "tags": row.tags,
         "devices": row.devices,
         "comfyui_version": row.comfyui_version or None,
@@ -42,32 +48,39 @@ def status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     ``queue_ours`` and ``queue_foreign`` are prompts that wait or execute there, ``running`` those
     that execute, whoever's; all as of the last look, but for ours, which are known.
     """
-    word, reason, since = _status(row, load)
+    standing = standing_of(row, load)
+    since = standing.since
     return {
         "backend_id": row.id,
         "enabled": row.enabled,
-        "status": word,
-        "status_reason": reason or None,
+        "status": standing.state.value,
+        "status_reason": standing.reason or None,
         "status_since": iso_or_none(since),
+        "status_by": standing.by or None,
         "queue_ours": load.running + load.accepted,
         "queue_foreign": row.queue_foreign,
         "running": max(row.queue_running, load.running),
+        "hold": row.hold or None,
+        "hold_now": row.hold_now,
+        "quarantine": _quarantine(row),
+        "on_probation": is_on_probation(backend_facts(row, now=now())),
         "devices": row.devices,
         "comfyui_version": row.comfyui_version or None,
         "last_seen_at": iso_or_none(row.last_seen_at),
     }
 
 
-def _status(row: Backend, load: BackendLoad) -> tuple[str, str, dt.datetime | None]:
-    """Return the status with its reason and beginning."""
-    if not row.enabled:
-        return "disabled", row.status_reason, row.status_since
-    if row.reachability == Reachability.UNKNOWN:
-        return "offline", "Not heard from yet.", row.status_since or row.created_at
-    if row.reachability == Reachability.OFFLINE:
-        return "offline", row.status_reason, row.status_since
-    if row.last_seen_at is None or row.last_seen_at < now() - STALE:
-        since = row.last_seen_at or row.created_at
-        return "offline", f"Not looked at since {iso(since)}; is a runner alive?", since
-    stands = row.queue_running + row.queue_pending + load.running + load.accepted
-    return "busy" if stands else "online", row.status_reason, row.status_since
+def standing_of(row: Backend, load: BackendLoad = NO_LOAD) -> Standing:
+    """Return the one word for a backend, with why, since when and by whom."""
+    return backend_state(backend_facts(row, now=now(), ours=load.running + load.accepted))
+
+
+def _quarantine(row: Backend) -> dict[str, Any] | None:
+    if row.quarantined_at is None:
+        return None
+    return {
+        "since": iso(row.quarantined_at),
+        "until": iso_or_none(row.quarantine_until),
+        "reason": row.quarantine_reason or None,
+        "by": row.quarantine_by or None,
+    }

@@ -47,7 +47,7 @@ class BackendListView(ApiView):
                 headers=said.headers,
             )
         _look_at(row)
-        return Response(_shown(row.id), status=201)
+        return Response(shown(row.id), status=201)
 
 
 class BackendView(ApiView):
@@ -55,7 +55,7 @@ class BackendView(ApiView):
 
     def get(self, request: Request, backend_id: str) -> Response:
         """Return one backend."""
-        return Response(_shown(identifiers.backend_id(backend_id)))
+        return Response(shown(identifiers.backend_id(backend_id)))
 
     def patch(self, request: Request, backend_id: str) -> Response:
         """Change what is named; its address only while no prompt of ours may stand there."""
@@ -77,7 +77,7 @@ class BackendView(ApiView):
         if row is None:
             raise BackendNotFound(known.id)
         _look_at(row)
-        return Response(_shown(row.id))
+        return Response(shown(row.id))
 
     def delete(self, request: Request, backend_id: str) -> Response:
         """Forget a backend for which nothing is waiting and on which nothing of ours may run."""
@@ -103,7 +103,12 @@ def _existing(backend_id: str) -> Backend:
     return row
 
 
-def _shown(backend_id: str) -> dict[str, object]:
+def shown(backend_id: str) -> dict[str, object]:
+    """Return a backend as it is stored now.
+
+    Raises:
+        BackendNotFound: there is none with this id.
+    """
     row = _existing(backend_id)
     load = selectors.backend_loads([row.id]).get(row.id, backend_shapes.NO_LOAD)
     return backend_shapes.backend(row, load)

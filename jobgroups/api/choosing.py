@@ -19,7 +19,9 @@ from backends import selectors, services
 from backends.comfyui.errors import BackendError
 from backends.comfyui.probe import BackendReport, probe
 from backends.models import Backend, Reachability
-from jobgroups.api.capabilities import Known, lacking
+from backends.selectors import backend_facts
+from backends.states import TAKES_CHILDREN, BackendState, Standing, backend_state
+from jobgroups.capabilities import Known, lacking
 from jobgroups.clock import now
 
 #: A backend heard from within this time is taken at its word.
@@ -67,13 +69,27 @@ def _unfit(row: Backend | None, required: Sequence[str]) -> str | None:
     """Return why a backend gets no child, None if it gets one."""
     if row is None:
         return "Unknown: no backend has this id."
-    if not row.enabled:
-        return "Disabled."
-    if row.reachability != Reachability.ONLINE:
-        return f"Offline: {row.status_reason or 'it has not answered yet'}"
+    standing = backend_state(backend_facts(row, now=now()))
+    if standing.state not in TAKES_CHILDREN or row.reachability != Reachability.ONLINE:
+        return _said(row, standing)
     known = Known(tags=row.tags, devices=row.devices, comfyui_version=row.comfyui_version)
     missing = lacking(known, required)
     return f"Lacks {', '.join(missing)}." if missing else None
+
+
+def _said(row: Backend, standing: Standing) -> str:
+    """Return why a backend takes no children now, as a sentence."""
+    by = f" by {standing.by}" if standing.by else ""
+    why = f": {standing.reason}" if standing.reason else ""
+    match standing.state:
+        case BackendState.DISABLED:
+            return f"Disabled{by}{why}" if by or why else "Disabled."
+        case BackendState.QUARANTINED:
+            return f"Quarantined{by}{why}"
+        case BackendState.DRAINING:
+            return f"Being drained{by}{why}" if by or why else "Being drained."
+        case _:
+            return f"Offline: {row.status_reason or 'it has not answered yet'}"
 
 
 # --- asking ---------------------------------------------------------------------------------------

@@ -12,17 +12,29 @@ from django.conf import settings
 from jobgroups import workflow
 from jobgroups.api.reading import Fields
 from jobgroups.errors import InvalidRequest, TooManyChildren
+from jobgroups.failures import RETRIED, FailureClass
 from jobgroups.seeds import MAX_SEED, SeedStrategy
 from jobgroups.services.groups import digest_of
 from jobgroups.shapes import compact
+from jobgroups.states import Elsewhere
 
 DEFAULT_TIMEOUT: Final = 300
 _TIMEOUTS: Final = (30, 3600)
+_ATTEMPTS: Final = (1, 10)
+#: What ``retry_elsewhere`` may be, as JSON has it.
+ELSEWHERE: Final = (
+    (False, Elsewhere.NEVER),
+    (True, Elsewhere.GROUP),
+    ("group", Elsewhere.GROUP),
+    ("any", Elsewhere.ANY),
+)
+_MAX_CLASSES: Final = 50
 _MAX_CAPABILITIES: Final = 50
 _MAX_TAGS: Final = 50
 _MAX_HEADERS: Final = 50
 _MAX_SHOWN_UNKNOWN: Final = 20
 _MAX_NAMED: Final = 200
+_MAX_SUBMITTER: Final = 150
 #: The longest an entry of a list may be; a longer one names nothing.
 _MAX_WORD: Final = 200
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -43,7 +55,13 @@ class Asked:
     metadata: dict[str, Any]
     timeout_seconds: int
     required_capabilities: Sequence[str]
+    max_attempts: int
+    retry_elsewhere: Elsewhere
+    #: None: after every failure that may be met by another try.
+    retry_on: Sequence[str] | None
     warnings: Sequence[str]
+    #: Who submits it, in their own word; empty where nobody says.
+    submitter: str
     idempotency_key: str | None
     idempotency_digest: str
 
@@ -71,6 +89,10 @@ def submission(body: dict[str, Any], idempotency_key: str | None) -> Asked:
             "required_capabilities", longest=_MAX_WORD, most=_MAX_CAPABILITIES
         )
         or (),
+        max_attempts=_max_attempts(fields),
+        retry_elsewhere=_retry_elsewhere(fields),
+        retry_on=_retry_on(fields),
+        submitter=fields.line("submitter", longest=_MAX_SUBMITTER) or "",
         warnings=_ignored(fields),
         idempotency_key=_idempotency_key(fields, idempotency_key),
         idempotency_digest=digest_of(body) if idempotency_key is not None else "",
@@ -105,6 +127,34 @@ def _base_seed(fields: Fields) -> int | None:
 def _timeout(fields: Fields) -> int:
     low, high = _TIMEOUTS
     return fields.integer("timeout_seconds", low=low, high=high) or DEFAULT_TIMEOUT
+
+
+def _max_attempts(fields: Fields) -> int:
+    low, high = _ATTEMPTS
+    given = fields.integer("max_attempts", low=low, high=high)
+    return given or int(settings.DIRECTOR_MAX_ATTEMPTS)
+
+
+def _retry_elsewhere(fields: Fields) -> Elsewhere:
+    given = fields.meant("retry_elsewhere", ELSEWHERE)
+    return Elsewhere(settings.DIRECTOR_RETRY_ELSEWHERE) if given is None else given
+
+
+def _retry_on(fields: Fields) -> list[str] | None:
+    """Return the failure classes that are named, each once, as the taxonomy orders them."""
+    named = fields.texts("retry_on", longest=_MAX_WORD, most=_MAX_CLASSES)
+    if named is None:
+        return None
+    if not named:
+        fields.note("retry_on", "Must have at least one entry; leave it out for all of them.")
+    known = ", ".join(RETRIED)
+    for at, name in enumerate(named):
+        if name in RETRIED:
+            continue
+        never = name in list(FailureClass)
+        why = "Is never tried again" if never else "Is no failure class"
+        fields.note(f"retry_on.{at}", f"{why}; use some of {known}.")
+    return [one.value for one in RETRIED if one in named]
 
 
 def _metadata(fields: Fields) -> dict[str, Any]:

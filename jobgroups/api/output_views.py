@@ -16,8 +16,9 @@ from backends.comfyui.exchange import OpenAnswer
 from backends.comfyui.outputs import view_url
 from jobgroups.api import identifiers, queries
 from jobgroups.api.asynchronous import AsyncApiView, read
-from jobgroups.errors import RangeNotSatisfiable
+from jobgroups.errors import OutputTooLarge, RangeNotSatisfiable
 from jobgroups.pictures import fetching, media
+from jobgroups.pictures.drawing import MAX_SOURCE_BYTES
 from jobgroups.pictures.selectors import OutputFile, child_output
 from jobgroups.pictures.thumbnails import WIDTHS, Thumbnails
 
@@ -35,14 +36,14 @@ class OutputView(AsyncApiView):
         self, request: HttpRequest, group_id: str, job_id: str, number: str
     ) -> HttpResponseBase:
         """Return the file as it is at its backend, or with ``?w=`` a thumbnail."""
-        width = queries.width_query(request.GET, WIDTHS)
+        asked = queries.output_query(request.GET, WIDTHS)
         group, job = identifiers.group_id(group_id), identifiers.job_id(job_id)
         if not _NUMBER.fullmatch(number):
             raise Http404
         file = await read(child_output, group, job, int(number))
-        if width is not None:
-            return await _thumbnail(request, file, width)
-        return await _original(request, file)
+        if asked.width is not None:
+            return await _thumbnail(request, file, asked.width)
+        return await _original(request, file, redirect=asked.redirect)
 
     head = get
 
@@ -56,7 +57,7 @@ def thumbnails() -> Thumbnails:
     return Thumbnails(
         settings.DIRECTOR_THUMBNAILS_DIR,
         limit_bytes=settings.DIRECTOR_THUMBNAILS_BYTES,
-        max_source_bytes=settings.DIRECTOR_PROXY_MAX_BYTES,
+        max_source_bytes=MAX_SOURCE_BYTES,
     )
 
 
@@ -83,13 +84,17 @@ def _if_none_match(request: HttpRequest) -> str:
 # --- originals ------------------------------------------------------------------------------------
 
 
-async def _original(request: HttpRequest, file: OutputFile) -> HttpResponseBase:
+async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
     limit: int = settings.DIRECTOR_PROXY_MAX_BYTES
     async with contextlib.AsyncExitStack() as stack:
         answer = await stack.enter_async_context(fetching.opened(file, headers=_asked(request)))
         if answer.status == 416:
             raise RangeNotSatisfiable
-        if (answer.length or 0) > limit:
+        size = answer.length or 0
+        if size > limit and not redirect:
+            url = _address(file)
+            raise OutputTooLarge(size=size, limit=limit, backend_id=file.backend_id, url=url)
+        if size > limit:
             return _sent_there(file)
         headers = _headers(file, answer)
         if request.method == "HEAD" or answer.status == 304:
@@ -131,8 +136,12 @@ def _headers(file: OutputFile, answer: OpenAnswer) -> dict[str, str]:
 
 
 def _sent_there(file: OutputFile) -> HttpResponse:
-    """Send the client to the backend itself; what is registered secretly for it is not told."""
-    address = view_url(file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind)
+    """Send the client to the backend itself."""
     return HttpResponse(
-        status=307, headers={"Location": address, "Cache-Control": "private, no-cache"}
+        status=307, headers={"Location": _address(file), "Cache-Control": "private, no-cache"}
     )
+
+
+def _address(file: OutputFile) -> str:
+    """Return where the backend has the file; what is registered secretly for it is not told."""
+    return view_url(file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind)

@@ -14,6 +14,8 @@ from django.http import QueryDict
 
 from jobgroups import workflow
 from jobgroups.api.reading import Fields
+from jobgroups.failing import DEFAULT_WINDOW, WINDOWS
+from jobgroups.failures import FailureClass
 from jobgroups.seeds import MAX_SEED, SeedStrategy
 from jobgroups.selectors import MAX_PAGE, GroupFilter
 from jobgroups.states import GroupStatus
@@ -55,6 +57,7 @@ def list_query(query: QueryDict) -> ListQuery:
         GroupFilter(
             status=reader.choice("status", list(GroupStatus)),
             backend=reader.text("backend"),
+            submitter=reader.submitter(),
             metadata=reader.metadata(),
             created_after=reader.moment("created_after"),
             created_before=reader.moment("created_before"),
@@ -78,16 +81,30 @@ def since_query(query: QueryDict) -> int:
     return since
 
 
-def width_query(query: QueryDict, widths: Sequence[int]) -> int | None:
-    """Return the width that is asked for with ``?w=``, None where it is not said.
+@dataclass(frozen=True, slots=True)
+class OutputQuery:
+    """How an output is wanted.
+
+    Attributes:
+        width: of a thumbnail; None: the original.
+        redirect: whether the client may be sent to the backend; a page may not go there.
+    """
+
+    width: int | None
+    redirect: bool
+
+
+def output_query(query: QueryDict, widths: Sequence[int]) -> OutputQuery:
+    """Return what ``?w=`` and ``?redirect=no`` say.
 
     Raises:
-        InvalidRequest: it is none of ``widths``, or something else is asked besides.
+        InvalidRequest: the width is none of ``widths``, or something else is asked besides.
     """
     reader = _Query(query)
     width = reader.choice("w", [str(one) for one in widths])
+    redirect = reader.choice("redirect", ["yes", "no"])
     reader.finish()
-    return None if width is None else int(width)
+    return OutputQuery(None if width is None else int(width), redirect != "no")
 
 
 def which_query(query: QueryDict) -> str:
@@ -130,6 +147,46 @@ def seeds_query(query: QueryDict, most: int) -> SeedsQuery:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class FailedJobsQuery:
+    """The jobs of which row of failures are asked for."""
+
+    window: str
+    failure_class: str
+    backend_id: str
+    workflow: str
+
+
+def failures_query(query: QueryDict) -> str:
+    """Return the window of failures that is asked for with ``?window=``, a day where it is not said.
+
+    Raises:
+        InvalidRequest: there is no such window, or something else is asked besides.
+    """
+    reader = _Query(query)
+    window = reader.choice("window", list(WINDOWS))
+    reader.finish()
+    return window or DEFAULT_WINDOW
+
+
+def failed_jobs_query(query: QueryDict) -> FailedJobsQuery:
+    """Check the query of the jobs behind a row of failures.
+
+    Raises:
+        InvalidRequest: with every parameter that is wrong, missing or not known.
+    """
+    reader = _Query(query)
+    window = reader.choice("window", list(WINDOWS))
+    failure_class = reader.choice("failure_class", list(FailureClass))
+    backend_id = reader.text("backend_id")
+    workflow = reader.text("workflow")
+    reader.require("failure_class", "backend_id")
+    reader.finish()
+    return FailedJobsQuery(
+        window or DEFAULT_WINDOW, failure_class or "", backend_id or "", workflow or ""
+    )
+
+
 class _Query:
     """The parameters of a URL: texts, of which some must read as something else."""
 
@@ -155,8 +212,18 @@ class _Query:
     def text(self, name: str) -> str | None:
         return self._fields.text(name, longest=500)
 
+    def submitter(self) -> str | None:
+        """Read a submitter, whose name is kept without the blanks around it."""
+        return (self.text("submitter") or "").strip() or None
+
     def choice(self, name: str, allowed: Sequence[str]) -> str | None:
         return self._fields.choice(name, allowed)
+
+    def require(self, *names: str) -> None:
+        """Note those that were not said."""
+        for name in names:
+            if self._said.get(name) is None:
+                self._fields.note(name, "Is required.")
 
     def integer(self, name: str, *, low: int, high: int, default: int) -> int:
         value = self.text(name)

@@ -6,13 +6,20 @@ that is ``null`` counts as left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from jobgroups.errors import InvalidRequest
+from jobgroups.shapes import compact
 from jobgroups.workflow import FieldInvalid
 from jobgroups.workflow.checks import shown_key
 from jobgroups.workflow.graph import is_integer
+
+T = TypeVar("T")
+
+#: C0, DEL and C1, and Unicode's own line and paragraph separators.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Fields:
@@ -49,12 +56,40 @@ class Fields:
         self.note(name, f"Must be one of {', '.join(allowed)}.")
         return None
 
+    def meant(self, name: str, meanings: Sequence[tuple[bool | str, T]]) -> T | None:
+        """Return what a value stands for: each that is allowed, with its meaning."""
+        value = self._value(name)
+        if value is None:
+            return None
+        for said, meaning in meanings:
+            # By type too: 1 is not true.
+            if type(value) is type(said) and value == said:
+                return meaning
+        self.note(name, f"Must be one of {', '.join(compact(said) for said, _ in meanings)}.")
+        return None
+
     def text(self, name: str, *, longest: int, required: bool = False) -> str | None:
         """Return a string that is not empty."""
         value: str | None = self._value(name, required=required)
         if value is None or _is_text(value, longest):
             return value
         self.note(name, f"Must be a string of 1 to {longest} characters.")
+        return None
+
+    def line(self, name: str, *, longest: int) -> str | None:
+        """Return a string of one line, the blanks around it left out; not empty."""
+        value = self._value(name)
+        if value is None:
+            return None
+        line = value.strip() if isinstance(value, str) else value
+        if not _is_text(line, longest):
+            self.note(
+                name, f"Must be a string of 1 to {longest} characters, blanks around it aside."
+            )
+        elif _CONTROL.search(line):
+            self.note(name, "Must not contain line breaks or other control characters.")
+        else:
+            return str(line)
         return None
 
     def texts(

@@ -10,9 +10,6 @@ from jobgroups.api.inputs import Asked
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.services.groups import Submission, Submitted, group_replay, group_submit
 
-#: Nobody signs in yet: all idempotency keys are of one submitter.
-ANYBODY = ""
-
 
 def submit(asked: Asked) -> Submitted:
     """Store the group; with a known idempotency key, find the one it made.
@@ -44,9 +41,12 @@ def submit(asked: Asked) -> Submitted:
         metadata=asked.metadata,
         timeout_seconds=asked.timeout_seconds,
         required_capabilities=asked.required_capabilities,
+        max_attempts=asked.max_attempts,
+        retry_elsewhere=asked.retry_elsewhere,
+        retry_on=asked.retry_on,
         skipped_backends=choice.skipped,
         warnings=asked.warnings,
-        submitter=ANYBODY,
+        submitter=asked.submitter,
         idempotency_key=asked.idempotency_key,
         idempotency_digest=asked.idempotency_digest,
     )
@@ -57,5 +57,5 @@ def _replay(asked: Asked) -> Submitted | None:
     if asked.idempotency_key is None:
         return None
     return group_replay(
-        submitter=ANYBODY, key=asked.idempotency_key, digest=asked.idempotency_digest
+        submitter=asked.submitter, key=asked.idempotency_key, digest=asked.idempotency_digest
     )

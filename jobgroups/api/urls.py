@@ -5,7 +5,16 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 from rest_framework.views import APIView
 
-from jobgroups.api import asynchronous, backend_views, picture_views, probe_views, views
+from jobgroups.api import (
+    asynchronous,
+    backend_views,
+    failure_views,
+    hold_views,
+    picture_views,
+    probe_views,
+    retry_views,
+    views,
+)
 from jobgroups.api.output_views import OutputView
 
 
@@ -25,12 +34,16 @@ urlpatterns = [
     *_both("job-groups/<str:group_id>", views.GroupView),
     *_both("job-groups/<str:group_id>/workflow", views.WorkflowView),
     *_both("job-groups/<str:group_id>/events", views.EventsView),
+    *_both("job-groups/<str:group_id>/retry", retry_views.GroupRetryView),
     *_both("job-groups/<str:group_id>/jobs/<str:job_id>", views.JobView),
+    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/retry", retry_views.JobRetryView),
     *asynchronous.both(
         "job-groups/<str:group_id>/jobs/<str:job_id>/outputs/<str:number>", OutputView
     ),
     *_both("job-groups/<str:group_id>/jobs/<str:job_id>/star", picture_views.StarView),
     *asynchronous.both("job-groups/<str:group_id>/outputs.zip", picture_views.ZipView),
+    *_both("failures", failure_views.FailuresView),
+    *_both("failures/jobs", failure_views.FailedJobsView),
     *_both("seeds", picture_views.SeedsView),
     *_both("workflow-from-png", picture_views.WorkflowFromPngView),
     *_both("backends/test", probe_views.BackendTestView, backend_id="test"),
@@ -38,4 +51,9 @@ urlpatterns = [
     *_both("backends", backend_views.BackendListView),
     *_both("backends/<str:backend_id>", backend_views.BackendView),
     *_both("backends/<str:backend_id>/status", backend_views.BackendStatusView),
+    *_both("backends/<str:backend_id>/pause", hold_views.BackendHoldView, hold="pause"),
+    *_both("backends/<str:backend_id>/drain", hold_views.BackendHoldView, hold="drain"),
+    *_both("backends/<str:backend_id>/resume", hold_views.BackendResumeView),
+    *_both("backends/<str:backend_id>/quarantine", hold_views.BackendQuarantineView),
+    *_both("backends/<str:backend_id>/release", hold_views.BackendReleaseView),
 ]

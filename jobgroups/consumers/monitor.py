@@ -3,6 +3,7 @@
 ``?groups=jg_a,jg_b`` names the groups that the page shows. First a snapshot (the ``seq`` of each, and
 the pulse), then a notice of each of their events, their progress four times a second, and the pulse
 whenever it differs. A page that connects again gets a new snapshot and asks for what it missed.
+``?stars=jg_a`` names groups of which only stars are told: a group's page reads its own stream besides.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from jobgroups.consumers.pulse import PULSE_SECONDS, Pulse, heart
 from jobgroups.consumers.rows import read_seqs
 from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.hub import Subscription, hub
-from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame
+from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame, StarFrame
 
 #: Groups that one page shows at most.
 MAX_GROUPS: Final = 100
@@ -28,9 +29,9 @@ PROGRESS_SECONDS: Final = 0.25
 _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 
 
-def groups_of(query_string: bytes) -> list[str]:
+def groups_of(query_string: bytes, name: str = "groups") -> list[str]:
     """Return the ids in ``?groups=``, each once; what can be none is passed over."""
-    given = parse_qs(query_string.decode("latin-1")).get("groups", [""])[0].split(",")
+    given = parse_qs(query_string.decode("latin-1")).get(name, [""])[0].split(",")
     known = [one for one in dict.fromkeys(given) if _GROUP_ID.fullmatch(one)]
     return known[:MAX_GROUPS]
 
@@ -51,11 +52,17 @@ class MonitorConsumer(Socket):
         self._progress: dict[str, list[object]] = {}
         self._progressed = asyncio.Event()
         subscriptions: list[Subscription] = []
+        query = self.scope.get("query_string", b"")
+        shown = groups_of(query)
         try:
-            for group_id in groups_of(self.scope.get("query_string", b"")):
-                # One by one: a cancel in the middle forgets those that were taken.
+            # One by one: a cancel in the middle forgets those that were taken.
+            for group_id in shown:
                 subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
-            pulse = await self._snapshot([one.group_id for one in subscriptions])
+            for group_id in groups_of(query, "stars"):
+                subscriptions.append(  # noqa: PERF401
+                    await hub.subscribe(group_id, self._lag, stars_alone=True)
+                )
+            pulse = await self._snapshot(shown)
             self.begin()
             async with asyncio.TaskGroup() as tasks:
                 for one in subscriptions:
@@ -97,6 +104,9 @@ class MonitorConsumer(Socket):
                 await self._say(
                     "event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id
                 )
+            case StarFrame():
+                fields = {"job": entry.child_id, "starred": entry.starred}
+                await self._say("star", group=group_id, **fields)
             case Poke():
                 await self._say("event", group=group_id, seq=entry.seq, event="poke", job=None)
 

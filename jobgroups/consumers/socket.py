@@ -140,11 +140,14 @@ class Socket(AsyncConsumer):
                 await self.send_text(_NOT_UNDERSTOOD)
 
     async def _close(self, code: int) -> None:
-        # A client that does not read may block both: then the server cuts the connection.
+        # A client that does not read may block all of it: then the server cuts the connection. A
+        # frame waits until it is read, the close does not: it is said in any case.
+        if code in _FAREWELLS:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.send_text(_FAREWELLS[code])
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                if code in _FAREWELLS:
-                    await self.send_text(_FAREWELLS[code])
                 await self._send({"type": "websocket.close", "code": code})
             # Its answer shows that the code has arrived: only then may the process end.
             async with asyncio.timeout(CLOSE_SECONDS):

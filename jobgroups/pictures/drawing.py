@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import IO, Final
 
 from PIL import Image, ImageOps
 
@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 #: Pixels of the largest picture that is decoded: 256 MiB as RGBA.
 MAX_PIXELS: Final = 64 * 2**20
+#: The longest file that is read for it: its pixels, not compressed at all.
+MAX_SOURCE_BYTES: Final = 4 * MAX_PIXELS
 #: A thumbnail is at most so many times as high as it is wide.
 _TALLEST: Final = 3
 _QUALITY: Final = 80
@@ -20,7 +22,7 @@ class NotDrawable(Exception):
     """It is no picture of a known format, a broken one, or one with too many pixels."""
 
 
-def thumbnail(content: bytes, width: int) -> bytes:
+def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
     """Return a WebP of at most ``width`` pixels' width, upright, never larger than the picture.
 
     The size is read from the header and checked before anything is decoded: a few kilobytes can
@@ -30,7 +32,8 @@ def thumbnail(content: bytes, width: int) -> bytes:
         NotDrawable: nothing can be drawn.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=FORMATS) as image:
             return _drawn(image, width)
     except NotDrawable:
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Final
 
 from backends.comfyui.client import ComfyClient
@@ -14,6 +14,8 @@ from jobgroups.pictures.selectors import OutputFile
 
 #: A person waits: a backend that is away is said to be so soon.
 _TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)
+#: Bytes of a piece, roughly.
+_PIECE: Final = 4 * 2**20
 #: ComfyUI's answers for a file that is not there, or that it will not give.
 _GONE: Final = frozenset({400, 403, 404})
 
@@ -53,14 +55,17 @@ async def opened(
         raise BackendAway(file.backend_id, error.detail) from error
 
 
-async def read(file: OutputFile, *, max_bytes: int) -> bytes:
-    """Return a whole file.
+async def pieces(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Yield a whole file in pieces of some megabytes. Read to the end, or closed by the caller.
 
     Raises:
         OutputGone, BackendAway, AnswerTooLarge: as :func:`opened`.
     """
-    content = bytearray()
+    piece = bytearray()
     async with opened(file, max_bytes=max_bytes) as answer:
         async for chunk in answer.chunks():
-            content += chunk
-    return bytes(content)
+            piece += chunk
+            if len(piece) >= _PIECE:
+                yield bytes(piece)
+                piece.clear()
+    yield bytes(piece)

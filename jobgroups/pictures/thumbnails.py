@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import tempfile
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import IO, Final, ParamSpec, TypeVar
 
 from backends.comfyui.errors import AnswerTooLarge
-from jobgroups.errors import NoThumbnail
+from jobgroups.errors import BackendAway, NoThumbnail
 from jobgroups.pictures import fetching
 from jobgroups.pictures.drawing import NotDrawable, thumbnail
 from jobgroups.pictures.selectors import OutputFile
@@ -21,9 +23,17 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: A page needs few sizes; any number would fill the shelf with copies of one picture.
-WIDTHS: Final = (160, 320, 640, 1280)
-#: Originals in memory at once; also how many are decoded at once.
+WIDTHS: Final = (160, 320, 640, 1280, 2560)
+#: Pictures that are decoded at once.
 _AT_ONCE: Final = 2
+#: Originals that are fetched at once: from one backend, and from all. One that is away or dribbles must
+#: not keep the pictures of the others from coming.
+_FROM_ONE: Final = 2
+_FROM_ALL: Final = 8
+#: Seconds in which a whole original must have come.
+_WITHIN: Final = 60.0
+#: Bytes of an original that are held in memory; a longer one lies on disk while it is drawn.
+_IN_MEMORY: Final = 16 * 2**20
 
 
 class Thumbnails:
@@ -42,8 +52,8 @@ class Thumbnails:
         self._making: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
-        self._sources: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
+        self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = (
+            weakref.WeakValueDictionary()
         )
 
     async def of(self, file: OutputFile, width: int) -> bytes:
@@ -51,7 +61,7 @@ class Thumbnails:
 
         Raises:
             NoThumbnail: the file is no picture that can be drawn.
-            OutputGone, BackendAway: as ``fetching.read``.
+            OutputGone, BackendAway: as ``fetching.pieces``.
         """
         name = f"{file.identity}-{width}.webp"
         kept = await self._in_thread(self._shelf.get, name)
@@ -64,17 +74,35 @@ class Thumbnails:
             return kept if kept is not None else await self._made(file, width, name)
 
     async def _made(self, file: OutputFile, width: int, name: str) -> bytes:
-        loop = asyncio.get_running_loop()
-        async with self._sources.setdefault(loop, asyncio.Semaphore(_AT_ONCE)):
+        async with self._source(file.backend_id, _FROM_ONE), self._source("", _FROM_ALL):
             try:
-                original = await fetching.read(file, max_bytes=self._max_source)
-                drawn = await self._in_thread(thumbnail, original, width)
+                drawn = await self._drawn(file, width)
             except AnswerTooLarge:
                 raise NoThumbnail("It is too large.") from None
             except NotDrawable as error:
                 raise NoThumbnail(str(error)) from error
         await self._in_thread(self._shelf.put, name, drawn)
         return drawn
+
+    def _source(self, backend_id: str, at_once: int) -> asyncio.Semaphore:
+        key = (id(asyncio.get_running_loop()), backend_id)
+        return self._sources.setdefault(key, asyncio.Semaphore(at_once))
+
+    async def _drawn(self, file: OutputFile, width: int) -> bytes:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
+            await self._fetch(file, original)
+            return await self._in_thread(thumbnail, original, width)
+
+    async def _fetch(self, file: OutputFile, original: IO[bytes]) -> None:
+        try:
+            async with asyncio.timeout(_WITHIN):
+                pieces = fetching.pieces(file, max_bytes=self._max_source)
+                async with contextlib.aclosing(pieces):
+                    async for piece in pieces:
+                        await self._in_thread(_append, original, piece)
+        except TimeoutError:
+            reason = f"It did not send the whole file within {_WITHIN:g} s."
+            raise BackendAway(file.backend_id, reason) from None
 
     async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(work, *args, **kwargs)
@@ -83,3 +111,10 @@ class Thumbnails:
     def close(self) -> None:
         """Wait for what is being drawn and end the threads."""
         self._threads.shutdown(wait=True)
+
+
+def _append(file: IO[bytes], piece: bytes) -> None:
+    try:
+        file.write(piece)
+    except OSError as error:
+        raise NoThumbnail("The disk for what is drawn is full.") from error

@@ -18,6 +18,7 @@ from backends.comfyui.errors import (
     AnswerLost,
     BackendError,
     BackendUnreachable,
+    NotSentAnyMore,
     PromptRefused,
 )
 from backends.comfyui.protocol import (
@@ -101,9 +102,13 @@ class AttemptDriver:
         self._alive_at = moment
         self._look_at = moment if not course.fresh else moment + self._timing.look_every
         self._stop_at = moment
+        self._stop_wanted_at = moment
+        self._is_stalled = False
         self._timeout_at = self._timeout_from(course.started_at)
         self._absent_since: float | None = None
         self._deleted = False
+        #: Whether it has asked what became of its prompt, answered or not; a fresh one need not.
+        self.has_looked = course.fresh
 
     # --- what others tell it ----------------------------------------------------------------------
 
@@ -114,7 +119,7 @@ class AttemptDriver:
             return
         self._heard_start = True
         if self.state is AttemptState.RUNNING:
-            self._report.update(self._tracker)
+            self._tell_progress()
         if self._needs_work():
             self._news.set()
 
@@ -152,7 +157,8 @@ class AttemptDriver:
         """Take in that a stop of this attempt was stored."""
         if not self._stop_wanted:
             self._stop_wanted = True
-            self._stop_at = time.monotonic()
+            self._stop_at = self._stop_wanted_at = time.monotonic()
+            self._report.silence()
             self._news.set()
 
     def look_now(self) -> None:
@@ -169,6 +175,17 @@ class AttemptDriver:
     def is_pending(self) -> bool:
         """Whether it stands at the backend without a sign of execution."""
         return self.state is AttemptState.ACCEPTED and not self._heard_start
+
+    @property
+    def may_change_hands(self) -> bool:
+        """Whether another runner may take it up now and nothing is asked or decided a second time."""
+        return (
+            self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
+            and self.has_looked
+            and not self._stop_wanted
+            and not self._closing_frame
+            and self._heard_end is None
+        )
 
     def _needs_work(self) -> bool:
         return (
@@ -194,6 +211,7 @@ class AttemptDriver:
         while not self._done:
             await self._wait()
             await self._step()
+            self.has_looked = True
         self._report.close()
 
     async def _step(self) -> None:
@@ -253,14 +271,21 @@ class AttemptDriver:
                 prompt_id=self.prompt_id,
                 client_id=self.client_id,
                 extra_data=self._session.mark(self.course),
+                may_send=lambda: self._session.may_change_backend,
             )
+        except NotSentAnyMore:
+            await self._store(attempts.attempt_not_sent)
+            self._done = True
         except BackendUnreachable as error:
             await self._store(attempts.attempt_not_sent)
             self._done = True
             self._session.not_reached(error)
         except PromptRefused as error:
             await self._store(
-                attempts.attempt_refused, message=error.detail, details=_refusal(error)
+                attempts.attempt_refused,
+                message=error.detail,
+                details=_refusal(error),
+                kind=ending.refusal_class(error),
             )
             self._done = True
         except AnswerLost as error:
@@ -295,7 +320,12 @@ class AttemptDriver:
         self._take(await self._store(attempts.attempt_started))
         if self._timeout_at is None:
             self._timeout_at = time.monotonic() + self.course.timeout_s
-        self._report.update(self._tracker)
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        # What is to be stopped is its child's no more: that waits again, or has ended.
+        if not self._stop_wanted:
+            self._report.update(self._tracker)
 
     def _take(self, stored: AttemptNow) -> None:
         """Go on from what the transaction left: another writer may have asked for a stop."""
@@ -435,6 +465,9 @@ class AttemptDriver:
             and not await self._stop_is_stored()
             and self._session.interrupted_since(self._may_be_struck_since(), self)
         )
+        if end.failure in ending.FREED_AFTER and self._session.may_change_backend:
+            # Before the end is stored: the next prompt there may follow at once.
+            await ending.free_memory(self._session.client)
         store = attempts.attempt_struck if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
@@ -467,6 +500,7 @@ class AttemptDriver:
     async def _stop(self) -> None:
         """Look, delete or interrupt, wait, and look again, until the end is seen."""
         self._stop_at = time.monotonic() + self._timing.stop_wait
+        await self._note_stalled()
         sight = await self._sight()
         if sight is None:
             return
@@ -477,6 +511,16 @@ class AttemptDriver:
             await self._remove(sight)
         except BackendError as error:
             self._session.question_failed(error)
+
+    async def _note_stalled(self) -> None:
+        """Store that the prompt goes on, or that nobody can say, long after its time was up."""
+        tried_for = time.monotonic() - self._stop_wanted_at
+        # An old ComfyUI is never told to stop: that its prompt goes on says nothing, while it is there.
+        session = self._session
+        told = session.can_interrupt or session.observer.version is None or not session.is_reachable
+        if told and not self._is_stalled and tried_for >= self._timing.stalled_after:
+            self._is_stalled = True
+            await self._store(attempts.attempt_stalled, reachable=session.is_reachable)
 
     async def _remove(self, sight: Sight) -> None:
         if not self._session.may_change_backend:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from backends.comfyui.answers import HistoryEntry
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.errors import BackendError
+from backends.comfyui.errors import BackendError, PromptRefused
 from backends.comfyui.outputs import collect_outputs, plain_error
 from backends.comfyui.protocol import (
     Event,
@@ -15,12 +18,19 @@ from backends.comfyui.protocol import (
     ExecutionInterrupted,
     ExecutionSuccess,
 )
+from jobgroups.failures import FailureClass, class_of_error, class_of_refusal
 from jobgroups.services.attempts import End
 from jobgroups.states import AttemptState, ErrorType
 
 #: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
 _MAX_TRACEBACK_LINES = 40
 _MAX_INPUT_CHARACTERS = 2_000
+
+#: Failures after which the backend is asked to free its memory: there is too much in it, or its cache
+#: would name the same files again.
+FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_GONE})
+#: Seconds that a backend has to say that it will.
+_FREE_WITHIN: Final = 2.0
 
 NodeOutputs = Mapping[str, Mapping[str, Any]]
 
@@ -84,25 +94,30 @@ def _success(prompt: Prompt, outputs: NodeOutputs) -> End:
 
 
 def interrupted(prompt: Prompt, outputs: NodeOutputs, *, ran: bool = True) -> End:
-    """Return the end of a prompt that was stopped; where we asked for it, nobody reads the message."""
+    """Return the end of a prompt that was stopped; where we asked for it, the attempt says why instead."""
     return End(
         state=AttemptState.INTERRUPTED,
         outputs=prompt.outputs(outputs),
         node_outputs=dict(outputs),
         error_message="Interrupted at the machine" if ran else "Removed from the queue",
         error_type=ErrorType.INTERRUPTED,
+        failure=FailureClass.INTERRUPTED,
         ran=ran,
     )
 
 
 def _raised(prompt: Prompt, outputs: NodeOutputs, error: ExecutionError | None) -> End:
     message = plain_error(error.exception_message) if error else ""
+    kind = FailureClass.NODE_ERROR
+    if error is not None:
+        kind = class_of_error(error.exception_type or "", message)
     return End(
         state=AttemptState.ERROR,
         outputs=prompt.outputs(outputs),
         node_outputs=dict(outputs),
         error_message=message or (error and error.exception_type) or "ComfyUI reports an error.",
         error_type=ErrorType.COMFYUI,
+        failure=kind,
         error_details=None if error is None else _details(prompt, error),
     )
 
@@ -130,8 +145,9 @@ async def check_cached_files(client: ComfyClient, end: End, cached: Collection[s
         cached: the nodes that ComfyUI did not run again; where none is an output, nothing is asked.
 
     Returns:
-        The end, its missing files marked ``"missing": true`` and a warning for each. Where the
-        question is not answered, the end as it was.
+        The end, its missing files marked ``"missing": true`` and a warning for each; where none of
+        its files is there, ``output_gone`` is its failure. Where the question is not answered, the end
+        as it was.
     """
     if end.state is not AttemptState.SUCCESS or not end.node_outputs.keys() & set(cached):
         return end
@@ -140,12 +156,29 @@ async def check_cached_files(client: ComfyClient, end: End, cached: Collection[s
     for key, items in outputs.items():
         if isinstance(items, list):
             outputs[key] = [await _checked(client, item, warnings) for item in items]
-    return End(
-        state=end.state,
-        outputs=outputs,
-        node_outputs=end.node_outputs,
-        warnings=(*end.warnings, *warnings),
+    end = replace(end, outputs=outputs, warnings=(*end.warnings, *warnings))
+    files = [item for items in outputs.values() if isinstance(items, list) for item in items]
+    files = [item for item in files if isinstance(item, dict) and _names_a_file(item)]
+    if not (files and all(item.get("missing") for item in files)):
+        return end
+    return replace(
+        end,
+        failure=FailureClass.OUTPUT_GONE,
+        error_message=f"Every file that ComfyUI names is gone from the backend: {warnings[0]}",
+        error_type=ErrorType.COMFYUI,
     )
+
+
+async def free_memory(client: ComfyClient) -> None:
+    """Ask a backend to unload its models and to empty its cache; it need not answer."""
+    with contextlib.suppress(BackendError, TimeoutError):
+        async with asyncio.timeout(_FREE_WITHIN):
+            await client.free()
+
+
+def refusal_class(error: PromptRefused) -> FailureClass:
+    """Return why a prompt was refused."""
+    return class_of_refusal(error.error_type, error.message, error.node_errors)
 
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:

@@ -87,6 +87,13 @@ class ChildReport:
         self._closed = True
         self._reporter.dirty.pop(self._child_id, None)
 
+    def silence(self) -> None:
+        """Send nothing more, not even what is pending: the child is another attempt's, or ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.close()
+
     def _send(self) -> None:
         self._timer = None
         self._sent_at = time.monotonic()

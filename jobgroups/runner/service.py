@@ -6,22 +6,33 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from backends import selectors as backend_selectors
-from jobgroups import selectors
+from jobgroups import leasing, selectors
 from jobgroups.errors import LeaseLost
 from jobgroups.hub import Hub
 from jobgroups.runner.db import Database
+from jobgroups.runner.housekeeping import orders_of
 from jobgroups.runner.leases import LeaseClock
+from jobgroups.runner.locks import Lock
 from jobgroups.runner.reporting import Reporter
 from jobgroups.runner.session import BackendAddress, BackendSession, Surroundings, address_of
 from jobgroups.runner.timing import Timing
 from jobgroups.services import runners
 from jobgroups.services.writing import Fence
+from jobgroups.sharing import Leases, to_give, to_take
 
 logger = logging.getLogger(__name__)
+
+#: Seconds in which an orderly end is to be stored; the process has a few more.
+_SIGN_OFF_WITHIN: Final = 1.5
+#: Seconds between two looks whether a backend that is to be handed over may go.
+_MAY_GO_EVERY: Final = 0.2
+#: After a runner took more than its share, since nobody else did, it gives nothing for so long.
+_KEEPS_FOR: Final = 60.0
 
 
 class RunnerReplaced(Exception):
@@ -40,6 +51,8 @@ class RunnerSettings:
     max_answer_bytes: int
     #: Database threads for what must not be lost: 1 on SQLite.
     threads: int
+    #: Seconds of absence after which what waits for a backend may go elsewhere.
+    move_after_s: float = 60.0
     timing: Timing = field(default_factory=Timing)
 
 
@@ -48,7 +61,11 @@ class _Held:
     address: BackendAddress
     session: BackendSession
     task: asyncio.Task[None]
+    #: Monotonic: the lease was ours then.
+    since: float
     ending: bool = False
+    #: Whether its lease is handed over once the session is over.
+    goes: bool = False
 
 
 class RunnerService:
@@ -57,8 +74,9 @@ class RunnerService:
     The caller holds the lock on the runner's name for as long as this runs.
     """
 
-    def __init__(self, settings: RunnerSettings, hub: Hub) -> None:
+    def __init__(self, settings: RunnerSettings, hub: Hub, name_lock: Lock | None = None) -> None:
         self._settings = settings
+        self._name_lock = name_lock
         self._timing = settings.timing
         self._hub = hub
         self._instance = secrets.token_hex(6)
@@ -66,6 +84,11 @@ class RunnerService:
         self._held: dict[str, _Held] = {}
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+        #: When the leases were last renewed, and which were found ours then.
+        self._renewed: tuple[float, frozenset[Fence]] = (float("-inf"), frozenset())
+        self._keeps_until = float("-inf")
+        self._look_within = settings.timing.safety_poll
         self.lease_clock = LeaseClock()
 
     def stop(self) -> None:
@@ -88,27 +111,26 @@ class RunnerService:
             RunnerReplaced: another process runs under this name.
             Exception: a defect in one of its service loops; start another service.
         """
+        self._loop = asyncio.get_running_loop()
         database = Database(threads=self._settings.threads, name="runner-db")
         pulse = Database(threads=1, name="runner-pulse")
+        naming = Database(threads=1, name="runner-name")
         reporter = Reporter(hub=self._hub, timing=self._timing)
         try:
-            await pulse.store(
-                runners.runner_started,
-                name=self._settings.name,
-                instance=self._instance,
-                version=self._settings.version,
-            )
-            self._ready.set()
-            await self._hub.listen_as_runner(self._work.set)
-            await self._serve(database, pulse, reporter)
-            await asyncio.wait_for(self._sign_off(pulse), timeout=2.0)
+            if await self._signed_on(pulse):
+                self._ready.set()
+                await self._hub.listen_as_runner(self._work.set)
+                await self._serve(database, pulse, naming, reporter)
+            await self._sign_off(pulse)
         finally:
             self._hub.stop_listening_as_runner(self._work.set)
-            for bridge in (database, pulse, reporter):
+            for bridge in (database, pulse, naming, reporter):
                 # Off the loop: what is under way in a thread is waited for.
                 await asyncio.shield(asyncio.to_thread(bridge.close))
 
-    async def _serve(self, database: Database, pulse: Database, reporter: Reporter) -> None:
+    async def _serve(
+        self, database: Database, pulse: Database, naming: Database, reporter: Reporter
+    ) -> None:
         around = Surroundings(
             database=database,
             reporter=reporter,
@@ -117,12 +139,14 @@ class RunnerService:
             instance=self._instance,
             depth=self._settings.depth,
             give_up_s=self._settings.give_up_s,
+            move_after_s=self._settings.move_after_s,
             queued_limit_s=self._settings.queued_limit_s,
             max_answer_bytes=self._settings.max_answer_bytes,
         )
         async with asyncio.TaskGroup() as tasks:
             services = [
                 tasks.create_task(self._beat(pulse), name="runner: beat"),
+                tasks.create_task(self._keep_name(naming), name="runner: name"),
                 tasks.create_task(reporter.run(), name="runner: progress"),
                 tasks.create_task(self._look_for_work(tasks, around), name="runner: work"),
             ]
@@ -130,15 +154,48 @@ class RunnerService:
             for task in [*services, *(held.task for held in self._held.values())]:
                 task.cancel()
 
+    async def _signed_on(self, pulse: Database) -> bool:
+        """Register as alive, however long the database is away; False: a stop came before."""
+        signing = pulse.store(
+            runners.runner_started,
+            name=self._settings.name,
+            instance=self._instance,
+            version=self._settings.version,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            both = [
+                tasks.create_task(signing, name="runner: sign on"),
+                tasks.create_task(self._stopping.wait(), name="runner: stop"),
+            ]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in both:
+                task.cancel()
+        return not self._stopping.is_set()
+
     async def _sign_off(self, pulse: Database) -> None:
-        await pulse.store(runners.runner_stopped, name=self._settings.name, instance=self._instance)
+        try:
+            async with asyncio.timeout(_SIGN_OFF_WITHIN):
+                await pulse.store(
+                    runners.runner_stopped, name=self._settings.name, instance=self._instance
+                )
+        except TimeoutError:
+            logger.warning("The end of this runner was not stored; its leases end by themselves.")
 
     async def _beat(self, pulse: Database) -> None:
         """Renew heartbeat and leases, on a connection of its own: a slow write must not cost them."""
+        beaten_at = time.monotonic()
         while True:
             if not await pulse.store(self._renew):
                 name = self._settings.name
                 raise RunnerReplaced(f"Another process runs under the name {name}.")
+            gone, beaten_at = time.monotonic() - beaten_at, time.monotonic()
+            if gone > runners.LEASE_LIFE.total_seconds():
+                logger.warning(
+                    "This runner has renewed nothing for %.0f s: it was paused, its machine slept, or"
+                    " the database was away. What another runner took over meanwhile is that one's.",
+                    gone,
+                )
+            self._let_go_of_lost()
             await asyncio.sleep(self._timing.beat)
 
     def _renew(self) -> bool:
@@ -147,9 +204,38 @@ class RunnerService:
         name = self._settings.name
         renewed = runners.runner_beat(name=name, instance=self._instance)
         if renewed:
-            held = (Fence(*lease) for lease in selectors.leases_held(name))
+            held = [Fence(*lease) for lease in leasing.leases_held(name)]
             self.lease_clock.renewed(held, asked_at)
+            self._renewed = asked_at, frozenset(held)
+            if leasing.is_something_free(name):
+                self._loop.call_soon_threadsafe(self._work.set)
         return renewed
+
+    def _let_go_of_lost(self) -> None:
+        """End the sessions of backends that are other runners' now; each of their writes is refused."""
+        asked_at, held = self._renewed
+        for backend_id, one in self._held.items():
+            # One that was taken since may be missing in what was read before.
+            if one.since < asked_at and one.session.fence not in held and not one.ending:
+                logger.warning("%s is another runner's now; this one stops driving it.", backend_id)
+                one.ending = True
+                one.task.cancel()
+
+    async def _keep_name(self, naming: Database) -> None:
+        """Hold the lock on the name, which a restart of PostgreSQL takes away."""
+        lock = self._name_lock
+        if lock is None:
+            return
+        was_held = True
+        while True:
+            is_held = await naming.store(lock.keep)
+            if was_held and not is_held:
+                logger.warning(
+                    "The lock on the name %s was lost, and is not free yet; it is taken again.",
+                    self._settings.name,
+                )
+            was_held = is_held
+            await asyncio.sleep(self._timing.beat)
 
     async def _look_for_work(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
         """On a ring, and every few seconds without one: backends, waiting children, owed stops."""
@@ -158,7 +244,7 @@ class RunnerService:
             await self._match_backends(tasks, around)
             await self._pass_on(around.database)
             try:
-                async with asyncio.timeout(self._timing.safety_poll):
+                async with asyncio.timeout(self._look_within):
                     await self._work.wait()
             except TimeoutError:
                 pass
@@ -174,20 +260,25 @@ class RunnerService:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
         rows = await around.database.store(backend_selectors.backend_addresses)
         busy = await around.database.store(selectors.backends_with_prompts)
+        leases = await around.database.store(leasing.leases_seen, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
         for backend_id, held in list(self._held.items()):
             row = wanted.get(backend_id)
             if held.task.done():
-                del self._held[backend_id]
+                await self._close(held, around)
             elif row is None or address_of(row) != held.address:
                 # Another is opened when this one is over: two sockets with one id silence both.
                 if not held.ending:
                     held.ending = True
                     held.task.cancel()
             else:
-                held.session.set_enabled(row["enabled"])
-        for backend_id in wanted.keys() - self._held.keys():
+                held.session.take_orders(orders_of(row))
+        given = {one for one, held in self._held.items() if held.goes}
+        for backend_id in to_take(wanted.keys() - given, self._held.keys() - given, leases):
             await self._open(wanted[backend_id], tasks, around)
+            if backend_id in leases.left_lying and leases.rivals:
+                self._keeps_until = time.monotonic() + _KEEPS_FOR
+        self._give(wanted.keys(), leases)
 
     async def _open(
         self, row: dict[str, Any], tasks: asyncio.TaskGroup, around: Surroundings
@@ -200,10 +291,41 @@ class RunnerService:
             return
         self.lease_clock.taken(fence, asked_at)
         address = address_of(row)
-        session = BackendSession(address, fence, around, enabled=row["enabled"])
+        session = BackendSession(address, fence, around, orders_of(row))
         task = tasks.create_task(self._bounded(session), name=f"session {row['id']}")
         task.add_done_callback(lambda _: self._work.set())
-        self._held[row["id"]] = _Held(address, session, task)
+        self._held[row["id"]] = _Held(address, session, task, since=time.monotonic())
+
+    async def _close(self, held: _Held, around: Surroundings) -> None:
+        """Take in that a session is over: nobody drives the backend, so its lease is free."""
+        await around.database.store(runners.lease_release, fence=held.session.fence)
+        if held.goes:
+            self._hub.wake_runners()
+        del self._held[held.address.backend_id]
+
+    def _give(self, wanted: Set[str], leases: Leases) -> None:
+        """Have backends go to runners that have fewer, those without prompts of ours first."""
+        staying = {one: held for one, held in self._held.items() if not held.ending}
+        count = 0
+        if time.monotonic() >= self._keeps_until:
+            count = to_give(wanted, staying.keys(), leases)
+        ready = sorted(staying.values(), key=lambda held: len(held.session.drivers))
+        for place, held in enumerate(ready):
+            if place >= count:
+                if held.session.is_leaving:
+                    held.session.stay()
+                continue
+            held.session.leave()
+            if held.session.may_go:
+                logger.info("%s is handed over to another runner.", held.address.backend_id)
+                held.ending = held.goes = True
+                held.task.cancel()
+        is_pending = any(held.session.is_leaving and not held.goes for held in staying.values())
+        self._look_within = self._timing.safety_poll
+        if leases.next_free_in is not None:
+            self._look_within = min(self._look_within, max(leases.next_free_in, 0.0) + 0.05)
+        if is_pending:
+            self._look_within = _MAY_GO_EVERY
 
     async def _bounded(self, session: BackendSession) -> None:
         """Run a session; what ends it ends no other one. It is opened again, with a new epoch."""

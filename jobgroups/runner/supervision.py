@@ -9,8 +9,11 @@ from collections.abc import Callable
 from django.conf import settings
 
 from jobgroups.hub import Hub
+from jobgroups.noticing import Pace
 from jobgroups.runner.db import TRANSIENT, Database
 from jobgroups.runner.discovery import discover
+from jobgroups.runner.locks import Lock
+from jobgroups.runner.notifying import Notifier
 from jobgroups.runner.service import RunnerReplaced, RunnerService, RunnerSettings
 from jobgroups.runner.timing import Timing
 from jobgroups.services import runners
@@ -25,6 +28,7 @@ def settings_of(name: str) -> RunnerSettings:
         version=settings.DIRECTOR_VERSION,
         depth=settings.DIRECTOR_DEPTH,
         give_up_s=settings.DIRECTOR_GIVE_UP_SECONDS,
+        move_after_s=settings.DIRECTOR_MOVE_AFTER_SECONDS,
         queued_limit_s=settings.DIRECTOR_QUEUED_LIMIT_SECONDS,
         max_answer_bytes=settings.DIRECTOR_MAX_ANSWER_BYTES,
         threads=1 if settings.DIRECTOR_ON_SQLITE else 4,
@@ -33,10 +37,18 @@ def settings_of(name: str) -> RunnerSettings:
 
 
 class SupervisedRunner:
-    """Runs runner services one after the other until told to stop."""
+    """Runs runner services one after the other until told to stop.
 
-    def __init__(self, *, name: str, hub: Hub, find_local: bool) -> None:
+    Args:
+        name: of the runner.
+        hub: the process's.
+        find_local: whether to look for ComfyUIs on this machine.
+        lock: on the name, held by the caller; it is kept from here on.
+    """
+
+    def __init__(self, *, name: str, hub: Hub, find_local: bool, lock: Lock | None = None) -> None:
         self._settings = settings_of(name)
+        self._lock = lock
         self._hub = hub
         self._find_local = find_local
         self._service: RunnerService | None = None
@@ -59,7 +71,7 @@ class SupervisedRunner:
             RunnerReplaced: another process runs under this name, so this one has no business left.
         """
         while not self._stopping:
-            self._service = RunnerService(self._settings, self._hub)
+            self._service = RunnerService(self._settings, self._hub, self._lock)
             try:
                 await self._run_once(self._service, ready)
             except* RunnerReplaced as replaced:
@@ -76,6 +88,8 @@ class SupervisedRunner:
             helpers = [tasks.create_task(self._when_ready(service, ready), name="runner: ready")]
             if self._find_local:
                 helpers.append(tasks.create_task(self._discover(), name="runner: discovery"))
+            if settings.DIRECTOR_NOTIFY:
+                helpers.append(tasks.create_task(self._notify(service), name="runner: notices"))
             await asyncio.wait([running])
             for helper in helpers:
                 helper.cancel()
@@ -89,6 +103,20 @@ class SupervisedRunner:
         database = Database(threads=1, name="runner-discovery")
         try:
             await discover(ports=settings.DIRECTOR_DISCOVER_PORTS, database=database, hub=self._hub)
+        finally:
+            await asyncio.shield(asyncio.to_thread(database.close))
+
+    async def _notify(self, service: RunnerService) -> None:
+        await service.wait_ready()
+        database = Database(threads=1, name="runner-notices")
+        pace = Pace.scaled(settings.DIRECTOR_TIME_SCALE)
+        try:
+            await Notifier(
+                urls=settings.DIRECTOR_NOTIFY,
+                name=self._settings.name,
+                pace=pace,
+                database=database,
+            ).run()
         finally:
             await asyncio.shield(asyncio.to_thread(database.close))
 

@@ -14,11 +14,15 @@ class Timing:
         safety_poll: between two looks for work that nobody rang for.
         observe: between two looks at a backend's queue length; it is "online" while heard of
             within 10 s.
+        say_again: what is seen and stays the same is stored again after so long: with the next look,
+            that is within the 10 s after which a backend counts as not heard of.
         facts: between two looks at a backend's version and memory.
         look_every: between two looks for a prompt that is silent or uncertain.
         look_for: an uncertain prompt that was absent throughout so long was never accepted.
         settle: how long the history of an ended prompt may be late or empty.
         stop_wait: after a delete or interrupt, before the next try.
+        stalled_after: a prompt whose time was up and that goes on for so long after the first try to
+            stop it hangs.
         struck_within: an interrupt that nobody asked for so soon after one of ours was ours.
         deaf_after: an accepted prompt must be followed by a status frame within this time.
         replace_every: a deaf socket is replaced at most this often.
@@ -34,11 +38,13 @@ class Timing:
     beat: float = 2.0
     safety_poll: float = 5.0
     observe: float = 4.0
+    say_again: float = 5.0
     facts: float = 30.0
     look_every: float = 5.0
     look_for: float = 30.0
     settle: float = 5.0
     stop_wait: float = 2.0
+    stalled_after: float = 60.0
     struck_within: float = 2.0
     deaf_after: float = 2.0
     replace_every: float = 60.0

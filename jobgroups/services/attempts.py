@@ -1,6 +1,7 @@
 """One attempt's life, as far as it is written: accepted, started, ended, lost, given back.
 
-Every function here is fenced by the lease under which the runner holds the backend.
+Every function here is fenced by the lease under which the runner holds the backend. What becomes of
+the child of an attempt that failed is decided in ``failed``.
 """
 
 from __future__ import annotations
@@ -10,20 +11,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from django.db import transaction
+from django.db.models import F, Q
+
 from jobgroups import events
 from jobgroups.clock import now, unjumped
+from jobgroups.compiled import KEY, Compiled
+from jobgroups.failures import FailureClass
+from jobgroups.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
+from jobgroups.services import adopting, failed, quarantine
+from jobgroups.services.failed import Failure
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
-from jobgroups.states import (
-    AttemptState,
-    ChildStatus,
-    ErrorType,
-    StopReason,
-)
+from jobgroups.states import CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
 
 #: Attempts of a child and run that may end without being charged before the child fails.
 MAX_UNCHARGED: Final = 5
+#: What is said of an attempt that the Director stopped; ``{}`` is its group's time limit.
+_STOPPED: Final = {
+    StopReason.CANCEL: "Cancelled",
+    StopReason.TIMEOUT: "Timed out after {} s",
+    StopReason.SUPERSEDED: "A newer attempt took its place",
+    StopReason.GAVE_UP: "Given up",
+    StopReason.GIVEN_BACK: "Given back: its backend was paused or drained",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,8 @@ class End:
     error_message: str | None = None
     error_type: ErrorType | None = None
     error_details: Mapping[str, Any] | None = None
+    #: Why it failed; of a success: why it is none that a person could use.
+    failure: FailureClass | None = None
     warnings: tuple[str, ...] = ()
     #: False where it never came to execute: it was deleted from the backend's queue.
     ran: bool = True
@@ -53,18 +67,43 @@ class End:
     last_step: tuple[str | None, int, int] | None = None
 
 
+_whose: Final = Compiled(
+    lambda: (
+        Attempt.objects.filter(pk=KEY)
+        .only("child_id")
+        .annotate(group_id=F("child__group_id"))
+        .order_by()
+    )
+)
+_locked_child: Final = Compiled(
+    lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by()
+)
+_locked_attempt: Final = Compiled(
+    lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by()
+)
+
+
 @contextmanager
 def _attempt_transaction(
     attempt_id: int, fence: Fence | None
 ) -> Iterator[tuple[GroupWrite, ChildJob, Attempt]]:
-    """Lock lease, group, child, attempt in this order, and load the two rows under the lock."""
-    child_id, group_id = Attempt.objects.values_list("child_id", "child__group_id").get(
-        pk=attempt_id
-    )
-    with group_transaction(group_id, fence=fence) as write:
-        child = ChildJob.objects.select_for_update().get(pk=child_id)
-        attempt = Attempt.objects.select_for_update().get(pk=attempt_id)
+    """Lock lease, group, child, attempt in this order, and load the two rows under the lock.
+
+    Where the attempt ends and its child waits, runners are rung: it may wait at another backend, and
+    for this end alone, since no two of its prompts run at once.
+    """
+    found: Any = _whose.get(attempt_id)
+    with group_transaction(found.group_id, fence=fence) as write:
+        child = _locked_child.get(found.child_id)
+        attempt = _locked_attempt.get(attempt_id)
+        was_over = attempt.ended_at is not None
         yield write, child, attempt
+        if not was_over and attempt.ended_at is not None and _is_free(child):
+            transaction.on_commit(_ring, robust=True)
+
+
+def _ring() -> None:
+    hub.wake_runners()
 
 
 def _now_of(child: ChildJob, attempt: Attempt) -> AttemptNow:
@@ -121,7 +160,7 @@ def _child_started(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None
         ChildStatus.RUNNING,
         attempt=attempt,
         started_at=attempt.started_at,
-        attempt_count=attempt.number,
+        attempt_count=failed.attempts_with(child, attempt),
     )
     if started:
         write.add(events.child_started(child, attempt))
@@ -150,20 +189,26 @@ def attempt_ended(*, attempt_id: int, fence: Fence, end: End) -> bool:
         state = end.state
         if state is AttemptState.INTERRUPTED and attempt.stop_reason == StopReason.TIMEOUT:
             state = AttemptState.TIMEOUT
-        if state is AttemptState.SUCCESS:
-            _adopt_late(child, attempt)
         if not _close(write, attempt, state, end):
             return False
+        if state is AttemptState.SUCCESS and end.failure is None and _is_free(child):
+            _adopt(child, attempt)
         if child.current_attempt_id == attempt.pk:
             _end_child(write, child, attempt, end)
         return True
 
 
-def _adopt_late(child: ChildJob, attempt: Attempt) -> None:
-    """Let an attempt that was closed too early decide its child again, where nobody else does."""
-    if attempt.state == AttemptState.NEVER_ACCEPTED and _is_free(child):
-        ChildJob.objects.filter(pk=child.pk).update(current_attempt=attempt)
-        child.current_attempt = attempt
+def _adopt(child: ChildJob, attempt: Attempt) -> None:
+    """Let an older attempt decide its child again: it was given up, and has its picture after all.
+
+    Nothing is rendered twice by that. The child's row is locked, it is queued and has no current
+    attempt: no newer prompt of it was sent, or is about to be, since a claim sets its attempt under
+    the same lock before anything is sent. Completed by this transaction, it is never claimed again.
+    """
+    owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
+    ChildJob.objects.filter(pk=child.pk).update(**owned)
+    for name, value in owned.items():
+        setattr(child, name, value)
 
 
 def _is_free(child: ChildJob) -> bool:
@@ -173,6 +218,10 @@ def _is_free(child: ChildJob) -> bool:
 def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -> bool:
     AbandonedPrompt.objects.filter(attempt=attempt).delete()
     fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
+    message = end.error_message
+    if end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None:
+        # It was the Director that interrupted it, and nobody at the machine.
+        message = _STOPPED[StopReason(attempt.stop_reason)].format(write.group.timeout_seconds)
     if end.node_outputs:
         fields["node_outputs_json"] = compact(end.node_outputs)
     return write.move_attempt(
@@ -180,10 +229,37 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         state,
         ended_at=now(),
         outputs_json=compact(end.outputs),
-        error_message=end.error_message,
+        error_message=message,
         error_type=end.error_type,
         error_details_json=None if end.error_details is None else compact(end.error_details),
+        failure_class=_class_stored(attempt, state, end),
         **fields,
+    )
+
+
+def _class_stored(attempt: Attempt, state: AttemptState, end: End) -> str:
+    """Return the class that an attempt is stored with, "" where it did not fail."""
+    if state is AttemptState.SUCCESS:
+        # Also of one whose stop was owed: it was quicker.
+        return end.failure or ""
+    if attempt.failure_class:
+        return attempt.failure_class
+    asked_for = attempt.stop_requested_at is not None or not attempt.charged
+    if state is AttemptState.INTERRUPTED and asked_for:
+        return ""
+    return _failure_of(end).kind
+
+
+def _failure_of(end: End) -> Failure:
+    kind = end.failure
+    if kind is None:
+        interrupted = end.state is AttemptState.INTERRUPTED
+        kind = FailureClass.INTERRUPTED if interrupted else FailureClass.NODE_ERROR
+    return Failure(
+        kind=kind,
+        message=end.error_message or "",
+        details=end.error_details,
+        type=end.error_type or ErrorType.INTERNAL,
     )
 
 
@@ -191,28 +267,22 @@ def _end_child(write: GroupWrite, child: ChildJob, attempt: Attempt, end: End) -
     if child.status == ChildStatus.QUEUED and end.ran:
         # It ran while nobody looked: the start is recorded just before the end.
         _child_started(write, child, attempt)
-    if end.state is AttemptState.SUCCESS:
-        moved = write.move_child(
-            child,
-            ChildStatus.COMPLETED,
-            attempt=attempt,
-            outputs_json=compact(end.outputs),
-            warnings_json=compact(list(end.warnings)),
-            progress=100.0,
-            **_last_step(end),
-        )
-        if moved:
-            write.add(events.child_completed(child))
-    else:
-        _fail(
-            write,
-            child,
-            attempt,
-            message=end.error_message or "",
-            error_type=end.error_type or ErrorType.INTERNAL,
-            details=end.error_details,
-            **_last_step(end),
-        )
+    if end.state is not AttemptState.SUCCESS:
+        failed.meet(write, child, attempt, _failure_of(end), **_last_step(end))
+        return
+    if end.failure is not None and failed.goes_on(write, child, attempt, _failure_of(end)):
+        return
+    moved = write.move_child(
+        child,
+        ChildStatus.COMPLETED,
+        attempt=attempt,
+        outputs_json=compact(end.outputs),
+        warnings_json=compact(list(end.warnings)),
+        progress=100.0,
+        **_last_step(end),
+    )
+    if moved:
+        write.add(events.child_completed(child))
 
 
 def _last_step(end: End) -> dict[str, Any]:
@@ -223,68 +293,28 @@ def _last_step(end: End) -> dict[str, Any]:
     return {"current_step": step, "steps_completed": completed, "steps_total": total}
 
 
-def _fail(
-    write: GroupWrite,
-    child: ChildJob,
-    attempt: Attempt,
-    *,
-    message: str,
-    error_type: ErrorType,
-    details: Mapping[str, Any] | None,
-    **fields: Any,
-) -> None:
-    moved = write.move_child(
-        child,
-        ChildStatus.FAILED,
-        attempt=attempt,
-        attempt_count=attempt.number,
-        **fields,
-        error_message=message,
-        error_type=error_type,
-        error_details_json=None if details is None else compact(details),
-    )
-    if moved:
-        write.add(events.child_failed(child))
-
-
 def _fail_both(
-    write: GroupWrite,
-    child: ChildJob,
-    attempt: Attempt,
-    state: AttemptState,
-    *,
-    message: str,
-    error_type: ErrorType,
-    details: Mapping[str, Any] | None = None,
+    write: GroupWrite, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
 ) -> bool:
-    closed = write.move_attempt(
-        attempt,
-        state,
-        ended_at=now(),
-        error_message=message,
-        error_type=error_type,
-        error_details_json=None if details is None else compact(details),
-    )
+    closed = failed.close_failed(write, attempt, state, failure)
     if closed:
-        _fail(write, child, attempt, message=message, error_type=error_type, details=details)
+        failed.meet(write, child, attempt, failure)
     return closed
 
 
 @unit_of_work
 def attempt_refused(
-    *, attempt_id: int, fence: Fence, message: str, details: Mapping[str, Any]
+    *,
+    attempt_id: int,
+    fence: Fence,
+    message: str,
+    details: Mapping[str, Any],
+    kind: FailureClass = FailureClass.WORKFLOW_REFUSED,
 ) -> bool:
-    """ComfyUI refused the workflow: the child fails with its message."""
+    """ComfyUI refused the workflow, for its own fault or for something that this backend lacks."""
+    failure = Failure(kind=kind, message=message, details=details)
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        return _fail_both(
-            write,
-            child,
-            attempt,
-            AttemptState.REFUSED,
-            message=message,
-            error_type=ErrorType.VALIDATION,
-            details=details,
-        )
+        return _fail_both(write, child, attempt, AttemptState.REFUSED, failure)
 
 
 @unit_of_work
@@ -293,18 +323,12 @@ def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
 
     An attempt that may still run there stays open, with its stop owed; the child fails.
     """
+    failure = Failure(kind=FailureClass.INTERNAL, message=message)
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if attempt.state == AttemptState.INTENT:
-            return _fail_both(
-                write,
-                child,
-                attempt,
-                AttemptState.NOT_SENT,
-                message=message,
-                error_type=ErrorType.INTERNAL,
-            )
-        _fail(write, child, attempt, message=message, error_type=ErrorType.INTERNAL, details=None)
-        return write.owe_stop([attempt.pk], StopReason.GAVE_UP) > 0
+            return _fail_both(write, child, attempt, AttemptState.NOT_SENT, failure)
+        failed.meet(write, child, attempt, failure)
+        return failed.stop_failed(write, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL)
 
 
 # --- given back -----------------------------------------------------------------------------------
@@ -339,7 +363,8 @@ def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: Any
             since=now(),
             until=remember_until,
         )
-        _give_back_counted(write, child, attempt, reason="the backend never accepted it")
+        reason = "the backend never accepted it"
+        _give_back_counted(write, child, attempt, reason, FailureClass.UNREACHABLE)
         return True
 
 
@@ -348,21 +373,18 @@ def attempt_lost(*, attempt_id: int, fence: Fence, reason: str) -> bool:
     """ComfyUI had the prompt and forgot it.
 
     Without a sign of execution nothing was rendered: the child waits again, uncharged. Else it
-    fails: what it had rendered is lost with the backend.
+    failed: what it had rendered is lost with the backend. One that was to be stopped is what it was to
+    be: people restart a machine whose prompts they have cancelled.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        if attempt.started_at is not None:
-            return _fail_both(
-                write,
-                child,
-                attempt,
-                AttemptState.LOST,
-                message=reason,
-                error_type=ErrorType.CONNECTION,
-            )
-        closed = write.move_attempt(attempt, AttemptState.LOST, ended_at=now(), charged=False)
+        was_to_stop = attempt.stop_requested_at is not None and not attempt.failure_class
+        if attempt.started_at is not None and not was_to_stop:
+            failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
+            return _fail_both(write, child, attempt, AttemptState.LOST, failure)
+        charged = attempt.charged and attempt.started_at is not None
+        closed = write.move_attempt(attempt, AttemptState.LOST, ended_at=now(), charged=charged)
         if closed:
-            _give_back_counted(write, child, attempt, reason=reason)
+            _give_back_counted(write, child, attempt, reason, FailureClass.BACKEND_LOST)
         return closed
 
 
@@ -374,39 +396,41 @@ def attempt_struck(*, attempt_id: int, fence: Fence, end: End) -> bool:
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         Attempt.objects.filter(pk=attempt.pk).update(charged=False)
+        attempt.charged = False
         if not _close(write, attempt, AttemptState.INTERRUPTED, end):
             return False
-        _give_back_counted(write, child, attempt, reason="hit by the stop of another prompt")
+        reason = "hit by the stop of another prompt"
+        _give_back_counted(write, child, attempt, reason, FailureClass.INTERRUPTED)
         return True
 
 
-def _give_back_counted(write: GroupWrite, child: ChildJob, attempt: Attempt, reason: str) -> None:
-    if child.uncharged_count + 1 >= MAX_UNCHARGED:
-        _fail(
-            write,
-            child,
-            attempt,
-            message=f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}.",
-            error_type=ErrorType.CONNECTION,
-            details=None,
-        )
+def _give_back_counted(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass
+) -> None:
+    if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
-    _give_back(write, child, attempt, reason=reason, uncharged_count=child.uncharged_count + 1)
+    if child.uncharged_count + 1 < MAX_UNCHARGED:
+        _give_back(write, child, attempt, reason=reason, uncharged_count=child.uncharged_count + 1)
+        return
+    message = f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}."
+    failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
+    # All of them together are one attempt that counts: else a policy could go on for ever.
+    Attempt.objects.filter(pk=attempt.pk).update(charged=True, failure_class=kind)
+    attempt.charged, attempt.failure_class = True, kind.value
+    quarantine.take_in(attempt)
+    failed.meet(write, child, attempt, failure)
 
 
 def _give_back(
     write: GroupWrite, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
 ) -> None:
-    fields = {"current_attempt": None, **fields}
-    if child.status == ChildStatus.QUEUED:
-        ChildJob.objects.filter(
-            pk=child.pk, status=ChildStatus.QUEUED, current_attempt_id=attempt.pk
-        ).update(**fields)
+    was_running = child.status == ChildStatus.RUNNING
+    if not failed.put_back(write, child, attempt, **fields):
         return
-    fields |= {"started_at": None, "progress": 0.0, "current_step": None}
-    fields |= {"steps_completed": 0, "steps_total": 0}
-    if write.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields):
+    if was_running:
         write.add(events.child_requeued(child, attempt, reason))
+    if (made := adopting.result_of(child)) is not None:
+        adopting.adopt(write, child, made)
 
 
 # --- stopping -------------------------------------------------------------------------------------
@@ -414,36 +438,89 @@ def _give_back(
 
 @unit_of_work
 def attempt_timed_out(*, attempt_id: int, fence: Fence) -> bool:
-    """The child's time is up: it ends as a timeout, and the stop of its prompt is owed."""
+    """The child's time is up: the stop of its prompt is owed, and it ends as a timeout.
+
+    Where its group's policy says so it waits to be tried elsewhere instead, and is not claimed there
+    before its prompt was seen to end, or hangs (:func:`attempt_stalled`).
+
+    Returns:
+        Whether its time was still to be decided about.
+    """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+        if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
+            return False
         seconds = write.group.timeout_seconds
-        moved = write.move_child(
-            child,
-            ChildStatus.TIMEOUT,
-            attempt=attempt,
-            error_message=f"Timed out after {seconds} s",
-            error_type=ErrorType.TIMEOUT,
-            error_details_json=compact({"phase": "running"}),
+        failed.stop_failed(write, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
+        failure = Failure(
+            kind=FailureClass.TIMEOUT,
+            message=f"Timed out after {seconds} s",
+            details={"phase": "running"},
         )
-        if moved:
-            write.owe_stop([attempt.pk], StopReason.TIMEOUT)
-            write.add(events.child_timeout(child, seconds))
-        return moved
+        failed.meet(write, child, attempt, failure)
+        return True
+
+
+@unit_of_work
+def attempt_stalled(*, attempt_id: int, fence: Fence, reachable: bool = True) -> bool:
+    """A prompt whose time was up goes on although it was told to stop long ago: its backend hangs.
+
+    That counts against the backend, and the child need not wait for the end of it any longer: a machine
+    that hangs may never end it, and its group asked for another try. Its place there stays taken, and
+    its stop owed.
+
+    Args:
+        attempt_id: the attempt.
+        fence: the lease on its backend.
+        reachable: whether the backend answers. A machine that was paused at once and then switched off
+            for a while has not failed.
+
+    Returns:
+        Whether this call found it so.
+    """
+    with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
+        # Likewise one that was given back: its child waits for nothing else.
+        given_back = Q(stop_reason=StopReason.GIVEN_BACK, failure_class="")
+        hangs = Attempt.objects.filter(
+            Q(failure_class=FailureClass.TIMEOUT) | given_back,
+            pk=attempt.pk,
+            ended_at__isnull=True,
+        )
+        away = attempt.stop_reason == StopReason.GIVEN_BACK and not reachable
+        kind = FailureClass.UNREACHABLE if away else FailureClass.STALLED
+        if not hangs.update(failure_class=kind):
+            return False
+        attempt.failure_class = kind.value
+        quarantine.take_in(attempt)
+    hub.wake_runners()
+    return True
 
 
 @unit_of_work
 def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
     """A prompt on the abandoned list was met at its backend. Returns whether it was adopted.
 
-    Adopted where its child waits and nothing newer decides it; else the caller removes it there.
+    Adopted where its child waits and nothing newer decides it; else the caller removes it there, and
+    that stays so: what was told to stop would end its child as interrupted.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        if not (running and attempt.state == AttemptState.NEVER_ACCEPTED and _is_free(child)):
+        if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
+            # Asked again, for the first answer was lost.
+            return True
+        if not running or attempt.state != AttemptState.NEVER_ACCEPTED:
+            return False
+        if attempt.stop_requested_at is not None or not _is_free(child):
+            never_asked = Attempt.objects.filter(pk=attempt.pk, stop_requested_at__isnull=True)
+            never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED)
             return False
         AbandonedPrompt.objects.filter(attempt=attempt).delete()
-        _adopt_late(child, attempt)
+        _adopt(child, attempt)
         write.move_attempt(
-            attempt, AttemptState.RUNNING, started_at=now(), ended_at=None, charged=True
+            attempt,
+            AttemptState.RUNNING,
+            started_at=now(),
+            ended_at=None,
+            charged=True,
+            failure_class="",
         )
         _child_started(write, child, attempt)
         return True

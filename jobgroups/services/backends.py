@@ -15,10 +15,10 @@ from jobgroups.states import CHILD_OPEN, AttemptState
 
 
 def hold_backends(backend_ids: Collection[str]) -> None:
-    """Keep backends from being forgotten until the caller's transaction ends.
+    """Keep backends from being forgotten or emptied until the caller's transaction ends.
 
     Raises:
-        Conflict: one was forgotten since it was chosen: nobody would end a child of it.
+        Conflict: one was forgotten or disabled since it was chosen: nobody would render for it.
     """
     wanted = sorted(set(backend_ids))
     # KEY SHARE: submissions do not wait for one another, nor for what is observed meanwhile.
@@ -27,13 +27,15 @@ def hold_backends(backend_ids: Collection[str]) -> None:
     table = Backend._meta.db_table
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT id FROM {table} WHERE id IN ({places}) ORDER BY id{lock}",  # noqa: S608 ids are bound
+            f"SELECT id, enabled FROM {table} WHERE id IN ({places}) ORDER BY id{lock}",  # noqa: S608 ids are bound
             wanted,
         )
-        found = {row[0] for row in cursor.fetchall()}
-    missing = [backend_id for backend_id in wanted if backend_id not in found]
-    if missing:
-        raise Conflict(f"Backend {missing[0]} was removed a moment ago; submit again.")
+        found = {row[0]: bool(row[1]) for row in cursor.fetchall()}
+    for backend_id in wanted:
+        if backend_id not in found:
+            raise Conflict(f"Backend {backend_id} was removed a moment ago; submit again.")
+        if not found[backend_id]:
+            raise Conflict(f"Backend {backend_id} was disabled a moment ago; submit again.")
 
 
 @unit_of_work

@@ -1,16 +1,26 @@
-"""Claims: the intent to send a waiting child, stored before anything is sent."""
+"""Claims: the intent to send a waiting child, stored before anything is sent.
+
+What holds a backend back is looked at under the fence: a person who pauses it takes its lease for a
+moment, so that no claim is stored after the pause.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from dataclasses import dataclass
+from typing import Final
 
-from django.db.models import Exists, Max, OuterRef, Q
+from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 
 from backends.models import Backend
+from backends.states import places
 from jobgroups import events
 from jobgroups.clock import now
+from jobgroups.compiled import KEY, Asked, Compiled, update
+from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob
+from jobgroups.retrying import LONGEST_PAUSE
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
 from jobgroups.states import AttemptState, ChildStatus
 
@@ -41,44 +51,132 @@ def child_claim(*, fence: Fence, client_id: str, depth: int) -> Claim | None:
         depth: prompts of ours that may stand at the backend, all that were not seen to end counted.
 
     Returns:
-        The claim, or None: nothing waits, no place is free, the backend is disabled, or a running
-        prompt there is being stopped (ComfyUI's interrupt flag is process-wide: a second prompt
-        could be hit by it).
+        The claim, or None: nothing waits, no place is free, the backend is disabled, held or set
+        aside, or a running prompt there is being stopped (ComfyUI's interrupt flag is process-wide:
+        a second prompt could be hit by it).
     """
-    active = Attempt.objects.filter(backend_id=fence.backend_id, ended_at__isnull=True)
-    stopping = active.filter(state=AttemptState.RUNNING, stop_requested_at__isnull=False)
-    if active.count() >= depth or stopping.exists():
+    # What waits comes first: of a farm's hundreds of backends most have nothing, and are asked often.
+    candidate = _oldest_waiting(fence.backend_id)
+    if candidate is None or not _has_place(fence.backend_id, depth):
         return None
-    if not Backend.objects.filter(pk=fence.backend_id, enabled=True).exists():
-        return None
-    while (candidate := _oldest_waiting(fence.backend_id)) is not None:
-        claim = _claim(candidate, fence, client_id)
+    while candidate is not None:
+        try:
+            claim = _claim(candidate, fence, client_id, depth)
+        except _NoPlace:
+            return None
         if claim is not None:
             return claim
+        candidate = _oldest_waiting(fence.backend_id)
     return None
 
 
-def _oldest_waiting(backend_id: str) -> tuple[str, str] | None:
-    waiting = ChildJob.objects.filter(
-        Q(not_before__isnull=True) | Q(not_before__lte=now()),
-        # An older attempt may still be stopping: two prompts of one child never run at once.
-        ~Exists(Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)),
-        backend_id=backend_id,
+def claims_stored(*, fence: Fence) -> set[int]:
+    """Return the ids of the attempts that were claimed under a lease and still are intents.
+
+    One of which the lease's holder knows nothing was not sent: its claim was stored, and the answer
+    lost on the way.
+    """
+    intents = Attempt.objects.filter(
+        backend_id=fence.backend_id,
+        epoch=fence.epoch,
+        ended_at__isnull=True,
+        state=AttemptState.INTENT,
+    )
+    return set(intents.values_list("id", flat=True))
+
+
+class _NoPlace(Exception):
+    """The backend takes nothing now: rolls the claim's transaction back."""
+
+
+def _has_place(backend_id: str, depth: int, *, locked: bool = False) -> bool:
+    active = _active(backend_id)
+    stopping = any(
+        one.state == AttemptState.RUNNING and one.stop_requested_at is not None for one in active
+    )
+    return not stopping and len(active) < _places(backend_id, depth, locked=locked)
+
+
+_active: Final = Compiled(
+    lambda: (
+        Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True)
+        .only("state", "stop_requested_at")
+        .order_by()
+    )
+)
+
+
+def _places(backend_id: str, depth: int, *, locked: bool) -> int:
+    row = (_locked_holds if locked else _holds).first(backend_id)
+    if row is None:
+        return 0
+    return places(
+        enabled=row.enabled,
+        hold=row.hold,
+        quarantined=row.quarantined_at is not None,
+        quarantine_count=row.quarantine_count,
+        depth=depth,
+    )
+
+
+def _what_holds() -> QuerySet[Backend]:
+    return Backend.objects.filter(pk=KEY).only(
+        "enabled", "hold", "quarantined_at", "quarantine_count"
+    )
+
+
+_holds: Final = Compiled(_what_holds)
+#: A failure that is being stored may set the backend aside: wait for that.
+_locked_holds: Final = Compiled(lambda: _what_holds().select_for_update(no_key=True))
+
+
+def _claimable() -> QuerySet[ChildJob]:
+    due = (
+        Q(not_before__isnull=True)
+        | Q(not_before__lte=Asked("moment"))
+        # One that is longer than any pause was said before the clock was set back.
+        | Q(not_before__gt=Asked("longest"))
+    )
+    # Two prompts of one child never run at once, but where the older one hangs or is out of reach
+    # elsewhere, and its end may never come. What stands at this backend is settled first.
+    older = Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)
+    overtaken = Q(failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE])
+    return ChildJob.objects.filter(
+        due,
+        ~Exists(older.exclude(overtaken & ~Q(backend_id=KEY))),
+        backend_id=KEY,
         status=ChildStatus.QUEUED,
         current_attempt__isnull=True,
     )
-    return (
-        waiting.order_by("queued_at", "group_id", "position").values_list("id", "group_id").first()
-    )
 
 
-def _claim(candidate: tuple[str, str], fence: Fence, client_id: str) -> Claim | None:
+_oldest: Final = Compiled(
+    lambda: _claimable().order_by("queued_at", "group_id", "position").only("group_id")[:1]
+)
+_still_waiting: Final = Compiled(
+    lambda: _claimable().filter(pk=Asked("child_id")).select_for_update(of=("self",)).order_by()
+)
+
+
+def _due() -> dict[str, dt.datetime]:
+    moment = now()
+    return {"moment": moment, "longest": moment + dt.timedelta(seconds=LONGEST_PAUSE)}
+
+
+def _oldest_waiting(backend_id: str) -> tuple[str, str] | None:
+    oldest = _oldest.first(backend_id, **_due())
+    return None if oldest is None else (oldest.id, oldest.group_id)
+
+
+def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int) -> Claim | None:
     child_id, group_id = candidate
     with group_transaction(group_id, fence=fence) as write:
-        waiting = ChildJob.objects.filter(
-            pk=child_id, status=ChildStatus.QUEUED, current_attempt__isnull=True
-        )
-        child = waiting.select_for_update().first()
+        # Under the fence: who holds the backend back has its lease, and was before this or comes
+        # after it.
+        if not _has_place(fence.backend_id, depth, locked=True):
+            raise _NoPlace
+        # It may have been moved to another backend, or delayed, since it was looked for.
+        child = _still_waiting.first(fence.backend_id, child_id=child_id, **_due())
         if child is None:
             return None
         attempt = Attempt.objects.create(
@@ -91,7 +189,7 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str) -> Claim | 
             epoch=fence.epoch,
             created_at=now(),
         )
-        waiting.update(current_attempt=attempt)
+        update(ChildJob, child.pk, {"current_attempt": attempt.pk})
         if not write.group.claimed:
             _first_claim(write)
         return Claim(

@@ -14,13 +14,15 @@ from django.db import IntegrityError, transaction
 
 from jobgroups import events, seeds, workflow
 from jobgroups.clock import now
+from jobgroups.compiled import insert
 from jobgroups.errors import ChildNotFound, IdempotencyConflict
 from jobgroups.hub import hub
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
 from jobgroups.services.backends import hold_backends
+from jobgroups.services.submitted import first_backends
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
-from jobgroups.states import CHILD_OPEN, ChildStatus, GroupStatus, StopReason
+from jobgroups.states import CHILD_OPEN, ChildStatus, Elsewhere, GroupStatus, StopReason
 
 #: How long an idempotency key is remembered.
 IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)
@@ -38,6 +40,11 @@ class Submission:
     metadata: dict[str, Any] = field(default_factory=dict)
     timeout_seconds: int = 300
     required_capabilities: Sequence[str] = ()
+    #: Charged attempts that a child may have within a run.
+    max_attempts: int = 1
+    retry_elsewhere: Elsewhere = Elsewhere.NEVER
+    #: Failure classes after which a child is tried again; None: all that may be.
+    retry_on: Sequence[str] | None = None
     #: ``{"backend_id", "reason"}`` for each entry of the request that was left out.
     skipped_backends: Sequence[Mapping[str, str]] = ()
     #: Warnings that the request's form gave rise to; those of the workflow come behind them.
@@ -88,7 +95,12 @@ def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
         raise IdempotencyConflict(
             "This Idempotency-Key was used within 24 h with another body; use a new key."
         )
-    return Submitted(group, list(group.children.order_by("position")), replayed=True)
+    children = list(group.children.order_by("position"))
+    first = first_backends(group)
+    for child in children:
+        # In memory alone: the answer is the first one's, wherever they have gone since.
+        child.backend_id = first[child.id]
+    return Submitted(group, children, replayed=True)
 
 
 def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
@@ -112,6 +124,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     )
     group = _group_row(submission, base, runner_alive)
     group.warnings_json = compact([*submission.warnings, *prepared.warnings])
+    group.workflow_digest = workflow.digest(prepared)
     children = _child_rows(group, submission.backend_ids, dealt)
     try:
         _store(group, children, submission.metadata)
@@ -136,9 +149,9 @@ def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) 
         if group.idempotency_key is not None:
             _forget_old_key(group.submitter, group.idempotency_key)
         group.seq = 0
-        group.save(force_insert=True)
-        ChildJob.objects.bulk_create(children)
-        GroupLabel.objects.bulk_create(_labels(group, metadata))
+        insert([group])
+        insert(children)
+        insert(_labels(group, metadata))
         events.record(group, [events.group_created(group)])
 
 
@@ -161,6 +174,9 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         base_seed=base_seed,
         timeout_seconds=submission.timeout_seconds,
         required_capabilities=list(submission.required_capabilities),
+        max_attempts=submission.max_attempts,
+        retry_elsewhere=submission.retry_elsewhere.value,
+        retry_on=None if submission.retry_on is None else list(submission.retry_on),
         submitter=submission.submitter,
         skipped_backends_json=compact(list(submission.skipped_backends)),
         idempotency_key=submission.idempotency_key,

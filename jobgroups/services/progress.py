@@ -12,8 +12,8 @@ from typing import Final
 
 from django.db import connection, transaction
 
-from jobgroups.models import ChildJob, Lease
-from jobgroups.services.writing import Fence
+from jobgroups.models import ChildJob
+from jobgroups.services.writing import Fence, fences_that_hold
 from jobgroups.states import ChildStatus
 
 #: The most steps that their columns hold; what a node reports has no limit of its own.
@@ -44,19 +44,19 @@ def relax_durability() -> None:
 def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
     """Store progress, guarded: only of a child that runs, by its current attempt, under its lease."""
     table = ChildJob._meta.db_table
-    values = [
-        (
-            row.percent,
-            row.current_step,
-            row.steps_completed,
-            row.steps_total,
-            row.child_id,
-            row.attempt_id,
-            ChildStatus.RUNNING.value,
-        )
-        for row in _still_ours(rows)
-    ]
     with transaction.atomic(), connection.cursor() as cursor:
+        values = [
+            (
+                row.percent,
+                row.current_step,
+                row.steps_completed,
+                row.steps_total,
+                row.child_id,
+                row.attempt_id,
+                ChildStatus.RUNNING.value,
+            )
+            for row in _still_ours(rows)
+        ]
         # Never bulk_update: its CASE WHEN compiles slower than single-row updates run.
         cursor.executemany(
             f"UPDATE {table} SET progress = %s, current_step = %s, steps_completed = %s,"  # noqa: S608
@@ -67,8 +67,6 @@ def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
 
 def _still_ours(rows: Sequence[ProgressRow]) -> list[ProgressRow]:
     """Leave out what was heard under a lease that was lost; the rest in one order for all writers."""
-    fences = {row.fence for row in rows if row.fence is not None}
-    leases = Lease.objects.filter(pk__in={fence.backend_id for fence in fences})
-    held = {Fence(*lease) for lease in leases.order_by().values_list("backend_id", "epoch")}
+    held = fences_that_hold({row.fence for row in rows if row.fence is not None})
     ours = [row for row in rows if row.fence is None or row.fence in held]
     return sorted(ours, key=lambda row: row.child_id)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 import stamina
 from django.db import OperationalError, connection, transaction
-from django.db.models import Count
 
 from jobgroups import events
 from jobgroups.aggregate import Counts, group_status
 from jobgroups.clock import now
+from jobgroups.compiled import KEY, Compiled, update
 from jobgroups.errors import GroupNotFound, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
+from jobgroups.services import notices, quarantine
 from jobgroups.states import (
     CHILD_FINAL,
+    CHILD_RETRIED,
     AttemptState,
     ChildStatus,
     StopReason,
@@ -28,6 +31,8 @@ from jobgroups.states import (
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: How long a runner's write waits for a row that somebody else has; then it is tried again.
+LOCK_TIMEOUT: Final = "3s"
 #: PostgreSQL: deadlock, serialization failure, lock not available.
 _CONFLICTS: Final = frozenset({"40P01", "40001", "55P03"})
 
@@ -56,23 +61,40 @@ def check_fence(fence: Fence | None) -> None:
     """Hold the lease's row until commit and compare its epoch.
 
     Read, then compared here: an epoch compared inside the UPDATE's subquery would be judged on the
-    row as it was before a takeover that this statement had to wait for.
+    row as it was before a takeover that this statement had to wait for. A takeover locks the row as a
+    whole (``FOR UPDATE``), and waits for those who write under it; a renewal need not.
 
     Raises:
         LeaseLost: the backend is another runner's now, or it was deleted.
     """
     if fence is None:
         return
-    lock = " FOR SHARE" if connection.vendor == "postgresql" else ""
-    table = Lease._meta.db_table
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT epoch FROM {table} WHERE backend_id = %s{lock}",  # noqa: S608 no input in it
-            [fence.backend_id],
-        )
-        row = cursor.fetchone()
-    if row is None or row[0] != fence.epoch:
+    epochs = _held_epochs([fence.backend_id])
+    if epochs.get(fence.backend_id) != fence.epoch:
         raise LeaseLost(fence.backend_id, fence.epoch)
+
+
+def fences_that_hold(fences: Set[Fence]) -> Set[Fence]:
+    """Hold the rows of many leases until commit, and return the fences that are valid."""
+    epochs = _held_epochs(sorted({fence.backend_id for fence in fences}))
+    return {fence for fence in fences if epochs.get(fence.backend_id) == fence.epoch}
+
+
+def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
+    on_postgres = connection.vendor == "postgresql"
+    # With the rows, for the rest of the transaction: one that waits for a row of a process that stands
+    # still, and stands still itself, must not hold its lease's row for longer than the lease.
+    limit = f", set_config('lock_timeout', '{LOCK_TIMEOUT}', true)" if on_postgres else ""
+    marks = ", ".join(["%s"] * len(backend_ids))
+    query = (
+        f"SELECT backend_id, epoch{limit} FROM {Lease._meta.db_table}"  # noqa: S608 no input in it
+        f" WHERE backend_id IN ({marks}) ORDER BY backend_id"
+    )
+    if not backend_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(query + (" FOR KEY SHARE" if on_postgres else ""), list(backend_ids))
+        return {row[0]: row[1] for row in cursor.fetchall()}
 
 
 class GroupWrite:
@@ -109,23 +131,68 @@ class GroupWrite:
         """
         if to in CHILD_FINAL:
             fields.setdefault("completed_at", now())
-        rows = ChildJob.objects.filter(pk=child.pk, status__in=sources_of(to))
-        if attempt is not None:
-            rows = rows.filter(current_attempt_id=attempt.pk)
-        if not rows.update(status=to, **fields):
+        current = {} if attempt is None else {"current_attempt_id": [attempt.pk]}
+        moved = {"status": to, **fields}
+        if not update(ChildJob, child.pk, moved, status=sources_of(to), **current):
             return False
         for name, value in {"status": to.value, **fields}.items():
             setattr(child, name, value)
         self._moved = True
         return True
 
+    def open_run(self) -> None:
+        """Open the group's next run: it has no end yet, and nobody cancelled it."""
+        self.group.run += 1
+        self.group.completed_at = None
+        self.group.cancelled_at = None
+        self._moved = True
+
+    def queue_again(self, child: ChildJob, *, backend_id: str, moment: dt.datetime) -> bool:
+        """Queue a child that ended in an earlier run, as if nobody had tried it in this one.
+
+        Its attempts stay, and so does their number. Returns whether this call queued it: one that
+        completed keeps its result.
+        """
+        fields: dict[str, Any] = {
+            "status": ChildStatus.QUEUED.value,
+            "run": self.group.run,
+            "backend_id": backend_id,
+            "current_attempt_id": None,
+            "uncharged_count": 0,
+            "not_before": None,
+            "progress": 0.0,
+            "current_step": None,
+            "steps_completed": 0,
+            "steps_total": 0,
+            "outputs_json": None,
+            "error_message": None,
+            "error_type": None,
+            "error_details_json": None,
+            "failure_class": "",
+            "warnings_json": "[]",
+            "queued_at": moment,
+            "started_at": None,
+            "completed_at": None,
+        }
+        if not ChildJob.objects.filter(pk=child.pk, status__in=CHILD_RETRIED).update(**fields):
+            return False
+        for name, value in fields.items():
+            setattr(child, name, value)
+        self._moved = True
+        return True
+
     def move_attempt(self, attempt: Attempt, to: AttemptState, **fields: Any) -> bool:
         """Move an attempt if its stored state allows it, and return whether this call did."""
-        rows = Attempt.objects.filter(pk=attempt.pk, state__in=attempt_sources_of(to))
-        if not rows.update(state=to, **fields):
+        moved = {"state": to, **fields}
+        if not update(Attempt, attempt.pk, moved, state=attempt_sources_of(to)):
             return False
+        known = attempt.failure_class
         for name, value in {"state": to.value, **fields}.items():
             setattr(attempt, name, value)
+        # Here, so that no end can be stored without it, and before anybody decides what follows. A
+        # failure that was told before the end, when its stop was asked for, is no news by now.
+        if not known or attempt.failure_class != known:
+            quarantine.take_in(attempt)
         return True
 
     def owe_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
@@ -148,10 +215,9 @@ class GroupWrite:
 
     def _derive(self) -> None:
         group = self.group
-        rows = ChildJob.objects.filter(group_id=group.id).values_list("status")
-        by_status = {
-            ChildStatus(status): count for status, count in rows.order_by().annotate(Count("id"))
-        }
+        with connection.cursor() as cursor:
+            cursor.execute(_COUNT, [group.id])
+            by_status = {ChildStatus(status): count for status, count in cursor.fetchall()}
         counts = Counts.from_mapping(by_status)
         group.status = group_status(
             by_status,
@@ -165,19 +231,31 @@ class GroupWrite:
         ended = counts.all_final and group.completed_at is None
         if ended:
             group.completed_at = now()
-        group.save(
-            update_fields=[
-                "status",
-                "completed_count",
-                "failed_count",
-                "cancelled_count",
-                "completed_at",
-                "claimed",
-                "cancelled_at",
-            ]
-        )
+        update(JobGroup, group.pk, {name: getattr(group, name) for name in _DERIVED})
         if ended:
-            self.add(events.group_complete(group, self.children()))
+            children = self.children()
+            self.add(events.group_complete(group, children))
+            notices.group_ended(group, children)
+
+
+#: Written out, as the events' statement is.
+_COUNT: Final = (
+    f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE group_id = %s GROUP BY status"  # noqa: S608 a name of ours
+)
+#: What is derived of a group, or set with it.
+_DERIVED: Final = (
+    "status",
+    "run",
+    "completed_count",
+    "failed_count",
+    "cancelled_count",
+    "completed_at",
+    "claimed",
+    "cancelled_at",
+)
+_locked_group: Final = Compiled(
+    lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()
+)
 
 
 @contextmanager
@@ -190,7 +268,7 @@ def group_transaction(group_id: str, *, fence: Fence | None = None) -> Iterator[
     """
     with transaction.atomic():
         check_fence(fence)
-        group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
+        group = _locked_group.first(group_id)
         if group is None:
             raise GroupNotFound(group_id)
         write = GroupWrite(group)

@@ -1,7 +1,8 @@
 """Workflows in ComfyUI's API format: what is checked in one, and how a child's own is made.
 
 ``checks`` refuses what cannot be one; ``graph`` reads nodes, links and titles; ``parameters`` sets
-what the user asked for; ``seeding`` finds where a seed goes; ``prepared`` puts them together.
+what the user asked for; ``seeding`` finds where a seed goes; ``prepared`` puts them together; ``digest`` tells which are the
+same.
 Nothing here changes what it is given: what is returned shares every untouched node with it.
 """
 
@@ -14,6 +15,7 @@ from jobgroups.workflow.checks import (
     check_text,
     check_workflow,
 )
+from jobgroups.workflow.digest import digest
 from jobgroups.workflow.graph import dangling_link, is_link, node_title
 from jobgroups.workflow.parameters import ALIASES, ParameterInvalid
 from jobgroups.workflow.prepared import Prepared, prepare, with_seed
@@ -28,6 +30,7 @@ __all__ = [
     "check_text",
     "check_workflow",
     "dangling_link",
+    "digest",
     "is_link",
     "node_title",
     "prepare",

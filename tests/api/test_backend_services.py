@@ -111,7 +111,14 @@ def test_a_new_login_in_the_old_address_replaces_the_old_login_alone() -> None:
 def test_a_runner_is_told_where_every_backend_is(make_backend: Made) -> None:
     make_backend("b", url="http://b.invalid:1", enabled=False)
     make_backend("a", url="http://a.invalid:1", headers={"X-A": "1"})
+    free = {
+        "hold": "",
+        "hold_now": False,
+        "said_by": "",
+        "quarantined_at": None,
+        "quarantine_until": None,
+    }
     assert selectors.backend_addresses() == [
-        {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True},
-        {"id": "b", "url": "http://b.invalid:1", "headers": {}, "enabled": False},
+        {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True, **free},
+        {"id": "b", "url": "http://b.invalid:1", "headers": {}, "enabled": False, **free},
     ]

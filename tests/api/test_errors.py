@@ -18,6 +18,7 @@ from pytest_django import Settings
 from director.http_errors import JsonErrorMiddleware
 from jobgroups import selectors
 from jobgroups.models import JobGroup
+from jobgroups.services import groups
 from tests.api.conftest import GRAPH, Api, error_of
 
 pytestmark = pytest.mark.django_db
@@ -91,7 +92,7 @@ def test_an_odd_id_of_a_child_is_not_found(api: Api, farm: list[str], odd: str) 
         "/api/job-groups//",
         "/api/job-groups/a%2Fb",
         "/api/job-groups/x/nothing",
-        "/api/job-groups/x/retry",
+        "/api/job-groups/x/retry/again",
         "/api/backends/x/nothing",
         "/api/health/x",
         "/api/%00",
@@ -255,7 +256,7 @@ def test_a_write_that_the_database_refused_promises_nothing(
     def full(*_arguments: Any, **_named: Any) -> None:
         raise OperationalError("database or disk is full")
 
-    monkeypatch.setattr(JobGroup, "save", full)
+    monkeypatch.setattr(groups, "insert", full)
     body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
     error_of(api.post("/api/job-group", body), 503, "database_unavailable")
     assert JobGroup.objects.count() == 0

@@ -30,6 +30,7 @@ CHILD_FIELDS = [
     "outputs",
     "error_message",
     "error_type",
+    "failure_class",
     "queued_at",
     "started_at",
     "completed_at",

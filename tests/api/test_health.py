@@ -90,6 +90,38 @@ def test_a_backend_that_is_away_degrades_and_is_named(api: Api, farm: list[str])
     assert body["checks"]["backends"]["detail"] == "1 of 3 does not answer: gpu-2."
 
 
+def test_a_backend_that_is_set_aside_degrades_and_is_named(api: Api, farm: list[str]) -> None:
+    api.post("/api/backends/gpu-3/quarantine", None)
+    body = _health(api, 200)
+    assert _states(body) == ["degraded", "ok", "ok", "ok", "degraded"]
+    assert body["checks"]["backends"]["detail"] == "1 of 3 is quarantined: gpu-3."
+
+
+def test_a_backend_that_is_held_is_not_said_to_answer(api: Api, farm: list[str]) -> None:
+    api.post("/api/backends/gpu-1/pause", None)
+    backend_observed(backend_id="gpu-1", reachable=False, reason="refused")
+    body = _health(api, 200)
+    assert _states(body) == ["ok"] * 5
+    assert body["checks"]["backends"]["detail"] == "1 of 3 is paused: gpu-1."
+    api.post("/api/backends/gpu-2/drain", None)
+    backend_observed(backend_id="gpu-3", reachable=False, reason="refused")
+    body = _health(api, 200)
+    assert body["checks"]["backends"] == {
+        "status": "degraded",
+        "detail": "1 of 3 does not answer: gpu-3. 1 of 3 is paused: gpu-1."
+        " 1 of 3 is being drained: gpu-2.",
+    }
+
+
+def test_backends_that_are_all_held_degrade(api: Api, farm: list[str]) -> None:
+    for name in farm:
+        api.post(f"/api/backends/{name}/pause", None)
+    assert _health(api, 200)["checks"]["backends"] == {
+        "status": "degraded",
+        "detail": "3 of 3 are paused: gpu-1, gpu-2, gpu-3.",
+    }
+
+
 def test_no_backend_at_all_degrades(api: Api, runner: Runner, make_backend: Made) -> None:
     assert _states(_health(api, 200)) == ["degraded", "ok", "ok", "ok", "degraded"]
     make_backend("off", enabled=False)

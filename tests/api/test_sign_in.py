@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from django.core import signing
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.urls import URLResolver, get_resolver
 
 from director import sign_in, throttle
 from director.sign_in import COOKIE, signed_in
@@ -76,6 +78,26 @@ def test_anything_else_is_refused(api: Api, given: str) -> None:
 )
 def test_no_path_of_the_api_is_open(api: Api, path: str) -> None:
     error_of(api.get(path), 401, "sign_in_required")
+
+
+def _paths(resolver: Any, before: str = "/") -> Iterator[str]:
+    """Yield every path that is served, with something in its gaps."""
+    for one in resolver.url_patterns:
+        route = re.sub(r"<[^>]+>", "x", str(one.pattern)).removeprefix("^").rstrip("$")
+        if isinstance(one, URLResolver):
+            yield from _paths(one, before + route)
+        else:
+            yield before + route.replace("(?:/.*)?", "/x")
+
+
+def test_no_path_at_all_is_open_but_the_form(api: Api) -> None:
+    paths = set(_paths(get_resolver())) - {"/sign-in", "/sign-in/"}
+    assert {"/", "/failures", "/api/failures/jobs", "/api/backends/x/drain", "/admin/"} <= paths
+    for path in sorted(paths):
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"):
+            answer = api.ask(method, path, b"{}")
+            sent_away = answer.headers.get("Location", "").startswith("/sign-in?next=")
+            assert answer.status_code == 401 or sent_away, (method, path, answer.status_code)
 
 
 def test_a_refused_request_changes_nothing(api: Api) -> None:

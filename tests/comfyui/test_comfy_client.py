@@ -25,6 +25,7 @@ from backends.comfyui.errors import (
     BackendError,
     BackendUnreachable,
     NotComfyUI,
+    NotSentAnyMore,
     PromptRefused,
     SocketLost,
 )
@@ -204,10 +205,11 @@ async def test_a_refused_connection_is_not_sent() -> None:
         await submitted(f"http://127.0.0.1:{free_port()}")
     assert caught.value.not_sent
     assert caught.value.__cause__ is not None
+    assert "No connection: the connection was refused." in str(caught.value)
 
 
 async def test_an_unknown_host_is_not_sent() -> None:
-    with pytest.raises(BackendUnreachable):
+    with pytest.raises(BackendUnreachable, match="no machine of this name is known"):
         await submitted("http://no-such-host.invalid:8188")
 
 
@@ -887,3 +889,29 @@ async def test_no_secret_reaches_the_logs(caplog: pytest.LogCaptureFixture) -> N
                 await comfy.queue()
     assert "secret" not in caplog.text
     assert "token" not in caplog.text
+
+
+# --- taken back at the last moment ----------------------------------------------------------------
+
+
+async def test_a_prompt_that_is_taken_back_while_it_connects_is_not_sent() -> None:
+    """A process that stood still while it connected may have lost its right to send."""
+    received = bytearray()
+    over = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.extend(await reader.read())
+        writer.close()
+        over.set()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, ComfyClient(f"http://127.0.0.1:{port}", timeouts=QUICK) as comfy:
+        with pytest.raises(NotSentAnyMore) as taken_back:
+            await comfy.submit({"1": {}}, prompt_id="p", client_id="c", may_send=lambda: False)
+        assert taken_back.value.not_sent
+        async with asyncio.timeout(SOON):
+            await over.wait()
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /prompt HTTP/1.1")
+    assert body == b""

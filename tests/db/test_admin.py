@@ -16,6 +16,7 @@ from django.urls import reverse
 
 from backends.models import Backend
 from jobgroups.clock import now
+from jobgroups.hub import Hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services import attempts, runners
 from tests import farm
@@ -165,6 +166,27 @@ def test_disable_and_enable_go_through_the_service(group: JobGroup, admin_client
     assert Backend.objects.get().enabled
 
 
+def test_holds_and_quarantines_go_through_the_services_in_the_users_name(
+    group: JobGroup, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings: list[str] = []
+    monkeypatch.setattr(Hub, "wake_runners", lambda _hub: rings.append("wake"))
+
+    def run(action: str) -> Backend:
+        assert "1 backend is " in _run(admin_client, action, Backend.objects.all())
+        return Backend.objects.get()
+
+    paused = run("pause")
+    assert (paused.hold, paused.hold_now, paused.said_by) == ("pause", False, "admin")
+    assert run("pause_now").hold_now
+    assert run("drain").hold == "drain"
+    assert run("resume").hold == ""
+    aside = run("set_aside")
+    assert (aside.quarantined_at is not None, aside.quarantine_by) == (True, "admin")
+    assert run("release").quarantined_at is None
+    assert len(rings) == 6, "runners are told each time"
+
+
 def test_cancelling_a_group_owes_the_stop_of_what_runs(
     group: JobGroup, admin_client: Client
 ) -> None:
@@ -192,11 +214,33 @@ def test_cancelling_what_is_final_changes_nothing(group: JobGroup, admin_client:
     assert farm.log(group) == before
 
 
+def test_a_retry_goes_through_the_service_and_says_what_it_refuses(
+    group: JobGroup, admin_client: Client
+) -> None:
+    page = _run(admin_client, "retry", JobGroup.objects.all())
+    assert f"Group {group.id}: Job group {group.id} has not ended" in page
+    _run(admin_client, "cancel", JobGroup.objects.all())
+    assert "2 children wait again" in _run(admin_client, "retry", JobGroup.objects.all())
+    assert farm.types(group)[-1] == "group_reopened"
+
+
+def test_single_children_are_retried_alone(group: JobGroup, admin_client: Client) -> None:
+    _run(admin_client, "cancel", JobGroup.objects.all())
+    last = ChildJob.objects.filter(position=2)
+    assert "1 child waits again" in _run(admin_client, "retry", last)
+    assert last.get().status == "queued"
+    assert ChildJob.objects.get(position=1).status == "cancelled"
+    page = _run(admin_client, "retry", ChildJob.objects.filter(position=1))
+    assert "has not ended" in page
+
+
 def test_who_may_only_look_gets_no_actions(group: JobGroup, client: Client) -> None:
     viewer = User.objects.create_user("viewer", password="viewer", is_staff=True)
     viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
     client.force_login(viewer)
-    for model, action in ((Backend, "disable"), (JobGroup, "cancel"), (ChildJob, "cancel")):
+    actions = [(Backend, "disable"), (JobGroup, "cancel"), (ChildJob, "cancel")]
+    actions += [(JobGroup, "retry"), (ChildJob, "retry")]
+    for model, action in actions:
         page = client.get(_list_url(model)).content.decode()
         assert f'value="{action}"' not in page
         _run(client, action, model._default_manager.all())

@@ -12,6 +12,7 @@ from django.db import IntegrityError, connection, transaction
 from jobgroups.clock import now
 from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
+from jobgroups.runner import ending
 from jobgroups.services import attempts, claims, groups
 from jobgroups.services.writing import GroupWrite, group_transaction
 from jobgroups.states import (
@@ -21,6 +22,7 @@ from jobgroups.states import (
     CHILD_MOVES,
     AttemptState,
     ChildStatus,
+    StopReason,
 )
 from tests import farm
 
@@ -267,8 +269,28 @@ def test_a_timeout_ends_the_child_and_owes_the_stop() -> None:
     assert (attempt.stop_reason, attempt.ended_at) == ("timeout", None)
     # Its place is taken until it is seen to end, and then the attempt says why.
     farm.finish(claimed, fence, AttemptState.INTERRUPTED)
-    assert child.attempts.get().state == "timeout"
+    attempt = child.attempts.get()
+    assert (attempt.state, attempt.error_message) == ("timeout", "Timed out after 30 s")
     assert farm.fresh(group).failed_count == 1
+
+
+@pytest.mark.parametrize("reason", [one for one in StopReason if one != StopReason.TIMEOUT])
+def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_did(
+    reason: StopReason,
+) -> None:
+    farm.backend()
+    fence = farm.lease()
+    farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
+    stopped = ending.interrupted(
+        ending.Prompt(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
+    )
+    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=stopped)
+    said = Attempt.objects.get().error_message
+    assert said
+    assert "at the machine" not in said
 
 
 def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile() -> None:

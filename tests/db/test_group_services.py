@@ -293,7 +293,7 @@ def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> 
 
 
 def test_a_queued_child_says_why_it_waits() -> None:
-    farm.backend()
+    farm.backend(reachability="online", last_seen_at=now())
     fence = farm.lease()
     group = farm.submit("gpu-1", "gpu-1")
 
@@ -304,7 +304,7 @@ def test_a_queued_child_says_why_it_waits() -> None:
     runners.runner_started(name="r", instance="i", version="1")
     claimed = farm.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    assert reasons() == ["In the queue of gpu-1.", "Waits for a free place at gpu-1."]
+    assert reasons() == ["In the queue of gpu-1.", "1st in line for gpu-1."]
     farm.start(claimed, fence)
     Backend.objects.update(unreachable_since=now(), status_reason="connection refused")
     assert reasons()[0] is None

@@ -6,6 +6,7 @@ with ``?since=``; the verdict is the backends' own witness against the database 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ CHILDREN = 40
 ATTEMPTS = "jobgroups.services.attempts"
 CLAIMS = "jobgroups.services.claims"
 GROUPS = "jobgroups.services.groups"
+RETRIES = "jobgroups.services.retries"
 CLIENT = "backends.comfyui.client:ComfyClient"
 DRIVER = "jobgroups.runner.attempt:AttemptDriver"
 
@@ -61,12 +63,13 @@ class Scene:
     group_id: str = ""
     watcher: Watcher | None = None
 
-    def begin(self, children: int = CHILDREN, *, lost_posts: int = 0) -> None:
+    def begin(self, children: int = CHILDREN, *, lost_posts: int = 0, runs: int = 1) -> None:
         """Have strangers queue, submit the group, and watch it.
 
         Args:
             children: how many.
             lost_posts: so many of our first POSTs to each backend break off before they are read.
+            runs: up to the end of which it is watched.
         """
         self.director.wait_online()
         self.gpus.strangers(each=3)
@@ -74,7 +77,19 @@ class Scene:
             self.gpus.fault("reset_http", route="/prompt", method="POST", count=lost_posts)
         named = [self.gpus.ids[n % len(self.gpus.ids)] for n in range(children)]
         self.group_id = self.director.submit(picture(), named)
-        self.watcher = Watcher(self.director, self.group_id)
+        self.watcher = Watcher(self.director, self.group_id, runs=runs)
+
+    def wait_run_ended(self) -> None:
+        """Wait until the group's present run has ended."""
+        end = time.monotonic() + 60
+        while self.director.ask("GET", self.path).json()["completed_at"] is None:
+            assert time.monotonic() < end, self.director.printed()[-3000:]
+            time.sleep(0.1)
+
+    @property
+    def path(self) -> str:
+        """Where the API has the group."""
+        return f"/api/job-groups/{self.group_id}"
 
     def killed_and_resumed(self) -> None:
         """Wait for the kill, have strangers queue meanwhile, and start again, unplugged no more."""
@@ -88,7 +103,7 @@ class Scene:
         self.watcher.wait_ended()
         self.director.wait_settled()
         self.gpus.wait_idle()
-        late = all_events(self.director, self.group_id)
+        late = all_events(self.director, self.group_id, runs=self.watcher.runs)
         snapshot = self.director.ask("GET", f"/api/job-groups/{self.group_id}").json()
         assert self.director.stop() == 0, self.director.printed()
         assert "Traceback" not in self.director.printed(), self.director.printed()
@@ -263,6 +278,38 @@ def test_killed_in_a_timeout_it_alone_times_out(step: Step, tmp_path: Path) -> N
             "success": CHILDREN - 1,
             "timeout": 1,
         }
+
+
+RETRY = {
+    "before the retry": Step(f"{RETRIES}:group_retry", "before"),
+    "before the retry's commit": Step(f"{RETRIES}:group_retry", "uncommitted"),
+    "after the retry": Step(f"{RETRIES}:group_retry", "after"),
+    "after the next run's first intent": Step(f"{CLAIMS}:_claim", "after", 13),
+    "before the next run's last commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 18),
+}
+
+
+@pytest.mark.parametrize("step", RETRY.values(), ids=RETRY.keys())
+def test_killed_in_a_retry_it_is_done_whole_or_not_at_all(step: Step, tmp_path: Path) -> None:
+    with scene(tmp_path) as play:
+        play.director.start(step)
+        play.director.wait_online()
+        play.gpus.fault("node_error", mark='"director"', message="bad latent", count=2)
+        play.begin(children=12, runs=2)
+        play.wait_run_ended()
+        retry(play.director, play.group_id)
+        play.killed_and_resumed()
+        # Asked again by who got no answer: it is done once.
+        retry(play.director, play.group_id)
+        assert play.end() == {"completed": 12}
+        executed = sum(entry["kind"] == "started" for entry in play.gpus.seen())
+        assert executed == 12 + 6 + len(verdict.Seen(play.gpus.seen()).strangers)
+
+
+def retry(director: Director, group_id: str) -> None:
+    """Ask for the second run as somebody who may get no answer."""
+    with suppress(httpx.TransportError):
+        director.ask("POST", f"/api/job-groups/{group_id}/retry", json={"run": 1})
 
 
 RECOVERY = {

@@ -156,5 +156,8 @@ async def test_above_the_limit_the_client_is_sent_to_the_backend(
     assert answer.status_code == 307
     port = gallery.sim.url.rsplit(":", 1)[1]
     assert answer.headers["Location"] == f"http://localhost:{port}/view?filename=big%20one.mp4"
+    said = error_of(await gallery.get(f"{url}?redirect=no"), 413, "output_too_large")
+    assert (said["bytes"], said["backend_id"]) == (101, "gpu-1")
+    assert said["url"] == answer.headers["Location"]
     part = await gallery.get(url, Range="bytes=0-49")
     assert (part.status_code, len(await body(part))) == (206, 50)

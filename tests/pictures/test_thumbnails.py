@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
+import socket
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ from PIL import Image
 
 from jobgroups.pictures.drawing import NotDrawable, thumbnail
 from jobgroups.pictures.shelf import Shelf
+from tests import farm
 from tests.api.conftest import error_of, wrong_fields
-from tests.pictures.conftest import Gallery, picture
+from tests.pictures.conftest import Gallery, file, picture
+from tests.runner.conftest import in_thread
 
 db = pytest.mark.django_db(transaction=True)
 
@@ -73,6 +78,57 @@ async def test_a_thumbnail_is_made_once_however_many_ask(gallery: Gallery) -> No
 
 
 @db
+async def test_a_backend_that_says_nothing_keeps_no_other_ones_pictures(gallery: Gallery) -> None:
+    url = await gallery.one("a.png", picture())
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        address = f"http://localhost:{silent.getsockname()[1]}"
+        await in_thread(farm.backend)("gpu-9", url=address)
+        mute = Gallery(gallery.sim, gallery.folder, backend_id="gpu-9")
+        group, jobs = await mute.done({"images": [file(f"{n}.png") for n in range(12)]})
+        async with asyncio.TaskGroup() as tasks:
+            asked = [
+                tasks.create_task(
+                    mute.get(f"/api/job-groups/{group}/jobs/{jobs[0]}/outputs/{n}?w=160")
+                )
+                for n in range(12)
+            ]
+            await asyncio.sleep(0.5)
+            async with asyncio.timeout(5):
+                assert (await gallery.get(f"{url}?w=160")).status_code == 200
+            assert not [one for one in asked if one.done()]
+            for one in asked:
+                one.cancel()
+
+
+@db
+async def test_an_original_that_dribbles_is_not_awaited_for_ever(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobgroups.pictures.thumbnails._WITHIN", 0.4)
+
+    gone = asyncio.Event()
+
+    async def dribble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
+        address = f"http://localhost:{server.sockets[0].getsockname()[1]}"
+        await in_thread(farm.backend)("gpu-9", url=address)
+        slow = Gallery(gallery.sim, gallery.folder, backend_id="gpu-9")
+        answer = await slow.get(f"{await slow.one('a.png')}?w=160")
+        await gone.wait()
+    body = error_of(answer, 502, "backend_unreachable")
+    assert "within 0.4 s" in body["detail"]
+
+
+@db
 async def test_a_name_that_is_used_again_does_not_show_the_old_picture(gallery: Gallery) -> None:
     first = await gallery.get(f"{await gallery.one('a.png', picture(color='red'))}?w=160")
     second = await gallery.get(f"{await gallery.one('a.png', picture(color='blue'))}?w=160")
@@ -91,10 +147,41 @@ async def test_what_cannot_be_drawn_has_no_thumbnail(gallery: Gallery, content: 
 
 
 @db
-async def test_what_is_too_large_has_no_thumbnail(gallery: Gallery, settings: Any) -> None:
-    settings.DIRECTOR_PROXY_MAX_BYTES = 100
+async def test_what_is_too_large_has_no_thumbnail(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobgroups.api.output_views.MAX_SOURCE_BYTES", 100)
     url = await gallery.one("a.png", picture())
     error_of(await gallery.get(f"{url}?w=320"), 404, "no_thumbnail")
+
+
+@db
+async def test_what_is_too_large_to_be_carried_is_drawn_all_the_same(
+    gallery: Gallery, settings: Any
+) -> None:
+    settings.DIRECTOR_PROXY_MAX_BYTES = 100
+    url = await gallery.one("a.png", picture(size=(3_000, 300)))
+    assert _size((await gallery.get(f"{url}?w=2560")).content) == (2560, 256)
+
+
+@db
+async def test_a_long_original_lies_on_disk_while_it_is_drawn(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolled: list[int] = []
+
+    class Watched(tempfile.SpooledTemporaryFile[bytes]):
+        def rollover(self) -> None:
+            rolled.append(self.tell())
+            super().rollover()
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", Watched)
+    noise = Image.effect_noise((5_000, 5_000), 90)  # 20 MB and more, whatever packs it
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG", compress_level=1)
+    url = await gallery.one("a.png", buffer.getvalue())
+    assert _size((await gallery.get(f"{url}?w=160")).content) == (160, 160)
+    assert len(rolled) == 1
 
 
 def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

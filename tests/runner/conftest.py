@@ -117,6 +117,11 @@ class Farm:
             service.wake()
         return done.group
 
+    def wake(self) -> None:
+        """Ring: there may be work."""
+        for service in self._tasks:
+            service.wake()
+
     async def cancel(self, group: JobGroup) -> groups.Cancelled:
         """Cancel a group and ring."""
         told = await in_thread(groups.group_cancel)(group_id=group.id)

@@ -431,7 +431,7 @@ async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
     service = await farm.runner()
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=10))
     await farm.status_of(group, "running")
-    (driver,) = service._held["gpu-1"].session._drivers.values()
+    (driver,) = service._held["gpu-1"].session.drivers.values()
     # As where one of two outputs is blocked: the other one is rendered all the same.
     driver.hear(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
     await completes_once(farm, group)
@@ -464,7 +464,7 @@ async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm) -> 
     sim.fault("foreign_prompt", at="now", seconds=1.0)
     stranger = sim.prompts[-1]["prompt_id"]
     await sim.wait_for("started", prompt_id=stranger)
-    await service._held["gpu-1"].session._interrupt(over.prompt_id)
+    await service._held["gpu-1"].session.interrupt_prompt(over.prompt_id)
     assert (await sim.wait_for("ended", prompt_id=stranger))["outcome"] == "success"
     assert farm.kinds().count("interrupted") == 1
 

@@ -48,6 +48,45 @@ async def test_node_error_hits_a_prompt_that_samples_nothing() -> None:
     assert "execution_error" in types(frames)
 
 
+async def test_a_card_that_is_too_small_says_so_in_pytorchs_words() -> None:
+    async with Simulator() as sim, artist(sim) as me:
+        sim.fault("out_of_memory")
+        _, frames = await me.run(text_to_image())
+    error = next(f["data"] for f in frames if f["type"] == "execution_error")
+    assert error["exception_type"] == "torch.OutOfMemoryError"
+    assert error["exception_message"].startswith("CUDA out of memory. Tried to allocate")
+    assert "TIPS" in error["exception_message"]
+
+
+async def test_a_small_card_fails_at_large_pictures_alone() -> None:
+    async with Simulator() as sim, artist(sim) as me:
+        sim.fault("out_of_memory", pixels=64 * 64, count=0)
+        ends = [types((await me.run(text_to_image(side=side)))[1])[-3] for side in (64, 72)]
+    assert ends == ["execution_success", "execution_error"]
+
+
+async def test_a_broken_gpu_fails_all_that_follows_until_a_restart() -> None:
+    async with Simulator() as sim:
+        sim.fault("cuda_fatal")
+        async with artist(sim) as me:
+            for seed in (1, 2):
+                _, frames = await me.run(text_to_image(seed=seed))
+                error = next(f["data"] for f in frames if f["type"] == "execution_error")
+                assert "illegal memory access" in error["exception_message"]
+        await sim.restart()
+        async with artist(sim) as me:
+            _, frames = await me.run(text_to_image(seed=3))
+    assert "execution_success" in types(frames)
+
+
+async def test_the_witness_keeps_that_memory_was_to_be_given_back() -> None:
+    async with Simulator() as sim, artist(sim) as me:
+        asked = {"unload_models": True, "free_memory": True}
+        async with me.session.post("/free", json=asked) as answer:
+            assert answer.status == 200
+        assert sim.witness.find("freed")["asked"] == asked  # type: ignore[index]
+
+
 async def test_slow_adds_its_seconds() -> None:
     async with Simulator() as sim, artist(sim) as me:
         sim.fault("slow", seconds=0.3)

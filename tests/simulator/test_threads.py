@@ -19,6 +19,7 @@ def post(url: str, prompt_id: str) -> None:
 
 
 def test_three_servers_run_and_are_waited_for() -> None:
+    before = set(threading.enumerate())
     with SimulatorThread(count=3) as sims:
         assert [sim.name for sim in sims.simulators] == ["gpu-1", "gpu-2", "gpu-3"]
         for number, url in enumerate(sims.urls):
@@ -26,7 +27,8 @@ def test_three_servers_run_and_are_waited_for() -> None:
         for number in range(3):
             ended = sims.wait_for("ended", on=number, prompt_id=f"p{number}")
             assert ended["outcome"] == "success"
-    assert "simulators" not in {thread.name for thread in threading.enumerate()}
+    left = set(threading.enumerate()) - before
+    assert "simulators" not in {thread.name for thread in left}
 
 
 def test_faults_and_restarts_reach_the_other_thread() -> None:

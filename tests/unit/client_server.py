@@ -108,6 +108,8 @@ class FakeDirector:
         app.router.add_route("GET", "/api/job-groups/{id}/workflow", self._workflow)
         app.router.add_route("GET", "/api/job-groups/{id}/events", self._events)
         app.router.add_route("*", "/api/job-groups/{id}/jobs/{job}", self._job)
+        app.router.add_route("POST", "/api/job-groups/{id}/retry", self._retry)
+        app.router.add_route("POST", "/api/job-groups/{id}/jobs/{job}/retry", self._retry)
         app.router.add_route("GET", "/view", self._view)
         app.router.add_route("*", "/{rest:.*}", self._unknown)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -217,7 +219,8 @@ class FakeDirector:
     def reopen(self, group_id: str) -> None:
         body = self.groups[group_id].body
         body.update(status="running", completed_at=None, run=body["run"] + 1)
-        self.record(group_id, "group_reopened", job_group_id=group_id)
+        job_ids = [one["job_id"] for one in body["child_jobs"]]
+        self.record(group_id, "group_reopened", job_group_id=group_id, job_ids=job_ids)
 
     def send(self, group_id: str, frame: dict[str, Any]) -> None:
         """Send a frame as it is to all sockets of a group."""
@@ -328,6 +331,24 @@ class FakeDirector:
                 }
             )
         return web.json_response(group.body)
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        group = self._found(request)
+        if group.body["completed_at"] is None:
+            body = {"detail": "It has not ended.", "code": "group_not_finished"}
+            return web.json_response(body, status=409)
+        named = (await request.json()).get("job_ids", [request.match_info.get("job")])
+        group.body.update(status="running", completed_at=None, run=group.body["run"] + 1)
+        return web.json_response(
+            {
+                "job_group_id": group.body["job_group_id"],
+                "run": group.body["run"],
+                "status": "running",
+                "job_ids": named,
+                "adopted_job_ids": [],
+                "moved": {"j_1": "gpu-2"},
+            }
+        )
 
     async def _workflow(self, request: web.Request) -> web.Response:
         return web.json_response(self._found(request).body["workflow"]["workflow_json"])

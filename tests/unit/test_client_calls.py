@@ -72,6 +72,10 @@ def test_submitting_sends_what_was_given_and_returns_the_children(
         metadata={"scene": "é"},
         timeout_seconds=60,
         required_capabilities=["24gb"],
+        max_attempts=3,
+        retry_elsewhere=True,
+        retry_on=["out_of_memory"],
+        submitter="ann",
     )
     [(headers, body)] = server.sent("POST", "/api/job-group")
     assert json.loads(body) == {
@@ -83,6 +87,10 @@ def test_submitting_sends_what_was_given_and_returns_the_children(
         "metadata": {"scene": "é"},
         "timeout_seconds": 60,
         "required_capabilities": ["24gb"],
+        "max_attempts": 3,
+        "retry_elsewhere": True,
+        "retry_on": ["out_of_memory"],
+        "submitter": "ann",
     }
     assert headers["content-type"] == "application/json"
     assert headers["accept-encoding"] == "identity"
@@ -276,6 +284,35 @@ def test_a_cancellation_without_an_answer_is_not_repeated(
     assert len(server.sent("DELETE", f"/api/job-groups/{group_id}")) == 1
 
 
+def test_a_retry_says_what_waits_again(director: Driven, server: FakeDirector) -> None:
+    group_id = server.group(2)
+    with pytest.raises(client.GroupNotFinished):
+        director.retry(group_id)
+    server.finish(group_id)
+    done = director.retry(group_id, ["j_1"], retry_elsewhere="any", run=1)
+    assert (done.run, done.status, done.job_ids) == (2, "running", ("j_1",))
+    assert done.moved == {"j_1": "gpu-2"}
+    server.finish(group_id)
+    assert director.retry_job(group_id, "j_2", retry_elsewhere=False).run == 3
+    bodies = [json.loads(b) for _, b in server.sent("POST", f"/api/job-groups/{group_id}/retry")]
+    assert bodies == [{}, {"retry_elsewhere": "any", "run": 1, "job_ids": ["j_1"]}]
+    path = f"/api/job-groups/{group_id}/jobs/j_2/retry"
+    assert json.loads(server.sent("POST", path)[0][1]) == {"retry_elsewhere": False}
+    with pytest.raises(TypeError, match="job_ids"):
+        director.retry(group_id, "j_1")
+
+
+def test_a_retry_without_an_answer_is_not_repeated(director: Driven, server: FakeDirector) -> None:
+    group_id = server.group(1)
+    server.finish(group_id)
+    path = f"/api/job-groups/{group_id}/retry"
+    server.lose["POST", path] = 1
+    with pytest.raises(client.Unreachable) as caught:
+        director.retry(group_id, ["j_1"])
+    assert caught.value.maybe_received
+    assert len(server.sent("POST", path)) == 1
+
+
 def test_a_server_that_is_not_there_is_unreachable(director: Driven, server: FakeDirector) -> None:
     server.stop()
     with pytest.raises(client.Unreachable) as caught:
@@ -294,6 +331,11 @@ def test_a_server_that_is_not_there_is_unreachable(director: Driven, server: Fak
         (401, "not_signed_in", client.NotAllowed),
         (403, "forbidden", client.NotAllowed),
         (404, "group_not_found", client.GroupNotFound),
+        (409, "group_not_finished", client.GroupNotFinished),
+        (409, "run_passed", client.RunPassed),
+        (409, "nothing_to_retry", client.NothingToRetry),
+        (409, "job_completed", client.JobCompleted),
+        (409, "backend_unavailable", client.BackendUnavailable),
         (404, "backend_not_found", client.BackendNotFound),
         (404, "not_found", client.NotFound),
         (405, "method_not_allowed", client.DirectorError),
@@ -436,6 +478,30 @@ def test_backends_are_listed_added_changed_and_removed(
     [(_, changed)] = server.sent("PATCH", "/api/backends/a_8188")
     assert json.loads(added) == {"url": "http://a:8188", "tags": ["24gb"], "headers": {"X": "y"}}
     assert json.loads(changed) == {"enabled": False, "tags": []}
+
+
+def test_addresses_are_looked_at_and_nothing_is_registered(
+    director: Driven, server: FakeDirector
+) -> None:
+    there = {"url": "http://a:8188", "backend_id": None, "comfyui_version": "0.3.60", "devices": []}
+    away = {**there, "ok": False, "comfyui_version": None, "reason": "No connection."}
+    server.answers["POST", "/api/backends/find"] = (200, {"found": [{**there, "reason": None}]})
+    server.answers["POST", "/api/backends/test"] = (200, away)
+    [found] = director.find_backends()
+    assert (found.ok, found.url, found.comfyui_version) == (True, "http://a:8188", "0.3.60")
+    tested = director.test_backend("a:8188", headers={"X": "y"})
+    assert (tested.ok, tested.reason) == (False, "No connection.")
+    [(_, sent)] = server.sent("POST", "/api/backends/test")
+    assert json.loads(sent) == {"url": "a:8188", "headers": {"X": "y"}}
+
+
+def test_a_picture_is_sent_as_one_and_gives_its_workflow(
+    director: Driven, server: FakeDirector
+) -> None:
+    server.answers["POST", "/api/workflow-from-png"] = (200, {"workflow_json": WORKFLOW})
+    assert director.workflow_from_png(b"\x89PNG\r\n") == WORKFLOW
+    [(headers, sent)] = server.sent("POST", "/api/workflow-from-png")
+    assert (headers["content-type"], sent) == ("image/png", b"\x89PNG\r\n")
 
 
 @pytest.mark.parametrize(("status", "word"), [(200, "ok"), (503, "down")])

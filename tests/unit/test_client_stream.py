@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from director import client
 from director.client import (
     ChildProgress,
+    ChildRequeued,
+    ChildRetrying,
     ChildStarted,
     Event,
     GroupComplete,
@@ -91,7 +94,7 @@ def test_a_closed_stream_resumes_where_it_was(
     server.close(group_id, code)
     server.wait_until(lambda: server.listeners(group_id) == 0)
     for _ in range(3):
-        server.record(group_id, "child_retrying", job_id="j")
+        server.record(group_id, "child_blessed", job_id="j")
     server.finish(group_id)
     seen += list(events)
     assert numbers(seen) == [2, 3, 4, 5, 6]
@@ -233,6 +236,7 @@ def test_an_earlier_runs_end_is_not_the_end(director: Any, server: FakeDirector)
     events = list(director.stream(group_id, since=0))
     assert numbers(events) == [1, 2, 3, 4]
     assert isinstance(events[2], GroupReopened)
+    assert (events[2].run, events[2].job_ids) == (2, (child(1)["job_id"],))
 
 
 def test_following_goes_on_after_the_end(director: Any, server: FakeDirector) -> None:
@@ -313,6 +317,33 @@ def test_an_event_added_later_passes_through(director: Any, server: FakeDirector
     blessed, _ = list(events)
     assert isinstance(blessed, UnknownEvent)
     assert (blessed.type, blessed.seq, blessed.raw["blessing"]) == ("child_blessed", 2, "warm")
+
+
+def test_a_child_that_is_tried_again_is_typed_and_ends_nothing() -> None:
+    event = parse_event(
+        {
+            "type": "child_retrying",
+            "seq": 4,
+            "run": 1,
+            "job_id": "j_001",
+            "backend_id": "gpu-1",
+            "seed": 42,
+            "attempt": 1,
+            "failure_class": "out_of_memory",
+            "reason": "CUDA out of memory",
+            "next_backend_id": "gpu-2",
+            "not_before": "2026-02-01T07:01:45.000Z",
+        }
+    )
+    assert isinstance(event, ChildRetrying)
+    assert (event.backend_id, event.next_backend_id) == ("gpu-1", "gpu-2")
+    assert (event.failure_class, event.attempt) == ("out_of_memory", 1)
+    assert event.not_before == datetime(2026, 2, 1, 7, 1, 45, tzinfo=UTC)
+    waits = parse_event(
+        {"type": "child_requeued", "job_id": "j", "backend_id": "b", "attempt": 2, "reason": "r"}
+    )
+    assert isinstance(waits, ChildRequeued)
+    assert (waits.attempt, waits.reason) == (2, "r")
 
 
 REFERENCE_EVENTS = [

@@ -17,7 +17,7 @@ PAGES = sorted(
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     if page.name != "api-reference.md"
 )
-_READERS = {"_flag", "_number", "_words", "str"}
+_READERS = {"_flag", "_number", "_one_of", "_words", "str", "_urls"}
 
 
 def _script(name: str) -> ModuleType:
@@ -58,8 +58,9 @@ def _anchors(page: Path) -> set[str]:
     return found
 
 
-def test_the_page_of_states_is_the_generated_one() -> None:
-    module = _script("generate_states")
+@pytest.mark.parametrize("name", ["generate_states", "generate_failures"])
+def test_a_page_that_is_generated_is_the_generated_one(name: str) -> None:
+    module = _script(name)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "stale: run `make docs`"
 
 

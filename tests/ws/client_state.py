@@ -14,6 +14,7 @@ CHILD_FIELDS = [
     "error_message",
     "error_type",
     "error_details",
+    "failure_class",
     "queued_at",
     "started_at",
     "completed_at",
@@ -37,6 +38,16 @@ _ENDS = {
     "child_timeout": ("timeout", "timed_out_at"),
     "child_cancelled": ("cancelled", "cancelled_at"),
 }
+#: What a child has of one run alone.
+_OF_A_RUN = [
+    "outputs",
+    "error_message",
+    "error_type",
+    "error_details",
+    "failure_class",
+    "started_at",
+    "completed_at",
+]
 
 
 class ClientState:
@@ -71,20 +82,41 @@ class ClientState:
             self.group |= {name: frame[name] for name in ("status", "completed_at")}
             for result in frame["results"]:
                 assert self.children[result["job_id"]]["status"] == result["status"]
+        elif kind == "group_reopened":
+            self._reopened(frame)
         elif kind != "group_started":
             self._child(self.children[frame["job_id"]], kind, frame)
+
+    def _reopened(self, frame: dict[str, Any]) -> None:
+        """The next run: what it names waits again, as if nobody had tried it."""
+        assert frame["run"] == self.group["run"] + 1
+        self.group["completed_at"] = None
+        for job_id, backend_id in zip(frame["job_ids"], frame["backend_ids"], strict=True):
+            child = self.children[job_id]
+            assert child["status"] in ("failed", "timeout", "cancelled")
+            child |= {name: None for name in _OF_A_RUN if name in child}
+            child |= {"status": "queued", "warnings": []}
+            child |= {"backend_id": backend_id, "queued_at": frame["reopened_at"]}
 
     def _child(self, child: dict[str, Any], kind: str, frame: dict[str, Any]) -> None:
         if kind == "child_started":
             child |= {"status": "running", "started_at": frame["started_at"]}
-            child["attempts"] = frame["attempt"]
+            # An earlier attempt whose picture is adopted takes none back.
+            child["attempts"] = max(child["attempts"], frame["attempt"])
+            child["backend_id"] = frame["backend_id"]
         elif kind == "child_requeued":
             child |= {"status": "queued", "started_at": None}
+        elif kind == "child_retrying":
+            assert frame["backend_id"] == child["backend_id"]
+            child |= {"status": "queued", "started_at": None}
+            child["attempts"] = max(child["attempts"], frame["attempt"])
+            child["backend_id"] = frame["next_backend_id"]
         else:
             status, moment = _ENDS[kind]
             child |= {"status": status, "completed_at": frame[moment]}
             child |= {name: frame[name] for name in ("outputs", "warnings") if name in frame}
-            child |= {"error_details": frame.get("error_details")}
+            child |= {name: frame.get(name) for name in ("error_details", "failure_class")}
+            child["attempts"] = max(child["attempts"], frame.get("attempt", 0))
             child["error_message"] = frame.get("error")
             child["error_type"] = frame.get("error_type")
             if kind == "child_timeout":

@@ -6,11 +6,14 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends.models import Backend
+from backends.models import Backend, Reachability
+from backends.states import Hold
 from jobgroups import selectors
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
 from jobgroups.hub import hub
 from jobgroups.messages import Message, ProgressFrame
-from jobgroups.services import attempts, claims, groups, runners
+from jobgroups.services import attempts, claims, groups, holds, runners, waiting
 from jobgroups.services.writing import Fence
 from jobgroups.shapes import compact
 from jobgroups.states import AttemptState, ErrorType
@@ -24,13 +27,21 @@ class PlayedRunner:
 
     names: tuple[str, ...] = ("gpu_1", "gpu_2", "gpu_3")
     fences: dict[str, Fence] = field(default_factory=dict)
+    #: The newest claim of each child, and all of them: an older one may still be told of.
     claims: dict[str, claims.Claim] = field(default_factory=dict)
+    all_claims: list[claims.Claim] = field(default_factory=list)
 
     def start(self) -> None:
         """Register the runner and its backends, and take their leases."""
         runners.runner_started(name="played", instance="1", version="0")
         for port, name in enumerate(self.names, start=8188):
-            Backend.objects.create(id=name, name=name, url=f"http://127.0.0.1:{port}")
+            Backend.objects.create(
+                id=name,
+                name=name,
+                url=f"http://127.0.0.1:{port}",
+                reachability=Reachability.ONLINE,
+                last_seen_at=now(),
+            )
             fence = runners.lease_take(backend_id=name, runner="played")
             assert fence is not None
             self.fences[name] = fence
@@ -49,6 +60,7 @@ class PlayedRunner:
         if claim is not None:
             attempts.attempt_accepted(attempt_id=claim.attempt_id, fence=fence)
             self.claims[claim.child_id] = claim
+            self.all_claims.append(claim)
         return claim
 
     def begin(self, backend_id: str) -> claims.Claim:
@@ -60,8 +72,7 @@ class PlayedRunner:
 
     def fence_of(self, claim: claims.Claim) -> Fence:
         """Return the right under which the attempt is written."""
-        child = selectors.child_detail(claim.group_id, claim.child_id)
-        return self.fences[child["backend_id"]]
+        return self.fences[selectors.attempt_loaded(claim.attempt_id).backend_id]
 
     def started(self, claim: claims.Claim) -> None:
         """Tell the first sign of execution."""
@@ -79,12 +90,44 @@ class PlayedRunner:
             outputs={},
             error_message="CUDA out of memory",
             error_type=ErrorType.COMFYUI,
+            failure=FailureClass.OUT_OF_MEMORY,
         )
         attempts.attempt_ended(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
 
     def timed_out(self, claim: claims.Claim) -> None:
         """Tell that its time is up."""
         attempts.attempt_timed_out(attempt_id=claim.attempt_id, fence=self.fence_of(claim))
+
+    def stalled(self, claim: claims.Claim) -> None:
+        """Tell that it goes on long after its time was up."""
+        attempts.attempt_stalled(attempt_id=claim.attempt_id, fence=self.fence_of(claim))
+
+    def refused(self, claim: claims.Claim) -> None:
+        """Tell that its backend lacks a model."""
+        attempts.attempt_refused(
+            attempt_id=claim.attempt_id,
+            fence=self.fence_of(claim),
+            message="no such model",
+            details={},
+            kind=FailureClass.NODE_OR_MODEL_MISSING,
+        )
+
+    def lost(self, claim: claims.Claim) -> None:
+        """Tell that its backend forgot it."""
+        attempts.attempt_lost(
+            attempt_id=claim.attempt_id, fence=self.fence_of(claim), reason="it restarted"
+        )
+
+    def moved(self, claim: claims.Claim) -> None:
+        """Tell that nothing is sent to its backend for a while."""
+        waiting.children_move(fence=self.fence_of(claim), reason="it is drained")
+
+    def given_back(self, claim: claims.Claim) -> None:
+        """Have its backend paused at once, and resumed: what stands there waits again."""
+        fence = self.fence_of(claim)
+        holds.backend_hold(backend_id=fence.backend_id, hold=Hold.PAUSE, at_once=True)
+        holds.prompts_given_back(fence=fence)
+        holds.backend_resume(backend_id=fence.backend_id)
 
     def struck(self, claim: claims.Claim) -> None:
         """Tell that the stop of another prompt hit it: its child waits again."""
@@ -100,19 +143,15 @@ class PlayedRunner:
 
     def random_step(self, dice: random.Random) -> None:
         """Do one thing that may happen to a group, legal or too late."""
-        claim = dice.choice([*self.claims.values()]) if self.claims else None
-        kind = dice.choice(["claim", "start", "start", "success", "fail", "timeout", "struck"])
-        if kind == "claim" or claim is None:
+        claim = dice.choice(self.all_claims) if self.all_claims else None
+        steps = [self.started, self.started, self.succeeded, self.failed, self.timed_out]
+        steps += [self.struck, self.refused, self.lost, self.stalled, self.moved]
+        steps += [self.given_back]
+        # As often as the rest together: else nothing is left to happen.
+        if claim is None or dice.random() < 0.3:
             self.claim(dice.choice(self.names))
         else:
-            step = {
-                "start": self.started,
-                "success": self.succeeded,
-                "fail": self.failed,
-                "timeout": self.timed_out,
-                "struck": self.struck,
-            }[kind]
-            step(claim)
+            dice.choice(steps)(claim)
 
 
 def progress(group_id: str, child_id: str, attempt: int, percent: float) -> None:

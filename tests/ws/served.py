@@ -1,63 +1,73 @@
-"""A Director's sockets on a real port, in a process of their own: run as ``python -m tests.ws.served``.
+"""``serve`` with a runner that a test plays: ``python -m tests.ws.served serve --no-runner``.
 
-Prints ``{"port", "group_id"}``, then does what it reads, a word a line, and prints ``done`` for each:
-``run`` (the group to its end), ``shutdown`` (all sockets), ``narrow`` (no socket may lag).
+Does what it reads from its standard input, a word a line, and prints ``done: `` and the answer for
+each: ``submit`` (a group, answered by its id), ``run`` (the group to its end), ``shutdown`` (all
+sockets), ``narrow`` (no socket may lag), ``talk`` (long progress of a job, thousands of times). It ends in
+order when there is no more to read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
 
-from daphne.server import Server
-from django.core.management import call_command
-from twisted.internet import reactor
-
-from director.asgi import application
-from jobgroups import hub as hub_module
-from jobgroups.consumers import close_all
-from tests.ws.played_runner import PlayedRunner
+#: How often ``talk`` talks: 40 MB, more than any system keeps for a client that does not read.
+TALK = 10_000
 
 
-def main() -> None:
-    """Serve until stdin ends."""
-    call_command("migrate", verbosity=0)
+def obey() -> None:
+    """Do what stands on the standard input, in the process that serves."""
+    from jobgroups import hub as hub_module
+    from jobgroups.consumers import close_all
+    from jobgroups.messages import Message, ProgressFrame
+    from tests.ws.played_runner import PlayedRunner
+
     runner = PlayedRunner()
-    runner.start()
-    group_id = runner.submit()
-    loop = reactor._asyncioEventloop  # type: ignore[attr-defined]
 
-    def obey() -> None:
-        for line in sys.stdin:
-            words: dict[str, Callable[[], object]] = {
-                "run": runner.run_to_end,
-                "shutdown": lambda: asyncio.run_coroutine_threadsafe(close_all(), loop).result(),
-                "narrow": lambda: setattr(hub_module, "QUEUE_LIMIT", 0),
-            }
-            words[line.strip()]()
-            print("done", flush=True)
-        reactor.callFromThread(reactor.stop)  # type: ignore[attr-defined]
+    def submit() -> str:
+        runner.start()
+        return runner.submit()
 
-    def ready() -> None:
-        port = server.listening_addresses[0][1]
-        print(json.dumps({"port": port, "group_id": group_id}), flush=True)
-        threading.Thread(target=obey, daemon=True).start()
+    def shutdown() -> None:
+        loop = hub_module.hub._loop
+        assert loop is not None
+        asyncio.run_coroutine_threadsafe(close_all(), loop).result()
 
-    server = Server(
-        application=application,
-        endpoints=["tcp:port=0:interface=127.0.0.1"],
-        signal_handlers=False,
-        websocket_timeout=-1,
-        ready_callable=ready,
-    )
-    server.run()
+    def talk() -> None:
+        loop = hub_module.hub._loop
+        assert loop is not None
+        claim = runner.begin("gpu_1")
+        for count in range(1, TALK + 1):
+            percent = count * 99 / TALK
+            told = {"type": "child_progress", "filler": "x" * 4_000, "progress": percent}
+            frame = ProgressFrame(claim.child_id, claim.number, percent, json.dumps(told))
+            hub_module.hub.publish(Message(group_id=claim.group_id, progress=(frame,)))
+            # Each is seen by the sockets' writers before the next one comes.
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+
+    words: dict[str, Callable[[], object]] = {
+        "submit": submit,
+        "run": runner.run_to_end,
+        "shutdown": shutdown,
+        "talk": talk,
+        "narrow": lambda: setattr(hub_module, "QUEUE_LIMIT", 0),
+    }
+    for line in sys.stdin:
+        print(f"done: {words[line.strip()]()}", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "director.settings")
     import django
 
     django.setup()
+    threading.Thread(target=obey, daemon=True).start()
+    from director.__main__ import main
+
     main()

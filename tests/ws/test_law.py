@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from jobgroups import hub as hub_module
 from jobgroups import selectors
+from jobgroups.errors import Conflict
 from jobgroups.hub import hub
 from jobgroups.messages import Message
-from jobgroups.services import groups
+from jobgroups.services import groups, retries
+from jobgroups.states import Elsewhere
 from tests.ws.client_state import COUNTS, ClientState, picked
 from tests.ws.clients import Watcher, watching
 from tests.ws.conftest import Writer
@@ -75,22 +79,37 @@ def random_progress(dice: random.Random, writer: Writer, group_id: str) -> None:
         progress(group_id, claim.child_id, claim.number, float(dice.randrange(100)))
 
 
+async def said(dice: random.Random, writer: Writer, group_id: str, word: str) -> None:
+    """Do what a person may say of a group, ended or not."""
+    if word == "retry":
+        with contextlib.suppress(Conflict):
+            await writer.do(retries.group_retry, group_id=group_id)
+    elif dice.random() < 0.1:
+        await writer.do(groups.group_cancel, group_id=group_id)
+
+
 @pytest.mark.parametrize("lossless", [True, False])
 @pytest.mark.parametrize("seed", range(12))
 async def test_snapshot_and_events_are_the_next_snapshot(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch, seed: int, lossless: bool
+    writer: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    seed: int,
+    lossless: bool,
 ) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
     monkeypatch.setattr(hub_module, "HEAL_SECONDS", 0.01)
     dice = random.Random(seed)
     if not lossless:
         monkeypatch.setattr(hub, "publish", lossy(dice, hub.publish))
     backends = tuple(dice.choices(writer.runner.names, k=dice.randint(1, 5)))
-    group_id = await writer.do(writer.runner.submit, backends)
+    policy = {"max_attempts": dice.randint(1, 4), "retry_elsewhere": dice.choice([*Elsewhere])}
+    group_id = await writer.do(writer.runner.submit, backends, **policy)
     clients = [Client(group_id) for _ in range(3)]
     for client in clients:
         await client.connect(resume=False)
-    for _ in range(40):
-        match dice.choice(["step", "step", "step", "progress", "read", "reconnect", "cancel"]):
+    for _ in range(60):
+        match dice.choice([*["step"] * 3, "progress", "read", "reconnect", "cancel", "retry"]):
             case "step":
                 await writer.do(writer.runner.random_step, dice)
             case "progress":
@@ -100,8 +119,8 @@ async def test_snapshot_and_events_are_the_next_snapshot(
                 await dice.choice(clients).read_until(dice.randint(1, seqs[group_id]))
             case "reconnect":
                 await dice.choice(clients).connect(resume=dice.random() < 0.7)
-            case "cancel" if dice.random() < 0.1:
-                await writer.do(groups.group_cancel, group_id=group_id)
+            case word:
+                await said(dice, writer, group_id, word)
     snapshot = await writer.do(selectors.group_snapshot, group_id)
     for client in clients:
         await client.read_until(snapshot["seq"])

@@ -33,6 +33,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
+        parser.epilog = "Examples: director demo, director demo --once --seconds 1"
         parser.add_argument("--once", action="store_true", help="end after the three groups")
         parser.add_argument(
             "--folder",

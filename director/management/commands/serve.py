@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from typing import Any
 
 from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError
 
-from director import datadir, listening
-from jobgroups.management.commands.runner import SQLITE_RUNNER, runner_lock
-from jobgroups.runner.locks import NameTaken, ProcessLock
+from director import datadir, ending, listening, starting
+from director.cli import output
+from jobgroups.runner.locks import FileLock, Lock, NameTaken
 
 DEFAULT_PORT = 9820
+_REFUSALS = (
+    datadir.DataFolderUnusable,
+    listening.CannotListen,
+    NameTaken,
+    starting.CannotStart,
+)
 
 
 class Command(BaseCommand):
@@ -24,6 +29,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
+        parser.epilog = "Examples: director serve, director serve --port 9821, DIRECTOR_TOKEN=… director serve --host 0.0.0.0"
         parser.add_argument("--host", default="localhost", help="address to listen on (loopback)")
         parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port (default 9820)")
         parser.add_argument(
@@ -35,7 +41,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--no-migrate",
             action="store_true",
-            help="do not bring the database's tables up to date",
+            help="do not bring the database's tables up to date; wait until they are",
         )
         parser.add_argument(
             "--no-runner",
@@ -52,70 +58,64 @@ class Command(BaseCommand):
                 f"--host {host} lets everybody on the network use the Director. Set DIRECTOR_TOKEN"
                 " to have them sign in, or add --allow-anonymous if that is what you want."
             )
+        ending.leave_at_signals()
         try:
             folder = datadir.prepare()
             places = listening.places(host, options["port"])
-            locks = self._take_locks(options, places[0].port)
-        except (datadir.DataFolderUnusable, listening.CannotListen, NameTaken) as error:
+            self._say(f"Data folder: {folder}")
+            code = self._serve(places, host, options)
+        except _REFUSALS as error:
             raise CommandError(str(error)) from error
-        try:
-            self._prepare_database(migrate=not options["no_migrate"])
+        if code:
+            raise CommandError("The Director ended because of a defect; see the log above.")
+
+    def _serve(self, places: list[listening.Place], host: str, options: dict[str, Any]) -> int:
+        runner_name = None if options["no_runner"] else starting.runner_name()
+        with ExitStack() as held:
+            self._hold(held, _folder_lock(places[0].port, alone=runner_name is not None))
+            starting.reach_database(self._say)
+            name_lock = None
+            if runner_name is not None:
+                name_lock = starting.runner_lock(runner_name)
+                self._hold(held, name_lock)
+            else:
+                starting.say_what_lacks(self._say)
+            starting.open_database(migrate=not options["no_migrate"], say=self._say)
             if not listening.is_loopback(host):
                 settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *listening.own_names(host)]
             from director.serving import serve  # noqa: PLC0415 importing daphne installs a reactor
 
-            runner_name = None if options["no_runner"] else SQLITE_RUNNER
-            self.stdout.write(f"Data folder: {folder}")
-            code = serve(
+            return serve(
                 places=places,
                 runner_name=runner_name,
+                lock=name_lock,
                 announce=lambda port: self._announce(listening.shown_hosts(host), port),
             )
-        finally:
-            for lock in locks:
-                lock.release()
-        if code:
-            raise CommandError("The Director ended because of a defect; see the log above.")
 
-    def _take_locks(self, options: dict[str, Any], port: int) -> list[ProcessLock]:
-        name = "serve.lock" if not options["no_runner"] else f"serve-{port}.lock"
-        wanted = [ProcessLock(settings.DIRECTOR_DATA_DIR / name, "A Director")]
-        if not options["no_runner"]:
-            wanted.append(runner_lock(SQLITE_RUNNER))
-        taken: list[ProcessLock] = []
-        try:
-            for lock in wanted:
-                lock.acquire()
-                taken.append(lock)
-        except NameTaken:
-            for lock in taken:
-                lock.release()
-            raise
-        return taken
+    def _hold(self, held: ExitStack, lock: Lock) -> None:
+        lock.acquire()
+        held.callback(lock.release)
 
-    def _prepare_database(self, *, migrate: bool) -> None:
-        from backends.services import backends_ensure  # noqa: PLC0415 needs no database until here
-
-        try:
-            if migrate:
-                call_command("migrate", verbosity=0, interactive=False)
-            backends_ensure(settings.DIRECTOR_BACKENDS)
-        except OperationalError as error:
-            raise CommandError(
-                f"The database does not open: {error}. DIRECTOR_DATABASE_URL or DIRECTOR_DATA_DIR"
-                " says where it is."
-            ) from error
-        except ValueError as error:
-            raise CommandError(f"DIRECTOR_BACKENDS: {error}") from error
+    def _say(self, sentence: str) -> None:
+        output.say(self.stdout, sentence)
 
     def _announce(self, hosts: list[str], port: int) -> None:
         first, *others = [f"http://{host}:{port}" for host in hosts]
-        self.stdout.write(f"Director is ready at {first}")
+        self._say(f"Director is ready at {first}")
         for url in others:
-            self.stdout.write(f"On the network: {url}")
+            self._say(f"On the network: {url}")
         if hosts != ["localhost"] and not settings.DIRECTOR_TOKEN:
-            self.stdout.write(
+            self._say(
                 "Everybody who reaches it there can submit and cancel; with DIRECTOR_TOKEN they"
                 " sign in first."
             )
-        self.stdout.flush()
+
+
+def _folder_lock(port: int, *, alone: bool) -> Lock:
+    """Return the lock on the data folder: of the one whole Director, or of one that only serves."""
+    folder = settings.DIRECTOR_DATA_DIR
+    return FileLock(
+        folder / ("serve.lock" if alone else f"serve-{port}.lock"),
+        f"A Director is already running with this data folder ({folder}). Stop it first, or set"
+        " DIRECTOR_DATA_DIR.",
+    )

@@ -1,5 +1,6 @@
 // The backends: the whole list is asked for again when something about any of them changed.
-import { $, ask, call, toast } from "./dom.js";
+import { $, call, toast } from "./dom.js";
+import { act } from "./holds.js";
 import { afterMorph, refresh } from "./parts.js";
 import { monitor } from "./live.js";
 
@@ -11,25 +12,15 @@ monitor(() => [], {
 // What runs moves on without anything changing in kind.
 setInterval(() => { if (!document.hidden && document.querySelector(".work.runs")) refresh($("backends")); }, 2000);
 
-// --- disable, enable, remove ---------------------------------------------------------------------
+// --- pause, drain, disable … ----------------------------------------------------------------------
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-act]");
   if (!button) return;
-  const { act, backend, name, waiting } = button.dataset;
-  const path = `/api/backends/${encodeURIComponent(backend)}`;
+  const menu = button.closest("details");
+  if (menu) menu.open = false;
   try {
-    if (act === "enable") await call("PATCH", path, { enabled: true });
-    if (act === "disable") {
-      const lost = Number(waiting) ? `${waiting} job${waiting === "1" ? "" : "s"} that wait${waiting === "1" ? "s" : ""} for it will fail. ` : "";
-      if (!await ask(`Disable ${name}?`, `${lost}What stands there already is finished; it gets no new jobs.`, "Disable")) return;
-      await call("PATCH", path, { enabled: false });
-    }
-    if (act === "remove") {
-      if (!await ask(`Remove ${name}?`, "The Director forgets its address. What was done there stays in the history.", "Remove")) return;
-      await call("DELETE", path);
-    }
-    refresh($("backends"));
+    if (await act(button)) refresh($("backends"));
   } catch (error) { toast(error.message); }
 });
 

@@ -1,6 +1,9 @@
 // Small things every page needs. Nothing here knows what a group is.
 export const $ = (id) => document.getElementById(id);
 
+// "1 job", "3 jobs"; also of whole clauses: "1 job waits", "3 jobs wait".
+export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
+
 export function toast(text) {
   const box = $("toast");
   box.textContent = text;
@@ -10,11 +13,14 @@ export function toast(text) {
 }
 
 // Asks with a dialog; resolves to whether the person said yes.
-export function ask(title, text, yes) {
+// tone: "danger" where yes takes something away.
+export function ask(title, text, yes, no = "Keep them", tone = "danger") {
   const dialog = $("ask");
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;
   $("ask-yes").textContent = yes;
+  $("ask-yes").className = `button ${tone}`;
+  $("ask-no").textContent = no;
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
@@ -72,6 +78,22 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (button) toast(await copy(button.dataset.copy) ? `Copied ${button.dataset.copy}` : "Copying is not allowed here.");
 });
+
+// The server says times of day in UTC, as it does not know where the person is; the browser knows.
+const CLOCK = /(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d:\d\d) UTC/g;
+export function localTimes(root) {
+  for (const one of root.querySelectorAll("[data-clock]")) {
+    const said = one.textContent.replace(CLOCK, (_, day, time) => {
+      const moment = new Date(`${day || new Date().toISOString().slice(0, 10)}T${time}Z`);
+      const options = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+      const clock = moment.toLocaleTimeString("en-GB", options);
+      const date = day && moment.toDateString() !== new Date().toDateString() ? `${moment.toLocaleDateString("sv")} ` : "";
+      return `${date}${clock}`;
+    });
+    if (one.textContent !== said) one.textContent = said;
+  }
+}
+localTimes(document);
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 export function ago(seconds) {

@@ -3,6 +3,7 @@ import { $, ask, call, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
+import { asks, retry } from "./retry.js";
 import "./viewer.js";
 
 const group = document.body.dataset.group;
@@ -15,16 +16,19 @@ const moved = new Set();
 let asking = 0;
 let looking = 0;
 
-// A backend changed: so may the reasons why one waits, and the pictures that did not come.
+// A backend changed: so may the reasons why one waits, whether one that runs is heard of, and the
+// pictures that did not come.
 monitor(() => [], {
   pulse: () => {
     clearTimeout(looking);
-    looking = setTimeout(lookAtQueued, 1500);
+    looking = setTimeout(lookAtOpen, 1500);
     tryAgain();
   },
-});
-function lookAtQueued() {
-  for (const card of document.querySelectorAll(".card.s-queued")) moved.add(card.id);
+  // Somebody has starred one, perhaps in another browser.
+  star: (frame) => { if ($(frame.job)) moved.add(frame.job); askSoon(60); },
+}, [group]);
+function lookAtOpen() {
+  for (const card of document.querySelectorAll(".card.s-queued, .card.s-running")) moved.add(card.id);
   if (moved.size) askSoon(0);
 }
 // What is left of the time is estimated anew while something runs.
@@ -41,10 +45,22 @@ const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
     if (frame.type === "error" || frame.type === "pong") return;
     if (frame.type === "child_started") seen.delete(frame.job_id);
     if (frame.job_id) moved.add(frame.job_id);
+    if (frame.type === "group_reopened") reopened(frame);
     if (frame.type === "group_complete") { chime(frame.failed > 0); for (const card of document.querySelectorAll(".card:not(.s-completed)")) moved.add(card.id); }
     askSoon(60);
   },
 });
+
+// The next run: what was shown of the one before is of no attempt that counts now, and no card can be
+// retried while this one lasts.
+function reopened(frame) {
+  for (const job of frame.job_ids || []) {
+    seen.delete(job);
+    if (previews.get(job)?.url) URL.revokeObjectURL(previews.get(job).url);
+    previews.delete(job);
+  }
+  for (const card of document.querySelectorAll(".card:not(.s-completed)")) moved.add(card.id);
+}
 
 function everything() { refresh($("head")); refresh($("cards")); }
 
@@ -129,6 +145,15 @@ document.addEventListener("click", async (event) => {
       await call("DELETE", `/api/job-groups/${group}/jobs/${button.dataset.job}`);
       refresh($(button.dataset.job));
     }
+    if (button.dataset.act === "retry-job") {
+      button.disabled = true;
+      await retry(group, button.dataset.run, button.dataset.job);
+      button.disabled = false;
+    }
+    if (button.dataset.act === "retry-group") {
+      const { run, count, done } = button.dataset;
+      if (await asks(Number(count), 1, Number(done))) await retry(group, run);
+    }
     if (button.dataset.act === "star") {
       const on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
@@ -144,6 +169,8 @@ document.addEventListener("click", async (event) => {
   } catch (error) {
     button.disabled = false;
     toast(error.message);
+    // Somebody was quicker: show what they did.
+    if (["run_passed", "group_not_finished"].includes(error.answer?.code)) everything();
   }
 });
 

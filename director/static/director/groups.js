@@ -1,8 +1,9 @@
 // The list of groups: rows morph when their group moves, new ones come in at the top.
-import { $, ask, call, toast } from "./dom.js";
+import { $, ask, call, counted, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
+import { asks, retry } from "./retry.js";
 
 const rows = () => [...document.querySelectorAll(".row")];
 const shown = () => rows().slice(0, 100).map((row) => row.id);
@@ -91,6 +92,22 @@ document.addEventListener("click", (event) => {
   picked();
 });
 $("selection-none").addEventListener("click", () => { for (const box of boxes()) box.checked = false; picked(); });
+$("selection-retry").addEventListener("click", async () => {
+  const failed = chosen().filter((row) => Number(row.dataset.retry));
+  if (!failed.length) { toast("Nothing failed in those of them that have ended."); return; }
+  const jobs = failed.reduce((sum, row) => sum + Number(row.dataset.retry), 0);
+  if (!await asks(jobs, failed.length, 0)) return;
+  const refused = [];
+  let done = 0;
+  // One after the other: each may ask whether other backends may be used.
+  for (const row of failed) {
+    try { done += await retry(row.id, row.dataset.run); } catch (error) { refused.push(error.message); }
+  }
+  if (refused.length) toast(`${counted(refused.length, "group")} could not be retried: ${refused[0]}`);
+  else if (failed.length > 1) toast(`${counted(done, "group")} retried.`);
+  for (const box of boxes()) box.checked = false;
+  picked();
+});
 $("selection-cancel").addEventListener("click", async () => {
   const open = chosen().filter((row) => row.dataset.open === "yes");
   if (!open.length) { toast("All of them have finished; there is nothing to cancel."); return; }

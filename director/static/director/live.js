@@ -65,10 +65,11 @@ function draw(version) {
     : "No runner is alive: nothing is sent to the backends until one starts. What runs there goes on.";
 }
 
-// The page's line to the Director. handlers: snapshot, event, progress, pulse, each optional.
-export function monitor(groups, handlers = {}) {
+// The page's line to the Director. handlers: snapshot, event, progress, star, pulse, each optional.
+// stars: groups of which only stars are told.
+export function monitor(groups, handlers = {}, stars = []) {
   return new Live(
-    () => `/ws/monitor?groups=${groups().join(",")}`,
+    () => `/ws/monitor?groups=${groups().join(",")}&stars=${stars.join(",")}`,
     {
       open: (again) => { clearTimeout(goneTimer); goneTimer = 0; reached = true; handlers.open?.(again); },
       gone: () => {

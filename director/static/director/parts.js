@@ -1,6 +1,6 @@
 // Fragments: an element with data-part is asked for again at that address and morphed in place.
 // However often something changes meanwhile, one request for an element is under way and one waits.
-import { $, signIn } from "./dom.js";
+import { $, localTimes, signIn } from "./dom.js";
 
 // What a person has unfolded stays so, and so does what is said of a picture that did not come.
 htmx.config.morphIgnore.push("open", "data-broken");
@@ -38,6 +38,7 @@ async function load(id, path) {
     if (!response.ok) throw new Error(String(response.status));
     const text = (await response.text()).trim();
     await htmx.swap({ text, target: element, sourceElement: element, swap: "outerMorph" });
+    if ($(id)) localTimes($(id));
     for (const listener of listeners) listener(id);
   } catch (error) {
     // The Director is away, or its database is: asked again, not at once.

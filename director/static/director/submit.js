@@ -8,6 +8,7 @@ monitor(() => []);
 
 const again = JSON.parse($("again").textContent);
 const MOST = Number(document.body.dataset.maxBody);
+const CHILDREN = Number(document.body.dataset.maxChildren);
 let text = ""; // the workflow as it was brought
 let literals = [];
 let kept = {}; // parameters of the repeated group that no input shows
@@ -20,15 +21,16 @@ function show(brought, from) {
   try {
     if (brought.length > MOST) throw new NotAWorkflow(`This has ${Math.ceil(brought.length / 2 ** 20)} MB; the Director takes up to ${Math.floor(MOST / 2 ** 20)} MB.`);
     const nodes = nodesOf(brought);
+    const before = literals;
     text = brought;
     literals = literalsOf(nodes);
     $("workflow-said").textContent = `${nodes.length} node${nodes.length === 1 ? "" : "s"}${from ? ` from ${from}` : ""}.`;
     $("drop").classList.add("small");
-    fields();
+    fields(before);
   } catch (error) {
     if (!(error instanceof NotAWorkflow)) throw error;
+    // What is typed into the inputs stays for when the text is a workflow again.
     text = "";
-    literals = [];
     $("workflow-said").textContent = "";
     $("inputs-panel").hidden = true;
     complain([{ field: "workflow_json", message: error.message }]);
@@ -36,14 +38,17 @@ function show(brought, from) {
   update();
 }
 
+// A file that is none leaves what was brought before, and what was changed in it, as it is.
 async function bring(file) {
+  const said = $("workflow-said").textContent;
   $("workflow-said").textContent = "Reading …";
-  try { show(await textOf(file, MOST), file.name); } catch (error) {
-    text = "";
-    $("workflow-said").textContent = "";
-    $("inputs-panel").hidden = true;
-    complain([{ field: "workflow_json", message: error.message }]);
-    update();
+  try {
+    const brought = await textOf(file, MOST);
+    nodesOf(brought);
+    show(brought, file.name);
+  } catch (error) {
+    $("workflow-said").textContent = said;
+    complain([{ field: "workflow_json", message: `${file.name}: ${error.message}${text ? " The workflow from before is kept." : ""}` }]);
   }
 }
 $("file").addEventListener("change", () => { if ($("file").files[0]) bring($("file").files[0]); });
@@ -59,22 +64,28 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 
 // --- inputs --------------------------------------------------------------------------------------
 
-function fields() {
+function fields(before) {
+  const typed = new Map(before.filter((one) => one.input && raw(one.input) !== shown(one.value)).map((one) => [place(one), raw(one.input)]));
   const usual = literals.filter((one) => one.usual >= 0).sort((a, b) => a.usual - b.usual);
   const rest = literals.filter((one) => one.usual < 0);
-  $("usual").replaceChildren(...usual.map((one) => field(one, true)));
+  $("usual").replaceChildren(...usual.map((one) => field(one, true, typed)));
   $("rest").replaceChildren();
   let title = null;
   for (const one of rest) {
     const heading = `${one.title} (${one.id})`;
     if (heading !== title) { const head = document.createElement("h3"); head.textContent = title = heading; $("rest").append(head); }
-    $("rest").append(field(one, false));
+    $("rest").append(field(one, false, typed));
   }
   $("others").hidden = !rest.length;
   $("inputs-panel").hidden = !literals.length;
 }
 
-function field(literal, titled) {
+const raw = (input) => (input.type === "checkbox" ? String(input.checked) : input.value);
+const shown = (value) => String(value);
+// The same input of the same node, as far as can be told: what was typed there stays typed.
+const place = (one) => JSON.stringify([one.id, one.title, one.name, one.value]);
+
+function field(literal, titled, typed) {
   const label = document.createElement("label");
   label.className = "field";
   const words = document.createElement("b");
@@ -89,6 +100,8 @@ function field(literal, titled) {
   if (input.type === "checkbox") input.checked = literal.value; else input.value = String(literal.value);
   const said = kept[`${literal.id}.${literal.name}`];
   if (said !== undefined) { if (input.type === "checkbox") input.checked = said; else input.value = String(said); delete kept[`${literal.id}.${literal.name}`]; }
+  const before = typed.get(place(literal));
+  if (before !== undefined) { if (input.type === "checkbox") input.checked = before === "true"; else input.value = before; }
   literal.input = input;
   literal.label = label;
   label.append(words, input, error);
@@ -143,6 +156,33 @@ function seeds(ids) {
   }, 200);
 }
 
+// --- who submits, and what is done when one fails: asked once in a browser -----------------------
+
+const SUBMITTER = "director.submitter";
+const ON_FAILURE = "director.on-failure";
+function remembered(name) {
+  try { return localStorage.getItem(name) || ""; } catch { return ""; } // storage may be forbidden
+}
+function remember(name, said) {
+  try { if (said) localStorage.setItem(name, said); else localStorage.removeItem(name); } catch { /* then it is asked again */ }
+}
+$("submitter").value = remembered(SUBMITTER);
+// What a repeated group brought along is its own: only what a person says is kept for the next time.
+let ofGroup = {};
+const said = () => ({ [SUBMITTER]: $("submitter").value.trim(), [ON_FAILURE]: `${$("elsewhere").value} ${$("tries").value.trim()}` });
+function rememberSaid() {
+  for (const [name, value] of Object.entries(said())) if (value !== ofGroup[name]) remember(name, value);
+}
+
+function onFailure(elsewhere, tries) {
+  if (![...$("elsewhere").options].some((one) => one.value === elsewhere)) return;
+  $("elsewhere").value = elsewhere;
+  if (/^([1-9]|10)$/.test(tries)) $("tries").value = tries;
+}
+onFailure(...remembered(ON_FAILURE).split(" "));
+const classes = () => [...document.querySelectorAll('input[name="retry_on"]')];
+const retryOn = () => classes().filter((box) => box.checked).map((box) => box.value);
+
 // --- what is sent --------------------------------------------------------------------------------
 
 function metadata() {
@@ -162,13 +202,24 @@ function body() {
   const ids = backends();
   const { parameters, errors: wrong } = changed();
   const meta = metadata();
-  errors.push(...wrong, ...meta.errors);
+  errors.push(...(text ? wrong : []), ...meta.errors);
   if (!text) errors.push({ field: "workflow_json", message: "Bring a workflow first." });
-  if (!ids.length) errors.push({ field: "backend_ids", message: boxes().some((box) => box.checked && !box.disabled) ? "At least one picture." : "Choose at least one backend." });
+  const count = $("count").value.trim();
+  if (!/^\d+$/.test(count) || Number(count) < 1 || Number(count) > CHILDREN) errors.push({ field: "count", message: `Must be a whole number from 1 to ${CHILDREN}.` });
+  else if (!ids.length) errors.push({ field: "backend_ids", message: "Choose at least one backend." });
+  // What a browser cannot read as a number it gives as nothing.
+  if ($("timeout").validity.badInput) errors.push({ field: "timeout_seconds", message: "Must be a whole number from 30 to 3600." });
   const rest = { backend_ids: ids, seed_strategy: $("strategy").value, timeout_seconds: $("timeout").value.trim() === "" ? undefined : Number($("timeout").value) };
   if (Object.keys(parameters).length) rest.parameters = parameters;
   if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
   if (capabilities.length) rest.required_capabilities = capabilities;
+  const elsewhere = $("elsewhere").value;
+  const tries = $("tries").value.trim();
+  if (elsewhere !== "no" && !/^([1-9]|10)$/.test(tries)) errors.push({ field: "max_attempts", message: "Must be a whole number from 1 to 10." });
+  rest.max_attempts = elsewhere === "no" ? 1 : Number(tries);
+  rest.retry_elsewhere = elsewhere === "no" || elsewhere === "never" ? false : elsewhere;
+  if (retryOn().length && elsewhere !== "no") rest.retry_on = retryOn();
+  if ($("submitter").value.trim()) rest.submitter = $("submitter").value.trim();
   const base = $("base").value.trim();
   if (base && !/^\d{1,16}$/.test(base)) errors.push({ field: "base_seed", message: "Must be a whole number from 0 to 9007199254740991." });
   else if (base) rest.base_seed = Number(base);
@@ -196,6 +247,8 @@ function update() {
     output.textContent = share ? `× ${share}` : "";
   }
   const places = new Set(made.ids).size;
+  $("tries-field").hidden = $("retry-on-box").hidden = $("elsewhere").value === "no";
+  $("retry-on-said").textContent = retryOn().length ? `: ${retryOn().length} chosen` : ": any";
   $("sends").textContent = made.ids.length ? `${made.ids.length} picture${made.ids.length === 1 ? "" : "s"} on ${places} backend${places === 1 ? "" : "s"}` : "";
   seeds(made.ids);
   if ($("curl-box").open) curl(made);
@@ -223,7 +276,7 @@ $("submit").addEventListener("submit", async (event) => {
   try {
     const response = await fetch("/api/job-group", { method: "POST", headers: { "Content-Type": "application/json", "Idempotency-Key": key }, body: made.text });
     const answer = await response.json();
-    if (response.ok) { location.href = `/groups/${answer.job_group_id}`; return; }
+    if (response.ok) { rememberSaid(); location.href = `/groups/${answer.job_group_id}`; return; }
     const skipped = (answer.skipped_backends || []).map((one) => ({ field: "backend_ids", message: `${one.backend_id}: ${one.reason}` }));
     complain(answer.errors?.length ? answer.errors : skipped.length ? skipped : [{ field: "", message: answer.detail || `The Director answered ${response.status}.` }]);
     document.querySelector(".field-error:not(:empty)")?.scrollIntoView({ block: "center" });
@@ -244,6 +297,10 @@ async function repeat() {
   if (again.base_seed !== null) $("base").value = again.base_seed;
   kept = { ...again.parameters };
   capabilities = again.required_capabilities || [];
+  for (const box of classes()) box.checked = (again.retry_on || []).includes(box.value);
+  if (again.submitter) $("submitter").value = again.submitter;
+  onFailure(again.max_attempts === 1 && again.retry_elsewhere === "never" ? "no" : again.retry_elsewhere, String(again.max_attempts));
+  ofGroup = said();
   if (again.backend_ids.length) {
     $("count").value = again.backend_ids.length;
     for (const box of boxes()) box.checked = !box.disabled && again.backend_ids.includes(box.value);

@@ -3,6 +3,7 @@ import { $ } from "./dom.js";
 
 const dialog = $("viewer");
 let at = 0;
+let shown = 0; // counts, so that an answer about an earlier picture is not taken for this one's
 const pictures = () => [...document.querySelectorAll("[data-view]")];
 
 function show(index) {
@@ -11,18 +12,55 @@ function show(index) {
   at = (index + all.length) % all.length;
   const button = all[at];
   zoom(false);
-  $("viewer-image").onerror = () => {
-    // Too big to be sent through, or gone: the small one is better than nothing.
-    $("viewer-image").onerror = null;
-    $("viewer-image").src = button.querySelector("img").src;
-  };
-  $("viewer-image").src = button.dataset.view;
+  say("");
+  $("viewer-save").hidden = false;
+  $("viewer-original").hidden = true;
+  const mine = ++shown;
+  $("viewer-image").onerror = () => instead(button, mine);
+  $("viewer-image").src = `${button.dataset.view}?redirect=no`;
   $("viewer-image").alt = button.dataset.title;
   $("viewer-title").textContent = `${at + 1}/${all.length} · ${button.dataset.title}`;
   $("viewer-save").href = button.dataset.view;
   if (!dialog.open) dialog.showModal();
   $("viewer-stage").focus();
 }
+
+function say(text) {
+  $("viewer-note").textContent = text;
+  $("viewer-note").hidden = !text;
+}
+
+// The original does not come: shows the largest copy that does, and says why.
+async function instead(button, mine) {
+  const image = $("viewer-image");
+  image.onerror = () => { image.onerror = null; image.src = button.querySelector("img").src; };
+  image.src = `${button.dataset.view}?w=2560`;
+  let answer;
+  try {
+    const response = await fetch(`${button.dataset.view}?redirect=no`);
+    if (response.ok) { response.body?.cancel(); return; }
+    answer = await response.json();
+  } catch { return; /* the Director is away, and the page says so */ }
+  if (mine !== shown) return;
+  if (answer.code === "output_too_large") tooLarge(answer);
+  else say(`${answer.detail || "The picture does not come."} This is a smaller copy.`);
+}
+
+// A page may not show what stands elsewhere; a person may open it there.
+function tooLarge({ bytes, backend_id: backend, url }) {
+  const size = `${Math.max(bytes / 2 ** 20, 0.1).toFixed(bytes < 10 * 2 ** 20 ? 1 : 0)} MB`;
+  $("viewer-save").hidden = true;
+  if (isLoopback(new URL(url).hostname) && !isLoopback(location.hostname)) {
+    say(`This is a smaller copy. The original (${size}) is at ${backend}, which only the Director's own machine reaches: ${url}`);
+    return;
+  }
+  const link = $("viewer-original");
+  link.href = url;
+  link.textContent = `Original at ${backend} (${size})`;
+  link.hidden = false;
+  say("This is a smaller copy.");
+}
+const isLoopback = (host) => host === "localhost" || host === "[::1]" || /^127(\.\d+){3}$/.test(host);
 
 function zoom(on) {
   dialog.classList.toggle("zoomed", on);

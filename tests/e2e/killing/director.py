@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import os
-import re
 import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,9 +16,8 @@ from typing import Any
 
 import httpx
 
-from tests.served import ROOT
+from tests.served import Served, migrated
 
-_READY = re.compile(r"Director is ready at (http://\S+)")
 #: The runner's times, shortened: an uncertain prompt is looked for 3 s instead of 30.
 TIME_SCALE = "0.1"
 
@@ -38,8 +31,8 @@ class Step:
     call: int = 1
 
 
-class Director:
-    """One data folder, and the process that serves it now.
+class Director(Served):
+    """One data folder, and the process that serves it now. Not started yet.
 
     Args:
         folder: for the data folder and the logs.
@@ -50,85 +43,49 @@ class Director:
     def __init__(
         self, folder: Path, backends: list[str], environment: dict[str, str] | None = None
     ) -> None:
-        self.folder = folder
-        self.data = folder / "data"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.starts = 0
-        self._backends = backends
-        self._environment = environment or {}
-        self._url: str | None = None
+        self._note = folder / "killed-at"
         self._url_known = threading.Condition()
+        super().__init__(
+            folder,
+            backends,
+            environment={
+                "DIRECTOR_TIME_SCALE": TIME_SCALE,
+                "PLUG_NOTE": str(self._note),
+                **(environment or {}),
+            },
+            program=["-m", "tests.e2e.killing.plug"],
+            start=False,
+        )
 
     # --- its lives --------------------------------------------------------------------------------
 
-    def start(self, step: Step | None = None, *, wait: bool = True) -> None:
+    def start(self, step: Step | None = None, *, wait: bool = True, **variables: str) -> None:
         """Start ``serve``; with a step, one that kills itself there."""
-        self.starts += 1
         self._note.unlink(missing_ok=True)
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.e2e.killing.plug", "serve", "--port", "0"],
-                cwd=ROOT,
-                env=self._variables(step),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        if wait:
-            self._wait_ready()
-
-    def _variables(self, step: Step | None) -> dict[str, str]:
-        variables = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-        variables |= {
-            "DIRECTOR_DATA_DIR": str(self.data),
-            "DIRECTOR_BACKENDS": ",".join(self._backends),
-            "DIRECTOR_DISCOVER": "0",
-            "DIRECTOR_TIME_SCALE": TIME_SCALE,
-            "PYTHONUNBUFFERED": "1",
-            "PLUG_NOTE": str(self._note),
-        }
         if step is not None:
             variables |= {"PLUG_STEP": step.at, "PLUG_MOMENT": step.moment}
             variables |= {"PLUG_CALL": str(step.call)}
-        return variables | self._environment
+        super().start(wait=wait, **variables)
 
-    @property
-    def _log(self) -> Path:
-        return self.folder / f"serve-{self.starts}.log"
-
-    @property
-    def _note(self) -> Path:
-        return self.folder / "killed-at"
-
-    def printed(self) -> str:
-        """Return what its present or last process has printed."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def _wait_ready(self, within: float = 40.0) -> None:
-        end = time.monotonic() + within
-        while (found := _READY.search(self.printed())) is None:
-            assert self.process is not None
-            if self.process.poll() is not None:
-                if self.process.returncode == -signal.SIGKILL and self._note.exists():
-                    return  # as ordered, before it was ready
-                raise AssertionError(f"ended with {self.process.returncode}:\n{self.printed()}")
-            assert time.monotonic() < end, f"not ready within {within} s:\n{self.printed()}"
-            time.sleep(0.01)
+    def wait_ready(self, within: float = 40.0) -> None:
+        """Wait until it is ready, or has pulled its own plug before it was."""
+        try:
+            super().wait_ready(within)
+        except AssertionError:
+            if self.process.returncode == -signal.SIGKILL and self._note.exists():
+                return  # as ordered
+            raise
         with self._url_known:
-            self._url = found[1]
             self._url_known.notify_all()
 
     def wait_url(self, within: float = 60.0) -> str:
         """Return where it answers; while it is down, wait for its next start."""
         with self._url_known:
-            assert self._url_known.wait_for(lambda: self._url is not None, within), "no Director"
-            assert self._url is not None
-            return self._url
+            assert self._url_known.wait_for(lambda: self.url, within), "no Director"
+            return self.url
 
     def wait_killed(self, within: float = 40.0) -> None:
         """Wait until it has pulled its own plug; fail if it never came to the step."""
-        assert self.process is not None
         try:
             code = self.process.wait(within)
         except subprocess.TimeoutExpired:
@@ -139,10 +96,8 @@ class Director:
 
     def kill(self) -> None:
         """Pull the plug from outside."""
-        assert self.process is not None
         self._forget_url()
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        super().kill()
 
     def stop(
         self,
@@ -152,51 +107,17 @@ class Director:
         again_after: float | None = None,
     ) -> int:
         """Ask it to end, if wanted once more after some seconds, and return its exit status."""
-        assert self.process is not None
         self._forget_url()
-        self.process.send_signal(number)
-        if again_after is not None:
-            time.sleep(again_after)
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(within)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it did not end within {within} s:\n{self.printed()}") from None
+        return super().stop(number, within=within, again_after=again_after)
 
     def _forget_url(self) -> None:
         with self._url_known:
-            self._url = None
-
-    def close(self) -> None:
-        """Leave nothing running."""
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
-
-    # --- what is asked of it ----------------------------------------------------------------------
+            self.url = ""
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Make one request, on a connection of its own."""
-        return httpx.request(
-            method, f"{self.wait_url()}{path}", trust_env=False, timeout=20.0, **options
-        )
-
-    def submit(self, workflow: dict[str, Any], backend_ids: list[str], **fields: Any) -> str:
-        """Submit a group, and return its id once it was promised."""
-        body = {"workflow_json": workflow, "backend_ids": backend_ids, **fields}
-        answer = self.ask("POST", "/api/job-group", json=body)
-        assert answer.status_code == 201, answer.text
-        group_id: str = answer.json()["job_group_id"]
-        return group_id
-
-    def wait_online(self, within: float = 20.0) -> None:
-        """Wait until every backend is online."""
-        end = time.monotonic() + within
-        while True:
-            rows = self.ask("GET", "/api/backends").json()["backends"]
-            if rows and all(row["status"] in ("online", "busy") for row in rows):
-                return
-            assert time.monotonic() < end, rows
-            time.sleep(0.02)
+        """Make one request; while it is down, wait for its next start."""
+        self.wait_url()
+        return super().ask(method, path, **options)
 
     # --- what it has left on disk -----------------------------------------------------------------
 
@@ -232,28 +153,13 @@ def wait_settled(director: Director, within: float) -> None:
         time.sleep(0.05)
 
 
-@functools.cache
-def _migrated() -> Path:
-    """Return a data folder whose database is up to date, made once a run to save each test a second."""
-    folder = Path(tempfile.mkdtemp(prefix="director-migrated-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "-v", "0"],
-        cwd=ROOT,
-        env=variables | {"DIRECTOR_DATA_DIR": str(folder)},
-        check=True,
-    )
-    return folder
-
-
 @contextmanager
 def directing(
     folder: Path, backends: list[str], environment: dict[str, str] | None = None
 ) -> Iterator[Director]:
     """Give a Director that was not started yet; kill what is left of it at the end."""
     director = Director(folder, backends, environment)
-    shutil.copytree(_migrated(), director.data, dirs_exist_ok=True)
+    shutil.copytree(migrated(), director.data, dirs_exist_ok=True)
     try:
         yield director
     finally:

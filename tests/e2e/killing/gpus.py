@@ -139,11 +139,14 @@ def _wait_answer(url: str, within: float = 10.0) -> None:
 
 
 @contextmanager
-def simulated(folder: Path, *, count: int = 3, seconds: float = 0.12) -> Iterator[Gpus]:
+def simulated(
+    folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0
+) -> Iterator[Gpus]:
     """Run simulators until the block ends."""
     witness = folder / "witness.jsonl"
     command = [sys.executable, "-m", "backends.simulator", "--json", "--port", "0"]
     command += ["--count", str(count), "--seconds", str(seconds), "--witness", str(witness)]
+    command += ["--preview-fps", str(preview_fps)]
     with (
         (folder / "simulators.log").open("wb") as log,
         subprocess.Popen(

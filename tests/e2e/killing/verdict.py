@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +18,8 @@ ENDS = {f"child_{status}" for status in FINAL}
 #: After an attempt that ended so, its child may be rendered again: it did not execute, or its
 #: result was lost with the backend.
 _MAY_BE_REPEATED = {"never_accepted", "lost", "not_sent"}
+#: Seconds that may pass between a prompt's end and the question how it ended, on a loaded machine.
+_UNASKED = 4.0
 
 
 @dataclass(slots=True)
@@ -23,10 +27,14 @@ class Seen:
     """The witness's entries, sorted by prompt."""
 
     entries: list[Entry]
+    #: Seconds that may pass between a prompt's end and the question how it ended.
+    unasked: float = _UNASKED
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     outcome: dict[str, str] = field(default_factory=dict)
     job: dict[str, str] = field(default_factory=dict)
     strangers: set[str] = field(default_factory=set)
+    #: When each prompt arrived, in seconds since the epoch.
+    arrived: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in self.entries:
@@ -39,6 +47,7 @@ class Seen:
                 self._accepted(entry)
 
     def _accepted(self, entry: Entry) -> None:
+        self.arrived[entry["prompt_id"]] = entry["time"]
         mark = (entry["extra_data"] or {}).get("director")
         if mark is None:
             assert entry["client_id"] == STRANGER, f"nobody's prompt: {entry}"
@@ -47,9 +56,15 @@ class Seen:
             self.job[entry["prompt_id"]] = mark["job"]
 
 
-def check(data: Path, entries: list[Entry]) -> None:
-    """Hold the laws against a Director's data folder and the witness of its backends."""
-    seen = Seen(entries)
+def check(data: Path, entries: list[Entry], *, unasked: float = _UNASKED) -> None:
+    """Hold the laws against a Director's data folder and the witness of its backends.
+
+    Args:
+        data: the folder.
+        entries: the witness's.
+        unasked: seconds that may pass between a prompt's end and the question how it ended.
+    """
+    seen = Seen(entries, unasked)
     check_file(data)
     check_rows(data)
     _check_prompts(data, seen)
@@ -66,7 +81,7 @@ def check_file(data: Path) -> None:
 
 
 def check_rows(data: Path) -> None:
-    """Hold that every group has ended, once, and that its log tells just that."""
+    """Hold that every group has ended, once in each run, and that its log tells just that."""
     for group in rows(data, "SELECT * FROM jobgroups_jobgroup"):
         children = rows(data, "SELECT * FROM jobgroups_childjob WHERE group_id = ?", group["id"])
         log = rows(
@@ -76,28 +91,46 @@ def check_rows(data: Path) -> None:
         assert group["completed_at"] is not None, f"{group['id']} has not ended"
         assert [one["seq"] for one in log] == list(range(1, group["seq"] + 1)), "seq has gaps"
         assert [one["seq"] for one in events] == [one["seq"] for one in log]
-        assert [one["type"] for one in events].count("group_complete") == 1
+        runs = list(range(1, group["run"] + 1))
+        assert [one["run"] for one in events if one["type"] == "group_complete"] == runs
+        assert [one["run"] for one in events if one["type"] == "group_reopened"] == runs[1:]
+        assert [one["run"] for one in events] == sorted(one["run"] for one in events)
         assert events[0]["type"] == "group_created"
         assert events[-1]["type"] == "group_complete"
         assert len(children) == group["total_count"]
         for child in children:
-            _check_story(child, [one for one in events if one.get("job_id") == child["id"]])
+            _check_stories(child, [one for one in events if one.get("job_id") == child["id"]])
     active = rows(data, "SELECT prompt_id, state FROM jobgroups_attempt WHERE ended_at IS NULL")
     assert [tuple(one) for one in active] == [], "attempts that nobody has ended"
 
 
-def _check_story(child: Any, events: list[dict[str, Any]]) -> None:
-    """Hold that a child's events are: started, as often as it was requeued; then one end."""
+def _check_stories(child: Any, events: list[dict[str, Any]]) -> None:
+    """Hold that a child ended once in each run it was in, in the last one as it stands now."""
     assert child["status"] in FINAL, f"{child['id']} is {child['status']}"
-    kinds = [one["type"] for one in events]
+    runs = sorted({one["run"] for one in events})
+    assert runs[-1] == child["run"], f"{child['id']}: {runs}"
+    for run in runs:
+        kinds = [one["type"] for one in events if one["run"] == run]
+        status = child["status"] if run == runs[-1] else None
+        _check_story(child["id"], kinds, status)
+
+
+def _check_story(child_id: str, kinds: list[str], status: str | None) -> None:
+    """Hold that a run's events are: started, as often as it was put back or tried again; then one end."""
     ends = [kind for kind in kinds if kind in ENDS]
-    assert ends == [f"child_{child['status']}"], f"{child['id']}: {kinds}"
-    assert kinds[-1] in ENDS
+    assert len(ends) == 1, f"{child_id}: {kinds}"
+    assert kinds[-1] == ends[0]
+    assert ends[0] != "child_completed" or status == "completed", f"{child_id} completed, and again"
+    assert status is None or ends == [f"child_{status}"], f"{child_id}: {kinds}"
     running = False
     for kind in kinds[:-1]:
+        if kind == "child_retrying":
+            # Also of one that was refused, or moved while it waited.
+            running = False
+            continue
         assert kind == ("child_requeued" if running else "child_started"), kinds
         running = not running
-    if child["status"] == "completed":
+    if ends == ["child_completed"]:
         assert running, f"completed without a start: {kinds}"
 
 
@@ -108,8 +141,9 @@ def _check_prompts(data: Path, seen: Seen) -> None:
     attempts = rows(
         data,
         "SELECT a.*, c.status AS child_status, c.outputs_json AS child_outputs,"
-        " c.current_attempt_id = a.id AS is_current"
-        " FROM jobgroups_attempt a JOIN jobgroups_childjob c ON c.id = a.child_id ORDER BY a.id",
+        " c.current_attempt_id = a.id AS is_current, g.max_attempts"
+        " FROM jobgroups_attempt a JOIN jobgroups_childjob c ON c.id = a.child_id"
+        " JOIN jobgroups_jobgroup g ON g.id = c.group_id ORDER BY a.id",
     )
     known = {one["prompt_id"]: one for one in attempts}
     for prompt_id, job in seen.job.items():
@@ -124,12 +158,25 @@ def _check_prompts(data: Path, seen: Seen) -> None:
         if seen.kinds[one["prompt_id"]]["started"]:
             by_child[one["child_id"]].append(one)
     for child_id, executed in by_child.items():
-        for one in executed[:-1]:
+        for one, following in itertools.pairwise(executed):
+            if one["run"] < following["run"] and one["state"] != "success":
+                continue  # somebody asked for it
             struck = one["state"] == "interrupted" and not one["charged"]
-            assert struck or one["state"] in _MAY_BE_REPEATED, (
+            # How often, ``check_policies`` counts.
+            tried_again = one["failure_class"] and one["charged"] and one["max_attempts"] > 1
+            # Its sender stood still in the middle of sending it, and was taken for dead.
+            came_late = not one["charged"] and _seconds(following["created_at"]) < seen.arrived.get(
+                one["prompt_id"], 0.0
+            )
+            allowed = struck or tried_again or came_late or one["state"] in _MAY_BE_REPEATED
+            assert allowed, (
                 f"{child_id} was executed {len(executed)} times, though attempt {one['number']}"
                 f" ended {one['state']}"
             )
+
+
+def _seconds(stored: str) -> float:
+    return dt.datetime.fromisoformat(stored).replace(tzinfo=dt.UTC).timestamp()
 
 
 def _check_attempt(attempt: Any, seen: Seen) -> None:
@@ -138,10 +185,10 @@ def _check_attempt(attempt: Any, seen: Seen) -> None:
     outcome = seen.outcome.get(prompt_id)
     if state == "success":
         assert outcome == "success", f"{prompt_id}: stored success, the witness saw {outcome}"
-    if outcome == "success":
-        assert state == "success", f"{prompt_id}: it succeeded, and is stored as {state}"
-    if outcome == "error":
-        assert state == "error", f"{prompt_id}: it raised, and is stored as {state}"
+    if outcome in ("success", "error"):
+        told = f"{prompt_id}: it ended in {outcome}, and is stored as {state}"
+        forgotten = state in ("lost", "never_accepted") and was_forgotten(prompt_id, seen)
+        assert state == outcome or forgotten, told
     if attempt["is_current"] and attempt["child_status"] == "completed":
         outputs = json.loads(attempt["child_outputs"])
         assert outputs["prompt_id"] == prompt_id
@@ -149,9 +196,22 @@ def _check_attempt(attempt: Any, seen: Seen) -> None:
         assert outcome == "success"
 
 
+def was_forgotten(prompt_id: str, seen: Seen) -> bool:
+    """Whether its backend died so soon after its end that nobody could ask how it ended."""
+    (end,) = (e for e in seen.entries if e["kind"] == "ended" and e["prompt_id"] == prompt_id)
+    return any(
+        entry["kind"] in ("restarted", "crashed", "unplugged")
+        and entry["backend"] == end["backend"]
+        and 0 <= entry["time"] - end["time"] < seen.unasked
+        for entry in seen.entries
+    )
+
+
 def _check_strangers(seen: Seen) -> None:
     for prompt_id in seen.strangers:
         assert seen.kinds[prompt_id]["deleted"] == 0, f"{prompt_id} was deleted"
+        if seen.kinds[prompt_id]["lost"] or seen.outcome.get(prompt_id) == "error":
+            continue  # by its machine's own failure
         assert seen.outcome.get(prompt_id) == "success", f"{prompt_id}: {seen.kinds[prompt_id]}"
         assert seen.kinds[prompt_id]["started"] == 1
     for entry in seen.entries:

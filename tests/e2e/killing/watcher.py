@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
@@ -14,15 +14,39 @@ from tests.e2e.killing.director import Director
 from tests.ws.client_state import ClientState
 
 
+class Watched(Protocol):
+    """What a watcher asks of a Director, or of a farm."""
+
+    def wait_url(self) -> str:
+        """Return where to connect."""
+
+    def printed(self) -> str:
+        """Return what it has printed, for whoever reads of a failure."""
+
+
 class Watcher:
-    """Watches one group to its end, in a thread, over any number of restarts.
+    """Watches one group to the end of a run, in a thread, over any number of restarts.
 
     What it is sent is applied to a :class:`ClientState`, which refuses a lost or doubled event.
+
+    Args:
+        director: says where to connect, and what it printed.
+        group_id: of the group.
+        runs: so many.
+        state: where another one than a plain client's is wanted.
     """
 
-    def __init__(self, director: Director, group_id: str) -> None:
+    def __init__(
+        self,
+        director: Watched,
+        group_id: str,
+        *,
+        runs: int = 1,
+        state: ClientState | None = None,
+    ) -> None:
         self.group_id = group_id
-        self.state = ClientState()
+        self.runs = runs
+        self.state = ClientState() if state is None else state
         self.events: list[dict[str, Any]] = []
         self.connections = 0
         self.close_codes: list[int | None] = []
@@ -76,7 +100,7 @@ class Watcher:
                 self.started.set()
                 if frame["type"] != "initial_state":
                     self.events.append(frame)
-                self._ended = frame["type"] == "group_complete"
+                self._ended = frame["type"] == "group_complete" and frame["run"] == self.runs
 
     def _progress(self, frame: dict[str, Any]) -> None:
         child = self.state.children[frame["job_id"]]
@@ -86,11 +110,13 @@ class Watcher:
         self._percents[key] = frame["progress"]
 
 
-def all_events(director: Director, group_id: str) -> list[dict[str, Any]]:
-    """Return what a late client with ``?since=0`` is sent, up to ``group_complete``."""
+def all_events(director: Director, group_id: str, *, runs: int = 1) -> list[dict[str, Any]]:
+    """Return what a late client with ``?since=0`` is sent, up to the last run's ``group_complete``."""
     url = director.wait_url().replace("http", "ws", 1)
-    found = []
+    found: list[dict[str, Any]] = []
+    ends = 0
     with connect(f"{url}/ws/job-groups/{group_id}?since=0", proxy=None, close_timeout=1) as socket:
-        while not found or found[-1]["type"] != "group_complete":
+        while ends < runs:
             found.append(json.loads(socket.recv(timeout=20)))
+            ends += found[-1]["type"] == "group_complete"
     return found

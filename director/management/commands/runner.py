@@ -1,0 +1,78 @@
+"""``python manage.py runner``: drive the backends from a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from director import datadir, ending, starting
+from director.cli import output
+from jobgroups.hub import hub
+from jobgroups.runner.db import Database
+from jobgroups.runner.locks import Lock, NameTaken
+from jobgroups.runner.service import RunnerReplaced
+from jobgroups.runner.supervision import SupervisedRunner
+from jobgroups.selectors import group_seqs
+
+
+class Command(BaseCommand):
+    """Run one runner until SIGTERM or Ctrl-C. Prompts go on at their backends meanwhile."""
+
+    help = "Drive the ComfyUI backends. `serve` does this too; use this for a farm of processes."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the options."""
+        parser.epilog = "Examples: director runner, director runner --name rack-2"
+        parser.add_argument(
+            "--name",
+            help="this runner's name; each needs its own (default: the machine's; not on SQLite,"
+            " which has one runner)",
+        )
+        parser.add_argument(
+            "--no-migrate",
+            action="store_true",
+            help="do not bring the database's tables up to date; wait until they are",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Prepare as ``serve`` does, take the name's lock, and run."""
+        ending.leave_at_signals()
+        name = starting.runner_name(options["name"])
+        try:
+            folder = datadir.prepare()
+            self._say(f"Data folder: {folder}")
+            starting.reach_database(self._say)
+            lock = starting.runner_lock(name)
+            lock.acquire()
+            try:
+                starting.say_what_lacks(self._say)
+                starting.open_database(migrate=not options["no_migrate"], say=self._say)
+                asyncio.run(self._run(name, lock))
+            finally:
+                lock.release()
+        except _REFUSALS as error:
+            raise CommandError(str(error)) from error
+
+    async def _run(self, name: str, lock: Lock) -> None:
+        loop = asyncio.get_running_loop()
+        reader = Database(threads=1, name="hub")
+        hub.bind(loop, read_seqs=lambda ids: reader.call(group_seqs, ids))
+        runner = SupervisedRunner(
+            name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
+        )
+        ending.on_signals(loop, runner.stop)
+        try:
+            await runner.run(ready=lambda: self._say(f"Runner {name} is ready."))
+        finally:
+            await hub.aclose()
+            reader.close()
+
+    def _say(self, sentence: str) -> None:
+        output.say(self.stdout, sentence)
+
+
+_REFUSALS = (datadir.DataFolderUnusable, NameTaken, RunnerReplaced, starting.CannotStart)

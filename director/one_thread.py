@@ -1,0 +1,109 @@
+"""Serves the API's requests each in one thread, from the first middleware to the last.
+
+Django's own handler goes to a thread and back for every middleware, for the view, and for the request's
+signals: a dozen times, which costs more than all the work between. And it opens a thread for each
+request, with a new connection to the database. Here a request goes over once, to one of a few threads
+that keep their connection.
+
+The API's chain leaves out what only pages need (session, user, CSRF token, messages: the API reads none of
+them) and the static files. Views that are coroutines stay in the loop, with Django's own handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from typing import Any, Final, TypeAlias
+
+from django.conf import settings
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.exception import convert_exception_to_response
+from django.db import connection
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
+from django.utils.module_loading import import_string
+
+from director.origins import Application, Receive, Scope, Send
+from jobgroups.runner.db import Database
+
+_Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
+
+#: Threads for what only reads rows: that takes a millisecond, and more would only wait for each other.
+READING: Final = 4
+#: Threads for all else. A submission may wait 1.7 s for backends that are doubtful, and promises an
+#: answer within 2 s: as many may come at once. They are started as they are needed.
+ACTING: Final = 32
+
+_reading = Database(threads=READING, name="api-reading")
+_acting = Database(threads=ACTING, name="api-acting")
+
+
+def close_threads() -> None:
+    """Close the threads and their connections. For the end of the process: nothing is served after."""
+    _reading.close()
+    _acting.close()
+
+
+def _threads_for(request: HttpRequest) -> Database:
+    # The health check asks others than the database, which may keep it waiting.
+    reads = request.method in ("GET", "HEAD") and not request.path.startswith("/api/health")
+    return _reading if reads else _acting
+
+
+class OneThreadHandler(ASGIHandler):
+    """Django's handler, its chain of middleware and the view run as one piece in a thread."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        """Build the API's chain. None of its middlewares has hooks beside ``__call__``."""
+        plain: Any = self
+        chain: Any = convert_exception_to_response(plain._get_response)
+        for name in reversed(settings.DIRECTOR_API_MIDDLEWARE):
+            chain = convert_exception_to_response(import_string(name)(chain))
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        self._middleware_chain = chain
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request. A client that goes meanwhile stops nothing."""
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with body:
+            request, refusal = self.create_request(scope, body)
+            response: Any = refusal
+            if request is not None:
+                response = await _threads_for(request).call(self._made, request)
+            await self.send_response(response, send)
+            response.close()
+
+    def _made(self, request: ASGIRequest) -> HttpResponseBase:
+        try:
+            return self.get_response(request)
+        finally:
+            # A pool lends its connections for one request; SQLite's is kept unless it met an error.
+            if connection.errors_occurred or not settings.DIRECTOR_ON_SQLITE:
+                connection.close()
+
+
+def routed(pages: Application) -> Application:
+    """Return an application that serves the API's plain views in a thread, the rest with ``pages``."""
+    in_thread: Any = OneThreadHandler()
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        application = in_thread if _is_for_thread(scope["path"]) else pages
+        await application(scope, receive, send)
+
+    return route
+
+
+def _is_for_thread(path: str) -> bool:
+    if not path.startswith("/api/"):
+        return False
+    try:
+        return not iscoroutinefunction(resolve(path).func)
+    except Resolver404:
+        return False

@@ -1,0 +1,50 @@
+// Rendering again what failed, in the groups that have ended. What is said first is what it will hit.
+import { ask, call, counted, toast } from "./dom.js";
+
+// Retries what failed in a group, or one job of it. The run is the one the page shows: a second click,
+// or somebody else's, is refused. Resolves to whether it is tried again.
+export async function retry(group, run, job) {
+  const path = `/api/job-groups/${group}${job ? `/jobs/${job}` : ""}/retry`;
+  try {
+    said(await call("POST", path, { run: Number(run) }));
+    return true;
+  } catch (error) {
+    if (error.answer?.code !== "backend_unavailable") throw error;
+    if (!await elsewhere(error.answer.unavailable_backends)) return false;
+    said(await call("POST", path, { run: Number(run), retry_elsewhere: "any" }));
+    return true;
+  }
+}
+
+function elsewhere(backends) {
+  const lines = backends.map((one) => `${one.backend_id}: ${one.reason}`).join("\n");
+  const these = backends.length === 1 ? "this backend, which takes" : "these backends, which take";
+  return ask(
+    "Render them at other backends?",
+    `What failed belongs to ${these} no jobs now.\n\n${lines}\n\nAny other backend that works and has what the group requires can render them, with their seeds.`,
+    "Use other backends",
+    "Not now",
+    "",
+  );
+}
+
+function said(done) {
+  const adopted = done.adopted_job_ids.length;
+  const had = `${counted(adopted, "picture was", "pictures were")} there after all`;
+  const moved = Object.keys(done.moved).length;
+  const where = moved ? `, ${moved} at ${moved === 1 ? "another backend" : "other backends"}` : "";
+  const again = `${counted(done.job_ids.length, "job waits", "jobs wait")} again${where}`;
+  toast(`${[done.job_ids.length ? again : "", adopted ? had : ""].filter(Boolean).join("; ")}.`);
+}
+
+export function asks(jobs, groups, done) {
+  const stays = !done ? "" : done === 1 ? " The one that is done stays." : ` The ${done} that are done stay.`;
+  const where = groups === 1 ? "in this group" : "in their groups";
+  return ask(
+    `Retry ${counted(jobs, "job")}?`,
+    `${jobs === 1 ? "It is" : "They are"} rendered again ${where}, with the same seeds and inputs.${stays}\n\nTo change something, submit a new group instead.`,
+    `Retry ${counted(jobs, "job")}`,
+    "Not now",
+    "",
+  );
+}

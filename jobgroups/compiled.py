@@ -1,0 +1,207 @@
+"""What is asked and stored all the time, made SQL once: Django takes longer for that than for the rest.
+
+A query set is built, compiled and thrown away each time; for a row with many columns that takes five
+times as long as the database and the making of objects together. Insertions and updates are no better.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, Generic, TypeVar
+
+from django.db import connection
+from django.db.models import Expression, Field, Model, QuerySet
+from django.db.models.query import get_related_populators
+
+M = TypeVar("M", bound=Model)
+
+
+class Asked(Expression):
+    """Stands in a query set for a value that is given each time it is asked, by this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        """Return a place for the value, and this in its stead."""
+        return "%s", [self]
+
+
+#: Stands for the one value of a query that has but one.
+KEY: Final = Asked("key")
+
+
+class Compiled(Generic[M]):
+    """A query set with parameters: the instances are as if it had been asked itself.
+
+    Args:
+        rows: makes the query set, with ``KEY``, or an ``Asked`` for each name, in place of what is asked
+            for. Where it locks rows, it is asked within a transaction only.
+    """
+
+    def __init__(self, rows: Callable[[], QuerySet[M]]) -> None:
+        self._rows = rows
+        # What is compiled belongs to its connection, and each thread has one.
+        self._of_thread = threading.local()
+
+    def __call__(self, key: Any = None, **values: Any) -> list[M]:
+        """Ask for ``key``, or for a value for each name."""
+        query: _Query[M] | None = getattr(self._of_thread, "query", None)
+        if query is None:
+            query = self._of_thread.query = _Query(self._rows())
+        return query.ask({KEY.name: key, **values})
+
+    def first(self, key: Any = None, **values: Any) -> M | None:
+        """Ask, and return the first row that is found, if any is."""
+        found = self(key, **values)
+        return found[0] if found else None
+
+    def get(self, key: Any) -> M:
+        """Ask for the row that must be there.
+
+        Raises:
+            ObjectDoesNotExist: the model's ``DoesNotExist``, since it is not.
+        """
+        found = self(key)
+        if not found:
+            model: Any = self._rows().model
+            raise model.DoesNotExist(f"There is no such row as {key}.")
+        return found[0]
+
+
+class _Query(Generic[M]):
+    """What ``ModelIterable`` works out anew for every query set."""
+
+    def __init__(self, rows: QuerySet[M]) -> None:
+        compiler: Any = rows.query.get_compiler(connection=connection)
+        self._sql, parameters = compiler.as_sql()
+        self._parameters: list[Any] = list(parameters)
+        selected = compiler.klass_info["select_fields"]
+        self._fields = slice(selected[0], selected[-1] + 1)
+        self._names = [column[0].target.attname for column in compiler.select[self._fields]]
+        # The stubs are of a later Django.
+        self._related = get_related_populators(  # type: ignore[call-arg]
+            compiler.klass_info, compiler.select, connection.alias
+        )
+        self._annotated: dict[str, int] = compiler.annotation_col_map or {}
+        self._convert = self._converting(compiler)
+        self._model = rows.model
+
+    @staticmethod
+    def _converting(compiler: Any) -> Callable[[Sequence[Any]], Iterable[Any]]:
+        converters = compiler.get_converters([column[0] for column in compiler.select])
+        return lambda rows: compiler.apply_converters(rows, converters) if converters else rows
+
+    def ask(self, values: Mapping[str, Any]) -> list[M]:
+        asked = [
+            _prepared(values[one.name]) if isinstance(one, Asked) else one
+            for one in self._parameters
+        ]
+        with connection.cursor() as cursor:
+            cursor.execute(self._sql, asked)
+            rows = cursor.fetchall()
+        return [self._instance(row) for row in self._convert(rows)]
+
+    def _instance(self, row: Sequence[Any]) -> M:
+        made = self._model.from_db(connection.alias, self._names, row[self._fields])
+        for related in self._related:
+            related.populate(row, made)
+        for name, column in self._annotated.items():
+            setattr(made, name, row[column])
+        return made
+
+
+def _prepared(value: Any) -> Any:
+    is_moment = isinstance(value, dt.datetime)
+    return connection.ops.adapt_datetimefield_value(value) if is_moment else value
+
+
+# --- updates --------------------------------------------------------------------------------------
+
+
+def update(
+    model: type[Model], key: Any, fields: Mapping[str, Any], **among: Collection[Any]
+) -> bool:
+    """Update one row, as ``filter(pk=key, …__in=among).update(**fields)`` does.
+
+    Args:
+        model: whose row it is.
+        key: its primary key.
+        fields: attributes and their new values; a foreign key's is a key.
+        among: attributes, and what the row must have there; one of these values.
+
+    Returns:
+        Whether the row was there and was so.
+    """
+    if not all(among.values()):
+        # None of no values: PostgreSQL takes no empty list.
+        return False
+    sql, columns = _updating(model, tuple(fields), tuple((one, len(among[one])) for one in among))
+    given = [*fields.values(), key, *(value for values in among.values() for value in values)]
+    prepared = [
+        column.get_db_prep_save(value, connection)
+        for column, value in zip(columns, given, strict=True)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, prepared)
+        changed: int = cursor.rowcount
+    return changed > 0
+
+
+@cache
+def _updating(
+    model: type[Model], names: tuple[str, ...], among: tuple[tuple[str, int], ...]
+) -> tuple[str, list[Field[Any, Any]]]:
+    """Return the statement, and the fields whose values it takes in order."""
+    own = model._meta
+    by_name = {field.attname: field for field in own.local_concrete_fields}
+    by_name |= {field.name: field for field in own.local_concrete_fields}
+    quote = connection.ops.quote_name
+    changed = ", ".join(f"{quote(str(by_name[name].column))} = %s" for name in names)
+    primary = own.pk
+    conditions = [f"{quote(str(primary.column))} = %s"]
+    columns = [*(by_name[name] for name in names), primary]
+    for name, count in among:
+        places = ", ".join(["%s"] * count)
+        conditions.append(f"{quote(str(by_name[name].column))} IN ({places})")
+        columns += [by_name[name]] * count
+    where = " AND ".join(conditions)
+    return f"UPDATE {quote(own.db_table)} SET {changed} WHERE {where}", columns  # noqa: S608 names of the schema
+
+
+# --- insertions -----------------------------------------------------------------------------------
+
+
+def insert(rows: Sequence[Model]) -> None:
+    """Insert rows of one model, as ``bulk_create`` does; numbers that the database gives stay unknown.
+
+    Raises:
+        IntegrityError: a constraint forbids one; the caller's transaction keeps none then.
+    """
+    if not rows:
+        return
+    sql, fields = _insertion(type(rows[0]))
+    values = [
+        [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
+        for row in rows
+    ]
+    with connection.cursor() as cursor:
+        cursor.executemany(sql, values)
+    for row in rows:
+        row._state.adding = False
+        row._state.db = connection.alias
+
+
+@cache
+def _insertion(model: type[Model]) -> tuple[str, list[Field[Any, Any]]]:
+    """Return the statement, and the fields whose values it takes in order."""
+    own = model._meta
+    fields = [field for field in own.local_concrete_fields if field is not own.auto_field]
+    quote = connection.ops.quote_name
+    columns = ", ".join(quote(str(field.column)) for field in fields)
+    places = ", ".join(["%s"] * len(fields))
+    return f"INSERT INTO {quote(own.db_table)} ({columns}) VALUES ({places})", fields  # noqa: S608 names of the schema

@@ -1,0 +1,143 @@
+"""Reads why each queued child of a group waits: a handful of queries, however many children it has."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from django.conf import settings
+from django.db.models import BooleanField, Count, F, Q
+from django.db.models.expressions import RawSQL
+
+from backends.models import Backend
+from backends.selectors import backend_facts
+from backends.states import backend_state
+from jobgroups import waiting
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.states import ChildStatus, Elsewhere
+
+#: Moments of queueing that one query compares with: a group's children usually share one.
+_MOMENTS_AT_ONCE: Final = 50
+
+
+def waiting_reasons(
+    group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool
+) -> dict[str, str]:
+    """Return the sentence for each queued child, by its id.
+
+    Args:
+        group: the children's.
+        children: all of the group or some, with their current attempts loaded.
+        runner_alive: whether anybody would send them.
+    """
+    queued = [one for one in children if one.status == ChildStatus.QUEUED]
+    if not queued:
+        return {}
+    moment = now()
+    backends = Backend.objects.in_bulk({one.backend_id for one in queued if one.backend_id})
+    known = {key: _backend_now(row, moment) for key, row in backends.items()}
+    unsent = [one for one in queued if one.current_attempt_id is None]
+    line = unsent if len(children) == group.total_count else _line_of(group)
+    places = _places(group, line, unsent)
+    stopping = _stopping(group) if unsent else {}
+    return {
+        one.id: waiting.waiting_reason(
+            waiting.ChildNow(
+                state=None if one.current_attempt is None else one.current_attempt.state,
+                place=places.get(one.id),
+                not_before=one.not_before,
+                stopping_at=stopping.get(one.id, ""),
+                goes_elsewhere=group.retry_elsewhere != Elsewhere.NEVER,
+            ),
+            known.get(one.backend_id or ""),
+            now=moment,
+            runner_alive=runner_alive,
+        )
+        for one in queued
+    }
+
+
+def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:
+    return waiting.BackendNow(
+        backend_id=row.id,
+        standing=backend_state(backend_facts(row, now=moment)),
+        away_since=row.unreachable_since,
+        away_reason=row.status_reason,
+        give_up_after=dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS),
+        quarantine_until=row.quarantine_until,
+        foreign=row.queue_foreign,
+    )
+
+
+def _stopping(group: JobGroup) -> dict[str, str]:
+    """Return where an older attempt keeps a child from being sent, by the child's id."""
+    older = Attempt.objects.filter(
+        child__group=group, child__current_attempt__isnull=True, ended_at__isnull=True
+    )
+    # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
+    overtaken = Q(failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE])
+    older = older.exclude(overtaken & ~Q(backend_id=F("child__backend_id")))
+    return dict(older.values_list("child_id", "backend_id"))
+
+
+def _line_of(group: JobGroup) -> list[ChildJob]:
+    unsent = group.children.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    return list(unsent.only("id", "backend_id", "queued_at", "position"))
+
+
+def _places(group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]) -> dict[str, int]:
+    """Return each unsent child's place in its backend's line, from 1.
+
+    The line is what waits for the backend and was not sent, in the order of claims. What is of other
+    groups is counted by the database, once for each moment at which children were queued; what is of
+    this group stands in ``own``.
+    """
+    if not unsent:
+        return {}
+    lines: dict[str, list[ChildJob]] = defaultdict(list)
+    for child in own:
+        lines[child.backend_id or ""].append(child)
+    before = _others_before(group, lines.keys(), {one.queued_at for one in unsent})
+    places: dict[str, int] = {}
+    for backend_id, line in lines.items():
+        line.sort(key=lambda one: (one.queued_at, one.position))
+        for ahead, child in enumerate(line):
+            others = before.get((backend_id, child.queued_at))
+            if others is not None:
+                places[child.id] = 1 + ahead + others
+    return places
+
+
+def _others_before(
+    group: JobGroup, backend_ids: Collection[str], moments: Collection[dt.datetime]
+) -> dict[tuple[str, dt.datetime], int]:
+    """Return how many children of other groups stand before one that was queued at each moment."""
+    others = ChildJob.objects.filter(
+        # In so many words: a database that is given the status as a parameter does not see that the
+        # index of what waits will do, and reads the rows of all that is queued.
+        RawSQL("status = 'queued' AND current_attempt_id IS NULL", (), BooleanField()),
+        backend_id__in=list(backend_ids),
+        queued_at__lte=max(moments),
+    ).exclude(group=group)
+    found: dict[tuple[str, dt.datetime], int] = {}
+    in_order = sorted(moments)
+    for first in range(0, len(in_order), _MOMENTS_AT_ONCE):
+        some = in_order[first : first + _MOMENTS_AT_ONCE]
+        counts = {
+            # A column of the index of what waits: no row is read for it.
+            f"before_{at}": Count(
+                "position",
+                filter=Q(queued_at__lt=moment) | Q(queued_at=moment, group_id__lt=group.id),
+            )
+            for at, moment in enumerate(some)
+        }
+        rows = others.order_by().values_list("backend_id").annotate(**counts)
+        counted = {backend_id: numbers for backend_id, *numbers in rows}
+        for backend_id in backend_ids:
+            numbers = counted.get(backend_id, [0] * len(some))
+            found |= {(backend_id, at): int(n) for at, n in zip(some, numbers, strict=True)}
+    return found

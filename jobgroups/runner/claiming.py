@@ -1,0 +1,138 @@
+"""A session's claims: what waits for its backend is sent there while a place is free."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from backends.comfyui.versions import keeps_prompt_id
+from jobgroups import selectors
+from jobgroups.runner.db import TRANSIENT
+from jobgroups.services import attempts, claims
+from jobgroups.services.claims import Claim
+
+if TYPE_CHECKING:
+    from jobgroups.runner.session import BackendSession
+
+logger = logging.getLogger(__name__)
+
+#: Seconds: a database that was cut off in the middle of a commit may still carry it out.
+_UNSURE_FOR: Final = 60.0
+
+
+class Claimer:
+    """Claims and sends for one session."""
+
+    def __init__(self, session: BackendSession) -> None:
+        self._session = session
+        #: Set where there may be something to claim.
+        self.woken = asyncio.Event()
+        #: Whether a child may wait for its pause to end; while nothing waits, nobody is asked.
+        self._may_pause = True
+        self._is_claiming = False
+        #: Until when, in monotonic time, a claim may turn up whose answer was lost.
+        self._unsure_until = float("-inf")
+
+    async def run(self) -> None:
+        """Claim and send while something waits and a place is free; else wait to be woken."""
+        session = self._session
+        while True:
+            if time.monotonic() < self._unsure_until:
+                await self._give_back_missed()
+            await self._claim_all()
+            patience = await self._patience() if self._may_pause else session.timing.safety_poll
+            try:
+                async with asyncio.timeout(patience):
+                    await self.woken.wait()
+            except TimeoutError:
+                pass
+            # Whoever has a child wait here rings, and the runner does so every few seconds after.
+            self._may_pause = self.woken.is_set() or patience < session.timing.safety_poll
+            self.woken.clear()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every claim there is has its driver: none is being stored, or may be and is not known."""
+        return not self._is_claiming and time.monotonic() >= self._unsure_until
+
+    async def _patience(self) -> float:
+        """Return for how many seconds nothing is to be claimed unless somebody rings."""
+        session = self._session
+        patience = session.timing.safety_poll
+        if self._may_claim():
+            due_in = await session.database.store(selectors.next_try_in, session.backend_id)
+            if due_in is not None:
+                return min(due_in, patience)
+        return patience
+
+    def _may_claim(self) -> bool:
+        """Whether it is worth asking; what was said of the backend is decided under the fence."""
+        session = self._session
+        version = session.observer.version
+        return (
+            not session.is_leaving
+            and session.housekeeper.has_begun
+            and session.orders.takes_prompts
+            and session.observer.is_known
+            and keeps_prompt_id(version)
+            and session.sockets.client_id is not None
+            and session.is_reachable
+            and session.may_change_backend
+            and len(session.drivers) < session.around.depth
+        )
+
+    async def _claim_all(self) -> None:
+        session = self._session
+        while self._may_claim():
+            client_id = session.sockets.client_id
+            assert client_id is not None  # noqa: S101 see _may_claim
+            claim = await self._claim(client_id)
+            if claim is None:
+                return
+            try:
+                session.drive(session.courses.of_claim(claim))
+            except Exception as error:
+                logger.exception("%s cannot be made ready", claim.child_id)
+                message = f"Its workflow cannot be made ready: {error}"
+                await session.fail_broken(claim.attempt_id, message)
+
+    async def _claim(self, client_id: str) -> Claim | None:
+        """Claim a child; None: nothing is to be claimed, or the database does not say."""
+        session = self._session
+        self._is_claiming = True
+        try:
+            # Called, not stored: what repeats a claim that was taken claims another child.
+            return await session.database.call(
+                claims.child_claim,
+                fence=session.fence,
+                client_id=client_id,
+                depth=session.around.depth,
+            )
+        except TRANSIENT as error:
+            await self._be_unsure(error)
+            return None
+        finally:
+            self._is_claiming = False
+
+    async def _be_unsure(self, error: Exception) -> None:
+        """Look soon, and for a while, whether the claim was stored and its answer lost."""
+        session = self._session
+        logger.warning(
+            "%s: the database did not say whether it took a claim (%s); looking.",
+            session.backend_id,
+            str(error).strip() or type(error).__name__,
+        )
+        self._unsure_until = time.monotonic() + _UNSURE_FOR
+        await asyncio.sleep(session.timing.restart_pause)
+        self.woken.set()
+
+    async def _give_back_missed(self) -> None:
+        """Let children wait again whose claim nobody here knows of: nothing of it was sent."""
+        session = self._session
+        stored = await session.database.store(claims.claims_stored, fence=session.fence)
+        for attempt_id in sorted(stored - session.in_hand):
+            await session.database.store(
+                attempts.attempt_not_sent, attempt_id=attempt_id, fence=session.fence
+            )

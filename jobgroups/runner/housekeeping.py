@@ -1,0 +1,168 @@
+"""What was said of a session's backend, carried out; and what waits for it too long.
+
+All of it is read from rows and repeated until it is done: a runner that dies between somebody's word
+and the deed leaves nothing behind that the next one does not see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from backends.comfyui.errors import AnswerTooLarge, BackendError
+from backends.states import Hold
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
+from jobgroups.services import holds, waiting
+
+if TYPE_CHECKING:
+    from jobgroups.runner.session import BackendSession
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks for what waits too long; sooner where the limit is short.
+_OLD_EVERY: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What a backend's row says that its session is to do."""
+
+    enabled: bool = True
+    hold: Hold = Hold.NONE
+    #: Whether what runs there is given back.
+    at_once: bool = False
+    by: str = ""
+    quarantined: bool = False
+    #: When it is tried again; None: when a person says so.
+    quarantine_until: dt.datetime | None = None
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether anything may be sent there."""
+        return self.enabled and not self.hold and not self.quarantined
+
+
+def orders_of(row: Mapping[str, Any]) -> Orders:
+    """Return the orders out of a backend's row's values."""
+    return Orders(
+        enabled=row["enabled"],
+        hold=Hold(row["hold"]),
+        at_once=row["hold_now"],
+        by=row["said_by"],
+        quarantined=row["quarantined_at"] is not None,
+        quarantine_until=row["quarantine_until"],
+    )
+
+
+class Housekeeper:
+    """Carries out one session's orders, and ends or moves what waits for its backend too long."""
+
+    def __init__(self, session: BackendSession) -> None:
+        self._session = session
+        #: Set where the orders changed, or something ended that they wait for.
+        self.woken = asyncio.Event()
+        #: Whether what waited too long before this session began was ended: it is not to be sent.
+        self.has_begun = False
+        #: When it was last looked for what waits too long, and whether all drivers had looked by then.
+        self._looked_at, self._was_known = float("-inf"), False
+
+    async def run(self) -> None:
+        """Look on every ring, and every few seconds without one, until cancelled."""
+        while True:
+            self.woken.clear()
+            await self._carry_out()
+            await self._end_what_waits_too_long()
+            if not self.has_begun:
+                self.has_begun = True
+                self._session.wake()
+            try:
+                async with asyncio.timeout(self._session.timing.safety_poll):
+                    await self.woken.wait()
+            except TimeoutError:
+                pass
+
+    # --- orders -----------------------------------------------------------------------------------
+
+    async def _carry_out(self) -> None:
+        orders = self._session.orders
+        if not orders.enabled:
+            await self._store(waiting.children_of_disabled)
+            return
+        if orders.hold and orders.at_once:
+            self._session.stop_attempts(await self._store(holds.prompts_given_back))
+        if orders.quarantined and _is_over(orders):
+            await self._probe()
+        await self._move_what_waits()
+        if orders.hold is Hold.DRAIN and await self._store(holds.backend_emptied):
+            logger.info("%s is drained, and disabled.", self._session.backend_id)
+
+    async def _probe(self) -> None:
+        """Let the backend out of quarantine if it answers; else it is asked again soon."""
+        client = self._session.client
+        try:
+            await client.system_stats()
+            await client.queue()
+        except AnswerTooLarge:
+            pass
+        except BackendError as error:
+            logger.info("%s stays set aside: %s", self._session.backend_id, error.detail)
+            return
+        if await self._store(holds.quarantine_over):
+            logger.info("%s is on probation.", self._session.backend_id)
+            free = replace(self._session.orders, quarantined=False, quarantine_until=None)
+            self._session.take_orders(free)
+
+    async def _move_what_waits(self) -> None:
+        """Have what waits here and may go elsewhere go, where nothing is sent here for a while."""
+        session, orders = self._session, self._session.orders
+        name, away = session.backend_id, session.observer.away_for()
+        if orders.quarantined:
+            await self._store(waiting.children_move, reason=f"{name} is quarantined.")
+        elif orders.hold is Hold.DRAIN:
+            by = f" by {orders.by}" if orders.by else ""
+            await self._store(waiting.children_move, reason=f"{name} is being drained{by}.")
+        elif away is not None and away >= session.around.move_after_s:
+            reason = f"{name} has been away for {away:.0f} s: {session.observer.away_reason}"
+            unfit = session.observer.is_unfit
+            kind = FailureClass.STALLED if unfit else FailureClass.UNREACHABLE
+            await self._store(waiting.children_move, reason=f"{reason}.", kind=kind)
+
+    # --- too long ---------------------------------------------------------------------------------
+
+    async def _end_what_waits_too_long(self) -> None:
+        """End the children that wait too long: for a backend that is away, or for a day."""
+        session = self._session
+        # What was rendered while nobody looked has its picture: it does not end before its driver asked.
+        is_known = all(driver.has_looked for driver in session.drivers.values())
+        away = session.observer.away_for()
+        if away is not None and away >= session.around.move_after_s:
+            await self._store(waiting.children_let_go)
+        if is_known and away is not None and away >= session.around.give_up_s:
+            unfit = session.observer.is_unfit
+            await self._store(
+                waiting.children_give_up,
+                away_s=away,
+                reason=session.observer.away_reason,
+                kind=FailureClass.STALLED if unfit else FailureClass.UNREACHABLE,
+            )
+        limit = session.around.queued_limit_s
+        # A day's wait is not measured by the second, and hundreds of backends would ask.
+        every = min(_OLD_EVERY, limit / 100)
+        if is_known != self._was_known or time.monotonic() >= self._looked_at + every:
+            self._was_known, self._looked_at = is_known, time.monotonic()
+            await self._store(
+                waiting.children_waited_too_long, limit_s=limit, unsent_only=not is_known
+            )
+
+    async def _store(self, work: Any, **fields: Any) -> Any:
+        return await self._session.database.store(work, fence=self._session.fence, **fields)
+
+
+def _is_over(orders: Orders) -> bool:
+    return orders.quarantine_until is not None and orders.quarantine_until <= now()

@@ -1,0 +1,112 @@
+"""Tells people what they asked to be told of: notices become messages, merged, one a minute at most."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from jobgroups import noticing
+from jobgroups.noticing import Pace
+from jobgroups.runner.db import Database
+from jobgroups.runner.posting import Service, services_of
+from jobgroups.services import notices, outbox
+from jobgroups.services.outbox import Due
+
+logger = logging.getLogger(__name__)
+
+
+class Notifier:
+    """One runner's part in telling.
+
+    Args:
+        urls: what ``DIRECTOR_NOTIFY`` names.
+        name: the runner's.
+        pace: the times.
+        database: a thread of its own.
+    """
+
+    def __init__(self, *, urls: Sequence[str], name: str, pace: Pace, database: Database) -> None:
+        self._services = services_of(urls)
+        self._name = name
+        self._pace = pace
+        self._database = database
+        #: Marks of services, and the notices that they took after nobody waited for them any more.
+        self._late: list[tuple[str, list[int]]] = []
+        self._began_at = time.monotonic()
+        self._posted_at = float("-inf")
+        self._forgot_at = float("-inf")
+
+    async def run(self) -> None:
+        """Look and tell until cancelled. What goes wrong here stops no render: it is logged."""
+        while True:
+            try:
+                await self._look()
+            except Exception:
+                logger.exception("Notices met a defect; they are looked for again.")
+            await asyncio.sleep(self._pace.look)
+
+    async def _look(self) -> None:
+        store = self._database.store
+        # Before, a row may still say what was seen when the last runner ended, hours ago.
+        if time.monotonic() - self._began_at >= self._pace.settled_after:
+            await store(outbox.trouble_noticed, self._pace)
+        await store(outbox.emptiness_noticed, self._pace)
+        while self._late:
+            mark, ids = self._late[0]
+            await store(outbox.notices_taken, mark=mark, ids=ids)
+            del self._late[0]
+        moment = asyncio.get_running_loop().time()
+        if moment - self._forgot_at > self._pace.empty_every:
+            self._forgot_at = moment
+            await store(outbox.notices_forget_old, self._pace)
+        if moment - self._posted_at < self._pace.gap:
+            return
+        due = await store(outbox.notices_claim, pace=self._pace, by=self._name)
+        if due:
+            await self._tell(due)
+            self._posted_at = asyncio.get_running_loop().time()
+
+    async def _tell(self, due: Sequence[Due]) -> None:
+        wrong: list[str] = []
+        taken = {
+            service: {one.id for one in due if service.mark in one.taken_by}
+            for service in self._services
+        }
+        async with asyncio.TaskGroup() as tasks:
+            for service in self._services:
+                tasks.create_task(
+                    self._post(service, due, taken[service], wrong), name=f"notice {service.name}"
+                )
+        told = [one for one in due if all(one.id in ids for ids in taken.values())]
+        rest = [one for one in due if one not in told]
+        if told:
+            await self._database.store(outbox.notices_sent, [one.id for one in told])
+        if rest:
+            error = " ".join(wrong)
+            logger.warning("%d notices could not be told: %s", len(rest), error)
+            await self._database.store(outbox.notices_failed, rest, pace=self._pace, error=error)
+
+    async def _post(
+        self, service: Service, due: Sequence[Due], taken: set[int], wrong: list[str]
+    ) -> None:
+        """Have a service take what it has not taken yet; add that to ``taken``, or what went wrong."""
+        mine = [one for one in due if one.id not in taken]
+        if not mine:
+            return
+        ids = [one.id for one in mine]
+        message = noticing.merged([one.told for one in mine], notices.link_to("/"))
+        error = await service.post(
+            message,
+            patience=self._pace.patience,
+            late=lambda: self._late.append((service.mark, ids)),
+        )
+        if error is not None:
+            wrong.append(error)
+            return
+        taken.update(ids)
+        if len(self._services) > 1:
+            # At once: another one may hang, and whatever ends this process meanwhile, it is not told
+            # again here.
+            await self._database.store(outbox.notices_taken, mark=service.mark, ids=ids)

@@ -1,0 +1,68 @@
+"""Pictures that were made after all: an attempt succeeded, and its child had gone on without it.
+
+Nothing is rendered for such a child again: what it has is taken. In the transaction that would have
+it wait or end otherwise, with its group locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backends.models import Backend
+from jobgroups import events
+from jobgroups.models import Attempt, ChildJob
+from jobgroups.services.writing import GroupWrite
+from jobgroups.states import AttemptState, ChildStatus
+
+
+def results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
+    """Return the newest success of each child that has one, by the child's id.
+
+    A prompt may succeed although it was to be stopped: its time was up, somebody cancelled it, or it
+    hung so long that another one was sent. What is left out: a success whose files are gone, or whose
+    backend is not registered any more, for nobody would see its picture.
+    """
+    rows = Attempt.objects.filter(
+        child__in=children,
+        state=AttemptState.SUCCESS,
+        failure_class="",
+        outputs_json__isnull=False,
+        backend__in=Backend.objects.values("pk"),
+    )
+    return {row.child_id: row for row in rows.order_by("number")}
+
+
+def result_of(child: ChildJob) -> Attempt | None:
+    """Return a child's newest success, None where it has none; see :func:`results`."""
+    return results([child]).get(child.id)
+
+
+def adopt(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
+    """Complete a child with what an earlier attempt of it has made; its times are that attempt's.
+
+    Args:
+        write: the child's group.
+        child: queued, without a current attempt.
+        attempt: a success of it.
+    """
+    owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
+    ChildJob.objects.filter(pk=child.pk).update(**owned)
+    for name, value in owned.items():
+        setattr(child, name, value)
+    write.move_child(
+        child,
+        ChildStatus.RUNNING,
+        attempt=attempt,
+        started_at=attempt.started_at,
+        attempt_count=max(child.attempt_count, attempt.number),
+    )
+    write.add(events.child_started(child, attempt))
+    write.move_child(
+        child,
+        ChildStatus.COMPLETED,
+        attempt=attempt,
+        outputs_json=attempt.outputs_json,
+        progress=100.0,
+        completed_at=attempt.ended_at,
+    )
+    write.add(events.child_completed(child))

@@ -1,0 +1,202 @@
+"""Backends held back: paused, drained and set aside by people, and what that does to what is there.
+
+What a person says takes the backend's lease for a moment: every claim holds it too, so that none
+comes between the look and the word. What a runner does about it is fenced by that lease.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+from django.db import transaction
+
+from backends import holding
+from backends.models import Backend
+from backends.states import Hold
+from jobgroups import events
+from jobgroups.clock import now
+from jobgroups.errors import BackendNotFound
+from jobgroups.models import Attempt, ChildJob, Lease
+from jobgroups.services import adopting
+from jobgroups.services.failed import move_elsewhere, put_back
+from jobgroups.services.writing import (
+    Fence,
+    GroupWrite,
+    check_fence,
+    group_transaction,
+    unit_of_work,
+)
+from jobgroups.states import CHILD_OPEN, ChildStatus, StopReason
+
+logger = logging.getLogger(__name__)
+
+# --- said by people -------------------------------------------------------------------------------
+
+
+@unit_of_work
+def backend_hold(
+    *, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = ""
+) -> None:
+    """Pause or drain a backend: from now on nothing is claimed for it.
+
+    Args:
+        backend_id: a disabled one takes nothing anyway, and stays as it is.
+        hold: pause or drain; the later word replaces the earlier one.
+        at_once: what runs there is given back, not awaited: the runner owes that, whatever dies.
+        reason, by: in the person's words.
+
+    Raises:
+        BackendNotFound: there is none with this id.
+    """
+    with transaction.atomic():
+        row = _locked(backend_id)
+        holding.backend_held(
+            row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now()
+        )
+
+
+@unit_of_work
+def backend_resume(*, backend_id: str, by: str = "") -> None:
+    """End a pause or drain. What was given back meanwhile is not taken back.
+
+    Raises:
+        BackendNotFound: there is none with this id.
+    """
+    with transaction.atomic():
+        holding.backend_resumed(row=_locked(backend_id), by=by, moment=now())
+
+
+@unit_of_work
+def backend_quarantine(
+    *, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None
+) -> None:
+    """Set a backend aside: it gets no prompt until it is released. What stands there is finished.
+
+    Args:
+        backend_id: the backend.
+        reason, by: in the person's words.
+        minutes: after so long it is tried again; None: when somebody releases it.
+
+    Raises:
+        BackendNotFound: there is none with this id.
+    """
+    with transaction.atomic():
+        row = _locked(backend_id)
+        moment = now()
+        until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
+        holding.backend_quarantined(
+            row=row, reason=reason, by=by or "a person", moment=moment, until=until
+        )
+
+
+@unit_of_work
+def backend_release(*, backend_id: str, by: str = "") -> None:
+    """Let a backend out of quarantine, on probation: one prompt at a time until one succeeds.
+
+    Raises:
+        BackendNotFound: there is none with this id.
+    """
+    with transaction.atomic():
+        _locked(backend_id)
+        if holding.backend_released(backend_id=backend_id, moment=now()):
+            logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
+
+
+def _locked(backend_id: str) -> Backend:
+    Lease.objects.select_for_update().filter(pk=backend_id).first()
+    row = Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).first()
+    if row is None:
+        raise BackendNotFound(backend_id)
+    return row
+
+
+# --- carried out by the runner --------------------------------------------------------------------
+
+
+@unit_of_work
+def quarantine_over(*, fence: Fence) -> bool:
+    """A quarantine's time is over and the backend answers: it is on probation now.
+
+    Returns:
+        Whether it was let out by this call; a person may have prolonged it meanwhile.
+    """
+    with transaction.atomic():
+        check_fence(fence)
+        return holding.backend_released(backend_id=fence.backend_id, moment=now(), due_only=True)
+
+
+@unit_of_work
+def backend_emptied(*, fence: Fence) -> bool:
+    """Disable a draining backend if no child is left for it and nothing of ours is there.
+
+    Returns:
+        Whether it was disabled by this call.
+    """
+    with transaction.atomic():
+        check_fence(fence)
+        # The full lock: a submission that names it is over, or comes after and sees it disabled.
+        rows = Backend.objects.select_for_update()
+        row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
+        if row is None or _is_in_use(fence.backend_id):
+            return False
+        holding.backend_drained(row=row, moment=now())
+        return True
+
+
+def _is_in_use(backend_id: str) -> bool:
+    children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN)
+    attempts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
+    return children.exists() or attempts.exists()
+
+
+def prompts_given_back(*, fence: Fence) -> set[int]:
+    """Owe the stop of every prompt of ours at a backend that was held at once.
+
+    Its child waits again, there or elsewhere; the attempt is not charged, and not one of those that
+    come to nothing. An old attempt keeps its child from being claimed until its prompt is seen to end,
+    so that none is rendered twice. A success that was quicker than the stop is the child's result.
+
+    Returns:
+        Ids of the attempts whose stop is owed by this call.
+    """
+    active = Attempt.objects.filter(
+        backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True
+    )
+    stopped: set[int] = set()
+    for attempt_id, group_id in list(active.order_by("id").values_list("id", "child__group_id")):
+        if _given_back(attempt_id, group_id, fence):
+            stopped.add(attempt_id)
+    return stopped
+
+
+@unit_of_work
+def _given_back(attempt_id: int, group_id: str, fence: Fence) -> bool:
+    with group_transaction(group_id, fence=fence) as write:
+        row = Backend.objects.filter(pk=fence.backend_id).first()
+        if row is None or not row.hold_now:
+            # Resumed a moment ago.
+            return False
+        child = ChildJob.objects.select_for_update(of=("self",)).get(attempts=attempt_id)
+        attempt = Attempt.objects.select_for_update().get(pk=attempt_id)
+        if not write.owe_stop([attempt.pk], StopReason.GIVEN_BACK):
+            return False
+        Attempt.objects.filter(pk=attempt.pk).update(charged=False)
+        _wait_again(write, child, attempt, row)
+        return True
+
+
+def _wait_again(write: GroupWrite, child: ChildJob, attempt: Attempt, row: Backend) -> None:
+    ran = child.status == ChildStatus.RUNNING
+    if not put_back(write, child, attempt):
+        return
+    held = "drained" if row.hold == Hold.DRAIN else "paused"
+    by = f" by {row.said_by}" if row.said_by else ""
+    made = adopting.result_of(child)
+    moved = made is None and move_elsewhere(
+        write, child, reason=f"{row.id} was {held}{by}, and gave its work back."
+    )
+    if ran and not moved:
+        write.add(events.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
+    if made is not None:
+        adopting.adopt(write, child, made)

@@ -1,0 +1,80 @@
+"""Notices that are rows of the transaction of what they tell. Nothing is sent here.
+
+Without ``DIRECTOR_NOTIFY`` nothing is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from django.conf import settings
+
+from jobgroups import noticing, wording
+from jobgroups.clock import now
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
+from jobgroups.noticing import Message, NoticeKind
+from jobgroups.states import ChildStatus
+
+
+def wanted(kind: NoticeKind) -> bool:
+    """Return whether anybody is to be told of such things."""
+    return bool(settings.DIRECTOR_NOTIFY) and kind in settings.DIRECTOR_NOTIFY_ON
+
+
+def link_to(path: str) -> str:
+    """Return the address of a page as others reach it, nothing where ``DIRECTOR_PUBLIC_URL`` is not set."""
+    return f"{settings.DIRECTOR_PUBLIC_URL}{path}" if settings.DIRECTOR_PUBLIC_URL else ""
+
+
+def notice_store(kind: NoticeKind, message: Message) -> Notice:
+    """Store a notice that is to be told soon."""
+    moment = now()
+    return Notice.objects.create(
+        kind=kind, title=message.title, body=message.body, created_at=moment, next_try_at=moment
+    )
+
+
+def group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
+    """Tell of the end of a group's run, in the transaction that ends it.
+
+    Args:
+        group: as it is stored by that transaction.
+        children: all of them.
+    """
+    if not wanted(NoticeKind.GROUP_ENDED) or group.completed_at is None:
+        return
+    lost = [one for one in children if one.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)]
+    end = noticing.GroupEnd(
+        name=wording.group_name(group.id, json.loads(group.metadata_json)),
+        total=group.total_count,
+        completed=group.completed_count,
+        failed=group.failed_count,
+        cancelled=group.cancelled_count,
+        seconds=_seconds(group),
+        is_cancelled=group.cancelled_at is not None,
+        late=_late(group),
+        reasons=Counter((one.failure_class, one.backend_id or "") for one in lost),
+    )
+    message = noticing.group_ended(end, link_to(f"/groups/{group.id}"))
+    notice_store(NoticeKind.GROUP_ENDED, message)
+
+
+def _seconds(group: JobGroup) -> float:
+    """Return how long the group's run took."""
+    ended = group.completed_at or now()
+    began = group.created_at
+    if group.run > 1:
+        opened = JobEvent.objects.filter(group=group, run=group.run).order_by("seq")
+        # None yet: it ended in the transaction that opened it.
+        began = opened.values_list("created_at", flat=True).first() or ended
+    return max((ended - began).total_seconds(), 0.0)
+
+
+def _late(group: JobGroup) -> int:
+    """Return how many children completed in this run after an attempt of it had failed."""
+    failed = Attempt.objects.filter(
+        child__group=group, child__status=ChildStatus.COMPLETED, run=group.run
+    )
+    return failed.exclude(failure_class="").values("child_id").distinct().count()

@@ -1,0 +1,265 @@
+"""Notices on their way: what only time tells is noticed, what is due is taken up, told, or given up.
+
+Several runners may do this side by side: whoever takes notices up holds all that wait until its claim
+is stored, so that each is told by one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from django.db import transaction
+from django.db.models import Exists, Max, OuterRef, Q, Value
+from django.db.models.functions import Concat
+
+from backends.models import Backend, Reachability
+from jobgroups import noticing, wording
+from jobgroups.clock import now
+from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
+from jobgroups.noticing import NoticeKind, Pace, Told
+from jobgroups.services.notices import link_to, notice_store, wanted
+from jobgroups.services.writing import unit_of_work
+from jobgroups.states import CHILD_OPEN, GroupStatus
+
+#: Begins ``last_error`` while a runner tells it.
+_UNDER_WAY: Final = "being told"
+#: Notices that one message tells of at most.
+_MOST: Final = 500
+_NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
+#: An end that is older is no news, whoever has not been told of it.
+_NEWS: Final = dt.timedelta(hours=1)
+
+
+#: A backend, the title of its notice, and since when it is in trouble.
+_Trouble: TypeAlias = tuple[Backend, tuple[str, dt.datetime]]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A notice that was taken up to be told.
+
+    Attributes:
+        taken_by: marks of the services that took it at an earlier try.
+    """
+
+    id: int
+    told: Told
+    tries: int
+    created_at: dt.datetime
+    taken_by: frozenset[str] = frozenset()
+
+
+# --- what only time tells -------------------------------------------------------------------------
+
+
+def trouble_noticed(pace: Pace) -> int:
+    """Store a notice for each backend that is in trouble and was not told of; return how many."""
+    if not wanted(NoticeKind.BACKEND_TROUBLE):
+        return 0
+    # Asked every few seconds for as long as the trouble lasts: only what is news takes a lock.
+    troubled = _troubled(pace)
+    told = _told(troubled)
+    return sum(
+        _notice_trouble(one.pk)
+        for one, (title, since) in troubled
+        if told.get(title, _NEVER) < since
+    )
+
+
+def _told(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
+    """Return when each trouble was told of last, by the title."""
+    titles = [title for _, (title, _) in troubled]
+    rows = Notice.objects.filter(kind=NoticeKind.BACKEND_TROUBLE, title__in=titles).order_by()
+    return dict(rows.values_list("title").annotate(Max("created_at")))
+
+
+def _troubled(pace: Pace) -> list[_Trouble]:
+    waits = ChildJob.objects.filter(backend=OuterRef("pk"), status__in=CHILD_OPEN)
+    away = Q(
+        Exists(waits),
+        enabled=True,
+        reachability=Reachability.OFFLINE,
+        unreachable_since__lte=now() - dt.timedelta(seconds=pace.trouble_after),
+    )
+    rows = Backend.objects.filter(away | Q(quarantined_at__isnull=False)).order_by("id")
+    return [(row, trouble) for row in rows if (trouble := _trouble(row)) is not None]
+
+
+def _trouble(row: Backend) -> tuple[str, dt.datetime] | None:
+    """Return the title of the notice of a backend's trouble, and since when it is in it."""
+    if row.quarantined_at is not None:
+        return noticing.quarantine_title(row.id), row.quarantined_at
+    since = row.unreachable_since
+    if since is None:
+        return None
+    return noticing.away_title(row.id, answers=_answers(row, since)), since
+
+
+def _answers(row: Backend, since: dt.datetime) -> bool:
+    """Whether a backend that cannot take work was heard from all the same."""
+    return row.last_seen_at is not None and row.last_seen_at > since
+
+
+@unit_of_work
+def _notice_trouble(backend_id: str) -> int:
+    with transaction.atomic():
+        # Its row is held: two runners must not both find that nobody was told.
+        row = Backend.objects.select_for_update().filter(pk=backend_id).first()
+        trouble = None if row is None else _trouble(row)
+        if row is None or trouble is None:
+            return 0
+        title, since = trouble
+        if Notice.objects.filter(title=title, created_at__gte=since).exists():
+            return 0
+        link = link_to("/backends")
+        if row.quarantined_at is not None:
+            message = noticing.backend_quarantined(
+                row.id, row.quarantine_reason, row.quarantine_by, row.quarantine_until, link
+            )
+        else:
+            waiting = ChildJob.objects.filter(backend=row, status__in=CHILD_OPEN).count()
+            if not waiting:
+                return 0
+            seconds, answers = (now() - since).total_seconds(), _answers(row, since)
+            message = noticing.backend_away(
+                row.id, seconds, row.status_reason, waiting, link, answers=answers
+            )
+        notice_store(NoticeKind.BACKEND_TROUBLE, message)
+        return 1
+
+
+def emptiness_noticed(pace: Pace) -> bool:
+    """Store a notice where the last group has ended and nothing is left to do; return whether."""
+    if not wanted(NoticeKind.QUEUE_EMPTY):
+        return False
+    # Where something is left to do, something else is the last that happened, or soon will be.
+    last = JobEvent.objects.order_by("-id").only("type", "group_id", "created_at").first()
+    moment = now()
+    if last is None or last.type != "group_complete" or last.created_at < moment - _NEWS:
+        return False
+    if last.created_at > moment - dt.timedelta(seconds=pace.quiet):
+        return False
+    not_since = min(last.created_at, moment - dt.timedelta(seconds=pace.empty_every))
+    if _emptiness_told(not_since) or _anything_open():
+        return False
+    return _notice_emptiness(last.group_id, not_since)
+
+
+def _anything_open() -> bool:
+    # Ended ones are among the partly complete alone; the index leads to each of the statuses.
+    running = Q(status__in=(GroupStatus.PENDING, GroupStatus.RUNNING))
+    partly = Q(status=GroupStatus.PARTIAL_COMPLETE, completed_at=None)
+    return JobGroup.objects.filter(running | partly).exists()
+
+
+def _emptiness_told(since: dt.datetime) -> bool:
+    return Notice.objects.filter(kind=NoticeKind.QUEUE_EMPTY, created_at__gt=since).exists()
+
+
+@unit_of_work
+def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
+    with transaction.atomic():
+        # Its row is held: two runners must not both find that nobody was told.
+        group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
+        if group is None or _emptiness_told(not_since):
+            return False
+        name = wording.group_name(group.id, json.loads(group.metadata_json))
+        notice_store(NoticeKind.QUEUE_EMPTY, noticing.queue_empty(name, link_to("/")))
+        return True
+
+
+# --- what is due ----------------------------------------------------------------------------------
+
+
+def notices_claim(*, pace: Pace, by: str) -> list[Due]:
+    """Take up what is due, if no message went out a moment ago.
+
+    Args:
+        pace: how long a claim holds, and how far messages are apart.
+        by: name of the runner that tells them.
+    """
+    if not Notice.objects.filter(next_try_at__lte=now()).exists():
+        return []
+    return _claim(pace, by)
+
+
+@unit_of_work
+def _claim(pace: Pace, by: str) -> list[Due]:
+    with transaction.atomic():
+        waiting = list(
+            Notice.objects.select_for_update().filter(next_try_at__isnull=False).order_by("id")
+        )
+        moment = now()
+        recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.gap))
+        if recent.exists() or any(_is_under_way(one, moment) for one in waiting):
+            return []
+        due = [one for one in waiting if one.next_try_at is not None and one.next_try_at <= moment]
+        return [_taken(one, pace, by, moment) for one in due[:_MOST]]
+
+
+def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
+    if notice.next_try_at is None or notice.next_try_at <= moment:
+        return False
+    return notice.last_error.startswith(_UNDER_WAY)
+
+
+def _taken(notice: Notice, pace: Pace, by: str, moment: dt.datetime) -> Due:
+    Notice.objects.filter(pk=notice.pk, next_try_at=notice.next_try_at).update(
+        next_try_at=moment + dt.timedelta(seconds=pace.claim),
+        tries=notice.tries + 1,
+        last_error=f"{_UNDER_WAY} by {by}",
+    )
+    told = Told(notice.kind, notice.title, notice.body)
+    taken_by = frozenset(notice.taken_by.split())
+    return Due(notice.pk, told, notice.tries + 1, notice.created_at, taken_by)
+
+
+@unit_of_work
+def notices_taken(*, mark: str, ids: Collection[int]) -> None:
+    """Record that one of several services took notices: whoever tries the others again passes it.
+
+    Args:
+        mark: the service's.
+        ids: of the notices.
+    """
+    mine = Notice.objects.filter(pk__in=ids, sent_at=None).exclude(taken_by__contains=mark)
+    mine.update(taken_by=Concat("taken_by", Value(f" {mark}")))
+
+
+@unit_of_work
+def notices_sent(ids: Collection[int]) -> None:
+    """Record that notices were told. What waited for a service that failed need not wait longer."""
+    with transaction.atomic():
+        moment = now()
+        mine = Notice.objects.filter(pk__in=ids, sent_at=None)
+        mine.update(sent_at=moment, next_try_at=None, last_error="", taken_by="")
+        put_off = Notice.objects.filter(next_try_at__gt=moment, tries__gt=0)
+        put_off.exclude(last_error__startswith=_UNDER_WAY).update(next_try_at=moment)
+
+
+@unit_of_work
+def notices_failed(failed: Sequence[Due], *, pace: Pace, error: str) -> list[int]:
+    """Put notices off that a service did not take; return the ids of those that are given up."""
+    moment = now()
+    given_up: list[int] = []
+    with transaction.atomic():
+        for one in failed:
+            rows = Notice.objects.filter(pk=one.id, sent_at=None)
+            if (moment - one.created_at).total_seconds() >= pace.give_up:
+                rows.update(next_try_at=None, last_error=f"Given up: {error}"[:500])
+                given_up.append(one.id)
+                continue
+            again = moment + dt.timedelta(seconds=pace.pause_after(one.tries))
+            rows.update(next_try_at=again, last_error=error[:500])
+    return given_up
+
+
+@unit_of_work
+def notices_forget_old(pace: Pace) -> int:
+    """Delete notices that nobody needs any more; return how many."""
+    old = Notice.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.keep))
+    return old.delete()[0]

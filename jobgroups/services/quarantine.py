@@ -1,0 +1,89 @@
+"""What the end of an attempt means for its backend: a failure may set it aside, a success clears it.
+
+Called in the transaction that stores the end, so that no claim comes after a failure and before what
+it leads to: every move of an attempt calls it. By hand only where a class is stored without a move.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Final
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from backends import holding
+from backends.models import Backend
+from backends.quarantine import Rules, counts_since, quarantine_for, reason_for
+from jobgroups.clock import now
+from jobgroups.failures import TAXONOMY, FailureClass
+from jobgroups.hub import hub
+from jobgroups.models import Attempt
+from jobgroups.states import AttemptState
+from jobgroups.wording import failure_words
+
+logger = logging.getLogger(__name__)
+
+#: Failure classes that speak against the backend.
+COUNTED: Final = frozenset(one.value for one, kind in TAXONOMY.items() if kind.counts)
+
+
+def rules() -> Rules:
+    """Return the installation's rules."""
+    return Rules(
+        failures=settings.DIRECTOR_QUARANTINE_FAILURES,
+        within=dt.timedelta(minutes=settings.DIRECTOR_QUARANTINE_MINUTES),
+        forgive=dt.timedelta(minutes=settings.DIRECTOR_QUARANTINE_FORGIVE_MINUTES),
+    )
+
+
+def take_in(attempt: Attempt) -> None:
+    """Take in how an attempt stands now, as its row was just stored by this transaction.
+
+    A counted failure may quarantine the backend; it may be one of an attempt that has not ended, whose
+    stop is not honoured. A success ends a probation. Anything else says nothing of the backend.
+    """
+    if attempt.failure_class in COUNTED:
+        _count(attempt)
+    elif attempt.state == AttemptState.SUCCESS:
+        holding.backend_succeeded(backend_id=attempt.backend_id)
+
+
+def _count(attempt: Attempt) -> None:
+    # The row's lock first: two failures at once would each not see the other, and count one too few.
+    # Whoever holds it waits for no other backend's and no other group's; no key, for submissions
+    # share that.
+    rows = Backend.objects.select_for_update(no_key=True)
+    row = rows.filter(pk=attempt.backend_id).first()
+    if row is None:
+        return
+    moment = now()
+    its_rules = rules()
+    failures = _counted_since(row, counts_since(its_rules, moment, row.forgiven_at))
+    lasts = quarantine_for(its_rules, failures=failures, in_a_row=row.quarantine_count)
+    if lasts is None:
+        return
+    words = failure_words(attempt.failure_class)
+    reason = reason_for(failures, its_rules.within, row.quarantine_count, f"{words}.")
+    if holding.backend_quarantined(
+        row=row, reason=reason, by="", moment=moment, until=moment + lasts
+    ):
+        logger.warning("%s is set aside for %s: %s", row.id, lasts, reason)
+        # What waits there may go elsewhere now.
+        transaction.on_commit(_ring, robust=True)
+
+
+def _counted_since(row: Backend, since: dt.datetime) -> int:
+    failed = Attempt.objects.filter(backend_id=row.id, failure_class__in=COUNTED)
+    # One that hangs failed when it was told to stop: when it ends in the end says nothing, and that
+    # may be after somebody restarted its backend and released it.
+    hung = Q(failure_class=FailureClass.STALLED)
+    return failed.filter(
+        Q(hung, stop_requested_at__gt=since) | Q(~hung, ended_at__gt=since)
+    ).count()
+
+
+def _ring() -> None:
+    hub.wake_runners()

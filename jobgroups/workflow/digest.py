@@ -1,0 +1,75 @@
+"""Which submissions are runs of one workflow: they take about as long on one backend."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from jobgroups.workflow.graph import Node
+from jobgroups.workflow.parameters import SEED_INPUTS
+from jobgroups.workflow.prepared import Prepared
+
+#: Inputs whose text is what a picture shows, is made from, or is called: what ComfyUI's own nodes
+#: take as free text, what widely used nodes call their prompts, and the files that people bring.
+CONTENT_INPUTS: Final = frozenset(
+    {
+        *("bert", "clip_g", "clip_l", "llama", "mt5xl", "t5xxl"),
+        *("text", "text_g", "text_l", "prompt", "user_prompt", "positive", "negative"),
+        *("positive_prompt", "negative_prompt", "lyrics", "tags", "tracks", "message", "title"),
+        *("string", "string_a", "string_b", "substring", "value", "delimiter"),
+        *("find", "replace", "regex_pattern", "filename_prefix", "prefix"),
+        *("image", "mask", "audio", "video", "file"),
+    }
+)
+#: A longer text, or one of several lines, is no choice and no model's name, whatever its input.
+_LONGEST_NAME: Final = 255
+_DIGITS: Final = 16
+
+
+def digest(prepared: Prepared) -> str:
+    """Return 16 hex digits that runs of one workflow have in common.
+
+    It is of the graph as it is rendered, parameters set. Two submissions are runs of one workflow
+    where estimates may learn from one about the other, and a failure of one is news about the other:
+
+    - Nodes, links, numbers, switches and the names in choices count: size, steps, sampler and model
+      decide how long it takes and what memory it needs.
+    - Seeds do not count, nor what a picture shows or is called: prompts, file names, brought pictures
+      (``CONTENT_INPUTS``, and every long text). Frames of one shot differ in nothing else.
+    - Titles (``_meta``), the order of keys, and ``7`` against ``7.0`` (an editor writes either) do not.
+
+    A text that is wrongly counted costs an estimate until there were three runs; one that is wrongly
+    left out mixes two durations. So what is not known to be content counts.
+    """
+    seeds = frozenset(prepared.seed_slots)
+    nodes = {
+        node_id: [node["class_type"], _telling(node_id, node, seeds)]
+        for node_id, node in prepared.workflow.items()
+    }
+    text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def _telling(node_id: str, node: Node, seeds: frozenset[tuple[str, str]]) -> dict[str, Any]:
+    """Return a node's inputs that count."""
+    return {
+        name: _plain(value)
+        for name, value in node["inputs"].items()
+        if not _is_seed(node_id, name, value, seeds) and not _is_content(name, value)
+    }
+
+
+def _is_seed(node_id: str, name: str, value: Any, seeds: frozenset[tuple[str, str]]) -> bool:
+    # A seed that was pinned by its address is in no slot; where it is a link, the link counts.
+    return (node_id, name) in seeds or (name in SEED_INPUTS and not isinstance(value, list))
+
+
+def _is_content(name: str, value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    return name in CONTENT_INPUTS or len(value) > _LONGEST_NAME or "\n" in value
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

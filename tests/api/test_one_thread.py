@@ -1,0 +1,223 @@
+"""The API's own handler answers as Django's does, byte for byte, and goes over to a thread once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+from django.conf import settings as current
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connection
+from pytest_django import Settings
+
+from director import one_thread
+from director.one_thread import OneThreadHandler
+from jobgroups.models import JobGroup
+from tests.api.conftest import GRAPH, Made
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+GOOD = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
+FOREIGN = {"origin": "https://evil.example"}
+LOCAL = {"origin": "http://localhost:3000"}
+PREFLIGHT = {**LOCAL, "access-control-request-method": "POST"}
+#: Method, path (``ID`` is a group's), body, headers.
+REQUESTS: list[tuple[str, str, Any, dict[str, str]]] = [
+    ("GET", "/api/job-groups/ID", None, {}),
+    ("GET", "/api/job-groups/ID/", None, {}),
+    ("HEAD", "/api/job-groups/ID", None, {}),
+    ("GET", "/api/job-groups/ID", None, {"accept": "text/html", "cookie": "a=b"}),
+    ("GET", "/api/job-groups/jg_000000000000", None, {}),
+    ("GET", "/api/job-groups/ID/workflow", None, {}),
+    ("GET", "/api/job-groups/ID/events", None, LOCAL),
+    ("GET", "/api/job-groups?limit=1", None, {}),
+    ("GET", "/api/job-groups?limit=0", None, {}),
+    ("GET", "/api/backends", None, {}),
+    ("GET", "/api/nothing/here", None, {}),
+    ("GET", "/api/", None, {}),
+    ("GET", "/api/%00", None, {}),
+    ("GET", "/api/job-group", None, {}),
+    ("PUT", "/api/job-groups/ID", None, {}),
+    ("OPTIONS", "/api/job-groups/ID", None, {}),
+    ("OPTIONS", "/api/job-group", None, PREFLIGHT),
+    ("POST", "/api/job-group", GOOD, FOREIGN),
+    ("POST", "/api/job-group", GOOD, {"idempotency-key": "again"}),
+    ("POST", "/api/job-group", {"backend_ids": []}, LOCAL),
+    ("POST", "/api/job-group", b"{", {}),
+    ("POST", "/api/job-group", GOOD, {"content-type": "text/plain"}),
+    ("POST", "/api/job-group", {**GOOD, "backend_ids": ["nobody"]}, {}),
+    ("GET", "/api/job-groups/ID", None, {"host": "evil.example"}),
+    ("GET", "/api/job-groups/ID", None, {"authorization": "Bearer wrong"}),
+    ("DELETE", "/api/job-groups/jg_000000000000", None, {}),
+]
+
+
+async def _answer(
+    handler: Any, method: str, path: str, body: Any, headers: dict[str, str]
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, headers and body of an answer."""
+    content = (
+        body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    )
+    given = {"host": "localhost:9820", "content-type": "application/json", **headers}
+    path, _, query = path.partition("?")
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path.replace("%00", "\0"),
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+        "client": ["127.0.0.1", 50_000],
+        "server": ["127.0.0.1", 9820],
+    }
+    waiting = [{"type": "http.request", "body": content, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not waiting:
+            await asyncio.Event().wait()  # the client stays
+        return waiting.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await handler(scope, receive, send)
+    said = b"".join(message["body"] for message in sent[1:])
+    return sent[0]["status"], sorted(sent[0]["headers"]), said
+
+
+def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
+    async def ask() -> list[Any]:
+        return [await _answer(handler(), *request) for handler in (OneThreadHandler, ASGIHandler)]
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("token", ["", "a-token-of-some-length"])
+def test_it_answers_as_djangos_handler_does(
+    farm: list[str], settings: Settings, token: str
+) -> None:
+    key = {"idempotency-key": "again"}
+    made = asyncio.run(_answer(OneThreadHandler(), "POST", "/api/job-group", GOOD, key))
+    assert made[0] == 201, made
+    group_id = json.loads(made[2])["job_group_id"]
+    settings.DIRECTOR_TOKEN = token
+    for method, path, body, headers in REQUESTS:
+        here, there = _both((method, path.replace("ID", group_id), body, headers))
+        assert here == there, (method, path)
+    assert JobGroup.objects.count() == 1
+
+
+def test_a_session_of_the_admin_is_neither_read_nor_ended_by_the_api(farm: list[str]) -> None:
+    ask = _answer(OneThreadHandler(), "GET", "/api/backends", None, {"cookie": "sessionid=abc"})
+    status, headers, _ = asyncio.run(ask)
+    assert status == 200
+    assert not {b"Set-Cookie", b"Cookie"} & {name for name, _ in headers}
+
+
+def test_every_middleware_but_those_of_pages_is_in_the_apis_chain() -> None:
+    pages = {
+        "servestatic.middleware.ServeStaticMiddleware",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    }
+    assert [name for name in current.MIDDLEWARE if name not in pages] == (
+        current.DIRECTOR_API_MIDDLEWARE
+    )
+
+
+def test_a_body_above_the_limit_is_refused_alike(farm: list[str], settings: Settings) -> None:
+    settings.DIRECTOR_MAX_BODY_BYTES = 2_000
+    here, there = _both(("POST", "/api/job-group", {**GOOD, "metadata": {"x": "y" * 3_000}}, {}))
+    assert here == there
+    assert here[0] == 413
+
+
+def test_a_crash_is_told_alike(
+    farm: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("jobgroups.selectors.group_list", lambda **_: 1 / 0)
+    here, there = _both(("GET", "/api/job-groups", None, {}))
+    assert here == there
+    assert here[0] == 500
+    assert json.loads(here[2])["code"] == "internal_error"
+    assert caplog.text.count("ZeroDivisionError") >= 2
+
+
+def test_a_request_goes_to_one_of_a_few_threads_and_their_connections_stay(
+    farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    plain = OneThreadHandler.get_response
+
+    def noted(self: Any, request: Any) -> Any:
+        response = plain(self, request)
+        seen.append((threading.current_thread().name, id(connection.connection)))
+        return response
+
+    monkeypatch.setattr(OneThreadHandler, "get_response", noted)
+
+    async def ask() -> None:
+        handler = OneThreadHandler()
+        for _ in range(2 * one_thread.READING + 1):
+            await _answer(handler, "GET", "/api/backends", None, {})
+
+    asyncio.run(ask())
+    assert {name.rsplit("_", 1)[0] for name, _ in seen} == {"api-reading"}
+    assert len({name for name, _ in seen}) <= one_thread.READING
+    if connection.vendor == "sqlite":
+        assert len(set(seen)) == len({name for name, _ in seen})
+
+
+def test_submissions_that_wait_for_silent_backends_hold_up_nobody(
+    runner: Any, make_backend: Made
+) -> None:
+    """A server that accepts and never answers stands behind the backend: each submission asks it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as silent:
+        make_backend("gpu-1", seen=False, url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+        async def timed(*request: Any) -> tuple[float, int]:
+            began = time.monotonic()
+            status, _, _ = await _answer(OneThreadHandler(), *request)
+            return time.monotonic() - began, status
+
+        async def ask() -> list[tuple[float, int]]:
+            async with asyncio.TaskGroup() as tasks:
+                posts = [
+                    tasks.create_task(timed("POST", "/api/job-group", GOOD, {})) for _ in range(20)
+                ]
+                await asyncio.sleep(0.5)
+                looked = tasks.create_task(timed("GET", "/api/backends", None, {}))
+            return [looked.result(), *(one.result() for one in posts)]
+
+        (seconds, status), *posts = asyncio.run(ask())
+    assert status == 200
+    assert [status for _, status in posts] == [400] * 20
+    # Twice what each promises, for a busy machine; one after the other they would take 34 s.
+    assert max(seconds for seconds, _ in posts) < 4
+    assert seconds < min(taken for taken, _ in posts)
+
+
+def test_a_client_that_goes_before_its_body_is_there_gets_nothing_and_breaks_nothing() -> None:
+    async def gone() -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/api/job-group", "headers": []}
+        await OneThreadHandler()(scope, receive, send)
+        return sent
+
+    assert asyncio.run(gone()) == []

@@ -1,0 +1,245 @@
+"""Runners, people and failing machines at the same time: what must hold whoever comes first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from django.db import connection
+from pytest_django import Settings
+
+from backends.models import Backend, Reachability
+from backends.states import Hold
+from jobgroups import selectors
+from jobgroups.clock import now
+from jobgroups.errors import JobGroupsError
+from jobgroups.failures import FailureClass
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups, holds, retries, waiting
+from jobgroups.services.claims import Claim
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, ChildStatus, Elsewhere
+from tests import farm
+from tests.ws.client_state import ClientState, picked
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAMES: Final = ("gpu-1", "gpu-2", "gpu-3")
+#: Seconds in which everything happens.
+FOR: Final = 3.0
+FINAL: Final = ("child_completed", "child_failed", "child_timeout", "child_cancelled")
+KINDS: Final = (
+    FailureClass.OUT_OF_MEMORY,
+    FailureClass.CUDA_FATAL,
+    FailureClass.NODE_ERROR,
+    FailureClass.NODE_OR_MODEL_MISSING,
+)
+
+
+class Machine:
+    """One backend, and the runner that drives it with an end for each prompt."""
+
+    def __init__(self, name: str, luck: random.Random) -> None:
+        farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+        self.fence: Fence = farm.lease(name)
+        self.name = name
+        self.luck = luck
+        #: Prompts that were told to stop, or hang, and end later.
+        self.late: list[Claim] = []
+
+    def step(self) -> bool:
+        """Do the next thing; False where there was nothing to do."""
+        if self.late and self.luck.random() < 0.5:
+            self.end_late(self.late.pop(0))
+            return True
+        claimed = claims.child_claim(fence=self.fence, client_id="c", depth=2)
+        if claimed is not None:
+            self.drive(claimed)
+        return claimed is not None
+
+    def drive(self, claimed: Claim) -> None:
+        """Send a prompt, and have it end in one of the ways there are."""
+        it: dict[str, Any] = {"attempt_id": claimed.attempt_id, "fence": self.fence}
+        way = self.luck.choice(
+            ["success", "success", "error", "lost", "not sent", "time", "forgot"]
+        )
+        if way == "not sent":
+            attempts.attempt_not_sent(**it)
+            return
+        attempts.attempt_accepted(**it)
+        if way == "forgot":
+            attempts.attempt_lost(**it, reason="forgotten")
+            return
+        attempts.attempt_started(**it)
+        match way:
+            case "time":
+                attempts.attempt_timed_out(**it)
+                if self.luck.random() < 0.5:
+                    attempts.attempt_stalled(**it)
+                self.late.append(claimed)
+            case "lost":
+                attempts.attempt_lost(**it, reason="it crashed")
+            case "error":
+                kind = self.luck.choice(KINDS)
+                attempts.attempt_ended(**it, end=farm.end(AttemptState.ERROR, failure=kind))
+            case _:
+                attempts.attempt_ended(**it, end=farm.end())
+
+    def end_late(self, claimed: Claim) -> None:
+        """Have a prompt end that was given up, in success as often as not."""
+        state = self.luck.choice([AttemptState.SUCCESS, AttemptState.INTERRUPTED])
+        failure = FailureClass.INTERRUPTED if state is AttemptState.INTERRUPTED else None
+        end = farm.end(state, failure=failure)
+        attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=self.fence, end=end)
+
+    def keep_house(self) -> None:
+        """Do what a session's housekeeper does, and now and then more than it would."""
+        holds.prompts_given_back(fence=self.fence)
+        row = Backend.objects.get(pk=self.name)
+        if row.hold or row.quarantined_at:
+            waiting.children_move(fence=self.fence, reason="held back.")
+        if self.luck.random() < 0.03:
+            waiting.children_give_up(fence=self.fence, away_s=600, reason="refused")
+
+
+def people(luck: random.Random) -> None:
+    """Have a person do something."""
+    group_id = luck.choice(list(JobGroup.objects.values_list("id", flat=True)))
+    name = luck.choice(NAMES)
+    deeds: list[Callable[[], Any]] = [
+        lambda: retries.group_retry(group_id=group_id),
+        lambda: retries.group_retry(group_id=group_id, elsewhere=Elsewhere.ANY),
+        lambda: holds.backend_hold(backend_id=name, hold=Hold.PAUSE, at_once=True),
+        lambda: holds.backend_quarantine(backend_id=name),
+        *[lambda: holds.backend_resume(backend_id=name)] * 3,
+        *[lambda: holds.backend_release(backend_id=name)] * 3,
+    ]
+    if luck.random() < 0.05:
+        deeds = [lambda: groups.group_cancel(group_id=group_id)]
+    # Not finished, nothing to retry, its backend takes nothing: said to the person.
+    with contextlib.suppress(JobGroupsError):
+        luck.choice(deeds)()
+
+
+def running(
+    work: Callable[[], Any], until: float, broke: list[BaseException], pause: float = 0.0
+) -> threading.Thread:
+    """Do something again and again, in a thread of its own."""
+
+    def run() -> None:
+        try:
+            while time.monotonic() < until and not broke:
+                work()
+                time.sleep(pause)
+        except BaseException as error:  # noqa: BLE001 raised in the test's own thread
+            broke.append(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def drive_to_the_end(machines: list[Machine]) -> None:
+    """Let everything work again, and have all prompts end."""
+    for name in NAMES:
+        holds.backend_resume(backend_id=name)
+    for _ in range(400):
+        for name in NAMES:
+            holds.backend_release(backend_id=name)
+        ChildJob.objects.update(not_before=None)
+        moved = [machine.step() for machine in machines]
+        for machine in machines:
+            # What the machine's own list does not know of: given up while it was sent.
+            stopped = Attempt.objects.filter(backend_id=machine.name, ended_at__isnull=True)
+            for attempt_id in stopped.values_list("id", flat=True):
+                end = farm.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
+                attempts.attempt_ended(attempt_id=attempt_id, fence=machine.fence, end=end)
+        if not any(moved) and not ChildJob.objects.filter(status=ChildStatus.QUEUED).exists():
+            return
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Settings) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
+    luck = random.Random(seed)
+    machines = [Machine(name, random.Random(seed * 10 + at)) for at, name in enumerate(NAMES)]
+    made = [
+        farm.submit(
+            *(luck.choice(NAMES) for _ in range(4)),
+            max_attempts=luck.choice([1, 2, 3]),
+            retry_elsewhere=luck.choice(list(Elsewhere)),
+        )
+        for _ in range(6)
+    ]
+    clients = {group.id: watching(group) for group in made}
+    broke: list[BaseException] = []
+    until = time.monotonic() + FOR
+    threads = [running(machine.step, until, broke) for machine in machines]
+    threads += [running(machine.keep_house, until, broke, 0.02) for machine in machines]
+    threads += [running(lambda: people(luck), until, broke, 0.02) for _ in range(2)]
+    for thread in threads:
+        thread.join()
+    if broke:
+        raise broke[0]
+    drive_to_the_end(machines)
+    for group in made:
+        assert farm.fresh(group).completed_at is not None, "it never ends"
+        assert_told_once(group)
+        assert_law(clients[group.id], group)
+    assert_rendered_once()
+
+
+def watching(group: JobGroup) -> ClientState:
+    client = ClientState()
+    _, text = selectors.group_stream_start(group.id, None)
+    assert text is not None
+    client.take(json.loads(text))
+    return client
+
+
+def assert_told_once(group: JobGroup) -> None:
+    """Check that each run ends each of its children once, and then itself."""
+    log = farm.log(group)
+    assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
+    ends = Counter((event["run"], event["job_id"]) for event in log if event["type"] in FINAL)
+    assert set(ends.values()) == {1}
+    completes = [event["run"] for event in log if event["type"] == "group_complete"]
+    assert completes == list(range(1, farm.fresh(group).run + 1))
+    last_of_run = {event["run"]: event["type"] for event in log}
+    assert set(last_of_run.values()) == {"group_complete"}
+
+
+def assert_law(client: ClientState, group: JobGroup) -> None:
+    """Check that a client that was there from the beginning knows what a new one is told."""
+    for _, text in selectors.group_events(group.id, since=client.seq, limit=100_000):
+        client.take(json.loads(text))
+    told = [picked(one) for one in selectors.group_snapshot(group.id)["child_jobs"]]
+    assert list(client.children.values()) == told
+
+
+def assert_rendered_once() -> None:
+    """Check that no child was sent again that had its picture, or whose prompt might yet run."""
+    for child in ChildJob.objects.all():
+        rows = list(child.attempts.order_by("number"))
+        charged = Counter(row.run for row in rows if row.charged and row.ended_at)
+        assert all(count <= child.group.max_attempts for count in charged.values()), charged
+        for at, newer in enumerate(rows):
+            for older in rows[:at]:
+                assert older.ended_at is not None
+                overtaken = older.failure_class in ("stalled", "unreachable") or (
+                    older.state == AttemptState.SUCCESS and older.stop_requested_at is not None
+                )
+                assert older.ended_at <= newer.created_at or overtaken
+                if older.state == AttemptState.SUCCESS and older.failure_class == "":
+                    assert newer.created_at <= older.ended_at, (
+                        "rendered although it had its picture"
+                    )

@@ -1,0 +1,246 @@
+"""Queries that are compiled once: the same rows as the query sets they are made of, at one query each."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F, Model, Q
+from django.db.models.sql.compiler import SQLCompiler
+from django.test.utils import CaptureQueriesContext
+
+from jobgroups import selectors
+from jobgroups.clock import now
+from jobgroups.compiled import KEY, Asked, Compiled, insert, update
+from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
+from jobgroups.services import groups
+from jobgroups.states import GroupStatus
+from tests import farm
+
+CHILDREN: Compiled[Any] = Compiled(
+    lambda: (
+        ChildJob.objects.filter(group_id=KEY)
+        .order_by("position")
+        .select_related("current_attempt")
+        .annotate(group_seq=F("group__seq"))
+    )
+)
+
+
+def _values(row: Model) -> dict[str, Any]:
+    return {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
+
+
+def _group() -> JobGroup:
+    """A group of three: one is completed, one runs, one waits."""
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit(*["gpu-1"] * 3, required_capabilities=["24gb"], metadata={"scene": "é"})
+    farm.finish(farm.claim(fence), fence)
+    farm.start(farm.claim(fence), fence)
+    return group
+
+
+@pytest.mark.django_db
+def test_the_instances_are_those_of_the_query_set() -> None:
+    group = _group()
+    plain = ChildJob.objects.filter(group=group).order_by("position")
+    with CaptureQueriesContext(connection) as asked:
+        found = CHILDREN(group.id)
+        loaded = [one.current_attempt for one in found]
+    assert len(asked) == 1
+    assert {one.group_seq for one in found} == {farm.fresh(group).seq}
+    assert [_values(one) for one in found] == [_values(one) for one in plain]
+    attempts = [Attempt.objects.filter(pk=one.current_attempt_id).first() for one in plain]
+    assert [one and _values(one) for one in loaded] == [one and _values(one) for one in attempts]
+    assert CHILDREN("jg_000000000000") == []
+
+
+@pytest.mark.django_db
+def test_what_was_deferred_is_read_when_it_is_wanted() -> None:
+    group = _group()
+    compiled: Compiled[JobGroup] = Compiled(
+        lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json")
+    )
+    [found] = compiled(group.id)
+    assert found.get_deferred_fields() == {"workflow_json"}
+    assert _values(found) == _values(farm.fresh(group))
+
+
+@pytest.mark.django_db
+def test_nothing_is_compiled_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = _group()
+    CHILDREN(group.id)
+    monkeypatch.setattr(SQLCompiler, "as_sql", lambda *_, **__: pytest.fail("compiled again"))
+    assert len(CHILDREN(group.id)) == 3
+
+
+WAITING: Compiled[ChildJob] = Compiled(
+    lambda: ChildJob.objects.filter(
+        ~Q(backend_id=Asked("other")),
+        Q(not_before__isnull=True) | Q(not_before__lte=Asked("moment")),
+        group_id=KEY,
+        status="queued",
+    ).order_by("position")
+)
+
+
+@pytest.mark.django_db
+def test_what_is_asked_for_by_name_is_new_each_time_and_the_rest_stays() -> None:
+    group = _group()
+    moment = now()
+    hour = dt.timedelta(hours=1)
+    ChildJob.objects.filter(group=group, status="queued").update(not_before=moment + hour)
+    asked = {"other": "gpu-2", "moment": moment}
+    assert WAITING(group.id, **asked) == []
+    [found] = WAITING(group.id, **asked | {"moment": moment + hour})
+    assert (found.position, found.not_before) == (2, moment + hour)
+    assert WAITING.first(group.id, **asked | {"moment": moment + hour}) == found
+    assert WAITING.first(group.id, other="gpu-1", moment=moment + hour) is None
+    with pytest.raises(KeyError):
+        WAITING(group.id, other="gpu-2")
+
+
+@pytest.mark.django_db
+def test_a_row_that_must_be_there_is_missed() -> None:
+    group = _group()
+    one: Compiled[JobGroup] = Compiled(lambda: JobGroup.objects.filter(pk=KEY))
+    assert one.get(group.id) == group
+    with pytest.raises(JobGroup.DoesNotExist):
+        one.get("jg_000000000000")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_thread_has_its_own() -> None:
+    group = _group()
+    found: list[int] = []
+
+    def ask() -> None:
+        found.append(len(CHILDREN(group.id)))
+        connection.close()
+        found.append(len(CHILDREN(group.id)))  # over a new connection
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [3] * 6
+
+
+@pytest.mark.django_db
+def test_a_snapshot_is_of_one_moment_even_where_the_log_moves_while_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = _group()
+    read = selectors._children
+    times: list[int] = []
+
+    def moving(group_id: str) -> Any:
+        times.append(1)
+        if len(times) == 1:
+            groups.group_cancel(group_id=group_id)
+        return read(group_id)
+
+    monkeypatch.setattr(selectors, "_children", moving)
+    snapshot = selectors.group_snapshot(group.id)
+    assert len(times) == 2
+    assert snapshot["seq"] == farm.fresh(group).seq
+    assert snapshot["cancelled_count"] == 2
+    assert [one["status"] for one in snapshot["child_jobs"]].count("cancelled") == 2
+
+
+# --- insertions -----------------------------------------------------------------------------------
+
+
+def _again(rows: list[Any], **other: Any) -> list[Any]:
+    """Return copies that are not stored, but for what must differ."""
+    copies = []
+    for number, row in enumerate(rows):
+        values = _values(row) | {name: f"{value}{number}" for name, value in other.items()}
+        copies.append(type(row)(**values))
+    return copies
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("retry_on", [None, ["timeout"]])
+def test_inserted_rows_are_those_that_bulk_create_makes(retry_on: list[str] | None) -> None:
+    group = _group()
+    JobGroup.objects.update(retry_on=retry_on)
+    for rows, key in (
+        (list(JobGroup.objects.all()), "jg_00000000000"),
+        (list(ChildJob.objects.filter(group=group)), "j_00000000000"),
+    ):
+        fields = {"id": key}
+        moved = {"position": 10} if type(rows[0]) is ChildJob else {}
+        made = _again(rows, **fields)
+        for one in made:
+            for name, by in moved.items():
+                setattr(one, name, getattr(one, name) + by)
+        insert(made)
+        stored = {one.pk: one for one in type(rows[0])._default_manager.filter(pk__startswith=key)}
+        assert [_values(stored[one.pk]) for one in made] == [_values(one) for one in made]
+        assert not any(one._state.adding for one in made)
+
+
+@pytest.mark.django_db
+def test_the_database_numbers_what_it_numbers() -> None:
+    group = _group()
+    labels = [GroupLabel(group=group, key=f"k{number}", value="v") for number in range(3)]
+    insert(labels)
+    found = GroupLabel.objects.filter(group=group, key__startswith="k")
+    assert len({label.pk for label in found}) == 3
+    insert([])
+
+
+@pytest.mark.django_db
+def test_a_constraint_keeps_all_rows_out() -> None:
+    group = _group()
+    labels = [GroupLabel(group=group, key=key, value="v") for key in ("a", "b", "a")]
+    with pytest.raises(IntegrityError), transaction.atomic():
+        insert(labels)
+    assert not GroupLabel.objects.filter(group=group, key__in=["a", "b"]).exists()
+
+
+# --- updates --------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_an_update_stores_what_a_query_set_would() -> None:
+    group = _group()
+    moment = now()
+    fields = {
+        "status": GroupStatus.RUNNING,
+        "cancelled_at": moment,
+        "retry_on": ["timeout"],
+        "claimed": True,
+        "submitter": "é",
+        "completed_at": None,
+    }
+    assert update(JobGroup, group.pk, fields)
+    stored = farm.fresh(group)
+    JobGroup.objects.filter(pk=group.pk).update(**fields)
+    assert _values(stored) == _values(farm.fresh(group))
+    assert stored.cancelled_at == moment
+
+
+@pytest.mark.django_db
+def test_an_update_changes_one_row_and_only_as_it_must_be() -> None:
+    group = _group()
+    done, runs, waits = ChildJob.objects.filter(group=group).order_by("position")
+    attempt = [runs.current_attempt_id]
+    assert not update(ChildJob, waits.pk, {"warnings_json": "x"}, status=["running", "failed"])
+    assert not update(ChildJob, runs.pk, {"warnings_json": "x"}, status=[])
+    assert not update(
+        ChildJob, done.pk, {"warnings_json": "x"}, status=["completed"], current_attempt_id=attempt
+    )
+    assert update(
+        ChildJob, runs.pk, {"warnings_json": "x"}, status=["running"], current_attempt_id=attempt
+    )
+    assert [farm.fresh(one).warnings_json for one in (done, runs, waits)] == ["[]", "x", "[]"]
+    assert update(ChildJob, waits.pk, {"current_attempt": None})
+    assert not update(ChildJob, "j_000000000000", {"warnings_json": "x"})

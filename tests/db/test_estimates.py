@@ -1,0 +1,145 @@
+"""What a workflow last took on a backend: of whose attempts, how many, and at what cost."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from backends.models import Backend
+from director.pages import estimates
+from jobgroups.clock import now
+from jobgroups.models import Attempt, JobGroup
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+STARTED = dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def fence() -> Fence:
+    farm.backend(reachability="online", last_seen_at=now() + dt.timedelta(hours=1))
+    return farm.lease()
+
+
+def rendered(
+    fence: Fence, seconds: float, state: AttemptState = AttemptState.SUCCESS, **fields: Any
+) -> JobGroup:
+    """Render a group of one, in so many seconds."""
+    group = farm.submit(fence.backend_id, **fields)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    assert farm.finish(claimed, fence, state)
+    ended = STARTED + dt.timedelta(seconds=seconds)
+    Attempt.objects.filter(pk=claimed.attempt_id).update(started_at=STARTED, ended_at=ended)
+    return group
+
+
+def test_the_estimate_is_blank_below_three_runs_and_then_their_median(fence: Fence) -> None:
+    client = Client(headers={"host": "localhost"})
+    for seconds in (10, 40):
+        rendered(fence, seconds)
+    waits = farm.submit()
+    part = f"/parts/groups/{waits.id}"
+    assert "estimate" not in client.get(part).content.decode()
+    waits.delete()
+    rendered(fence, 90)
+    waits = farm.submit()
+    part = f"/parts/groups/{waits.id}"
+    assert "about 40 s left" in client.get(part).content.decode()
+
+
+@pytest.mark.parametrize(
+    "stands",
+    [
+        {"hold": "pause"},
+        {"hold": "drain"},
+        {"quarantined_at": STARTED},
+        {"enabled": False},
+        {"reachability": "offline"},
+        {"last_seen_at": STARTED},  # nobody looks
+    ],
+    ids=lambda stands: next(iter(stands)) + str(stands.get("hold", "")),
+)
+def test_nothing_is_said_of_what_waits_for_a_backend_that_is_sent_nothing(
+    fence: Fence, stands: dict[str, Any]
+) -> None:
+    for _ in range(3):
+        rendered(fence, 40)
+    part = f"/parts/groups/{farm.submit().id}"
+    client = Client(headers={"host": "localhost"})
+    assert "about 40 s left" in client.get(part).content.decode()
+    Backend.objects.update(**stands)
+    assert "estimate" not in client.get(part).content.decode()
+
+
+def test_what_a_paused_backend_has_it_finishes_and_what_an_unreachable_one_has_nobody_knows(
+    fence: Fence,
+) -> None:
+    for _ in range(3):
+        rendered(fence, 40)
+    part = f"/parts/groups/{farm.submit().id}"
+    client = Client(headers={"host": "localhost"})
+    farm.start(farm.claim(fence), fence)
+    Backend.objects.update(hold="pause")
+    assert "about 40 s left" in client.get(part).content.decode()
+    Backend.objects.update(reachability="offline")
+    assert "estimate" not in client.get(part).content.decode()
+
+
+def test_failed_attempts_say_nothing(fence: Fence) -> None:
+    digest = rendered(fence, 10).workflow_digest
+    rendered(fence, 10)
+    for _ in range(3):
+        rendered(fence, 500, AttemptState.ERROR)
+    assert estimates.medians([digest]) == {}
+    rendered(fence, 10)
+    assert estimates.medians([digest]) == {(digest, "gpu-1"): 10.0}
+
+
+def test_twenty_runs_count_and_the_newest_ones(fence: Fence) -> None:
+    for _ in range(19):
+        rendered(fence, 1)
+    digest = rendered(fence, 1).workflow_digest
+    for _ in range(11):
+        rendered(fence, 100)
+    assert estimates.medians([digest]) == {(digest, "gpu-1"): 100.0}
+
+
+def test_another_workflow_and_another_backend_say_nothing(fence: Fence) -> None:
+    farm.backend("gpu-2")
+    other = farm.lease("gpu-2")
+    for _ in range(3):
+        digest = rendered(fence, 10).workflow_digest
+        longer = rendered(other, 70, parameters={"steps": 90}).workflow_digest
+    assert digest != longer
+    assert estimates.medians([digest, longer]) == {(digest, "gpu-1"): 10.0, (longer, "gpu-2"): 70.0}
+
+
+def test_groups_of_a_release_without_digests_have_nothing_in_common(fence: Fence) -> None:
+    for _ in range(3):
+        rendered(fence, 10)
+    JobGroup.objects.update(workflow_digest="")
+    assert estimates.medians([""]) == {}
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the plan is read as SQLite writes it")
+def test_runs_are_found_by_indexes_alone(fence: Fence) -> None:
+    digest = rendered(fence, 10).workflow_digest
+    with CaptureQueriesContext(
+        connection,
+    ) as asked:
+        estimates.medians([digest])
+    assert len(asked) == 1
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {asked[0]['sql']}")
+        plan = [row[3] for row in cursor.fetchall()]
+    assert "SEARCH jobgroups_jobgroup USING INDEX group_workflow (workflow_digest=?)" in plan
+    assert not [step for step in plan if step.startswith("SCAN") or "TEMP B-TREE" in step], plan

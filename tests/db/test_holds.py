@@ -1,0 +1,566 @@
+"""Backends held back: by people, by their failures; and what becomes of what is there."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from backends.models import Backend
+from backends.states import Hold
+from jobgroups.clock import now
+from jobgroups.errors import BackendNotFound, Conflict, LeaseLost
+from jobgroups.failures import FailureClass
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups, holds, quarantine
+from jobgroups.services.claims import Claim
+from jobgroups.services.writing import Fence, group_transaction
+from jobgroups.states import AttemptState, Elsewhere, StopReason
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+GPU = "gpu-1"
+
+
+@pytest.fixture
+def fence() -> Fence:
+    """A backend with its lease."""
+    farm.backend(reachability="online", last_seen_at=now())
+    return farm.lease()
+
+
+def row(backend_id: str = GPU) -> Backend:
+    return Backend.objects.get(pk=backend_id)
+
+
+def tried(fence: Fence, depth: int = 2) -> Claim | None:
+    return claims.child_claim(fence=fence, client_id="socket-1", depth=depth)
+
+
+def pause(**said: Any) -> None:
+    holds.backend_hold(backend_id=GPU, hold=Hold.PAUSE, **said)
+
+
+def drain(**said: Any) -> None:
+    holds.backend_hold(backend_id=GPU, hold=Hold.DRAIN, **said)
+
+
+def child_of(group: JobGroup, position: int = 0) -> ChildJob:
+    return ChildJob.objects.get(group=group, position=position)
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hold", [Hold.PAUSE, Hold.DRAIN])
+def test_nothing_is_claimed_while_a_person_holds_it(fence: Fence, hold: Hold) -> None:
+    farm.submit()
+    holds.backend_hold(backend_id=GPU, hold=hold)
+    assert tried(fence) is None
+    holds.backend_resume(backend_id=GPU)
+    assert tried(fence) is not None
+
+
+def test_a_pause_between_the_look_and_the_claim_is_seen(
+    fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm.submit()
+    look = claims._has_place
+
+    def looks_and_is_paused(backend_id: str, depth: int, *, locked: bool = False) -> bool:
+        found = look(backend_id, depth, locked=locked)
+        if not locked:
+            pause()
+        return found
+
+    monkeypatch.setattr(claims, "_has_place", looks_and_is_paused)
+    assert tried(fence) is None
+    assert not Attempt.objects.exists()
+
+
+def test_a_child_that_was_moved_after_the_look_is_not_claimed_here(
+    fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm.backend("gpu-2")
+    farm.submit()
+    look = claims._oldest_waiting
+
+    def looks_and_is_moved(backend_id: str) -> tuple[str, str] | None:
+        found = look(backend_id)
+        ChildJob.objects.update(backend_id="gpu-2")
+        return found
+
+    monkeypatch.setattr(claims, "_oldest_waiting", looks_and_is_moved)
+    assert tried(fence) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_claim_is_stored_after_a_pause_was(fence: Fence) -> None:
+    for _ in range(15):
+        farm.submit()
+        start = threading.Barrier(2)
+        stood: list[int] = []
+
+        def claim_all(start: threading.Barrier = start) -> None:
+            try:
+                start.wait()
+                while tried(fence, depth=1000) is not None:
+                    pass
+            finally:
+                connection.close()
+
+        def pause_it(start: threading.Barrier = start, stood: list[int] = stood) -> None:
+            try:
+                start.wait()
+                pause()
+                stood.append(Attempt.objects.count())
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=one) for one in (claim_all, pause_it)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert stood == [Attempt.objects.count()]
+        holds.backend_resume(backend_id=GPU)
+        while tried(fence, depth=1000) is not None:
+            pass
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_a_hold_says_who_why_and_since_when_and_saying_it_again_keeps_that(fence: Fence) -> None:
+    pause(reason="the fan is loud", by="anna")
+    first = row()
+    pause()
+    again = row()
+    assert (again.hold, again.said_by, again.said_reason) == ("pause", "anna", "the fan is loud")
+    assert again.said_at == first.said_at
+    pause(by="ben", at_once=True)
+    assert (row().said_by, row().hold_now, row().said_at) == ("ben", True, first.said_at)
+    pause()
+    assert row().hold_now, "what was asked for at once is owed"
+    holds.backend_resume(backend_id=GPU, by="anna")
+    resumed = row()
+    assert (resumed.hold, resumed.hold_now, resumed.said_reason) == ("", False, "")
+
+
+def test_a_drain_replaces_a_pause(fence: Fence) -> None:
+    pause(reason="lunch", by="anna", at_once=True)
+    drain(by="ben")
+    assert (row().hold, row().hold_now, row().said_by) == ("drain", False, "ben")
+    assert row().said_reason == ""
+
+
+def test_a_disabled_backend_is_not_held_besides(fence: Fence) -> None:
+    Backend.objects.update(enabled=False)
+    pause()
+    assert row().hold == ""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda: holds.backend_hold(backend_id="x", hold=Hold.PAUSE),
+        lambda: holds.backend_resume(backend_id="x"),
+        lambda: holds.backend_quarantine(backend_id="x"),
+        lambda: holds.backend_release(backend_id="x"),
+    ],
+)
+def test_a_backend_that_is_none_is_not_held(said: Any) -> None:
+    with pytest.raises(BackendNotFound):
+        said()
+
+
+# --- given back -----------------------------------------------------------------------------------
+
+
+def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fence) -> None:
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    pause(at_once=True, by="anna")
+    assert holds.prompts_given_back(fence=fence) == {claimed.attempt_id}
+    attempt = Attempt.objects.get(pk=claimed.attempt_id)
+    assert (attempt.stop_reason, attempt.charged) == (StopReason.GIVEN_BACK, False)
+    assert attempt.ended_at is None, "its stop is owed until its prompt is seen to end"
+    child = child_of(group)
+    assert (child.status, child.current_attempt_id, child.progress) == ("queued", None, 0.0)
+    assert child.uncharged_count == 0
+    last = farm.log(group)[-1]
+    assert last["type"] == "child_requeued"
+    assert last["reason"] == "given back: gpu-1 was paused by anna"
+    assert holds.prompts_given_back(fence=fence) == set()
+
+
+def test_what_is_given_back_again_and_again_fails_nobody(fence: Fence) -> None:
+    group = farm.submit()
+    for _ in range(2 * attempts.MAX_UNCHARGED):
+        claimed = farm.claim(fence)
+        farm.start(claimed, fence)
+        pause(at_once=True)
+        holds.prompts_given_back(fence=fence)
+        farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+        holds.backend_resume(backend_id=GPU)
+    assert child_of(group).status == "queued"
+    assert set(Attempt.objects.values_list("failure_class", "charged")) == {("", False)}
+    farm.finish(farm.claim(fence), fence)
+    assert farm.fresh(group).status == "completed"
+
+
+def test_its_child_is_not_claimed_before_its_prompt_was_seen_to_end(fence: Fence) -> None:
+    farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    pause(at_once=True)
+    holds.prompts_given_back(fence=fence)
+    holds.backend_resume(backend_id=GPU)
+    assert tried(fence) is None
+    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    assert tried(fence) is not None
+
+
+def test_a_success_that_was_quicker_than_the_stop_is_the_result(fence: Fence) -> None:
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    pause(at_once=True)
+    holds.prompts_given_back(fence=fence)
+    farm.finish(claimed, fence, AttemptState.SUCCESS)
+    assert farm.fresh(group).status == "completed"
+    assert farm.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
+
+
+def test_a_prompt_that_was_not_answered_for_yet_is_given_back_too(fence: Fence) -> None:
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    pause(at_once=True)
+    assert holds.prompts_given_back(fence=fence) == {claimed.attempt_id}
+    told = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    assert told.stop_requested, "who stores its acceptance learns that it is to be stopped"
+    assert not told.current
+    assert farm.types(group) == ["group_created"]
+
+
+def test_nothing_is_given_back_once_it_was_resumed(fence: Fence) -> None:
+    farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    pause(at_once=True)
+    holds.backend_resume(backend_id=GPU)
+    assert holds.prompts_given_back(fence=fence) == set()
+    assert Attempt.objects.get(pk=claimed.attempt_id).stop_requested_at is None
+
+
+def test_a_pause_after_the_current_one_gives_nothing_back(fence: Fence) -> None:
+    farm.submit()
+    farm.start(farm.claim(fence), fence)
+    pause()
+    assert holds.prompts_given_back(fence=fence) == set()
+
+
+def test_a_cancelled_prompt_is_not_given_back(fence: Fence) -> None:
+    group = farm.submit()
+    farm.start(farm.claim(fence), fence)
+    groups.group_cancel(group_id=group.id)
+    pause(at_once=True)
+    assert holds.prompts_given_back(fence=fence) == set()
+    assert child_of(group).status == "cancelled"
+
+
+def test_who_lost_the_lease_gives_nothing_back(fence: Fence) -> None:
+    farm.submit()
+    farm.start(farm.claim(fence), fence)
+    pause(at_once=True)
+    farm.lease()
+    with pytest.raises(LeaseLost):
+        holds.prompts_given_back(fence=fence)
+    assert not Attempt.objects.filter(stop_requested_at__isnull=False).exists()
+
+
+def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: Fence) -> None:
+    farm.backend("gpu-2", reachability="online", last_seen_at=now())
+    group = farm.submit(GPU, "gpu-2", retry_elsewhere=Elsewhere.GROUP)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    pause(at_once=True, by="anna")
+    holds.prompts_given_back(fence=fence)
+    child = child_of(group)
+    assert (child.status, child.backend_id) == ("queued", "gpu-2")
+    last = farm.log(group)[-1]
+    assert (last["type"], last["backend_id"]) == ("child_retrying", GPU)
+    assert last["next_backend_id"] == "gpu-2"
+    assert "paused by anna" in last["reason"]
+    other = farm.lease("gpu-2")
+    assert farm.claim(other).child_id != child.id
+    assert tried(other) is None, "its prompt at gpu-1 was not seen to end yet"
+    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    assert farm.claim(other).child_id == child.id
+
+
+def test_one_that_hangs_holds_its_child_up_no_longer(fence: Fence) -> None:
+    farm.backend("gpu-2", reachability="online", last_seen_at=now())
+    farm.submit(GPU, retry_elsewhere=Elsewhere.ANY)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    pause(at_once=True)
+    holds.prompts_given_back(fence=fence)
+    other = farm.lease("gpu-2")
+    assert tried(other) is None
+    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
+    assert farm.claim(other).child_id == claimed.child_id
+
+
+# --- drained --------------------------------------------------------------------------------------
+
+
+def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: Fence) -> None:
+    farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    drain(reason="new card", by="anna")
+    assert not holds.backend_emptied(fence=fence)
+    farm.finish(claimed, fence)
+    assert holds.backend_emptied(fence=fence)
+    drained = row()
+    assert (drained.enabled, drained.hold) == (False, "")
+    assert (drained.said_by, drained.said_reason) == ("anna", "drained: new card")
+    assert not holds.backend_emptied(fence=fence)
+
+
+def test_a_drain_waits_for_what_waits_there(fence: Fence) -> None:
+    group = farm.submit()
+    drain()
+    assert not holds.backend_emptied(fence=fence)
+    groups.group_cancel(group_id=group.id)
+    assert holds.backend_emptied(fence=fence)
+
+
+def test_a_paused_backend_is_never_disabled_by_that(fence: Fence) -> None:
+    pause()
+    assert not holds.backend_emptied(fence=fence)
+    assert row().enabled
+
+
+def test_a_submission_that_comes_when_it_was_just_drained_is_refused(fence: Fence) -> None:
+    drain()
+    assert holds.backend_emptied(fence=fence)
+    with pytest.raises(Conflict, match="disabled a moment ago; submit again"):
+        farm.submit()
+    assert not JobGroup.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(fence: Fence) -> None:
+    for _ in range(15):
+        Backend.objects.update(enabled=True, hold="drain")
+        start = threading.Barrier(2)
+
+        def submit(start: threading.Barrier = start) -> None:
+            try:
+                start.wait()
+                farm.submit()
+            except Conflict:
+                pass
+            finally:
+                connection.close()
+
+        def empty(start: threading.Barrier = start) -> None:
+            try:
+                start.wait()
+                holds.backend_emptied(fence=fence)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=one) for one in (submit, empty)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert ChildJob.objects.exists() == row().enabled
+        JobGroup.objects.all().delete()
+
+
+# --- set aside ------------------------------------------------------------------------------------
+
+
+def fail(fence: Fence, kind: FailureClass = FailureClass.CUDA_FATAL) -> None:
+    """Have a prompt fail there."""
+    farm.submit(fence.backend_id)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    end = farm.end(AttemptState.ERROR, failure=kind)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+
+
+def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(fence: Fence) -> None:
+    for _ in range(2):
+        fail(fence)
+    assert row().quarantined_at is None
+    fail(fence)
+    aside = row()
+    assert aside.quarantined_at is not None
+    assert aside.quarantine_until == aside.quarantined_at + dt.timedelta(minutes=15)
+    assert aside.quarantine_reason.startswith("3 failures within 10 min; last: ")
+    assert (aside.quarantine_by, aside.quarantine_count) == ("", 1)
+    farm.submit()
+    assert tried(fence) is None
+
+
+def test_failures_that_are_not_the_backends_fault_set_nothing_aside(fence: Fence) -> None:
+    for kind in FailureClass:
+        if kind not in quarantine.COUNTED:
+            fail(fence, kind)
+    assert row().quarantined_at is None
+    assert {"cuda_fatal", "backend_lost", "stalled"} == quarantine.COUNTED
+
+
+def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: Fence) -> None:
+    farm.backend("gpu-2", reachability="online", last_seen_at=now())
+    other = farm.lease("gpu-2")
+    for _ in range(2):
+        fail(fence)
+        fail(other)
+    Attempt.objects.update(ended_at=now() - dt.timedelta(minutes=10, seconds=1))
+    fail(fence)
+    assert not Backend.objects.filter(quarantined_at__isnull=False).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_failures_at_once_both_count(fence: Fence) -> None:
+    for _ in range(10):
+        Attempt.objects.all().delete()
+        Backend.objects.update(quarantined_at=None, quarantine_count=0)
+        JobGroup.objects.all().delete()
+        fail(fence)
+        farm.submit()
+        farm.submit()
+        both = [farm.claim(fence) for _ in range(2)]
+        for claimed in both:
+            farm.start(claimed, fence)
+        start = threading.Barrier(2)
+
+        def end(claimed: Claim, start: threading.Barrier = start) -> None:
+            try:
+                start.wait()
+                told = farm.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
+                attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=end, args=(claimed,)) for claimed in both]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert row().quarantined_at is not None
+
+
+def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: Fence) -> None:
+    for _ in range(3):
+        fail(fence)
+    holds.backend_release(backend_id=GPU)
+    freed = row()
+    assert (freed.quarantined_at, freed.quarantine_until, freed.quarantine_reason) == (
+        None,
+        None,
+        "",
+    )
+    assert freed.quarantine_count == 1
+    farm.submit(GPU, GPU)
+    farm.claim(fence)
+    assert tried(fence) is None, "one prompt at a time until one succeeds"
+
+
+def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: Fence) -> None:
+    for _ in range(3):
+        fail(fence)
+    holds.backend_release(backend_id=GPU)
+    fail(fence)
+    back = row()
+    assert back.quarantined_at is not None
+    assert back.quarantine_until == back.quarantined_at + dt.timedelta(minutes=30)
+    assert back.quarantine_count == 2
+    assert back.quarantine_reason.startswith("It failed again on probation: ")
+
+
+def test_a_success_ends_the_probation(fence: Fence) -> None:
+    for _ in range(3):
+        fail(fence)
+    holds.backend_release(backend_id=GPU)
+    farm.submit()
+    farm.finish(farm.claim(fence), fence)
+    assert row().quarantine_count == 0
+    fail(fence)
+    fail(fence)
+    assert row().quarantined_at is None, "what was before the release is forgiven"
+    farm.submit(GPU, GPU)
+    farm.claim(fence)
+    assert tried(fence) is not None, "two at a time again"
+
+
+def test_its_time_is_over_when_it_is_and_not_before(fence: Fence) -> None:
+    holds.backend_quarantine(backend_id=GPU, minutes=5)
+    assert not holds.quarantine_over(fence=fence)
+    Backend.objects.update(quarantine_until=now() - dt.timedelta(seconds=1))
+    assert holds.quarantine_over(fence=fence)
+    assert row().quarantined_at is None
+    assert not holds.quarantine_over(fence=fence)
+
+
+def test_a_persons_quarantine_lasts_until_a_person_ends_it(fence: Fence) -> None:
+    holds.backend_quarantine(backend_id=GPU, reason="it smokes", by="anna")
+    assert not holds.quarantine_over(fence=fence)
+    aside = row()
+    assert (aside.quarantine_until, aside.quarantine_by) == (None, "anna")
+    holds.backend_quarantine(backend_id=GPU, by="ben", minutes=60)
+    again = row()
+    assert again.quarantined_at == aside.quarantined_at
+    assert (again.quarantine_by, again.quarantine_count) == ("ben", 1)
+    assert again.quarantine_until is not None
+
+
+def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: Fence) -> None:
+    farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    holds.backend_quarantine(backend_id=GPU, reason="it smokes", by="anna")
+    aside = row()
+    end = farm.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    assert (row().quarantine_by, row().quarantine_count) == ("anna", aside.quarantine_count)
+
+
+def test_a_prompt_that_hangs_counts_before_it_ends(fence: Fence) -> None:
+    fail(fence)
+    fail(fence)
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    assert row().quarantined_at is None
+    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
+    assert row().quarantined_at is not None
+    assert child_of(group).status == "timeout"
+
+
+def test_a_failure_that_is_rolled_back_counts_for_nothing(fence: Fence) -> None:
+    fail(fence)
+    fail(fence)
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    with pytest.raises(RuntimeError), group_transaction(group.id, fence=fence) as write:
+        write.move_attempt(
+            Attempt.objects.get(pk=claimed.attempt_id),
+            AttemptState.ERROR,
+            ended_at=now(),
+            failure_class=FailureClass.CUDA_FATAL,
+        )
+        raise RuntimeError("the disk is full")
+    assert row().quarantined_at is None

@@ -1,0 +1,554 @@
+"""Attempts that end after their child, or their backend, has gone on without them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from pytest_django import Settings
+
+from backends.models import Backend, Reachability
+from backends.states import Hold
+from jobgroups import selectors
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
+from jobgroups.hub import hub
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups, holds, retries, waiting
+from jobgroups.services.attempts import MAX_UNCHARGED
+from jobgroups.services.claims import Claim
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, Elsewhere
+from tests import farm
+from tests.ws.client_state import ClientState, picked
+
+pytestmark = pytest.mark.django_db
+
+FATAL = FailureClass.CUDA_FATAL
+
+
+@pytest.fixture(autouse=True)
+def no_pause(settings: Settings) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
+
+
+def machine(name: str) -> Fence:
+    """Register a backend that works, and take its lease."""
+    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return farm.lease(name)
+
+
+def begin(fence: Fence) -> Claim:
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    return claimed
+
+
+def fail(claimed: Claim, fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR) -> None:
+    end = farm.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
+    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+
+
+def lose(claimed: Claim, fence: Fence) -> None:
+    assert attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="it forgot it")
+
+
+def time_out(claimed: Claim, fence: Fence) -> None:
+    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+
+
+def idle(fence: Fence) -> bool:
+    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
+
+
+def only(group: JobGroup) -> ChildJob:
+    return group.children.get()
+
+
+def row(name: str = "gpu-1") -> Backend:
+    return Backend.objects.get(pk=name)
+
+
+def give_up(fence: Fence) -> None:
+    waiting.children_give_up(fence=fence, away_s=600, reason="connection refused")
+
+
+# --- what counts against the backend --------------------------------------------------------------
+
+
+def hang(fence: Fence) -> Claim:
+    """Have a prompt go on although its time was up a minute ago."""
+    farm.submit(fence.backend_id)
+    claimed = begin(fence)
+    time_out(claimed, fence)
+    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
+    return claimed
+
+
+@pytest.mark.parametrize("ending", ["lost", "error", "interrupted"])
+def test_a_hang_that_ends_after_the_release_does_not_set_its_backend_aside_again(
+    settings: Settings, ending: str
+) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence = machine("gpu-1")
+    claimed = hang(fence)
+    assert row().quarantined_at is not None
+    # Somebody restarts that ComfyUI, and lets it work again.
+    holds.backend_release(backend_id="gpu-1")
+    if ending == "lost":
+        lose(claimed, fence)
+    else:
+        farm.finish(claimed, fence, AttemptState(ending))
+    assert Attempt.objects.get().ended_at is not None
+    assert row().quarantined_at is None
+    # Nor does it with the first failure after its probation.
+    farm.submit()
+    farm.finish(begin(fence), fence)
+    settings.DIRECTOR_QUARANTINE_FAILURES = 2
+    farm.submit()
+    fail(begin(fence), fence, FATAL)
+    assert row().quarantined_at is None
+
+
+@pytest.mark.parametrize("stop", ["cancel", "pause"])
+def test_a_prompt_that_was_to_stop_and_went_with_its_backend_is_no_failure_of_it(
+    settings: Settings, stop: str
+) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence = machine("gpu-1")
+    group = farm.submit()
+    claimed = begin(fence)
+    if stop == "cancel":
+        groups.group_cancel(group_id=group.id)
+    else:
+        holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
+        holds.prompts_given_back(fence=fence)
+    lose(claimed, fence)
+    attempt = Attempt.objects.get()
+    assert (attempt.state, attempt.failure_class) == ("lost", "")
+    assert row().quarantined_at is None
+
+
+def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
+    settings: Settings,
+) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = farm.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    claimed = begin(fence)
+    holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
+    holds.prompts_given_back(fence=fence)
+    assert idle(other)
+    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
+    assert row().quarantined_at is None
+    # Nobody knows how that ended, and nobody waits for it.
+    farm.finish(begin(other), other)
+    lose(claimed, fence)
+    assert row().quarantined_at is None
+    assert only(group).status == "completed"
+
+
+def test_prompts_that_a_backend_forgets_again_and_again_count_against_it(
+    settings: Settings,
+) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence = machine("gpu-1")
+    farm.submit()
+    for _ in range(MAX_UNCHARGED):
+        assert row().quarantined_at is None
+        claimed = farm.claim(fence)
+        attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+        lose(claimed, fence)
+    assert row().quarantined_at is not None
+
+
+# --- rendered once --------------------------------------------------------------------------------
+
+
+def test_what_stands_at_a_backend_that_was_away_is_not_sent_there_again_before_it_is_settled() -> (
+    None
+):
+    fence = machine("gpu-1")
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    give_up(fence)
+    assert only(group).status == "failed"
+    retries.group_retry(group_id=group.id)
+    # It is back: whether it rendered the first one is soon known.
+    assert idle(fence)
+    farm.finish(claimed, fence)
+    assert only(group).status == "completed"
+    assert Attempt.objects.count() == 1
+
+
+def test_what_stands_at_a_backend_that_is_away_keeps_no_child_from_another() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = farm.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    give_up(fence)
+    farm.finish(begin(other), other)
+    assert only(group).status == "completed"
+
+
+Overtaken = tuple[JobGroup, Claim, Claim, Fence, ClientState]
+
+
+def watch(group: JobGroup) -> ClientState:
+    """Return a client that has just connected."""
+    client = ClientState()
+    _, text = selectors.group_stream_start(group.id, None)
+    assert text is not None
+    client.take(json.loads(text))
+    return client
+
+
+def assert_law(client: ClientState) -> None:
+    """Check that what the client knew and the events since are what a new client is told."""
+    group_id = client.group["job_group_id"]
+    for _, text in selectors.group_events(group_id, since=client.seq):
+        client.take(json.loads(text))
+    told = [picked(one) for one in selectors.group_snapshot(group_id)["child_jobs"]]
+    assert list(client.children.values()) == told
+
+
+@pytest.fixture
+def overtaken() -> Overtaken:
+    """Give a child whose first attempt made its picture while the second one was under way."""
+    first, second = machine("gpu-1"), machine("gpu-2")
+    group = farm.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
+    client = watch(group)
+    claimed = begin(first)
+    time_out(claimed, first)
+    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    again = farm.claim(second)
+    farm.finish(claimed, first)
+    assert only(group).status == "queued"
+    return group, claimed, again, second, client
+
+
+def adopted(overtaken: Overtaken) -> list[str]:
+    """Check that the child has the first one's picture; return the events since its retry."""
+    group, claimed, _, second, client = overtaken
+    child = only(group)
+    assert (child.status, child.backend_id) == ("completed", "gpu-1")
+    assert child.current_attempt_id == claimed.attempt_id
+    assert (child.error_message, child.failure_class) == (None, "")
+    assert idle(second)
+    stored = farm.fresh(group)
+    assert (stored.status, stored.completed_count) == ("completed", 1)
+    assert_law(client)
+    types = farm.types(group)
+    return types[types.index("child_retrying") + 1 :]
+
+
+def test_a_child_whose_last_try_fails_has_the_picture_that_an_earlier_one_made(
+    overtaken: Overtaken,
+) -> None:
+    _, _, again, second, _ = overtaken
+    farm.start(again, second)
+    fail(again, second)
+    assert adopted(overtaken) == [
+        "child_started",
+        "child_requeued",
+        "child_started",
+        "child_completed",
+        "group_complete",
+    ]
+    assert [one.failure_class for one in Attempt.objects.order_by("id")] == ["", "node_error"]
+
+
+def test_a_child_whose_last_try_is_refused_has_the_picture_that_an_earlier_one_made(
+    overtaken: Overtaken,
+) -> None:
+    _, _, again, second, _ = overtaken
+    attempts.attempt_refused(
+        attempt_id=again.attempt_id, fence=second, message="no such node", details={}
+    )
+    assert adopted(overtaken) == ["child_started", "child_completed", "group_complete"]
+
+
+def test_a_child_whose_second_prompt_never_arrived_is_not_rendered_again(
+    overtaken: Overtaken,
+) -> None:
+    _, _, again, second, _ = overtaken
+    attempts.attempt_not_sent(attempt_id=again.attempt_id, fence=second)
+    assert adopted(overtaken) == ["child_started", "child_completed", "group_complete"]
+
+
+def test_a_child_that_is_given_back_has_the_picture_that_an_earlier_one_made(
+    overtaken: Overtaken,
+) -> None:
+    _, _, again, second, _ = overtaken
+    farm.start(again, second)
+    holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE, at_once=True)
+    holds.prompts_given_back(fence=second)
+    assert adopted(overtaken)[1:] == [
+        "child_requeued",
+        "child_started",
+        "child_completed",
+        "group_complete",
+    ]
+
+
+def test_a_child_that_is_given_up_has_the_picture_that_an_earlier_one_made(
+    overtaken: Overtaken,
+) -> None:
+    _, _, again, second, _ = overtaken
+    attempts.attempt_accepted(attempt_id=again.attempt_id, fence=second)
+    give_up(second)
+    assert adopted(overtaken) == ["child_started", "child_completed", "group_complete"]
+    # Its place is taken, and its stop owed, until it is seen to end.
+    assert Attempt.objects.get(pk=again.attempt_id).stop_reason == "gave_up"
+
+
+def test_a_child_whose_last_try_has_lost_its_files_has_the_picture_that_an_earlier_one_made(
+    overtaken: Overtaken,
+) -> None:
+    _, _, again, second, _ = overtaken
+    farm.start(again, second)
+    gone = farm.end(failure=FailureClass.OUTPUT_GONE)
+    attempts.attempt_ended(attempt_id=again.attempt_id, fence=second, end=gone)
+    assert adopted(overtaken)[-2:] == ["child_completed", "group_complete"]
+
+
+# --- met after all --------------------------------------------------------------------------------
+
+
+def abandon(claimed: Claim, fence: Fence) -> None:
+    """Have a prompt never accepted, as far as anybody saw."""
+    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
+    until = now() + dt.timedelta(days=1)
+    attempts.attempt_never_accepted(
+        attempt_id=claimed.attempt_id, fence=fence, remember_until=until
+    )
+
+
+def met(claimed: Claim, fence: Fence) -> bool:
+    return attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=fence, running=True)
+
+
+def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    groups.group_cancel(group_id=group.id)
+    abandon(claimed, fence)
+    retries.group_retry(group_id=group.id)
+    # Its stop is owed: what came of it would be "interrupted", and end the child as that.
+    assert not met(claimed, fence)
+    assert AbandonedPrompt.objects.exists()
+    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    assert only(group).status == "queued"
+    farm.finish(begin(fence), fence)
+    assert only(group).status == "completed"
+
+
+def test_a_prompt_that_was_interrupted_when_it_was_met_is_not_adopted_later() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1", max_attempts=2)
+    old = farm.claim(fence)
+    abandon(old, fence)
+    newer = farm.claim(fence)
+    assert not met(old, fence)
+    attempts.attempt_not_sent(attempt_id=newer.attempt_id, fence=fence)
+    assert not met(old, fence)
+    # One that was quicker than its interrupt is taken all the same.
+    farm.finish(old, fence)
+    assert only(group).status == "completed"
+
+
+def test_a_prompt_that_is_met_twice_because_the_answer_was_lost_stays_adopted() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    abandon(claimed, fence)
+    assert met(claimed, fence)
+    assert met(claimed, fence)
+    assert only(group).status == "running"
+
+
+def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1", max_attempts=3)
+    old = farm.claim(fence)
+    abandon(old, fence)
+    newer = begin(fence)
+    holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
+    holds.prompts_given_back(fence=fence)
+    assert met(old, fence)
+    # Quicker than its stop, while the older one decides the child.
+    farm.finish(newer, fence)
+    fail(old, fence)
+    child = only(group)
+    assert (child.status, child.current_attempt_id) == ("completed", newer.attempt_id)
+
+
+# --- waited for -----------------------------------------------------------------------------------
+
+
+def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = farm.submit("gpu-1")
+    claimed = begin(fence)
+    groups.group_cancel(group_id=group.id)
+    Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
+    # Nobody waits for that end yet.
+    assert waiting.children_let_go(fence=fence) == 0
+    retries.group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    assert only(group).backend_id == "gpu-2"
+    assert idle(other)
+    assert waiting.children_let_go(fence=fence) == 1
+    assert waiting.children_let_go(fence=fence) == 0
+    farm.finish(begin(other), other)
+    assert only(group).status == "completed"
+    old = Attempt.objects.get(pk=claimed.attempt_id)
+    assert (old.ended_at, old.stop_reason, old.failure_class) == (None, "cancel", "unreachable")
+
+
+def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    begin(fence)
+    groups.group_cancel(group_id=group.id)
+    retries.group_retry(group_id=group.id)
+    assert waiting.children_let_go(fence=fence) == 0
+    assert idle(fence)
+
+
+@pytest.mark.parametrize("ending", ["not_sent", "never_accepted", "lost", "interrupted"])
+def test_whoever_waits_for_an_end_is_woken_by_it(
+    ending: str, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    farm.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    claimed = farm.claim(fence)
+    if ending in ("lost", "interrupted"):
+        farm.start(claimed, fence)
+    holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
+    holds.prompts_given_back(fence=fence)
+    assert idle(other)
+    rung: list[bool] = []
+    monkeypatch.setattr(hub, "wake_runners", lambda: rung.append(True))
+    with django_capture_on_commit_callbacks(execute=True):
+        if ending == "not_sent":
+            attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
+        elif ending == "never_accepted":
+            abandon(claimed, fence)
+        elif ending == "lost":
+            lose(claimed, fence)
+        else:
+            farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    assert rung == [True]
+    assert not idle(other)
+
+
+def test_the_fifth_prompt_that_came_to_nothing_is_no_failure_where_it_was_cancelled(
+    settings: Settings,
+) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence = machine("gpu-1")
+    group = farm.submit()
+    for _ in range(MAX_UNCHARGED):
+        claimed = farm.claim(fence)
+        attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+        if claimed.number == MAX_UNCHARGED:
+            groups.group_cancel(group_id=group.id)
+        lose(claimed, fence)
+    assert row().quarantined_at is None
+    assert only(group).status == "cancelled"
+
+
+# --- a day ----------------------------------------------------------------------------------------
+
+
+def age(group: JobGroup, hours: float) -> None:
+    ChildJob.objects.filter(group=group).update(queued_at=now() - dt.timedelta(hours=hours))
+
+
+def waited(fence: Fence) -> int:
+    return waiting.children_waited_too_long(fence=fence, limit_s=86_400)
+
+
+def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1", max_attempts=2)
+    age(group, 25)
+    fail(begin(fence), fence)
+    assert waited(fence) == 0
+    assert only(group).status == "queued"
+    Attempt.objects.update(started_at=now() - dt.timedelta(hours=25))
+    assert waited(fence) == 1
+    child = only(group)
+    assert (child.status, child.error_message) == ("timeout", "Not executed again within 86400 s")
+
+
+def test_what_was_sent_and_never_executed_prolongs_no_wait() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    age(group, 25)
+    attempts.attempt_not_sent(attempt_id=farm.claim(fence).attempt_id, fence=fence)
+    assert waited(fence) == 1
+    assert only(group).status == "timeout"
+
+
+def test_the_next_run_of_a_child_has_a_day_of_its_own() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    fail(begin(fence), fence)
+    retries.group_retry(group_id=group.id)
+    age(group, 25)
+    assert waited(fence) == 1
+
+
+# --- a clock that was set back --------------------------------------------------------------------
+
+
+def test_a_clock_that_was_set_back_keeps_no_child_from_being_tried_again() -> None:
+    fence = machine("gpu-1")
+    farm.submit("gpu-1", max_attempts=2)
+    fail(begin(fence), fence)
+    ChildJob.objects.update(not_before=now() + dt.timedelta(seconds=59))
+    assert idle(fence)
+    # Longer than any pause: it was said before the clock was set back.
+    ChildJob.objects.update(not_before=now() + dt.timedelta(hours=1))
+    assert not idle(fence)
+
+
+# --- nothing is sent to what is set aside ---------------------------------------------------------
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_no_claim_comes_between_a_failure_and_the_quarantine_it_leads_to(
+    settings: Settings,
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite has one writer")
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence = machine("gpu-1")
+    farm.submit("gpu-1")
+    claimed = begin(fence)
+    farm.submit("gpu-1")
+    found: list[Any] = []
+
+    def claim() -> None:
+        try:
+            found.append(claims.child_claim(fence=fence, client_id="c", depth=2))
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        fail(claimed, fence, FATAL)
+        thread = threading.Thread(target=claim)
+        thread.start()
+        # It either waits for this failure, or takes the child although the backend is set aside.
+        thread.join(1)
+    thread.join(10)
+    assert row().quarantined_at is not None
+    assert found == [None]

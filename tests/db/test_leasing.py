@@ -1,0 +1,234 @@
+"""Leases and runners as the rows tell of them: who lives, what is free, and who waits for whom."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from jobgroups import leasing
+from jobgroups.models import Lease, Runner
+from jobgroups.runner.locks import DatabaseLock
+from jobgroups.services import runners
+from jobgroups.services.progress import ProgressRow, progress_flush
+from jobgroups.services.writing import check_fence, group_transaction
+from jobgroups.sharing import Leases
+from tests import farm
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def on_postgres() -> None:
+    """Skip where the database is not PostgreSQL."""
+    if connection.vendor != "postgresql":
+        pytest.skip("PostgreSQL's locks are meant")
+
+
+def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
+    """Register a runner whose last heartbeat is so old, in seconds."""
+    runners.runner_started(name=name, instance="1", version="0")
+    moment = leasing.database_now()
+    Runner.objects.filter(name=name).update(
+        heartbeat_at=moment - dt.timedelta(seconds=age),
+        started_at=moment - dt.timedelta(seconds=lived),
+    )
+
+
+@contextmanager
+def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
+    """Hold a transaction open in another thread, after its work, until the block ends."""
+    begun, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            work()
+            begun.set()
+            over.wait(20.0)
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert begun.wait(10.0)
+        yield
+    finally:
+        over.set()
+        thread.join(10.0)
+
+
+# --- taken and handed over ------------------------------------------------------------------------
+
+
+def test_what_is_handed_over_is_free_at_once() -> None:
+    farm.backend("gpu-1")
+    fence = farm.lease("gpu-1", "a")
+    assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+    assert runners.lease_release(fence=fence)
+    taken = runners.lease_take(backend_id="gpu-1", runner="b")
+    assert taken is not None
+    assert taken.epoch == fence.epoch + 1
+    assert not runners.lease_release(fence=fence), "it was another one's to hand over"
+    assert Lease.objects.get(pk="gpu-1").runner == "b"
+
+
+def test_how_the_leases_stand() -> None:
+    for name in ("gpu-1", "gpu-2", "gpu-3", "gpu-4"):
+        farm.backend(name)
+    runner("a")
+    runner("b")
+    runner("newcomer", lived=1.0)
+    runner("gone", age=30.0)
+    farm.lease("gpu-1", "a")
+    farm.lease("gpu-2", "b")
+    runners.lease_release(fence=farm.lease("gpu-3", "b"))
+    farm.lease("gpu-4", "gone")
+    long_ago = leasing.database_now() - dt.timedelta(seconds=6)
+    Lease.objects.filter(pk="gpu-4").update(until=long_ago)
+    seen = leasing.leases_seen("a")
+    assert 10.0 < (seen.next_free_in or 0.0) <= 12.0
+    assert seen == Leases(
+        left_lying=frozenset({"gpu-4"}),
+        others={"gpu-2": "b"},
+        rivals=frozenset({"b", "newcomer"}),
+        settled=frozenset({"b"}),
+        next_free_in=seen.next_free_in,
+    )
+
+
+def test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts() -> None:
+    """It may be more than its share by now: what it does not take must not be renewed for ever."""
+    farm.backend("gpu-1")
+    farm.lease("gpu-1", "a")
+    runners.runner_started(name="a", instance="2", version="0")
+    assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
+
+
+# --- dead for certain -----------------------------------------------------------------------------
+
+
+@pytest.mark.postgres
+def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once() -> None:
+    on_postgres()
+    farm.backend("gpu-1")
+    runner("a", age=5.0)
+    farm.lease("gpu-1", "a")
+    lock = DatabaseLock(f"{leasing.NAME_LOCK}a", "")
+    assert lock.try_acquire()
+    try:
+        assert leasing.free_names() == frozenset()
+        assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+        assert not leasing.is_something_free("b")
+    finally:
+        lock.release()
+    _until(lambda: leasing.free_names() == {"a"})
+    assert leasing.is_something_free("b")
+    assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
+
+
+@pytest.mark.postgres
+def test_a_lock_that_is_missing_proves_nothing_while_the_heart_beats() -> None:
+    on_postgres()
+    runner("a", age=1.0)
+    assert leasing.free_names() == frozenset()
+
+
+@pytest.mark.postgres
+def test_a_lock_whose_connection_was_cut_is_taken_again() -> None:
+    on_postgres()
+    lock = DatabaseLock(f"{leasing.NAME_LOCK}a", "")
+    other = DatabaseLock(f"{leasing.NAME_LOCK}a", "")
+    assert lock.try_acquire()
+    assert lock.keep()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+    _until(lock.keep)
+    assert not other.try_acquire()
+    lock.release()
+    _until(other.try_acquire)
+    assert not lock.keep(), "it is another one's by now"
+    other.release()
+
+
+def _until(what: Callable[[], object]) -> None:
+    # In a server's first seconds a lock that is missing proves nothing.
+    end = time.monotonic() + 15.0
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# --- who waits for whom ---------------------------------------------------------------------------
+
+
+@pytest.mark.postgres
+def test_a_renewal_waits_for_no_writer() -> None:
+    """A runner whose writes wait for somebody else's row would else lose all its leases."""
+    on_postgres()
+    farm.backend("gpu-1")
+    runner("a")
+    fence = farm.lease("gpu-1", "a")
+    with meanwhile(lambda: check_fence(fence)):
+        began = time.monotonic()
+        assert runners.runner_beat(name="a", instance="1")
+        assert time.monotonic() - began < 2.0
+
+
+@pytest.mark.postgres
+def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -> None:
+    on_postgres()
+    farm.backend("gpu-1")
+    fence = farm.lease("gpu-1", "a")
+    Lease.objects.update(until=leasing.database_now() - dt.timedelta(seconds=1))
+    with meanwhile(lambda: check_fence(fence)):
+        began = time.monotonic()
+        assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+        assert time.monotonic() - began < 2.0
+    assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
+
+
+@pytest.mark.postgres
+def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
+    on_postgres()
+    farm.backend("gpu-1")
+    fence = farm.lease("gpu-1", "a")
+    Lease.objects.update(until=leasing.database_now() - dt.timedelta(seconds=1))
+    row = ProgressRow(
+        child_id="j_none",
+        attempt_id=0,
+        percent=1.0,
+        current_step=None,
+        steps_completed=0,
+        steps_total=0,
+        fence=fence,
+    )
+    with meanwhile(lambda: progress_flush(rows=[row])):
+        assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+
+
+@pytest.mark.postgres
+def test_a_runners_write_waits_for_a_row_for_less_than_its_lease_lives() -> None:
+    on_postgres()
+    farm.backend("gpu-1")
+    fence = farm.lease("gpu-1", "a")
+    group = farm.submit()
+    with group_transaction(group.id, fence=fence):
+        assert _shown("lock_timeout") == "3s"
+    assert _shown("lock_timeout") == "0"
+    assert _shown("idle_in_transaction_session_timeout") == "8s"
+    assert dt.timedelta(seconds=3 + 8) < runners.LEASE_LIFE
+
+
+def _shown(setting: str) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SHOW {setting}")
+        (value,) = cursor.fetchone()
+    return str(value)

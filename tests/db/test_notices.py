@@ -1,0 +1,337 @@
+"""Notices are rows of the transaction of what they tell, taken up by one, put off, given up."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import threading
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from pytest_django import Settings
+
+from backends.models import Backend, Reachability
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
+from jobgroups.noticing import NoticeKind, Pace
+from jobgroups.services import groups, outbox
+from jobgroups.services.outbox import Due
+from jobgroups.services.retries import group_retry
+from jobgroups.states import AttemptState
+from tests import farm
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PACE = Pace()
+
+
+@pytest.fixture(autouse=True)
+def told(settings: Settings) -> None:
+    """Somebody wants to be told of everything."""
+    settings.DIRECTOR_NOTIFY = ["json://nowhere.invalid/"]
+    settings.DIRECTOR_PUBLIC_URL = "http://farm.example"
+
+
+@pytest.fixture
+def group() -> JobGroup:
+    """Two children at one backend."""
+    farm.backend()
+    return farm.submit("gpu-1", "gpu-1", metadata={"name": "shot_001"})
+
+
+def run(group: JobGroup, *ends: AttemptState) -> None:
+    fence = farm.lease()
+    for state in ends:
+        claimed = farm.claim(fence)
+        farm.start(claimed, fence)
+        farm.finish(claimed, fence, state)
+
+
+def bodies() -> list[str]:
+    return list(Notice.objects.order_by("id").values_list("body", flat=True))
+
+
+# --- a group --------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_group_is_told_once_with_its_link(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS)
+    assert bodies() == []
+    run(group, AttemptState.SUCCESS)
+    one = Notice.objects.get()
+    assert (one.kind, one.title) == (NoticeKind.GROUP_ENDED, "shot_001: all 2 done")
+    link = f"http://farm.example/groups/{group.id}"
+    assert re.fullmatch(rf"shot_001: all 2 done, took \d+ s\n{link}", one.body)
+    assert one.next_try_at is not None
+    assert one.sent_at is None
+
+
+def test_a_failure_is_told_with_its_cause_and_place(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS, AttemptState.ERROR)
+    assert ChildJob.objects.get(status="failed").failure_class == FailureClass.NODE_ERROR
+    (body,) = bodies()
+    assert body.startswith("shot_001: 1 of 2 done, 1 failed (node error on gpu-1), took ")
+
+
+def test_a_retried_group_is_told_again_with_the_time_of_that_run(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS, AttemptState.ERROR)
+    JobGroup.objects.update(created_at=now() - dt.timedelta(days=2))
+    group_retry(group_id=group.id)
+    JobEvent.objects.filter(run=2).update(created_at=now() - dt.timedelta(minutes=5))
+    run(group, AttemptState.SUCCESS)
+    assert bodies()[1].startswith("shot_001: all 2 done, took 5 min\n")
+
+
+def test_a_later_try_is_told(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS)
+    first = ChildJob.objects.get(status="completed")
+    Attempt.objects.create(
+        child=first,
+        number=7,
+        run=1,
+        backend_id="gpu-1",
+        prompt_id="earlier",
+        client_id="c",
+        epoch=1,
+        state=AttemptState.ERROR,
+        created_at=now(),
+        ended_at=now(),
+        failure_class=FailureClass.NODE_ERROR,
+    )
+    run(group, AttemptState.SUCCESS)
+    assert bodies()[0].startswith("shot_001: all 2 done (1 on a later try), took ")
+
+
+def test_a_cancelled_group_is_told_as_such(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS)
+    groups.group_cancel(group_id=group.id)
+    assert bodies()[0].startswith("shot_001: cancelled, 1 of 2 done, took ")
+
+
+@pytest.mark.parametrize("urls", [[], ["json://nowhere.invalid/"]])
+def test_nothing_is_stored_where_nobody_wants_to_be_told(
+    group: JobGroup, settings: Settings, urls: list[str]
+) -> None:
+    settings.DIRECTOR_NOTIFY = urls
+    settings.DIRECTOR_NOTIFY_ON = ["group_ended"] if not urls else ["queue_empty"]
+    run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
+    assert bodies() == []
+
+
+def test_what_was_rolled_back_is_told_to_nobody(group: JobGroup) -> None:
+    with pytest.raises(RuntimeError), transaction.atomic():
+        groups.group_cancel(group_id=group.id)
+        assert Notice.objects.count() == 1
+        raise RuntimeError("the power is gone")
+    assert bodies() == []
+
+
+# --- a backend in trouble -------------------------------------------------------------------------
+
+
+def away(seconds: float) -> None:
+    since = now() - dt.timedelta(seconds=seconds)
+    Backend.objects.update(
+        reachability=Reachability.OFFLINE, unreachable_since=since, status_reason="refused"
+    )
+
+
+def test_a_backend_that_is_away_while_work_waits_is_told_once_each_time(group: JobGroup) -> None:
+    away(59)
+    assert outbox.trouble_noticed(PACE) == 0
+    away(61)
+    assert [outbox.trouble_noticed(PACE) for _ in range(3)] == [1, 0, 0]
+    assert bodies() == [
+        "gpu-1 has not answered for 1 min (refused); 2 jobs wait for it.\n"
+        "http://farm.example/backends"
+    ]
+    # It came back and went again: that is news.
+    Notice.objects.update(created_at=now() - dt.timedelta(hours=1))
+    away(120)
+    assert outbox.trouble_noticed(PACE) == 1
+
+
+def test_a_backend_that_is_away_while_nothing_waits_is_told_to_nobody() -> None:
+    farm.backend()
+    away(3_600)
+    assert outbox.trouble_noticed(PACE) == 0
+
+
+def test_a_quarantined_backend_is_told_with_its_reason(group: JobGroup) -> None:
+    Backend.objects.update(
+        quarantined_at=now(), quarantine_reason="3 failures within 10 minutes.", quarantine_by=""
+    )
+    assert [outbox.trouble_noticed(PACE) for _ in range(2)] == [1, 0]
+    assert Notice.objects.get().title == "gpu-1 is quarantined"
+    assert bodies()[0].startswith("gpu-1 is quarantined: 3 failures within 10 minutes. It gets no")
+
+
+def test_a_quarantine_that_ends_by_itself_is_not_said_to_need_somebody(group: JobGroup) -> None:
+    until = dt.datetime(2026, 2, 1, 21, 14, tzinfo=dt.UTC)
+    Backend.objects.update(
+        quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until
+    )
+    assert outbox.trouble_noticed(PACE) == 1
+    assert bodies()[0].startswith(
+        "gpu-1 is quarantined: It hung. It gets no jobs until 2026-02-01 21:14 UTC. If it answers"
+        " then, it gets one at a time until one succeeds.\n"
+    )
+
+
+def test_a_backend_that_answers_and_is_not_fit_is_not_said_to_be_silent(group: JobGroup) -> None:
+    away(120)
+    Backend.objects.update(last_seen_at=now(), status_reason="nothing runs; restart it")
+    assert [outbox.trouble_noticed(PACE) for _ in range(2)] == [1, 0]
+    assert Notice.objects.get().title == "gpu-1 takes no jobs"
+    assert bodies()[0].startswith(
+        "gpu-1 answers but has taken no jobs for 2 min (nothing runs; restart it); 2 jobs wait"
+    )
+
+
+def test_trouble_that_was_told_of_is_no_news_and_takes_no_lock(
+    django_assert_num_queries: Any,
+) -> None:
+    for number in range(20):
+        farm.backend(f"gpu-{number}", quarantined_at=now())
+    assert outbox.trouble_noticed(PACE) == 20
+    with django_assert_num_queries(2):
+        assert outbox.trouble_noticed(PACE) == 0
+
+
+# --- the empty queue ------------------------------------------------------------------------------
+
+
+def older(seconds: float) -> None:
+    moment = now() - dt.timedelta(seconds=seconds)
+    JobEvent.objects.update(created_at=moment)
+    Notice.objects.update(created_at=moment)
+
+
+def test_the_empty_queue_is_told_once_after_a_quiet_while(group: JobGroup) -> None:
+    assert not outbox.emptiness_noticed(PACE)
+    run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
+    assert not outbox.emptiness_noticed(PACE)
+    older(31)
+    assert [outbox.emptiness_noticed(PACE) for _ in range(3)] == [True, False, False]
+    assert bodies()[-1] == (
+        "Nothing waits or runs any more. The last group was shot_001.\nhttp://farm.example/"
+    )
+
+
+def test_the_queue_is_not_empty_while_anything_is_open(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
+    other = farm.submit("gpu-1")
+    JobEvent.objects.filter(group=other).delete()
+    older(31)
+    assert not outbox.emptiness_noticed(PACE)
+    groups.group_cancel(group_id=other.id)
+    older(31)
+    assert outbox.emptiness_noticed(PACE)
+
+
+def test_the_empty_queue_is_told_at_most_every_half_hour(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
+    older(31)
+    assert outbox.emptiness_noticed(PACE)
+    groups.group_cancel(group_id=farm.submit("gpu-1").id)
+    JobEvent.objects.update(created_at=now() - dt.timedelta(seconds=31))
+    Notice.objects.update(created_at=now() - dt.timedelta(seconds=1_790))
+    assert not outbox.emptiness_noticed(PACE)
+    Notice.objects.update(created_at=now() - dt.timedelta(seconds=1_810))
+    assert outbox.emptiness_noticed(PACE)
+
+
+def test_what_ended_long_ago_is_no_news(group: JobGroup) -> None:
+    run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
+    older(3_700)
+    assert not outbox.emptiness_noticed(PACE)
+
+
+# --- taken up, told, put off ----------------------------------------------------------------------
+
+
+def notice(**fields: Any) -> Notice:
+    moment = now()
+    given = {"kind": "group_ended", "title": "a: done", "body": "a: done, took 1 s"}
+    return Notice.objects.create(**{**given, "created_at": moment, "next_try_at": moment, **fields})
+
+
+def claim(by: str = "one") -> list[Due]:
+    return outbox.notices_claim(pace=PACE, by=by)
+
+
+def test_what_one_runner_tells_no_other_does() -> None:
+    notice()
+    assert len(claim("one")) == 1
+    notice()
+    assert claim("two") == []
+    # The first died with it.
+    Notice.objects.exclude(tries=0).update(next_try_at=now())
+    assert len(claim("two")) == 2
+
+
+def test_two_runners_at_once_tell_each_notice_once() -> None:
+    for _ in range(5):
+        notice()
+    found: list[list[Due]] = []
+    start = threading.Barrier(4)
+
+    def race() -> None:
+        try:
+            start.wait()
+            found.append(claim(threading.current_thread().name))
+        finally:
+            connection.close()
+
+    racers = [threading.Thread(target=race) for _ in range(4)]
+    for one in racers:
+        one.start()
+    for one in racers:
+        one.join()
+    assert sorted(len(one) for one in found) == [0, 0, 0, 5]
+
+
+def test_messages_are_a_minute_apart() -> None:
+    outbox.notices_sent([one.id for one in [notice(), *claim()][1:]])
+    notice()
+    assert claim() == []
+    Notice.objects.exclude(sent_at=None).update(sent_at=now() - dt.timedelta(seconds=61))
+    assert len(claim()) == 1
+
+
+def test_what_failed_is_put_off_longer_each_time_and_told_with_the_next_success() -> None:
+    one = notice()
+    pauses = []
+    for _ in range(3):
+        outbox.notices_failed(claim(), pace=PACE, error="entry 1 (json) did not take it: refused")
+        one.refresh_from_db()
+        assert one.next_try_at is not None
+        pauses.append(round((one.next_try_at - now()).total_seconds(), -1))
+        assert one.last_error == "entry 1 (json) did not take it: refused"
+        Notice.objects.update(next_try_at=now())
+    assert pauses == [60, 120, 240]
+    outbox.notices_failed(claim(), pace=PACE, error="refused")
+    other = notice()
+    (due,) = claim()
+    assert due.id == other.id
+    outbox.notices_sent([due.id])
+    one.refresh_from_db()
+    assert one.next_try_at is not None
+    assert one.next_try_at <= now()
+
+
+def test_after_a_day_it_is_given_up_and_says_why() -> None:
+    one = notice(created_at=now() - dt.timedelta(hours=25))
+    assert outbox.notices_failed(claim(), pace=PACE, error="refused") == [one.id]
+    one.refresh_from_db()
+    assert (one.next_try_at, one.sent_at, one.last_error) == (None, None, "Given up: refused")
+    assert claim() == []
+
+
+def test_old_notices_are_forgotten() -> None:
+    notice(created_at=now() - dt.timedelta(days=31), next_try_at=None)
+    kept = notice()
+    assert outbox.notices_forget_old(PACE) == 1
+    assert list(Notice.objects.all()) == [kept]

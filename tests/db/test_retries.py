@@ -1,0 +1,413 @@
+"""A retry by a person: the next run of a group, in one transaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+
+import pytest
+from django.db import connection
+
+from backends.models import Backend
+from director.pages import board
+from director.pages.filters import Filters
+from jobgroups import selectors
+from jobgroups.clock import now
+from jobgroups.errors import (
+    ChildNotFound,
+    Conflict,
+    GroupNotFinished,
+    GroupNotFound,
+    JobCompleted,
+    NothingToRetry,
+    RunPassed,
+)
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups, runners, waiting
+from jobgroups.services.retries import group_retry
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, Elsewhere
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def fence() -> Fence:
+    """A backend, its lease and a runner that is alive."""
+    farm.backend()
+    runners.runner_started(name="runner", instance="1", version="0")
+    return farm.lease()
+
+
+def ended(fence: Fence, *states: AttemptState) -> JobGroup:
+    """Submit a group of which each child has ended like this."""
+    group = farm.submit(*["gpu-1"] * len(states))
+    for state in states:
+        claimed = farm.claim(fence)
+        farm.start(claimed, fence)
+        farm.finish(claimed, fence, state)
+    return farm.fresh(group)
+
+
+def timed_out(fence: Fence) -> tuple[JobGroup, int]:
+    """Submit a group whose only child ran out of time; its prompt is still to be stopped."""
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    return group, claimed.attempt_id
+
+
+def children(group: JobGroup) -> list[ChildJob]:
+    return list(group.children.order_by("position"))
+
+
+SUCCESS, ERROR = AttemptState.SUCCESS, AttemptState.ERROR
+
+
+# --- what is reopened -----------------------------------------------------------------------------
+
+
+def test_what_failed_waits_again_and_what_is_done_stays(fence: Fence) -> None:
+    group = ended(fence, ERROR, SUCCESS, ERROR)
+    before = children(group)
+    done = group_retry(group_id=group.id)
+    first, second, third = children(group)
+    assert [child.status for child in (first, second, third)] == ["queued", "completed", "queued"]
+    assert (done.run, done.status, done.job_ids) == (2, "running", [first.id, third.id])
+    assert (first.run, second.run) == (2, 1)
+    assert first.seed == before[0].seed
+    assert second.outputs_json == before[1].outputs_json
+    stored = farm.fresh(group)
+    assert (stored.run, stored.completed_at, stored.status) == (2, None, "running")
+    assert (stored.completed_count, stored.failed_count) == (1, 0)
+    # The list shows it where it stands now, and its next end later.
+    assert listed(status="running") == [group.id]
+    assert listed(status="partial_complete") == []
+    row = board.one_row(group.id)
+    assert (row.queued, row.completed, row.failed, row.ended, row.to_retry) == (2, 1, 0, False, 0)
+    assert board.board(Filters(hide_finished=True)).rows[0].id == group.id
+
+
+def listed(**narrowed: str) -> list[str]:
+    """Return the ids of the groups in the list."""
+    page = selectors.group_list(
+        narrowed=selectors.GroupFilter(**narrowed),  # type: ignore[arg-type]
+        cursor=None,
+        limit=10,
+    )
+    return [row["job_group_id"] for row in page.results]
+
+
+def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(fence: Fence) -> None:
+    group = ended(fence, ERROR)
+    ChildJob.objects.update(
+        not_before=now() + dt.timedelta(hours=1),
+        uncharged_count=4,
+        progress=60.0,
+        current_step="KSampler",
+        steps_completed=12,
+        steps_total=20,
+        failure_class="node_error",
+        warnings_json='["old"]',
+        queued_at=now() - dt.timedelta(hours=30),
+    )
+    group_retry(group_id=group.id)
+    (row,) = selectors.group_snapshot(group.id)["child_jobs"]
+    assert row["progress"] == 0.0
+    null = ["current_step", "outputs", "error_message", "error_type", "error_details"]
+    assert [row[name] for name in [*null, "started_at", "completed_at"]] == [None] * 7
+    assert (row["warnings"], row["attempts"]) == ([], 1)
+    (child,) = children(group)
+    assert (child.not_before, child.uncharged_count, child.failure_class) == (None, 0, "")
+    assert (child.current_attempt_id, child.steps_completed, child.steps_total) == (None, 0, 0)
+    # A day's wait counts from the retry: it must not time out at once.
+    assert waiting.children_waited_too_long(fence=fence, limit_s=86_400) == 0
+    (attempt,) = child.attempts.all()
+    assert (attempt.run, attempt.state, attempt.error_message) == (1, "error", "CUDA out of memory")
+
+
+def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: Fence) -> None:
+    group = ended(fence, SUCCESS, ERROR)
+    last = group.seq
+    group_retry(group_id=group.id)
+    claimed = farm.claim(fence)
+    assert claimed.number == 2
+    farm.start(claimed, fence)
+    farm.finish(claimed, fence)
+    stored = farm.fresh(group)
+    assert (stored.status, stored.run) == ("completed", 2)
+    told = [(event["type"], event["run"], event["seq"]) for event in farm.log(group)]
+    assert told[-5:] == [
+        ("group_complete", 1, last),
+        ("group_reopened", 2, last + 1),
+        ("child_started", 2, last + 2),
+        ("child_completed", 2, last + 3),
+        ("group_complete", 2, last + 4),
+    ]
+    results = farm.log(group)[-1]["results"]
+    assert [one["status"] for one in results] == ["completed", "completed"]
+    assert [row.run for row in Attempt.objects.filter(child=children(group)[1])] == [1, 2]
+
+
+def test_the_event_says_what_waits_again_and_where(fence: Fence) -> None:
+    group = ended(fence, ERROR, ERROR)
+    group_retry(group_id=group.id)
+    event = farm.log(group)[-1]
+    first, second = children(group)
+    assert event["type"] == "group_reopened"
+    assert event["job_ids"] == [first.id, second.id]
+    assert event["backend_ids"] == ["gpu-1", "gpu-1"]
+    rows = selectors.group_snapshot(group.id)["child_jobs"]
+    assert {row["queued_at"] for row in rows} == {event["reopened_at"]}
+
+
+def test_a_retry_again_and_again_opens_a_run_each_time(fence: Fence) -> None:
+    group = ended(fence, ERROR)
+    for run in range(2, 6):
+        assert group_retry(group_id=group.id).run == run
+        farm.finish(farm.claim(fence), fence, ERROR)
+    seqs = [event["seq"] for event in farm.log(group)]
+    assert seqs == list(range(1, len(seqs) + 1))
+    runs = [event["run"] for event in farm.log(group) if event["type"] == "group_complete"]
+    assert runs == [1, 2, 3, 4, 5]
+    assert [row.number for row in children(group)[0].attempts.order_by("id")] == [1, 2, 3, 4, 5]
+
+
+def test_named_children_alone_wait_again(fence: Fence) -> None:
+    group = ended(fence, SUCCESS, ERROR, ERROR)
+    _, second, third = children(group)
+    done = group_retry(group_id=group.id, job_ids=[third.id, third.id])
+    assert done.job_ids == [third.id]
+    assert [child.status for child in children(group)] == ["completed", "failed", "queued"]
+    # One done, one failed, one under way: partly done, and not at its end.
+    stored = farm.fresh(group)
+    assert (stored.status, stored.completed_at) == ("partial_complete", None)
+    farm.finish(farm.claim(fence), fence)
+    assert farm.fresh(group).status == "partial_complete"
+    assert group_retry(group_id=group.id).job_ids == [second.id]
+
+
+# --- cancelled ------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: Fence) -> None:
+    group = farm.submit(*["gpu-1"] * 3)
+    farm.finish(farm.claim(fence), fence)
+    farm.finish(farm.claim(fence), fence, ERROR)
+    groups.group_cancel(group_id=group.id)
+    done = group_retry(group_id=group.id)
+    assert [child.status for child in children(group)] == ["completed", "queued", "queued"]
+    assert len(done.job_ids) == 2
+    stored = farm.fresh(group)
+    assert (stored.status, stored.cancelled_at, stored.cancelled_count) == ("running", None, 0)
+    while (claimed := _claim_or_none(fence)) is not None:
+        farm.finish(claimed, fence)
+    assert farm.fresh(group).status == "completed"
+
+
+def _claim_or_none(fence: Fence) -> claims.Claim | None:
+    return claims.child_claim(fence=fence, client_id="socket-1", depth=2)
+
+
+def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: Fence) -> None:
+    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
+    farm.finish(farm.claim(fence), fence, ERROR)
+    farm.finish(farm.claim(fence), fence)
+    cancelled = children(group)[2]
+    groups.child_cancel(group_id=group.id, job_id=cancelled.id)
+    assert group_retry(group_id=group.id).job_ids == [children(group)[0].id]
+    farm.finish(farm.claim(fence), fence)
+    with pytest.raises(NothingToRetry):
+        group_retry(group_id=group.id)
+    assert group_retry(group_id=group.id, job_ids=[cancelled.id]).job_ids == [cancelled.id]
+
+
+def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: Fence) -> None:
+    group = ended(fence, SUCCESS, ERROR)
+    group_retry(group_id=group.id)
+    told = groups.group_cancel(group_id=group.id)
+    assert (told.cancelled, told.interrupted, told.already_complete) == (True, 1, 1)
+    assert farm.types(group)[-2:] == ["child_cancelled", "group_complete"]
+
+
+def test_a_retry_of_what_nobody_claimed_yet_is_pending_until_somebody_does(db: None) -> None:
+    farm.backend()
+    group = farm.submit(runner_alive=False)
+    groups.group_cancel(group_id=group.id)
+    assert group_retry(group_id=group.id).status == "pending"
+    farm.claim(farm.lease())
+    assert farm.fresh(group).status == "running"
+    assert farm.types(group)[-2:] == ["group_reopened", "group_started"]
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+def test_a_group_that_has_not_ended_is_not_retried(fence: Fence) -> None:
+    group = farm.submit("gpu-1", "gpu-1")
+    farm.finish(farm.claim(fence), fence, ERROR)
+    before = farm.log(group)
+    with pytest.raises(GroupNotFinished, match="1 job is not final"):
+        group_retry(group_id=group.id)
+    with pytest.raises(GroupNotFinished):
+        group_retry(group_id=group.id, job_ids=[children(group)[0].id])
+    assert farm.log(group) == before
+
+
+def test_what_completed_is_not_retried(fence: Fence) -> None:
+    group = ended(fence, SUCCESS, ERROR)
+    before = farm.log(group)
+    with pytest.raises(JobCompleted):
+        group_retry(group_id=group.id, job_ids=[child.id for child in children(group)])
+    with pytest.raises(NothingToRetry):
+        group_retry(group_id=ended(fence, SUCCESS).id)
+    assert farm.log(group) == before
+    assert farm.fresh(group).completed_at is not None
+
+
+def test_what_is_not_there_is_said_by_name(fence: Fence) -> None:
+    group = ended(fence, ERROR)
+    with pytest.raises(GroupNotFound):
+        group_retry(group_id="jg_0")
+    with pytest.raises(ChildNotFound, match="j_0"):
+        group_retry(group_id=group.id, job_ids=[children(group)[0].id, "j_0"])
+    with pytest.raises(ChildNotFound):
+        group_retry(group_id=group.id, job_ids=[children(ended(fence, ERROR))[0].id])
+    assert farm.fresh(group).run == 1
+
+
+def test_a_second_click_retries_nothing(fence: Fence) -> None:
+    group = ended(fence, ERROR)
+    group_retry(group_id=group.id, run=1)
+    with pytest.raises(RunPassed, match="run 2"):
+        group_retry(group_id=group.id, run=1)
+    farm.finish(farm.claim(fence), fence, ERROR)
+    with pytest.raises(RunPassed):
+        group_retry(group_id=group.id, run=1)
+    assert group_retry(group_id=group.id, run=2).run == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_retries_at_once_one_opens_the_run(fence: Fence) -> None:
+    group = ended(fence, ERROR, ERROR)
+    outcomes: list[object] = []
+    together = threading.Barrier(4)
+
+    def retry() -> None:
+        together.wait()
+        try:
+            outcomes.append(group_retry(group_id=group.id).run)
+        except Conflict as refused:
+            outcomes.append(refused.code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=retry) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, outcomes)) == ["2", *["group_not_finished"] * 3]
+    assert farm.types(group).count("group_reopened") == 1
+
+
+# --- earlier attempts -----------------------------------------------------------------------------
+
+
+def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: Fence) -> None:
+    group, attempt_id = timed_out(fence)
+    # Elsewhere, where no stop of another prompt stands in its way.
+    farm.backend("gpu-2", reachability="online", last_seen_at=now())
+    group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    other = farm.lease("gpu-2")
+    (child,) = children(group)
+    assert child.backend_id == "gpu-2"
+    assert _claim_or_none(other) is None
+    end = farm.end(AttemptState.INTERRUPTED)
+    assert attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=end)
+    (child,) = children(group)
+    assert (child.status, child.current_attempt_id) == ("queued", None)
+    assert farm.claim(other).number == 2
+
+
+@pytest.mark.parametrize("late", ["started", "lost", "struck", "error", "timeout", "broken"])
+def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(fence: Fence, late: str) -> None:
+    group, attempt_id = timed_out(fence)
+    group_retry(group_id=group.id)
+    before = farm.log(group)
+    {
+        "started": lambda: attempts.attempt_started(attempt_id=attempt_id, fence=fence),
+        "lost": lambda: attempts.attempt_lost(attempt_id=attempt_id, fence=fence, reason="gone"),
+        "struck": lambda: attempts.attempt_struck(
+            attempt_id=attempt_id, fence=fence, end=farm.end(AttemptState.INTERRUPTED)
+        ),
+        "error": lambda: attempts.attempt_ended(
+            attempt_id=attempt_id, fence=fence, end=farm.end(ERROR)
+        ),
+        "timeout": lambda: attempts.attempt_timed_out(attempt_id=attempt_id, fence=fence),
+        "broken": lambda: attempts.attempt_broken(attempt_id=attempt_id, fence=fence, message="x"),
+    }[late]()
+    (child,) = children(group)
+    assert (child.status, child.current_attempt_id, child.uncharged_count) == ("queued", None, 0)
+    assert farm.log(group) == before
+
+
+# --- a result that came late ----------------------------------------------------------------------
+
+
+def late_success(fence: Fence) -> tuple[JobGroup, Attempt]:
+    """Submit a group whose only child timed out, and whose prompt succeeded all the same."""
+    group, attempt_id = timed_out(fence)
+    attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=farm.end())
+    return farm.fresh(group), Attempt.objects.get(pk=attempt_id)
+
+
+def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(fence: Fence) -> None:
+    group, attempt = late_success(fence)
+    done = group_retry(group_id=group.id)
+    (child,) = children(group)
+    assert (done.run, done.status, done.job_ids) == (2, "completed", [])
+    assert done.adopted_job_ids == [child.id]
+    assert child.status == "completed"
+    assert json.loads(child.outputs_json or "") == farm.OUTPUTS
+    assert (child.progress, child.current_attempt_id) == (100.0, attempt.pk)
+    assert (child.started_at, child.completed_at) == (attempt.started_at, attempt.ended_at)
+    told = farm.log(group)[-4:]
+    kinds = ["group_reopened", "child_started", "child_completed", "group_complete"]
+    assert [event["type"] for event in told] == kinds
+    assert {event["run"] for event in told} == {2}
+    assert told[2]["outputs"] == farm.OUTPUTS
+    assert _claim_or_none(fence) is None
+    with pytest.raises(NothingToRetry):
+        group_retry(group_id=group.id)
+
+
+def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: Fence) -> None:
+    group = farm.submit("gpu-1", "gpu-1")
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    groups.group_cancel(group_id=group.id)
+    farm.finish(claimed, fence)
+    done = group_retry(group_id=group.id)
+    first, second = children(group)
+    assert (done.adopted_job_ids, done.job_ids) == ([first.id], [second.id])
+    assert (first.status, second.status) == ("completed", "queued")
+    assert farm.fresh(group).status == "running"
+
+
+def test_a_success_whose_files_are_gone_is_rendered_again(fence: Fence) -> None:
+    group, attempt = late_success(fence)
+    Attempt.objects.filter(pk=attempt.pk).update(failure_class="output_gone")
+    done = group_retry(group_id=group.id)
+    assert (done.adopted_job_ids, len(done.job_ids)) == ([], 1)
+
+
+def test_a_success_at_a_backend_that_is_registered_no_more_is_rendered_again(fence: Fence) -> None:
+    group, _ = late_success(fence)
+    farm.backend("gpu-2")
+    ChildJob.objects.update(backend="gpu-2")
+    Backend.objects.filter(pk="gpu-1").delete()
+    assert group_retry(group_id=group.id).adopted_job_ids == []

@@ -1,0 +1,236 @@
+"""Where a retried child waits: at its own backend, at another one, or nowhere, which is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from backends.models import Backend
+from jobgroups.clock import now
+from jobgroups.errors import BackendUnavailable, Conflict
+from jobgroups.failures import FailureClass
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import groups
+from jobgroups.services.backends import backend_forget
+from jobgroups.services.retries import Retried, group_retry
+from jobgroups.states import AttemptState, Elsewhere
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+NEVER, GROUP, ANY = Elsewhere.NEVER, Elsewhere.GROUP, Elsewhere.ANY
+SHUT: dict[str, dict[str, Any]] = {
+    "disabled": {"enabled": False, "said_reason": "cleaning the fans"},
+    "drained": {"hold": "drain"},
+    "quarantined": {"quarantined_at": now(), "quarantine_reason": "3 failures in 10 min."},
+}
+
+
+def works(backend_id: str, **fields: Any) -> None:
+    """Register a backend that answers."""
+    farm.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
+
+
+def failed(
+    *backend_ids: str, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
+) -> JobGroup:
+    """Submit a group whose children have all failed, each at its backend."""
+    group = farm.submit(*backend_ids, **fields)
+    for backend_id in backend_ids:
+        fence = farm.lease(backend_id)
+        claimed = farm.claim(fence)
+        farm.start(claimed, fence)
+        farm.finish(claimed, fence, AttemptState.ERROR)
+    Attempt.objects.filter(child__group=group).update(failure_class=kind.value)
+    ChildJob.objects.filter(group=group).update(failure_class=kind.value)
+    return farm.fresh(group)
+
+
+def places(group: JobGroup) -> list[str | None]:
+    return list(group.children.order_by("position").values_list("backend_id", flat=True))
+
+
+def retry(group: JobGroup, elsewhere: Elsewhere | None = None) -> Retried:
+    return group_retry(group_id=group.id, elsewhere=elsewhere)
+
+
+@pytest.mark.parametrize("shut", SHUT.values(), ids=SHUT.keys())
+def test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do(
+    shut: dict[str, Any],
+) -> None:
+    works("gpu-1")
+    works("gpu-2")
+    group = failed("gpu-1", "gpu-2")
+    Backend.objects.filter(pk="gpu-1").update(**shut)
+    before = farm.log(group)
+    with pytest.raises(BackendUnavailable) as refused:
+        retry(group)
+    (told,) = refused.value.extra["unavailable_backends"]
+    assert told["backend_id"] == "gpu-1"
+    assert "retry_elsewhere" in refused.value.detail
+    for reason in (shut.get("said_reason"), shut.get("quarantine_reason")):
+        assert not reason or reason.rstrip(".") in told["reason"]
+    assert farm.log(group) == before
+    assert farm.fresh(group).run == 1
+    # Nobody said gpu-2's child must wait for it.
+    second = group.children.get(position=1)
+    assert group_retry(group_id=group.id, job_ids=[second.id]).job_ids == [second.id]
+
+
+@pytest.mark.parametrize("shut", SHUT.values(), ids=SHUT.keys())
+def test_where_it_may_it_goes_to_another(shut: dict[str, Any]) -> None:
+    works("gpu-1")
+    works("gpu-2")
+    group = failed("gpu-1", "gpu-2")
+    Backend.objects.filter(pk="gpu-1").update(**shut)
+    done = retry(group, GROUP)
+    assert places(group)[0] == "gpu-2"
+    first = group.children.get(position=0)
+    assert done.moved[first.id] == "gpu-2"
+    assert farm.log(group)[-1]["backend_ids"][0] == "gpu-2"
+    # For this choice alone: what the group says of its own retries stays.
+    assert farm.fresh(group).retry_elsewhere == "never"
+
+
+def test_a_backend_that_was_removed_is_said_to_be(db: None) -> None:
+    works("gpu-1")
+    works("gpu-2")
+    group = failed("gpu-1")
+    Backend.objects.filter(pk="gpu-1").delete()
+    with pytest.raises(BackendUnavailable, match="not registered any more"):
+        retry(group)
+    # gpu-2 is none of the group's backends.
+    with pytest.raises(BackendUnavailable, match="No other backend"):
+        retry(group, GROUP)
+    assert retry(group, ANY).moved == {group.children.get().id: "gpu-2"}
+
+
+def test_a_child_stays_where_it_is_while_nobody_lets_it_go() -> None:
+    works("gpu-1")
+    works("gpu-2")
+    group = failed("gpu-1", "gpu-2", kind=FailureClass.CUDA_FATAL)
+    assert retry(group).moved == {}
+    assert places(group) == ["gpu-1", "gpu-2"]
+
+
+def test_the_groups_own_policy_lets_it_go_too() -> None:
+    works("gpu-1")
+    works("gpu-2")
+    group = failed("gpu-1")
+    JobGroup.objects.update(retry_elsewhere=ANY.value)
+    assert list(retry(group).moved.values()) == ["gpu-2"]
+    group = failed("gpu-1")
+    JobGroup.objects.update(retry_elsewhere=ANY.value)
+    assert retry(group, NEVER).moved == {}
+
+
+def test_a_backend_that_failed_it_comes_last_and_one_that_is_broken_not_at_all() -> None:
+    works("gpu-1")
+    works("gpu-2")
+    works("gpu-3", enabled=False)
+    group = failed("gpu-1")
+    assert list(retry(group, ANY).moved.values()) == ["gpu-2"]
+    fence = farm.lease("gpu-2")
+    farm.finish(farm.claim(fence), fence, AttemptState.ERROR)
+    Attempt.objects.update(failure_class=FailureClass.CUDA_FATAL.value)
+    # In its last run it failed at gpu-2 alone.
+    assert list(retry(group, ANY).moved.values()) == ["gpu-1"]
+
+
+def test_after_an_out_of_memory_the_larger_card_comes_first() -> None:
+    works("gpu-1", devices=[{"name": "a", "vram_total": 8 * 2**30}])
+    works("gpu-2", devices=[{"name": "b", "vram_total": 12 * 2**30}])
+    works("gpu-3", devices=[{"name": "c", "vram_total": 24 * 2**30}])
+    group = failed("gpu-1", kind=FailureClass.OUT_OF_MEMORY)
+    retry(group, ANY)
+    assert places(group) == ["gpu-3"]
+
+
+def test_many_are_spread_over_those_that_take_them() -> None:
+    for number in range(1, 5):
+        works(f"gpu-{number}")
+    group = failed(*["gpu-1"] * 9)
+    retry(group, ANY)
+    assert sorted(places(group)) == [f"gpu-{n}" for n in (2, 2, 2, 3, 3, 3, 4, 4, 4)]
+
+
+def test_one_that_lacks_what_the_group_requires_gets_nothing() -> None:
+    works("gpu-1", tags=["flux"])
+    works("gpu-2")
+    works("gpu-3", tags=["flux"])
+    group = failed("gpu-1", required_capabilities=["flux"])
+    retry(group, ANY)
+    assert places(group) == ["gpu-3"]
+
+
+def test_what_was_cancelled_stays_at_a_backend_that_works() -> None:
+    works("gpu-1")
+    works("gpu-2")
+    group = farm.submit("gpu-1", "gpu-1")
+    groups.group_cancel(group_id=group.id)
+    retry(group, ANY)
+    assert places(group) == ["gpu-1", "gpu-1"]
+
+
+@pytest.mark.parametrize("away", [{"reachability": "offline"}, {"hold": "pause"}])
+def test_one_that_is_away_or_paused_keeps_those_that_must_stay(away: dict[str, Any]) -> None:
+    works("gpu-1")
+    works("gpu-2")
+    group = failed("gpu-1")
+    Backend.objects.filter(pk="gpu-1").update(**away)
+    assert retry(group).moved == {}
+    groups.group_cancel(group_id=group.id)
+    assert list(retry(group, ANY).moved.values()) == ["gpu-2"]
+
+
+def test_a_retry_asks_the_database_no_more_for_a_thousand_children(
+    django_assert_max_num_queries: Any,
+) -> None:
+    for number in range(1, 5):
+        works(f"gpu-{number}")
+    group = farm.submit(*["gpu-1"] * 1000)
+    groups.group_cancel(group_id=group.id)
+    Backend.objects.filter(pk="gpu-1").update(enabled=False)
+    with django_assert_max_num_queries(1000 + 40):  # one write for each child
+        retry(group, ANY)
+    assert "gpu-1" not in places(group)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_retry_and_the_removal_of_its_backend_do_not_pass_each_other() -> None:
+    for _ in range(6):
+        works("gpu-1")
+        group = failed("gpu-1")
+        together = threading.Barrier(2)
+        outcomes: dict[str, str] = {}
+
+        def do(name: str, work: Callable[[], object]) -> None:
+            together.wait()  # noqa: B023 joined within the loop
+            try:
+                work()
+                outcomes[name] = "done"  # noqa: B023
+            except Conflict as refused:
+                outcomes[name] = refused.code  # noqa: B023
+            finally:
+                connection.close()
+
+        jobs = {
+            "retry": partial(group_retry, group_id=group.id),
+            "remove": partial(backend_forget, backend_id="gpu-1"),
+        }
+        threads = [threading.Thread(target=do, args=one) for one in jobs.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes in (
+            {"retry": "done", "remove": "backend_in_use"},
+            {"retry": "backend_unavailable", "remove": "done"},
+        )
+        groups.group_cancel(group_id=group.id)
+        Backend.objects.filter(pk="gpu-1").delete()

@@ -1,0 +1,585 @@
+"""A failed attempt and its group's policy: tried again here or elsewhere, or the child's end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connection
+from pytest_django import Settings
+
+from backends.models import Backend, Reachability
+from backends.states import Hold
+from jobgroups.clock import iso, now
+from jobgroups.failures import FailureClass
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups, places, waiting
+from jobgroups.services.attempts import MAX_UNCHARGED
+from jobgroups.services.claims import Claim
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, Elsewhere
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+GIB = 2**30
+MEMORY, RAISED = FailureClass.OUT_OF_MEMORY, FailureClass.NODE_ERROR
+FATAL, MISSING = FailureClass.CUDA_FATAL, FailureClass.NODE_OR_MODEL_MISSING
+
+
+@pytest.fixture(autouse=True)
+def no_pause(settings: Settings) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
+
+
+def machine(name: str, vram: int = 24, **fields: Any) -> Fence:
+    """Register a backend that works, and take its lease."""
+    fields = {
+        "reachability": Reachability.ONLINE,
+        "last_seen_at": now(),
+        "devices": [{"name": f"cuda:0 Card {vram}", "vram_total": vram * GIB, "vram_free": 0}],
+        **fields,
+    }
+    farm.backend(name, **fields)
+    return farm.lease(name)
+
+
+def submit(*names: str, attempts: int = 3, **fields: Any) -> JobGroup:
+    fields = {"retry_elsewhere": Elsewhere.GROUP, **fields}
+    return farm.submit(*names, max_attempts=attempts, **fields)
+
+
+def begin(fence: Fence) -> Claim:
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    return claimed
+
+
+def fail(claimed: Claim, fence: Fence, kind: FailureClass = RAISED) -> None:
+    end = farm.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
+    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+
+
+def only(group: JobGroup) -> ChildJob:
+    return group.children.get()
+
+
+def retrying(group: JobGroup) -> list[dict[str, Any]]:
+    return [event for event in farm.log(group) if event["type"] == "child_retrying"]
+
+
+def idle(fence: Fence) -> bool:
+    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
+
+
+# --- without a policy -----------------------------------------------------------------------------
+
+
+def test_without_a_policy_the_first_failure_ends_the_child_and_says_its_class() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    group = farm.submit("gpu-1")
+    fail(begin(fence), fence, MEMORY)
+    assert farm.types(group)[1:] == ["child_started", "child_failed", "group_complete"]
+    child, attempt = only(group), Attempt.objects.get()
+    assert (child.status, child.failure_class) == ("failed", "out_of_memory")
+    assert attempt.failure_class == "out_of_memory"
+    told = farm.log(group)[2]
+    assert (told["failure_class"], told["error"]) == ("out_of_memory", "It met out_of_memory.")
+
+
+def test_a_timeout_without_a_policy_ends_the_child_and_owes_the_stop() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    claimed = begin(fence)
+    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    assert farm.types(group)[2:] == ["child_timeout", "group_complete"]
+    assert farm.log(group)[2]["failure_class"] == "timeout"
+    attempt = Attempt.objects.get()
+    assert (attempt.stop_reason, attempt.failure_class) == ("timeout", "timeout")
+    assert attempt.ended_at is None
+
+
+# --- tried again ----------------------------------------------------------------------------------
+
+
+def test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes() -> None:
+    first, second = machine("gpu-1"), machine("gpu-2")
+    group = submit("gpu-1", "gpu-2")
+    child = group.children.earliest("position")
+    other = begin(second)
+    fail(begin(first), first, MISSING)
+    waits = farm.fresh(child)
+    assert (waits.status, waits.backend_id, waits.seed) == ("queued", "gpu-2", child.seed)
+    assert (waits.current_attempt_id, waits.error_message, waits.failure_class) == (None, None, "")
+    [told] = retrying(group)
+    assert told == {
+        "type": "child_retrying",
+        "seq": told["seq"],
+        "run": 1,
+        "job_id": child.id,
+        "backend_id": "gpu-1",
+        "seed": child.seed,
+        "attempt": 1,
+        "failure_class": "node_or_model_missing",
+        "reason": "It met node_or_model_missing.",
+        "next_backend_id": "gpu-2",
+        "not_before": iso(waits.not_before),
+    }
+    assert farm.fresh(group).status == "running"
+    farm.finish(other, second)
+    again = begin(second)
+    assert (again.child_id, again.seed) == (child.id, child.seed)
+    farm.finish(again, second)
+    stored = farm.fresh(group)
+    assert (stored.status, stored.completed_count, stored.failed_count) == ("completed", 2, 0)
+    assert farm.types(group).count("group_complete") == 1
+    assert [row.state for row in child.attempts.all()] == ["error", "success"]
+
+
+def test_max_attempts_are_counted_and_the_last_failure_ends_the_child() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1", attempts=3)
+    for _ in range(3):
+        fail(begin(fence), fence)
+    assert idle(fence)
+    child = only(group)
+    assert (child.status, child.attempt_count, child.failure_class) == ("failed", 3, "node_error")
+    assert farm.types(group)[1:] == [
+        "child_started",
+        "child_retrying",
+        "child_started",
+        "child_retrying",
+        "child_started",
+        "child_failed",
+        "group_complete",
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", [FailureClass.WORKFLOW_REFUSED, FailureClass.INTERRUPTED, FailureClass.INTERNAL]
+)
+def test_what_would_fail_again_is_never_tried_again(kind: FailureClass) -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    group = submit("gpu-1", "gpu-2")
+    fail(begin(fence), fence, kind)
+    assert group.children.earliest("position").status == "failed"
+
+
+def test_a_defect_of_ours_fails_its_child_and_is_not_tried_again() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1")
+    claimed = begin(fence)
+    attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+    child = only(group)
+    assert (child.status, child.failure_class) == ("failed", FailureClass.INTERNAL)
+    assert retrying(group) == []
+
+
+def test_only_the_named_classes_are_tried_again() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1", "gpu-1", retry_on=["out_of_memory"])
+    fail(begin(fence), fence, MEMORY)
+    fail(begin(fence), fence, RAISED)
+    assert len(retrying(group)) == 1
+    assert only_statuses(group) == ["failed", "queued"]
+
+
+def only_statuses(group: JobGroup) -> list[str]:
+    return sorted(group.children.values_list("status", flat=True))
+
+
+def test_an_out_of_memory_goes_to_the_larger_card() -> None:
+    small = machine("gpu-1", vram=8)
+    machine("gpu-2", vram=12)
+    machine("gpu-3", vram=48)
+    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    fail(begin(small), small, MEMORY)
+    assert only(group).backend_id == "gpu-3"
+
+
+def test_a_fatal_error_of_the_gpu_never_comes_back_to_it() -> None:
+    first, second = machine("gpu-1"), machine("gpu-2")
+    group = submit("gpu-1", "gpu-2", attempts=5)
+    groups.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
+    child = group.children.earliest("position")
+    fail(begin(first), first, FATAL)
+    # Its other backend raises: it may stay there, and not go back.
+    fail(begin(second), second, RAISED)
+    assert farm.fresh(child).backend_id == "gpu-2"
+    fail(begin(second), second, FATAL)
+    assert farm.fresh(child).status == "failed"
+
+
+def test_a_child_stays_within_the_backends_of_its_group_unless_it_may_go_anywhere() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-9")
+    within = submit("gpu-1")
+    anywhere = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    nowhere = submit("gpu-1", retry_elsewhere=Elsewhere.NEVER)
+    for _ in range(3):
+        fail(begin(fence), fence, FATAL)
+    assert only(within).status == "failed"
+    assert (only(anywhere).status, only(anywhere).backend_id) == ("queued", "gpu-9")
+    assert only(nowhere).status == "failed"
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"enabled": False},
+        {"hold": Hold.PAUSE},
+        {"hold": Hold.DRAIN},
+        {"quarantined_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)},
+        {"reachability": Reachability.OFFLINE},
+        {"reachability": Reachability.UNKNOWN},
+        {"last_seen_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)},
+        {"tags": []},
+    ],
+    ids=str,
+)
+def test_nothing_goes_to_a_backend_that_takes_nothing_or_lacks_what_is_required(
+    unfit: dict[str, Any],
+) -> None:
+    fence = machine("gpu-1", tags=["lora"])
+    machine("gpu-2", tags=["lora"])
+    group = submit("gpu-1", "gpu-2", required_capabilities=["lora"])
+    Backend.objects.filter(pk="gpu-2").update(**unfit)
+    fail(begin(fence), fence, FATAL)
+    assert group.children.earliest("position").status == "failed"
+
+
+def test_a_backend_that_was_left_out_at_first_may_take_a_child_later() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    skipped = [{"backend_id": "gpu-2", "reason": "Offline: it was."}]
+    group = submit("gpu-1", skipped_backends=skipped)
+    fail(begin(fence), fence, FATAL)
+    assert only(group).backend_id == "gpu-2"
+
+
+def test_the_pause_before_the_next_attempt_is_kept(settings: Settings) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 20
+    fence = machine("gpu-1")
+    group = submit("gpu-1")
+    fail(begin(fence), fence)
+    wait = only(group).not_before - now()
+    assert dt.timedelta(seconds=9) < wait < dt.timedelta(seconds=31)
+    assert idle(fence)
+    ChildJob.objects.update(not_before=now())
+    assert not idle(fence)
+
+
+def test_a_refusal_that_another_backend_may_not_give_is_tried_there() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    claimed = farm.claim(fence)
+    attempts.attempt_refused(
+        attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={}, kind=MISSING
+    )
+    assert farm.types(group)[1:] == ["child_retrying"]
+    farm.finish(begin(other), other)
+    assert farm.fresh(group).status == "completed"
+    assert only(group).attempt_count == 2
+
+
+def test_a_lost_render_is_tried_again_and_one_that_had_not_begun_just_waits() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1")
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
+    assert retrying(group) == []
+    claimed = begin(fence)
+    attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
+    [told] = retrying(group)
+    assert (told["failure_class"], told["next_backend_id"]) == ("backend_lost", "gpu-1")
+
+
+def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1", attempts=2)
+    for _ in range(2 * MAX_UNCHARGED):
+        claimed = farm.claim(fence)
+        attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+        attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
+    assert idle(fence)
+    child = only(group)
+    assert (child.status, child.failure_class) == ("failed", "backend_lost")
+    assert child.attempts.filter(charged=True).count() == 2
+
+
+# --- time is up -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timed_out() -> tuple[JobGroup, Claim, Fence, Fence]:
+    """Give a child whose time was up at gpu-1, and that waits for gpu-2."""
+    first, second = machine("gpu-1"), machine("gpu-2")
+    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    claimed = begin(first)
+    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
+    return group, claimed, first, second
+
+
+TimedOut = tuple[JobGroup, Claim, Fence, Fence]
+
+
+def test_a_child_whose_time_was_up_waits_until_its_prompt_was_seen_to_end(
+    timed_out: TimedOut,
+) -> None:
+    group, claimed, first, second = timed_out
+    child = only(group)
+    assert (child.status, child.backend_id) == ("queued", "gpu-2")
+    assert farm.types(group)[1:] == ["child_started", "child_retrying"]
+    assert idle(second)
+    assert not attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
+    stopped = farm.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=first, end=stopped)
+    attempt = Attempt.objects.get()
+    assert (attempt.state, attempt.failure_class) == ("timeout", "timeout")
+    farm.finish(begin(second), second)
+    assert farm.fresh(group).status == "completed"
+
+
+def test_a_prompt_that_hangs_does_not_keep_its_child_waiting(timed_out: TimedOut) -> None:
+    group, claimed, first, second = timed_out
+    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    assert not attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    attempt = Attempt.objects.get()
+    assert (attempt.failure_class, attempt.ended_at) == ("stalled", None)
+    farm.finish(begin(second), second)
+    # It ends after all, with a picture: that is kept with it, and nothing else is said.
+    before = farm.log(group)
+    farm.finish(claimed, first)
+    assert farm.log(group) == before
+    assert only(group).current_attempt.backend_id == "gpu-2"
+    assert [row.state for row in only(group).attempts.all()] == ["success", "success"]
+
+
+def test_a_late_picture_of_a_child_that_is_rendered_anew_decides_nothing(
+    timed_out: TimedOut,
+) -> None:
+    group, claimed, first, second = timed_out
+    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    again = farm.claim(second)
+    before = farm.log(group)
+    farm.finish(claimed, first)
+    assert farm.log(group) == before
+    child = only(group)
+    assert (child.status, child.current_attempt_id) == ("queued", again.attempt_id)
+    assert child.backend_id == "gpu-2"
+
+
+def test_a_picture_that_came_after_its_time_is_taken_while_its_child_waits(
+    timed_out: TimedOut,
+) -> None:
+    group, claimed, first, second = timed_out
+    farm.finish(claimed, first)
+    assert idle(second), "rendered again although it has its picture"
+    child = only(group)
+    assert (child.status, child.backend_id) == ("completed", "gpu-1")
+    assert farm.types(group)[2:] == [
+        "child_retrying",
+        "child_started",
+        "child_completed",
+        "group_complete",
+    ]
+    assert Attempt.objects.get().failure_class == ""
+
+
+def test_a_late_picture_and_a_claim_at_once_give_one_result(transactional_db: None) -> None:
+    first, second = machine("gpu-1"), machine("gpu-2")
+    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    claimed = begin(first)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
+    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    barrier = threading.Barrier(2)
+
+    def late() -> None:
+        barrier.wait()
+        farm.finish(claimed, first)
+        connection.close()
+
+    def claim() -> Claim | None:
+        barrier.wait()
+        found = claims.child_claim(fence=second, client_id="c", depth=2)
+        connection.close()
+        return found
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.submit(late), threads.submit(claim)
+        one.result()
+        again = other.result()
+    child = only(group)
+    if again is None:
+        assert (child.status, child.current_attempt_id) == ("completed", claimed.attempt_id)
+    else:
+        assert (child.status, child.current_attempt_id) == ("queued", again.attempt_id)
+        farm.finish(again, second)
+    assert farm.types(group).count("child_completed") == 1
+
+
+# --- files that are gone --------------------------------------------------------------------------
+
+
+def gone(claimed: Claim, fence: Fence) -> None:
+    end = farm.end(
+        failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",)
+    )
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+
+
+def test_a_success_without_its_files_is_tried_again_and_in_the_end_taken_with_a_warning() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1", attempts=2)
+    gone(begin(fence), fence)
+    [told] = retrying(group)
+    assert (told["failure_class"], told["reason"]) == ("output_gone", "All gone.")
+    gone(begin(fence), fence)
+    child = only(group)
+    assert (child.status, child.warnings_json) == ("completed", '["a.png is gone."]')
+    assert (child.failure_class, child.error_message) == ("", None)
+
+
+def test_a_success_without_its_files_completes_where_there_is_no_policy() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    gone(begin(fence), fence)
+    assert farm.types(group)[1:] == ["child_started", "child_completed", "group_complete"]
+
+
+# --- moved while it waits -------------------------------------------------------------------------
+
+
+def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_others() -> None:
+    away = machine("gpu-1")
+    machine("gpu-2")
+    machine("gpu-3")
+    group = submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", attempts=1, retry_elsewhere=Elsewhere.ANY)
+    stays = farm.submit("gpu-1")
+    sent = farm.claim(away)
+    moved = waiting.children_move(
+        fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE
+    )
+    assert moved == 3
+    bound = [child.backend_id for child in group.children.exclude(pk=sent.child_id)]
+    assert sorted(bound) == ["gpu-2", "gpu-2", "gpu-3"] or sorted(bound) == [
+        "gpu-2",
+        "gpu-3",
+        "gpu-3",
+    ]
+    told = retrying(group)
+    assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in told} == {
+        ("gpu-1", 0, None)
+    }
+    assert [one["failure_class"] for one in told] == ["unreachable"] * 3
+    assert ChildJob.objects.get(pk=sent.child_id).backend_id == "gpu-1"
+    assert only(stays).backend_id == "gpu-1"
+
+
+def test_a_child_that_was_moved_may_come_back_to_the_backend_it_was_submitted_to() -> None:
+    first, second = machine("gpu-1"), machine("gpu-2")
+    group = submit("gpu-1", "gpu-2")
+    groups.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
+    waiting.children_move(fence=first, reason="gpu-1 is drained.")
+    fail(begin(second), second, FATAL)
+    assert group.children.earliest("position").backend_id == "gpu-1"
+
+
+def test_giving_up_fails_what_may_go_nowhere_and_sends_the_rest_elsewhere() -> None:
+    away = machine("gpu-1")
+    second = machine("gpu-2")
+    stays = farm.submit("gpu-1", "gpu-1")
+    goes = submit("gpu-1", "gpu-1", retry_elsewhere=Elsewhere.ANY)
+    farm.claim(away)
+    ChildJob.objects.filter(group=stays).update(queued_at=now())
+    sent = farm.claim(away)
+    assert sent.group_id == goes.id
+    assert waiting.children_give_up(fence=away, away_s=600.0, reason="no answer") == 4
+    assert only_statuses(stays) == ["failed", "failed"]
+    assert {event["failure_class"] for event in farm.log(stays)[1:3]} == {"unreachable"}
+    assert set(goes.children.values_list("status", "backend_id")) == {("queued", "gpu-2")}
+    owed = Attempt.objects.get(pk=sent.attempt_id)
+    assert (owed.stop_reason, owed.failure_class, owed.ended_at) == ("gave_up", "unreachable", None)
+    # Out of reach for good, perhaps: nobody waits for its end.
+    assert farm.claim(second).group_id == goes.id
+    assert farm.claim(second).group_id == goes.id
+
+
+def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept(
+    settings: Settings,
+) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    stuck = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    farm.claim(stuck)
+    kind = FailureClass.STALLED
+    waiting.children_give_up(fence=stuck, away_s=600.0, reason="nothing runs", kind=kind)
+    assert (only(group).status, only(group).failure_class) == ("failed", "stalled")
+    assert Attempt.objects.get().failure_class == "stalled"
+    assert Backend.objects.get().quarantined_at is not None
+
+
+def test_children_of_a_disabled_backend_are_moved_where_they_may_go() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    stays, goes = farm.submit("gpu-1"), submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    Backend.objects.filter(pk="gpu-1").update(enabled=False)
+    waiting.children_of_disabled(fence=fence)
+    assert only(stays).status == "failed"
+    assert (only(goes).status, only(goes).backend_id) == ("queued", "gpu-2")
+
+
+def test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    machine("gpu-3")
+    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    hold = places.hold_backends
+
+    def forgotten_first(ids: list[str]) -> None:
+        Backend.objects.filter(pk="gpu-2").delete()
+        hold(ids)
+
+    monkeypatch.setattr(places, "hold_backends", forgotten_first)
+    fail(begin(fence), fence, FATAL)
+    assert only(group).backend_id == "gpu-3"
+
+
+# --- who comes second -----------------------------------------------------------------------------
+
+
+def test_a_failure_of_a_cancelled_child_is_not_tried_again() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1")
+    claimed = begin(fence)
+    groups.group_cancel(group_id=group.id)
+    fail(claimed, fence)
+    assert only(group).status == "cancelled"
+    assert retrying(group) == []
+
+
+def test_a_child_that_waits_for_another_try_can_be_cancelled() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1")
+    fail(begin(fence), fence)
+    assert groups.group_cancel(group_id=group.id).interrupted == 1
+    assert idle(fence)
+    assert farm.types(group)[3:] == ["child_cancelled", "group_complete"]
+
+
+def test_an_end_told_twice_tries_a_child_again_once() -> None:
+    fence = machine("gpu-1")
+    group = submit("gpu-1")
+    claimed = begin(fence)
+    fail(claimed, fence)
+    end = farm.end(AttemptState.ERROR, failure=RAISED)
+    assert not attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    assert len(retrying(group)) == 1

@@ -1,0 +1,96 @@
+"""Where a group was submitted to, however often its children have moved since."""
+
+from __future__ import annotations
+
+import pytest
+
+from backends.models import Backend, Reachability
+from jobgroups import shapes
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
+from jobgroups.models import ChildJob, JobGroup
+from jobgroups.services import attempts, groups, places, retries, waiting
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, Elsewhere
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+
+def machine(name: str) -> Fence:
+    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return farm.lease(name)
+
+
+def fail(fence: Fence) -> None:
+    """Have the next prompt there fail in a way that is met elsewhere only."""
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    end = farm.end(AttemptState.ERROR, failure=FailureClass.NODE_OR_MODEL_MISSING)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+
+
+def bound(group: JobGroup) -> list[str | None]:
+    return [child.backend_id for child in group.children.order_by("position")]
+
+
+def submitted(*names: str, elsewhere: Elsewhere = Elsewhere.ANY) -> JobGroup:
+    return farm.submit(
+        *names,
+        max_attempts=3,
+        retry_elsewhere=elsewhere,
+        idempotency_key="k",
+        idempotency_digest="d",
+    )
+
+
+def replay(group: JobGroup) -> list[str]:
+    found = groups.group_replay(submitter="", key="k", digest="d")
+    assert found is not None
+    assert found.group.pk == group.pk
+    answer = shapes.submitted(found.group, found.children)
+    return [child["backend_id"] for child in answer["child_jobs"]]
+
+
+def test_a_replay_names_the_first_backends_after_a_try_elsewhere_and_a_move() -> None:
+    first, second = machine("gpu-1"), machine("gpu-2")
+    machine("gpu-3")
+    group = submitted("gpu-1", "gpu-2")
+    fail(first)
+    Backend.objects.filter(pk="gpu-1").update(enabled=False)
+    waiting.children_move(fence=second, reason="it is away.")
+    assert bound(group) == ["gpu-3", "gpu-3"]
+    before = list(ChildJob.objects.order_by("position").values())
+    assert replay(group) == ["gpu-1", "gpu-2"]
+    assert list(ChildJob.objects.order_by("position").values()) == before
+
+
+def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
+    first = machine("gpu-1")
+    group = submitted("gpu-1", elsewhere=Elsewhere.NEVER)
+    # Never sent: no attempt, and no event but the end, knows where it was.
+    waiting.children_give_up(fence=first, away_s=600, reason="refused")
+    second = machine("gpu-2")
+    Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
+    retries.group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    assert bound(group) == ["gpu-2"]
+    assert replay(group) == ["gpu-1"]
+    farm.finish(farm.claim(second), second)
+    assert replay(group) == ["gpu-1"]
+
+
+def test_a_retry_elsewhere_by_a_person_makes_no_backend_one_of_the_groups() -> None:
+    first, second = machine("gpu-1"), machine("gpu-2")
+    machine("gpu-3")
+    group = submitted("gpu-1", elsewhere=Elsewhere.GROUP)
+    waiting.children_give_up(fence=first, away_s=600, reason="refused")
+    Backend.objects.filter(pk="gpu-1").update(enabled=False)
+    retries.group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    assert bound(group) == ["gpu-2"]
+    Backend.objects.filter(pk="gpu-1").update(enabled=True)
+    group = farm.fresh(group)
+    found = places.others_for(group, Elsewhere.GROUP, besides=["gpu-2"])
+    # The one it was submitted to, though nothing was ever sent there; not those it was let go to once.
+    assert [one.backend_id for one in found] == ["gpu-1"]
+    fail(second)
+    assert bound(group) == ["gpu-1"]

@@ -1,0 +1,336 @@
+"""Notices reach a real HTTP server: down at first, hanging, beside one that fails, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import io
+import itertools
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import pytest
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
+
+from backends.models import Backend
+from jobgroups.clock import now
+from jobgroups.models import Notice
+from jobgroups.noticing import Pace
+from jobgroups.runner.db import Database
+from jobgroups.runner.notifying import Notifier
+from jobgroups.runner.supervision import SupervisedRunner
+from tests.browser.conftest import free_port
+from tests.inbox import SECRET, Inbox
+from tests.runner.conftest import Farm, in_thread, until
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    # One of apprise's many services still uses it.
+    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),
+]
+
+#: A minute is a second and a half here.
+PACE = replace(Pace.scaled(0.025), look=0.05)
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    made = Inbox()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def abyss() -> Iterator[str]:
+    """A service that takes every connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"json://ann:{SECRET}@127.0.0.1:{listening.getsockname()[1]}/?rto=30&cto=30"
+
+
+@contextlib.asynccontextmanager
+async def notifying(*urls: str, name: str = "local", pace: Pace = PACE) -> AsyncIterator[None]:
+    database = Database(threads=1, name="notices")
+    notifier = Notifier(urls=urls, name=name, pace=pace, database=database)
+    task = asyncio.get_running_loop().create_task(notifier.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(database.close)
+
+
+@contextlib.asynccontextmanager
+async def supervised(farm: Farm) -> AsyncIterator[None]:
+    runner = SupervisedRunner(name="local", hub=farm.hub, find_local=False)
+    running = asyncio.get_running_loop().create_task(runner.run())
+    try:
+        yield
+    finally:
+        runner.stop()
+        await running
+
+
+def notice(title: str, kind: str = "group_ended") -> Notice:
+    moment = now()
+    return Notice.objects.create(
+        kind=kind, title=title, body=f"{title}, took 1 s", created_at=moment, next_try_at=moment
+    )
+
+
+async def stored() -> list[Notice]:
+    return await in_thread(lambda: list(Notice.objects.order_by("id")))()
+
+
+async def all_sent() -> bool:
+    rows = await stored()
+    return bool(rows) and all(one.sent_at is not None for one in rows)
+
+
+async def test_a_group_is_told_once_the_service_that_was_down_is_up(
+    farm: Farm, inbox: Inbox, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.DIRECTOR_TIME_SCALE = 0.02
+    settings.DIRECTOR_NOTIFY = [inbox.url]
+    settings.DIRECTOR_NOTIFY_ON = ["group_ended"]
+    settings.DIRECTOR_PUBLIC_URL = "http://farm.example"
+    caplog.set_level(logging.DEBUG)
+    await farm.backend(seconds=0.1)
+    async with supervised(farm):
+        group = await farm.submit("gpu-1", metadata={"name": "shot_001"})
+
+        async def tried_in_vain() -> bool:
+            rows = await stored()
+            return bool(rows) and "did not take it" in rows[0].last_error
+
+        await until(tried_in_vain)
+        inbox.open()
+        await until(all_sent)
+    assert inbox.titles == ["shot_001: done"]
+    first, link = inbox.got[0]["message"].split("\n")
+    assert first.startswith("shot_001: done, took ")
+    assert link == f"http://farm.example/groups/{group.id}"
+    (row,) = await stored()
+    assert row.tries >= 2
+    assert row.last_error == ""
+    ours = [one for one in caplog.records if not one.name.startswith(("apprise", "urllib3"))]
+    assert not [one for one in ours if SECRET in one.getMessage()]
+
+
+async def test_a_service_that_hangs_costs_nothing(
+    farm: Farm, abyss: str, settings: Settings
+) -> None:
+    settings.DIRECTOR_TIME_SCALE = 0.02
+    settings.DIRECTOR_NOTIFY = [abyss]
+    await farm.backend(seconds=0.1)
+    await in_thread(notice)("earlier: done")
+    worst = 0.0
+
+    async def tick() -> None:
+        nonlocal worst
+        while True:
+            asked = time.monotonic()
+            await asyncio.sleep(0.01)
+            worst = max(worst, time.monotonic() - asked - 0.01)
+
+    async with supervised(farm):
+
+        async def hangs() -> bool:
+            return "did not answer within" in (await stored())[0].last_error
+
+        # Whatever is loaded for the first time is loaded now.
+        await until(hangs)
+        ticking = asyncio.get_running_loop().create_task(tick())
+        began = time.monotonic()
+        group = await farm.submit("gpu-1")
+        assert (await farm.finished(group)).status == "completed"
+        assert time.monotonic() - began < 10
+        ticking.cancel()
+        stopping = time.monotonic()
+    assert time.monotonic() - stopping < 3
+    assert worst < 1.0
+    assert not [one for one in await stored() if one.sent_at]
+    assert SECRET not in "".join([one.last_error for one in await stored()])
+
+
+async def test_a_backend_that_is_away_while_work_waits_for_it_is_told(
+    farm: Farm, inbox: Inbox, settings: Settings
+) -> None:
+    settings.DIRECTOR_TIME_SCALE = 0.02
+    settings.DIRECTOR_NOTIFY = [inbox.url]
+    inbox.open()
+    await farm.register("gpu-9", f"http://127.0.0.1:{free_port()}")
+    async with supervised(farm):
+        await farm.submit("gpu-9")
+        await until(all_sent)
+    assert inbox.titles == ["gpu-9 does not answer"]
+    assert inbox.got[0]["message"].startswith("gpu-9 has not answered for ")
+    assert inbox.got[0]["message"].endswith("; 1 job waits for it.")
+
+
+async def test_what_the_last_runner_saw_hours_ago_is_told_to_nobody(
+    farm: Farm, inbox: Inbox, settings: Settings
+) -> None:
+    settings.DIRECTOR_TIME_SCALE = 0.05
+    settings.DIRECTOR_NOTIFY = [inbox.url]
+    settings.DIRECTOR_NOTIFY_ON = ["backend_trouble"]
+    inbox.open()
+    await farm.backend(seconds=0.1)
+    # It was away when the machine was switched off; both have come back.
+    await in_thread(Backend.objects.update)(
+        reachability="offline", unreachable_since=now() - dt.timedelta(hours=9)
+    )
+    group = await farm.submit("gpu-1")
+    async with supervised(farm):
+        await farm.finished(group)
+        await asyncio.sleep(Pace.scaled(0.05).settled_after)
+    assert await stored() == []
+
+
+async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is_told_twice(
+    inbox: Inbox,
+) -> None:
+    other = Inbox()
+    inbox.open()
+    await in_thread(notice)("a: done")
+    async with notifying(inbox.url, other.url):
+
+        async def tried_twice() -> bool:
+            return (await stored())[0].tries >= 2
+
+        await until(tried_twice)
+        await in_thread(notice)("b: done")
+
+        async def told_of_both() -> bool:
+            return len(inbox.titles) == 2
+
+        await until(told_of_both)
+        other.open()
+        await until(all_sent)
+    other.close()
+    assert inbox.titles == ["a: done", "b: done"]
+    assert "entry" not in str(inbox.got)
+    assert " ".join(one["message"] for one in other.got).count("a: done, took") == 1
+
+
+async def test_what_a_service_took_it_is_not_told_again_by_the_next_runner(inbox: Inbox) -> None:
+    """The mail server is down all night, and the Director starts again and again."""
+    inbox.open()
+    other = Inbox()
+    await in_thread(notice)("a: done")
+    for tries in (1, 2, 3):
+        async with notifying(inbox.url, other.url, name=f"start {tries}"):
+
+            async def tried(tries: int = tries) -> bool:
+                (row,) = await stored()
+                return row.tries >= tries and "did not take it" in row.last_error
+
+            await until(tried)
+    other.open()
+    # Also in another order: a service is known by what it is.
+    async with notifying(other.url, inbox.url):
+        await until(all_sent)
+    other.close()
+    assert inbox.titles == ["a: done"]
+    assert other.titles == ["a: done"]
+    assert (await stored())[0].taken_by == ""
+
+
+async def test_of_two_runners_beside_a_service_that_is_down_one_tells(inbox: Inbox) -> None:
+    inbox.open()
+    down = Inbox().url
+    await in_thread(notice)("a: done")
+    async with notifying(inbox.url, down, name="one"), notifying(inbox.url, down, name="two"):
+
+        async def tried() -> bool:
+            return (await stored())[0].tries >= 4
+
+        await until(tried)
+    assert inbox.titles == ["a: done"]
+
+
+async def test_what_is_taken_too_late_is_taken_all_the_same(inbox: Inbox) -> None:
+    inbox.open(answers_after=PACE.patience * 2)
+    await in_thread(notice)("a: done")
+    async with notifying(inbox.url):
+        await until(all_sent)
+    assert inbox.titles == ["a: done"]
+
+
+async def test_a_burst_becomes_a_message_a_minute(inbox: Inbox) -> None:
+    inbox.open()
+    async with notifying(inbox.url):
+        for number in range(200):
+            await in_thread(notice)(f"shot_{number}: done")
+        await until(all_sent)
+    # What was there at the first look, and all the rest: as long as storing them took.
+    assert 1 <= len(inbox.got) <= 4
+    lines = sum(one["message"].count(": done") for one in inbox.got)
+    hidden = [one["message"].partition("… and ")[2].split(" ")[0] for one in inbox.got]
+    assert lines + sum(int(one) for one in hidden if one) == 200
+
+
+async def test_messages_are_a_minute_apart_also_where_another_service_fails(inbox: Inbox) -> None:
+    inbox.open()
+    async with notifying(inbox.url, Inbox().url):
+        for number in range(6):
+            await in_thread(notice)(f"shot_{number}: done")
+            await asyncio.sleep(PACE.gap / 6)
+
+        async def told_of_all() -> bool:
+            said = " ".join(one["message"] for one in inbox.got)
+            return all(f"shot_{number}: done" in said for number in range(6))
+
+        await until(told_of_all)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(inbox.at)]
+    assert gaps
+    assert min(gaps) > PACE.gap / 2
+
+
+async def test_of_two_runners_one_tells(inbox: Inbox) -> None:
+    inbox.open()
+    async with notifying(inbox.url, name="one"), notifying(inbox.url, name="two"):
+        for number in range(3):
+            await in_thread(notice)(f"shot_{number}: done")
+            await until(all_sent)
+    told = " ".join(one["message"] for one in inbox.got)
+    assert [told.count(f"shot_{number}: done") for number in range(3)] == [1, 1, 1]
+
+
+def test_the_command_tries_each_entry_and_shows_no_password(
+    inbox: Inbox, settings: Settings
+) -> None:
+    inbox.open()
+    settings.DIRECTOR_NOTIFY = [inbox.url]
+    out = io.StringIO()
+    call_command("notices", "--test", stdout=out)
+    assert out.getvalue() == "entry 1 (json) took it.\n"
+    assert inbox.titles == ["The Director can reach you"]
+    settings.DIRECTOR_NOTIFY = [inbox.url, Inbox().url]
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="1 of 2 did not take it"):
+        call_command("notices", "--test", stdout=out)
+    assert "entry 2 (json) did not take it: " in out.getvalue()
+    assert SECRET not in out.getvalue()
+    settings.DIRECTOR_NOTIFY = []
+    with pytest.raises(CommandError, match="DIRECTOR_NOTIFY is not set"):
+        call_command("notices", "--test")
+
+
+def test_the_command_lists_what_was_told() -> None:
+    out = io.StringIO()
+    call_command("notices", stdout=out)
+    assert out.getvalue() == "Nobody was told of anything yet.\n"
+    notice("a: done")
+    Notice.objects.update(tries=2, last_error="entry 1 (json) did not take it: refused")
+    out = io.StringIO()
+    call_command("notices", stdout=out)
+    assert out.getvalue().endswith(
+        "waits, tried 2 times: entry 1 (json) did not take it: refused  a: done\n"
+    )

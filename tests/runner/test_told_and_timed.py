@@ -1,0 +1,73 @@
+"""What a child's watchers are told while it goes from one attempt to the next, and when that begins."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from backends.states import Hold
+from jobgroups.hub import Message
+from jobgroups.models import ChildJob
+from jobgroups.runner.timing import Timing
+from jobgroups.services import holds
+from jobgroups.states import Elsewhere
+from tests.runner.conftest import SCALE, Farm, in_thread, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+#: Nothing happens because somebody looked every few seconds: only a bell or a timer helps.
+UNHURRIED = replace(Timing.scaled(SCALE), safety_poll=60.0, facts=600.0)
+
+
+async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next_look(
+    farm: Farm, settings: Settings
+) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0.5
+    sim = await farm.backend("gpu-1")
+    sim.fault("node_error", count=1)
+    await farm.runner(timing=UNHURRIED)
+    group = await farm.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.NEVER)
+    done = await farm.finished(group, within=15)
+    assert done.status == "completed"
+    first, second = await farm.attempts(group)
+    assert 0.2 < (second.created_at - first.ended_at).total_seconds() < 5
+
+
+async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_waits(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, dict[str, Any]]] = []
+    publish = farm.hub.publish
+
+    def note(message: Message) -> None:
+        told.extend((time.monotonic(), json.loads(one.text)) for one in message.progress)
+        publish(message)
+
+    monkeypatch.setattr(farm.hub, "publish", note)
+    sim = await farm.backend("gpu-1", seconds=2.5)
+    service = await farm.runner()
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+
+    async def progresses() -> bool:
+        return len(told) > 2
+
+    await until(progresses)
+    # It cannot be told to stop, and renders on to its end.
+    sim.fault("hang_http", route="/interrupt", count=0)
+    await in_thread(holds.backend_hold)(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
+    service.wake()
+    await farm.status_of(group, "queued")
+    # The runner learns what it has stored a moment later.
+    waits_since = time.monotonic() + 0.1
+    done = await farm.finished(group)
+    assert done.status == "completed"
+    late = [frame for moment, frame in told if moment > waits_since]
+    assert late == []
+    child: ChildJob = (await farm.children(group))[0]
+    assert child.progress == 100.0

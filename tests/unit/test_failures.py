@@ -1,0 +1,254 @@
+"""The taxonomy of failures: whole, and right about what a real ComfyUI was recorded to say."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.comfyui.outputs import plain_error
+from jobgroups.failures import (
+    RETRIED,
+    TAXONOMY,
+    FailureClass,
+    Retry,
+    class_of_error,
+    class_of_refusal,
+)
+
+RECORDINGS = Path(__file__).parent.parent / "contract" / "recordings"
+REFUSED, MISSING = FailureClass.WORKFLOW_REFUSED, FailureClass.NODE_OR_MODEL_MISSING
+MEMORY, FATAL = FailureClass.OUT_OF_MEMORY, FailureClass.CUDA_FATAL
+RAISED = FailureClass.NODE_ERROR
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    text = gzip.decompress((RECORDINGS / f"{name}.json.gz").read_bytes())
+    events: list[dict[str, Any]] = json.loads(text)["events"]
+    return events
+
+
+def recorded_errors() -> list[dict[str, Any]]:
+    """Return every ``execution_error`` of the recordings that ended its prompt."""
+    frames = [
+        event["frame"]
+        for name in ("09_execution_error", "26_partial_outputs_then_error")
+        for event in recorded(name)
+        if isinstance(event.get("frame"), dict)
+    ]
+    return [frame["data"] for frame in frames if frame["type"] == "execution_error"]
+
+
+def recorded_refusals() -> list[dict[str, Any]]:
+    bodies = []
+    for event in recorded("14_invalid_prompts"):
+        body = event.get("body")
+        if isinstance(body, str):
+            try:
+                body = json.loads(body)
+            except ValueError:
+                continue
+        if isinstance(body, dict) and isinstance(body.get("error"), dict):
+            bodies.append(body)
+    return bodies
+
+
+def refusal_class(body: dict[str, Any]) -> FailureClass:
+    error = body["error"]
+    return class_of_refusal(error["type"], error["message"], body["node_errors"])
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def test_the_taxonomy_is_the_decided_one() -> None:
+    told = {one.value: (kind.retry.value, kind.counts) for one, kind in TAXONOMY.items()}
+    assert told == {
+        "workflow_refused": ("never", False),
+        "node_or_model_missing": ("elsewhere", False),
+        "out_of_memory": ("here", False),
+        "cuda_fatal": ("elsewhere", True),
+        "node_error": ("here", False),
+        "unreachable": ("elsewhere", False),
+        "backend_lost": ("here", True),
+        "stalled": ("elsewhere", True),
+        "timeout": ("elsewhere", False),
+        "interrupted": ("never", False),
+        "output_gone": ("here", False),
+        "internal": ("never", False),
+    }
+    assert set(TAXONOMY) == set(FailureClass)
+
+
+@pytest.mark.parametrize("failure", FailureClass)
+def test_every_class_says_what_it_is_and_how_it_looks(failure: FailureClass) -> None:
+    kind = TAXONOMY[failure]
+    assert kind.sentence.endswith(".")
+    assert kind.examples
+    for example in kind.examples:
+        what, _, name = example.source.partition(": ")
+        if what == "recorded":
+            assert (RECORDINGS / f"{name}.json.gz").exists(), example
+
+
+def test_what_may_be_named_in_a_policy_is_what_may_be_tried_again() -> None:
+    assert set(RETRIED) == {one for one in FailureClass if TAXONOMY[one].retry is not Retry.NEVER}
+    assert "internal" not in RETRIED
+
+
+# --- errors while it executed ---------------------------------------------------------------------
+
+
+def test_the_recorded_errors_are_told_apart() -> None:
+    found = {
+        (error["exception_type"], plain_error(error["exception_message"])[:18]): class_of_error(
+            error["exception_type"], plain_error(error["exception_message"])
+        )
+        for error in recorded_errors()
+    }
+    assert found[("torch.OutOfMemoryError", "CUDA out of memory")] is MEMORY
+    assert found[("RuntimeError", "CUDA out of memory")] is MEMORY
+    assert found[("ValueError", "bad value on purpo")] is RAISED
+    assert len(found) >= 3
+
+
+@pytest.mark.parametrize(
+    ("exception_type", "message", "expected"),
+    [
+        ("torch.cuda.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", MEMORY),
+        ("torch.OutOfMemoryError", "Allocation on device ", MEMORY),
+        ("RuntimeError", "Allocation on device 0 would exceed allowed memory.", MEMORY),
+        ("Exception", "sampling failed: HIP out of memory. Tried to allocate", MEMORY),
+        ("RuntimeError", "CUDA error: out of memory\nCUDA kernel errors might be", MEMORY),
+        ("RuntimeError", "MPS backend out of memory (MPS allocated: 17.9 GB)", MEMORY),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", MEMORY),
+        ("MemoryError", "", MEMORY),
+        ("RuntimeError", "[enforce fail] DefaultCPUAllocator: not enough memory: you", MEMORY),
+        ("RuntimeError", "CUDA error: an illegal memory access was encountered", FATAL),
+        ("torch.AcceleratorError", "CUDA error: an illegal memory access", FATAL),
+        ("torch.AcceleratorError", "CUDA error: out of memory", MEMORY),
+        ("RuntimeError", "CUDA error: device-side assert triggered", FATAL),
+        ("RuntimeError", "HIP error: unspecified launch failure", FATAL),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `c", FATAL),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", FATAL),
+        ("RuntimeError", "No CUDA GPUs are available", FATAL),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", RAISED),
+        ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied (77x768 and 1280)", RAISED),
+        ("RuntimeError", "The memory of the artist is good", RAISED),
+        (
+            "FileNotFoundError",
+            "Model in folder 'loras' with filename 'x.safetensors' not found.",
+            MISSING,
+        ),
+        ("ModuleNotFoundError", "No module named 'insightface'", MISSING),
+        ("AttributeError", "'str' object has no attribute 'shape'", RAISED),
+        ("", "", RAISED),
+    ],
+)
+def test_errors_are_told_apart(exception_type: str, message: str, expected: FailureClass) -> None:
+    assert class_of_error(exception_type, message) is expected
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (failure, example.said)
+        for failure in (MEMORY, FATAL, RAISED, MISSING)
+        for example in TAXONOMY[failure].examples
+        if example.said.split(":")[0].endswith("Error")
+    ],
+)
+def test_the_examples_of_errors_are_of_their_class(failure: FailureClass, said: str) -> None:
+    exception_type, _, message = said.partition(": ")
+    assert class_of_error(exception_type, message) is failure
+
+
+@given(st.text(), st.text())
+def test_no_text_is_too_odd_for_an_error(exception_type: str, message: str) -> None:
+    assert class_of_error(exception_type, message) in TAXONOMY
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def test_the_recorded_refusals_are_told_apart() -> None:
+    bodies = recorded_refusals()
+    missing = [json.dumps(body) for body in bodies if refusal_class(body) is MISSING]
+    for word in ("NoSuchNode", "missing.safetensors", "Invalid image file: missing.png"):
+        assert any(word in body for body in missing), word
+    assert len(missing) == 3
+    assert len(bodies) > 12
+
+
+def node_errors(*errors: tuple[str, str, Any]) -> dict[str, Any]:
+    return {
+        str(at): {
+            "errors": [
+                {
+                    "type": kind,
+                    "message": "",
+                    "details": f"{name}: '{value}' not in []",
+                    "extra_info": {"input_name": name, "received_value": value},
+                }
+            ],
+            "dependent_outputs": [],
+            "class_type": "X",
+        }
+        for at, (kind, name, value) in enumerate(errors)
+    }
+
+
+IN_LIST = "value_not_in_list"
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([(IN_LIST, "ckpt_name", "a.safetensors")], MISSING),
+        ([(IN_LIST, "vae_name", "taesd")], MISSING),
+        ([(IN_LIST, "lora", "styles/a.pt")], MISSING),
+        ([(IN_LIST, "ckpt_name", "a.ckpt"), (IN_LIST, "lora_name", "b.pt")], MISSING),
+        ([(IN_LIST, "sampler_name", "nope")], REFUSED),
+        ([(IN_LIST, "scheduler", "nope")], REFUSED),
+        ([(IN_LIST, "ckpt_name", 3)], REFUSED),
+        # A graph that is wrong besides is refused everywhere.
+        ([(IN_LIST, "ckpt_name", "a.ckpt"), ("required_input_missing", "steps", None)], REFUSED),
+        ([], REFUSED),
+    ],
+)
+def test_a_file_that_a_backend_lacks_is_told_from_a_wrong_graph(
+    errors: list[tuple[str, str, Any]], expected: FailureClass
+) -> None:
+    said = "Prompt outputs failed validation"
+    told = class_of_refusal("prompt_outputs_failed_validation", said, node_errors(*errors))
+    assert told is expected
+
+
+def test_a_class_that_a_newer_comfyui_lacks_is_missing_and_one_not_given_is_no_class() -> None:
+    lacks = "Node 'Fancy' not found. The custom node may not be installed."
+    none = "Node ID '#3' has no class_type. The workflow may be corrupted."
+    assert class_of_refusal("missing_node_type", lacks, {}) is MISSING
+    assert class_of_refusal("missing_node_type", none, {}) is REFUSED
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+odd_errors = st.dictionaries(
+    st.sampled_from(["errors", "class_type"]),
+    json_values | st.lists(st.dictionaries(st.sampled_from(["type", "extra_info"]), json_values)),
+)
+
+
+@given(st.text(), st.text(), st.none() | st.dictionaries(st.text(), odd_errors | json_values))
+def test_no_refusal_is_too_odd(
+    error_type: str, message: str, errors: dict[str, Any] | None
+) -> None:
+    assert class_of_refusal(error_type, message, errors) in TAXONOMY

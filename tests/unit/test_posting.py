@@ -1,0 +1,82 @@
+"""Nothing of a service's URL gets out, and settings refuse what is none without saying it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobgroups.noticing import Message
+from jobgroups.runner import posting
+
+# One of apprise's many services still uses it.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("mailto://ann:p%40ss!w0rd@mail.example", "535 for ann with p@ss!w0rd (p%40ss!w0rd)"),
+        ("tgram://123456:AAbbCC/987", "404 at /bot123456:AAbbCC/sendMessage"),
+        ("json://u:hunter22@10.0.0.9:99/hook?key=tok-1", "no route to 10.0.0.9/hook?key=tok-1"),
+    ],
+)
+def test_a_reason_has_no_part_of_the_url(url: str, text: str) -> None:
+    shown = posting.without_secrets(text, url)
+    for secret in ("p@ss", "p%40ss", "AAbbCC", "123456", "hunter22", "10.0.0.9", "tok-1", "ann"):
+        assert secret not in shown
+
+
+def test_what_apprise_does_not_understand_is_said_without_it() -> None:
+    wrong = posting.send("nosuchthing://user:verysecret@host", Message("a", "b"))
+    assert wrong == "apprise does not understand this URL."
+
+
+def _start(**variables: str) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
+    code = (
+        "import director.settings as s, sys; print(s.DIRECTOR_NOTIFY, s.DIRECTOR_NOTIFY_ON);"
+        "assert 'apprise' not in sys.modules"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=inherited | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_urls_stand_between_blanks_or_commas_and_may_have_commas() -> None:
+    done = _start(DIRECTOR_NOTIFY=" json://a/,mailto://u:p@b?to=x@y,z@y  xml://c , ")
+    assert done.stdout.startswith("['json://a/', 'mailto://u:p@b?to=x@y,z@y', 'xml://c'] ['group_")
+
+
+@pytest.mark.parametrize("said", ["hunter22", "hunter22 json://a", "://hunter22"])
+def test_what_is_no_url_ends_the_start_without_being_shown(said: str) -> None:
+    done = _start(DIRECTOR_NOTIFY=said)
+    assert done.returncode
+    assert "Entry 1 of DIRECTOR_NOTIFY is no URL" in done.stderr
+    assert "hunter22" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "sentence"),
+    [
+        ("DIRECTOR_NOTIFY_ON", "group_end", "known are group_ended, backend_trouble, queue_empty"),
+        ("DIRECTOR_PUBLIC_URL", "farm.example", "write it as http://host:port"),
+    ],
+)
+def test_what_makes_no_sense_ends_the_start_with_a_sentence(
+    name: str, said: str, sentence: str
+) -> None:
+    done = _start(**{name: said})
+    assert done.returncode
+    assert sentence in done.stderr

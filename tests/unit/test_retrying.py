@@ -1,0 +1,193 @@
+"""Where and when a child is tried again: the policy's bounds hold for every history and snapshot."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobgroups.failures import RETRIED, TAXONOMY, FailureClass, Retry
+from jobgroups.retrying import (
+    LONGEST_PAUSE,
+    Candidate,
+    Policy,
+    Tried,
+    choose,
+    next_backend,
+    pause,
+)
+from jobgroups.states import Elsewhere
+
+NAMES = ["gpu-1", "gpu-2", "gpu-3", "gpu-4"]
+GIB = 2**30
+
+failures = st.sampled_from(list(FailureClass))
+policies = st.builds(
+    Policy,
+    max_attempts=st.integers(1, 10),
+    elsewhere=st.sampled_from(list(Elsewhere)),
+    retry_on=st.none() | st.frozensets(st.sampled_from(RETRIED), min_size=1),
+)
+
+
+def candidate(name: str) -> st.SearchStrategy[Candidate]:
+    return st.builds(
+        Candidate,
+        backend_id=st.just(name),
+        vram=st.integers(0, 48).map(lambda gib: gib * GIB),
+        waiting=st.integers(0, 5),
+    )
+
+
+snapshots = st.tuples(*(candidate(name) for name in NAMES)).flatmap(
+    lambda all_: st.lists(st.sampled_from(all_), unique=True)
+)
+tries = st.builds(
+    Tried,
+    failed_at=st.lists(st.sampled_from(NAMES), max_size=6),
+    barred=st.frozensets(st.sampled_from(NAMES), max_size=2),
+)
+
+
+def one(name: str, vram: int = 0, waiting: int = 0, *, works: bool = True) -> Candidate:
+    return Candidate(backend_id=name, vram=vram * GIB, waiting=waiting, works=works)
+
+
+def policy(attempts: int = 3, elsewhere: Elsewhere = Elsewhere.GROUP) -> Policy:
+    return Policy(max_attempts=attempts, elsewhere=elsewhere)
+
+
+# --- how often ------------------------------------------------------------------------------------
+
+
+@given(policies, st.lists(failures, min_size=1))
+def test_no_child_has_more_charged_attempts_than_its_policy_allows(
+    bounds: Policy, met: list[FailureClass]
+) -> None:
+    charged = 0
+    for failure in met:
+        charged += 1
+        if not bounds.allows(failure, charged):
+            break
+    assert charged <= bounds.max_attempts
+
+
+@given(failures, st.integers(1, 20))
+def test_one_attempt_is_the_behaviour_without_a_policy(failure: FailureClass, charged: int) -> None:
+    assert not policy(1).allows(failure, charged)
+
+
+@given(policies, failures, st.integers(1, 12))
+def test_only_what_may_be_tried_again_and_was_named_is(
+    bounds: Policy, failure: FailureClass, charged: int
+) -> None:
+    if bounds.allows(failure, charged):
+        assert TAXONOMY[failure].retry is not Retry.NEVER
+        assert bounds.retry_on is None or failure in bounds.retry_on
+
+
+# --- where ----------------------------------------------------------------------------------------
+
+
+@given(failures, snapshots, tries)
+def test_a_child_that_may_go_nowhere_stays_or_ends(
+    failure: FailureClass, others: list[Candidate], tried: Tried
+) -> None:
+    own, bounds = one("own"), policy(elsewhere=Elsewhere.NEVER)
+    target = next_backend(failure, own=own, others=others, tried=tried, policy=bounds)
+    assert target == ("own" if TAXONOMY[failure].retry is Retry.HERE else None)
+
+
+@given(failures, snapshots, tries, policies)
+def test_what_can_only_be_met_elsewhere_is_never_tried_at_the_same_backend(
+    failure: FailureClass, others: list[Candidate], tried: Tried, bounds: Policy
+) -> None:
+    target = next_backend(failure, own=one("own"), others=others, tried=tried, policy=bounds)
+    if TAXONOMY[failure].retry is not Retry.HERE:
+        assert target != "own"
+    assert target not in tried.barred
+    assert target in {None, "own", *(other.backend_id for other in others)}
+
+
+@given(snapshots, tries)
+def test_one_that_did_not_fail_it_comes_first(others: list[Candidate], tried: Tried) -> None:
+    target = choose(others, tried)
+    fresh = {other.backend_id for other in others} - set(tried.failed_at) - tried.barred
+    if fresh:
+        assert target in fresh
+
+
+@given(snapshots, st.integers(0, 48))
+def test_after_an_out_of_memory_the_largest_card_comes_first(
+    others: list[Candidate], own_vram: int
+) -> None:
+    tried = Tried(failed_at=["own"])
+    target = next_backend(
+        FailureClass.OUT_OF_MEMORY,
+        own=one("own", own_vram),
+        others=others,
+        tried=tried,
+        policy=policy(),
+    )
+    sizes = {other.backend_id: other.vram for other in others} | {"own": own_vram * GIB}
+    assert target is not None
+    assert sizes[target] == max(sizes.values())
+
+
+def test_an_out_of_memory_is_forgiven_once_and_then_a_smaller_card_is_tried() -> None:
+    own, others = one("big", 24), [one("small", 12)]
+    bounds, memory = policy(), FailureClass.OUT_OF_MEMORY
+    once, twice = Tried(failed_at=["big"]), Tried(failed_at=["big", "big"])
+    assert next_backend(memory, own=own, others=others, tried=once, policy=bounds) == "big"
+    assert next_backend(memory, own=own, others=others, tried=twice, policy=bounds) == "small"
+
+
+def test_of_equal_cards_the_one_that_did_not_run_out_comes_first() -> None:
+    tried = Tried(failed_at=["a"])
+    found = next_backend(
+        FailureClass.OUT_OF_MEMORY,
+        own=one("a", 24),
+        others=[one("b", 24, waiting=3)],
+        tried=tried,
+        policy=policy(),
+    )
+    assert found == "b"
+
+
+def test_the_least_waiting_and_then_the_first_by_id_is_chosen() -> None:
+    assert choose([one("b"), one("a", waiting=1), one("c")], Tried()) == "b"
+
+
+def test_a_backend_that_does_not_work_is_waited_for_only_where_nothing_else_is_left() -> None:
+    own, tried = one("own", works=False), Tried(failed_at=["own", "other", "other", "other"])
+    there = next_backend(
+        FailureClass.BACKEND_LOST, own=own, others=[one("other")], tried=tried, policy=policy()
+    )
+    assert there == "other"
+    alone = next_backend(
+        FailureClass.BACKEND_LOST, own=own, others=[], tried=tried, policy=policy()
+    )
+    assert alone == "own"
+
+
+# --- when -----------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000), st.floats(0, 60), st.floats(0, 1))
+def test_a_pause_is_bounded(charged: int, backoff: float, luck: float) -> None:
+    assert 0 <= pause(charged, backoff=backoff, luck=luck) <= LONGEST_PAUSE
+
+
+@given(st.integers(1, 5), st.floats(0, 1))
+def test_a_pause_doubles_and_is_spread_by_half(charged: int, luck: float) -> None:
+    middle = 2 * 2 ** (charged - 1)
+    found = pause(charged, backoff=2, luck=luck)
+    assert min(middle * 0.5, LONGEST_PAUSE) <= found <= min(middle * 1.5, LONGEST_PAUSE)
+
+
+@pytest.mark.parametrize("failure", RETRIED)
+def test_every_class_that_may_be_tried_again_finds_somewhere(failure: FailureClass) -> None:
+    found = next_backend(
+        failure, own=one("a"), others=[one("b")], tried=Tried(failed_at=["a"]), policy=policy()
+    )
+    assert found == "b"

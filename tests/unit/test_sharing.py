@@ -1,0 +1,83 @@
+"""How runners share backends: no runner idles, none has all, and nothing goes to and fro."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobgroups.sharing import Leases, share, to_give, to_take
+
+EIGHT = frozenset(f"gpu-{n}" for n in range(8))
+
+
+def leases(**holders: str) -> Leases:
+    """Return leases of living runners, by backend (``gpu_1="b"``)."""
+    others = {name.replace("_", "-"): runner for name, runner in holders.items()}
+    names = frozenset(others.values())
+    return Leases(others=others, rivals=names, settled=names)
+
+
+def test_a_runner_alone_takes_all() -> None:
+    assert set(to_take(EIGHT, frozenset(), Leases())) == EIGHT
+
+
+def test_of_two_that_start_together_each_takes_half() -> None:
+    other = Leases(rivals=frozenset({"b"}))
+    assert len(to_take(EIGHT, frozenset(), other)) == 4
+
+
+def test_beyond_its_share_a_runner_takes_only_what_is_left_lying() -> None:
+    mine = frozenset(sorted(EIGHT)[:4])
+    other = Leases(left_lying=frozenset({"gpu-7"}), rivals=frozenset({"b"}))
+    assert to_take(EIGHT, mine, other) == ["gpu-7"]
+
+
+def test_what_another_one_holds_is_not_taken() -> None:
+    held = leases(gpu_0="b", gpu_1="b")
+    assert set(to_take(EIGHT, frozenset(), held)) <= EIGHT - {"gpu-0", "gpu-1"}
+
+
+def test_to_a_runner_that_comes_half_is_given() -> None:
+    newcomer = Leases(rivals=frozenset({"b"}), settled=frozenset({"b"}))
+    assert to_give(EIGHT, EIGHT, newcomer) == 4
+
+
+def test_to_one_that_has_only_just_come_nothing_is_given() -> None:
+    assert to_give(EIGHT, EIGHT, Leases(rivals=frozenset({"b"}))) == 0
+
+
+def test_an_odd_backend_stays_where_it_is() -> None:
+    nine = EIGHT | {"gpu-8"}
+    mine = frozenset({"gpu-4", "gpu-5", "gpu-6", "gpu-7", "gpu-8"})
+    assert to_give(nine, mine, leases(gpu_0="b", gpu_1="b", gpu_2="b", gpu_3="b")) == 0
+
+
+@given(st.integers(0, 60), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_from_any_start_all_come_to_their_share_and_stay_there(
+    count: int, runners: int, dice: object
+) -> None:
+    """Each in turn gives and takes; after a few turns nothing moves any more."""
+    wanted = frozenset(f"gpu-{n}" for n in range(count))
+    names = [f"r{n}" for n in range(runners)]
+    held = {one: dice.choice([*names, ""]) for one in wanted}  # type: ignore[attr-defined]
+    for turn in range(10):
+        before = dict(held)
+        for name in names:
+            _turn(name, names, wanted, held)
+        if turn > 4:
+            assert held == before
+    sizes = [sum(one == name for one in held.values()) for name in names]
+    assert "" not in held.values()
+    assert max(sizes) <= share(count, runners)
+    assert min(sizes) >= count // runners
+
+
+def _turn(name: str, names: list[str], wanted: frozenset[str], held: dict[str, str]) -> None:
+    mine = frozenset(one for one, holder in held.items() if holder == name)
+    rivals = frozenset(names) - {name}
+    others = {one: holder for one, holder in held.items() if holder not in ("", name)}
+    seen = Leases(others=others, rivals=rivals, settled=rivals)
+    for one in to_take(wanted, mine, seen):
+        held[one] = name
+    for one in sorted(mine)[: to_give(wanted, mine, seen)]:
+        held[one] = ""
