@@ -1,0 +1,158 @@
+"""The commands by name, each loaded when it is run: ``--help`` need not import an HTTP client."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import click
+
+from director import __version__
+from director.cli import output, values
+from director.cli.environment import is_colourless
+from director.cli.exits import Failure, Status, usage
+
+#: Name → where it is defined, and what it does in a few words.
+_CLIENT: Final = {
+    "submit": ("director.cli.submitting:submit", "Render a workflow, once on each backend."),
+    "watch": ("director.cli.groups:watch", "Show a group as it comes along, to its end."),
+    "list": ("director.cli.groups:list_", "List groups, newest first."),
+    "show": ("director.cli.groups:show", "Show a group, its children, and what went wrong."),
+    "save": ("director.cli.groups:save", "Save the files that a group made."),
+    "retry": ("director.cli.acting:retry", "Render again what failed."),
+    "cancel": ("director.cli.acting:cancel", "Cancel groups, or children of one."),
+    "open": ("director.cli.acting:open_", "Open a group's page in the browser."),
+    "events": ("director.cli.groups:events", "Print what happened to a group."),
+    "backends": ("director.cli.farm:backends", "The ComfyUIs: list, add, pause, test …"),
+}
+#: Management commands, which ``director.__main__`` hands to Django.
+_LOCAL: Final = {
+    "serve": "Run the Director: API, pages and runner.",
+    "runner": "Drive the backends from a process of its own.",
+    "doctor": "Say what is wrong with this installation, and what to do.",
+    "purge": "Delete old groups.",
+    "simulate": "Serve ComfyUIs without a GPU.",
+    "demo": "Three pictures from three simulated GPUs.",
+    "manage": "Every other management command: director manage migrate",
+}
+
+
+class Commands(click.Group):
+    """The commands of a running Director. Their modules are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of the help."""
+        return list(_CLIENT)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        if cmd_name not in _CLIENT:
+            return None
+        module, _, name = _CLIENT[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)  # noqa: S101 the table above names commands
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one may be meant."""
+        if args[0] in _LOCAL:
+            raise usage(f"{args[0]} runs on this machine: write director {args[0]} first.")
+        if args[0] not in _CLIENT:
+            raise unknown_command(args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("With a running Director"):
+            formatter.write_dl([(name, text) for name, (_, text) in _CLIENT.items()])
+        with formatter.section("On this machine"):
+            formatter.write_dl(list(_LOCAL.items()))
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the options; ``--help`` is printed here."""
+        with output.written():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with output.written():
+            return super().invoke(ctx)
+
+
+def unknown_command(name: str, others: Iterable[str] = ()) -> Failure:
+    """Return the failure for a command that does not exist, with those it may be meant for."""
+    near = difflib.get_close_matches(name, [*_CLIENT, *_LOCAL, *others], n=3)
+    said = f" Did you mean {' or '.join(near)}?" if near else ""
+    return usage(f"There is no command {name!r}.{said}", "director --help lists them.")
+
+
+@click.command(
+    cls=Commands,
+    no_args_is_help=False,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="director COMMAND --help shows examples. Where the Director is: --server, or DIRECTOR_URL;"
+    " its token, if it has one: DIRECTOR_TOKEN. docs/cli.md has all of it.",
+)
+@click.option("--server", type=values.filled, metavar="URL", help="Address of the Director.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.version_option(__version__, prog_name="director", message="%(prog)s %(version)s")
+@click.pass_context
+def app(ctx: click.Context, server: str | None, as_json: bool) -> None:
+    """The Director: one call, many GPUs, nothing lost."""
+    ctx.obj = {"server": server, "as_json": as_json}
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def is_for(arguments: Sequence[str]) -> bool:
+    """Whether a command line is one of a running Director's, or asks for help."""
+    return not arguments or arguments[0] in _CLIENT or arguments[0].startswith("-")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit status."""
+    _prepare_output()
+    as_json = "--json" in arguments
+    try:
+        result = app.main(
+            args=list(arguments),
+            prog_name="director",
+            standalone_mode=False,
+            color=False if is_colourless() else None,
+        )
+    except Failure as failure:
+        failure.show_json() if as_json else failure.show()
+        return int(failure.status)
+    except click.ClickException as error:
+        _refused(error).show_json() if as_json else error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return int(Status.INTERRUPTED)
+    return result if isinstance(result, int) else int(Status.OK)
+
+
+def _refused(error: click.ClickException) -> Failure:
+    """Return what click has against a command line, for a program."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "director"
+    return usage(error.format_message(), f"{command} --help")
+
+
+def _prepare_output() -> None:
+    """A terminal that lacks a character gets a question mark, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

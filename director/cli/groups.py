@@ -1,0 +1,301 @@
+"""Looking at groups: ``watch``, ``list``, ``show``, ``save``, ``events``."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from director.cli import environment, values, words
+from director.cli.exits import Failure, Status
+from director.cli.saving import Saver, Saving, failed_to_save
+from director.cli.showing import showing
+from director.cli.talking import Asked, asking
+from director.cli.watching import watch_to_end
+from director.client import Attempt, Child, Director, Event, Group
+from director.client.landing import DEFAULT_TEMPLATE
+
+_STATES: Final = ("pending", "running", "partial_complete", "completed", "failed", "cancelled")
+#: Groups whose end had a failure in it.
+_FAILED: Final = ("failed", "partial_complete")
+
+
+@click.command(epilog="\b\nExamples:\n  director watch jg_0c1d9a77e3f2 --save pictures\n")
+@click.argument("group_id", metavar="ID", type=values.identifier)
+@click.option("--save", "folder", type=values.folder, metavar="DIR", help="Save each file there.")
+@click.option("--name", default=DEFAULT_TEMPLATE, show_default=True, help="Names of saved files.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status tells.")
+@asking
+def watch(asked: Asked, group_id: str, folder: Path | None, name: str, quiet: bool) -> int:
+    """Show the group ID until it has ended; Ctrl-C leaves it running.
+
+    Exit status 0: every child completed. 1: one failed, timed out or was cancelled.
+    """
+    saving = Saving(folder, name)
+    with asked.director() as director:
+        director.status(group_id)  # an answer at once where there is none to be had
+        return watch_to_end(asked, director, group_id, saving, quiet=quiet)
+
+
+@click.command(
+    "list",
+    epilog="\b\nExamples:\n  director list --failed --since 1d\n  director list --mine --state running"
+    "\n  director list --meta scene=shot_001 --json\n",
+)
+@click.option("--failed", "is_failed", is_flag=True, help="Groups in which something failed.")
+@click.option(
+    "--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST)."
+)
+@click.option(
+    "--since", type=values.moment, metavar="WHEN", help="Not older: 30m, 1h, 2d, 2026-02-01."
+)
+@click.option("--before", type=values.moment, metavar="WHEN", help="Older than that.")
+@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="In this state.")
+@click.option("-b", "--backend", type=values.filled, help="With a child on this backend.")
+@click.option(
+    "--meta", "notes", multiple=True, metavar="KEY=VALUE", help="With this in its metadata."
+)
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most."
+)
+@asking
+def list_(
+    asked: Asked,
+    *,
+    is_failed: bool,
+    mine: bool,
+    since: datetime | None,
+    before: datetime | None,
+    states: Sequence[str],
+    backend: str | None,
+    notes: Sequence[str],
+    limit: int,
+) -> None:
+    """List groups, newest first."""
+    filters: dict[str, Any] = {
+        "created_after": since,
+        "created_before": before,
+        "backend": backend,
+        "metadata": values.metadata(notes),
+        "submitter": environment.submitter() if mine else None,
+        "limit": min(limit, 200),
+    }
+    wanted = _wanted(states, is_failed=is_failed)
+    with asked.director() as director:
+        groups = list(islice(_each_once(_newest(director, wanted, filters)), limit))
+    if asked.as_json:
+        asked.show([group.raw for group in groups])
+    elif groups:
+        click.echo("\n".join(_table(groups)))
+    else:
+        click.echo("No such group.", err=True)
+
+
+def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
+    """Return the states to ask for, each by itself; None for any."""
+    if not is_failed:
+        return states or (None,)
+    both = [state for state in _FAILED if not states or state in states]
+    if not both:
+        raise click.UsageError(f"--failed groups are {' or '.join(_FAILED)}.")
+    return both
+
+
+def _newest(
+    director: Director, states: Sequence[str | None], filters: dict[str, Any]
+) -> Iterator[Group]:
+    """Iterate over the groups in any of the states, newest first."""
+    lists = [director.list(status=state, **filters) for state in states]
+    return heapq.merge(*lists, key=lambda one: (one.created_at, one.job_group_id), reverse=True)
+
+
+def _each_once(groups: Iterator[Group]) -> Iterator[Group]:
+    """Leave out those that come again: one may go from one state to the other while both are listed."""
+    seen: set[str] = set()
+    for group in groups:
+        if group.job_group_id not in seen:
+            seen.add(group.job_group_id)
+            yield group
+
+
+def _table(groups: Sequence[Group]) -> list[str]:
+    heads = ("ID", "STATE", "DONE", "FAILED", "AT", "WHAT")
+    rows = [
+        (
+            group.job_group_id,
+            group.status,
+            f"{group.completed_count}/{group.total_count}",
+            str(group.failed_count or ""),
+            words.local(group.created_at),
+            _what(group),
+        )
+        for group in groups
+    ]
+    return words.columns(heads, rows, statuses=1)
+
+
+def _what(group: Group) -> str:
+    notes = [
+        f"{key}={value}"
+        for key, value in group.metadata.items()
+        if not isinstance(value, dict | list)
+    ]
+    return " ".join([*([group.submitter] if group.submitter else []), *notes])
+
+
+@click.command(
+    epilog="\b\nExamples:\n  director show jg_0c1d9a77e3f2\n  director show jg_0c1d9a77e3f2 j_91ce44d07b3a"
+    "\n  director show jg_0c1d9a77e3f2 --workflow > workflow.json\n"
+)
+@click.argument("group_id", metavar="ID", type=values.identifier)
+@click.argument("job_id", metavar="[JOB]", type=values.identifier, required=False)
+@click.option("--workflow", is_flag=True, help="Print the workflow as it was submitted.")
+@asking
+def show(asked: Asked, group_id: str, job_id: str | None, workflow: bool) -> None:
+    """Show the group ID with its children; with JOB, one child and each of its attempts."""
+    with asked.director() as director:
+        if workflow:
+            asked.show(director.workflow(group_id))
+        elif job_id is not None:
+            _show_child(asked, director.job(group_id, job_id))
+        else:
+            _show_group(asked, director.status(group_id))
+
+
+def _show_group(asked: Asked, group: Group) -> None:
+    if asked.as_json:
+        asked.show(group.raw)
+        return
+    click.echo(words.summary(group))
+    said = {
+        "Submitted": f"{words.local(group.created_at)} {group.submitter or ''}".rstrip(),
+        "Seeds": f"{group.seed_strategy} from {group.base_seed}",
+        "Run": str(group.run) if group.run > 1 else "",
+        "Notes": " ".join(f"{key}={value}" for key, value in group.metadata.items()),
+    }
+    for head, text in said.items():
+        if text:
+            click.echo(f"  {head}: {words.plain_line(text)}")
+    for warning in group.warnings:
+        click.echo(f"  Warning: {warning}")
+    for one in group.skipped_backends:
+        click.echo(f"  Left out: {one.backend_id}: {one.reason}")
+    click.echo("\n".join(_children(group.child_jobs)))
+
+
+def _children(children: Sequence[Child]) -> list[str]:
+    heads = ("JOB", "BACKEND", "SEED", "STATUS", "DONE", "WHY")
+    rows = [
+        (
+            child.job_id,
+            child.backend_id,
+            str(child.seed),
+            child.status,
+            f"{child.progress:.0f} %",
+            words.why(child) or (child.current_step or "" if child.status == "running" else ""),
+        )
+        for child in children
+    ]
+    return words.columns(heads, rows, statuses=3)
+
+
+def _show_child(asked: Asked, child: Child) -> None:
+    if asked.as_json:
+        asked.show(child.raw)
+        return
+    click.echo(
+        f"{child.job_id} {words.coloured(child.status)} on {child.backend_id}, seed {child.seed}"
+    )
+    if said := words.why(child):
+        click.echo(f"  {said}")
+    for warning in child.warnings:
+        click.echo(f"  Warning: {warning}")
+    for file in child.files:
+        click.echo(f"  {file.filename}{' (gone)' if file.missing else ''}: {file.url}")
+    heads = ("TRY", "RUN", "BACKEND", "OUTCOME", "FROM", "TO", "WHY")
+    rows = [
+        (
+            str(one.number),
+            str(one.run or ""),
+            one.backend_id or "",
+            one.outcome or "",
+            words.local(one.started_at),
+            words.local(one.ended_at),
+            _why_ended(one),
+        )
+        for one in child.attempts
+    ]
+    if rows:
+        click.echo("\n".join(words.columns(heads, rows)))
+
+
+def _why_ended(attempt: Attempt) -> str:
+    kind = attempt.raw.get("failure_class")
+    return f"{attempt.error_message or ''}{f' ({kind})' if kind else ''}".strip()
+
+
+@click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to pictures\n")
+@click.argument("group_id", metavar="ID", type=values.identifier)
+@click.option(
+    "--to", "folder", type=values.folder, metavar="DIR", default=".", help="Folder (else this one)."
+)
+@click.option("--name", default=DEFAULT_TEMPLATE, show_default=True, help="Names of saved files.")
+@asking
+def save(asked: Asked, group_id: str, folder: Path, name: str) -> int:
+    """Save every file that the group ID has made so far. A file that is there already is not doubled."""
+    saving = Saving(folder, name)
+    with asked.director() as director, showing(as_json=asked.as_json) as show_:
+        group = director.status(group_id)
+        with Saver(director, folder, name, show_.saved) as saver:
+            for child in group.child_jobs:
+                saver.take(group_id, child.job_id, child.outputs)
+            missing = saver.finish()
+    if missing:
+        raise failed_to_save(missing, group_id, saving)
+    if not group.files:
+        raise Failure(f"{group_id} has made no files ({group.status}).", Status.FAILED)
+    return int(Status.OK)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  director events jg_0c1d9a77e3f2\n  director events jg_0c1d9a77e3f2 --follow --json\n"
+)
+@click.argument("group_id", metavar="ID", type=values.identifier)
+@click.option("--since", type=click.IntRange(0), default=0, help="Only those after this number.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as they come, until the group has ended.")
+@asking
+def events(asked: Asked, group_id: str, since: int, follow: bool) -> None:
+    """Print what happened to the group ID, an event a line."""
+    with asked.director() as director:
+        stored = director.events(group_id, since)
+        for event in stored:
+            _print_event(asked, event)
+        if not follow:
+            return
+        last = max((event.seq or 0 for event in stored), default=since)
+        try:
+            with closing(director.stream(group_id, since=last)) as coming:
+                for event in coming:
+                    if event.seq is not None:
+                        _print_event(asked, event)
+        except KeyboardInterrupt:
+            raise Failure(f"You left; {group_id} goes on.", Status.INTERRUPTED) from None
+
+
+def _print_event(asked: Asked, event: Event) -> None:
+    if asked.as_json:
+        asked.show_line(event.raw)
+        return
+    raw = event.raw
+    what = " ".join(
+        str(raw[key])
+        for key in ("backend_id", "next_backend_id", "seed", "error", "reason", "status")
+        if raw.get(key)
+    )
+    click.echo(f"{event.seq:>4} {words.plain_line(f'{event.type} {what}')}")

@@ -1,0 +1,72 @@
+"""``director doctor``: what is wrong with this installation, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand
+
+from director import __version__
+from director.diagnosis import report
+from director.diagnosis.findings import Finding, Level
+from director.management.commands.serve import DEFAULT_PORT
+
+_INDENT: Final = " " * 9
+
+
+class Command(BaseCommand):
+    """Look at everything that a Director needs. Changes nothing."""
+
+    help = (
+        "Say how this installation is: Python, packages, data folder, port, database, runner, each"
+        " backend. Run it where the Director runs, with the same settings. Status 1: a problem."
+    )
+    # What they would refuse is what this is to tell.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the options."""
+        parser.epilog = "Examples: director doctor, director doctor --json > report.json, director doctor --port 9821"
+        parser.add_argument("--json", action="store_true", help="a report to send; has no secrets")
+        parser.add_argument(
+            "--port",
+            type=_port,
+            default=DEFAULT_PORT,
+            help=f"of the Director (default {DEFAULT_PORT})",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Examine and tell."""
+        # What is logged on the way is in the findings, in better words.
+        logging.disable(logging.CRITICAL)
+        found = report.examine(options["port"])
+        if options["json"]:
+            self.stdout.write(json.dumps(report.as_json(found), indent=2, ensure_ascii=False))
+        else:
+            self._tell(found)
+        if report.worst(found) is Level.PROBLEM:
+            sys.exit(1)
+
+    def _tell(self, found: Sequence[Finding]) -> None:
+        self.stdout.write(f"Director {__version__}")
+        for one in found:
+            self.stdout.write(f"{one.level.value:<8} {one.subject}: {one.said}".rstrip())
+            for line in one.todo.splitlines():
+                self.stdout.write(f"{_INDENT}→ {line}")
+        counted = {level: sum(one.level is level for one in found) for level in Level}
+        problems, warnings = counted[Level.PROBLEM], counted[Level.WARNING]
+        if problems or warnings:
+            self.stdout.write(f"\nProblems: {problems}. Warnings: {warnings}.")
+        else:
+            self.stdout.write("\nAll is well.")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
+    return int(text)

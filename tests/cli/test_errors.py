@@ -1,0 +1,228 @@
+"""Bad input: a sentence that says what to type next, and the exit status that docs/cli.md promises."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import click
+import pytest
+from django.core.management import get_commands, load_command_class
+
+from director.cli.app import _LOCAL, app
+from director.cli.farm import backends
+from tests.cli.conftest import Desk
+from tests.served import Served, stop_in_order
+
+_BAD_FILES = {
+    "not.json": (b"{", "not.json is not JSON: "),
+    "empty.json": (b"", "empty.json is empty."),
+    "list.json": (b"[1]", "list.json: Must be an object"),
+    "editor.json": (b'{"nodes": [], "links": []}', '"Save (API format)"'),
+    "request.json": (b'{"prompt": {"3": {}}}', 'send what is inside "prompt"'),
+    "node.json": (b'{"3": {"inputs": {}}}', "node.json.3.class_type: Must be"),
+    "photo.jpg": (b"\xff\xd8\xff\xe0", "photo.jpg is a JPEG"),
+    "noise.bin": (b"\xfe\xfd\xfc", "noise.bin is neither JSON nor a PNG"),
+    "broken.png": (b"\x89PNG\r\n\x1a\nxx", "broken.png: The body is not a PNG"),
+}
+
+
+@pytest.mark.parametrize("name", _BAD_FILES)
+def test_a_file_that_is_no_workflow(desk: Desk, name: str) -> None:
+    content, expected = _BAD_FILES[name]
+    (desk.folder / name).write_bytes(content)
+    said = desk.said("submit", name, "-b", "gpu-1", status=2)
+    assert expected in said
+
+
+def test_a_file_that_is_not_there_and_one_that_is_like_it(desk: Desk) -> None:
+    said = desk.said("submit", "worfklow.json", "-b", "gpu-1", status=2)
+    assert said == "Error: There is no file worfklow.json.\nDid you mean workflow.json?\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "On which backends?\nSay -b ID (gpu-1, gpu-2, gpu-3"),
+        (["-b", "gpu-1", "--all"], "--backend or --all, not both"),
+        (["--all", "--count", "0"], "--count"),
+        (["--all", "--base-seed", "-1"], "--base-seed"),
+        (["--all", "--timeout", "29"], "--timeout"),
+        (["--all", "--max-attempts", "11"], "--max-attempts"),
+        (["--all", "--seeds", "fibonaci"], "fibonacci"),
+        (["--all", "--set", "cfg"], "--set 'cfg' has no value"),
+        (["--all", "--set", "cfg=high"], "--set cfg: "),
+        (["--all", "--set", "text=@nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--all", "--meta", "scene"], "--meta 'scene' has no value"),
+        (["--all", "--save", "workflow.json"], "workflow.json"),
+        (["--all", "--save", "out", "--name", "{date}.png"], "--name: "),
+    ],
+)
+def test_an_option_that_is_wrong_sends_nothing(desk: Desk, words: list[str], expected: str) -> None:
+    before = desk.json("list", "-n", "1")
+    assert expected in desk.said("submit", "workflow.json", *words, status=2)
+    assert desk.json("list", "-n", "1") == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write")
+@pytest.mark.parametrize("words", [["submit", "workflow.json", "--all"], ["watch", "jg_0"]])
+def test_what_could_not_be_saved_is_not_rendered(desk: Desk, words: list[str]) -> None:
+    said = desk.said(*words, "--save", "/proc", status=2)
+    assert said.startswith("Error: The folder /proc cannot be written: ")
+
+
+def test_what_the_director_refuses_is_named_as_on_the_command_line(desk: Desk) -> None:
+    words = ["submit", "workflow.json", "--all", "--max-attempts", "2"]
+    said = desk.said(*words, "--retry-on", "bad_luck", status=4)
+    assert said.startswith("Error: --retry-on")
+    assert "out_of_memory" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["watch", ""],
+        ["show", "", "--json"],
+        ["show", "jg_000000000000", ""],
+        ["cancel", "jg_000000000000", ""],
+        ["retry", "jg_000000000000", "--job", " "],
+        ["submit", "", "--all"],
+        ["submit", "workflow.json", "-b", ""],
+        ["submit", "workflow.json", "--all", "--key", ""],
+        ["submit", "workflow.json", "--all", "--save", ""],
+        ["list", "--server", ""],
+        ["list", "-b", " "],
+        ["save", "jg_000000000000", "--to", ""],
+        ["backends", "--server", ""],
+    ],
+)
+def test_an_unset_variable_of_a_script_is_told(desk: Desk, words: list[str]) -> None:
+    assert "is the variable set?" in desk.said(*words, status=2)
+
+
+def test_an_unknown_backend_is_refused_with_the_nearest(desk: Desk) -> None:
+    said = desk.said("submit", "workflow.json", "-b", "gpu-11", status=4)
+    assert said.startswith("Error: No backend has the id or the tag 'gpu-11'.\nDid you mean gpu-1")
+
+
+def test_no_director_answers(desk: Desk) -> None:
+    said = desk.said("list", "--server", "localhost:9", status=3)
+    assert said.startswith("Error: No answer from http://localhost:9: ")
+    assert "--server" in said
+
+
+def test_a_server_that_is_no_director(desk: Desk) -> None:
+    said = desk.said("list", "--server", desk.sims.url, status=3)
+    assert "does not answer as a Director does" in said
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_ever(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = desk.start("list", "--server", address)
+        with pytest.raises(Exception, match="timed out"):
+            process.wait(2)
+        process.terminate()
+        process.communicate()
+
+
+@pytest.mark.parametrize("address", ["foo:bar", "ftp://here", "http://", "http://x?y=1"])
+def test_an_address_that_is_none(desk: Desk, address: str) -> None:
+    said = desk.said("list", "--server", address, status=2)
+    assert said.startswith("Error: --server (or DIRECTOR_URL) is ")
+    assert "http://localhost:9820" in said
+
+
+def test_a_token_is_asked_for_and_a_wrong_one_is_refused(desk: Desk, tmp_path: Path) -> None:
+    token = "a-token-of-the-studio"
+    folder = tmp_path / "guarded"
+    folder.mkdir()
+    guarded = Served(folder, environment={"DIRECTOR_TOKEN": token})
+    try:
+        said = desk.said("list", status=4, DIRECTOR_URL=guarded.url)
+        assert "asks for its token" in said
+        assert "Set DIRECTOR_TOKEN" in said
+        said = desk.said("list", status=4, DIRECTOR_URL=guarded.url, DIRECTOR_TOKEN=f"{token}x")
+        assert "does not take the token in DIRECTOR_TOKEN" in said
+        desk.run("list", DIRECTOR_URL=guarded.url, DIRECTOR_TOKEN=token)
+        assert token not in said
+    finally:
+        stop_in_order(guarded)
+
+
+@pytest.mark.parametrize(
+    "token", ["m\u00fcnchen-0123456789", "hush hush 0123456789", "hush\nhush-0123456789"]
+)
+def test_a_token_that_can_be_none_is_told_and_not_shown(desk: Desk, token: str) -> None:
+    said = desk.said("list", status=2, DIRECTOR_TOKEN=token)
+    assert said.startswith("Error: DIRECTOR_TOKEN has signs that no Director's token has.")
+    assert token.split(maxsplit=1)[0] not in said
+
+
+@pytest.mark.parametrize("key", ["sh\u00f6t", "two\nlines", "k" * 300])
+def test_a_key_that_cannot_be_sent_is_told(desk: Desk, key: str) -> None:
+    said = desk.run("submit", "workflow.json", "-b", "gpu-1", "--key", key, status=2).stderr
+    assert "--key" in said
+
+
+def test_a_misspelt_command_is_told_what_it_may_mean(desk: Desk) -> None:
+    said = desk.said("sumbit", status=2)
+    assert said.startswith("Error: There is no command 'sumbit'. Did you mean submit?")
+    assert "Did you mean migrate" in desk.said("migrat", status=2)
+
+
+def test_errors_are_json_where_json_was_asked_for(desk: Desk) -> None:
+    said = json.loads(desk.said("show", "jg_000000000000", "--json", status=4))
+    assert said["detail"] == "Job group jg_000000000000 not found"
+    assert (said["code"], said["exit_status"]) == ("group_not_found", 4)
+
+
+@pytest.mark.parametrize(
+    "words", [["submit"], ["list", "-n", "0"], ["sumbit"], ["backends", "halt"]]
+)
+def test_a_wrong_command_line_is_json_too(desk: Desk, words: list[str]) -> None:
+    said = json.loads(desk.said(*words, "--json", status=2))
+    assert list(said) == ["detail", "code", "hint", "exit_status"]
+    assert (said["code"], said["exit_status"]) == ("usage", 2)
+    assert "director " in said["hint"]
+
+
+def test_a_backend_in_place_of_a_command_is_told_what_to_type(desk: Desk) -> None:
+    said = desk.said("backends", "24gb", status=2)
+    assert said.startswith("Error: There is no command 'backends 24gb'.")
+    assert "director backends list 24gb" in said
+    assert "Did you mean pause" in desk.said("backends", "pasue", "gpu-1", status=2)
+
+
+def test_every_command_has_examples_in_its_help() -> None:
+    """In this process: thirty would take long to start."""
+    help_of = {
+        name: command.get_help(click.Context(command, info_name=name))
+        for name, command in _client_commands().items()
+    }
+    for name in set(_LOCAL) - {"manage"}:
+        app_name = get_commands()[name]
+        parser = load_command_class(app_name, name).create_parser("director", name)
+        help_of[name] = parser.format_help()
+    assert len(help_of) > 25
+    assert [name for name, text in help_of.items() if "Examples:" not in text] == []
+
+
+def _client_commands() -> dict[str, click.Command]:
+    context = click.Context(app)
+    found = {name: app.get_command(context, name) for name in app.list_commands(context)}
+    commands = {name: command for name, command in found.items() if command is not None}
+    return commands | {f"backends {name}": one for name, one in backends.commands.items()}
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["submit", "-h"], ["backends", "pause", "-h"]])
+def test_help_is_there(desk: Desk, words: list[str]) -> None:
+    assert desk.out(*words).startswith("Usage: director")
+
+
+def test_management_commands_are_still_there(desk: Desk) -> None:
+    assert "no issues" in desk.out("check")
+    assert "no issues" in desk.out("manage", "check")
+    assert desk.out("serve", "--help").startswith("usage: director serve")
+    assert desk.out("--version").startswith("director ")

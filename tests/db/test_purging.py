@@ -1,0 +1,208 @@
+"""Old groups are deleted with all that is theirs, and nothing else ever is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from jobgroups.clock import now
+from jobgroups.errors import GroupNotFound
+from jobgroups.models import (
+    AbandonedPrompt,
+    Attempt,
+    ChildJob,
+    GroupLabel,
+    JobEvent,
+    JobGroup,
+)
+from jobgroups.services import purging
+from jobgroups.services.purging import Purged, groups_purge, groups_purgeable
+from jobgroups.services.retries import group_retry
+from jobgroups.states import AttemptState
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+_OLD = dt.timedelta(days=100)
+_CUT = dt.timedelta(days=90)
+
+
+def _ended(
+    *,
+    age: dt.timedelta = _OLD,
+    starred: bool = False,
+    state: AttemptState = AttemptState.SUCCESS,
+) -> JobGroup:
+    """Return a group of one child whose end is so long ago."""
+    if not farm.Backend.objects.filter(pk="gpu-1").exists():
+        farm.backend()
+    fence = farm.lease()
+    group = farm.submit(metadata={"scene": "shot_001"})
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    assert farm.finish(claimed, fence, state)
+    moment = now() - age
+    JobGroup.objects.filter(pk=group.pk).update(created_at=moment, completed_at=moment)
+    ChildJob.objects.filter(group=group).update(starred=starred)
+    return farm.fresh(group)  # type: ignore[no-any-return]
+
+
+def _purge(**fields: Any) -> Purged:
+    fields = {"before": now() - _CUT, "starred": False, **fields}
+    return sum(groups_purge(**fields), Purged())
+
+
+def _rows() -> list[int]:
+    return [model.objects.count() for model in (JobGroup, ChildJob, Attempt, JobEvent, GroupLabel)]
+
+
+def test_an_old_group_goes_with_children_attempts_events_and_labels() -> None:
+    _ended()
+    assert all(_rows())
+    assert _purge() == Purged(groups=1, children=1, attempts=1, events=4)
+    assert _rows() == [0, 0, 0, 0, 0]
+
+
+def test_what_it_would_delete_is_what_it_deletes() -> None:
+    for _ in range(3):
+        _ended()
+    _ended(age=dt.timedelta(days=1))
+    said = groups_purgeable(before=now() - _CUT, starred=False)
+    assert said == Purged(groups=3, children=3, attempts=3, events=12)
+    assert JobGroup.objects.count() == 4
+    assert _purge() == said
+    assert JobGroup.objects.count() == 1
+
+
+def test_a_young_group_stays() -> None:
+    young = _ended(age=dt.timedelta(days=89))
+    assert _purge() == Purged()
+    assert JobGroup.objects.get() == young
+
+
+def test_an_open_group_stays_however_old_it_is() -> None:
+    farm.backend()
+    group = farm.submit()
+    JobGroup.objects.filter(pk=group.pk).update(created_at=now() - _OLD)
+    assert _purge() == Purged()
+    assert JobGroup.objects.filter(pk=group.pk).exists()
+
+
+def test_a_starred_group_stays_unless_it_is_asked_for() -> None:
+    _ended(starred=True)
+    assert _purge() == Purged()
+    assert _purge(starred=True).groups == 1
+    assert not JobGroup.objects.exists()
+
+
+def test_a_group_whose_attempt_may_still_run_stays() -> None:
+    """Cancelled long ago, and its stop is still owed: the runner needs the row."""
+    group = _ended()
+    Attempt.objects.update(state="running", ended_at=None)
+    assert _purge() == Purged()
+    assert JobGroup.objects.filter(pk=group.pk).exists()
+
+
+def test_a_group_with_an_abandoned_prompt_stays() -> None:
+    """Met at its backend, it could not be told to be ours any more."""
+    _ended()
+    attempt = Attempt.objects.get()
+    AbandonedPrompt.objects.create(
+        attempt=attempt,
+        backend_id=attempt.backend_id,
+        prompt_id=attempt.prompt_id,
+        since=now(),
+        until=now() + dt.timedelta(hours=1),
+    )
+    assert _purge() == Purged()
+    assert AbandonedPrompt.objects.count() == 1
+
+
+def test_nothing_of_the_last_day_is_deleted_whoever_asks() -> None:
+    """Its idempotency key is still to be known: without it a repeat would render again."""
+    with pytest.raises(ValueError, match="1 day"):
+        groups_purge(before=now() - dt.timedelta(hours=23), starred=False)
+
+
+def test_more_than_fits_into_one_transaction_goes_in_several() -> None:
+    for _ in range(3):
+        _ended()
+    JobGroup.objects.update(total_count=400)
+    parts = list(groups_purge(before=now() - _CUT, starred=False))
+    assert [part.groups for part in parts] == [1, 1, 1]
+    assert not JobGroup.objects.exists()
+
+
+def test_a_group_that_was_opened_again_between_is_passed() -> None:
+    """The choice is made once more under the rows' locks."""
+    first, second = _ended(), _ended()
+    JobGroup.objects.filter(pk=first.pk).update(completed_at=None, status="running")
+    assert purging._delete([first.pk, second.pk], now() - _CUT, False).groups == 1
+    assert JobGroup.objects.get() == first
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_retry_at_the_same_moment_wins_or_finds_nothing() -> None:
+    """The group is whole and open, or gone with all that was its own; never something between."""
+    for _ in range(8):
+        JobGroup.objects.all().delete()
+        group = _ended(state=AttemptState.ERROR)
+        both = threading.Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            purged = pool.submit(_at_once, both, _purge)
+            retried = pool.submit(_at_once, both, partial(group_retry, group_id=group.pk))
+        if retried.exception() is None:
+            assert purged.result() == Purged()
+            assert _rows()[:3] == [1, 1, 1]
+            assert farm.fresh(group).completed_at is None
+        else:
+            assert isinstance(retried.exception(), GroupNotFound)
+            assert purged.result().groups == 1
+            assert _rows() == [0, 0, 0, 0, 0]
+
+
+def _at_once(both: threading.Barrier, work: Callable[[], Any]) -> Any:
+    both.wait(10)
+    try:
+        return work()
+    finally:
+        connection.close()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def _said(*arguments: str) -> str:
+    out = StringIO()
+    call_command("purge", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_says_first_and_does_then() -> None:
+    _ended()
+    assert _said("--older-than", "90d", "--dry-run").startswith("Would delete 1 group that ended")
+    assert JobGroup.objects.exists()
+    said = json.loads(_said("--older-than", "12w", "--json"))
+    assert (said["groups"], said["children"], said["dry_run"]) == (1, 1, False)
+    assert not JobGroup.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], *(["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d"))],
+)
+def test_the_command_needs_an_age_of_a_day_at_least(arguments: list[str]) -> None:
+    _ended()
+    with pytest.raises(CommandError, match="older-than"):
+        call_command("purge", *arguments)
+    assert JobGroup.objects.exists()

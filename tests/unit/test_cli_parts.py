@@ -1,0 +1,197 @@
+"""The pure parts of the command line: values, the picture of a watched group, bars, tables."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from director.cli import picking, values, words
+from director.cli.exits import Failure
+from director.cli.following import FINAL, Followed, Row
+from director.cli.showing import drawn, line
+from director.client import Backend
+from director.client.events import parse_event
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("cfg=7", 7),
+        ("cfg=7.50", 7.5),
+        ("on=true", True),
+        ('text="7"', "7"),
+        ("text=a = b", "a = b"),
+        ("text=", ""),
+        ("text=NaN", "NaN"),
+        ("text=Infinity", "Infinity"),
+        ("text=@@home", "@home"),
+        ('3={"steps": 20}', {"steps": 20}),
+    ],
+)
+def test_a_parameter_is_json_where_it_reads_as_such(text: str, value: Any) -> None:
+    assert list(values.parameters([text]).values()) == [value]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("n=3", 3), ("n=1.10", "1.10"), ("n=010", "010"), ("n=1e3", "1e3"), ("n=true", True)],
+)
+def test_a_note_loses_nothing_of_its_text(text: str, value: Any) -> None:
+    assert values.metadata([text]) == {"n": value}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5h", 5400), ("2D", 172_800)])
+def test_an_age_is_a_number_with_its_unit(text: str, seconds: float) -> None:
+    assert values.age(text) == dt.timedelta(seconds=seconds)
+    gone = dt.datetime.now(dt.UTC) - values.moment(text)
+    assert abs(gone.total_seconds() - seconds) < 5
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "1y", "h", "-1h", "99999999999d"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        values.moment(text)
+
+
+def test_a_moment_without_a_zone_is_local() -> None:
+    assert values.moment("2026-02-01").tzinfo is not None
+    assert values.moment("2026-02-01T07:00:00Z") == dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
+
+
+# --- which backends -------------------------------------------------------------------------------
+
+
+def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> Backend:
+    return Backend(
+        backend_id=name, name=name, url=f"http://{name}", enabled=True, status=status, tags=tags
+    )
+
+
+def test_an_id_wins_over_a_tag_and_a_tag_names_all() -> None:
+    known = [_backend("a", tags=("b", "big, red")), _backend("b"), _backend("c", tags=("b",))]
+    assert [one.backend_id for one in picking.named(["b"], known)] == ["b"]
+    assert [one.backend_id for one in picking.named(["big, red", "c,a"], known)] == ["a", "c", "a"]
+    with pytest.raises(Failure, match="'d'"):
+        picking.named(["d"], known)
+
+
+def test_children_are_dealt_to_those_that_can_take_them() -> None:
+    known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
+    picked = picking.for_children([], every=True, count=5, known=known)
+    assert picked.backend_ids == ["a", "c", "a", "c", "a"]
+    assert picked.left_out == [("b", "offline")]
+    named = picking.for_children(["b", "a"], every=False, count=None, known=known)
+    assert named.backend_ids == ["b", "a"], "the Director says why one takes nothing"
+
+
+def test_where_nobody_can_all_are_asked_for() -> None:
+    known = [_backend("a", "offline"), _backend("b", "offline")]
+    assert picking.for_children([], every=True, count=None, known=known).backend_ids == ["a", "b"]
+
+
+# --- a group that is watched ----------------------------------------------------------------------
+
+
+def _state(**child: Any) -> Any:
+    row = {"job_id": "j_1", "backend_id": "gpu-1", "seed": 42, "status": "queued", **child}
+    head = {"type": "initial_state", "seq": 1, "job_group_id": "jg_1", "status": "running"}
+    return parse_event({**head, "child_jobs": [row]})
+
+
+def _event(kind: str, **fields: Any) -> Any:
+    return parse_event({"type": kind, "seq": 2, "job_id": "j_1", "backend_id": "gpu-1", **fields})
+
+
+def _told(*events: Any) -> list[str]:
+    followed = Followed()
+    return [click.unstyle(line(row)) for event in events for row in followed.see(event)]
+
+
+def test_each_change_is_told_once() -> None:
+    progress = _event("child_progress", progress=10.0, current_step="KSampler")
+    started, done = _event("child_started", attempt=1), _event("child_completed", outputs={})
+    assert _told(_state(), started, progress, progress, done) == [
+        "gpu-1 seed 42: waits",
+        "gpu-1 seed 42: started",
+        "gpu-1 seed 42: completed",
+    ]
+
+
+def test_a_retry_names_where_it_failed_and_where_it_goes() -> None:
+    again = _event("child_retrying", reason="Out of memory.", next_backend_id="gpu-2", attempt=1)
+    started = _event("child_started", attempt=2, backend_id="gpu-2")
+    done = _event("child_completed", outputs={}, backend_id="gpu-2")
+    assert _told(_state(status="running"), again, started, done)[1:] == [
+        "gpu-2 seed 42: waits: again, after gpu-1: Out of memory.",
+        "gpu-2 seed 42: started",
+        "gpu-2 seed 42: completed on try 2",
+    ]
+
+
+def test_a_failure_tells_its_reason_on_one_line() -> None:
+    failed = _event("child_failed", error="first\nsecond \x1b[31m")
+    assert _told(_state(), failed)[1] == "gpu-1 seed 42: failed: first second [31m"
+
+
+def test_a_state_that_comes_again_tells_only_what_is_new() -> None:
+    assert _told(_state(status="running"), _state(status="running"), _state(status="failed")) == [
+        "gpu-1 seed 42: started",
+        "gpu-1 seed 42: failed",
+    ]
+
+
+def test_a_new_run_lets_its_children_wait_again() -> None:
+    followed = Followed()
+    followed.see(_state(status="failed", error_message="broken"))
+    moved = followed.see(parse_event({"type": "group_reopened", "seq": 5, "job_ids": ["j_1"]}))
+    assert [row.status for row in moved] == ["queued"]
+
+
+_ROWS = st.lists(
+    st.builds(
+        Row,
+        job_id=st.uuids().map(str),
+        backend_id=st.text(
+            st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64
+        ),
+        seed=st.integers(0, 2**53 - 1),
+        status=st.sampled_from(["queued", "running", *sorted(FINAL)]),
+        progress=st.floats(0, 100),
+        note=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=300),
+    ),
+    max_size=60,
+)
+
+
+@given(_ROWS, st.integers(30, 300), st.integers(5, 80))
+def test_bars_never_leave_the_terminal(rows: list[Row], width: int, height: int) -> None:
+    lines = drawn(rows, width, height)
+    assert len(lines) <= max(3, height - 2)
+    for parts in lines:
+        assert sum(len(text) for text, _ in parts) <= width
+    if len(rows) <= max(3, height - 2):
+        assert len(lines) == len(rows)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (259_200, "3 d")],
+)
+def test_a_duration_in_words(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+def test_columns_are_aligned_and_move_no_cursor() -> None:
+    assert words.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")]) == [
+        "A     B",
+        "long  x y [2J",
+        "s",
+    ]
