@@ -1,7 +1,7 @@
 """How heavy the pages are: 500 groups, and 50 children that progress ten times a second each.
 
-``python -m tests.browser.load [SECONDS]`` prints the first paint and the share of a core that the
-whole browser takes. The Director and its rows are real; the progress is put into the page's
+``python -m tests.browser.load [SECONDS]`` prints the first paint, the share of a core that the whole
+browser takes, and whether that, the heap and the document stay as they are. The Director and its rows are real; the progress is put into the page's
 sockets, in the form in which 50 children's reports come out of the Director.
 """
 
@@ -44,14 +44,31 @@ print(group.id)
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """One page for a while, each figure at the end over the same one after a third of the time.
+
+    Attributes:
+        share: of one core, all of the browser's processes together, in the last two thirds.
+        work: the share in the last two thirds over that in the first.
+        heap: bytes of JavaScript's heap, its garbage collected.
+        nodes: nodes of the document, also those that nothing shows any more.
+        listeners: listeners of events.
+    """
+
+    share: float
+    work: float
+    heap: float
+    nodes: float
+    listeners: float
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
-    """What was measured. Shares are of one core, all of the browser's processes together."""
+    """What was measured."""
 
     first_paint: float
-    list_share: float
-    group_share: float
-    #: Bytes of the group page's heap at the end, over those after a third of the time.
-    heap_growth: float
+    groups: Stretch
+    group: Stretch
 
 
 def fill(folder: Path) -> str:
@@ -80,7 +97,7 @@ _FEED = """
   const Plain = window.WebSocket, sockets = [];
   window.WebSocket = class extends Plain { constructor(url) { super(url); sockets.push(this); } };
   let timer = 0;
-  window.feed = (path, jobs, group, seconds) => {
+  window.feed = (path, jobs, group, seconds, from, to) => {
     clearInterval(timer);
     const start = performance.now();
     const put = (frame) => {
@@ -91,7 +108,8 @@ _FEED = """
     };
     const thrown = path.includes("monitor");  // together, four times a second
     timer = setInterval(() => {
-      const percent = Math.min((performance.now() - start) / seconds / 10, 100);
+      const part = Math.min((performance.now() - start) / seconds / 1000, 1);
+      const percent = from + (to - from) * part;
       if (thrown) put({ type: "progress", children: jobs.map((job) => [group, job, percent]) });
       else for (const job of jobs) put({ type: "child_progress", job_id: job, progress: percent,
         current_step: "KSampler", steps_completed: Math.round(percent / 5), steps_total: 20 });
@@ -114,22 +132,33 @@ def _share(browser: Any, page: Any, seconds: float) -> float:
     return (used() - before) / (time.monotonic() - start)
 
 
-def _fed(browser: Any, page: Any, path: str, jobs: list[str], group: str, seconds: float) -> float:
-    """Feed one of the page's sockets, and return the share of a core meanwhile."""
-    page.evaluate(
-        "([path, jobs, group, seconds]) => feed(path, jobs, group, seconds)",
-        [path, jobs, group, seconds],
-    )
+def _fed(
+    browser: Any, page: Any, feed: list[Any], seconds: float, *, start: float, end: float
+) -> float:
+    """Feed one of the page's sockets from a percentage to another; return the share of a core."""
+    page.evaluate("said => feed(...said)", [*feed, seconds, start, end])
     share = _share(browser, page, seconds)
-    shown = page.eval_on_selector(f'progress[data-job="{jobs[0]}"]', "bar => bar.value")
-    assert shown > 50, "the progress did not reach the page"
+    shown = page.eval_on_selector(f'progress[data-job="{feed[1][0]}"]', "bar => bar.value")
+    assert shown > (start + end) / 2, "the progress did not reach the page"
     return share
 
 
-def _heap(page: Any) -> float:
+def _kept(page: Any) -> dict[str, float]:
+    """Return what the page holds on to: bytes of heap, nodes and listeners."""
     session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
     session.send("HeapProfiler.collectGarbage")
-    return float(session.send("Runtime.getHeapUsage")["usedSize"])
+    found = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    return {name: found[name] for name in ("JSHeapUsedSize", "Nodes", "JSEventListeners")}
+
+
+def _stretch(browser: Any, page: Any, feed: list[Any], seconds: float) -> Stretch:
+    first = _fed(browser, page, feed, seconds / 3, start=0, end=34)
+    before = _kept(page)
+    last = _fed(browser, page, feed, seconds * 2 / 3, start=34, end=100)
+    after = _kept(page)
+    return Stretch(last, last / first, *(after[name] / before[name] for name in before))
 
 
 def measure(browser: Any, folder: Path, seconds: float) -> Load:
@@ -148,13 +177,12 @@ def measure(browser: Any, folder: Path, seconds: float) -> Load:
             f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)"
         )
         assert len(jobs) == RUNNING, jobs
-        list_share = _fed(browser, page, "/ws/monitor", jobs, group, seconds)
+        listed = _stretch(browser, page, ["/ws/monitor", jobs, group], seconds)
         page.goto(f"{served.url}/groups/{group}")
         page.locator(f"#{jobs[-1]}").wait_for()
-        _fed(browser, page, f"/ws/job-groups/{group}", jobs, group, seconds / 3)
-        heap = _heap(page)
-        group_share = _fed(browser, page, f"/ws/job-groups/{group}", jobs, group, seconds)
-        return Load(paint, list_share, group_share, _heap(page) / heap)
+        stream = [f"/ws/job-groups/{group}", jobs, group]
+        alone = _stretch(browser, page, stream, seconds)
+        return Load(paint, listed, alone)
     finally:
         served.stop()
 
@@ -171,9 +199,10 @@ def main() -> None:
         load = measure(browser, Path(folder), seconds)
         browser.close()
     print(f"first paint      {load.first_paint:.2f} s (limit 1)")
-    print(f"list of groups   {load.list_share:.0%} of a core (limit 30 %)")
-    print(f"page of a group  {load.group_share:.0%} of a core (limit 30 %)")
-    print(f"heap afterwards  {load.heap_growth:.2f} of what it was before")
+    for name, one in (("list of groups", load.groups), ("page of a group", load.group)):
+        print(f"{name:16} {one.share:.0%} of a core (limit 30 %), afterwards over before:")
+        print(f"                 work {one.work:.2f}, heap {one.heap:.2f}, nodes {one.nodes:.2f},")
+        print(f"                 listeners {one.listeners:.2f}")
 
 
 if __name__ == "__main__":

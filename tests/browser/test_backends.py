@@ -39,6 +39,7 @@ def test_a_right_address_becomes_a_lane(desk: Desk, page: Any) -> None:
         page.get_by_role("button", name="Add", exact=True).click()
         lane = page.locator(".lane", has=page.get_by_role("heading", name="Attic <i>"))
         expect(lane).to_contain_text("Free")
+        lane.get_by_text("More").click()
         lane.get_by_role("button", name="Disable").click()
         page.get_by_role("dialog").get_by_role("button", name="Disable").click()
         expect(lane).to_contain_text("Disabled")

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
 
 from director.asgi import application
-from jobgroups.consumers import close_rows
 from jobgroups.consumers.monitor import MAX_GROUPS, groups_of
-from jobgroups.hub import Message, ProgressFrame, hub
+from jobgroups.hub import Message, ProgressFrame, StarFrame, hub
+from jobgroups.messages import packed, unpacked
+from jobgroups.models import JobGroup
 from jobgroups.runner.db import Database
+from jobgroups.services.stars import child_star
 from tests import farm
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads(django_db_setup: None) -> Iterator[None]:
-    yield
-    close_rows()
 
 
 class Monitor:
@@ -103,6 +99,41 @@ async def test_a_changed_backend_changes_the_pulse(db: Any) -> None:
     await db(disable)
     assert (await monitor.until("pulse"))["backends"] != before["backends"]
     await monitor.close()
+
+
+async def test_a_star_is_told_to_who_asks_for_stars_alone_and_nothing_else_is(db: Any) -> None:
+    await db(farm.backend)
+    fence = await db(farm.lease)
+    group = await db(farm.submit)
+    page, listing = Monitor(f"&stars={group.id}"), Monitor(group.id)
+    assert (await page.start())["seqs"] == {}
+    await listing.start()
+    claimed = await db(farm.claim, fence)
+    await db(farm.start, claimed, fence)
+    hub.publish(Message(group_id=group.id, progress=(ProgressFrame("j_0", 1, 5.0, "{}"),)))
+    assert (await listing.until("progress"))["children"] == [[group.id, "j_0", 5.0]]
+    for starred in (True, False):
+        await db(child_star, group_id=group.id, job_id=claimed.child_id, starred=starred)
+        said = {"type": "star", "group": group.id, "job": claimed.child_id, "starred": starred}
+        assert await listing.until("star") == said
+        while (frame := await page.next())["type"] == "pulse":
+            pass
+        assert frame == said
+    assert await db(read_seq, group.id) == 2
+    await page.close()
+    await listing.close()
+
+
+def read_seq(group_id: str) -> int:
+    return JobGroup.objects.get(pk=group_id).seq
+
+
+def test_a_star_crosses_processes_and_one_of_an_older_version_sends_none() -> None:
+    message = Message(group_id="jg_1", stars=(StarFrame("j_1", starred=True),))
+    form = json.loads(json.dumps(packed(message)))
+    assert unpacked(form) == message
+    del form["stars"]
+    assert unpacked(form) == Message(group_id="jg_1")
 
 
 def test_a_page_can_ask_for_so_many_groups_and_no_more() -> None:

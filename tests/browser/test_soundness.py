@@ -136,6 +136,27 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
     assert [url for url in asked if not url.startswith((desk.url, "blob:", "data:"))] == []
 
 
+def test_a_star_is_seen_in_another_browser_without_a_reload(
+    desk: Desk, browser: Any, page: Any, bad_day: str
+) -> None:
+    other = browser.new_context()
+    try:
+        elsewhere = other.new_page()
+        for one in (page, elsewhere):
+            one.goto(f"{desk.url}/groups/{bad_day}")
+            expect(one.locator("#line-live")).to_have_text("live")
+        star = page.get_by_role("button", name="Keep job 3")
+        seen = elsewhere.get_by_role("button", name="Keep job 3")
+        star.click()
+        expect(seen).to_have_attribute("aria-pressed", "true", timeout=2_000)
+        expect(elsewhere.get_by_role("link", name="Download 1 kept")).to_be_visible(timeout=2_000)
+        seen.click()
+        expect(star).to_have_attribute("aria-pressed", "false", timeout=2_000)
+        expect(page.get_by_role("link", name="Download 1 kept")).to_have_count(0)
+    finally:
+        other.close()
+
+
 def test_kept_pictures_are_starred_and_can_be_fetched_together(
     desk: Desk, page: Any, bad_day: str
 ) -> None:

@@ -90,7 +90,7 @@ def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, p
     page.wait_for_url("**/groups/jg_*")
     status = desk.status(page.url.rsplit("/", 1)[1])
     assert [child["seed"] for child in status["child_jobs"]] == [42, 1042, 2042, 4042]
-    page.get_by_role("link", name="Again with changes").click()
+    page.get_by_role("link", name="New group with changes").click()
     expect(page.get_by_label("steps · KSampler")).to_have_value("7")
     expect(page.locator("#count")).to_have_value("4")
     desk.clear()
@@ -106,3 +106,34 @@ def test_errors_of_the_server_stand_next_to_their_fields(desk: Desk, page: Any) 
     expect(page.locator('[data-error="timeout_seconds"]')).to_contain_text("30 to 3600")
     expect(page.locator('[data-error="parameters.3.steps"]')).not_to_be_empty()
     assert page.url.endswith("/submit")
+
+
+def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(
+    desk: Desk, page: Any
+) -> None:
+    def submit() -> str:
+        page.get_by_text("Or paste it as JSON").click()
+        page.locator("#paste").fill(json.dumps(text_to_picture()))
+        expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
+        page.get_by_role("button", name="Submit", exact=True).click()
+        page.wait_for_url("**/groups/jg_*")
+        return str(page.url.rsplit("/", 1)[1])
+
+    page.goto(f"{desk.url}/submit")
+    page.get_by_label("Your name").fill("  Ann <b>O'Hara</b> ")
+    first = submit()
+    assert desk.status(first)["submitter"] == "Ann <b>O'Hara</b>"
+    page.goto(f"{desk.url}/submit")
+    expect(page.get_by_label("Your name")).to_have_value("Ann <b>O'Hara</b>")
+    page.get_by_label("Your name").fill("")
+    second = submit()
+    assert desk.status(second)["submitter"] is None
+    page.goto(f"{desk.url}/submit")
+    expect(page.get_by_label("Your name")).to_have_value("")
+    page.goto(desk.url)
+    expect(page.locator(f"#{second}")).to_be_visible()
+    page.get_by_label("Submitter").select_option("Ann <b>O'Hara</b>")
+    page.wait_for_url("**submitter=Ann*")
+    expect(page.locator(f"#{first}")).to_contain_text("Ann <b>O'Hara</b>")
+    expect(page.locator(f"#{second}")).to_have_count(0)
+    desk.clear()

@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from director.pages import bars, estimates, filters, words
-from jobgroups.models import ChildJob, JobGroup
-from jobgroups.services import groups
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
+from jobgroups.models import ChildJob
+from jobgroups.services import attempts, groups
+from jobgroups.states import AttemptState
 from tests import farm
 
 pytestmark = pytest.mark.django_db
-
-DONE_AT = dt.datetime(2026, 2, 1, 7, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture
 def client() -> Client:
     return Client(headers={"host": "localhost"})
-
-
-def finished_after(seconds: float, group: JobGroup) -> None:
-    """Have all children of a group completed, each after so many seconds."""
-    ChildJob.objects.filter(group=group).update(
-        status="completed",
-        outputs_json=json.dumps(farm.OUTPUTS),
-        started_at=DONE_AT - dt.timedelta(seconds=seconds),
-        completed_at=DONE_AT,
-    )
-
-
-def test_the_estimate_is_blank_below_three_runs_and_then_their_median(client: Client) -> None:
-    farm.backend()
-    for seconds in (10, 40):
-        finished_after(seconds, farm.submit())
-    waits = farm.submit()
-    part = f"/parts/groups/{waits.id}"
-    assert "left" not in client.get(part).content.decode().split("data-left")[1].split("thumbs")[0]
-    finished_after(90, farm.submit())
-    assert "about 40 s left" in client.get(part).content.decode()
-
-
-def test_another_workflow_says_nothing_about_this_one() -> None:
-    first = estimates.workflow_key(json.dumps(farm.WORKFLOW), "{}")
-    other = json.loads(json.dumps(farm.WORKFLOW))
-    other["3"]["inputs"]["seed"] = 7
-    assert estimates.workflow_key(json.dumps(other), "{}") == first
-    other["3"]["inputs"]["steps"] = 50
-    assert estimates.workflow_key(json.dumps(other), "{}") != first
-    assert estimates.workflow_key(json.dumps(farm.WORKFLOW), '{"steps": 50}') != first
 
 
 def test_backends_work_side_by_side_and_each_through_its_own() -> None:
@@ -72,6 +40,7 @@ def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
         ("queued", 26, 25),
     ]
     assert bar.label == "26 failed, 25 queued"
+    assert bars.bar_of([]).label == "no jobs"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +61,44 @@ def names(client: Client, query: str) -> set[str]:
     page = client.get(f"/{query}")
     assert page.status_code == 200
     return {row.name for row in page.context["board"].rows}
+
+
+def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: Client) -> None:
+    farm.backend()
+    skipped = [{"backend_id": "gpu-9", "reason": "It is offline"}] * 5
+    group = farm.submit("gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}])
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert "2 backends left out: 6 pictures fewer" in page
+    assert "<code>gpu-9</code> (named 5 times): It is offline" in page
+    assert "<code>gpu-8</code>: It is offline" in page
+
+
+def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(client: Client) -> None:
+    farm.backend()
+    group = farm.submit()
+    ChildJob.objects.update(
+        status="failed",
+        failure_class="out_of_memory",
+        error_message="Allocation on device 0",
+        completed_at=now(),
+    )
+    page = client.get(f"/groups/{group.id}").content.decode()
+    stage = page[page.index("error-words") : page.index("card-body")]
+    assert stage.index("a larger card, helps.") < stage.index("Allocation on device 0")
+
+
+def test_a_card_that_waits_to_be_tried_again_says_what_failed(client: Client) -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit(max_attempts=3)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    failed = farm.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert ">Waits<" in page
+    assert "1 failed attempt, out of memory" in page
+    assert "on gpu-1 raised an error: CUDA out of memory" in page
 
 
 def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
@@ -159,6 +166,24 @@ def test_what_is_not_there_is_no_defect(client: Client, path: str, status: int) 
     answer = client.get(path)
     assert answer.status_code == status
     assert answer.headers["Content-Type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("path", ["/", "/groups/jg_1", "/parts/backends", "/sign-in"])
+def test_under_a_strange_name_a_page_says_which_setting_it_is(path: str) -> None:
+    answer = Client(headers={"host": "render.studio:9820"}).get(path)
+    assert answer.status_code == 400
+    text = answer.content.decode()
+    assert "DIRECTOR_ALLOWED_HOSTS=render.studio</code>" in text
+    assert "Content-Security-Policy" in answer.headers
+
+
+@pytest.mark.parametrize("host", ["<b>x</b>", "a b", "", "x" * 300, 'a"onload="x'])
+def test_what_is_no_name_at_all_is_not_repeated(host: str) -> None:
+    answer = Client(headers={"host": host}).get("/")
+    text = answer.content.decode()
+    assert answer.status_code == 400
+    assert "DIRECTOR_ALLOWED_HOSTS=the-name</code>" in text
+    assert host == "" or host not in text
 
 
 def test_pages_change_nothing(client: Client) -> None:

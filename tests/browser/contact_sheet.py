@@ -1,0 +1,196 @@
+"""Every state of groups, children and backends on every page, as pictures for a person to look at.
+
+``python -m tests.browser.contact_sheet OUT`` writes a PNG for each page, in light and dark, 1280 and
+390 pixels wide, and says what it found wrong by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.browser import every_state
+from tests.served import Served
+
+WIDTHS = (1280, 390)
+THEMES = ("light", "dark")
+#: A picture is cut off below: a thousand cards look like a hundred.
+_TALLEST = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page, what is done on it before the picture, and its name in file names."""
+
+    name: str
+    path: str
+    #: Selectors that are clicked one after the other.
+    clicks: tuple[str, ...] = ()
+    #: Open, it is shown as it stands in the window.
+    window: bool = False
+
+
+def pages(groups: dict[str, str]) -> list[Page]:
+    """Return what is looked at; the table of backends comes last, as it needs more of them."""
+    looks = f"/groups/{groups['looks']}"
+    return [
+        Page("groups", "/"),
+        Page("groups-selected", "/", (".row input[name=pick]",), window=True),
+        Page("groups-nothing-fits", "/?text=nothing+fits"),
+        Page("looks", looks),
+        Page("looks-unfolded", looks, ("#about summary", ".trace summary", ".tries summary")),
+        Page("looks-cancel", looks, ("[data-act=cancel-group]",), window=True),
+        Page("looks-viewer", looks, (".picture",), window=True),
+        Page("one", f"/groups/{groups['one']}"),
+        Page("three", f"/groups/{groups['three']}"),
+        Page("fifty", f"/groups/{groups['fifty']}"),
+        Page("thousand", f"/groups/{groups['thousand']}"),
+        Page("none", f"/groups/{groups['none']}"),
+        Page("no-group", "/groups/jg_000000000000"),
+        Page("failures", "/failures"),
+        Page("backends", "/backends"),
+        Page("backends-add", "/backends", ("#add-open", "#test"), window=True),
+        Page("submit", "/submit"),
+        Page("submit-wrong", "/submit", ("#send",)),
+        Page("submit-again", f"/submit?from={groups['looks']}"),
+    ]
+
+
+TABLE = Page("backends-table", "/backends")
+
+
+def add_backends(url: str) -> None:
+    """Have so many backends that they are a table."""
+    for number in range(6):
+        body = {"url": f"http://127.0.0.1:1/{number}", "backend_id": f"rack-{number}"}
+        answer = httpx.post(f"{url}/api/backends", json=body, trust_env=False, timeout=20)
+        assert answer.status_code in (201, 409), answer.text  # the latter: from the theme before
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Serve a Director in which every state occurs; yield its address and the groups' ids."""
+    groups = every_state.fill(folder)
+    served = Served(folder, arguments=("--port", "0", "--no-runner"))
+    try:
+        yield served.url, groups
+    finally:
+        served.stop()
+
+
+def show(tab: Any, url: str, page: Page) -> None:
+    """Bring a page to where its picture is taken."""
+    answer = tab.goto(f"{url}{page.path}")
+    assert answer.status in (200, 404), f"{page.path}: {answer.status}"
+    tab.wait_for_function("() => document.querySelector('#line-live')?.textContent === 'live'")
+    for selector in page.clicks:
+        tab.locator(selector).first.click()
+    tab.evaluate("() => scrollTo(0, document.body.scrollHeight)")
+    tab.evaluate("() => scrollTo(0, 0)")
+    tab.wait_for_timeout(400)
+
+
+#: What is out of place: text that is cut without a sign of it, or stands out of its box; controls
+#: that lie over each other.
+_LOOK = """
+() => {
+  const wrong = [];
+  const name = (one) => `${one.tagName.toLowerCase()}.${one.className.baseVal ?? one.className} "${(one.textContent || '').trim().slice(0, 40)}"`;
+  if (document.documentElement.scrollWidth > innerWidth) wrong.push(`the page is ${document.documentElement.scrollWidth} wide`);
+  const seen = [...document.querySelectorAll('main *, dialog[open] *, header *, footer *')].filter((one) => one.checkVisibility() && !one.closest('.sr, svg'));
+  for (const one of seen) {
+    const style = getComputedStyle(one);
+    const box = one.getBoundingClientRect();
+    if (box.width <= 1 || box.height <= 1) continue;
+    if (one.scrollWidth > one.clientWidth + 1 && style.overflowX === 'visible' && style.display !== 'inline') wrong.push(`wider than its box: ${name(one)}`);
+    if (style.overflowX === 'hidden' && one.scrollWidth > one.clientWidth + 1 && style.textOverflow !== 'ellipsis' && one.children.length === 0) wrong.push(`cut off: ${name(one)}`);
+    if (['hidden', 'clip'].includes(style.overflowY) && one.scrollHeight > one.clientHeight + 1 && one.matches('.stage')) wrong.push(`cut off below: ${name(one)}`);
+    if (box.right > innerWidth + 1 && !one.closest('.scroll, pre')) wrong.push(`beyond the edge: ${name(one)}`);
+  }
+  const controls = seen.filter((one) => one.matches('button, a.button, input, select, summary') && !one.closest('.viewer, .send, .line, .top, .selection, .away'));
+  for (const [index, one] of controls.entries()) for (const other of controls.slice(index + 1)) {
+    if (one.contains(other) || other.contains(one)) continue;
+    const a = one.getBoundingClientRect(), b = other.getBoundingClientRect();
+    const over = Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+    if (over && one.closest('dialog') === other.closest('dialog')) wrong.push(`lies over: ${name(one)} and ${name(other)}`);
+  }
+  return [...new Set(wrong)];
+}
+"""
+#: Signs that stand for a state and are not in the file of signs.
+_SIGNS = """
+async () => {
+  const uses = [...new Set([...document.querySelectorAll('use')].map((one) => one.getAttribute('href')))];
+  const missing = [];
+  for (const use of uses) {
+    const [file, id] = use.split('#');
+    const text = await (await fetch(file)).text();
+    if (!text.includes(`id="${id}"`)) missing.push(`no sign for ${id}`);
+  }
+  return missing;
+}
+"""
+
+
+def wrong_on(tab: Any) -> list[str]:
+    """Return what is out of place on the page that is shown."""
+    found: list[str] = tab.evaluate(_LOOK) + tab.evaluate(_SIGNS)
+    return found
+
+
+def take(tab: Any, page: Page, path: Path) -> None:
+    """Take the picture."""
+    if not page.window:  # what sticks to the window would lie over the middle of a tall picture
+        tab.evaluate(
+            "() => { for (const one of document.querySelectorAll('.top, .line, .send')) one.style.position = 'static'; }"
+        )
+    tall = tab.evaluate("document.documentElement.scrollHeight")
+    if page.window or tall <= tab.viewport_size["height"]:
+        tab.screenshot(path=path)
+        return
+    size = {"x": 0, "y": 0, "width": tab.viewport_size["width"], "height": min(tall, _TALLEST)}
+    tab.screenshot(path=path, full_page=True, clip=size)
+
+
+def main() -> None:
+    """Take all pictures."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser.conftest import ARGUMENTS, CHROMIUM
+
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        filled(Path(folder)) as (url, groups),
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        tabs = {}
+        for theme in THEMES:
+            for width in WIDTHS:
+                tabs[theme, width] = browser.new_page(
+                    viewport={"width": width, "height": 844},
+                    color_scheme=theme,
+                    reduced_motion="reduce",
+                )
+        for page in [*pages(groups), TABLE]:
+            if page is TABLE:
+                add_backends(url)
+            for (theme, width), tab in tabs.items():
+                show(tab, url, page)
+                take(tab, page, out / f"{page.name}-{theme}-{width}.png")
+                for said in wrong_on(tab):
+                    print(f"{page.name} {theme} {width}: {said}")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

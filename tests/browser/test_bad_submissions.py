@@ -1,0 +1,202 @@
+"""The form of a new group with something wrong in it: said next to its field, and nothing is lost."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from director.demo.workflow import text_to_picture
+from tests.browser.desk import Desk
+
+expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
+
+STEPS = "label:has([data-error='parameters.3.steps']) input"
+#: What a person has typed before the mistake, by the field's selector.
+TYPED = {"#name": "Not lost", "#count": "3", "#base": "41", "#timeout": "120", STEPS: "9"}
+METADATA = '{"scene": "shot_001"}'
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_submitted(desk: Desk) -> Iterator[None]:
+    yield
+    assert desk.http.get(f"{desk.url}/api/job-groups").json()["results"] == []
+
+
+@pytest.fixture
+def form(desk: Desk, page: Any) -> Any:
+    """The form, filled in rightly."""
+    page.goto(f"{desk.url}/submit")
+    page.get_by_text("Or paste it as JSON").click()
+    page.locator("#paste").fill(json.dumps(text_to_picture()))
+    expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
+    for name, value in TYPED.items():
+        page.locator(name).fill(value)
+    page.get_by_label("Strategy").select_option("fibonacci")
+    page.get_by_text("Metadata as JSON").first.click()
+    page.locator("#metadata").fill(METADATA)
+    return page
+
+
+def still_there(page: Any, but: dict[str, str] | None = None) -> None:
+    """Check that all that was typed stands where it was typed."""
+    workflow = json.dumps(text_to_picture())
+    usual = TYPED | {"#strategy": "fibonacci", "#paste": workflow, "#metadata": METADATA}
+    for name, value in (usual | (but or {})).items():
+        expect(page.locator(name)).to_have_value(value)
+
+
+def submit(page: Any) -> None:
+    page.get_by_role("button", name="Submit", exact=True).click()
+
+
+#: Field, what is typed there, the place of the error, and what it says.
+WRONG = {
+    "no picture": ("#count", "0", "count", "from 1 to 1000"),
+    "too many": ("#count", "1001", "count", "from 1 to 1000"),
+    "part of a picture": ("#count", "1.5", "count", "from 1 to 1000"),
+    "how many is not said": ("#count", "", "count", "from 1 to 1000"),
+    "too short": ("#timeout", "29", "timeout_seconds", "from 30 to 3600"),
+    "too long": ("#timeout", "3601", "timeout_seconds", "from 30 to 3600"),
+    "no seed": ("#base", "-1", "base_seed", "0 to 9007199254740991"),
+    "no number": ("#base", "a lot", "base_seed", "0 to 9007199254740991"),
+    "above all seeds": ("#base", "9007199254740992", "base_seed", "9007199254740991"),
+    "no number where one is needed": (
+        STEPS,
+        "many",
+        "parameters.3.steps",
+        "Must be a number",
+    ),
+    "half a step": (STEPS, "7.5", "parameters.3.steps", "integer"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_stands_next_to_its_field(form: Any, kind: str) -> None:
+    field, value, place, said = WRONG[kind]
+    form.locator(field).fill(value)
+    submit(form)
+    error = form.locator(f'[data-error="{place}"]')
+    expect(error).to_contain_text(said)
+    expect(error).to_be_in_viewport()
+    expect(form.locator(".field-error:not(:empty)")).to_have_count(1)
+    still_there(form, {field: value})
+
+
+def test_a_time_limit_that_is_no_number_is_said_so_and_not_taken_for_none(form: Any) -> None:
+    form.locator("#timeout").press("End")
+    form.locator("#timeout").press_sequentially("e")
+    submit(form)
+    error = form.locator('[data-error="timeout_seconds"]')
+    expect(error).to_have_text("Must be a whole number from 30 to 3600.")
+    expect(form.locator("#timeout")).to_have_attribute("aria-invalid", "true")
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", '"scene"', "scene: shot_001", "null"])
+def test_metadata_that_are_no_object_are_said_so_next_to_them(form: Any, value: str) -> None:
+    form.locator("#metadata").fill(value)
+    submit(form)
+    expect(form.locator('[data-error="metadata"]')).to_contain_text("Must be a JSON object")
+    still_there(form, {"#metadata": value})
+
+
+def test_metadata_above_sixteen_kilobytes_are_said_so_next_to_them(form: Any) -> None:
+    value = json.dumps({"long": "x" * 17_000})
+    form.locator("#metadata").fill(value)
+    submit(form)
+    expect(form.locator('[data-error="metadata"]')).to_contain_text("16")
+    still_there(form, {"#metadata": value})
+
+
+def test_no_backend_is_said_so_next_to_them(form: Any) -> None:
+    for box in form.locator('input[name="backend"]').all():
+        box.uncheck()
+    submit(form)
+    expect(form.locator('[data-error="backend_ids"]')).to_contain_text("at least one backend")
+    still_there(form)
+
+
+def test_a_backend_that_is_gone_or_disabled_meanwhile_is_named(desk: Desk, form: Any) -> None:
+    first, second = desk.backend_ids()[:2]
+    for box in form.locator('input[name="backend"]').all():
+        box.set_checked(box.get_attribute("value") in (first, second))
+    form.locator(f'input[name="backend"][value="{first}"]').evaluate(
+        "box => { box.value = 'nobody'; }"
+    )
+    row = desk.http.patch(f"{desk.url}/api/backends/{second}", json={"enabled": False})
+    assert row.status_code == 200
+    try:
+        submit(form)
+        error = form.locator('[data-error="backend_ids"]')
+        expect(error).to_contain_text("nobody")
+        expect(error).to_contain_text(f"{second}: ")
+        still_there(form)
+    finally:
+        desk.http.patch(f"{desk.url}/api/backends/{second}", json={"enabled": True})
+
+
+def of_another_program() -> bytes:
+    """Return a PNG with the text that another program writes."""
+    kept = PngInfo()
+    kept.add_text("parameters", "a castle\nSteps: 20, Sampler: Euler a, Seed: 7")
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG", pnginfo=kept)
+    return out.getvalue()
+
+
+#: A file's name and content, and what is said of it.
+FILES = {
+    "not JSON": ("a.json", b"hello", "This is not JSON"),
+    "editor format": ("a.json", b'{"nodes": [], "links": []}', "editor's format"),
+    "another program's picture": ("a.png", of_another_program(), "ComfyUI did not save it"),
+    "broken picture": ("a.png", of_another_program()[:40], "not a PNG that can be read"),
+    "50 MB": ("a.json", b" " * 50 * 2**20, "50 MB; the Director takes up to 16 MB"),
+    "50 MB picture": ("a.png", b"\x89PNG" + bytes(50 * 2**20 - 4), "50 MB"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_wrong_file_is_named_and_costs_nothing_that_was_there(
+    form: Any, kind: str, tmp_path: Path
+) -> None:
+    name, content, said = FILES[kind]
+    (tmp_path / name).write_bytes(content)
+    form.locator("#file").set_input_files(tmp_path / name)
+    error = form.locator("#workflow-error")
+    expect(error).to_contain_text(f"{name}: ")
+    expect(error).to_contain_text(said)
+    expect(error).to_contain_text("The workflow from before is kept.")
+    expect(form.locator("#workflow-said")).to_contain_text("7 nodes")
+    still_there(form)
+
+
+def test_a_slip_in_the_pasted_text_costs_nothing_that_was_changed_in_it(form: Any) -> None:
+    whole = json.dumps(text_to_picture())
+    form.locator("#paste").fill(whole[:-1])
+    expect(form.locator("#workflow-error")).to_contain_text("This is not JSON")
+    submit(form)
+    expect(form.locator("#workflow-error")).to_contain_text("Bring a workflow first")
+    form.locator("#paste").fill(whole)
+    expect(form.locator("#workflow-said")).to_contain_text("7 nodes")
+    expect(form.locator("#workflow-error")).to_be_empty()
+    still_there(form)
+
+
+def test_another_workflow_does_not_take_over_what_was_typed_into_the_last(form: Any) -> None:
+    other = text_to_picture()
+    other["3"]["inputs"]["steps"] = 30
+    form.locator("#paste").fill(json.dumps(other))
+    expect(form.locator(STEPS)).to_have_value("30")
+
+
+def test_a_director_that_is_away_is_said_so_and_what_was_typed_stays(form: Any, page: Any) -> None:
+    page.route("**/api/job-group", lambda route: route.abort())
+    submit(form)
+    expect(form.locator("#other-error")).to_contain_text("The Director does not answer")
+    still_there(form)

@@ -1,0 +1,123 @@
+"""Pictures that the viewer cannot show as they are: too large to be carried, or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.simulator.threaded import SimulatorThread
+from tests.browser.conftest import free_port
+from tests.browser.desk import Desk
+from tests.served import Served
+
+expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
+
+#: The least that the setting takes; the simulator's picture of this size is longer.
+LIMIT = 2**16
+SIDE = 2_048
+
+
+@pytest.fixture(scope="module")
+def narrow(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A Director that carries next to nothing."""
+    folder: Path = tmp_path_factory.mktemp("narrow")
+    made = Desk(
+        lambda: Served(
+            folder,
+            simulators.urls,
+            arguments=("--port", str(free_port())),
+            environment={"DIRECTOR_PROXY_MAX_BYTES": str(LIMIT)},
+        ),
+        simulators=simulators.urls,
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def large(narrow: Desk) -> str:
+    """A group with two pictures that are too long to be carried."""
+    group = narrow.submit(2, parameters={"width": SIDE, "height": SIDE})
+    status = narrow.until_ended(group)
+    for child in status["child_jobs"]:
+        url = f"{narrow.url}/api/job-groups/{group}/jobs/{child['job_id']}/outputs/0?redirect=no"
+        answer = narrow.http.get(url)
+        assert (answer.status_code, answer.json()["bytes"] > LIMIT) == (413, True), answer.text
+    return group
+
+
+def shown_width(page: Any) -> int:
+    image = page.locator("#viewer-image")
+    page.wait_for_function(
+        "image => image.complete && image.naturalWidth > 320", arg=image.element_handle()
+    )
+    return int(image.evaluate("image => image.naturalWidth"))
+
+
+def test_one_too_large_is_shown_smaller_with_a_link_to_the_original(
+    narrow: Desk, page: Any, large: str
+) -> None:
+    page.goto(f"{narrow.url}/groups/{large}")
+    page.locator(".picture").first.click()
+    assert shown_width(page) == SIDE
+    expect(page.locator("#viewer-note")).to_have_text("This is a smaller copy.")
+    expect(page.locator("#viewer-save")).to_be_hidden()
+    original = page.locator("#viewer-original")
+    backend = narrow.status(large)["child_jobs"][0]["backend_id"]
+    expect(original).to_contain_text(f"Original at {backend} (")
+    expect(original).to_contain_text("MB)")
+    with page.context.expect_page() as opening:
+        original.click()
+    opened = opening.value
+    opened.wait_for_load_state()
+    assert opened.url.startswith(str(original.get_attribute("href")))
+    assert opened.evaluate("document.images[0].naturalWidth") == SIDE
+    opened.close()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer-title")).to_contain_text("2/2")
+    second = narrow.status(large)["child_jobs"][1]["backend_id"]
+    expect(original).to_contain_text(f"Original at {second} (")
+
+
+def test_its_card_shows_a_thumbnail_all_the_same(narrow: Desk, page: Any, large: str) -> None:
+    page.goto(f"{narrow.url}/groups/{large}")
+    picture = page.locator(".picture img").first
+    page.wait_for_function("image => image.naturalWidth === 320", arg=picture.element_handle())
+    expect(page.locator("[data-broken]")).to_have_count(0)
+
+
+def test_one_that_is_carried_is_the_original_and_can_be_downloaded(desk: Desk, page: Any) -> None:
+    group = desk.submit(1, parameters={"width": 512, "height": 384})
+    desk.until_ended(group)
+    page.goto(f"{desk.url}/groups/{group}")
+    page.locator(".picture").click()
+    assert shown_width(page) == 512
+    expect(page.locator("#viewer-note")).to_be_hidden()
+    expect(page.locator("#viewer-original")).to_be_hidden()
+    with page.expect_download() as waiting:
+        page.locator("#viewer-save").click()
+    assert waiting.value.suggested_filename.endswith(".png")
+
+
+def test_why_one_that_is_gone_is_small_is_said(desk: Desk, page: Any) -> None:
+    group = desk.submit(2, parameters={"width": 640, "height": 480})
+    desk.until_ended(group)
+    page.goto(f"{desk.url}/groups/{group}")
+    thumbnail = page.locator(".picture img").first
+    page.wait_for_function("image => image.naturalWidth === 320", arg=thumbnail.element_handle())
+    desk.order(0, name="status", status=404, route="/view", count=0)
+    try:
+        page.locator(".picture").first.click()
+        expect(page.locator("#viewer-note")).to_contain_text("does not have the file any more")
+        page.wait_for_function(
+            "image => image.complete && image.naturalWidth === 320",
+            arg=page.locator("#viewer-image").element_handle(),
+        )
+    finally:
+        desk.withdraw()
+    page.keyboard.press("ArrowRight")
+    assert shown_width(page) == 640
+    expect(page.locator("#viewer-note")).to_be_hidden()

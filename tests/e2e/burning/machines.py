@@ -1,0 +1,176 @@
+"""Simulated machines of which each is a process: it may be unplugged and plugged in again."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from backends.simulator import read_witness
+from tests.e2e.killing.gpus import STRANGER, Entry, strangers_picture
+from tests.served import Launched
+
+#: A checkpoint that only those machines have which were given it.
+RARE_MODEL = "night.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a machine is.
+
+    Attributes:
+        name: also the id under which a Director registers it.
+        seconds: a prompt's sampling time.
+        vram: in GiB.
+        faults: ordered at its start, as the simulator's command takes them.
+        models: checkpoints that it has besides the usual ones.
+    """
+
+    name: str
+    seconds: float = 0.2
+    vram: float = 24.0
+    faults: tuple[str, ...] = ()
+    models: tuple[str, ...] = (RARE_MODEL,)
+
+
+class Machine(Launched):
+    """One simulator process, and what may be done to it."""
+
+    ready = re.compile(r"simulated ComfyUI at (http://\S+)")
+
+    def __init__(self, build: Build, folder: Path) -> None:
+        self.build = build
+        self.name = build.name
+        self.url = ""
+        self.outputs = folder / "outputs" / build.name
+        self._witness = folder / "witness.jsonl"
+        words = ["--name", build.name, "--seconds", str(build.seconds), "--vram", str(build.vram)]
+        words += ["--witness", str(self._witness), "--output-dir", str(self.outputs)]
+        words += [word for model in build.models for word in ("--model", model)]
+        self._common = words
+        self._at_first = [word for fault in build.faults for word in ("--fault", fault)]
+        super().__init__(folder, [], {}, program=("-m", "backends.simulator"))
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / f"{self.name}-{self.starts}.log"
+
+    def start(self, *, wait: bool = True, **variables: str) -> None:
+        """Plug it in: the first time as it was built, later well, and where it listened before."""
+        where = ["--port", self.url.rsplit(":", 1)[1] if self.url else "0"]
+        self._words = [*where, *self._common, *(() if self.url else self._at_first)]
+        super().start(wait=wait, **variables)
+
+    def wait_ready(self, within: float = 60.0) -> None:
+        """Wait until it listens, and note where."""
+        self.url = self.wait_printed(self.ready, within)[1]
+
+    def unplug(self) -> None:
+        """End it as a power cut does. The witness is told by us: it itself has no time to."""
+        super().kill()
+        entry = {"kind": "unplugged", "time": time.time(), "backend": self.name}
+        with self._witness.open("a", encoding="utf-8") as witness:
+            witness.write(json.dumps(entry) + "\n")
+
+    def fault(self, name: str, **options: Any) -> None:
+        """Order a fault."""
+        order = {"name": name, **options}
+        self._ask("POST", "/simulator/faults", json=order).raise_for_status()
+
+    def clear_faults(self) -> None:
+        """Withdraw all orders."""
+        self._ask("DELETE", "/simulator/faults").raise_for_status()
+
+    def standing(self) -> list[str]:
+        """Return the prompt ids that run or wait there."""
+        state = self._ask("GET", "/simulator/state").json()
+        return [*state["running"], *state["pending"]]
+
+    def stranger(self, number: int, seconds: float = 0.1) -> str:
+        """Have somebody else queue a prompt there, and return its id."""
+        prompt_id = f"stranger-{number}"
+        body = {"prompt": strangers_picture(number, seconds), "prompt_id": prompt_id}
+        self._ask("POST", "/prompt", json=body | {"client_id": STRANGER}).raise_for_status()
+        return prompt_id
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        # A connection of its own: it may be another process than the one that answered last.
+        return httpx.request(method, f"{self.url}{path}", trust_env=False, timeout=20.0, **options)
+
+
+class Machines:
+    """Several of them, by name, and what their common witness saw."""
+
+    def __init__(self, folder: Path, builds: Sequence[Build]) -> None:
+        self._witness = folder / "witness.jsonl"
+        self.by_name = {build.name: Machine(build, folder) for build in builds}
+        self._strangers = 0
+
+    def __getitem__(self, name: str) -> Machine:
+        return self.by_name[name]
+
+    @property
+    def names(self) -> list[str]:
+        """All names, in order."""
+        return list(self.by_name)
+
+    def seen(self) -> list[Entry]:
+        """Return all that the witness saw, oldest first."""
+        return read_witness(self._witness)
+
+    def wait_seen(self, what: Callable[[list[Entry]], Any], within: float = 60.0) -> list[Entry]:
+        """Wait until the witness's entries satisfy a condition, and return them."""
+        end = time.monotonic() + within
+        while not what(entries := self.seen()):
+            assert time.monotonic() < end, f"the witness saw it not: {entries[-10:]}"
+            time.sleep(0.02)
+        return entries
+
+    def strangers(self, each: int = 1, seconds: float = 0.1) -> None:
+        """Have somebody else queue prompts at every machine that is there."""
+        for machine in list(self.by_name.values()) * each:
+            self._strangers += 1
+            with suppress(httpx.HTTPError):
+                machine.stranger(self._strangers, seconds)
+
+    def wait_idle(self, within: float = 60.0) -> None:
+        """Wait until nobody's prompt runs or waits at any of them."""
+        end = time.monotonic() + within
+        for machine in self.by_name.values():
+            while standing := machine.standing():
+                assert time.monotonic() < end, f"still at {machine.name}: {standing}"
+                time.sleep(0.05)
+
+    def summary(self) -> str:
+        """Return what happened where, by kinds: for a reader of a failed test."""
+        lines = []
+        for name in self.names:
+            kinds: dict[str, int] = {}
+            for entry in self.seen():
+                if entry["backend"] == name:
+                    kind = entry.get("outcome") or entry.get("name") or entry["kind"]
+                    kinds[kind] = kinds.get(kind, 0) + 1
+            lines.append(f"{name}: {json.dumps(kinds)}")
+        return "\n".join(lines)
+
+
+@contextmanager
+def plugged_in(folder: Path, builds: Sequence[Build]) -> Iterator[Machines]:
+    """Run machines until the block ends."""
+    machines = Machines(folder, builds)
+    try:
+        for machine in machines.by_name.values():
+            machine.start(wait=False)
+        for machine in machines.by_name.values():
+            machine.wait_ready()
+        yield machines
+    finally:
+        for machine in machines.by_name.values():
+            machine.close()
