@@ -15,7 +15,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="ComfyUI tells a prompt's progress and end to the id that sent it: nobody hears them.",
         edits=(
             Edit(
-                _SESSION,
+                "jobgroups/runner/sockets.py",
                 "if client_id != self._main_id and client_id not in self._follows:",
                 "if False:",
             ),
@@ -91,7 +91,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _SESSION,
-                "if not (supports_targeted_interrupt(self._version) and self.may_change_backend):",
+                "if not (self.can_interrupt and self.may_change_backend):",
                 "if not self.may_change_backend:",
             ),
         ),

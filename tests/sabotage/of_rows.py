@@ -20,8 +20,8 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _WRITING,
-                "filter(pk=child.pk, status__in=sources_of(to))",
-                "filter(pk=child.pk)",
+                "update(ChildJob, child.pk, moved, status=sources_of(to), **current)",
+                "update(ChildJob, child.pk, moved, **current)",
             ),
         ),
         notices=f"{_ROWS}::test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only",
@@ -36,7 +36,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "        if child.current_attempt_id == attempt.pk:\n            _end_child(",
                 "        if child.pk:\n            _end_child(",
             ),
-            Edit(_WRITING, "        if attempt is not None:\n", "        if False:\n"),
+            Edit(_WRITING, "current = {} if attempt is None else {", "current = {} if True else {"),
         ),
         notices=f"{_ROWS}::test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt",
     ),
@@ -49,7 +49,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 _WRITING,
                 "    with transaction.atomic():\n"
                 "        check_fence(fence)\n"
-                "        group = JobGroup.objects.select_for_update().filter(pk=group_id).first()\n",
+                "        group = _locked_group.first(group_id)\n",
                 "    group = JobGroup.objects.filter(pk=group_id).first()\n"
                 "    with transaction.atomic():\n"
                 "        check_fence(fence)\n",
@@ -61,7 +61,13 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="fence not compared",
         broken="A lease's epoch is not compared before a write.",
         hurts="A runner that was taken for dead overwrites what its successor stored.",
-        edits=(Edit(_WRITING, "if row is None or row[0] != fence.epoch:", "if row is None:"),),
+        edits=(
+            Edit(
+                _WRITING,
+                "if epochs.get(fence.backend_id) != fence.epoch:",
+                "if fence.backend_id not in epochs:",
+            ),
+        ),
         notices=f"{_ROWS}::test_a_runner_that_lost_its_lease_writes_nothing",
     ),
     Breakage(
@@ -94,7 +100,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="ring without a row",
         broken="An event is told and not stored.",
         hurts="Whoever was away for a moment never learns of it.",
-        edits=(Edit(_EVENTS, "JobEvent.objects.bulk_create(rows)", "list(rows)"),),
+        edits=(Edit(_EVENTS, "    insert(rows)\n", ""),),
         notices=f"{_TOLD}::test_one_transaction_is_one_message_whose_frames_are_the_rows",
     ),
     Breakage(

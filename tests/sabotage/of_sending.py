@@ -18,11 +18,11 @@ OF_SENDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _CLAIMS,
-                "        claim = _claim(candidate, fence, client_id)\n",
-                "        from django.db import transaction\n\n"
-                "        with transaction.atomic():\n"
-                "            claim = _claim(candidate, fence, client_id)\n"
-                "            transaction.set_rollback(True)\n",
+                "            claim = _claim(candidate, fence, client_id, depth)\n",
+                "            from django.db import transaction\n\n"
+                "            with transaction.atomic():\n"
+                "                claim = _claim(candidate, fence, client_id, depth)\n"
+                "                transaction.set_rollback(True)\n",
             ),
         ),
         notices=f"{_FAULTS}::test_the_intent_is_stored_before_anything_reaches_the_backend",
@@ -73,7 +73,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="abandoned prompts forgotten",
         broken="Nobody looks for prompts that were given up as never accepted.",
         hurts="One that lands late renders for nobody, while others wait for the GPU.",
-        edits=(Edit("jobgroups/runner/session.py", "if not listed:", "if listed is not None:"),),
+        edits=(Edit("jobgroups/runner/observing.py", "if not listed:", "if listed is not None:"),),
         notices=f"{_FAULTS}::test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted",
     ),
     Breakage(
@@ -93,7 +93,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="uncharged retries without end",
         broken="A child may be given back uncharged any number of times.",
         hurts="A backend that swallows prompts keeps a group running for ever.",
-        edits=(Edit(_ATTEMPTS, "if child.uncharged_count + 1 >= MAX_UNCHARGED:", "if False:"),),
+        edits=(Edit(_ATTEMPTS, "if child.uncharged_count + 1 < MAX_UNCHARGED:", "if True:"),),
         notices=f"{_ROWS}::test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough",
     ),
     Breakage(
@@ -103,12 +103,8 @@ OF_SENDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _CLAIMS,
-                "active = Attempt.objects.filter(backend_id=fence.backend_id, ended_at__isnull=True)",
-                "active = Attempt.objects.filter(\n"
-                "        backend_id=fence.backend_id,\n"
-                "        ended_at__isnull=True,\n"
-                "        stop_requested_at__isnull=True,\n"
-                "    )",
+                "    active = _active(backend_id)\n",
+                "    active = [one for one in _active(backend_id) if one.stop_requested_at is None]\n",
             ),
         ),
         notices=f"{_ROWS}::test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts",
@@ -120,8 +116,8 @@ OF_SENDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _CLAIMS,
-                "if active.count() >= depth or stopping.exists():",
-                "if active.count() >= depth:",
+                "return not stopping and len(active)",
+                "return len(active)",
             ),
         ),
         notices=f"{_ROWS}::test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts",

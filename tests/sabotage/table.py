@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.sabotage.breakage import Breakage
+from tests.sabotage.of_failing import OF_FAILING
+from tests.sabotage.of_farm import OF_FARM
 from tests.sabotage.of_following import OF_FOLLOWING
+from tests.sabotage.of_holding import OF_HOLDING
+from tests.sabotage.of_retrying import OF_RETRYING
 from tests.sabotage.of_rows import OF_ROWS
 from tests.sabotage.of_sending import OF_SENDING
+from tests.sabotage.of_telling import OF_TELLING
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "sabotage.md"
@@ -17,6 +22,11 @@ _PARTS: Final = (
     ("Sending", OF_SENDING),
     ("Following, ending, stopping", OF_FOLLOWING),
     ("Storing and telling", OF_ROWS),
+    ("When a render fails", OF_FAILING),
+    ("Retrying", OF_RETRYING),
+    ("Holding back, setting aside", OF_HOLDING),
+    ("Telling people", OF_TELLING),
+    ("A farm of processes", OF_FARM),
 )
 BREAKAGES: Final = tuple(breakage for _, part in _PARTS for breakage in part)
 

@@ -1,0 +1,182 @@
+"""Breakages of what is done about failures: tried too often, too early, in the wrong place, or not at all."""
+
+from __future__ import annotations
+
+from tests.sabotage.breakage import Breakage, Edit
+
+_FAILED = "jobgroups/services/failed.py"
+_ATTEMPTS = "jobgroups/services/attempts.py"
+_PLACES = "jobgroups/services/places.py"
+_RETRYING = "jobgroups/retrying.py"
+_CLAIMS = "jobgroups/services/claims.py"
+_RUNNER_ATTEMPT = "jobgroups/runner/attempt.py"
+_IN_RUN = "tests/db/test_retry_in_run.py"
+_FARM = "tests/runner/test_retry_elsewhere.py"
+_PURE = "tests/unit/test_retrying.py"
+
+OF_FAILING: tuple[Breakage, ...] = (
+    Breakage(
+        name="attempts not counted",
+        broken="The attempts of a run are not counted.",
+        hurts="A workflow that always fails is rendered again until somebody notices.",
+        edits=(
+            Edit(
+                _FAILED,
+                "return child.attempts.filter(over, run=group.run, charged=True).count()",
+                "return 1 + 0 * child.attempts.filter(over, run=group.run, charged=True).count()",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_max_attempts_are_counted_and_the_last_failure_ends_the_child",
+    ),
+    Breakage(
+        name="one attempt more",
+        broken="A child has one attempt more than its group allows.",
+        hurts="`max_attempts: 1`, which is what everybody has who says nothing, renders twice.",
+        edits=(
+            Edit(
+                _RETRYING, "if charged >= self.max_attempts or", "if charged > self.max_attempts or"
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_without_a_policy_the_first_failure_ends_the_child_and_says_its_class",
+    ),
+    Breakage(
+        name="nothing is too little",
+        broken="Tries that come to nothing never count, however many there are.",
+        hurts="A backend that forgets every prompt keeps a child for ever.",
+        edits=(Edit(_ATTEMPTS, "update(charged=True, failure_class=kind)", "update()"),),
+        notices=f"{_IN_RUN}::test_tries_that_come_to_nothing_count_as_one_attempt",
+        within=20,
+    ),
+    Breakage(
+        name="back to the broken GPU",
+        broken="A backend where only another could help is a candidate again.",
+        hurts="A child goes to and fro between two machines, one of them on fire.",
+        edits=(
+            Edit(
+                _RETRYING,
+                "[one for one in candidates if one.backend_id not in tried.barred]",
+                "list(candidates)",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_fatal_error_of_the_gpu_never_comes_back_to_it",
+    ),
+    Breakage(
+        name="elsewhere unasked",
+        broken="A child goes to another backend although its group did not allow that.",
+        hurts="It is rendered on a machine that somebody left out on purpose.",
+        edits=(
+            Edit(
+                _PLACES,
+                "fit = [row for row in fit if row.id in within]",
+                "fit = list(fit)",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_child_stays_within_the_backends_of_its_group_unless_it_may_go_anywhere",
+    ),
+    Breakage(
+        name="smaller card first",
+        broken="After an out of memory the smallest card is tried next.",
+        hurts="All attempts are spent on cards that cannot hold it.",
+        edits=(Edit(_RETRYING, "forgiven, -vram, failures", "forgiven, vram, failures"),),
+        notices=f"{_PURE}::test_after_an_out_of_memory_the_largest_card_comes_first",
+    ),
+    Breakage(
+        name="memory not freed",
+        broken="A backend that ran out of memory is not asked to free it.",
+        hurts="The next attempt there finds as little as the last one.",
+        edits=(
+            Edit(
+                _RUNNER_ATTEMPT,
+                "if end.failure in ending.FREED_AFTER and self._session.may_change_backend:",
+                "if False:",
+            ),
+        ),
+        notices=f"{_FARM}::test_out_of_memory_is_tried_again_here_after_the_memory_was_freed",
+    ),
+    Breakage(
+        name="no wait for the stopped one",
+        broken="A child whose time was up is claimed while its prompt still runs.",
+        hurts="Two machines render the same picture at once.",
+        edits=(
+            Edit(
+                _CLAIMS,
+                'older = Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)',
+                'older = Attempt.objects.filter(child=OuterRef("pk"), id=0)',
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_child_whose_time_was_up_waits_until_its_prompt_was_seen_to_end",
+    ),
+    Breakage(
+        name="waiting for what hangs",
+        broken="A child waits for the end of a prompt that hangs.",
+        hurts="A machine that hangs until somebody comes in the morning keeps the picture till then.",
+        edits=(
+            Edit(
+                _CLAIMS,
+                "failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE]",
+                "failure_class__in=[]",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_prompt_that_hangs_does_not_keep_its_child_waiting",
+    ),
+    Breakage(
+        name="hanging not noticed",
+        broken="Nobody notes that a prompt goes on although its stop was asked for long ago.",
+        hurts="Its child waits for it, and the machine is given the next one.",
+        edits=(
+            Edit(
+                _RUNNER_ATTEMPT,
+                "if told and not self._is_stalled and tried_for >= self._timing.stalled_after:",
+                "if tried_for < 0:",
+            ),
+        ),
+        notices=f"{_FARM}::test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_only",
+        within=30,
+    ),
+    Breakage(
+        name="late picture thrown away",
+        broken="A picture that came after its time is not taken although its child still waits.",
+        hurts="It is rendered again for nothing.",
+        edits=(
+            Edit(
+                _ATTEMPTS,
+                "if state is AttemptState.SUCCESS and end.failure is None and _is_free(child):",
+                "if state is None:",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_picture_that_came_after_its_time_is_taken_while_its_child_waits",
+    ),
+    Breakage(
+        name="late picture taken at any time",
+        broken="A picture that came after its time decides a child that is rendered anew.",
+        hurts="A child is completed while its prompt runs, and its next end is lost.",
+        edits=(
+            Edit(
+                _ATTEMPTS,
+                "    return child.status == ChildStatus.QUEUED and child.current_attempt_id is None",
+                "    return child.status in CHILD_OPEN",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_late_picture_of_a_child_that_is_rendered_anew_decides_nothing",
+    ),
+    Breakage(
+        name="retried without its event",
+        broken="A child is put back for another try and nobody is told.",
+        hurts="Every client shows it running, on a machine where it is not.",
+        edits=(
+            Edit(
+                _FAILED,
+                "        _tell(write, child, attempt.backend_id, failure.kind, failure.message)\n",
+                "        pass\n",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes",
+    ),
+    Breakage(
+        name="bound to a backend that is gone",
+        broken="A child is given to a backend that is being forgotten at that moment.",
+        hurts="Nobody renders it and nobody ends it.",
+        edits=(Edit(_PLACES, "        hold_backends([backend_id])\n", "        pass\n"),),
+        notices=f"{_IN_RUN}::test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment",
+    ),
+)

@@ -1,0 +1,103 @@
+"""Breakages of what holds a backend back: a pause, a drain, a quarantine; and of giving back."""
+
+from __future__ import annotations
+
+from tests.sabotage.breakage import Breakage, Edit
+
+_CLAIMS = "jobgroups/services/claims.py"
+_HOLDS = "jobgroups/services/holds.py"
+_ROWS = "tests/db/test_holds.py"
+_RUNNING = "tests/runner/test_holds.py"
+
+OF_HOLDING: tuple[Breakage, ...] = (
+    Breakage(
+        name="claim ignores the hold",
+        broken="A claim does not look under its lease whether the backend was held back.",
+        hurts="Somebody pauses a machine to work on it, and it gets one more render.",
+        edits=(
+            Edit(
+                _CLAIMS,
+                "        if not _has_place(fence.backend_id, depth, locked=True):\n            raise _NoPlace\n",
+                "",
+            ),
+        ),
+        notices=f"{_ROWS}::test_a_pause_between_the_look_and_the_claim_is_seen",
+    ),
+    Breakage(
+        name="quarantine not checked",
+        broken="A backend that was set aside still takes prompts.",
+        hurts="A GPU that fails every prompt in a second fails a whole night's renders.",
+        edits=(
+            Edit(
+                _CLAIMS,
+                "quarantined=row.quarantined_at is not None,",
+                "quarantined=False,",
+            ),
+        ),
+        notices=f"{_ROWS}::test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed",
+    ),
+    Breakage(
+        name="failure not counted",
+        broken="The end of an attempt says nothing of its backend.",
+        hurts="A machine that crashes on every prompt is given the next one, all night.",
+        edits=(
+            Edit(
+                "jobgroups/services/writing.py",
+                "        quarantine.take_in(attempt)\n        return True\n",
+                "        return True\n",
+            ),
+        ),
+        notices=f"{_ROWS}::test_one_failure_on_probation_sends_it_back_for_twice_as_long",
+    ),
+    Breakage(
+        name="no probation",
+        broken="A backend that comes out of quarantine gets its full share at once.",
+        hurts="One that is still broken takes as many renders down with it as before.",
+        edits=(
+            Edit(
+                "backends/states.py",
+                "return min(depth, 1) if quarantine_count",
+                "return depth if quarantine_count",
+            ),
+        ),
+        notices=f"{_ROWS}::test_a_release_forgives_what_was_and_puts_it_on_probation",
+    ),
+    Breakage(
+        name="given back is charged",
+        broken="An attempt that was given back counts as a try of its child.",
+        hurts="A child whose machine was paused has no try left for a real failure.",
+        edits=(
+            Edit(
+                _HOLDS, "        Attempt.objects.filter(pk=attempt.pk).update(charged=False)\n", ""
+            ),
+        ),
+        notices=f"{_ROWS}::test_what_runs_is_given_back_uncharged_and_its_child_waits_again",
+    ),
+    Breakage(
+        name="word without a deed",
+        broken="What was to be given back at once is given back only when the word is new.",
+        hurts="The runner dies between word and deed: the machine that was wanted renders on.",
+        edits=(
+            Edit(
+                "jobgroups/runner/housekeeping.py",
+                "        if orders.hold and orders.at_once:\n",
+                "        if orders.hold and orders.at_once and not self._session.drivers:\n",
+            ),
+        ),
+        notices=f"{_RUNNING}::test_a_pause_at_once_is_carried_out_by_the_next_runner",
+        within=60,
+    ),
+    Breakage(
+        name="drained while a child waits",
+        broken="A backend that is drained is disabled although a child waits for it.",
+        hurts="The child fails, or waits for a machine that nobody will start again.",
+        edits=(
+            Edit(
+                _HOLDS,
+                "    return children.exists() or attempts.exists()",
+                "    return attempts.exists()",
+            ),
+        ),
+        notices=f"{_ROWS}::test_a_drain_waits_for_what_waits_there",
+    ),
+)

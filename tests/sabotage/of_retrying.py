@@ -1,0 +1,80 @@
+"""Breakages of a person's retry: what is done rendered again, two runs at once, a picture thrown away."""
+
+from __future__ import annotations
+
+from tests.sabotage.breakage import Breakage, Edit
+
+_WRITING = "jobgroups/services/writing.py"
+_RETRIES = "jobgroups/services/retries.py"
+_TESTS = "tests/db/test_retries.py"
+
+OF_RETRYING: tuple[Breakage, ...] = (
+    Breakage(
+        name="retry of what is done",
+        broken="A retry queues whatever child is named, also one that completed.",
+        hurts="Somebody's finished picture is thrown away and rendered again.",
+        edits=(
+            Edit("jobgroups/states.py", "CHILD_FINAL - {ChildStatus.COMPLETED}", "CHILD_FINAL"),
+            Edit(_RETRIES, "    if completed:\n", "    if False:\n"),
+        ),
+        notices=f"{_TESTS}::test_what_completed_is_not_retried",
+    ),
+    Breakage(
+        name="retry of what goes on",
+        broken="A group is retried although it has not ended.",
+        hurts="Two clicks open two runs, and the first one never ends for those who watch it.",
+        edits=(Edit(_RETRIES, "    if write.group.completed_at is None:\n", "    if False:\n"),),
+        notices=f"{_TESTS}::test_a_group_that_has_not_ended_is_not_retried",
+    ),
+    Breakage(
+        name="late result not adopted",
+        broken="A retry looks at no earlier attempt of its children.",
+        hurts="A picture that is there already is rendered a second time.",
+        edits=(
+            Edit(
+                _RETRIES, "        results = adopting.results(chosen)\n", "        results = {}\n"
+            ),
+        ),
+        notices=f"{_TESTS}::test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered",
+    ),
+    Breakage(
+        name="cancel mark kept",
+        broken="The next run keeps the cancel of the one before.",
+        hurts="A group that renders is shown as cancelled, and ends so though all of it is done.",
+        edits=(Edit(_WRITING, "        self.group.cancelled_at = None\n", ""),),
+        notices=f"{_TESTS}::test_a_cancelled_group_waits_again_with_what_was_cancelled",
+    ),
+    Breakage(
+        name="a day's wait kept",
+        broken="A retried child counts its wait from the first run.",
+        hurts="What is retried on the next morning times out before anything is sent.",
+        edits=(Edit(_WRITING, '"queued_at": moment,', '"queued_at": child.queued_at,'),),
+        notices=f"{_TESTS}::test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts",
+    ),
+    Breakage(
+        name="retry not told",
+        broken="A retry records no event.",
+        hurts="Pages that are open show the old failures until their children run.",
+        edits=(
+            Edit(
+                _RETRIES,
+                "        write.add(events.group_reopened(write.group, chosen))\n",
+                "",
+            ),
+        ),
+        notices=f"{_TESTS}::test_the_new_run_ends_with_a_group_complete_of_its_own",
+    ),
+    Breakage(
+        name="bound to a backend that takes nothing",
+        broken="A retry does not look whether a child's backend takes anything.",
+        hurts="The retried child fails at once, or waits for a machine that nobody will turn on.",
+        edits=(
+            Edit(
+                "jobgroups/services/rebinding.py",
+                "        if target is None and own in shut:\n",
+                "        if False:\n",
+            ),
+        ),
+        notices="tests/db/test_retries_elsewhere.py::test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do",
+    ),
+)
