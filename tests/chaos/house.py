@@ -1,0 +1,180 @@
+"""The farm: PostgreSQL, Redis, web processes, runners and machines, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psycopg
+
+from tests.chaos import rows
+from tests.e2e.burning.machines import Build, Machine, Machines, plugged_in
+from tests.served import Launched, LaunchedRunner, Served
+from tests.servers import Postgres, Redis, own_redis, postgres
+
+WEBS: Final = 2
+RUNNERS: Final = 2
+MACHINES: Final = 8
+_DATABASE: Final = "director"
+
+#: Times of the Director, so short that what is given up comes back while somebody waits.
+_SETTINGS: Final = {
+    "DIRECTOR_TIME_SCALE": "0.3",
+    "DIRECTOR_RETRY_BACKOFF_SECONDS": "0.2",
+    "DIRECTOR_MOVE_AFTER_SECONDS": "6",
+    "DIRECTOR_QUARANTINE_FORGIVE_MINUTES": "0.1",
+    "DIRECTOR_SECRET_KEY": "one-key-for-all-processes-of-the-farm-0123456789",
+}
+#: What a process says when it met something that nobody thought of.
+DEFECT: Final = re.compile(r".*(?:met a defect|a defect at|cannot be made ready).*")
+
+
+class House:
+    """All processes. The runners' names are also the names of their connections to PostgreSQL."""
+
+    def __init__(self, folder: Path, server: Postgres, doorbell: Redis, machines: Machines) -> None:
+        self.postgres = server
+        self.redis = doorbell
+        self.machines = machines
+        self._url = server.create(_DATABASE)
+        self.webs = [self._web(folder / f"web-{n}") for n in range(1, WEBS + 1)]
+        self.runners = {
+            f"runner-{n}": self._runner(folder / f"runner-{n}") for n in range(1, RUNNERS + 1)
+        }
+
+    def _settings(self, name: str) -> dict[str, str]:
+        database = f"{self._url}?application_name={name}"
+        return {
+            **_SETTINGS,
+            "DIRECTOR_DATABASE_URL": database,
+            "DIRECTOR_REDIS_URL": self.redis.url,
+        }
+
+    def _web(self, folder: Path) -> Served:
+        folder.mkdir()
+        return Served(
+            folder,
+            arguments=("--no-runner", "--port", "0"),
+            environment=self._settings(folder.name),
+            start=False,
+            keeps_port=True,
+        )
+
+    def _runner(self, folder: Path) -> LaunchedRunner:
+        folder.mkdir()
+        return LaunchedRunner(
+            folder, "--name", folder.name, environment=self._settings(folder.name)
+        )
+
+    @property
+    def all(self) -> list[Launched]:
+        """The Director's processes."""
+        return [*self.webs, *self.runners.values()]
+
+    def start(self) -> None:
+        """Start all at once over an empty database, and wait until every machine is online."""
+        for one in self.all:
+            one.start(wait=False)
+        for one in self.all:
+            one.wait_ready(90.0)
+        with self.connect() as database:
+            rows.watch_writers(database)
+        for machine in self.machines.by_name.values():
+            body = {"url": machine.url, "backend_id": machine.name}
+            answer = self.webs[0].ask("POST", "/api/backends", json=body)
+            assert answer.status_code == 201, answer.text
+        self.webs[0].wait_online(60.0)
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect to the farm's database."""
+        return self.postgres.connect(_DATABASE)
+
+    def wait_url(self) -> str:
+        """Return where one of the web processes answers, whichever."""
+        return random.choice([one.url for one in self.webs if one.url])
+
+    def ask(
+        self, method: str, path: str, *, within: float = 90.0, **options: Any
+    ) -> httpx.Response:
+        """Make a request of one web or the other, again where it is not answered.
+
+        Raises:
+            AssertionError: no answer in time, or one that nobody was to expect.
+        """
+        end = time.monotonic() + within
+        while True:
+            told = "no answer"
+            with suppress(httpx.HTTPError):
+                url = f"{self.wait_url()}{path}"
+                answer = httpx.request(method, url, trust_env=False, timeout=20.0, **options)
+                if answer.status_code < 500:
+                    return answer
+                told = f"{answer.status_code}: {answer.text}"
+                assert answer.status_code == 503, told
+                assert answer.headers.get("Retry-After") or "runner_absent" in told, told
+            assert time.monotonic() < end, f"{method} {path}: {told}"
+            time.sleep(0.3)
+
+    def printed(self) -> str:
+        """Return the last words of each process."""
+        said = [f"--- {one.folder.name}\n{one.printed()[-1500:]}" for one in self.all if one.starts]
+        return "\n".join(said)
+
+    def defects(self) -> list[str]:
+        """Return what any process in any of its lives has said of a defect."""
+        logs = [log for one in self.all for log in sorted(one.folder.glob("*.log"))]
+        return [
+            f"{log.parent.name}/{log.name}: {line}"
+            for log in logs
+            for line in DEFECT.findall(log.read_text(encoding="utf-8", errors="replace"))
+        ]
+
+    def stop(self) -> None:
+        """End the Director's processes as their user does."""
+        for one in self.all:
+            assert one.stop() == 0, one.printed()
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        for one in self.all:
+            if one.runs:
+                signal_group(one, signal.SIGCONT)
+            one.close()
+
+
+def signal_group(one: Launched | Machine, number: int) -> None:
+    """Signal a process and what it has started."""
+    os.killpg(one.process.pid, number)
+
+
+@contextmanager
+def house(folder: Path, *, seconds: float) -> Iterator[House]:
+    """Build a farm, not started yet, until the block ends.
+
+    Args:
+        folder: for logs, witness and data folders.
+        seconds: sampling time of a prompt; the machines differ by half of it.
+    """
+    builds = [
+        Build(f"gpu-{n}", seconds * (0.75 + n / (2 * MACHINES))) for n in range(1, MACHINES + 1)
+    ]
+    with postgres() as server, own_redis() as doorbell, plugged_in(folder, builds) as machines:
+        built = House(folder, server, doorbell, machines)
+        try:
+            yield built
+        finally:
+            built.close()
+            for machine in machines.by_name.values():
+                if machine.runs:
+                    signal_group(machine, signal.SIGCONT)
+            log = server.folder / "log"
+            if log.exists():
+                (folder / "postgres.log").write_bytes(log.read_bytes())

@@ -1,0 +1,111 @@
+"""One run: build the farm, strike it while it works, wait for its peace, keep all, check all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos import checking, rows
+from tests.chaos.house import House, house
+from tests.chaos.killer import Killer, Tally
+from tests.chaos.load import Load
+from tests.chaos.plan import LONG, Pace, plan
+
+#: Seconds that the farm has to come to rest after the last strike.
+_PEACE: Final = 240.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is run.
+
+    Attributes:
+        seed: decides the plan of strikes.
+        kills: how many strikes.
+        children: so many are submitted at least.
+        pace: how long things last.
+        seconds: sampling time of a prompt.
+    """
+
+    seed: int
+    kills: int
+    children: int
+    pace: Pace = LONG
+    seconds: float = 0.3
+
+
+def run(wanted: Wanted, folder: Path, say: Callable[[str], object]) -> Tally:
+    """Run, check, and return what was hit. All that the checker needs stays in the folder.
+
+    Raises:
+        AssertionError: a law was broken, or the farm did not come to rest.
+    """
+    (folder / checking.STREAMS).mkdir(parents=True)
+    began = time.monotonic()
+    with house(folder, seconds=wanted.seconds) as farm:
+        farm.start()
+        say(f"The farm stands after {time.monotonic() - began:.0f} s.")
+        load = Load(farm, folder / checking.STREAMS, seed=wanted.seed, children=wanted.children)
+        load.start()
+        try:
+            with (folder / "strikes.log").open("w", encoding="utf-8") as log:
+                killer = Killer(farm, log)
+                killer.work_off(plan(wanted.seed, wanted.kills, wanted.pace))
+            say(str(killer.tally))
+            load.stop(within=_PEACE + wanted.children / 2)
+            _wait_settled(farm)
+        finally:
+            _keep(farm, load, wanted, folder)
+        farm.stop()
+    say(checking.check(folder))
+    defects = farm.defects()
+    assert not defects, f"{len(defects)} defects: {defects[:5]}"
+    say(f"Held for {time.monotonic() - began:.0f} s. Kept: {folder}")
+    return killer.tally
+
+
+def _wait_settled(farm: House) -> None:
+    """Wait until no attempt is active and no prompt stands anywhere."""
+    end = time.monotonic() + _PEACE
+    with farm.connect() as database:
+        while left := database.execute(
+            "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
+        ).fetchall():
+            assert time.monotonic() < end, (
+                f"attempts that nobody ends: {left[:5]}\n{farm.printed()}"
+            )
+            time.sleep(0.2)
+    farm.machines.wait_idle()
+
+
+def _keep(farm: House, load: Load, wanted: Wanted, folder: Path) -> None:
+    facts = {
+        "seed": wanted.seed,
+        "kills": wanted.kills,
+        # A runner that stands still, and whoever waits for its lease, ask no machine meanwhile.
+        "unasked": wanted.pace.frozen + 30.0,
+    }
+    _write(folder / checking.RUN, facts)
+    _write(folder / checking.PROMISED, list(load.watchers))
+    snapshots = {one: _snapshot(farm, one) for one in load.watchers}
+    _write(folder / checking.SNAPSHOTS, snapshots)
+    with farm.connect() as database:
+        rows.copy(database, folder / checking.DATABASE)
+
+
+def _snapshot(farm: House, group_id: str) -> Any:
+    return farm.ask("GET", f"/api/job-groups/{group_id}").json()
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run has kept."""
+    shutil.rmtree(folder, ignore_errors=True)
