@@ -1,0 +1,77 @@
+"""``python -m tests.bench [names]``: measure all, or what is named, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.bench import (
+    farm,
+    first_prompts,
+    frames,
+    growth,
+    http_api,
+    starting,
+    stored,
+    throughput,
+    watchers,
+)
+from tests.bench.figures import Figure, machine, table
+
+#: What is measured where nothing is named, in this order.
+MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
+    "start": starting.measure,
+    "api": http_api.measure,
+    "prompts": first_prompts.measure,
+    "frames": frames.measure,
+    "groups": throughput.measure,
+    "watchers": watchers.measure,
+    "farm": farm.measure,
+    "list": stored.measure,
+}
+#: Only where it is named; it prints tables of its own.
+GROWTH = "growth"
+
+
+def main() -> int:
+    """Return 1 where a gate is missed or a part could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    known = [*MEASURES, GROWTH]
+    parser.add_argument("names", nargs="*", help=f"what to measure: {', '.join(known)}")
+    names = parser.parse_args().names or list(MEASURES)
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"{unknown[0]} is not measured; there are {', '.join(known)}")
+    if GROWTH in names:
+        names.remove(GROWTH)
+        with tempfile.TemporaryDirectory() as folder:
+            print(machine(), flush=True)
+            for grown in growth.measure(Path(folder)):
+                print(f"\n{grown}", flush=True)
+    return _measure(names) if names else 0
+
+
+def _measure(names: Sequence[str]) -> int:
+    figures: list[Figure] = []
+    failed: list[str] = []
+    for name in names:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                figures += MEASURES[name](Path(folder))
+            except Exception:  # noqa: BLE001 what the others measured is worth printing
+                traceback.print_exc()
+                failed.append(name)
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    print(machine(), table(figures), sep="\n\n")
+    for name in failed:
+        print(f"\n{name} could not be measured; why stands above.")
+    return int(bool(failed) or any(not one.reaches(one.gate) for one in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""How cost grows: with stored groups, children of a group, backends, watchers; four sizes of each.
+
+Of each step the cost of one more of what grows can be read: whether it is the same at every size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from tests.bench import stored
+from tests.bench.figures import p50
+from tests.bench.gpus import simulated
+from tests.bench.processes import resident_kib, spent
+from tests.bench.submitting import Client
+from tests.bench.watchers import many
+from tests.bench.watching import allow_many
+from tests.served import serving
+
+GROUPS = (1_000, 10_000, 50_000, 200_000)
+CHILDREN = (3, 30, 300, 1_000)
+BACKENDS = (3, 30, 100, 200)
+WATCHERS = (10, 100, 300, 1_000)
+
+
+def measure(
+    folder: Path,
+    *,
+    groups: Sequence[int] = GROUPS,
+    children: Sequence[int] = CHILDREN,
+    backends: Sequence[int] = BACKENDS,
+    watchers: Sequence[int] = WATCHERS,
+) -> Iterator[str]:
+    """Yield a table for each of the four."""
+    yield _table(
+        "stored groups",
+        ("list, p50", "slowest query, p50", "POST of 3, p50", "GET, p50"),
+        [(count, _with_groups(_made(folder, f"groups-{count}"), count)) for count in groups],
+    )
+    yield _table(
+        "children of a group",
+        ("POST", "GET, p50", "CPU of its course, per child", "from POST to its end"),
+        [(count, _with_children(_made(folder, f"children-{count}"), count)) for count in children],
+    )
+    yield _table(
+        "backends",
+        ("idle: of a core", "memory", "until all are online"),
+        [(count, _with_backends(_made(folder, f"backends-{count}"), count)) for count in backends],
+    )
+    allow_many(max(watchers))
+    yield _table(
+        "watchers of one group",
+        ("first to last, p50 of events", "CPU per watcher and event", "memory of each"),
+        [(count, _with_watchers(_made(folder, f"watchers-{count}"), count)) for count in watchers],
+    )
+
+
+def _with_groups(folder: Path, count: int) -> tuple[str, ...]:
+    with simulated(folder, 3) as gpus:
+        with serving(folder, gpus.urls):
+            pass
+        stored.fill_sqlite(folder / "data" / "director.sqlite3", count)
+        with serving(folder, gpus.urls) as served:
+            taken = stored.ask(served, 10)
+            slowest = max(taken, key=lambda name: median(taken[name]))
+            with Client(served.url) as client:
+                posts = []
+                for _ in range(15):
+                    seconds, group_id = client.send(client.submission(gpus.ids))
+                    posts.append(seconds)
+                    client.wait(group_id)
+                gets = [client.timed(f"/api/job-groups/{group_id}") for _ in range(100)]
+    worst = f"{p50(taken[slowest]):.1f} ms ({slowest})"
+    return _ms(p50(taken["newest"])), worst, _ms(p50(posts)), _ms(p50(gets))
+
+
+def _with_children(folder: Path, count: int) -> tuple[str, ...]:
+    with (
+        simulated(folder, 3) as gpus,
+        serving(folder, gpus.urls) as served,
+        Client(served.url) as client,
+    ):
+        client.wait(client.submit(gpus.ids))
+        backend_ids = [gpus.ids[number % 3] for number in range(count)]
+        with spent(serve=served.process.pid) as span:
+            seconds, group_id = client.send(client.submission(backend_ids))
+            client.wait(group_id, within=300, every=0.2)
+        gets = [client.timed(f"/api/job-groups/{group_id}") for _ in range(30)]
+    each = span.cpu["serve"] / count * 1000
+    return _ms(seconds * 1000), _ms(p50(gets)), _ms(each), f"{span.seconds:.2f} s"
+
+
+def _with_backends(folder: Path, count: int) -> tuple[str, ...]:
+    with simulated(folder, count) as gpus:
+        began = time.monotonic()
+        with serving(folder, gpus.urls) as served:
+            online = time.monotonic() - began
+            time.sleep(2)
+            with spent(serve=served.process.pid) as span:
+                time.sleep(10)
+            memory = resident_kib(served.process.pid) / 1024
+    return f"{span.share('serve'):.1f} %", f"{memory:.0f} MiB", f"{online:.1f} s"
+
+
+def _with_watchers(folder: Path, count: int) -> tuple[str, ...]:
+    with simulated(folder, 3) as gpus, serving(folder, gpus.urls) as served:
+        heard = many(served, gpus, count)
+    each = heard.cpu_s / count / len(heard.spreads) * 1e6
+    return _ms(p50(heard.spreads)), f"{each:.0f} µs", f"{heard.idle_kib:.0f} KiB"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f} ms"
+
+
+def _table(what: str, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> str:
+    lines = [[what, *names], ["---"] * (len(names) + 1)]
+    lines += [[f"{count:,}", *cells] for count, cells in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _made(folder: Path, name: str) -> Path:
+    place = folder / name
+    place.mkdir()
+    return place

@@ -1,0 +1,62 @@
+"""How long it takes until the first request is answered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+from tests.bench.figures import Figure
+from tests.bench.submitting import Client
+from tests.served import ROOT, Served
+
+#: What ``director groups`` imports before it asks anything.
+_COMMAND = "from director.__main__ import app; app.is_for(['groups'])"
+_LIBRARIES = "import django.contrib.admin, rest_framework, channels, daphne.server, httpx"
+
+
+def measure(folder: Path) -> list[Figure]:
+    """Measure the import of the application and of the CLI, and ``serve`` until it is healthy."""
+    Served(folder).stop()  # the tables are made once
+    libraries = [_python(_LIBRARIES) for _ in range(3)]
+    imports = [_python("import director.asgi") for _ in range(3)]
+    starts = []
+    for _ in range(3):
+        began = time.perf_counter()
+        served = Served(folder)
+        _wait_healthy(served)
+        starts.append(time.perf_counter() - began)
+        served.stop()
+    bare = median(_python("pass") for _ in range(7))
+    command = median(_python(_COMMAND) for _ in range(7)) - bare
+    floor = median(libraries)
+    return [
+        Figure(name="import of the application", value=median(imports), unit="s", floor=floor),
+        Figure(
+            name="serve until it is healthy",
+            value=median(starts),
+            unit="s",
+            floor=floor,
+            gate=2,
+            goal=1,
+        ),
+        Figure(name="import of the CLI", value=command, unit="s", gate=0.3, goal=0.15),
+    ]
+
+
+def _wait_healthy(served: Served) -> None:
+    """Wait until all that ``/api/health`` looks at is well, but for backends: there are none."""
+    with Client(served.url) as client:
+        while True:
+            checks = client.get("/api/health")["checks"]
+            if all(one["status"] == "ok" for name, one in checks.items() if name != "backends"):
+                return
+            time.sleep(0.01)
+
+
+def _python(code: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    return time.perf_counter() - began

@@ -1,0 +1,147 @@
+"""Groups a second, what each costs, what stays of it in memory, and that none is lost or doubled.
+
+Three backends that render at once, twenty clients that each submit a group, wait for its end and
+submit the next. The database is the default one: SQLite, each commit synced.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench.figures import Figure
+from tests.bench.gpus import Entry, Gpus, simulated
+from tests.bench.processes import Span, resident_kib, spent
+from tests.bench.submitting import Client
+from tests.served import Served, serving
+
+AT_ONCE = 20
+GROUPS = 1_000
+#: Seconds between two looks at which groups have ended, and groups that a look shows.
+_LOOK = 0.1
+_SHOWN = 50
+
+
+def measure(folder: Path, *, groups: int = GROUPS, within: float = 35.0) -> list[Figure]:
+    """Measure the second thousand groups; each thousand ends after some seconds anyway."""
+    with simulated(folder, 3) as gpus, serving(folder, gpus.urls) as served:
+        first = load(served, gpus, groups=groups, within=within)
+        before = resident_kib(served.process.pid)
+        second = load(served, gpus, groups=groups, within=within)
+        grown = resident_kib(served.process.pid) - before
+    submitted = first.submitted + second.submitted
+    wrong = lost(served.data / "director.sqlite3", submitted) + doubled(gpus.seen())
+    return figures(second, grown, wrong)
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load of groups came to."""
+
+    submitted: list[str] = field(default_factory=list)
+    span: Span = field(default_factory=Span)
+
+    @property
+    def rate(self) -> float:
+        """Groups a second."""
+        return len(self.submitted) / self.span.seconds
+
+    def cpu_ms(self, name: str) -> float:
+        """Return a process's CPU time for one group, in milliseconds."""
+        return self.span.cpu[name] / len(self.submitted) * 1000
+
+
+def figures(load: Load, grown_kib: int, wrong: int) -> list[Figure]:
+    """Return what is asked of them."""
+    at_once = f"groups of 3, {AT_ONCE} at once"
+    return [
+        Figure(name=at_once, value=load.rate, unit="/s", gate=40, goal=105, more_is_better=True),
+        Figure(name=f"{at_once}, CPU of each", value=load.cpu_ms("serve"), gate=25, goal=9),
+        Figure(name=f"{at_once}, CPU of the simulators", value=load.cpu_ms("gpus")),
+        Figure(name=f"{at_once}, lost or doubled", value=wrong, unit="", gate=0),
+        Figure(
+            name="memory for 1,000 groups more",
+            value=grown_kib / 1024 / len(load.submitted) * 1000,
+            unit="MiB",
+            gate=3,
+        ),
+    ]
+
+
+def load(served: Served, gpus: Gpus, *, groups: int, within: float) -> Load:
+    """Keep twenty groups under way until so many have been submitted or the time is over."""
+    done = Load()
+    with Client(served.url) as client, spent(serve=served.process.pid, gpus=gpus.pid) as done.span:
+        ends = _Ends(client)
+        stop_at = time.monotonic() + within
+        lock = threading.Lock()
+
+        def keep_one() -> None:
+            with Client(served.url) as own:
+                submission = own.submission(gpus.ids)
+                while time.monotonic() < stop_at:
+                    with lock:
+                        if len(done.submitted) >= groups:
+                            return
+                        place = len(done.submitted)
+                        done.submitted.append("")
+                    _, group_id = own.send(submission)
+                    done.submitted[place] = group_id
+                    ends.wait(group_id)
+
+        threads = [threading.Thread(target=keep_one) for _ in range(AT_ONCE)]
+        for one in threads:
+            one.start()
+        ends.look_until(lambda: not any(one.is_alive() for one in threads))
+    assert all(done.submitted), "a submission was not answered"
+    return done
+
+
+class _Ends:
+    """Which groups have ended: one client looks for all."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._open: dict[str, threading.Event] = {}
+
+    def wait(self, group_id: str) -> None:
+        """Wait until a group has ended."""
+        self._open[group_id] = ended = threading.Event()
+        assert ended.wait(60), f"{group_id} does not end"
+
+    def look_until(self, over: Callable[[], bool]) -> None:
+        """Look until there is nobody left who waits."""
+        while not over():
+            for row in self._client.get(f"/api/job-groups?limit={_SHOWN}")["results"]:
+                if row["completed_at"] and (ended := self._open.pop(row["job_group_id"], None)):
+                    ended.set()
+            time.sleep(_LOOK)
+
+
+def lost(database: Path, submitted: Sequence[str]) -> int:
+    """Return how many of the promised groups are not stored, or have a job that is not completed."""
+    with sqlite3.connect(database) as rows:
+        whole = rows.execute(
+            "SELECT g.id FROM jobgroups_jobgroup g JOIN jobgroups_childjob c ON c.group_id = g.id"
+            " WHERE g.status = 'completed' AND c.status = 'completed'"
+            " GROUP BY g.id, g.total_count HAVING COUNT(*) = g.total_count"
+        ).fetchall()
+    rows.close()
+    return len(set(submitted) - {group_id for (group_id,) in whole})
+
+
+def doubled(seen: Sequence[Entry]) -> int:
+    """Return how many jobs were sent, and prompts executed, more than once by what was seen."""
+    jobs: Counter[str] = Counter()
+    starts: Counter[str] = Counter()
+    for entry in seen:
+        if entry["kind"] == "accepted":
+            jobs[entry["extra_data"]["director"]["job"]] += 1
+        elif entry["kind"] == "started":
+            starts[entry["prompt_id"]] += 1
+    return sum(count > 1 for count in (*jobs.values(), *starts.values()))

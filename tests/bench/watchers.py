@@ -1,0 +1,168 @@
+"""A thousand clients of one group, what an idle one costs, and one that reads nothing."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from tests.bench.figures import Figure, p50
+from tests.bench.gpus import Gpus, simulated
+from tests.bench.processes import resident_kib, spent
+from tests.bench.submitting import Client
+from tests.bench.watching import Watcher, allow_many, read_all
+from tests.served import Served, serving
+
+WATCHERS = 1_000
+#: A client that reads nothing may cost what it would have been sent in so many seconds.
+_STREAM_SECONDS = 50.0
+#: Children of the group that they watch, each telling something ten times a second.
+_TALKERS = 40
+#: So many at once: what the Director itself grows by meanwhile does not show.
+_STALLED = 20
+_BUFFER = 4_096
+
+
+def measure(
+    folder: Path, *, watchers: int = WATCHERS, stalled_seconds: float = 75.0
+) -> list[Figure]:
+    """Measure many watchers, then the stalled one."""
+    allow_many(watchers)
+    with (
+        simulated(_made(folder / "gpus"), 3) as gpus,
+        serving(_made(folder / "many"), gpus.urls) as served,
+    ):
+        rows = many(served, gpus, watchers).figures(watchers)
+    with (
+        simulated(_made(folder / "talkers"), _TALKERS, seconds=3_600) as gpus,
+        serving(_made(folder / "stalled"), gpus.urls) as served,
+    ):
+        rows += _stalled(served, gpus, stalled_seconds)
+    return rows
+
+
+class Heard:
+    """What many watchers of one group were sent.
+
+    Attributes:
+        idle_kib: what one that only waits costs.
+        cpu_s: the Director's CPU time from the first event to the last, rendering included.
+    """
+
+    def __init__(
+        self, watchers: list[Watcher], last_seq: int, *, idle_kib: float, cpu_s: float
+    ) -> None:
+        self.idle_kib = idle_kib
+        self.cpu_s = cpu_s
+        wanted = list(range(1, last_seq + 1))
+        self.complete = 0
+        moments: dict[int, list[float]] = defaultdict(list)
+        for one in watchers:
+            frames = list(one.frames())
+            known = int(frames[0][1]["seq"]) if frames else 0
+            events = [(moment, frame["seq"]) for moment, frame in frames[1:] if "seq" in frame]
+            self.complete += [seq for _, seq in events] == wanted[known:]
+            for moment, seq in events:
+                moments[seq].append(moment)
+        #: Seconds from the first watcher to the last one, for each event.
+        self.spreads = [max(each) - min(each) for _, each in sorted(moments.items())]
+
+    def figures(self, watchers: int) -> list[Figure]:
+        """Return what is asked of them."""
+        of_them = f"{watchers:,} watchers"
+        return [
+            Figure(
+                name=f"{of_them}: that got all events",
+                value=self.complete / watchers * 100,
+                unit="%",
+                gate=100,
+                more_is_better=True,
+            ),
+            Figure(
+                name=f"{of_them}: first to last, p50 of events",
+                value=p50(self.spreads),
+                gate=80,
+                goal=40,
+            ),
+            Figure(name=f"{of_them}: first to last, last event", value=self.spreads[-1] * 1000),
+            Figure(name="memory of an idle socket", value=self.idle_kib, unit="KiB", gate=30),
+        ]
+
+
+def many(served: Served, gpus: Gpus, count: int) -> Heard:
+    """Have so many clients watch one group of twelve from its start to its end."""
+    gpus.tell("hold")
+    with Client(served.url) as client:
+        group_id = client.submit(gpus.ids * 4)
+        client.wait(group_id, lambda one: one["child_jobs"][2]["status"] == "running")
+        path = f"/ws/job-groups/{group_id}"
+        warm = [Watcher(served.url, path) for _ in range(20)]
+        before = resident_kib(served.process.pid)
+        watchers = [Watcher(served.url, path) for _ in range(count)]
+        read_all(watchers, within=30, until=lambda data: b"initial_state" in data)
+        time.sleep(1)
+        idle = (resident_kib(served.process.pid) - before) / count
+        with spent(serve=served.process.pid) as span:
+            gpus.tell("go")
+            read_all(watchers, within=60, until=lambda data: b'"group_complete"' in data)
+        last_seq = client.group(group_id)["seq"]
+    for one in (*warm, *watchers):
+        one.close()
+    return Heard(watchers, last_seq, idle_kib=idle, cpu_s=span.cpu["serve"])
+
+
+def _stalled(served: Served, gpus: Gpus, seconds: float) -> list[Figure]:
+    with Client(served.url) as client:
+        group_id = client.submit(gpus.ids)
+        client.wait(
+            group_id,
+            lambda one: all(child["status"] == "running" for child in one["child_jobs"]),
+        )
+        path = f"/ws/job-groups/{group_id}"
+        gpus.tell("beat", 20)
+        healthy = Watcher(served.url, path)
+        read_all([healthy], within=5)  # and the Director's memory settles
+        said = sum(len(data) for _, data in healthy.pieces) / 5
+        healthy.close()
+        stream_kib = said * _STREAM_SECONDS / 1024
+        before = resident_kib(served.process.pid)
+        stalled = [Watcher(served.url, path, buffer=_BUFFER) for _ in range(_STALLED)]
+        grown, dropped_after = _until_dropped(served, stalled, before, seconds)
+        for one in stalled:
+            one.close()
+    gpus.tell("beat", 0)
+    with Client(served.url) as client:
+        client.cancel(group_id)
+    gpus.wait_counts(lambda counts: counts["standing"] == 0)
+    return [
+        Figure(
+            name=f"memory of a stalled client (stream {said / 1024:.0f} KiB/s)",
+            value=grown / 1024 / _STALLED,
+            unit="MiB",
+            gate=stream_kib / 1024,
+        ),
+        Figure(name="a stalled client is dropped after", value=dropped_after, unit="s"),
+    ]
+
+
+def _until_dropped(
+    served: Served, stalled: list[Watcher], before: int, seconds: float
+) -> tuple[int, float]:
+    """Return the most that the Director grew by, in KiB, and when it had cut all connections."""
+    began = time.monotonic()
+    poll = select.poll()
+    for one in stalled:
+        poll.register(one.socket, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    left, grown, passed = len(stalled), 0, 0.0
+    while left and (passed := time.monotonic() - began) < seconds:
+        grown = max(grown, resident_kib(served.process.pid) - before)
+        for file, _ in poll.poll(500):
+            poll.unregister(file)
+            left -= 1
+    return grown, float("inf") if left else passed
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
