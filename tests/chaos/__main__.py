@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -53,6 +54,8 @@ def main() -> int:
         if asked.kills >= _OF:
             checking.check_reached(tally, each=_EACH)
 
+    # Its processes have sessions of their own: whoever ends this one must not leave them behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"Seed {asked.seed}, {asked.kills} strikes; what happens is kept in {folder}")
     return _told(strike)
 
