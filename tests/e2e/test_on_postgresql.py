@@ -5,22 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_runner_process import needs_servers
 from tests.served import ROOT
-from tests.servers import Postgres, postgres
+from tests.servers import Postgres
 
 pytestmark = [pytest.mark.timeout(180), needs_servers]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
 
 
 def run(server: Postgres, folder: Path, *files: str) -> None:

@@ -117,23 +117,10 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
 @pytest.fixture
-def doorbell() -> Iterator[Redis]:
-    with own_redis() as running:
-        yield running
-
-
-@pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, server: Postgres, doorbell: Redis) -> Iterator[Farm]:
+def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[Farm]:
     """PostgreSQL and Redis, an empty database, nothing started yet."""
-    database = server.create(f"director_{tmp_path.name[-24:]}_{time.time_ns() % 10**6}")
-    made = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=database, DIRECTOR_REDIS_URL=doorbell.url)
+    made = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
     try:
         yield made
     finally:

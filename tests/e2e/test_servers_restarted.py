@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.test_runner_process import Farm, needs_servers, once_each, until
 from tests.served import stop_in_order
-from tests.servers import Postgres, Redis, own_redis, postgres
+from tests.servers import Postgres, Redis
 from tests.ws.client_state import ClientState
 
 pytestmark = [pytest.mark.timeout(180), needs_servers]
@@ -31,21 +31,8 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture
-def doorbell() -> Iterator[Redis]:
-    with own_redis() as running:
-        yield running
-
-
-@pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, server: Postgres, doorbell: Redis) -> Iterator[Farm]:
-    database = server.create("director")
-    made = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=database, DIRECTOR_REDIS_URL=doorbell.url)
+def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[Farm]:
+    made = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
     try:
         made.web.start()
         made.runner("room-1")

@@ -16,7 +16,7 @@ from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.killing.preload import library, needs_preload
 from tests.e2e.test_runner_process import Farm, needs_servers, once_each, refused, until
 from tests.served import Launched, stop_in_order
-from tests.servers import Postgres, Redis, own_redis, postgres
+from tests.servers import Postgres, Redis
 
 pytestmark = [pytest.mark.timeout(180), needs_servers]
 
@@ -74,23 +74,6 @@ class Leases:
 def gpus(tmp_path: Path) -> Iterator[Gpus]:
     with simulated(tmp_path, count=BACKENDS, seconds=1.0) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture
-def doorbell() -> Iterator[Redis]:
-    with own_redis() as running:
-        yield running
-
-
-@pytest.fixture
-def url(tmp_path: Path, server: Postgres) -> str:
-    return server.create(f"director_{tmp_path.name[-24:]}_{time.time_ns() % 10**6}")
 
 
 @pytest.fixture
