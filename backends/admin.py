@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
@@ -53,8 +54,10 @@ def row_link(model: type[Model], key: object) -> SafeString | str:
     """Return a link to a row's page, named by its key; "-" for none."""
     if key is None or key == "":
         return "-"
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}_change"
     try:
-        url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[key])
+        # Quoted: the admin takes an underscore and two digits for a character of its own.
+        url = reverse(name, args=[quote(str(key))])
     except NoReverseMatch:
         return str(key)
     return format_html('<a href="{}">{}</a>', url, key)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable
 
 import pytest
 from django.apps import apps
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
+from backends.admin import row_link
 from backends.models import Backend
 from jobgroups.clock import now
 from jobgroups.hub import Hub
@@ -53,7 +56,7 @@ def _list_url(model: type[Model]) -> str:
 
 def _page_url(row: Model) -> str:
     name = f"admin:{row._meta.app_label}_{row._meta.model_name}_change"
-    return reverse(name, args=[row.pk])
+    return reverse(name, args=[quote(row.pk)])
 
 
 def _run(client: Client, action: str, rows: Iterable[Model]) -> str:
@@ -94,6 +97,13 @@ def test_every_row_has_a_page_that_changes_nothing(
     before = model._default_manager.filter(pk=row.pk).values()[0]
     assert admin_client.post(_page_url(row), {"status": "failed"}).status_code == 403
     assert model._default_manager.filter(pk=row.pk).values()[0] == before
+
+
+def test_a_link_leads_to_a_row_whatever_its_id(admin_client: Client) -> None:
+    farm.backend("gpu_22")
+    link = re.search(r'href="([^"]+)"', str(row_link(Backend, "gpu_22")))
+    assert link is not None
+    assert admin_client.get(link[1]).status_code == 200
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
