@@ -228,7 +228,7 @@ def _sqlite(path: str) -> dict[str, Any]:
     timeout. The progress flush alone lowers ``synchronous``, on a connection of its own.
     """
     return {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": "director.sqlite3",
         "NAME": path,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",

@@ -8,11 +8,13 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, ParamSpec, TypeVar
 
-from django.db import InterfaceError, InternalError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -23,6 +25,8 @@ TRANSIENT: Final = (OperationalError, InterfaceError, InternalError)
 #: Seconds: the first and the longest pause before a write is repeated.
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
+#: So many units of work share a commit at most: whoever else writes waits for them all.
+_MOST_TOGETHER: Final = 16
 
 
 class Database:
@@ -31,19 +35,42 @@ class Database:
     Args:
         threads: how many; 1 on SQLite, which has one writer anyway.
         name: of the threads, for logs and debuggers.
+        together: whether what has come to wait meanwhile is committed at once. For SQLite, where a
+            commit waits for the disk and everybody for the commit. Not where rows are locked: units of
+            work that share a transaction take their locks in no order.
     """
 
-    def __init__(self, *, threads: int, name: str) -> None:
+    def __init__(self, *, threads: int, name: str, together: bool = False) -> None:
         self._closed = False
+        self._most = _MOST_TOGETHER if together else 1
+        self._waiting: deque[_Unit] = deque()
         self._started = itertools.count()
         self._executor = ThreadPoolExecutor(
             max_workers=threads, thread_name_prefix=name, initializer=lambda: next(self._started)
         )
 
     async def call(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one unit of work in a database thread, once."""
-        bound = functools.partial(_with_usable_connection, work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, bound)
+        """Run one unit of work in a database thread; what it returns is stored by then."""
+        unit = _Unit(functools.partial(work, *args, **kwargs))
+        self._waiting.append(unit)
+        # A turn each: one that finds nothing left has had its unit done by another's.
+        self._executor.submit(self._take_turn)
+        result: R = await asyncio.wrap_future(unit.done)
+        return result
+
+    def _take_turn(self) -> None:
+        units: list[_Unit] = []
+        with contextlib.suppress(IndexError):
+            while len(units) < self._most:
+                unit = self._waiting.popleft()
+                if unit.done.set_running_or_notify_cancel():
+                    units.append(unit)
+        if units:
+            _make_usable()
+        if len(units) > 1:
+            _run_together(units)
+        elif units:
+            units[0].run()
 
     async def store(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a unit of work again and again until the database takes it.
@@ -85,8 +112,61 @@ def _close_connection(everybody: threading.Barrier | None) -> None:
     connection.close()
 
 
-def _with_usable_connection(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def _make_usable() -> None:
     # CONN_MAX_AGE is 0 for the web's sake; here the thread keeps its connection until it breaks.
     if connection.errors_occurred and not connection.is_usable():
         connection.close()
-    return work(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A unit of work, and where its outcome is told."""
+
+    work: Callable[[], Any]
+    done: Future[Any] = field(default_factory=Future)
+
+    def run(self) -> None:
+        self.tell(*_outcome(self.work))
+
+    def tell(self, result: Any, error: BaseException | None) -> None:
+        if error is None:
+            self.done.set_result(result)
+        else:
+            self.done.set_exception(error)
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return work(), None
+    except BaseException as error:  # noqa: BLE001 handed to whoever waits for it
+        return None, error
+
+
+class _Spoilt(Exception):
+    """One of the units of work keeps the others from being committed."""
+
+
+def _run_together(units: Sequence[_Unit]) -> None:
+    """Run units of work in one transaction, each within a savepoint of its own, and tell their outcomes.
+
+    What a unit raises ends itself alone. Where the database refuses anything, the commit too, or what was
+    raised left the transaction unusable, nothing was stored and nobody told anything: each is run again
+    for itself.
+    """
+    try:
+        with transaction.atomic():
+            outcomes = [_outcome_in_transaction(unit.work) for unit in units]
+    except Exception:  # noqa: BLE001 whatever it was, each unit of work meets its own again
+        for unit in units:
+            _make_usable()
+            unit.run()
+        return
+    for unit, outcome in zip(units, outcomes, strict=True):
+        unit.tell(*outcome)
+
+
+def _outcome_in_transaction(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    result, error = _outcome(work)
+    if connection.needs_rollback or isinstance(error, TRANSIENT):
+        raise _Spoilt from error
+    return result, error

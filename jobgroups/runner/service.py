@@ -112,7 +112,8 @@ class RunnerService:
             Exception: a defect in one of its service loops; start another service.
         """
         self._loop = asyncio.get_running_loop()
-        database = Database(threads=self._settings.threads, name="runner-db")
+        threads = self._settings.threads
+        database = Database(threads=threads, name="runner-db", together=threads == 1)
         pulse = Database(threads=1, name="runner-pulse")
         naming = Database(threads=1, name="runner-name")
         reporter = Reporter(hub=self._hub, timing=self._timing)

@@ -8,6 +8,8 @@ _WRITING = "jobgroups/services/writing.py"
 _RUNNERS = "jobgroups/services/runners.py"
 _EVENTS = "jobgroups/events.py"
 _STREAM = "jobgroups/consumers/stream.py"
+_BRIDGE = "jobgroups/runner/db.py"
+_TOGETHER = "tests/db/test_committed_together.py"
 _ROWS = "tests/db/test_attempt_services.py"
 _TOLD = "tests/db/test_events.py"
 _STREAMED = "tests/ws/test_stream.py"
@@ -150,5 +152,35 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="A failed child goes back to 99 % on the page.",
         edits=(Edit(_STREAM, "fits = child.running and frame.attempt", "fits = frame.attempt"),),
         notices=f"{_STREAMED}::test_no_progress_after_the_end_of_a_child",
+    ),
+    Breakage(
+        name="told before the commit",
+        broken="Who waits for a unit of work is told of it before the transaction that it shares ends.",
+        hurts="A prompt is sent whose intent a power cut takes away: it is rendered a second time.",
+        edits=(
+            Edit(
+                _BRIDGE,
+                "            outcomes = [_outcome_in_transaction(unit.work) for unit in units]\n",
+                "            outcomes = [_outcome_in_transaction(unit.work) for unit in units]\n"
+                "            for unit, outcome in zip(units, outcomes, strict=True):\n"
+                "                unit.tell(*outcome)\n"
+                "            import time; time.sleep(0.2)\n"
+                "        return\n",
+            ),
+        ),
+        notices=f"{_TOGETHER}::test_nobody_is_told_before_the_commit",
+    ),
+    Breakage(
+        name="one unit of work spoils all",
+        broken="Units of work that share a commit are refused together.",
+        hurts="One row that the database does not take keeps every other end from being stored.",
+        edits=(
+            Edit(
+                _BRIDGE,
+                "            _make_usable()\n            unit.run()\n",
+                "            unit.tell(None, _Spoilt())\n",
+            ),
+        ),
+        notices=f"{_TOGETHER}::test_a_commit_that_is_refused_refuses_only_whose_fault_it_is",
     ),
 )

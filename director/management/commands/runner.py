@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director import datadir, ending, starting
 from director.cli import output
+from director.loops import use_fast_loop
 from jobgroups.hub import hub
 from jobgroups.runner.db import Database
 from jobgroups.runner.locks import Lock, NameTaken
@@ -51,6 +52,7 @@ class Command(BaseCommand):
             try:
                 starting.say_what_lacks(self._say)
                 starting.open_database(migrate=not options["no_migrate"], say=self._say)
+                use_fast_loop()
                 asyncio.run(self._run(name, lock))
             finally:
                 lock.release()

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director import datadir, ending, listening, starting
 from director.cli import output
+from director.loops import use_fast_loop
 from jobgroups.runner.locks import FileLock, Lock, NameTaken
 
 DEFAULT_PORT = 9820
@@ -83,6 +84,7 @@ class Command(BaseCommand):
             starting.open_database(migrate=not options["no_migrate"], say=self._say)
             if not listening.is_loopback(host):
                 settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *listening.own_names(host)]
+            use_fast_loop()
             from director.serving import serve  # noqa: PLC0415 importing daphne installs a reactor
 
             return serve(
