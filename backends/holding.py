@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
+from django.db import connection
+
 from backends.models import Backend
 from backends.states import Hold
 
@@ -139,10 +141,16 @@ NOT_QUARANTINED: Final[dict[str, Any]] = {
 
 def backend_succeeded(*, backend_id: str) -> bool:
     """A prompt of ours succeeded there: its probation is over. Returns whether there was one."""
-    on_probation = Backend.objects.filter(
-        pk=backend_id, quarantined_at__isnull=True, quarantine_count__gt=0
-    )
-    return on_probation.update(quarantine_count=0) > 0
+    with connection.cursor() as cursor:
+        cursor.execute(_CLEAR, [backend_id])
+        return bool(cursor.rowcount > 0)
+
+
+#: Written out: with every picture, the making of this statement would take longer than the statement.
+_CLEAR: Final = (
+    f"UPDATE {Backend._meta.db_table} SET quarantine_count = 0"  # noqa: S608 a name of ours
+    " WHERE id = %s AND quarantined_at IS NULL AND quarantine_count > 0"
+)
 
 
 def backend_switched(row: Backend, enabled: bool, moment: dt.datetime) -> dict[str, Any]:

@@ -196,6 +196,22 @@ def insert(rows: Sequence[Model]) -> None:
         row._state.db = connection.alias
 
 
+def insert_numbered(row: Model) -> None:
+    """Insert one row, and set the number that the database gives it."""
+    number = type(row)._meta.auto_field
+    if number is None or not connection.features.can_return_columns_from_insert:
+        # SQLite below 3.35.
+        row.save(force_insert=True)
+        return
+    sql, fields = _insertion(type(row))
+    values = [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
+    with connection.cursor() as cursor:
+        cursor.execute(f"{sql} RETURNING {connection.ops.quote_name(str(number.column))}", values)
+        row.pk = cursor.fetchone()[0]
+    row._state.adding = False
+    row._state.db = connection.alias
+
+
 @cache
 def _insertion(model: type[Model]) -> tuple[str, list[Field[Any, Any]]]:
     """Return the statement, and the fields whose values it takes in order."""

@@ -248,9 +248,16 @@ def _place(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | None]:
 
 def runner_alive() -> bool:
     """Return whether any runner's heartbeat is younger than 10 s."""
-    return Runner.objects.filter(
-        heartbeat_at__gt=database_now() - HEARTBEAT_LIFE, stopped_at__isnull=True
-    ).exists()
+    return _alive.first(beaten_after=database_now() - HEARTBEAT_LIFE) is not None
+
+
+_alive: Final = Compiled(
+    lambda: (
+        Runner.objects.filter(heartbeat_at__gt=Asked("beaten_after"), stopped_at__isnull=True)
+        .only("name")
+        .order_by()[:1]
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +316,14 @@ def attempt_loaded(attempt_id: int) -> Attempt:
 
 def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:
     """Return the prompt ids that may yet turn up at a backend, oldest first."""
-    return list(AbandonedPrompt.objects.filter(backend_id=backend_id).select_related("attempt"))
+    return _abandoned(backend_id)
+
+
+_abandoned: Final = Compiled(
+    lambda: (
+        AbandonedPrompt.objects.filter(backend_id=KEY).select_related("attempt").order_by("since")
+    )
+)
 
 
 def stops_owed(backend_id: str) -> set[int]:

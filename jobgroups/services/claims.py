@@ -11,13 +11,14 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from django.db.models import Exists, Max, OuterRef, Q, QuerySet
+from django.db import connection
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from backends.models import Backend
 from backends.states import places
 from jobgroups import events
 from jobgroups.clock import now
-from jobgroups.compiled import KEY, Asked, Compiled, update
+from jobgroups.compiled import KEY, Asked, Compiled, insert_numbered, update
 from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.retrying import LONGEST_PAUSE
@@ -179,9 +180,9 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
         child = _still_waiting.first(fence.backend_id, child_id=child_id, **_due())
         if child is None:
             return None
-        attempt = Attempt.objects.create(
+        attempt = Attempt(
             child=child,
-            number=1 + (child.attempts.aggregate(last=Max("number"))["last"] or 0),
+            number=1 + _last_number(child.id),
             run=write.group.run,
             backend_id=fence.backend_id,
             prompt_id=str(uuid.uuid4()),
@@ -189,6 +190,7 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
             epoch=fence.epoch,
             created_at=now(),
         )
+        insert_numbered(attempt)
         update(ChildJob, child.pk, {"current_attempt": attempt.pk})
         if not write.group.claimed:
             _first_claim(write)
@@ -204,6 +206,16 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
             workflow_json=write.group.workflow_json,
             parameters_json=write.group.parameters_json,
         )
+
+
+def _last_number(child_id: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(_LAST_NUMBER, [child_id])
+        return cursor.fetchone()[0] or 0
+
+
+#: Written out, as the events' statement is.
+_LAST_NUMBER: Final = f"SELECT MAX(number) FROM {Attempt._meta.db_table} WHERE child_id = %s"  # noqa: S608 a name of ours
 
 
 def _first_claim(write: GroupWrite) -> None:

@@ -233,7 +233,7 @@ class GroupWrite:
             group.completed_at = now()
         update(JobGroup, group.pk, {name: getattr(group, name) for name in _DERIVED})
         if ended:
-            children = self.children()
+            children = _children_of(group.id)
             self.add(events.group_complete(group, children))
             notices.group_ended(group, children)
 
@@ -253,6 +253,7 @@ _DERIVED: Final = (
     "claimed",
     "cancelled_at",
 )
+_children_of: Final = Compiled(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))
 _locked_group: Final = Compiled(
     lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()
 )

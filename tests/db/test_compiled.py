@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from jobgroups import selectors
 from jobgroups.clock import now
-from jobgroups.compiled import KEY, Asked, Compiled, insert, update
+from jobgroups.compiled import KEY, Asked, Compiled, insert, insert_numbered, update
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
 from jobgroups.services import groups
 from jobgroups.states import GroupStatus
@@ -195,6 +195,24 @@ def test_the_database_numbers_what_it_numbers() -> None:
     found = GroupLabel.objects.filter(group=group, key__startswith="k")
     assert len({label.pk for label in found}) == 3
     insert([])
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("old", [False, True], ids=["", "SQLite below 3.35"])
+def test_one_row_is_told_its_number(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if old:
+        monkeypatch.setattr(connection.features, "can_return_columns_from_insert", False)
+    group = _group()
+    child = ChildJob.objects.filter(group=group, status="queued").get()
+    given = {"child": child, "run": 1, "backend_id": "gpu-1", "epoch": 1, "created_at": now()}
+    made = Attempt(number=1, prompt_id="p", client_id="c", **given)
+    insert_numbered(made)
+    assert not made._state.adding
+    stored = Attempt.objects.get(pk=made.pk)
+    assert _values(stored) == _values(made)
+    other = Attempt(number=2, prompt_id="q", client_id="c", **given)
+    insert_numbered(other)
+    assert other.pk > made.pk
 
 
 @pytest.mark.django_db
