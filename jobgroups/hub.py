@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final
 
 from asgiref.sync import async_to_sync
@@ -26,6 +27,7 @@ from django.db import Error as DatabaseError
 from jobgroups.messages import (
     Entry,
     EventFrame,
+    Gathered,
     Message,
     Poke,
     PreviewFrame,
@@ -211,6 +213,8 @@ class Hub:
         self._wakers: set[Callable[[], None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._relay: Relay | None = None
+        #: By group: what waits for the layer and may be replaced by newer.
+        self._gathered: dict[str, Gathered] = {}
         #: Group whose previews another process wants, to the loop's time when that is forgotten.
         self._interest: dict[str, float] = {}
 
@@ -277,7 +281,8 @@ class Hub:
         # A process without a loop of ours (a shell, a command): the rows are written already, so a
         # bell that fails costs lateness only.
         layer = get_channel_layer()
-        if layer is None:
+        if layer is None or _is_in_a_loop():
+            # In a loop, it is a process that ends: its hub is closed, and the loop must not be held up.
             return
         try:
             async_to_sync(_send_once)(layer, group, form)
@@ -288,7 +293,32 @@ class Hub:
         self._fan_out(message)
         if self._relay is None or (message.previews and not self._is_wanted_afar(message.group_id)):
             return
-        self._relay.send(_layer_group(message.group_id), packed(message))
+        if message.events or message.stars:
+            # What comes later belongs behind this message.
+            self._gathered.pop(message.group_id, None)
+            self._relay.send(_layer_group(message.group_id), packed(message))
+        else:
+            self._gather(message, self._relay)
+
+    def _gather(self, message: Message, relay: Relay) -> None:
+        """Send progress and previews when their turn comes, the newest of each child by then.
+
+        A layer that is slower than they come would else be told each of them, ever later, and events
+        behind them.
+        """
+        gathered = self._gathered.get(message.group_id)
+        if gathered is not None:
+            gathered.take(message)
+            return
+        gathered = self._gathered[message.group_id] = Gathered(message.group_id)
+        gathered.take(message)
+        made = partial(self._leaving, message.group_id, gathered)
+        relay.send_made(_layer_group(message.group_id), made)
+
+    def _leaving(self, group_id: str, gathered: Gathered) -> dict[str, Any]:
+        if self._gathered.get(group_id) is gathered:
+            del self._gathered[group_id]
+        return packed(gathered.message())
 
     def _fan_out(self, message: Message) -> None:
         if message.group_id in self._watched:
@@ -411,6 +441,14 @@ class Hub:
         for group_id, seq in seqs.items():
             if group_id in self._watched:
                 self._watched[group_id].poke(seq)
+
+
+def _is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _send_once(layer: Any, group: str, form: dict[str, Any]) -> None:

@@ -75,6 +75,28 @@ class Message:
     stars: tuple[StarFrame, ...] = ()
 
 
+class Gathered:
+    """Progress and previews of one group that wait to be sent: the newest of each child."""
+
+    def __init__(self, group_id: str) -> None:
+        self._group_id = group_id
+        self._progress: dict[str, ProgressFrame] = {}
+        self._previews: dict[str, PreviewFrame] = {}
+
+    def take(self, message: Message) -> None:
+        """Take in what is newer."""
+        self._progress |= {frame.child_id: frame for frame in message.progress}
+        self._previews |= {frame.child_id: frame for frame in message.previews}
+
+    def message(self) -> Message:
+        """Return all of it as one."""
+        return Message(
+            self._group_id,
+            progress=tuple(self._progress.values()),
+            previews=tuple(self._previews.values()),
+        )
+
+
 def packed(message: Message) -> dict[str, Any]:
     """Return the message as the channel layer takes it: strings, numbers, lists."""
     return {

@@ -41,7 +41,8 @@ class Relay:
         self._channel_lock = asyncio.Lock()
         self._wanted: set[str] = set()
         self._joined: set[str] = set()
-        self._outgoing: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(OUTGOING_LIMIT)
+        self._outgoing: asyncio.Queue[tuple[str, Callable[[], Form]]]
+        self._outgoing = asyncio.Queue(OUTGOING_LIMIT)
         self._away = False
 
     async def join(self, group: str) -> None:
@@ -74,24 +75,31 @@ class Relay:
             if self._away:
                 return
 
-    def send(self, group: str, form: dict[str, Any]) -> None:
+    def send(self, group: str, form: Form) -> None:
         """Queue a message for the group's other processes; dropped if too many wait already."""
+        self.send_made(group, lambda: form)
+
+    def send_made(self, group: str, make: Callable[[], Form]) -> None:
+        """Queue a message that is made when its turn comes, or when it is dropped instead."""
         try:
-            self._outgoing.put_nowait((group, {**form, "sender": self._sender}))
+            self._outgoing.put_nowait((group, make))
         except asyncio.QueueFull:
+            make()
             self._note_away("too many messages wait for it")
 
     async def run_sending(self) -> None:
         """Send what is queued until cancelled."""
         while True:
-            group, form = await self._outgoing.get()
+            group, make = await self._outgoing.get()
+            form = {**make(), "sender": self._sender}
             if not await self._done(self._layer.group_send(group, form)):
                 self._drop_outgoing()
 
     def _drop_outgoing(self) -> None:
         # Whoever missed one reads the rows: the others would only come later still.
         while not self._outgoing.empty():
-            self._outgoing.get_nowait()
+            _, make = self._outgoing.get_nowait()
+            make()
 
     async def run_receiving(self) -> None:
         """Hand on what comes until cancelled."""

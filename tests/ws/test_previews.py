@@ -275,6 +275,9 @@ class Line:
     def send(self, group: str, form: dict[str, Any]) -> None:
         self.sent.append((group, form))
 
+    def send_made(self, group: str, make: Callable[[], dict[str, Any]]) -> None:
+        self.sent.append((group, make()))
+
     async def join(self, group: str) -> None: ...
 
     async def leave(self, group: str) -> None: ...

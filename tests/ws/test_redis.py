@@ -162,6 +162,17 @@ async def test_a_process_without_a_loop_rings_too(
     assert await process.wait() == 0
 
 
+async def test_what_is_rung_in_a_loop_whose_hub_was_closed_is_no_defect(
+    start: Callable[[], Hub], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that ends closes its hub, and a session hears one more frame."""
+    hub = start()
+    await hub.aclose()
+    hub.publish(Message("g", progress=(ProgressFrame("j_1", 1, 5.0, ""),)))
+    hub.wake_runners()
+    assert caplog.text == ""
+
+
 async def test_while_redis_is_away_a_process_still_rings_itself(
     start: Callable[[], Hub], line: RedisLine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,6 +237,46 @@ async def test_messages_that_wait_for_redis_are_bounded(
     await asyncio.sleep(0)
     assert hub._relay is not None
     assert hub._relay._outgoing.qsize() <= 5
+
+
+def _progress(percent: float, child_id: str = "j_1") -> ProgressFrame:
+    return ProgressFrame(child_id, 1, percent, f"{percent} of {child_id}")
+
+
+async def test_progress_that_waits_is_replaced_by_newer_and_stays_before_what_followed_it(
+    start: Callable[[], Hub],
+) -> None:
+    """A layer that is slower than progress comes must not be told each of it, ever later."""
+    runner, web = start(), start()
+    queue = await web.subscribe("g")
+    await linked(runner, queue)
+    # Nothing is sent before this task lets others run.
+    for percent in range(1, 1001):
+        for child_id in ("j_1", "j_2"):
+            runner._deliver(Message("g", progress=(_progress(percent, child_id),)))
+    runner._deliver(Message("g", events=(event(1),)))
+    runner._deliver(Message("g", progress=(_progress(7.0),)))
+    runner._deliver(Message("g", progress=(_progress(8.0),)))
+    assert runner._relay is not None
+    assert runner._relay._outgoing.qsize() == 3
+    entries = await heard(queue, 4)
+    assert entries == [_progress(1000), _progress(1000, "j_2"), event(1), _progress(8.0)]
+
+
+async def test_progress_that_waited_when_the_layer_went_away_keeps_no_later_one_back(
+    start: Callable[[], Hub], line: RedisLine
+) -> None:
+    runner, web = start(), start()
+    queue = await web.subscribe("g")
+    await linked(runner, queue)
+    await line.down()
+    for percent in range(1, 100):
+        runner.publish(Message("g", progress=(_progress(percent),)))
+        await asyncio.sleep(0)
+    await line.up()
+    await linked(runner, queue)
+    runner.publish(Message("g", progress=(_progress(50.0),)))
+    assert _progress(50.0) in await heard(queue, 1)
 
 
 @pytest.mark.parametrize("form", [{}, {"type": "hub.message"}, {"type": "hub.newer", "group": 1}])
