@@ -11,18 +11,21 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
+import psycopg
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
+from django.template import loader
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
+from psycopg_pool import PoolTimeout
 from rest_framework.exceptions import APIException, MethodNotAllowed
 
 from jobgroups.errors import JobGroupsError
+from jobgroups.runner.db import TRANSIENT
 from jobgroups.workflow import FieldInvalid
 
 logger = logging.getLogger(__name__)
@@ -83,7 +86,7 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpRespons
     if isinstance(exc, FieldInvalid):
         errors = [{"field": exc.field, "message": exc.message}]
         return error_response(400, str(exc), "invalid_request", extra={"errors": errors})
-    if isinstance(exc, OperationalError | InterfaceError):
+    if isinstance(exc, TRANSIENT):
         return _database_away(exc)
     if isinstance(exc, MethodNotAllowed):
         return _wrong_method(context)
@@ -102,12 +105,22 @@ def _status_of(exc: Exception) -> int | None:
 def _database_away(exc: Exception) -> JsonResponse:
     # What the driver says may name hosts and users: it is for the log.
     logger.warning("The database did not answer a request: %s", exc)
-    return error_response(
-        503,
-        f"{_what_is_wrong(str(exc))}; nothing was stored. Try again.",
-        "database_unavailable",
-        headers={"Retry-After": _RETRY_AFTER},
-    )
+    detail = f"{_what_is_wrong(str(exc))}; nothing was stored. Try again."
+    if _broke_off(exc):
+        detail = (
+            "The database broke off while it was asked; whether a change was stored is not known."
+            " Look, or send it again under the same Idempotency-Key."
+        )
+    headers = {"Retry-After": _RETRY_AFTER}
+    return error_response(503, detail, "database_unavailable", headers=headers)
+
+
+def _broke_off(exc: Exception) -> bool:
+    """Whether the connection broke without a word: a commit may have been the last that was heard."""
+    cause = exc.__cause__
+    if not isinstance(cause, psycopg.OperationalError) or isinstance(cause, PoolTimeout):
+        return False
+    return cause.sqlstate in (None, "57P02")  # 57P02: the server crashed, at whatever it was
 
 
 def _what_is_wrong(said: str) -> str:
@@ -173,7 +186,10 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 class JsonErrorMiddleware:
-    """Puts an error of the API that is not JSON into the one shape; its headers are kept."""
+    """Puts an error of the API that is not JSON into the one shape; its headers are kept.
+
+    And has a page whose database is away say so, which is no defect.
+    """
 
     sync_capable = True
     async_capable = True
@@ -189,6 +205,15 @@ class JsonErrorMiddleware:
         if self._is_async:
             return self._call_async(request)
         return shaped(request, cast(HttpResponseBase, self.get_response(request)))
+
+    def process_exception(self, request: HttpRequest, exc: Exception) -> HttpResponse | None:
+        """Answer for a page that the database failed; the API's views have a handler of their own."""
+        if not isinstance(exc, TRANSIENT):
+            return None
+        logger.warning("The database did not answer the page %s: %s", request.path, exc)
+        # Without the request: who is signed in stands in the database too.
+        page = loader.render_to_string("503.html", {"what": _what_is_wrong(str(exc))})
+        return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         response = await cast(Awaitable[HttpResponseBase], self.get_response(request))

@@ -56,7 +56,7 @@ class OneThreadHandler(ASGIHandler):
     """Django's handler, its chain of middleware and the view run as one piece in a thread."""
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """Build the API's chain. None of its middlewares has hooks beside ``__call__``."""
+        """Build the API's chain. Hooks beside ``__call__`` are for pages, where a middleware has any."""
         plain: Any = self
         chain: Any = convert_exception_to_response(plain._get_response)
         for name in reversed(settings.DIRECTOR_API_MIDDLEWARE):

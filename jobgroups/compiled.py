@@ -173,6 +173,10 @@ def _updating(
     return f"UPDATE {quote(own.db_table)} SET {changed} WHERE {where}", columns  # noqa: S608 names of the schema
 
 
+#: PostgreSQL takes 65,535 of them in a statement.
+_MOST_VALUES: Final = 60_000
+
+
 # --- insertions -----------------------------------------------------------------------------------
 
 
@@ -190,7 +194,10 @@ def insert(rows: Sequence[Model]) -> None:
         for row in rows
     ]
     with connection.cursor() as cursor:
-        cursor.executemany(sql, values)
+        if connection.vendor != "postgresql":
+            cursor.executemany(sql, values)
+        else:
+            _insert_at_once(cursor, sql, values)
     for row in rows:
         row._state.adding = False
         row._state.db = connection.alias
@@ -210,6 +217,20 @@ def insert_numbered(row: Model) -> None:
         row.pk = cursor.fetchone()[0]
     row._state.adding = False
     row._state.db = connection.alias
+
+
+def _insert_at_once(cursor: Any, sql: str, values: Sequence[Sequence[Any]]) -> None:
+    """Insert all rows by one statement, or by a few.
+
+    Never by ``executemany``: psycopg sends that as a pipeline, after which PostgreSQL does not notice a
+    process that stands still in its transaction, and keeps its rows locked from everybody.
+    """
+    head, _, place = sql.rpartition(" (")
+    rows_at_once = _MOST_VALUES // len(values[0])
+    for first in range(0, len(values), rows_at_once):
+        rows = values[first : first + rows_at_once]
+        places = ", ".join([f"({place}"] * len(rows))
+        cursor.execute(f"{head} {places}", [value for row in rows for value in row])
 
 
 @cache

@@ -43,8 +43,7 @@ def relax_durability() -> None:
 
 def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
     """Store progress, guarded: only of a child that runs, by its current attempt, under its lease."""
-    table = ChildJob._meta.db_table
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic():
         values = [
             (
                 row.percent,
@@ -53,16 +52,33 @@ def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
                 row.steps_total,
                 row.child_id,
                 row.attempt_id,
-                ChildStatus.RUNNING.value,
             )
             for row in _still_ours(rows)
         ]
-        # Never bulk_update: its CASE WHEN compiles slower than single-row updates run.
-        cursor.executemany(
-            f"UPDATE {table} SET progress = %s, current_step = %s, steps_completed = %s,"  # noqa: S608
-            " steps_total = %s WHERE id = %s AND current_attempt_id = %s AND status = %s",
-            values,
-        )
+        if not values:
+            return
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute(_ALL, [list(column) for column in zip(*values, strict=True)])
+            else:
+                cursor.executemany(_EACH, values)
+
+
+_TABLE: Final = ChildJob._meta.db_table
+# Never bulk_update: its CASE WHEN compiles slower than single-row updates run.
+_EACH: Final = (
+    f"UPDATE {_TABLE} SET progress = %s, current_step = %s, steps_completed = %s,"  # noqa: S608 names of ours
+    f" steps_total = %s WHERE id = %s AND current_attempt_id = %s AND status = '{ChildStatus.RUNNING}'"
+)
+#: The same for columns of values. Never ``executemany`` here: see ``compiled.insert``.
+_ALL: Final = (
+    f"UPDATE {_TABLE} AS child SET progress = told.progress, current_step = told.step,"  # noqa: S608 names of ours
+    " steps_completed = told.completed, steps_total = told.total FROM unnest(%s::float8[], %s::text[],"
+    " %s::int[], %s::int[], %s::text[], %s::bigint[])"
+    " AS told(progress, step, completed, total, id, attempt_id)"
+    " WHERE child.id = told.id AND child.current_attempt_id = told.attempt_id"
+    f" AND child.status = '{ChildStatus.RUNNING}'"
+)
 
 
 def _still_ours(rows: Sequence[ProgressRow]) -> list[ProgressRow]:

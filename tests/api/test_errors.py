@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.test import RequestFactory
@@ -16,6 +16,7 @@ from django.urls import get_resolver
 from pytest_django import Settings
 
 from director.http_errors import JsonErrorMiddleware
+from director.pages import board
 from jobgroups import selectors
 from jobgroups.models import JobGroup
 from jobgroups.services import groups
@@ -207,6 +208,7 @@ def _breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         raise error
 
     monkeypatch.setattr(selectors, "group_list", broken)
+    monkeypatch.setattr(board, "submitters", broken)
 
 
 def test_a_defect_is_a_500_that_tells_the_log_everything_and_the_client_nothing(
@@ -235,7 +237,11 @@ def test_a_defect_is_json_with_debug_on_too(
     error_of(api.get("/api/job-groups", host="evil.example"), 400, "bad_request")
 
 
-@pytest.mark.parametrize("kind", [OperationalError, InterfaceError])
+#: PostgreSQL's code for who was idle in a transaction for too long is an internal error to the driver.
+AWAY = [OperationalError, InterfaceError, InternalError]
+
+
+@pytest.mark.parametrize("kind", AWAY)
 def test_a_database_that_is_away_is_a_503_that_says_when_to_come_again(
     api: Api,
     monkeypatch: pytest.MonkeyPatch,
@@ -248,6 +254,23 @@ def test_a_database_that_is_away_is_a_503_that_says_when_to_come_again(
     assert int(answer.headers["Retry-After"]) > 0
     assert "db.internal" not in answer.content.decode()
     assert "db.internal" in caplog.text
+
+
+@pytest.mark.parametrize("kind", AWAY)
+def test_a_page_whose_database_is_away_says_so_and_is_no_defect(
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Exception],
+) -> None:
+    _breaking(monkeypatch, kind("could not connect to host db.internal"))
+    answer = api.get("/")
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "The database does not answer." in answer.content.decode()
+    assert "db.internal" not in answer.content.decode()
+    assert "db.internal" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_write_that_the_database_refused_promises_nothing(

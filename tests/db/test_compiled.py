@@ -200,6 +200,8 @@ def test_the_database_numbers_what_it_numbers() -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("old", [False, True], ids=["", "SQLite below 3.35"])
 def test_one_row_is_told_its_number(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if old and connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL tells them always.")
     if old:
         monkeypatch.setattr(connection.features, "can_return_columns_from_insert", False)
     group = _group()
