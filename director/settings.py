@@ -6,6 +6,7 @@ Nothing needs to be set: the default is one process, SQLite in the data folder, 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import secrets
@@ -142,6 +143,15 @@ for _origin in DIRECTOR_ALLOWED_ORIGINS:
             f"DIRECTOR_ALLOWED_ORIGINS has {_origin!r}; write each as http://host:port."
         )
 CSRF_TRUSTED_ORIGINS = list(DIRECTOR_ALLOWED_ORIGINS)
+#: Addresses of proxies in front: who asks through one is whom its ``X-Forwarded-For`` names.
+DIRECTOR_TRUSTED_PROXIES = _words("DIRECTOR_TRUSTED_PROXIES")
+for _proxy in DIRECTOR_TRUSTED_PROXIES:
+    try:
+        ipaddress.ip_address(_proxy)
+    except ValueError:
+        raise ImproperlyConfigured(
+            f"DIRECTOR_TRUSTED_PROXIES has {_proxy!r}; write each as an address, like 127.0.0.1."
+        ) from None
 
 #: One shared secret; with it everybody signs in, programs and people. Empty: nobody needs to.
 DIRECTOR_TOKEN = str(env.str("DIRECTOR_TOKEN", default="")).strip()

@@ -106,6 +106,20 @@ def standing(
     return Standing.IN
 
 
+def client_address(peer: str, forwarded: str | None) -> str:
+    """Return whose wrong tokens are counted: behind a trusted proxy the client's that it names.
+
+    Else one program with an old token would close the door for all who come through the proxy.
+
+    Args:
+        peer: who is connected.
+        forwarded: the header ``X-Forwarded-For``; each proxy adds whom it saw at the end.
+    """
+    if forwarded is None or peer not in settings.DIRECTOR_TRUSTED_PROXIES:
+        return peer
+    return forwarded.rpartition(",")[2].strip() or peer
+
+
 def _bearer(address: str, authorization: str) -> Standing:
     if throttle.wait(address):
         return Standing.THROTTLED
@@ -120,7 +134,8 @@ def _bearer(address: str, authorization: str) -> Standing:
 
 
 def _address(request: HttpRequest) -> str:
-    return str(request.META.get("REMOTE_ADDR") or "")
+    peer = str(request.META.get("REMOTE_ADDR") or "")
+    return client_address(peer, request.headers.get("X-Forwarded-For"))
 
 
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
@@ -277,7 +292,7 @@ def _standing_of(scope: Scope) -> Standing:
 
     cookies = parse_cookie("; ".join(values(scope, b"cookie")))
     return standing(
-        address=str((scope.get("client") or [""])[0]),
+        address=client_address(str((scope.get("client") or [""])[0]), only(b"x-forwarded-for")),
         authorization=only(b"authorization"),
         cookie=cookies.get(COOKIE),
         origin=only(b"origin"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -93,6 +94,7 @@ class Address:
             "user_agent_header": agent,
             "compression": None,
             "proxy": None,
+            "ssl": _authorities() if self.url.startswith("https:") else None,
             "open_timeout": 10.0 if timeout is None else timeout,
             "close_timeout": CLOSE_TIMEOUT_S,
             "max_size": MAX_FRAME_BYTES,
@@ -109,9 +111,20 @@ def _origin(url: str) -> tuple[str, str, int] | None:
     return parts.scheme, parts.hostname or "", port
 
 
+def _authorities() -> ssl.SSLContext:
+    """Return whose certificates are trusted: httpx's list, and this machine's own.
+
+    A studio's proxy mostly has a certificate of the studio's authority.
+    """
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
+
+
 def client_options(timeout: float) -> dict[str, Any]:
-    """Return the arguments of httpx's clients. Nothing of the environment is trusted."""
+    """Return the arguments of httpx's clients. No proxy variable is trusted, nor a ``.netrc``."""
     return {
+        "verify": _authorities(),
         "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
         "trust_env": False,
         "follow_redirects": False,

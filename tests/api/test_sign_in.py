@@ -121,6 +121,26 @@ def test_ten_wrong_tokens_close_the_door_for_that_address_alone(
     assert api.get("/api/backends", authorization=right).status_code == 200
 
 
+def test_behind_a_trusted_proxy_the_door_closes_for_one_client_alone(settings: Any) -> None:
+    settings.DIRECTOR_TRUSTED_PROXIES = ["10.0.0.1"]
+
+    def ask(token: str, named: str, peer: str = "10.0.0.1") -> int:
+        headers = {
+            "host": "localhost",
+            "authorization": f"Bearer {token}",
+            "x-forwarded-for": named,
+        }
+        return Client(REMOTE_ADDR=peer).get("/api/backends", headers=headers).status_code
+
+    for _ in range(throttle.ALLOWED):
+        # What it claimed before the proxy saw it does not count.
+        assert ask("wrong", "192.168.1.9, 192.168.1.77") == 401
+        assert ask("wrong", "192.168.1.9", peer="10.0.0.2") == 401
+    assert ask(TOKEN, "192.168.1.77") == 429
+    assert ask(TOKEN, "192.168.1.9") == 200
+    assert ask(TOKEN, "192.168.1.9", peer="10.0.0.2") == 429
+
+
 def test_wrong_tokens_are_counted_by_network_and_not_for_ever() -> None:
     counted = throttle.Throttle()
     for number in range(throttle.ALLOWED):
