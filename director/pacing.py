@@ -1,4 +1,4 @@
-"""Daphne's server, taught four things about long answers, bodies and frames.
+"""Daphne's server, taught four things about long answers, bodies and frames, and how to close its doors.
 
 It takes whatever an application sends and holds what the client does not read: one stalled download
 would be held in memory whole, and of a stalled socket all its frames until its pings go unanswered.
@@ -11,24 +11,51 @@ And no body is parsed before the application has looked at its request: Twisted 
 loop, so a form of some megabytes, which any web page may post, would hold up everybody for seconds.
 
 And a client whose frame is too long is told so and closed with 1009; daphne cuts its connection.
+
+And it can end without failing a request: it listens no more, so that a proxy asks another web, answers what
+has come, and says of each answer that it is its connection's last. Daphne would cut off what is under way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import socket
+import struct
+import sys
 from typing import Any, Final
 
 import daphne.server  # before all else of daphne's and Twisted's: it installs the reactor
 from daphne.http_protocol import WebRequest
 from daphne.ws_protocol import WebSocketProtocol
+from twisted.internet import reactor as _reactor
+from twisted.internet.error import ConnectionDone
+from twisted.internet.tcp import Server as Connection
+from twisted.python.failure import Failure
 
 from director.origins import Application, Receive, Scope, Send
 from jobgroups.consumers.socket import error_frame
 
 logger = logging.getLogger(__name__)
 
+#: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
+reactor: Any = _reactor
+#: Seconds that an idle connection is kept once the doors are closed: a request may be on its way on it.
+_LINGER: Final = 0.5
+_LOOK_EVERY: Final = 0.01
+#: Seconds for handshakes that have begun; nobody who comes meanwhile is heard.
+_HANDSHAKE: Final = 0.01
+#: Linux's socket filter, and a program for it: drop a segment that has SYN among its flags, pass all else.
+_SO_ATTACH_FILTER: Final = 26
+_DROP_SYN: Final = struct.pack(
+    "=" + 4 * "HBBI",
+    *(0x30, 0, 0, 13),  # load the byte of the flags
+    *(0x45, 0, 1, 0x02),  # SYN? else skip one
+    *(0x06, 0, 0, 0),  # drop
+    *(0x06, 0, 0, 0xFFFF),  # pass
+)
 #: Seconds in which a client must have read something of what waits for it.
 STALL_SECONDS: Final = 60.0
 
@@ -76,6 +103,46 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
 
     def __init__(self, application: Application, **options: Any) -> None:
         super().__init__(application=_cut_when_broken(application), **options)
+        self._doors: list[Any] = []
+        self.is_closing = False
+
+    def listen_success(self, port: Any) -> None:
+        """Note where it listens."""
+        super().listen_success(port)
+        self._doors.append(port)
+
+    async def close_doors(self, within: float) -> None:
+        """Listen no more, and return once everything that was asked is answered.
+
+        A connection that is idle is left open for a moment: the next request may be on its way on it, and
+        nobody could say whether it was heard.
+
+        Args:
+            within: seconds after which it returns whatever is still asked.
+        """
+        self.is_closing = True
+        for port in self._doors:
+            _hear_no_knock(port.socket)
+        await asyncio.sleep(_HANDSHAKE)
+        while self._doors:
+            _close_door(self._doors.pop())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._answer_all()
+
+    async def _answer_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        linger = loop.time() + _LINGER
+        # Neither daphne nor Twisted tells of either.
+        while self._is_answering() or (loop.time() < linger and _has_connections()):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)
+
+    def _is_answering(self) -> bool:
+        """Whether a request is under way, or a part of an answer waits to leave the process."""
+        return bool(reactor.getWriters()) or any(
+            isinstance(protocol, WebRequest) and "disconnected" not in details
+            for protocol, details in self.connections.items()
+        )
 
     def protocol_connected(self, protocol: Any) -> None:
         """Count a connection; a request calls this when it is made, before anything of it is read."""
@@ -91,6 +158,8 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
         if isinstance(protocol, WebSocketProtocol):
             await self._handle_frame(protocol, message)
             return
+        if self.is_closing:
+            _make_last(protocol)
         is_part = message["type"] == "http.response.body"
         if is_part:
             _prepare(protocol, more=bool(message.get("more_body")))
@@ -109,6 +178,43 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
         elif message["type"] == "websocket.send" and isinstance(transport.producer, _Pace):
             # Who answers no ping is dropped: that ends the wait, however long it takes.
             await transport.producer.wait(None)
+
+
+def _hear_no_knock(listening: socket.socket) -> None:
+    """Have the kernel drop what would open a connection; others it goes on with.
+
+    Between the last connection that is accepted and the socket's end there is always a moment, and who comes
+    in it is reset after having been let in: a proxy must not send a POST again. Who is not heard knocks again
+    after a second, and is refused then, which a proxy takes to the next web.
+    """
+    if sys.platform != "linux":
+        return
+    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
+    described = struct.pack("@HP", len(_DROP_SYN) // 8, ctypes.addressof(program))
+    with contextlib.suppress(OSError):  # a kernel that will not: it is a moment only
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+
+
+def _close_door(port: Any) -> None:
+    """Stop listening, with everybody let in whose connection stands: the kernel would reset it."""
+    port.stopReading()
+    known = None
+    while known != port.sessionno:
+        known = port.sessionno
+        port.doRead()
+    # Now, where ``stopListening`` would wait a turn.
+    port.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
+
+
+def _has_connections() -> bool:
+    return any(isinstance(one, Connection) for one in reactor.getReaders())
+
+
+def _make_last(request: Any) -> None:
+    """Have a connection closed after the answer to this request, and say so where that is still possible."""
+    if request.channel is not None:
+        request.channel.persistent = False
+        request.responseHeaders.setRawHeaders(b"connection", [b"close"])
 
 
 def _tell_when_too_long(protocol: Any) -> None:

@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
 reactor: Any = _reactor
 #: Seconds that sockets and requests may take to end; with the rest, SIGTERM ends within 5 s.
-_GRACE: Final = 2.0
+_GRACE: Final = 2.5
+#: Seconds for a socket that came with the last connections.
+_GRACE_OF_LAST: Final = 0.5
 #: WebSocket close code of a Director that ends or restarts.
 _SHUTDOWN: Final = 4012
 
@@ -90,7 +92,7 @@ class _Serving:
                 running = tasks.create_task(self._runner.run(self._ready), name="runner")
                 await asyncio.wait([stop, running], return_when=asyncio.FIRST_COMPLETED)
                 self._runner.stop()
-                await close_all(_SHUTDOWN)
+                await self._close()
                 self._stopping.set()
         except Exception:
             self.failed = True
@@ -98,13 +100,22 @@ class _Serving:
             ending.leave_soon(status=1)
             logger.exception("The Director ends because of a defect.")
         finally:
-            await close_all(_SHUTDOWN)
+            await self._close()
+            await close_all(_SHUTDOWN, within=_GRACE_OF_LAST)
             await hub.aclose()
             close_rows()
             close_reading()
             close_threads()
             if reactor.running:
                 reactor.stop()
+
+    async def _close(self) -> None:
+        """Take nothing new, answer what was asked, and send the sockets to whoever listens still."""
+        if self._server.is_closing:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._server.close_doors(_GRACE), name="close doors")
+            tasks.create_task(close_all(_SHUTDOWN, within=_GRACE), name="close sockets")
 
     def _ready(self) -> None:
         # What is loaded stays: collections need not walk Django's heap, nor copy it to a child.

@@ -7,7 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from django.core.management import call_command
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 
 from backends.services import BackendInvalid, backends_ensure
 from jobgroups.leasing import NAME_LOCK
@@ -28,13 +29,17 @@ Say = Callable[[str], object]
 SQLITE_RUNNER: Final = "local"
 #: Letters of a name that a row holds.
 _MOST_LETTERS: Final = 100
+_MOST_FILES: Final = 65_536
 #: Seconds between two looks for what is waited for, and between two sentences about it.
 _LOOK_EVERY: Final = 1.0
 _SAY_EVERY: Final = 60.0
 #: PostgreSQL's words for what passes by itself; any other refusal needs a person.
 _PASSES: Final = re.compile(
-    r"starting up|shutting down|recovery|too many clients|slots are reserved"
+    r"starting up|shutting down|recovery|too many clients|slots are reserved|terminating connection"
 )
+#: And its codes for it, of a statement: a connection that broke (08), was ended (25P03, 57P01 … 57P05) or
+#: finds no place (53300), a server that only reads for now (25006), rows and tables that somebody else has.
+_PASSES_BY_ITSELF: Final = re.compile(r"08...|25006|25P03|57P0[1-5]|53300|40001|40P01|55P03")
 
 
 class CannotStart(Exception):
@@ -113,22 +118,75 @@ def open_database(*, migrate: bool, say: Say) -> None:
     Raises:
         CannotStart: waiting would not help.
     """
-    try:
+
+    def opened() -> None:
         if migrate:
             with _alone(say):
                 call_command("migrate", verbosity=0, interactive=False)
         else:
             _wait_for_tables(say)
+        _say_if_newer(say)
         backends_ensure(settings.DIRECTOR_BACKENDS)
-    except (DatabaseError, psycopg.Error) as error:
-        raise CannotStart(
-            f"The database does not open: {_first_line(error)}. DIRECTOR_DATABASE_URL or"
-            " DIRECTOR_DATA_DIR says where it is."
-        ) from error
+
+    try:
+        _whatever_passes(opened, say)
     except BackendInvalid as error:
         raise CannotStart(f"DIRECTOR_BACKENDS: {error}") from error
-    finally:
-        connection.close()
+
+
+def hold(lock: Lock, say: Say) -> None:
+    """Take a lock; one in PostgreSQL also where the server goes away meanwhile.
+
+    Args:
+        lock: on a runner's name, or on a folder.
+        say: takes a sentence for the person who started this, while PostgreSQL is waited for.
+
+    Raises:
+        NameTaken: another process has it.
+        CannotStart: waiting would not help.
+    """
+
+    def held() -> None:
+        try:
+            lock.acquire()
+        except psycopg.Error:
+            lock.release()  # its connection, which is broken
+            raise
+
+    _whatever_passes(held, say)
+
+
+def _whatever_passes(work: Callable[[], None], say: Say) -> None:
+    """Do something with the database, from its beginning again where PostgreSQL goes away meanwhile."""
+    waiting = _Waiting(say)
+    while True:
+        try:
+            work()
+        except (DatabaseError, psycopg.Error) as error:
+            told = _first_line(error)
+            if settings.DIRECTOR_ON_SQLITE or not _passes(error):
+                raise CannotStart(
+                    f"The database does not open: {told}. DIRECTOR_DATABASE_URL or"
+                    " DIRECTOR_DATA_DIR says where it is."
+                ) from error
+        else:
+            return
+        finally:
+            connection.close()
+        waiting.on(f"PostgreSQL broke off ({told}). Trying again; Ctrl-C ends this.")
+        reach_database(say)
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether what PostgreSQL or the way to it did passes by itself. Where it refuses, it says so."""
+    while error is not None:
+        if isinstance(error, psycopg.Error):
+            if error.sqlstate is not None:
+                return _PASSES_BY_ITSELF.fullmatch(error.sqlstate) is not None
+            return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        # Django wraps the driver's error, and its migrations wrap that once more without a cause.
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def why_away() -> str | None:
@@ -160,9 +218,9 @@ def _alone(say: Say) -> Iterator[None]:
         else DatabaseLock("comfyui-director: tables", "")
     )
     waiting = _Waiting(say)
-    while not lock.try_acquire():
-        waiting.on("Another process is making the database's tables; waiting for it.")
     try:
+        while not lock.try_acquire():
+            waiting.on("Another process is making the database's tables; waiting for it.")
         yield
     finally:
         lock.release()
@@ -177,6 +235,22 @@ def _wait_for_tables(say: Say) -> None:
         waiting.on(
             "The database lacks tables of this version. Waiting until `manage.py migrate`, or a"
             " Director that starts without --no-migrate, has made them; Ctrl-C ends this."
+        )
+
+
+def _say_if_newer(say: Say) -> None:
+    """Say that a newer version has been here: whoever went back to this one wonders."""
+    loader = MigrationLoader(connection)
+    known = loader.disk_migrations or {}
+    unknown = sorted(
+        f"{app} {name}"
+        for app, name in loader.applied_migrations or {}
+        if app in loader.migrated_apps and (app, name) not in known
+    )
+    if unknown:
+        say(
+            f"A newer version has made this database's tables (with {', '.join(unknown)}); this one"
+            " works with them and leaves what it does not know alone."
         )
 
 
@@ -218,6 +292,25 @@ def why_not(error: DatabaseError) -> str | None:
             " it is."
         )
     return None
+
+
+# --- open files -----------------------------------------------------------------------------------
+
+
+def allow_many_files() -> None:
+    """Have as many open files as the system lets this process have, up to 65,536.
+
+    Each backend takes two or three, each client one; 1,024, which is usual, end at some 400 backends.
+    """
+    try:
+        import resource  # noqa: PLC0415 there is none on Windows
+    except ImportError:
+        return
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 # --- several processes ----------------------------------------------------------------------------

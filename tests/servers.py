@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 import redis
 
 _POSTGRES = "postgres"
@@ -38,6 +39,14 @@ def _found(program: str) -> str | None:
     # Debian keeps PostgreSQL's own programs off the path.
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return shutil.which(program, path=os.pathsep.join([*map(str, places), os.environ["PATH"]]))
+
+
+#: Where the services are required, a test that finds none of their programs fails.
+needs_servers = pytest.mark.skipif(
+    os.environ.get("DIRECTOR_TEST_SERVICES") != "required"
+    and not (is_there("initdb") and is_there("redis-server")),
+    reason="PostgreSQL's and Redis's own programs are not installed",
+)
 
 
 class Postgres:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_runner_process import needs_servers
 from tests.served import ROOT
-from tests.servers import Postgres
+from tests.servers import Postgres, needs_servers
 
 pytestmark = [pytest.mark.timeout(180), needs_servers]
 
@@ -51,3 +50,7 @@ def test_attempts_on_postgresql(server: Postgres, tmp_path: Path) -> None:
 
 def test_all_at_once_on_postgresql(server: Postgres, tmp_path: Path) -> None:
     run(server, tmp_path, "tests/db/test_all_at_once.py", "tests/db/test_events.py")
+
+
+def test_cut_off_by_postgresql(server: Postgres, tmp_path: Path) -> None:
+    run(server, tmp_path, "tests/db/test_cut_off.py")

@@ -18,14 +18,10 @@ from websockets.sync.client import connect
 from tests.e2e.killing import verdict
 from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
 from tests.served import ROOT, Launched, LaunchedRunner, Served, stop_in_order
-from tests.servers import Postgres, Redis, is_there, own_redis, postgres
+from tests.servers import Postgres, Redis, needs_servers, own_redis, postgres
 
 pytestmark = pytest.mark.timeout(180)
 
-needs_servers = pytest.mark.skipif(
-    not (is_there("initdb") and is_there("redis-server")),
-    reason="PostgreSQL's and Redis's own programs are not installed",
-)
 #: Seconds that an end may take, whatever hangs.
 SOON = 5.0
 WEB = ("--no-runner", "--port", "0")

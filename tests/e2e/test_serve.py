@@ -51,6 +51,15 @@ def test_a_data_folder_has_one_director(served: tuple[Served, Path]) -> None:
     assert "DIRECTOR_DATA_DIR" in said
 
 
+def test_it_may_open_as_many_files_as_the_system_allows(served: tuple[Served, Path]) -> None:
+    limits = Path(f"/proc/{served[0].process.pid}/limits")
+    if not limits.exists():
+        pytest.skip("the system has no /proc")
+    (line,) = [one for one in limits.read_text().splitlines() if one.startswith("Max open files")]
+    allowed, most = (int(one) for one in line.split()[3:5])
+    assert allowed == min(most, 65_536)
+
+
 def test_another_host_than_loopback_must_be_allowed(tmp_path: Path) -> None:
     said = refused(tmp_path, "--host", "0.0.0.0", "--port", "0")
     assert "--allow-anonymous" in said

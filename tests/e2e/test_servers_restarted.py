@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psycopg
 import pytest
 from websockets.sync.client import connect
 
 from tests.e2e.killing.gpus import Gpus, picture, simulated
-from tests.e2e.test_runner_process import Farm, needs_servers, once_each, until
-from tests.served import stop_in_order
-from tests.servers import Postgres, Redis
+from tests.e2e.test_runner_process import WEB, Farm, once_each, until
+from tests.served import Launched, LaunchedRunner, Served, stop_in_order
+from tests.servers import Postgres, Redis, needs_servers
 from tests.ws.client_state import ClientState
 
 pytestmark = [pytest.mark.timeout(180), needs_servers]
@@ -168,3 +172,185 @@ def _submitted_now(farm: Farm) -> str | None:
         return None
     found: str = answer.json()["job_group_id"]
     return found
+
+
+# --- a web that stood still ------------------------------------------------------------------------
+
+
+def test_a_web_that_stood_still_in_a_transaction_says_when_to_come_back(
+    tmp_path: Path, gpus: Gpus, url: str
+) -> None:
+    """PostgreSQL cuts off who is idle in a transaction: after a second here, after eight else."""
+    limited = f"{url}?options=-c%20idle_in_transaction_session_timeout%3D1s"
+    settings = {"DIRECTOR_DATABASE_URL": limited, "DIRECTOR_ACCEPT_WITHOUT_RUNNER": "1"}
+    farm = Farm(tmp_path, gpus, **settings)
+    answers: list[httpx.Response] = []
+
+    def cancel() -> None:
+        answers.append(farm.web.ask("DELETE", f"/api/job-groups/{group_id}"))
+
+    try:
+        farm.web.start()
+        group_id = farm.web.submit(picture(), gpus.ids)
+        with psycopg.connect(url) as holder:
+            holder.execute("SELECT 1 FROM jobgroups_jobgroup FOR UPDATE")
+            cancelling = threading.Thread(target=cancel)
+            cancelling.start()
+            until(lambda: _held_up(url))
+            os.killpg(farm.web.process.pid, signal.SIGSTOP)
+        assert until(lambda: _idle_in_transaction(url))
+        until(lambda: not _idle_in_transaction(url))
+        os.killpg(farm.web.process.pid, signal.SIGCONT)
+        cancelling.join(30.0)
+        assert answers[0].status_code == 503, answers[0].text
+        assert answers[0].json()["code"] == "database_unavailable"
+        assert int(answers[0].headers["Retry-After"]) >= 1
+        # It had no word of PostgreSQL's, so for all that it knows it was its commit that was cut off.
+        assert "whether a change was stored is not known" in answers[0].json()["detail"]
+        assert farm.group(group_id)["completed_at"] is None
+        cancel()
+        assert answers[1].status_code == 200, answers[1].text
+        assert farm.group(group_id)["completed_at"] is not None
+        assert "Traceback" not in farm.web.printed(), farm.web.printed()
+        stop_in_order(farm.web)
+    finally:
+        farm.close()
+
+
+def _idle_in_transaction(url: str) -> list[int]:
+    query = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    with psycopg.connect(url, autocommit=True) as database:
+        return [pid for (pid,) in database.execute(query)]
+
+
+# --- what starts just then ------------------------------------------------------------------------
+
+
+def _waits_its_turn(holder: psycopg.Connection[Any], process: Launched) -> None:
+    """Another process makes the tables, and this one waits until it is done."""
+    subject = "comfyui-director: tables"
+    holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [subject])
+    process.start(wait=False)
+    process.wait_printed("Another process is making the database's tables")
+
+
+def _is_migrating(holder: psycopg.Connection[Any], process: Launched) -> None:
+    """Something holds up one of migrate's statements."""
+    holder.execute(
+        "CREATE TABLE django_migrations (id bigserial PRIMARY KEY, app varchar(255) NOT NULL,"
+        " name varchar(255) NOT NULL, applied timestamptz NOT NULL)"
+    )
+    holder.commit()
+    holder.execute("LOCK TABLE django_migrations")
+    process.start(wait=False)
+    until(lambda: _held_up(holder.info.dsn))
+
+
+def _held_up(url: str) -> list[int]:
+    """Return whose statements wait for a lock."""
+    query = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as database:
+        return [pid for (pid,) in database.execute(query)]
+
+
+@pytest.mark.parametrize(
+    ("command", "moment"), [("web", _waits_its_turn), ("runner", _is_migrating)]
+)
+def test_what_starts_while_postgresql_restarts_waits_in_words_and_goes_on(
+    command: str,
+    moment: Callable[[psycopg.Connection[Any], Launched], None],
+    url: str,
+    server: Postgres,
+    tmp_path: Path,
+) -> None:
+    settings = {"DIRECTOR_DATABASE_URL": url}
+    process: Launched = (
+        LaunchedRunner(tmp_path, environment=settings)
+        if command == "runner"
+        else Served(tmp_path, arguments=WEB, environment=settings, start=False)
+    )
+    holder = psycopg.connect(url)
+    try:
+        moment(holder, process)
+        server.stop()
+        process.wait_printed("PostgreSQL broke off")
+        process.wait_printed("PostgreSQL does not answer")
+        server.start()
+        process.wait_ready()
+        stop_in_order(process)
+    finally:
+        holder.close()
+        _start(server)
+        process.close()
+
+
+def test_what_waits_for_tables_outlives_a_restart_of_postgresql(
+    url: str, server: Postgres, tmp_path: Path
+) -> None:
+    settings = {"DIRECTOR_DATABASE_URL": url}
+    arguments = ["--no-migrate", *WEB]
+    web = Served(tmp_path, arguments=arguments, environment=settings, start=False)
+    runner = LaunchedRunner(tmp_path, environment=settings)
+    web.start(wait=False)
+    try:
+        web.wait_printed("The database lacks tables")
+        server.stop()
+        web.wait_printed("PostgreSQL does not answer")
+        server.start()
+        time.sleep(2.0)
+        assert web.runs, web.printed()
+        runner.start()
+        web.wait_ready()
+        stop_in_order(web)
+        stop_in_order(runner)
+    finally:
+        _start(server)
+        web.close()
+        runner.close()
+
+
+_HOLDING = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "director.settings"
+import django
+django.setup()
+from director import starting
+lock = starting.runner_lock("room-1")
+starting.hold(lock, print)
+print("It has looked.")
+input()
+starting.hold(lock, print)
+print("It is held.")
+input()
+"""
+
+
+def test_a_name_whose_lock_broke_while_it_was_taken_is_waited_for(
+    url: str, server: Postgres, tmp_path: Path
+) -> None:
+    settings = {"DIRECTOR_DATABASE_URL": url, "DIRECTOR_DATA_DIR": str(tmp_path)}
+    process = Launched(tmp_path, ["hold"], settings, program=["-c", _HOLDING], is_told=True)
+    process.start(wait=False)
+    stdin = process.process.stdin
+    assert stdin is not None
+    try:
+        process.wait_printed("It has looked.")
+        server.stop()
+        stdin.write(b"\n")
+        stdin.flush()
+        process.wait_printed("PostgreSQL does not answer")
+        server.start()
+        process.wait_printed("It is held.")
+        with psycopg.connect(url, autocommit=True) as database:
+            query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            assert database.execute(query).fetchone() == (1,)
+    finally:
+        stdin.close()
+        _start(server)
+        process.close()
+
+
+def _start(server: Postgres) -> None:
+    """Have it run for the next test, whatever became of this one."""
+    if not server.is_running:
+        server.start()

@@ -14,9 +14,9 @@ import pytest
 
 from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.killing.preload import library, needs_preload
-from tests.e2e.test_runner_process import Farm, needs_servers, once_each, refused, until
+from tests.e2e.test_runner_process import Farm, once_each, refused, until
 from tests.served import Launched, stop_in_order
-from tests.servers import Postgres, Redis
+from tests.servers import Postgres, Redis, needs_servers
 
 pytestmark = [pytest.mark.timeout(180), needs_servers]
 

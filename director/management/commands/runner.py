@@ -42,13 +42,14 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Prepare as ``serve`` does, take the name's lock, and run."""
         ending.leave_at_signals()
+        starting.allow_many_files()
         name = starting.runner_name(options["name"])
         try:
             folder = datadir.prepare()
             self._say(f"Data folder: {folder}")
             starting.reach_database(self._say)
             lock = starting.runner_lock(name)
-            lock.acquire()
+            starting.hold(lock, self._say)
             try:
                 starting.say_what_lacks(self._say)
                 starting.open_database(migrate=not options["no_migrate"], say=self._say)

@@ -60,6 +60,7 @@ class Command(BaseCommand):
                 " to have them sign in, or add --allow-anonymous if that is what you want."
             )
         ending.leave_at_signals()
+        starting.allow_many_files()
         try:
             folder = datadir.prepare()
             places = listening.places(host, options["port"])
@@ -95,7 +96,7 @@ class Command(BaseCommand):
             )
 
     def _hold(self, held: ExitStack, lock: Lock) -> None:
-        lock.acquire()
+        starting.hold(lock, self._say)
         held.callback(lock.release)
 
     def _say(self, sentence: str) -> None:

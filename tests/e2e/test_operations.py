@@ -1,0 +1,568 @@
+"""docs/operations.md, followed to the letter on a machine of the test's own, and what it promises.
+
+The tests go by the page, one after the other, on one machine: each section finds what those before it
+have made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import ssl
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.killing.gpus import Gpus, picture, simulated
+from tests.e2e.killing.verdict import Seen
+from tests.e2e.operating import page
+from tests.e2e.operating.machine import NAME, Machine, machine
+from tests.e2e.test_runner_process import until
+from tests.served import Served
+from tests.servers import needs_servers
+
+_NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+_REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(sys.platform != "linux", reason="the page is for Debian and Ubuntu"),
+    needs_servers,
+    pytest.mark.skipif(_NGINX is None and not _REQUIRED, reason="nginx is not installed"),
+]
+
+#: The sections with commands, in the order in which the tests of this file follow them.
+_SETTING_UP = ("Install", "PostgreSQL and Redis", "Start", "nginx")
+_FOLLOWED = (
+    *_SETTING_UP,
+    *("Another ASGI server", "Backup", "Restore", "SQLite", "Health", "Logs", "What to do when"),
+    "Purge",
+)
+_GPUS = ("gpu-1", "gpu-2")
+_ADDRESSES = ("192.168.100.6:8188", "192.168.100.7:8188")
+_GROUP, _JOB = "jg_0c1d9a77e3f2", "j_91ce44d07b3a"
+
+
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpus]:
+    with simulated(tmp_path_factory.mktemp("gpus"), count=2, seconds=0.4) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory, gpus: Gpus) -> Iterator[Machine]:
+    """The machine, after everything up to nginx was followed."""
+    with machine(tmp_path_factory.mktemp("machine")) as made:
+        addresses = dict(zip(_ADDRESSES, gpus.urls, strict=True))
+        with unless_pip_reaches_nothing():
+            said = [made.follow(block, **addresses) for block in page.of(*_SETTING_UP)]
+        # The doctor's word.
+        assert "All is well." in "".join(said)
+        yield made
+
+
+@contextmanager
+def unless_pip_reaches_nothing() -> Iterator[None]:
+    """Skip the test where pip reaches no index, unless that is required."""
+    try:
+        yield
+    except AssertionError as error:
+        if _REQUIRED or "Could not find a version" not in str(error):
+            raise
+        pytest.skip("pip reaches no index")
+
+
+@pytest.fixture
+def http(farm: Machine) -> Iterator[httpx.Client]:
+    """A client of the farm, through nginx."""
+    with farm.client() as client:
+        farm.wait_healthy(client)
+        yield client
+
+
+def submit(http: httpx.Client, each: int, backends: Sequence[str] = _GPUS, **workflow: Any) -> str:
+    """Submit a group of so many pictures for each backend, and return its id."""
+    body = {"workflow_json": {**picture(), **workflow}, "backend_ids": list(backends) * each}
+    answer = http.post("/api/job-group", json=body)
+    assert answer.status_code == 201, answer.text
+    group_id: str = answer.json()["job_group_id"]
+    return group_id
+
+
+@contextmanager
+def held(http: httpx.Client, backend: str) -> Iterator[None]:
+    """Have a backend get nothing while the block lasts, so that what waits for it is there still."""
+    assert http.post(f"/api/backends/{backend}/pause").status_code == 200
+    try:
+        yield
+    finally:
+        assert http.post(f"/api/backends/{backend}/resume").status_code == 200
+
+
+def wait_complete(http: httpx.Client, group_id: str, within: float = 60.0) -> dict[str, Any]:
+    """Wait for a group's end, hold that all of it completed, and return its status."""
+    end = time.monotonic() + within
+    while True:
+        group: dict[str, Any] = http.get(f"/api/job-groups/{group_id}").json()
+        if group.get("completed_at"):
+            break
+        assert time.monotonic() < end, f"not within {within} s: {group}"
+        time.sleep(0.05)
+    assert {child["status"] for child in group["child_jobs"]} == {"completed"}, group
+    return group
+
+
+def wait_started(gpus: Gpus, more: int) -> None:
+    """Wait until so many prompts more than now have started."""
+
+    def started(seen: Sequence[dict[str, Any]]) -> int:
+        return sum(entry["kind"] == "started" for entry in seen)
+
+    already = started(gpus.seen())
+    gpus.wait_seen(lambda seen: started(seen) >= already + more)
+
+
+def renders(gpus: Gpus, jobs: Sequence[str]) -> dict[str, int]:
+    """Return how often each of some jobs was rendered, as the backends' witness saw it."""
+    seen = Seen(gpus.seen())
+    started = Counter(seen.job[one] for one, kinds in seen.kinds.items() if kinds["started"])
+    return {job: started[job] for job in jobs}
+
+
+# --- the page and its files -------------------------------------------------------------------------
+
+
+def test_every_section_with_commands_is_followed() -> None:
+    assert list(dict.fromkeys(block.section for block in page.blocks())) == [*_FOLLOWED]
+
+
+def test_every_file_is_named_by_the_page_and_every_link_leads_somewhere() -> None:
+    linked = set(re.findall(r"\]\((operations/[^)]+)\)", page.TEXT))
+    unnamed = {f"operations/{file.name}" for file in page.FILES.iterdir()} - linked
+    assert unnamed == {"operations/director-purge.timer"}
+    for target in re.findall(r"\]\(([^)#]+)", page.TEXT):
+        assert (page.FILES.parent / target).exists(), target
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", one.lower())
+        for one in re.findall(r"^##+ (.+)$", page.TEXT, re.MULTILINE)
+    }
+    for anchor in re.findall(r"\]\(#([^)]+)\)", page.TEXT):
+        assert anchor.replace("-", " ") in anchors, anchor
+
+
+def test_systemd_takes_the_units(farm: Machine) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd here")
+    folder = farm.root / "etc/systemd/system"
+    # Its user is none of this machine's.
+    for file in folder.iterdir():
+        text = re.sub(
+            r"^(User|Group)=.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
+        file.write_text(text, encoding="utf-8")
+    for name in ("director-web@9820.service", "director-runner@1.service", "director-purge.timer"):
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", folder / name],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        # What it says of the machine's own units is no matter of ours.
+        ours = [line for line in done.stderr.splitlines() if "director-" in line]
+        assert (done.returncode, ours) == (0, []), done.stderr
+
+
+def test_nginx_and_the_director_agree_on_the_longest_body(farm: Machine) -> None:
+    text = (page.FILES / "nginx.conf").read_text(encoding="utf-8")
+    assert "client_max_body_size 16m;" in text
+    assert (
+        "`DIRECTOR_MAX_BODY_BYTES` | `16777216`" in (page.FILES.parent / "settings.md").read_text()
+    )
+    assert 16 * 2**20 == 16777216
+
+
+# --- through nginx ----------------------------------------------------------------------------------
+
+
+def test_work_goes_on_through_nginx_whichever_web_dies(
+    farm: Machine, gpus: Gpus, http: httpx.Client, tmp_path: Path
+) -> None:
+    """Somebody watches a group to its end while each web in turn is killed and started again."""
+    with ExitStack() as waits, watching(farm, farm.url) as watch:
+        for backend in _GPUS:
+            waits.enter_context(held(http, backend))
+        group_id = submit(http, each=4)
+        watcher = watch(group_id)
+        for port in farm.webs:
+            web = farm.systemd.unit(f"director-web@{port}")
+            web.kill()
+            assert http.get(f"/api/job-groups/{group_id}").status_code == 200
+            assert http.get("/").status_code == 200
+            submit(http, each=1)
+            web.start()
+            # nginx leaves one that has refused alone for a while: not the other one's end, too.
+            until(lambda: _answers(f"http://localhost:{port}/sign-in"))  # noqa: B023 asked at once
+        waits.close()
+        frames = ended(watcher)
+    events = [frame for frame in frames if frame.get("seq") and frame["type"] != "initial_state"]
+    seqs = [frame["seq"] for frame in events]
+    assert seqs == list(range(2, 2 + len(seqs))), "lost or doubled"
+    assert [event["type"] for event in events].count("child_completed") == 8
+    assert events[-1]["type"] == "group_complete"
+    jobs = [child["job_id"] for child in wait_complete(http, group_id)["child_jobs"]]
+    assert set(renders(gpus, jobs).values()) == {1}
+
+
+@contextmanager
+def watching(farm: Machine, url: str) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Give what starts ``director watch`` of a group, and returns once it has begun."""
+    started: list[subprocess.Popen[str]] = []
+
+    def watch(group_id: str) -> subprocess.Popen[str]:
+        command = [str(farm.director), "watch", group_id, "--server", url, "--json"]
+        process = subprocess.Popen(
+            command, env=farm.people(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert "initial_state" in process.stdout.readline()
+        return process
+
+    try:
+        yield watch
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+
+
+def ended(watcher: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """Wait for the end of what is watched; return the frames after the first."""
+    out, errors = watcher.communicate(timeout=60)
+    assert watcher.returncode == 0, out + errors
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_pictures_and_long_workflows_pass_and_too_long_ones_are_told_so(
+    farm: Machine, http: httpx.Client, tmp_path: Path
+) -> None:
+    note = {"class_type": "Note", "inputs": {"text": "x" * 2 * 2**20}}
+    padded = picture()
+    padded["6"]["inputs"]["text"] = note["inputs"]["text"]  # type: ignore[index]
+    group_id = submit(http, each=1, **padded)
+    wait_complete(http, group_id)
+    saved = subprocess.run(
+        [farm.director, "save", group_id, "--to", str(tmp_path)],
+        env=farm.people(),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert saved.returncode == 0, saved.stderr
+    assert len([one for one in tmp_path.iterdir() if one.read_bytes().startswith(b"\x89PNG")]) == 2
+    answer = http.post("/api/job-group", content=b" " * (16 * 2**20 + 1))
+    assert answer.status_code == 413
+    assert answer.json() == {"detail": "The body is too long.", "code": "payload_too_large"}
+
+
+def test_people_sign_in_under_the_studios_name(farm: Machine, http: httpx.Client) -> None:
+    """As a browser does: a cookie, and with whatever changes something the page's origin."""
+    group_id = submit(http, each=4)
+    token = farm.settings()["DIRECTOR_TOKEN"]
+    name = {"extensions": {"sni_hostname": NAME}}
+    with farm.client(headers={"Host": NAME}) as browser:
+        told = browser.get("/", **name)
+        assert (told.status_code, told.headers["Location"]) == (302, "/sign-in?next=/")
+        origin = {"Origin": f"https://{NAME}"}
+        signed = browser.post("/sign-in", data={"token": token}, headers=origin, **name)
+        assert signed.status_code == 302, signed.text
+        given = signed.headers["Set-Cookie"]
+        assert "director_session=" in given
+        assert "; secure" in given.lower()
+        cookie = {"Cookie": given.partition(";")[0]}
+        assert browser.get("/", headers=cookie, **name).status_code == 200
+        path = f"/api/job-groups/{group_id}"
+        stranger = {**cookie, "Origin": "https://elsewhere.example"}
+        assert browser.delete(path, headers=stranger, **name).status_code == 403
+        assert browser.delete(path, headers={**cookie, **origin}, **name).status_code == 200
+    plain = httpx.post(f"http://localhost:{farm.http}/api/job-group", trust_env=False)
+    assert plain.status_code == 308
+    assert plain.headers["Location"] == "https://localhost/api/job-group"
+
+
+def test_whoever_shows_wrong_tokens_shuts_nobody_else_out(
+    farm: Machine, http: httpx.Client
+) -> None:
+    """Two webs count for themselves, so that one is shut after ten, both after twenty."""
+    trusted = ssl.create_default_context(cafile=str(farm.certificate))
+    elsewhere = httpx.HTTPTransport(verify=trusted, local_address="127.0.0.2")
+    with httpx.Client(base_url=farm.url, transport=elsewhere) as stranger:
+        answers = [
+            stranger.get("/api/backends", headers={"Authorization": "Bearer wrong"}).status_code
+            for _ in range(25)
+        ]
+    assert answers[0] == 401
+    assert answers[-1] == 429
+    assert [http.get("/api/backends").status_code for _ in range(4)] == [200] * 4
+
+
+# --- another server ---------------------------------------------------------------------------------
+
+
+def test_uvicorn_serves_as_the_page_says(
+    farm: Machine, http: httpx.Client, gpus: Gpus, tmp_path: Path
+) -> None:
+    [install] = page.of("Another ASGI server")
+    with unless_pip_reaches_nothing():
+        farm.follow(install)
+    [command] = re.findall(r"^```\n(\S+uvicorn .*)\n```$", page.TEXT, re.MULTILINE)
+    port = str(farm.spare)
+    words = shlex.split(farm.here(command).replace("9822", port))
+    with (tmp_path / "log").open("wb") as log:
+        served = subprocess.Popen(
+            words, env=farm.people() | farm.settings(), stdout=log, stderr=log, cwd="/"
+        )
+    try:
+        url = f"http://localhost:{port}"
+        until(lambda: _answers(f"{url}/sign-in"))
+        with ExitStack() as waits, watching(farm, url) as watch:
+            waits.enter_context(held(http, "gpu-1"))
+            watcher = watch(submit(http, each=3))
+            waits.close()
+            kinds = [frame["type"] for frame in ended(watcher)]
+        assert kinds.count("child_completed") >= 3
+        assert "child_progress" in kinds
+    finally:
+        served.terminate()
+        served.wait(10)
+
+
+# --- backup and restore -----------------------------------------------------------------------------
+
+
+def attempted(farm: Machine, database: str, group_id: str) -> set[str]:
+    """Return the jobs of a group that a database has an attempt of."""
+    with farm.database.connect(database) as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT child_id FROM jobgroups_attempt JOIN jobgroups_childjob c"
+            " ON c.id = child_id WHERE c.group_id = %s",
+            [group_id],
+        ).fetchall()
+    return {job for (job,) in rows}
+
+
+def test_a_move_that_begins_with_the_runners_doubles_nothing(
+    farm: Machine, gpus: Gpus, http: httpx.Client
+) -> None:
+    group_id = submit(http, each=6)
+    wait_started(gpus, 3)
+    for name in ("director-runner@1", "director-runner@2"):
+        farm.systemd.control(["stop", name])
+    [backup], [restore] = page.of("Backup"), page.of("Restore")
+    assert "TABLE DATA public jobgroups_attempt" in farm.follow(backup)
+    # What it renders comes to its end meanwhile.
+    time.sleep(0.6)
+    farm.follow(restore)
+    assert farm.settings()["DIRECTOR_DATABASE_URL"].endswith("/director_restored")
+    group = wait_complete(http, group_id)
+    assert group["total_count"] == 12
+    assert set(renders(gpus, [child["job_id"] for child in group["child_jobs"]]).values()) == {1}
+
+
+def test_after_a_disaster_only_what_the_dump_did_not_know_is_rendered_again(
+    farm: Machine, gpus: Gpus, http: httpx.Client
+) -> None:
+    """The dump is made under load, the farm works on, and dies some time later."""
+    [backup], [restore] = page.of("Backup"), page.of("Restore")
+    group_id = submit(http, each=10)
+    wait_started(gpus, 4)
+    farm.follow(backup, **{"custom director ": "custom director_restored "})
+    wait_started(gpus, 5)
+    for unit in farm.systemd.units.values():
+        if unit.runs:
+            unit.kill()
+    away = http.get("/api/health")
+    assert (away.status_code, away.json()["code"]) == (502, "unavailable")
+    farm.follow(restore, director_restored="director_again")
+    group = wait_complete(http, group_id)
+    assert group["total_count"] == 20
+    times = renders(gpus, [child["job_id"] for child in group["child_jobs"]])
+    # What the dump knew of are those with an attempt at its moment.
+    dump = max((farm.root / "var/backups/director").glob("*.dump"))
+    known = _attempted_in(farm, dump, group_id)
+    assert len(known) >= 4
+    assert {times[job] for job in known} == {1}, "what was under way was rendered twice"
+    assert set(times.values()) <= {1, 2}
+
+
+def _attempted_in(farm: Machine, dump: Path, group_id: str) -> set[str]:
+    farm.database.create("looked_at")
+    environment = farm.environment
+    subprocess.run(
+        ["pg_restore", "--no-owner", "--dbname=looked_at", dump], env=environment, check=True
+    )
+    return attempted(farm, "looked_at", group_id)
+
+
+def test_sqlite_is_saved_while_it_works(farm: Machine, gpus: Gpus, tmp_path: Path) -> None:
+    backup, restore = page.of("SQLite")
+    served = Served(tmp_path, gpus.urls)
+    try:
+        served.wait_online()
+        group_id = served.submit(picture(), gpus.ids * 6)
+        wait_started(gpus, 3)
+        farm.follow(backup, **{"~/.local/share/comfyui-director": str(served.data)})
+        wait_started(gpus, 2)
+        served.kill()
+        farm.follow(restore)
+        data = farm.root / "home/restored"
+        with closing(sqlite3.connect(data / "director.sqlite3")) as database:
+            rows = database.execute("SELECT DISTINCT child_id FROM jobgroups_attempt").fetchall()
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        known = {job for (job,) in rows}
+        served.start(DIRECTOR_DATA_DIR=str(data))
+        until(lambda: served.ask("GET", f"/api/job-groups/{group_id}").json()["completed_at"])
+        group = served.ask("GET", f"/api/job-groups/{group_id}").json()
+        assert group["status"] == "completed"
+        times = renders(gpus, [child["job_id"] for child in group["child_jobs"]])
+        assert len(known) >= 3
+        assert {times[job] for job in known} == {1}, "what was under way was rendered twice"
+    finally:
+        served.close()
+
+
+# --- while it runs ----------------------------------------------------------------------------------
+
+
+def test_health_and_logs_are_where_the_page_says(farm: Machine, http: httpx.Client) -> None:
+    [alive], [logs] = page.of("Health"), page.of("Logs")
+    farm.follow(alive)
+    assert "Runner" in farm.follow(logs)
+
+
+def test_what_needs_nobody_else_is_answered_while_postgresql_is_away(
+    farm: Machine, http: httpx.Client
+) -> None:
+    farm.database.stop()
+    try:
+        farm.follow(page.of("Health")[0])
+        health = http.get("/api/health")
+        assert health.status_code == 503
+        assert health.json()["checks"]["database"]["status"] == "down"
+        refused = http.get("/api/job-groups")
+        assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
+    finally:
+        farm.database.start()
+    farm.wait_healthy(http)
+
+
+def test_what_to_do_when_is_done(farm: Machine, http: httpx.Client) -> None:
+    token = farm.settings()["DIRECTOR_TOKEN"]
+    assert http.post("/api/backends/gpu-1/pause").status_code == 200
+    try:
+        group_id = submit(http, each=2)
+        [job, _] = children(http, group_id, "gpu-1")
+        for block in page.of("What to do when"):
+            farm.follow(block, **{_GROUP: group_id, _JOB: job})
+        assert http.get("/api/health").status_code == 401, "the old token opens still"
+        assert farm.settings()["DIRECTOR_TOKEN"] != token
+    finally:
+        with farm.client() as again:
+            again.post("/api/backends/gpu-1/resume")
+    with farm.client() as again:
+        farm.wait_healthy(again)
+        assert children(again, group_id, "gpu-1")[job] == "cancelled"
+        _try_admin(farm, again)
+
+
+def children(http: httpx.Client, group_id: str, backend: str) -> dict[str, str]:
+    """Return a group's jobs of one backend, and how each is."""
+    found = http.get(f"/api/job-groups/{group_id}").json()["child_jobs"]
+    return {one["job_id"]: one["status"] for one in found if one["backend_id"] == backend}
+
+
+def _try_admin(farm: Machine, http: httpx.Client) -> None:
+    """Log in to the admin under the studio's name: its form is not taken for a forgery."""
+    name = {"extensions": {"sni_hostname": NAME}}
+    form = http.get("/admin/login/", headers={"Host": NAME}, **name)
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', form.text)
+    assert token is not None
+    answer = http.post(
+        "/admin/login/",
+        data={"csrfmiddlewaretoken": token[1], "username": "ada", "password": "wrong"},
+        headers={
+            "Host": NAME,
+            "Origin": f"https://{NAME}",
+            "Referer": f"https://{NAME}/admin/login/",
+            "Cookie": form.headers["Set-Cookie"].partition(";")[0],
+        },
+        **name,
+    )
+    assert answer.status_code == 200
+    assert "Please enter the correct username and password" in answer.text
+
+
+def test_old_groups_are_purged_when_it_is_asked_for(farm: Machine, http: httpx.Client) -> None:
+    by_hand, by_night = page.of("Purge")
+    for block, said in ((by_hand, "Deleted 1 group"), (by_night, "")):
+        group_id = submit(http, each=1)
+        wait_complete(http, group_id)
+        database = farm.settings()["DIRECTOR_DATABASE_URL"].rpartition("/")[2]
+        with farm.database.connect(database) as connection:
+            connection.execute(
+                "UPDATE jobgroups_jobgroup SET created_at = now() - interval '91 days',"
+                " completed_at = now() - interval '91 days' WHERE id = %s",
+                [group_id],
+            )
+        assert said in farm.follow(block)
+        assert http.get(f"/api/job-groups/{group_id}").status_code == 404
+    assert "director-purge.timer" in farm.systemd.enabled
+    assert "Deleted 1 group" in farm.systemd.unit("director-purge").printed()
+
+
+def test_the_procfile_is_the_same_farm(farm: Machine, http: httpx.Client) -> None:
+    for name in sorted(farm.systemd.units):
+        if farm.systemd.units[name].runs:
+            farm.systemd.control(["stop", name])
+    lines = (farm.root / "source/docs/operations/Procfile").read_text().splitlines()
+    commands = [line.partition(": ")[2] for line in lines]
+    assert len(commands) == 4
+    environment = farm.people() | farm.settings()
+    environment["PATH"] = f"{farm.director.parent}:{environment['PATH']}"
+    log = (farm.root / "logs/procfile.log").open("wb")
+    with log:
+        started = [
+            subprocess.Popen(shlex.split(one), env=environment, stdout=log, stderr=log, cwd="/")
+            for one in commands
+        ]
+        try:
+            farm.wait_healthy(http)
+            wait_complete(http, submit(http, each=1))
+            for one in started:
+                one.send_signal(signal.SIGTERM)
+            assert [one.wait(10) for one in started] == [0, 0, 0, 0]
+        finally:
+            for one in started:
+                one.kill()
+                one.wait()

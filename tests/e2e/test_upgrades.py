@@ -1,0 +1,346 @@
+"""Upgrades under load: each process is ended and started again in turn, and nobody notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
+from tests.e2e.killing.watcher import Watcher
+from tests.e2e.test_runner_process import WEB, Farm, once_each, until
+from tests.e2e.test_two_runners import Leases
+from tests.e2e.upgrading.newer import MIGRATION, AnyRunner, newer_release
+from tests.e2e.upgrading.people import people
+from tests.e2e.upgrading.proxy import PROGRAM, proxied
+from tests.served import Served, stop_in_order
+from tests.servers import Redis, needs_servers
+
+_REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
+pytestmark = [
+    pytest.mark.timeout(180),
+    needs_servers,
+]
+needs_nginx = pytest.mark.skipif(PROGRAM is None and not _REQUIRED, reason="nginx is not installed")
+BACKENDS = 8
+
+
+@pytest.fixture
+def gpus(tmp_path: Path) -> Iterator[Gpus]:
+    with simulated(tmp_path, count=BACKENDS, seconds=0.1) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(url: str, doorbell: Redis) -> dict[str, str]:
+    return {
+        "DIRECTOR_DATABASE_URL": url,
+        "DIRECTOR_REDIS_URL": doorbell.url,
+        "DIRECTOR_SECRET_KEY": "one-key-for-all-processes-of-the-farm-0123456789",
+    }
+
+
+@pytest.fixture
+def farm(tmp_path: Path, gpus: Gpus, settings: dict[str, str]) -> Iterator[Farm]:
+    made = Farm(tmp_path, gpus, **settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def leases(url: str) -> Leases:
+    return Leases(url)
+
+
+# --- a web ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Served]:
+    """A web alone, over SQLite, with a backend that nobody has asked yet."""
+    with simulated(tmp_path, count=1) as gpus:
+        settings = {"DIRECTOR_ACCEPT_WITHOUT_RUNNER": "1"}
+        made = Served(tmp_path, gpus.urls, arguments=WEB, environment=settings)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def test_what_a_web_was_asked_is_answered_although_it_ends(web: Served) -> None:
+    """It listens no more at once, and each answer is its connection's last."""
+    answers: list[httpx.Response] = []
+    (backend,) = web.ask("GET", "/api/backends").json()["backends"]
+    body = {"workflow_json": picture(), "backend_ids": [backend["backend_id"]]}
+    submitting = threading.Thread(
+        target=lambda: answers.append(web.ask("POST", "/api/job-group", json=body))
+    )
+    with (
+        closing(sqlite3.connect(web.data / "director.sqlite3", isolation_level=None)) as writer,
+        httpx.Client(base_url=web.url, trust_env=False) as kept,
+    ):
+        assert "connection" not in kept.get("/api/job-groups").headers
+        writer.execute("BEGIN IMMEDIATE")
+        submitting.start()
+        time.sleep(0.5)
+        web.process.send_signal(signal.SIGTERM)
+        until(lambda: not _listens(web), within=2.0)
+        late = kept.get("/api/job-groups")
+        assert (late.status_code, late.headers["Connection"]) == (200, "close")
+        time.sleep(0.5)
+        assert web.runs, web.printed()
+        writer.execute("ROLLBACK")
+    submitting.join(10.0)
+    (submitted,) = answers
+    assert (submitted.status_code, submitted.headers["Connection"]) == (201, "close")
+    assert web.process.wait(5.0) == 0, web.printed()
+    assert "Traceback" not in web.printed(), web.printed()
+
+
+def _listens(web: Served) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port_of(web)), timeout=0.2).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_whoever_was_let_in_before_a_web_ends_is_answered(web: Served) -> None:
+    """Connections that the kernel has made, and the web has not taken yet, are no one else's."""
+    os.killpg(web.process.pid, signal.SIGSTOP)
+    with ExitStack() as stack:
+        waiting = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port_of(web)), timeout=10.0))
+            for _ in range(30)
+        ]
+        for one in waiting:
+            one.sendall(b"GET /api/job-groups HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        web.process.send_signal(signal.SIGTERM)
+        os.killpg(web.process.pid, signal.SIGCONT)
+        answers = [one.makefile("rb").read() for one in waiting]
+    assert {answer[:12] for answer in answers} == {b"HTTP/1.1 200"}
+    assert web.process.wait(5.0) == 0, web.printed()
+
+
+def port_of(web: Served) -> int:
+    return int(web.url.rpartition(":")[2])
+
+
+def restarted(web: Served) -> None:
+    """End a web and start it again, as its upgrade does, and wait until it is healthy."""
+    assert web.stop() == 0, web.printed()
+    assert "Traceback" not in web.printed(), web.printed()
+    web.start()
+    until(lambda: web.ask("GET", "/api/health").status_code == 200)
+
+
+class Watchable:
+    """What a watcher asks of a web that stays."""
+
+    def __init__(self, web: Served) -> None:
+        self._web = web
+
+    def wait_url(self) -> str:
+        return self._web.url
+
+    def printed(self) -> str:
+        return self._web.printed()
+
+
+@needs_nginx
+def test_webs_are_restarted_in_turn_behind_a_proxy_and_no_request_fails(
+    farm: Farm, gpus: Gpus, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """Ten clients submit, read and open sockets all the while, and four watch a group each."""
+    farm.runner("room-1")
+    with ExitStack() as stack:
+        webs = [started(stack, tmp_path / name, settings) for name in ("web-1", "web-2")]
+        webs[0].wait_online()
+        ports = [port_of(web) for web in webs]
+        proxy = stack.enter_context(proxied(tmp_path / "nginx", ports))
+        watched = [webs[0].submit(picture(), gpus.ids * 4) for _ in range(4)]
+        watchers = [Watcher(proxy, group_id) for group_id in watched]
+        for watcher in watchers:
+            assert watcher.started.wait(10)
+        with people(proxy.url, gpus.ids) as asking:
+            for web in webs:
+                time.sleep(1.0)
+                restarted(web)
+            time.sleep(1.0)
+        assert asking.failures == []
+        assert min(asking.asked[what] for what in ("POST", "GET", "PUT", "a socket")) >= 20
+        for watcher in watchers:
+            watcher.wait_ended()
+        for group_id in [*watched, *asking.groups]:
+            assert complete(proxy.url, group_id)["status"] == "completed"
+    assert len(once_each(gpus.seen())) == len(asking.groups) + 4 * len(watched) * BACKENDS
+
+
+def started(stack: ExitStack, folder: Path, settings: dict[str, str], *arguments: str) -> Served:
+    """Start a web with a data folder of its own."""
+    folder.mkdir()
+    web = Served(
+        folder, arguments=[*WEB, *arguments], environment=settings, start=False, keeps_port=True
+    )
+    stack.callback(web.close)
+    web.start()
+    return web
+
+
+def complete(url: str, group_id: str) -> dict[str, Any]:
+    """Wait for a group's end, and return its status."""
+
+    def ended() -> dict[str, Any] | None:
+        answer = httpx.get(f"{url}/api/job-groups/{group_id}", trust_env=False, timeout=20.0)
+        found: dict[str, Any] = answer.json()
+        return found if found["completed_at"] else None
+
+    group: dict[str, Any] = until(ended, within=60.0)
+    return group
+
+
+# --- runners --------------------------------------------------------------------------------------
+
+
+def test_runners_are_restarted_in_turn_and_nothing_is_lost_or_doubled(
+    farm: Farm, gpus: Gpus, leases: Leases
+) -> None:
+    farm.web.start()
+    runners = [farm.runner(name, DIRECTOR_TIME_SCALE="0.3") for name in ("room-1", "room-2")]
+    leases.wait(room_1=4, room_2=4)
+    farm.web.wait_online()
+    watchers: list[Watcher] = []
+    for runner in runners:
+        for _ in range(2):
+            group_id = farm.web.submit(picture(), gpus.ids * 7)
+            watchers.append(Watcher(Watchable(farm.web), group_id))
+        under_way = len(gpus.seen())
+        gpus.wait_seen(lambda seen, so_far=under_way: _starts(seen[so_far:]) >= BACKENDS)
+        assert runner.stop() == 0, runner.printed()
+        assert "Traceback" not in runner.printed(), runner.printed()
+        runner.start()
+        leases.wait(room_1=4, room_2=4)
+    for watcher in watchers:
+        watcher.wait_ended()
+        assert watcher.connections == 1
+    jobs = []
+    for watcher in watchers:
+        group = farm.wait_complete(watcher.group_id)
+        assert group["status"] == "completed"
+        jobs += [child["job_id"] for child in group["child_jobs"]]
+    assert once_each(gpus.seen()) == sorted(jobs)
+    # What was on its way to a backend when its runner ended may never have come there.
+    attempts = leases.attempts()
+    assert attempts.pop("success") == len(jobs)
+    assert set(attempts) <= {"never_accepted"}, attempts
+
+
+def _starts(entries: list[Entry]) -> int:
+    return sum(entry["kind"] == "started" for entry in entries)
+
+
+# --- an old and a new release side by side --------------------------------------------------------
+
+
+class Releases:
+    """A web and a runner of two releases over one database, and the groups that are watched."""
+
+    def __init__(self, gpus: Gpus, settings: dict[str, str], folder: Path) -> None:
+        self.gpus = gpus
+        self.groups: list[str] = []
+        self.watchers: list[Watcher] = []
+        settings |= {"DIRECTOR_BACKENDS": ",".join(gpus.urls), "DIRECTOR_TIME_SCALE": "0.3"}
+        newer = [str(newer_release(folder / "newer") / "manage.py")]
+        for name in ("old-web", "old-runner", "new-web", "new-runner"):
+            (folder / name).mkdir()
+        self.old_web = Served(
+            folder / "old-web", arguments=WEB, environment=settings, start=False, keeps_port=True
+        )
+        self.new_web = Served(
+            folder / "new-web",
+            arguments=["--no-migrate", *WEB],
+            environment=settings,
+            program=newer,
+            start=False,
+        )
+        self.old_runner = AnyRunner(folder / "old-runner", settings, ["manage.py"])
+        self.new_runner = AnyRunner(folder / "new-runner", settings, newer)
+
+    def submit(self, web: Served, *watched: Served) -> None:
+        """Submit a group, have it watched at some webs, and wait until it is under way."""
+        self.groups.append(web.submit(picture(), self.gpus.ids * 4))
+        self.watchers += [Watcher(Watchable(one), self.groups[-1]) for one in watched]
+        under_way = len(self.gpus.seen())
+        self.gpus.wait_seen(lambda seen: _starts(seen[under_way:]) >= BACKENDS)
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        for one in (self.old_web, self.new_web, self.old_runner, self.new_runner):
+            one.close()
+
+
+@pytest.fixture
+def releases(gpus: Gpus, settings: dict[str, str], tmp_path: Path) -> Iterator[Releases]:
+    made = Releases(gpus, settings, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_old_and_new_code_work_side_by_side_and_the_old_one_may_come_back(
+    releases: Releases, gpus: Gpus, url: str
+) -> None:
+    """The new release has a column and a table more, made while the old one is at work."""
+    old_web, old_runner = releases.old_web, releases.old_runner
+    new_web, new_runner = releases.new_web, releases.new_runner
+    old_web.start()
+    old_runner.start()
+    old_web.wait_online()
+    releases.submit(old_web, old_web)
+    new_web.start(wait=False)
+    new_web.wait_printed("The database lacks tables of this version")
+    new_runner.start()
+    new_web.wait_ready()
+    releases.submit(old_web, old_web, new_web)
+    releases.submit(new_web, old_web, new_web)
+    for leaving in (old_web, old_runner):
+        stop_in_order(leaving)
+    releases.submit(new_web, new_web)
+    # Back again, without touching the tables.
+    for returning in (old_web, old_runner):
+        returning.start()
+        assert f"A newer version has made this database's tables (with jobgroups {MIGRATION})" in (
+            returning.printed()
+        )
+    for watcher in releases.watchers:
+        watcher.wait_ended()
+    for leaving in (new_web, new_runner):
+        stop_in_order(leaving)
+    releases.submit(old_web)
+    jobs = []
+    for group_id in releases.groups:
+        group = complete(old_web.url, group_id)
+        assert group["status"] == "completed"
+        jobs += [child["job_id"] for child in group["child_jobs"]]
+    assert once_each(gpus.seen()) == sorted(jobs)
+    with psycopg.connect(url) as database:
+        rows = database.execute("SELECT id, shelf FROM jobgroups_jobgroup").fetchall()
+    shelves = [dict(rows)[group_id] for group_id in releases.groups]
+    # The first group's row was there when the column was made.
+    assert shelves == ["top", None, "top", "top", None]
+    for process in (old_web, old_runner):
+        stop_in_order(process)
