@@ -68,6 +68,12 @@ class Machine(Launched):
         self._words = [*where, *self._common, *(() if self.url else self._at_first)]
         super().start(wait=wait, **variables)
 
+    def replug(self) -> None:
+        """Unplug it, and plug it in again with the faults that it was built with."""
+        self.unplug()
+        self._words = ["--port", self.url.rsplit(":", 1)[1], *self._common, *self._at_first]
+        super().start()
+
     def wait_ready(self, within: float = 60.0) -> None:
         """Wait until it listens, and note where."""
         self.url = self.wait_printed(self.ready, within)[1]

@@ -5,7 +5,7 @@ a process that is otherwise ``manage.py serve``. Variables:
 
 - ``PLUG_STEP``: ``module:name`` or ``module:Class.name``; empty: nothing is killed.
 - ``PLUG_MOMENT``: ``before`` the call, ``uncommitted`` (it has written, and its transaction is about
-  to commit), or ``after`` it.
+  to commit), or ``after`` it, when what it has written is committed.
 - ``PLUG_CALL``: which call, from 1.
 - ``PLUG_NOTE``: a file that is written just before the kill.
 - ``PLUG_TIMEOUT``: every child's timeout, in seconds (the API takes none below 30).
@@ -60,10 +60,17 @@ def _wrapped(function: Callable[..., Any], moment: str, call: int) -> Callable[.
         last = enter()
         result = function(*args, **kwargs)
         if last:
-            _die()
+            _die_once_committed()
         return result
 
     return now
+
+
+def _die_once_committed() -> None:
+    """Die now, or when the transaction that the call shares with others is committed."""
+    from django.db import transaction
+
+    transaction.on_commit(_die)
 
 
 def _die_before_commit() -> None:
