@@ -34,6 +34,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         #: Whose turn it is while a transaction is open.
         self._turn: Turns | None = None
 
+    @property
+    def somebody_waits(self) -> bool:
+        """Whether somebody waits for the turn that is this connection's."""
+        return self._turn is not None and self._turn.are_waited_for
+
     def _start_transaction_under_autocommit(self) -> None:
         with _guard:
             turns = _turns[str(self.settings_dict["NAME"])]

@@ -18,6 +18,11 @@ class Turns:
         self._is_taken = False
         self._waiting: deque[threading.Lock] = deque()
 
+    @property
+    def are_waited_for(self) -> bool:
+        """Whether anybody waits for a turn."""
+        return bool(self._waiting)
+
     def take(self, within: float) -> bool:
         """Wait for a turn, so many seconds at most; False: it did not come."""
         with self._guard:

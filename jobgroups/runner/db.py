@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, ParamSpec, TypeVar
@@ -25,7 +25,7 @@ TRANSIENT: Final = (OperationalError, InterfaceError, InternalError)
 #: Seconds: the first and the longest pause before a write is repeated.
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-#: So many units of work share a commit at most: whoever else writes waits for them all.
+#: So many units of work share a commit at most; fewer where somebody else waits to write.
 _MOST_TOGETHER: Final = 16
 
 
@@ -42,7 +42,7 @@ class Database:
 
     def __init__(self, *, threads: int, name: str, together: bool = False) -> None:
         self._closed = False
-        self._most = _MOST_TOGETHER if together else 1
+        self._together = together
         self._waiting: deque[_Unit] = deque()
         self._started = itertools.count()
         self._executor = ThreadPoolExecutor(
@@ -59,18 +59,48 @@ class Database:
         return result
 
     def _take_turn(self) -> None:
-        units: list[_Unit] = []
+        unit = self._next()
+        if unit is None:
+            return
+        _make_usable()
+        if self._together and self._waiting:
+            self._run_together(unit)
+        else:
+            unit.run()
+
+    def _next(self) -> _Unit | None:
+        """Return the unit of work that has waited longest and is still wanted."""
         with contextlib.suppress(IndexError):
-            while len(units) < self._most:
+            while True:
                 unit = self._waiting.popleft()
                 if unit.done.set_running_or_notify_cancel():
+                    return unit
+        return None
+
+    def _run_together(self, first: _Unit) -> None:
+        """Run units of work in one transaction, each within a savepoint of its own, and tell their outcomes.
+
+        What a unit raises ends itself alone. Where the database refuses anything, the commit too, or
+        what was raised left the transaction unusable, nothing was stored and nobody told anything: each
+        is run again for itself.
+        """
+        units: list[_Unit] = []
+        try:
+            with transaction.atomic():
+                outcomes = []
+                unit: _Unit | None = first
+                while unit is not None:
                     units.append(unit)
-        if units:
-            _make_usable()
-        if len(units) > 1:
-            _run_together(units)
-        elif units:
-            units[0].run()
+                    outcomes.append(_outcome_in_transaction(unit.work))
+                    more = len(units) < _MOST_TOGETHER and not _somebody_waits()
+                    unit = self._next() if more else None
+        except Exception:  # noqa: BLE001 whatever it was, each unit of work meets its own again
+            for unit in units:
+                _make_usable()
+                unit.run()
+            return
+        for unit, outcome in zip(units, outcomes, strict=True):
+            unit.tell(*outcome)
 
     async def store(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a unit of work again and again until the database takes it.
@@ -146,23 +176,9 @@ class _Spoilt(Exception):
     """One of the units of work keeps the others from being committed."""
 
 
-def _run_together(units: Sequence[_Unit]) -> None:
-    """Run units of work in one transaction, each within a savepoint of its own, and tell their outcomes.
-
-    What a unit raises ends itself alone. Where the database refuses anything, the commit too, or what was
-    raised left the transaction unusable, nothing was stored and nobody told anything: each is run again
-    for itself.
-    """
-    try:
-        with transaction.atomic():
-            outcomes = [_outcome_in_transaction(unit.work) for unit in units]
-    except Exception:  # noqa: BLE001 whatever it was, each unit of work meets its own again
-        for unit in units:
-            _make_usable()
-            unit.run()
-        return
-    for unit, outcome in zip(units, outcomes, strict=True):
-        unit.tell(*outcome)
+def _somebody_waits() -> bool:
+    """Whether somebody in this process waits to write, as far as the database's backend knows."""
+    return bool(getattr(connection, "somebody_waits", False))
 
 
 def _outcome_in_transaction(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:

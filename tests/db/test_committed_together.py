@@ -163,6 +163,38 @@ def test_what_nobody_waits_for_any_more_is_not_begun(database: Database) -> None
     assert _stored() == {"gpu-kept"}
 
 
+def test_what_shares_a_commit_is_ended_early_where_somebody_waits_to_write(
+    database: Database,
+) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL has many writers.")
+    order: list[str] = []
+    asked = threading.Event()
+
+    def submission() -> None:
+        try:
+            asked.set()
+            with transaction.atomic():
+                order.append("submission")
+        finally:
+            connection.close()
+
+    waits = threading.Thread(target=submission)
+
+    def one(number: int) -> None:
+        order.append(f"unit {number}")
+        if number == 1:
+            waits.start()
+            asked.wait(5)
+            end = time.monotonic() + 5
+            while not connection.somebody_waits:  # type: ignore[attr-defined]
+                assert time.monotonic() < end
+
+    asyncio.run(_told(database, *(partial(one, number) for number in range(4))))
+    waits.join()
+    assert order == ["unit 0", "unit 1", "submission", "unit 2", "unit 3"]
+
+
 # --- turns ----------------------------------------------------------------------------------------
 
 

@@ -160,12 +160,12 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _BRIDGE,
-                "            outcomes = [_outcome_in_transaction(unit.work) for unit in units]\n",
-                "            outcomes = [_outcome_in_transaction(unit.work) for unit in units]\n"
-                "            for unit, outcome in zip(units, outcomes, strict=True):\n"
-                "                unit.tell(*outcome)\n"
-                "            import time; time.sleep(0.2)\n"
-                "        return\n",
+                "                    unit = self._next() if more else None\n",
+                "                    unit = self._next() if more else None\n"
+                "                for unit, outcome in zip(units, outcomes, strict=True):\n"
+                "                    unit.tell(*outcome)\n"
+                "                import time; time.sleep(0.2)\n"
+                "            return\n",
             ),
         ),
         notices=f"{_TOGETHER}::test_nobody_is_told_before_the_commit",
@@ -177,8 +177,8 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _BRIDGE,
-                "            _make_usable()\n            unit.run()\n",
-                "            unit.tell(None, _Spoilt())\n",
+                "                _make_usable()\n                unit.run()\n",
+                "                unit.tell(None, _Spoilt())\n",
             ),
         ),
         notices=f"{_TOGETHER}::test_a_commit_that_is_refused_refuses_only_whose_fault_it_is",
