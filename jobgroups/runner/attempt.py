@@ -287,6 +287,7 @@ class AttemptDriver:
                 details=_refusal(error),
                 kind=ending.refusal_class(error),
             )
+            self._session.claimer.rest()
             self._done = True
         except AnswerLost as error:
             logger.info("%s: %s", self._session.backend_id, error)

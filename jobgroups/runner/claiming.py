@@ -34,6 +34,12 @@ class Claimer:
         self._is_claiming = False
         #: Until when, in monotonic time, a claim may turn up whose answer was lost.
         self._unsure_until = float("-inf")
+        #: Until when, in monotonic time, nothing is claimed since a prompt was refused.
+        self._rests_until = float("-inf")
+
+    def rest(self) -> None:
+        """Claim nothing for a moment: the backend has refused a prompt, and may refuse the next as fast."""
+        self._rests_until = time.monotonic() + self._session.timing.after_refusal
 
     async def run(self) -> None:
         """Claim and send while something waits and a place is free; else wait to be woken."""
@@ -43,6 +49,8 @@ class Claimer:
                 await self._give_back_missed()
             await self._claim_all()
             patience = await self._patience() if self._may_pause else session.timing.safety_poll
+            if (rest := self._rests_until - time.monotonic()) > 0:
+                patience = min(patience, rest)
             try:
                 async with asyncio.timeout(patience):
                     await self.woken.wait()
@@ -73,6 +81,7 @@ class Claimer:
         version = session.observer.version
         return (
             not session.is_leaving
+            and time.monotonic() >= self._rests_until
             and session.housekeeper.has_begun
             and session.orders.takes_prompts
             and session.observer.is_known

@@ -31,6 +31,8 @@ class Timing:
         reconnect_first, reconnect_most: the first and the longest pause between two connects.
         progress_gap: between two progress frames of a child (contract: at most 10 a second).
         flush: between two stores of progress.
+        after_refusal: before the next claim at a backend that refused a prompt. One that refuses at once
+            what others render for minutes would have a hundred of them a second, at the others' cost.
         remember: how long an abandoned prompt id is looked for.
         restart_pause: before a session or the runner is started again after a defect.
     """
@@ -54,6 +56,7 @@ class Timing:
     reconnect_most: float = 5.0
     progress_gap: float = 0.1
     flush: float = 0.25
+    after_refusal: float = 0.1
     remember: float = 86_400.0
     restart_pause: float = 1.0
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import pytest
 
 from backends.comfyui.client import ComfyClient
+from jobgroups.models import Attempt
+from jobgroups.runner.timing import Timing
 from tests.runner.conftest import Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -76,6 +79,23 @@ async def test_a_refused_workflow_fails_with_comfyuis_message(farm: Farm) -> Non
     assert (child.status, child.error_type) == ("failed", "ValidationError")
     assert "no outputs" in child.error_message
     assert await farm.types(group) == ["group_created", "child_failed", "group_complete"]
+
+
+async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm: Farm) -> None:
+    """Else it has a hundred prompts a second, which the runner cannot give to the others meanwhile."""
+    await farm.backend()
+    await farm.runner(depth=1, timing=Timing(after_refusal=0.2))
+    wrong = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
+    group = await farm.submit(*["gpu-1"] * 4, workflow=wrong)
+    await farm.finished(group)
+    times = [(one.created_at, one.ended_at) async for one in Attempt.objects.order_by("id")]
+    assert len(times) == 4
+    pauses = [
+        (began - ended).total_seconds()
+        for (_, ended), (began, _) in itertools.pairwise(times)
+        if ended is not None
+    ]
+    assert all(0.19 <= one < 1.0 for one in pauses), pauses
 
 
 async def test_a_graph_that_would_kill_the_backends_worker_is_never_sent(farm: Farm) -> None:
