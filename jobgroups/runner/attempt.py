@@ -242,7 +242,9 @@ class AttemptDriver:
             async with asyncio.timeout(max(0.0, min(due) - time.monotonic())):
                 await self._news.wait()
         except TimeoutError:
-            pass
+            if not self._news.is_set():
+                # What was heard meanwhile, which is no news, puts the look off.
+                self._next_look()
         self._news.clear()
 
     def _next_look(self) -> float:

@@ -26,13 +26,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     execute = CursorWrapper.execute
 
     def counted(cursor: Any, sql: Any, params: Any = None) -> Any:
-        # What begins a transaction asks nothing.
-        if threading.current_thread().name.startswith("runner-db") and sql != "BEGIN IMMEDIATE":
+        if threading.current_thread().name.startswith("runner-db") and not _is_a_bracket(str(sql)):
             said[str(sql)] += 1
         return execute(cursor, sql, params)
 
     monkeypatch.setattr(CursorWrapper, "execute", counted)
     return said
+
+
+def _is_a_bracket(sql: str) -> bool:
+    """Whether it begins or ends a transaction, or a part of one: that asks nothing."""
+    return sql.startswith(("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK"))
 
 
 async def _queries(farm: Farm, asked: Counter[str]) -> int:

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
+from backends.comfyui.client import ComfyClient
 from backends.states import Hold
 from jobgroups.hub import Message
 from jobgroups.models import ChildJob
+from jobgroups.runner import attempt as attempt_module
+from jobgroups.runner import looking
+from jobgroups.runner.looking import Sight
 from jobgroups.runner.timing import Timing
 from jobgroups.services import holds
 from jobgroups.states import Elsewhere
-from tests.runner.conftest import SCALE, Farm, in_thread, until
+from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -71,3 +75,21 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     assert late == []
     child: ChildJob = (await farm.children(group))[0]
     assert child.progress == 100.0
+
+
+async def test_a_prompt_that_is_heard_of_all_the_time_is_not_looked_for(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A farm of hundreds would else be asked for its histories without a pause."""
+    looks: list[str] = []
+
+    async def noted(client: ComfyClient, prompt_id: str, **options: Any) -> Sight:
+        looks.append(prompt_id)
+        return await looking.look(client, prompt_id, **options)
+
+    monkeypatch.setattr(attempt_module, "look", noted)
+    await farm.backend("gpu-1", seconds=2.0)
+    await farm.runner()
+    group = await farm.submit("gpu-1", workflow=text_to_image(steps=40))
+    assert (await farm.finished(group, within=15)).status == "completed"
+    assert looks == []
