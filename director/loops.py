@@ -7,7 +7,7 @@ import sys
 
 
 def use_fast_loop() -> None:
-    """Have loops made from now on be uvloop's, which costs half as much for each frame and request.
+    """Have loops made from now on be uvloop's, which costs less where many sockets talk at once.
 
     Before a reactor is installed, which makes a loop. On Windows there is none: asyncio's own serves.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -111,10 +112,12 @@ def _origin(url: str) -> tuple[str, str, int] | None:
     return parts.scheme, parts.hostname or "", port
 
 
+@cache
 def _authorities() -> ssl.SSLContext:
     """Return whose certificates are trusted: httpx's list, and this machine's own.
 
-    A studio's proxy mostly has a certificate of the studio's authority.
+    A studio's proxy mostly has a certificate of the studio's authority. Read once: a socket that is
+    opened again and again must not read some hundred of them each time.
     """
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()

@@ -70,7 +70,7 @@ _EACH: Final = (
     f"UPDATE {_TABLE} SET progress = %s, current_step = %s, steps_completed = %s,"  # noqa: S608 names of ours
     f" steps_total = %s WHERE id = %s AND current_attempt_id = %s AND status = '{ChildStatus.RUNNING}'"
 )
-#: The same for columns of values. Never ``executemany`` here: see ``compiled.insert``.
+#: The same for columns of values. Never ``executemany`` here: see ``compiled._insert_at_once``.
 _ALL: Final = (
     f"UPDATE {_TABLE} AS child SET progress = told.progress, current_step = told.step,"  # noqa: S608 names of ours
     " steps_completed = told.completed, steps_total = told.total FROM unnest(%s::float8[], %s::text[],"

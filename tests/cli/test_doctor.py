@@ -24,7 +24,7 @@ from director.diagnosis.findings import Finding, Level
 from director.diagnosis.machines import _Answer, _finding
 from director.diagnosis.places import file_system
 from tests.served import ROOT, Served, stop_in_order
-from tests.servers import is_there, postgres
+from tests.servers import needs_servers, postgres
 
 _SECRET = "hunter2-hunter2-hunter2"
 
@@ -175,7 +175,7 @@ def test_a_database_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.postgres
-@pytest.mark.skipif(not is_there("initdb"), reason="PostgreSQL is not installed")
+@needs_servers
 def test_what_postgresql_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     with postgres() as server:
         url = server.url("nobody_made_it")

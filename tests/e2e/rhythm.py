@@ -98,7 +98,8 @@ def _beside(play: Scene, neighbour: Build) -> list[float]:
 def _make_available(play: Scene, name: str) -> None:
     """Plug a neighbour in anew where it is out of the game: one whose render never ended is offline."""
     if play.backends()[name]["status"] not in ("online", "busy"):
-        play.machines[name].replug()
+        play.machines[name].unplug()
+        play.machines[name].start(as_built=True)
         play.wait_seen()
 
 

@@ -62,17 +62,18 @@ class Machine(Launched):
     def _log(self) -> Path:
         return self.folder / f"{self.name}-{self.starts}.log"
 
-    def start(self, *, wait: bool = True, **variables: str) -> None:
-        """Plug it in: the first time as it was built, later well, and where it listened before."""
-        where = ["--port", self.url.rsplit(":", 1)[1] if self.url else "0"]
-        self._words = [*where, *self._common, *(() if self.url else self._at_first)]
-        super().start(wait=wait, **variables)
+    def start(self, *, wait: bool = True, as_built: bool = False, **variables: str) -> None:
+        """Plug it in where it listened before: with the faults that it was built with, or later well.
 
-    def replug(self) -> None:
-        """Unplug it, and plug it in again with the faults that it was built with."""
-        self.unplug()
-        self._words = ["--port", self.url.rsplit(":", 1)[1], *self._common, *self._at_first]
-        super().start()
+        Args:
+            wait: until it listens.
+            as_built: with its faults again, as the first time.
+            variables: of its environment.
+        """
+        where = ["--port", self.url.rsplit(":", 1)[1] if self.url else "0"]
+        faults = self._at_first if as_built or not self.url else []
+        self._words = [*where, *self._common, *faults]
+        super().start(wait=wait, **variables)
 
     def wait_ready(self, within: float = 60.0) -> None:
         """Wait until it listens, and note where."""
