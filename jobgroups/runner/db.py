@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import logging
 import threading
 from collections import deque
@@ -14,7 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, ParamSpec, TypeVar
 
-from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -41,13 +49,17 @@ class Database:
     """
 
     def __init__(self, *, threads: int, name: str, together: bool = False) -> None:
-        self._closed = False
         self._together = together
         self._waiting: deque[_Unit] = deque()
-        self._started = itertools.count()
+        self._connections: list[BaseDatabaseWrapper] = []
         self._executor = ThreadPoolExecutor(
-            max_workers=threads, thread_name_prefix=name, initializer=lambda: next(self._started)
+            max_workers=threads, thread_name_prefix=name, initializer=self._keep_connection
         )
+
+    def _keep_connection(self) -> None:
+        own = connections[DEFAULT_DB_ALIAS]
+        own.inc_thread_sharing()  # it is closed after the thread, and so from another one
+        self._connections.append(own)
 
     async def call(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one unit of work in a database thread; what it returns is stored by then."""
@@ -123,23 +135,17 @@ class Database:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def close(self) -> None:
-        """Wait for what is under way, close the threads' connections, and end the threads. Once."""
-        if self._closed:
-            return
-        self._closed = True
-        # Each thread must close its own connection: none takes a second turn before all had one.
-        threads = next(self._started)
-        everybody = threading.Barrier(threads) if threads else None
-        for _ in range(threads):
-            self._executor.submit(_close_connection, everybody)
+        """Wait for what is under way, end the threads, and close their connections."""
         self._executor.shutdown(wait=True)
+        # Only now: a thread that is still at work opens its connection anew. In a thread, since Django
+        # lets nobody close one in a loop's.
+        closing = threading.Thread(target=self._close_connections, name="closing")
+        closing.start()
+        closing.join()
 
-
-def _close_connection(everybody: threading.Barrier | None) -> None:
-    if everybody is not None:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            everybody.wait(timeout=_LONGEST_PAUSE)
-    connection.close()
+    def _close_connections(self) -> None:
+        for one in self._connections:
+            one.close()
 
 
 def _make_usable() -> None:

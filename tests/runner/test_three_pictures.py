@@ -9,7 +9,6 @@ import json
 import pytest
 
 from backends.comfyui.client import ComfyClient
-from jobgroups.models import Attempt
 from jobgroups.runner.timing import Timing
 from tests.runner.conftest import Farm, in_thread, text_to_image, until
 
@@ -88,7 +87,7 @@ async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm:
     wrong = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
     group = await farm.submit(*["gpu-1"] * 4, workflow=wrong)
     await farm.finished(group)
-    times = [(one.created_at, one.ended_at) async for one in Attempt.objects.order_by("id")]
+    times = [(one.created_at, one.ended_at) for one in await farm.attempts(group)]
     assert len(times) == 4
     pauses = [
         (began - ended).total_seconds()
