@@ -12,9 +12,8 @@ editor), until they show a sign of life. A bar may therefore end early; it jumps
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from math import fsum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from jobgroups.workflow.graph import (
     Node,
@@ -50,8 +49,7 @@ class NodeState(Protocol):
     def display_node_id(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
+class _Report(NamedTuple):
     """The last ``value`` of ``max`` that a node told; 0 of 1 where it told none."""
 
     value: float = 0
@@ -84,10 +82,15 @@ class ProgressTracker:
         self._current: str | None = None
         self._told_by_state = False
         self._percent = 0.0
+        #: Whether something was heard that the percentage does not hold yet.
+        self._heard = False
 
     @property
     def percent(self) -> float:
-        """0.0 … 99.9, then 100.0 once complete; two decimals; never less than before."""
+        """0.0 … 99.9, then 100.0 once complete; two decimals; never less than when it was last read."""
+        if self._heard:
+            self._heard = False
+            self._percent = max(self._percent, self._reckoned())
         return self._percent
 
     @property
@@ -110,7 +113,7 @@ class ProgressTracker:
     def cached(self, nodes: Iterable[str]) -> None:
         """Leave out nodes that will not run (``execution_cached``)."""
         self._cached.update(nodes)
-        self._update()
+        self._heard = True
 
     def executing(self, node: str | None) -> None:
         """Note that a node begins (``executing``); None, the end of the prompt, says nothing."""
@@ -119,7 +122,7 @@ class ProgressTracker:
         self._finish_previous(node)
         self._current = node
         self._see(node)
-        self._update()
+        self._heard = True
 
     def progress(self, node: str, value: float, maximum: float) -> None:
         """Note the steps that a node reports (``progress``)."""
@@ -127,7 +130,7 @@ class ProgressTracker:
             return
         self._current = node
         self._report(node, _Report(value, maximum))
-        self._update()
+        self._heard = True
 
     def progress_state(self, states: Mapping[str, NodeState]) -> None:
         """Note all nodes of the prompt that are not pending any more (``progress_state``).
@@ -142,7 +145,7 @@ class ProgressTracker:
                 if state.state == _FINISHED:
                     self._finish(node)
         self._current = self._choose_current(states)
-        self._update()
+        self._heard = True
 
     def executed(self, node: str) -> None:
         """Note that a node has finished (``executed``, which only some nodes send)."""
@@ -153,7 +156,7 @@ class ProgressTracker:
         self._finish(node)
         if node not in self._reports:
             self._reports[node] = _Report(1, 1)
-        self._update()
+        self._heard = True
 
     def complete(self) -> None:
         """Note that history says success: 100.0 from now on."""
@@ -227,12 +230,11 @@ class ProgressTracker:
             fraction = min(fraction, EXPANSION_CEILING) if stepwise else 0.0
         self._fractions[owner] = max(fraction, self._fractions.get(owner, 0.0))
 
-    def _update(self) -> None:
+    def _reckoned(self) -> float:
         nodes = self._counted - self._cached
         total = sum(self._weights[node] for node in nodes)
         done = fsum(self._weights[node] * self._fractions.get(node, 0.0) for node in nodes)
-        percent = 100.0 * done / total if total else CEILING
-        self._percent = max(self._percent, min(round(percent, 2), CEILING))
+        return min(round(100.0 * done / total, 2), CEILING) if total else CEILING
 
 
 def node_weights(workflow: Workflow) -> dict[str, int]:

@@ -77,7 +77,8 @@ class Observer:
                     self.version, facts_at = stats.version, time.monotonic()
                     self.is_known = True
                     self._session.wake()
-                self.queue_remaining = await client.queue_remaining()
+                if self.away_since is not None or not self._session.sockets.is_speaking:
+                    self.queue_remaining = await client.queue_remaining()
                 await self._look_for_a_dead_worker()
                 await self._meet_abandoned()
             except AnswerTooLarge as error:

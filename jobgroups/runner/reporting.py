@@ -46,25 +46,19 @@ class ChildReport:
         self._attempt_id = attempt_id
         self._number = number
         self._sent_at = -1.0
-        self._last: ProgressRow | None = None
+        self._tracker: ProgressTracker | None = None
+        self._told: ProgressRow | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def update(self, tracker: ProgressTracker) -> None:
-        """Take the newest progress: sent now, or when the last one is a tenth of a second old."""
-        row = ProgressRow(
-            child_id=self._child_id,
-            attempt_id=self._attempt_id,
-            percent=tracker.percent,
-            current_step=tracker.current_step,
-            steps_completed=min(tracker.steps_completed, MAX_STEPS),
-            steps_total=min(tracker.steps_total, MAX_STEPS),
-            fence=self._fence,
-        )
-        if self._closed or row == self._last:
+        """Take the newest progress: told now, or when what was told last is a tenth of a second old.
+
+        A backend may send far more frames than are told: only for those is reckoned what they come to.
+        """
+        if self._closed:
             return
-        self._last = row
-        self._reporter.dirty[self._child_id] = row
+        self._tracker = tracker
         if self._timer is not None:
             return
         wait = self._sent_at + self._reporter.timing.progress_gap - time.monotonic()
@@ -76,8 +70,22 @@ class ChildReport:
     @property
     def last_step(self) -> tuple[str | None, int, int] | None:
         """The newest step, its steps done and in all; None where none was told."""
-        row = self._last
+        row = self._now()
         return None if row is None else (row.current_step, row.steps_completed, row.steps_total)
+
+    def _now(self) -> ProgressRow | None:
+        tracker = self._tracker
+        if tracker is None:
+            return None
+        return ProgressRow(
+            child_id=self._child_id,
+            attempt_id=self._attempt_id,
+            percent=tracker.percent,
+            current_step=tracker.current_step,
+            steps_completed=min(tracker.steps_completed, MAX_STEPS),
+            steps_total=min(tracker.steps_total, MAX_STEPS),
+            fence=self._fence,
+        )
 
     def close(self) -> None:
         """Send what is pending and nothing after it: the child's end is about to be stored."""
@@ -96,10 +104,12 @@ class ChildReport:
 
     def _send(self) -> None:
         self._timer = None
-        self._sent_at = time.monotonic()
-        row = self._last
-        if row is None:
+        row = self._now()
+        if row is None or row == self._told:
             return
+        self._told = row
+        self._sent_at = time.monotonic()
+        self._reporter.dirty[self._child_id] = row
         text = compact(
             {
                 "type": "child_progress",

@@ -37,8 +37,15 @@ class Sockets:
         self._main_id: str | None = None
         self._follows: set[str] = set()
         self._drop = asyncio.Event()
-        self._status_at = 0.0
+        self._heard_at = self._status_at = 0.0
         self._replaced_at = float("-inf")
+
+    @property
+    def is_speaking(self) -> bool:
+        """Whether the backend has just been heard: then it is there, and has told how long its queue is."""
+        return (
+            self.client_id is not None and time.monotonic() - self._heard_at < self._timing.observe
+        )
 
     def replace(self) -> None:
         """Have the main socket closed and another one opened."""
@@ -81,8 +88,9 @@ class Sockets:
         closer = self._session.tasks.create_task(self._close_when_dropped(socket))
         try:
             async for event in socket:
+                self._heard_at = time.monotonic()
                 if isinstance(event, Status):
-                    self._status_at = time.monotonic()
+                    self._status_at = self._heard_at
                     if self.client_id is None:
                         self.client_id = client_id
                         self._session.observer.back()

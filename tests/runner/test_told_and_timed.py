@@ -93,3 +93,30 @@ async def test_a_prompt_that_is_heard_of_all_the_time_is_not_looked_for(
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=40))
     assert (await farm.finished(group, within=15)).status == "completed"
     assert looks == []
+
+
+async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so itself, whenever that changes; once it is silent it is asked again."""
+    asked: list[float] = []
+    ask = ComfyClient.queue_remaining
+
+    async def noted(client: ComfyClient, **options: Any) -> int:
+        asked.append(time.monotonic())
+        return await ask(client, **options)
+
+    monkeypatch.setattr(ComfyClient, "queue_remaining", noted)
+    await farm.backend("gpu-1", seconds=2.0)
+    await farm.runner()
+    group = await farm.submit("gpu-1", workflow=text_to_image(steps=40))
+    await farm.status_of(group, "running")
+    began = time.monotonic()
+    assert (await farm.finished(group, within=15)).status == "completed"
+    ended = time.monotonic()
+    assert [moment for moment in asked if began + 0.1 < moment < ended] == []
+
+    async def again() -> bool:
+        return any(moment > ended for moment in asked)
+
+    await until(again)
