@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
@@ -95,7 +95,7 @@ class Subscription:
         self._stars_alone = stars_alone
         self.overflowed = False
         self._on_overflow = on_overflow
-        self._entries: deque[Entry | list[ProgressFrame | PreviewFrame]] = deque()
+        self._entries: list[Entry | list[ProgressFrame | PreviewFrame]] = []
         self._ready = asyncio.Event()
         # A child's progress (and preview) that was not sent yet is replaced where it stands: latest
         # wins.

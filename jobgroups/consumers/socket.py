@@ -63,7 +63,7 @@ class Socket(AsyncConsumer):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve the connection until it is closed."""
         self.scope = scope
-        self.closed = asyncio.Event()
+        self.task = asyncio.current_task()
         self._receive: Receive = receive
         self._send: Send = send
         self._end: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -102,7 +102,6 @@ class Socket(AsyncConsumer):
                 await self._close(code)
         finally:
             _open.discard(self)
-            self.closed.set()
 
     async def _serve(self) -> int | None:
         try:
@@ -166,13 +165,10 @@ async def close_all(code: int = SHUTTING_DOWN, *, within: float = 2.0) -> None:
         code: the close code; clients that connect again by themselves do so after 4012.
         within: seconds after which it returns anyway.
     """
-    sockets = tuple(_open)
-    for socket in sockets:
+    for socket in _open:
         socket.end(code)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within):
-            for socket in sockets:
-                await socket.closed.wait()
+    if tasks := [socket.task for socket in _open if socket.task is not None]:
+        await asyncio.wait(tasks, timeout=within)
 
 
 def open_count() -> int:
