@@ -18,7 +18,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
@@ -60,11 +60,19 @@ QUEUE_LIMIT: Final = 5_000
 HEAL_SECONDS: Final = 2.0
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
+_WORK: Final = {**_WAKE, "work_alone": True}
 _INTEREST: Final = "hub.previews"
 #: Seconds for which another process's wish for previews is remembered.
 _INTEREST_SECONDS: Final = 3 * HEAL_SECONDS
 
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
+
+
+class Waker(Protocol):
+    """What a runner is told by that there may be work."""
+
+    def __call__(self, *, work_alone: bool) -> None:
+        """Look for work; for backends too, unless it is known that they are as they were."""
 
 
 def _layer_group(group_id: str) -> str:
@@ -210,7 +218,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._read_seqs: ReadSeqs | None = None
         self._watched: dict[str, _Watched] = defaultdict(_Watched)
-        self._wakers: set[Callable[[], None]] = set()
+        self._wakers: set[Waker] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._relay: Relay | None = None
         #: By group: what waits for the layer and may be replaced by newer.
@@ -262,9 +270,16 @@ class Hub:
             self._publish_unbound(_layer_group(message.group_id), packed(message))
 
     def wake_runners(self) -> None:
-        """Tell every runner that there may be work: a new group, a cancel, a changed backend."""
-        if not self._in_loop(self._wake):
-            self._publish_unbound(_RUNNERS, _WAKE)
+        """Tell every runner that backends may have changed, or what holds for them, and that there is work."""
+        self._ring(_WAKE)
+
+    def tell_work(self) -> None:
+        """Tell every runner that there is work at backends as they were: a new group, a cancel, a retry."""
+        self._ring(_WORK)
+
+    def _ring(self, form: dict[str, Any]) -> None:
+        if not self._in_loop(self._wake, form):
+            self._publish_unbound(_RUNNERS, form)
 
     def _in_loop(self, call: Callable[..., None], *args: Any) -> bool:
         loop = self._loop
@@ -324,18 +339,18 @@ class Hub:
         if message.group_id in self._watched:
             self._watched[message.group_id].fan_out(message)
 
-    def _wake(self) -> None:
-        self._wake_own()
+    def _wake(self, form: dict[str, Any]) -> None:
+        self._wake_own(form)
         if self._relay is not None:
-            self._relay.send(_RUNNERS, _WAKE)
+            self._relay.send(_RUNNERS, form)
 
-    def _wake_own(self) -> None:
+    def _wake_own(self, form: Mapping[str, Any]) -> None:
         for waker in tuple(self._wakers):
-            waker()
+            waker(work_alone=form.get("work_alone", False))
 
     def _hand_on(self, form: Mapping[str, Any]) -> None:
         if form["type"] == _WAKE["type"]:
-            self._wake_own()
+            self._wake_own(form)
         elif form["type"] == _INTEREST:
             self._note_interest(form["group"])
         else:
@@ -380,13 +395,13 @@ class Hub:
             if self._relay is not None:
                 await self._relay.leave(_layer_group(subscription.group_id))
 
-    async def listen_as_runner(self, waker: Callable[[], None]) -> None:
+    async def listen_as_runner(self, waker: Waker) -> None:
         """Call ``waker`` (in the loop) whenever runners are told that there may be work."""
         self._wakers.add(waker)
         if self._relay is not None:
             await self._relay.join(_RUNNERS)
 
-    def stop_listening_as_runner(self, waker: Callable[[], None]) -> None:
+    def stop_listening_as_runner(self, waker: Waker) -> None:
         """Forget a waker."""
         self._wakers.discard(waker)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -81,6 +82,8 @@ class RunnerService:
         self._hub = hub
         self._instance = secrets.token_hex(6)
         self._work = asyncio.Event()
+        #: Whether backends are looked at with the next look for work.
+        self._look_at_backends = True
         self._held: dict[str, _Held] = {}
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
@@ -96,8 +99,9 @@ class RunnerService:
         self._stopping.set()
         self._work.set()
 
-    def wake(self) -> None:
-        """Look for work now."""
+    def wake(self, *, work_alone: bool = False) -> None:
+        """Look for work now; for backends too, unless it is known that they are as they were."""
+        self._look_at_backends |= not work_alone
         self._work.set()
 
     async def wait_ready(self) -> None:
@@ -120,11 +124,11 @@ class RunnerService:
         try:
             if await self._signed_on(pulse):
                 self._ready.set()
-                await self._hub.listen_as_runner(self._work.set)
+                await self._hub.listen_as_runner(self.wake)
                 await self._serve(database, pulse, naming, reporter)
             await self._sign_off(pulse)
         finally:
-            self._hub.stop_listening_as_runner(self._work.set)
+            self._hub.stop_listening_as_runner(self.wake)
             for bridge in (database, pulse, naming, reporter):
                 # Off the loop: what is under way in a thread is waited for.
                 await asyncio.shield(asyncio.to_thread(bridge.close))
@@ -209,7 +213,7 @@ class RunnerService:
             self.lease_clock.renewed(held, asked_at)
             self._renewed = asked_at, frozenset(held)
             if leasing.is_something_free(name):
-                self._loop.call_soon_threadsafe(self._work.set)
+                self._loop.call_soon_threadsafe(self.wake)
         return renewed
 
     def _let_go_of_lost(self) -> None:
@@ -239,16 +243,21 @@ class RunnerService:
             await asyncio.sleep(self._timing.beat)
 
     async def _look_for_work(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
-        """On a ring, and every few seconds without one: backends, waiting children, owed stops."""
+        """On a ring, and every few seconds without one: backends, waiting children, owed stops.
+
+        What backends there are is read of all of them, by every runner: not for each group that comes.
+        """
+        look_at = float("-inf")
         while not self._stopping.is_set():
             self._work.clear()
-            await self._match_backends(tasks, around)
+            if self._look_at_backends or time.monotonic() >= look_at:
+                self._look_at_backends = False
+                await self._match_backends(tasks, around)
+                look_at = time.monotonic() + self._look_within
             await self._pass_on(around.database)
-            try:
-                async with asyncio.timeout(self._look_within):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(look_at - time.monotonic()):
                     await self._work.wait()
-            except TimeoutError:
-                pass
 
     async def _pass_on(self, database: Database) -> None:
         waiting, stops = await database.store(selectors.work_for_sessions)
@@ -294,7 +303,7 @@ class RunnerService:
         address = address_of(row)
         session = BackendSession(address, fence, around, orders_of(row))
         task = tasks.create_task(self._bounded(session), name=f"session {row['id']}")
-        task.add_done_callback(lambda _: self._work.set())
+        task.add_done_callback(lambda _: self.wake())
         self._held[row["id"]] = _Held(address, session, task, since=time.monotonic())
 
     async def _close(self, held: _Held, around: Surroundings) -> None:

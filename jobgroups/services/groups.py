@@ -138,7 +138,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         if not replay:
             raise
         return replay
-    hub.wake_runners()
+    hub.tell_work()
     return Submitted(group, children)
 
 
@@ -228,7 +228,7 @@ def group_cancel(*, group_id: str) -> Cancelled:
             _cancel(write, open_children)
         finished = write.group.completed_count, write.group.failed_count
     if open_children:
-        hub.wake_runners()
+        hub.tell_work()
     return Cancelled(
         cancelled=write.group.status == GroupStatus.CANCELLED,
         interrupted=len(open_children),
@@ -251,7 +251,7 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
             raise ChildNotFound(job_id)
         cancelled = _cancel(write, [one for one in found if one.status in CHILD_OPEN])
     if cancelled:
-        hub.wake_runners()
+        hub.tell_work()
     return bool(cancelled)
 
 

@@ -91,7 +91,7 @@ def group_retry(
         for child in chosen:
             if child.id in results:
                 adopting.adopt(write, child, results[child.id])
-    hub.wake_runners()
+    hub.tell_work()
     return Retried(
         group_id=group_id,
         run=write.group.run,

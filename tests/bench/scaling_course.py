@@ -75,18 +75,9 @@ def _register(numbers: range) -> list[str]:
 
 
 def _round() -> None:
-    """Do what a runner does on each ring, before it wakes anybody (``RunnerService``)."""
-    from backends import selectors as backend_selectors
-    from jobgroups import leasing, selectors
-    from jobgroups.runner.housekeeping import orders_of
-    from jobgroups.runner.session import address_of
-    from jobgroups.sharing import to_take
+    """Do what a runner does on each ring for work, before it wakes anybody (``RunnerService``)."""
+    from jobgroups import selectors
 
-    rows = backend_selectors.backend_addresses()
-    selectors.backends_with_prompts()
-    leases = leasing.leases_seen(_RUNNER)
-    wanted = {row["id"]: (address_of(row), orders_of(row)) for row in rows}
-    to_take(wanted.keys(), wanted.keys(), leases)
     selectors.work_for_sessions()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
+from backends import selectors as backend_selectors
 from backends.comfyui.client import ComfyClient
 from backends.states import Hold
 from jobgroups.hub import Message
@@ -120,3 +122,33 @@ async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(
         return any(moment > ended for moment in asked)
 
     await until(again)
+
+
+async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_group(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, by every runner: the one cost that would grow faster than a farm."""
+    reads: list[float] = []
+    read = backend_selectors.backend_addresses
+
+    def noted() -> list[dict[str, Any]]:
+        reads.append(time.monotonic())
+        return read()
+
+    monkeypatch.setattr(backend_selectors, "backend_addresses", noted)
+    await farm.backend("gpu-1")
+    service = await farm.runner(timing=replace(Timing.scaled(SCALE), safety_poll=60.0))
+    await farm.finished(await farm.submit("gpu-1"))
+    # What the session's own beginning rang for is over.
+    await asyncio.sleep(0.5)
+    reads.clear()
+    for _ in range(3):
+        group = await farm.submit("gpu-1")
+        assert (await farm.finished(group)).status == "completed"
+    assert reads == []
+    service.wake()
+
+    async def again() -> bool:
+        return bool(reads)
+
+    await until(again, within=5)

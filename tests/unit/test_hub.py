@@ -214,17 +214,29 @@ async def test_the_timer_outlives_a_database_that_is_away(
 # --- runners, binding, the end --------------------------------------------------------------------
 
 
+class Rings:
+    """A runner that notes how it was rung for."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def ring(self, *, work_alone: bool) -> None:
+        self.heard.append("work" if work_alone else "backends")
+
+
 async def test_runners_are_woken_from_any_thread_until_they_stop_listening(hub: Hub) -> None:
-    woken = asyncio.Event()
-    await hub.listen_as_runner(woken.set)
+    runner = Rings()
+    await hub.listen_as_runner(runner.ring)
     await asyncio.to_thread(hub.wake_runners)
+    await asyncio.to_thread(hub.tell_work)
     async with asyncio.timeout(5):
-        await woken.wait()
-    woken.clear()
-    hub.stop_listening_as_runner(woken.set)
+        while len(runner.heard) < 2:
+            await asyncio.sleep(0.01)
+    assert runner.heard == ["backends", "work"]
+    hub.stop_listening_as_runner(runner.ring)
     hub.wake_runners()
     await asyncio.sleep(0)
-    assert not woken.is_set()
+    assert runner.heard == ["backends", "work"]
 
 
 async def test_binding_to_the_same_loop_again_keeps_the_subscriptions(hub: Hub, rows: Rows) -> None:

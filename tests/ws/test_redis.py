@@ -125,16 +125,16 @@ async def test_events_reach_every_process_once_and_in_order(start: Callable[[], 
     assert await heard(own, 1) == [event(101)]
 
 
-async def test_another_processs_runner_is_woken(start: Callable[[], Hub]) -> None:
+@pytest.mark.parametrize("work_alone", [False, True])
+async def test_another_processs_runner_is_woken(start: Callable[[], Hub], work_alone: bool) -> None:
     web, runner = start(), start()
-    woken = asyncio.Event()
-    await runner.listen_as_runner(woken.set)
+    rings: list[bool] = []
+    await runner.listen_as_runner(lambda *, work_alone: rings.append(work_alone))
     async with asyncio.timeout(DEADLINE):
-        while not woken.is_set():
-            web.wake_runners()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await woken.wait()
+        while not rings:
+            (web.tell_work if work_alone else web.wake_runners)()
+            await asyncio.sleep(0.1)
+    assert set(rings) == {work_alone}
 
 
 async def test_a_process_without_a_loop_rings_too(
