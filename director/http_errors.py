@@ -125,8 +125,10 @@ def _broke_off(exc: Exception) -> bool:
 
 def _what_is_wrong(said: str) -> str:
     """Return the clause for what a person can mend; what else the driver says is for the log."""
-    if "disk is full" in said or "No space left" in said:
+    if "disk is full" in said:
         return "The disk with the data folder is full"
+    if "No space left" in said:
+        return "The disk of the database server is full"
     if "readonly database" in said:
         return "The data folder cannot be written"
     return "The database does not answer"
