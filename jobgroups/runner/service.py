@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds in which an orderly end is to be stored; the process has a few more.
 _SIGN_OFF_WITHIN: Final = 1.5
+#: And for what is being sent when a stop comes.
+_SENT_WITHIN: Final = 0.8
 #: Seconds between two looks whether a backend that is to be handed over may go.
 _MAY_GO_EVERY: Final = 0.2
 #: After a runner took more than its share, since nobody else did, it gives nothing for so long.
@@ -156,8 +158,19 @@ class RunnerService:
                 tasks.create_task(self._look_for_work(tasks, around), name="runner: work"),
             ]
             await self._stopping.wait()
+            await self._finish_sending()
             for task in [*services, *(held.task for held in self._held.values())]:
                 task.cancel()
+
+    async def _finish_sending(self) -> None:
+        """Let what is just being sent be answered: else it is uncertain, and looked for for half a minute."""
+        sessions = [held.session for held in self._held.values()]
+        for session in sessions:
+            session.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SENT_WITHIN):
+                while any(one.is_sending for one in sessions):  # noqa: ASYNC110 for some tens of milliseconds
+                    await asyncio.sleep(0.02)
 
     async def _signed_on(self, pulse: Database) -> bool:
         """Register as alive, however long the database is away; False: a stop came before."""

@@ -34,6 +34,7 @@ from jobgroups.runner.sockets import Sockets
 from jobgroups.runner.timing import Timing
 from jobgroups.services import attempts
 from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +234,12 @@ class BackendSession:
         """
         drivers = self.drivers.values()
         return self.claimer.is_settled and all(one.may_change_hands for one in drivers)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a prompt is claimed and its backend's answer is not stored."""
+        states = [driver.state for driver in self.drivers.values()]
+        return AttemptState.INTENT in states or not self.claimer.is_settled
 
     @property
     def is_idle(self) -> bool:

@@ -10,7 +10,8 @@ from django.db import OperationalError
 
 from jobgroups.runner.supervision import SupervisedRunner
 from jobgroups.services import runners
-from tests.runner.conftest import Farm
+from jobgroups.states import AttemptState
+from tests.runner.conftest import Farm, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -45,3 +46,25 @@ async def test_an_end_that_cannot_be_stored_is_no_defect(
     assert time.monotonic() - began < 4.0
     assert "The end of this runner was not stored" in caplog.text
     assert "defect" not in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [0.4, 60.0])
+async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that_is_soon(
+    farm: Farm, seconds: float
+) -> None:
+    """Else the next start looks half a minute for it, before anybody knows that it arrived."""
+    sim = await farm.backend("gpu-1", seconds=5.0)
+    service = await farm.runner(depth=1)
+    sim.fault("slow_http", route="/prompt", seconds=seconds, count=1)
+    group = await farm.submit("gpu-1", "gpu-1")
+
+    async def is_sent() -> bool:
+        return bool(await farm.attempts(group))
+
+    await until(is_sent)
+    began = time.monotonic()
+    await farm.stop(service)
+    assert time.monotonic() - began < 3.0
+    # And nothing more was claimed meanwhile.
+    (attempt,) = await farm.attempts(group)
+    assert (attempt.state != AttemptState.INTENT) is (seconds < 1)
