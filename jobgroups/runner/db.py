@@ -74,7 +74,6 @@ class Database:
         unit = self._next()
         if unit is None:
             return
-        _make_usable()
         if self._together and self._waiting:
             self._run_together(unit)
         else:
@@ -96,19 +95,20 @@ class Database:
         what was raised left the transaction unusable, nothing was stored and nobody told anything: each
         is run again for itself.
         """
-        units: list[_Unit] = []
+        # From the start: a transaction that cannot begin must not cost the first one its answer.
+        units = [first]
         try:
+            _make_usable()
             with transaction.atomic():
-                outcomes = []
-                unit: _Unit | None = first
-                while unit is not None:
+                outcomes = [_outcome_in_transaction(first.work)]
+                while len(units) < _MOST_TOGETHER and not _somebody_waits():
+                    unit = self._next()
+                    if unit is None:
+                        break
                     units.append(unit)
                     outcomes.append(_outcome_in_transaction(unit.work))
-                    more = len(units) < _MOST_TOGETHER and not _somebody_waits()
-                    unit = self._next() if more else None
         except Exception:  # noqa: BLE001 whatever it was, each unit of work meets its own again
             for unit in units:
-                _make_usable()
                 unit.run()
             return
         for unit, outcome in zip(units, outcomes, strict=True):
@@ -162,7 +162,11 @@ class _Unit:
     done: Future[Any] = field(default_factory=Future)
 
     def run(self) -> None:
-        self.tell(*_outcome(self.work))
+        self.tell(*_outcome(self._work_on_a_usable_connection))
+
+    def _work_on_a_usable_connection(self) -> Any:
+        _make_usable()
+        return self.work()
 
     def tell(self, result: Any, error: BaseException | None) -> None:
         if error is None:

@@ -138,6 +138,32 @@ def test_a_commit_that_is_refused_refuses_only_whose_fault_it_is(database: Datab
     assert _stored() == {"gpu-1", "gpu-2"}
 
 
+def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
+    database: Database,
+) -> None:
+    """Else what a runner waits to store is never stored, and nobody learns of it."""
+
+    def refuse(refused: bool) -> None:
+        with connection.cursor() as cursor:
+            if connection.vendor == "sqlite":
+                cursor.execute(f"PRAGMA query_only = {'ON' if refused else 'OFF'}")
+            else:
+                cursor.execute(f"SET default_transaction_read_only = {'on' if refused else 'off'}")
+
+    async def course() -> list[Any]:
+        await database.call(refuse, True)
+        async with asyncio.timeout(10):
+            told = await _told(database, *(partial(_backend, f"gpu-{n}") for n in (1, 2, 3)))
+        await database.call(refuse, False)
+        return [*told, *await _told(database, partial(_backend, "gpu-4"))]
+
+    *refused, stored = asyncio.run(course())
+    assert len(refused) == 3
+    assert all("read" in str(error) for error in refused), refused
+    assert stored == "gpu-4"
+    assert _stored() == {"gpu-4"}
+
+
 def test_what_the_database_refuses_one_is_not_refused_the_others(database: Database) -> None:
     def away() -> None:
         raise OperationalError("disk I/O error")
