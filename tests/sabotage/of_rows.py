@@ -160,8 +160,8 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _BRIDGE,
-                "                    unit = self._next() if more else None\n",
-                "                    unit = self._next() if more else None\n"
+                "                    outcomes.append(_outcome_in_transaction(unit.work))\n",
+                "                    outcomes.append(_outcome_in_transaction(unit.work))\n"
                 "                for unit, outcome in zip(units, outcomes, strict=True):\n"
                 "                    unit.tell(*outcome)\n"
                 "                import time; time.sleep(0.2)\n"
@@ -171,14 +171,29 @@ OF_ROWS: tuple[Breakage, ...] = (
         notices=f"{_TOGETHER}::test_nobody_is_told_before_the_commit",
     ),
     Breakage(
+        name="first unit of work forgotten",
+        broken="Of units of work that share a commit, the first is noted once the transaction has begun.",
+        hurts="Where it cannot begin, the end of a render is not stored until the next start.",
+        edits=(
+            Edit(_BRIDGE, "        units = [first]\n", "        units = []\n"),
+            Edit(
+                _BRIDGE,
+                "                outcomes = [_outcome_in_transaction(first.work)]\n",
+                "                units.append(first)\n"
+                "                outcomes = [_outcome_in_transaction(first.work)]\n",
+            ),
+        ),
+        notices=f"{_TOGETHER}::test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer",
+    ),
+    Breakage(
         name="one unit of work spoils all",
         broken="Units of work that share a commit are refused together.",
         hurts="One row that the database does not take keeps every other end from being stored.",
         edits=(
             Edit(
                 _BRIDGE,
-                "                _make_usable()\n                unit.run()\n",
-                "                unit.tell(None, _Spoilt())\n",
+                "            for unit in units:\n                unit.run()\n",
+                "            for unit in units:\n                unit.tell(None, _Spoilt())\n",
             ),
         ),
         notices=f"{_TOGETHER}::test_a_commit_that_is_refused_refuses_only_whose_fault_it_is",
