@@ -21,23 +21,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-#: Folders with the files that last for minutes, longest first. Where files are spread over processes
-#: (``--no-loadscope-reorder``), the short ones fill up the end.
-_FIRST = ("sabotage", "e2e", "chaos")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what lasts longest, and skip tests whose service is away."""
-    items.sort(key=_turn)
-    _skip_without_services(items)
-
-
-def _turn(item: pytest.Item) -> int:
-    folder = item.path.parent.name
-    return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
-
-
-def _skip_without_services(items: list[pytest.Item]) -> None:
     """Skip tests whose service is away, unless DIRECTOR_TEST_SERVICES=required makes that a failure."""
     if os.environ.get("DIRECTOR_TEST_SERVICES") == "required":
         return
