@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from django.db import connection
+
 from backends.models import Backend
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.services import attempts, claims, groups, runners
@@ -85,3 +87,12 @@ def types(group: JobGroup) -> list[str]:
 def fresh(row: ChildJob | JobGroup) -> Any:
     """Return the row as it is stored now."""
     return type(row).objects.get(pk=row.pk)
+
+
+def allow_writes(*, allowed: bool) -> None:
+    """Let the calling thread's connection write, or have the database refuse its writes."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute(f"PRAGMA query_only = {'OFF' if allowed else 'ON'}")
+        else:
+            cursor.execute(f"SET default_transaction_read_only = {'off' if allowed else 'on'}")

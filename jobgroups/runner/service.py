@@ -260,16 +260,16 @@ class RunnerService:
 
         What backends there are is read of all of them, by every runner: not for each group that comes.
         """
-        look_at = float("-inf")
+        due_at = float("-inf")
         while not self._stopping.is_set():
             self._work.clear()
-            if self._look_at_backends or time.monotonic() >= look_at:
+            if self._look_at_backends or time.monotonic() >= due_at:
                 self._look_at_backends = False
                 await self._match_backends(tasks, around)
-                look_at = time.monotonic() + self._look_within
+                due_at = time.monotonic() + self._look_within
             await self._pass_on(around.database)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(look_at - time.monotonic()):
+                async with asyncio.timeout(due_at - time.monotonic()):
                     await self._work.wait()
 
     async def _pass_on(self, database: Database) -> None:

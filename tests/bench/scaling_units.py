@@ -80,7 +80,7 @@ class Units:
     status_us_per_child: float = _measured(
         "web, to tell how a group stands, for each of its children"
     )
-    # --- a round of a runner: what it reads of all backends whenever somebody rings
+    # --- a round of a runner: what it reads of the whole farm whenever somebody rings for work
     round_ms: float = _measured("runner, for a round over 20 backends", _CALLS)
     round_us_per_backend: float = _measured("runner, for a round and each further backend", _CALLS)
     round_postgres_us_per_backend: float = _measured("PostgreSQL, the same", _CALLS)

@@ -143,18 +143,11 @@ def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
 ) -> None:
     """Else what a runner waits to store is never stored, and nobody learns of it."""
 
-    def refuse(refused: bool) -> None:
-        with connection.cursor() as cursor:
-            if connection.vendor == "sqlite":
-                cursor.execute(f"PRAGMA query_only = {'ON' if refused else 'OFF'}")
-            else:
-                cursor.execute(f"SET default_transaction_read_only = {'on' if refused else 'off'}")
-
     async def course() -> list[Any]:
-        await database.call(refuse, True)
+        await database.call(farm.allow_writes, allowed=False)
         async with asyncio.timeout(10):
             told = await _told(database, *(partial(_backend, f"gpu-{n}") for n in (1, 2, 3)))
-        await database.call(refuse, False)
+        await database.call(farm.allow_writes, allowed=True)
         return [*told, *await _told(database, partial(_backend, "gpu-4"))]
 
     *refused, stored = asyncio.run(course())

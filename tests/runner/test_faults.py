@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from backends.comfyui.protocol import ExecutionError
 from backends.models import Backend
 from jobgroups.models import JobGroup
 from jobgroups.runner.timing import Timing
+from tests.farm import allow_writes
 from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -509,7 +509,7 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     group = await farm.submit("gpu-1")
     await farm.status_of(group, "running")
     database = service._held["gpu-1"].session.database
-    await database.call(_writes_allowed, allowed=False)
+    await database.call(allow_writes, allowed=False)
     await sim.wait_for("ended")
 
     def refused() -> int:
@@ -521,15 +521,6 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     await until(refused_often_or_over, 10)
     assert not farm._tasks[service].done()
     assert (await farm.group(group)).completed_at is None
-    await database.call(_writes_allowed, allowed=True)
+    await database.call(allow_writes, allowed=True)
     await completes_once(farm, group)
     assert [row.state for row in await farm.attempts(group)] == ["success"]
-
-
-def _writes_allowed(*, allowed: bool) -> None:
-    """Let the calling thread's connection write, or have the database refuse its writes."""
-    with connection.cursor() as cursor:
-        if connection.vendor == "sqlite":
-            cursor.execute(f"PRAGMA query_only = {'OFF' if allowed else 'ON'}")
-        else:
-            cursor.execute(f"SET default_transaction_read_only = {'off' if allowed else 'on'}")
