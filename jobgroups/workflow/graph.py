@@ -40,6 +40,18 @@ def sole_integer(node: Node) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
+def sole_source(node: Node) -> str | None:
+    """Return the node id that the only link of a node without integers leads to; else None.
+
+    Such a node (a primitive whose value is linked, a reroute) passes on what it reads.
+    """
+    values = node["inputs"].values()
+    links = [value for value in values if not is_literal(value)]
+    if len(links) != 1 or any(is_integer(value) for value in values):
+        return None
+    return linked_node(links[0])
+
+
 def readers(workflow: Workflow) -> dict[str, set[str]]:
     """Return, for each node id that some link leads to, the names of the inputs that read it."""
     found: defaultdict[str, set[str]] = defaultdict(set)

@@ -13,12 +13,16 @@ from jobgroups.workflow.graph import (
     linked_node,
     readers,
     sole_integer,
+    sole_source,
 )
 from jobgroups.workflow.parameters import SEED_INPUTS
 
 NO_SEED: Final = (
     "The workflow has no seed that could be set: all its variations would be one picture."
 )
+
+#: Nodes that a linked seed is followed through; a loop of links ends there, too.
+MAX_CHAIN: Final = 16
 
 #: One input of one node: (node id, name).
 Slot = tuple[str, str]
@@ -36,7 +40,7 @@ def find_seed_places(workflow: Workflow, addressed: Collection[Slot] = ()) -> Se
     """Find every literal ``seed`` and ``noise_seed``, and the integers that feed linked ones.
 
     A linked seed is set at its source if that node has one literal integer and only seed inputs
-    read it. A node whose seed the user addressed keeps it, and so does a source whose integer was.
+    read it, directly or through nodes that pass one value on. A node whose seed the user addressed keeps it, and so does a source whose integer was.
 
     Args:
         workflow: One that ``check_workflow`` has passed.
@@ -57,7 +61,7 @@ class _Finder:
         self._workflow = workflow
         self._addressed = addressed
         self._pinned = {node_id for node_id, name in addressed if name in SEED_INPUTS}
-        self._readers = readers(workflow)
+        self._shared = _shared_nodes(workflow)
         self.slots: list[Slot] = []
         self.warnings: list[str] = []
 
@@ -76,16 +80,40 @@ class _Finder:
 
     def _follow(self, node_id: str, source_id: str | None) -> None:
         """Note the integer behind a linked seed, or warn that the seed stays as it is."""
-        source = self._workflow.get(source_id) if source_id is not None else None
-        if source is None or source_id is None:
-            return  # A link to nowhere: ComfyUI refuses the graph with a better sentence.
-        if any(is_literal(source["inputs"].get(name, [])) for name in SEED_INPUTS):
-            return  # The source is seeded, or pinned, by itself.
-        name = sole_integer(source)
-        if name is None or not self._readers[source_id] <= set(SEED_INPUTS):
-            self.warnings.append(_unsettable(node_id, source_id))
-        elif (source_id, name) not in self._addressed:
-            self.slots.append((source_id, name))
+        linked_to = source_id
+        for _ in range(MAX_CHAIN):
+            source = self._workflow.get(source_id) if source_id is not None else None
+            if source is None or source_id is None:
+                return  # A link to a missing node: ComfyUI refuses the graph with a better sentence.
+            if any(is_literal(source["inputs"].get(name, [])) for name in SEED_INPUTS):
+                return  # The source has a seed of its own, or a pinned one.
+            name = sole_integer(source)
+            if source_id in self._shared or (name is None and sole_source(source) is None):
+                break
+            if name is not None:
+                if (source_id, name) not in self._addressed:
+                    self.slots.append((source_id, name))
+                return
+            source_id = sole_source(source)
+        self.warnings.append(_unsettable(node_id, linked_to or ""))
+
+
+def _shared_nodes(workflow: Workflow) -> set[str]:
+    """Return the nodes whose value reaches an input that is no seed: a child's seed changes none."""
+    # A node that no other node reads uses the value itself, as a preview of it does.
+    passing = {
+        node_id: source
+        for node_id in readers(workflow)
+        if node_id in workflow and (source := sole_source(workflow[node_id])) is not None
+    }
+    shared: set[str] = set()
+    for node_id, node in workflow.items():
+        for name, value in node["inputs"].items():
+            source = None if name in SEED_INPUTS or node_id in passing else linked_node(value)
+            while source is not None and source not in shared:
+                shared.add(source)
+                source = passing.get(source)
+    return shared
 
 
 def _unsettable(node_id: str, source_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from typing import Any
 
 import pytest
@@ -253,7 +254,26 @@ def test_a_linked_seed_is_set_at_the_integer_that_only_seeds_read() -> None:
         (node("PrimitiveInt", value=5), {"2": node("EmptyLatentImage", width=["9", 0])}),
         (node("Pair", value=5, other=6), {}),
         (node("Text", value="5"), {}),
-        (node("Reroute", value=["8", 0]), {"8": node("PrimitiveInt", value=5)}),
+        (node("Reroute", value=["8", 0]), {"8": node("PrimitiveInt", value=5, other=6)}),
+        # Something else reads the integer at the end of the chain, or a node of the chain.
+        (
+            node("Reroute", value=["8", 0]),
+            {"8": node("PrimitiveInt", value=5), "2": node("EmptyLatentImage", width=["8", 0])},
+        ),
+        (
+            node("Reroute", value=["8", 0]),
+            {"8": node("PrimitiveInt", value=5), "2": node("EmptyLatentImage", width=["9", 0])},
+        ),
+        (
+            node("Reroute", value=["8", 0]),
+            {
+                "8": node("PrimitiveInt", value=5),
+                "7": node("Reroute", value=["8", 0]),
+                "2": node("EmptyLatentImage", width=["7", 0]),
+            },
+        ),
+        (node("Sum", a=["8", 0], b=["8", 0]), {"8": node("PrimitiveInt", value=5)}),
+        (node("Reroute", value=["9", 0]), {}),
     ],
 )
 def test_a_linked_seed_that_cannot_be_set_is_left_with_a_warning(
@@ -264,6 +284,30 @@ def test_a_linked_seed_that_cannot_be_set_is_left_with_a_warning(
     assert with_seed(prepared, 99) == workflow
     assert "node 9" in prepared.warnings[0]
     assert prepared.warnings[1:] == (NO_SEED,)
+
+
+def test_a_linked_seed_is_followed_through_nodes_that_pass_it_on() -> None:
+    workflow = {
+        "1": node(seed=["9", 0]),
+        "2": node("RandomNoise", noise_seed=["6", 0]),
+        "9": node("PrimitiveInt", value=["8", 0], control_after_generate="fixed"),
+        "6": node("Reroute", value=["9", 0]),
+        "8": node("PrimitiveInt", value=5),
+    }
+    prepared = prepare(workflow)
+    assert prepared.seed_slots == (("8", "value"),)
+    assert prepared.warnings == ()
+    made = with_seed(prepared, 99)
+    assert made["8"]["inputs"] == {"value": 99}
+    assert made["9"]["inputs"]["value"] == ["8", 0]
+
+
+def test_a_long_chain_of_links_costs_no_more_than_its_length() -> None:
+    chain = {str(n): node("Reroute", value=[str(n + 1), 0]) for n in range(20_000)}
+    samplers = {f"s{n}": node(seed=["0", 0]) for n in range(20_000)}
+    started = time.monotonic()
+    prepare({**samplers, **chain, "20000": node("PrimitiveInt", value=5)})
+    assert time.monotonic() - started < 5
 
 
 def test_a_link_to_a_seed_node_needs_nothing_but_that_nodes_seed() -> None:
