@@ -251,7 +251,7 @@ class NothingToRetry(Conflict):
     def __init__(self, group_id: str) -> None:
         super().__init__(
             f"Nothing in job group {group_id} failed or timed out. "
-            "Name cancelled jobs in job_ids to have them rendered after all."
+            "A retry renders a cancelled job only if it names that job."
         )
 
 

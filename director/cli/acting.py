@@ -10,11 +10,10 @@ import click
 
 from director.cli import values, words
 from director.cli.exits import Status
-from director.cli.saving import Saving
+from director.cli.saving import DEFAULT_NAME, Saving
 from director.cli.talking import Asked, asking
 from director.cli.watching import watch_to_end
 from director.client import CancelResult
-from director.client.landing import DEFAULT_TEMPLATE
 
 
 @click.command(
@@ -86,7 +85,7 @@ def _show_cancelled(asked: Asked, done: Sequence[tuple[str, CancelResult]]) -> N
     metavar="DIR",
     help="Watch, and save each file there.",
 )
-@click.option("--name", default=DEFAULT_TEMPLATE, show_default=True, help="Names of saved files.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
 @asking
 def retry(
     asked: Asked,

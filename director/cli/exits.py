@@ -41,7 +41,9 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it for a person, on standard error."""
-        click.echo(f"Error: {self.message}", file=file, err=file is None)
+        # A user who presses Ctrl-C made no error.
+        prefix = "" if self.status is Status.INTERRUPTED else "Error: "
+        click.echo(f"{prefix}{self.message}", file=file, err=file is None)
         if self.hint:
             click.echo(self.hint, file=file, err=file is None)
 

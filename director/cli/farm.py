@@ -13,6 +13,8 @@ from director.cli.talking import Asked, asking, nearest
 from director.client import Backend, Director, DirectorError, Found
 
 _GIB: Final = 1024**3
+#: Characters: more than a sentence of help has.
+_WHOLE: Final = 1000
 
 
 def _examples(*lines: str) -> str:
@@ -22,6 +24,15 @@ def _examples(*lines: str) -> str:
 
 class Commands(click.Group):
     """The commands of ``director backends``."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with its whole first sentence: click cuts it at one line."""
+        rows = [
+            (name, command.get_short_help_str(limit=_WHOLE))
+            for name, command in self.commands.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

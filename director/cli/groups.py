@@ -14,12 +14,11 @@ import click
 
 from director.cli import environment, values, words
 from director.cli.exits import Failure, Status
-from director.cli.saving import Saver, Saving, failed_to_save
+from director.cli.saving import DEFAULT_NAME, Saver, Saving, failed_to_save
 from director.cli.showing import showing
 from director.cli.talking import Asked, asking
 from director.cli.watching import watch_to_end
 from director.client import Attempt, Child, Director, Event, Group
-from director.client.landing import DEFAULT_TEMPLATE
 
 _STATES: Final = ("pending", "running", "partial_complete", "completed", "failed", "cancelled")
 #: Groups whose end had a failure in it.
@@ -29,7 +28,7 @@ _FAILED: Final = ("failed", "partial_complete")
 @click.command(epilog="\b\nExamples:\n  director watch jg_0c1d9a77e3f2 --save pictures\n")
 @click.argument("group_id", metavar="ID", type=values.identifier)
 @click.option("--save", "folder", type=values.folder, metavar="DIR", help="Save each file there.")
-@click.option("--name", default=DEFAULT_TEMPLATE, show_default=True, help="Names of saved files.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status tells.")
 @asking
 def watch(asked: Asked, group_id: str, folder: Path | None, name: str, quiet: bool) -> int:
@@ -57,7 +56,9 @@ def watch(asked: Asked, group_id: str, folder: Path | None, name: str, quiet: bo
 )
 @click.option("--before", type=values.moment, metavar="WHEN", help="Older than that.")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="In this state.")
-@click.option("-b", "--backend", type=values.filled, help="With a child on this backend.")
+@click.option(
+    "-b", "--backend", type=values.filled, metavar="ID", help="With a job on this backend."
+)
 @click.option(
     "--meta", "notes", multiple=True, metavar="KEY=VALUE", help="With this in its metadata."
 )
@@ -245,7 +246,7 @@ def _why_ended(attempt: Attempt) -> str:
 @click.option(
     "--to", "folder", type=values.folder, metavar="DIR", default=".", help="Folder (else this one)."
 )
-@click.option("--name", default=DEFAULT_TEMPLATE, show_default=True, help="Names of saved files.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
 @asking
 def save(asked: Asked, group_id: str, folder: Path, name: str) -> int:
     """Save every file that the group ID has made so far. A file that is there already is not doubled."""
@@ -253,6 +254,7 @@ def save(asked: Asked, group_id: str, folder: Path, name: str) -> int:
     with asked.director() as director, showing(as_json=asked.as_json) as show_:
         group = director.status(group_id)
         with Saver(director, folder, name, show_.saved) as saver:
+            saver.number(child.job_id for child in group.child_jobs)
             for child in group.child_jobs:
                 saver.take(group_id, child.job_id, child.outputs)
             missing = saver.finish()
@@ -285,7 +287,7 @@ def events(asked: Asked, group_id: str, since: int, follow: bool) -> None:
                     if event.seq is not None:
                         _print_event(asked, event)
         except KeyboardInterrupt:
-            raise Failure(f"You left; {group_id} goes on.", Status.INTERRUPTED) from None
+            raise Failure(f"Stopped watching. {group_id} continues.", Status.INTERRUPTED) from None
 
 
 def _print_event(asked: Asked, event: Event) -> None:

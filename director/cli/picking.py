@@ -83,18 +83,13 @@ def for_children(
     """Return where the children of a submission go.
 
     Named backends get one each, as often as they are named: the Director says why one does not.
-    With ``every``, and where a ``count`` is dealt out in turn, only those get any that can take work
+    With ``every``, which is also meant if nothing is named, and where a ``count`` is dealt out in turn, only those get any that can take work
     now, so that twelve are twelve; if none can, all are asked for and the Director says why.
 
     Raises:
-        Failure: nobody is named, or nothing has such a name.
+        Failure: no backend is registered, or nothing has such a name.
     """
-    if not names and not every:
-        some = ", ".join(one.backend_id for one in known[:6]) + (" …" if len(known) > 6 else "")
-        raise usage(
-            "On which backends?",
-            f"Say -b ID ({some or 'none is registered yet'}), or --all.",
-        )
+    every = every or not names
     meant = list(known) if every else named(names, known)
     if not known:
         raise _none_registered()

@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from director.cli import words
-from director.cli.exits import usage
+from director.cli.exits import Failure, usage
 from director.cli.picking import Picked
-from director.cli.talking import Asked
+from director.cli.talking import Asked, nearest
 from jobgroups import seeds, workflow
-from jobgroups.workflow import ParameterInvalid
+from jobgroups.workflow import SEED_INPUTS, ParameterInvalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,16 @@ def plan(
         base_seed: None: one is drawn, as the Director draws one.
 
     Raises:
-        Failure: a parameter does not fit the workflow.
+        Failure: a parameter does not fit the workflow, or sets nothing: what a person wants
+            otherwise must not be rendered as it is.
     """
     try:
         prepared = workflow.prepare(graph, dict(parameters))
     except ParameterInvalid as error:
         name = error.field.removeprefix("parameters").lstrip(".")
         raise usage(f"--set {name}: {error.message}") from None
+    if prepared.ignored:
+        raise _ignored(prepared.ignored, graph)
     base = secrets.randbelow(seeds.MAX_SEED + 1) if base_seed is None else base_seed
     dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(picked.backend_ids))
     return Plan(
@@ -76,6 +79,22 @@ def plan(
         base_seed=base,
         strategy=strategy,
     )
+
+
+def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> Failure:
+    """Return the failure of parameters that set nothing, with the names that are like them."""
+    hints = {_similar(name, graph) for name, reason in ignored.items() if "matches no" in reason}
+    if any(name in SEED_INPUTS for name in ignored):
+        hints.add("--base-seed N is the seed of the first job.")
+    message = "\n".join(f"--set {name}: {reason}" for name, reason in ignored.items())
+    return usage(message, "\n".join(sorted(hints)))
+
+
+def _similar(name: str, graph: Mapping[str, Any]) -> str:
+    plain = {each for node in graph.values() for each in node["inputs"]}
+    addressed = {f"{node_id}.{each}" for node_id, node in graph.items() for each in node["inputs"]}
+    is_addressed = name.rpartition(".")[0] in graph
+    return nearest(name, sorted(addressed if is_addressed else plain), "--dry-run sends nothing.")
 
 
 def _changes(graph: Mapping[str, Any], prepared: workflow.Prepared) -> Iterator[Change]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from director.cli.exits import Failure, Status, usage
 from director.client import Director, DirectorError, OutputFile, Outputs
 from director.client.landing import DEFAULT_TEMPLATE, relative_path
 
+#: Sorted by name, files are in the order of the group's jobs.
+DEFAULT_NAME: Final = f"{{index}}_{DEFAULT_TEMPLATE}"
 #: Files on their way at the same time.
 _AT_ONCE: Final = 4
 
@@ -70,6 +72,7 @@ class Saver:
         self._saved = saved
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="save")
         self._jobs: set[str] = set()
+        self._indexes: dict[str, int] = {}
         self._coming: list[Future[None]] = []
         #: A sentence for each file that is not there.
         self.missing: list[str] = []
@@ -85,13 +88,18 @@ class Saver:
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
 
+    def number(self, job_ids: Iterable[str]) -> None:
+        """Store the order of the group's jobs, which names of files may have as ``{index}``."""
+        self._indexes = {job_id: index for index, job_id in enumerate(job_ids, 1)}
+
     def take(self, group_id: str, job_id: str, outputs: Outputs | None) -> None:
         """Fetch what a completed child made, unless that was done before."""
         if job_id in self._jobs or outputs is None:
             return
         self._jobs.add(job_id)
         for file in _through_director(group_id, job_id, outputs):
-            self._coming.append(self._pool.submit(self._save, job_id, file))
+            numbered = dataclasses.replace(file, index=self._indexes.get(job_id))
+            self._coming.append(self._pool.submit(self._save, job_id, numbered))
 
     def finish(self) -> list[str]:
         """Wait for every file; return a sentence for each that could not be saved.
@@ -140,6 +148,6 @@ def _through_director(group_id: str, job_id: str, outputs: Outputs) -> Iterator[
 def failed_to_save(missing: list[str], group_id: str, saving: Saving) -> Failure:
     """Return the failure of files that are not all there, with the command that tries again."""
     again = ["director", "save", group_id, "--to", str(saving.folder)]
-    if saving.name != DEFAULT_TEMPLATE:
+    if saving.name != DEFAULT_NAME:
         again += ["--name", saving.name]
     return Failure("\n".join(missing), Status.FAILED, hint=f"Try again: {shlex.join(again)}")

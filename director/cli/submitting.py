@@ -12,12 +12,11 @@ import click
 from director.cli import environment, picking, planning, values, words
 from director.cli.exits import Failure, Status
 from director.cli.picking import Picked
-from director.cli.saving import Saving
+from director.cli.saving import DEFAULT_NAME, Saving
 from director.cli.talking import Asked, asking, failure_of
 from director.cli.watching import watch_to_end
 from director.cli.workflows import read_source, workflow_in
 from director.client import Director, Group, Unreachable
-from director.client.landing import DEFAULT_TEMPLATE
 from director.client.requests import SubmitOptions
 from jobgroups.seeds import MAX_SEED, SeedStrategy
 
@@ -34,8 +33,17 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("source", metavar="WORKFLOW")
-@click.option("-b", "--backend", "names", multiple=True, help="Id or tag; may be repeated.")
-@click.option("--all", "every", is_flag=True, help="Every backend that can take work now.")
+@click.option(
+    "-b",
+    "--backend",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Id or tag; may be repeated (else --all).",
+)
+@click.option(
+    "--all", "every", is_flag=True, help="Every backend that can take work now (the default)."
+)
 @click.option(
     "--count",
     type=click.IntRange(1, 10_000),
@@ -111,7 +119,7 @@ Examples:
 )
 @click.option(
     "--name",
-    default=DEFAULT_TEMPLATE,
+    default=DEFAULT_NAME,
     show_default=True,
     help="Names of saved files; {job} may be used too.",
 )

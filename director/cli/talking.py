@@ -43,6 +43,7 @@ _OPTIONS: Final = {
     "workflow_json": "workflow",
     "submitter": "DIRECTOR_SUBMITTER",
     "backend_ids": "--backend",
+    "job_ids": "--job",
 }
 
 

@@ -61,13 +61,14 @@ def _save(saver: Saver, group_id: str, event: Event) -> None:
         case ChildCompleted():
             saver.take(group_id, event.job_id, event.outputs)
         case InitialState():
+            saver.number(child.job_id for child in event.group.child_jobs)
             for child in event.group.child_jobs:
                 saver.take(group_id, child.job_id, child.outputs)
 
 
 def _left(group_id: str) -> Failure:
     return Failure(
-        f"You left; {group_id} goes on.",
+        f"Stopped watching. {group_id} continues.",
         Status.INTERRUPTED,
         hint=f"Come back: director watch {group_id}\nStop it:   director cancel {group_id}",
     )

@@ -7,7 +7,7 @@ adds is at hand before this client knows it; two values are equal whatever is in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from director.client.decode import Moment, as_object, as_objects, build
@@ -23,6 +23,7 @@ class OutputFile:
         kind: ComfyUI's key for it: ``images``, ``gifs``, ``audio``, ``video`` …
         type: ComfyUI's folder: ``output``, or ``temp`` for a preview.
         missing: The file of a cached node that is gone from the backend.
+        index: Number of its job in the group, from 1; None if the file did not come with its group.
     """
 
     filename: str
@@ -34,6 +35,7 @@ class OutputFile:
     job_id: str | None = None
     backend_id: str | None = None
     seed: int | None = None
+    index: int | None = None
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -169,12 +171,16 @@ class Group:
     @property
     def files(self) -> tuple[OutputFile, ...]:
         """Every file of every child, in order."""
-        return tuple(file for child in self.child_jobs for file in child.files)
+        return tuple(
+            replace(file, index=index)
+            for index, child in enumerate(self.child_jobs, 1)
+            for file in child.files
+        )
 
     @property
     def images(self) -> tuple[OutputFile, ...]:
         """Every picture of every child, in order."""
-        return tuple(image for child in self.child_jobs for image in child.images)
+        return tuple(file for file in self.files if file.kind == "images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 from director.client.groups import OutputFile
 
 #: Every placeholder of a name template.
-PLACEHOLDERS: Final = ("seed", "backend", "name", "job")
+PLACEHOLDERS: Final = ("index", "seed", "backend", "name", "job")
 DEFAULT_TEMPLATE: Final = "{seed}_{backend}_{name}"
 
 # What no file system, or Windows alone, allows in a name; and control characters.
@@ -50,13 +50,15 @@ def relative_path(file: OutputFile, template: str) -> Path:
     """Return where below the chosen folder ``file`` belongs.
 
     Args:
-        template: Text with ``{seed}``, ``{backend}``, ``{name}`` and ``{job}``; a ``/`` in the
-            template itself makes a folder, one in a value never does.
+        template: Text with ``{index}`` (number of the job in its group, from 0001), ``{seed}``,
+            ``{backend}``, ``{name}`` and ``{job}``; a ``/`` in the template itself makes a folder, one
+            in a value never does.
 
     Raises:
         ValueError: The template has another placeholder.
     """
     values = {
+        "index": "" if file.index is None else f"{file.index:04}",
         "seed": "" if file.seed is None else str(file.seed),
         "backend": safe_part(file.backend_id or "backend"),
         "name": safe_part(file.filename),

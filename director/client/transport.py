@@ -141,6 +141,7 @@ def request_timeout(seconds: float | None) -> Any:
     return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT_S))
 
 
+_ERROR_NUMBER: Final = re.compile(r"\[(?:Errno|WinError) -?\d+\] ")
 #: The connection never stood, so the server cannot have acted.
 _NOT_SENT: Final = (
     httpx.ConnectError,
@@ -152,9 +153,14 @@ _NOT_SENT: Final = (
 
 def lost_answer(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> DirectorError:
     """Return what an HTTP failure without an answer means."""
-    reason = str(error) or type(error).__name__
+    reason = _reason(error)
     unsent = isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
     return Unreachable(f"No answer from {url}: {reason}", maybe_received=not unsent)
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's text without the system's number for it (``[Errno 111]``)."""
+    return _ERROR_NUMBER.sub("", str(error)) or type(error).__name__
 
 
 def no_socket(url: str, error: Exception) -> DirectorError:
@@ -162,7 +168,7 @@ def no_socket(url: str, error: Exception) -> DirectorError:
     if isinstance(error, InvalidStatus):
         content = bytes(error.response.body or b"")
         return error_from_answer(error.response.status_code, content)
-    reason = str(error) or type(error).__name__
+    reason = _reason(error)
     return Unreachable(f"No event stream from {url}: {reason}", maybe_received=False)
 
 

@@ -17,11 +17,12 @@ from jobgroups.workflow.checks import (
 )
 from jobgroups.workflow.digest import digest
 from jobgroups.workflow.graph import dangling_link, is_link, node_title
-from jobgroups.workflow.parameters import ALIASES, ParameterInvalid
+from jobgroups.workflow.parameters import ALIASES, SEED_INPUTS, ParameterInvalid
 from jobgroups.workflow.prepared import Prepared, prepare, with_seed
 
 __all__ = [
     "ALIASES",
+    "SEED_INPUTS",
     "FieldInvalid",
     "ParameterInvalid",
     "Prepared",

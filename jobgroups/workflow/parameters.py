@@ -87,9 +87,18 @@ class ParameterInvalid(FieldInvalid):
 class Applied:
     """What became of the parameters."""
 
-    warnings: list[str] = field(default_factory=list)
+    #: Parameters that set nothing, and why.
+    ignored: dict[str, str] = field(default_factory=dict)
     #: The inputs, as (node id, name), that an addressed parameter has set.
     addressed: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each ignored parameter."""
+        # In quotes, as a name may end in a dot or be empty.
+        return [
+            f'The parameter "{name}" is ignored: {reason}' for name, reason in self.ignored.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +229,8 @@ class _Setter:
         self._ignore(parameter, link if linked else "it matches no input of the workflow.")
 
     def _ignore(self, parameter: _Parameter, reason: str) -> None:
-        # In quotes, as a name may end in a dot or be empty.
         name = parameter.path.removeprefix("parameters.")
-        self.applied.warnings.append(f'The parameter "{name}" is ignored: {reason}')
+        self.applied.ignored[name] = reason
 
 
 def _names(parameter: _Parameter) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ class Prepared:
     workflow: dict[str, Any]
     warnings: tuple[str, ...]
     seed_slots: tuple[Slot, ...]
+    #: Parameters that set nothing, and why.
+    ignored: Mapping[str, str]
 
 
 def prepare(workflow: Workflow, parameters: object = None) -> Prepared:
@@ -36,7 +39,7 @@ def prepare(workflow: Workflow, parameters: object = None) -> Prepared:
     applied = apply_parameters(draft, parameters)
     places = find_seed_places(draft.nodes, applied.addressed)
     warnings = _limited([*applied.warnings, *places.warnings])
-    return Prepared(draft.nodes, warnings, places.slots)
+    return Prepared(draft.nodes, warnings, places.slots, applied.ignored)
 
 
 def with_seed(prepared: Prepared, seed: int) -> dict[str, Any]:

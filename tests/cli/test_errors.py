@@ -44,7 +44,19 @@ def test_a_file_that_is_not_there_and_one_that_is_like_it(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "On which backends?\nSay -b ID (gpu-1, gpu-2, gpu-3"),
+        (
+            ["--set", "stepz=30"],
+            "--set stepz: it matches no input of the workflow.\nDid you mean steps",
+        ),
+        (
+            ["--set", "3.stepz=30"],
+            "--set 3.stepz: it matches no input of the workflow.\nDid you mean 3.steps",
+        ),
+        (
+            ["--set", "positive=x"],
+            "--set positive: the input is a link, which is never overwritten.",
+        ),
+        (["--set", "seed=5"], "--base-seed"),
         (["-b", "gpu-1", "--all"], "--backend or --all, not both"),
         (["--all", "--count", "0"], "--count"),
         (["--all", "--base-seed", "-1"], "--base-seed"),
@@ -106,9 +118,23 @@ def test_an_unknown_backend_is_refused_with_the_nearest(desk: Desk) -> None:
     assert said.startswith("Error: No backend has the id or the tag 'gpu-11'.\nDid you mean gpu-1")
 
 
+def test_help_shows_whole_sentences_and_no_placeholder(desk: Desk) -> None:
+    assert "..." not in desk.out("backends", "--help").partition("Commands:")[2]
+    assert "FILLED" not in desk.out("list", "--help")
+
+
+def test_a_retry_of_nothing_says_how_to_retry_a_cancelled_job(desk: Desk) -> None:
+    said = desk.said("retry", desk.group("gpu-1"), status=4)
+    assert "job_ids" not in said
+    assert "names that job" in said
+
+
 def test_no_director_answers(desk: Desk) -> None:
     said = desk.said("list", "--server", "localhost:9", status=3)
     assert said.startswith("Error: No answer from http://localhost:9: ")
+    said = desk.said("list", "--server", "127.0.0.1:9", status=3)
+    assert said.startswith("Error: No answer from http://127.0.0.1:9: ")
+    assert "Errno" not in said
     assert "--server" in said
 
 

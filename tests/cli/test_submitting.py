@@ -61,6 +61,21 @@ def test_a_count_is_dealt_out_in_turn(desk: Desk) -> None:
     assert ids == ["gpu-1", "gpu-2", "gpu-3", "gpu-1", "gpu-2"]
 
 
+def test_without_a_backend_all_of_them_are_used(desk: Desk) -> None:
+    made = desk.json("submit", "workflow.json")
+    assert [child["backend_id"] for child in made["child_jobs"]] == ["gpu-1", "gpu-2", "gpu-3"]
+
+
+def test_saved_files_sort_in_the_order_of_their_jobs(desk: Desk) -> None:
+    words = ["submit", "workflow.json", "--count", "4", "--seeds", "random", "--save", "out"]
+    made = desk.lines(*words)[0]
+    seeds = [child["seed"] for child in made["child_jobs"]]
+    names = sorted(path.name for path in (desk.folder / "out").iterdir())
+    assert [int(name.split("_")[1]) for name in names] == seeds
+    desk.run("save", made["job_group_id"], "--to", "out")
+    assert sorted(path.name for path in (desk.folder / "out").iterdir()) == names
+
+
 def test_a_backend_is_named_by_its_tag_too(desk: Desk) -> None:
     made = desk.json("submit", "workflow.json", "-b", "34gb,14gb")
     assert [child["backend_id"] for child in made["child_jobs"]] == ["gpu-3", "gpu-1"]
@@ -71,8 +86,7 @@ def test_twelve_are_twelve_though_one_backend_is_away(desk: Desk) -> None:
     try:
         ended = desk.run("submit", "workflow.json", "--all", "--count", "4")
         assert "Left out: gpu-2: disabled" in ended.stderr
-        quiet = desk.run("submit", "workflow.json", "--all", "--set", "cgf=7", "-q")
-        assert 'Warning: The parameter "cgf" is ignored' in quiet.stderr
+        quiet = desk.run("submit", "workflow.json", "-q")
         assert "Left out: gpu-2: disabled" in quiet.stderr
         [made] = desk.lines("submit", "workflow.json", "--all")
         assert made["skipped_backends"] == [{"backend_id": "gpu-2", "reason": "disabled"}]
@@ -121,12 +135,11 @@ def _newest(desk: Desk) -> list[str]:
 def test_dry_run_sends_nothing_and_says_what_it_would(desk: Desk) -> None:
     before = _newest(desk)
     words = ["submit", "workflow.json", "--all", "--count", "4", "--seeds", "golden_ratio"]
-    words += ["--base-seed", "42", "--set", "steps=30", "--set", "nothing=1", "--dry-run"]
+    words += ["--base-seed", "42", "--set", "steps=30", "--dry-run"]
     out = desk.run(*words)
     assert "Nothing is sent. It would be 4 children, golden_ratio from base 42:" in out.stdout
     assert "3 KSampler.steps: 20 → 30" in out.stdout
     assert "3 KSampler.seed: 0 → the child's seed" in out.stdout
-    assert "nothing" in out.stderr
     said = desk.json(*words)
     assert [child["seed"] for child in said["children"]] == [42, 67, 109, 177]
     assert _newest(desk) == before
@@ -165,7 +178,7 @@ def test_watched_without_a_terminal_it_prints_one_line_a_change(desk: Desk) -> N
     first, *lines = out.splitlines()
     assert lines[:2] == ["gpu-1 seed 42: started", "gpu-1 seed 42: completed"]
     [picture] = (desk.folder / "out").iterdir()
-    assert picture.name.startswith("42_gpu-1_")
+    assert picture.name.startswith("0001_42_gpu-1_")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"saved out/{picture.name}" in lines
     assert lines[-1].startswith(f"{first.split(':')[0]} completed: 1 done in ")
@@ -210,7 +223,7 @@ def test_ctrl_c_leaves_the_group_running_and_says_how_to_come_back(desk: Desk) -
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert f"{group_id} goes on" in said
+    assert said.startswith(f"Stopped watching. {group_id} continues.\n")
     assert f"director watch {group_id}" in said
     assert "Traceback" not in said
     assert desk.json("show", group_id)["status"] == "running"

@@ -97,7 +97,8 @@ def test_ctrl_c_on_the_keyboard_leaves_the_terminal_as_it_was(desk: Desk) -> Non
     words = ["submit", "workflow.json", "-b", "gpu-1", "--watch"]
     status, said = _on_terminal(desk, *words, keys="\x03")
     assert status == 130, said
-    assert "goes on" in said
+    assert "Stopped watching. jg_" in said
+    assert "Error" not in said
     assert "Come back: director watch jg_" in said
     assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l"), "the cursor is still hidden"
     assert "Traceback" not in said
