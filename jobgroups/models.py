@@ -308,6 +308,9 @@ class Attempt(models.Model):
     failure_class = models.CharField(
         max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
     )
+    #: Sentences about parts of the prompt that ComfyUI did not execute, stored as soon as they are
+    #: known: some are sent once and cannot be queried afterwards.
+    warnings_json = models.TextField(default="[]", db_default="[]")
 
     class Meta:
         ordering: ClassVar = ["child", "number"]

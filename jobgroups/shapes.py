@@ -125,6 +125,7 @@ def attempt(row: Attempt) -> dict[str, Any]:
         "ended_at": iso_or_none(row.ended_at),
         "stop_requested_at": iso_or_none(row.stop_requested_at),
         "stop_reason": row.stop_reason or None,
+        "warnings": _loaded(row.warnings_json),
     }
 
 

@@ -8,6 +8,7 @@ Facts refer to PROTOCOL, section 1.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -74,6 +75,8 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[tuple[str, dict[str, Any]], ...]
     #: Why it failed; None for any other outcome.
     error: ExecutionError | None
+    #: Every error in its messages: a success may have some, of nodes that were blocked.
+    raised: tuple[ExecutionError, ...]
     meta: dict[str, NodeMeta]
 
 
@@ -261,13 +264,15 @@ def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
     if wire is None:
         return None
     messages = tuple(wire.status.messages)
+    raised = tuple(_raised(messages))
     outcome = _outcome(wire.status)
     return HistoryEntry(
         item=_item(wire.prompt),
         outcome=outcome,
         outputs={node: ui for node, ui in wire.outputs.items() if ui is not None},
         messages=messages,
-        error=_failure(messages) if outcome == "error" else None,
+        error=raised[-1] if outcome == "error" and raised else None,
+        raised=raised,
         meta=wire.meta,
     )
 
@@ -285,13 +290,12 @@ def _outcome(status: _WireStatus) -> Outcome:
     return "interrupted" if last == "execution_interrupted" else "error"
 
 
-def _failure(messages: tuple[tuple[str, dict[str, Any]], ...]) -> ExecutionError | None:
-    for kind, data in reversed(messages):
+def _raised(messages: tuple[tuple[str, dict[str, Any]], ...]) -> Iterator[ExecutionError]:
+    for kind, data in messages:
         if kind == "execution_error":
             # It failed, whatever the words are: a custom node's odd ones must not hide the end.
             with contextlib.suppress(msgspec.ValidationError):
-                return msgspec.convert(data, ExecutionError)
-    return None
+                yield msgspec.convert(data, ExecutionError)
 
 
 def system_stats(body: bytes) -> SystemStats:

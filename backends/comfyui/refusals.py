@@ -1,4 +1,4 @@
-"""A refusal as a sentence for a person.
+"""What ComfyUI refused or did not execute, as sentences for a user.
 
 Pure.
 """
@@ -12,6 +12,8 @@ from backends.comfyui.answers import Refusal
 
 #: Node faults that the sentence names; all of them stand in ``node_errors``.
 _NAMED_FAULTS: Final = 3
+#: Characters of one cause in a warning: a node may put anything into its message.
+_MAX_CAUSE: Final = 500
 
 
 def sentence(refusal: Refusal, *, status: int) -> str:
@@ -27,6 +29,16 @@ def sentence(refusal: Refusal, *, status: int) -> str:
     named = "; ".join(faults[:_NAMED_FAULTS])
     more = len(faults) - _NAMED_FAULTS
     return f"{said}: {named}" + (f"; and {more} more" if more > 0 else "")
+
+
+def not_executed(node_id: str | None, class_type: str | None, cause: str) -> str:
+    """Return the warning about a node that was not executed, on one line.
+
+    ``ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here``
+    """
+    line = " ".join(cause.split())
+    short = line if len(line) <= _MAX_CAUSE else f"{line[: _MAX_CAUSE - 1]}…"
+    return f"ComfyUI did not execute node {node_id or '?'} ({class_type or '?'}): {short}"
 
 
 def _adds(details: str, said: str) -> bool:

@@ -103,18 +103,28 @@ class Followed:
 
 def _row(child: Child) -> Row:
     note = child.waiting_reason or child.error_message or child.current_step or ""
+    if child.status == "completed":
+        note = _warned(child.warnings)
     return Row(
         job_id=child.job_id,
         backend_id=child.backend_id,
         seed=child.seed,
         status=child.status,
         progress=child.progress,
-        note="" if child.status == "completed" else plain_line(note),
+        note=plain_line(note),
         attempt=child.attempt_count,
     )
 
 
+def _warned(warnings: Any) -> str:
+    """Return a completed child's warnings on one line."""
+    texts = warnings if isinstance(warnings, list | tuple) else ()
+    return "; ".join(f"warning: {one}" for one in texts)
+
+
 def _note(status: str, raw: dict[str, Any]) -> str:
+    if status == "completed":
+        return _warned(raw.get("warnings"))
     if status == "queued":
         failed_at = raw.get("backend_id")
         return f"again, after {failed_at}: {raw.get('reason') or 'it came to nothing there'}"

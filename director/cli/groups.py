@@ -199,11 +199,18 @@ def _children(children: Sequence[Child]) -> list[str]:
             str(child.seed),
             child.status,
             f"{child.progress:.0f} %",
-            words.why(child) or (child.current_step or "" if child.status == "running" else ""),
+            _why(child),
         )
         for child in children
     ]
     return words.columns(heads, rows, statuses=3)
+
+
+def _why(child: Child) -> str:
+    """Return the last column of a child's row: why it is where it is, and what is wrong with its result."""
+    said = words.why(child) or (child.current_step or "" if child.status == "running" else "")
+    warnings = [f"warning: {words.plain_line(one)}" for one in child.warnings]
+    return "; ".join(filter(None, [said, *warnings]))
 
 
 def _show_child(asked: Asked, child: Child) -> None:
@@ -216,7 +223,7 @@ def _show_child(asked: Asked, child: Child) -> None:
     if said := words.why(child):
         click.echo(f"  {said}")
     for warning in child.warnings:
-        click.echo(f"  Warning: {warning}")
+        click.echo(f"  Warning: {words.plain_line(warning)}")
     for file in child.files:
         click.echo(f"  {file.filename}{' (gone)' if file.missing else ''}: {file.url}")
     heads = ("TRY", "RUN", "BACKEND", "OUTCOME", "FROM", "TO", "WHY")

@@ -75,12 +75,18 @@ def _left(group_id: str) -> Failure:
 
 
 def conclude(group: Group) -> None:
-    """Print what came of a group: a sentence, then each child that has no result, and why."""
+    """Print what came of a group: a sentence, then each child without a result or with a warning."""
     click.echo(words.summary(group))
     failed = [one for one in group.child_jobs if one.status in ("failed", "timeout")]
     for child in failed[:20]:
         click.echo(f"  {child.backend_id} seed {child.seed}: {words.why(child)}")
     if len(failed) > 20:
         click.echo(f"  … and {len(failed) - 20} more: director show {group.job_group_id}")
+    warned = [(child, one) for child in group.child_jobs for one in child.warnings]
+    for child, warning in warned[:20]:
+        line = words.plain_line(f"Warning: {warning}")
+        click.echo(f"  {child.backend_id} seed {child.seed}: {line}")
+    if len(warned) > 20:
+        click.echo(f"  … and {len(warned) - 20} more warnings: director show {group.job_group_id}")
     if failed and group.finished:
         click.echo(f"Render these again: director retry {group.job_group_id}")

@@ -117,10 +117,15 @@ class ChildRetrying(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildCompleted(ChildEvent):
-    """It is done, and this is what it made."""
+    """It is done, and this is what it made.
+
+    Attributes:
+        warnings: Sentences about nodes that were not executed, and files that are gone.
+    """
 
     seed: int | None = None
     outputs: Outputs = field(default_factory=Outputs)
+    warnings: tuple[str, ...] = ()
     completed_at: Moment | None = None
 
 

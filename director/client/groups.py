@@ -68,6 +68,7 @@ class Attempt:
     started_at: Moment | None = None
     ended_at: Moment | None = None
     outputs: Outputs | None = None
+    warnings: tuple[str, ...] = ()
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: A workflow may have any number of nodes that are not executed.
+_MAX_WARNINGS: Final = 50
 _BEFORE_RUNNING: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED)
 
 
@@ -69,6 +71,8 @@ class Course:
     #: Wall clock, of an attempt that is taken up again.
     started_at: dt.datetime | None = None
     node_outputs: Mapping[str, Mapping[str, Any]] | None = None
+    #: Warnings that are stored on the attempt.
+    warnings: Sequence[str] = ()
 
 
 class AttemptDriver:
@@ -91,7 +95,8 @@ class AttemptDriver:
         self._heard_end: Event | None = None
         self._closing_frame = False
         self._outputs: dict[str, Mapping[str, Any]] = dict(course.node_outputs or {})
-        self._outputs_stored = len(self._outputs)
+        self._warnings = list(course.warnings)
+        self._stored = self._reported
         self._cached: set[str] = set()
         self._stop_wanted = course.stop_requested
         self._done = False
@@ -144,14 +149,21 @@ class AttemptDriver:
                 if output:
                     self._outputs[node] = output
             case ExecutionSuccess() | ExecutionError() | ExecutionInterrupted():
-                # No end yet: a blocked output's execution_error may be followed by a success.
-                # The closing frame follows at once; where it does not, the history is asked.
-                self._heard_end = event
-                self._end_heard_at = self._heard_at
-                self._look_at = self._heard_at + self._timing.stop_wait / 2
+                self._take_in_end(event)
             case _:
                 return False
         return True
+
+    def _take_in_end(self, event: ExecutionSuccess | ExecutionError | ExecutionInterrupted) -> None:
+        if isinstance(event, ExecutionError) and ending.is_blocked(event):
+            # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this message.
+            self._warn(ending.blocked(event))
+            return
+        # No end yet: the history decides. The closing frame follows at once; if it does not, the
+        # history is queried.
+        self._heard_end = event
+        self._end_heard_at = self._heard_at
+        self._look_at = self._heard_at + self._timing.stop_wait / 2
 
     def want_stop(self) -> None:
         """Take in that a stop of this attempt was stored."""
@@ -192,8 +204,17 @@ class AttemptDriver:
             self.state is not AttemptState.RUNNING
             or self._closing_frame
             or self._heard_end is not None
-            or len(self._outputs) != self._outputs_stored
+            or self._reported != self._stored
         )
+
+    def _warn(self, *warnings: str) -> None:
+        """Add warnings, each once; the first ones stay."""
+        self._warnings = list(dict.fromkeys([*self._warnings, *warnings]))[:_MAX_WARNINGS]
+
+    @property
+    def _reported(self) -> tuple[int, int]:
+        """How many nodes' outputs and warnings are known."""
+        return len(self._outputs), len(self._warnings)
 
     # --- its course -------------------------------------------------------------------------------
 
@@ -221,8 +242,8 @@ class AttemptDriver:
             await self._settle()
         if self._done:
             return
-        if len(self._outputs) != self._outputs_stored:
-            await self._store_outputs()
+        if self._reported != self._stored:
+            await self._store_reported()
         moment = time.monotonic()
         if self._timeout_at is not None and moment >= self._timeout_at and not self._stop_wanted:
             await self._time_out()
@@ -338,10 +359,14 @@ class AttemptDriver:
         if stored.stop_requested:
             self.want_stop()
 
-    async def _store_outputs(self) -> None:
-        stored = len(self._outputs)
-        await self._store(attempts.attempt_reported, node_outputs=dict(self._outputs))
-        self._outputs_stored = stored
+    async def _store_reported(self) -> None:
+        stored = self._reported
+        await self._store(
+            attempts.attempt_reported,
+            node_outputs=dict(self._outputs),
+            warnings=list(self._warnings),
+        )
+        self._stored = stored
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -460,7 +485,8 @@ class AttemptDriver:
 
     async def _end(self, end: End) -> None:
         end = await ending.check_cached_files(self._session.client, end, self._cached)
-        end = replace(end, last_step=self._report.last_step)
+        self._warn(*end.warnings)
+        end = replace(end, last_step=self._report.last_step, warnings=tuple(self._warnings))
         self._report.close()
         struck = (
             end.state is AttemptState.INTERRUPTED

@@ -57,6 +57,7 @@ class Courses:
             stop_requested=row.stop_requested_at is not None,
             started_at=row.started_at,
             node_outputs=json.loads(row.node_outputs_json),
+            warnings=json.loads(row.warnings_json),
         )
 
     def _workflow_of(self, row: Attempt) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from backends.comfyui.protocol import (
     ExecutionInterrupted,
     ExecutionSuccess,
 )
+from backends.comfyui.refusals import not_executed
 from jobgroups.failures import FailureClass, class_of_error, class_of_refusal
 from jobgroups.services.attempts import End
 from jobgroups.states import AttemptState, ErrorType
@@ -68,10 +69,25 @@ def from_history(prompt: Prompt, entry: HistoryEntry, heard: NodeOutputs) -> End
     """
     outputs = {**heard, **entry.outputs}
     if entry.outcome == "success":
-        return _success(prompt, outputs)
+        return replace(_success(prompt, outputs), warnings=_blocked_nodes(entry))
     if entry.outcome == "interrupted":
         return interrupted(prompt, outputs)
     return _raised(prompt, outputs, entry.error)
+
+
+def is_blocked(error: ExecutionError) -> bool:
+    """Return whether a node was only blocked: the prompt goes on, and may succeed."""
+    return error.exception_type == "ExecutionBlocked"
+
+
+def blocked(error: ExecutionError) -> str:
+    """Return the warning about a blocked node, on one line."""
+    return not_executed(error.node_id, error.node_type, plain_error(error.exception_message))
+
+
+def _blocked_nodes(entry: HistoryEntry) -> tuple[str, ...]:
+    """Return a warning for each error that a success has in its history."""
+    return tuple(blocked(error) for error in entry.raised)
 
 
 def from_frame(prompt: Prompt, frame: Event, heard: NodeOutputs) -> End | None:

@@ -62,6 +62,7 @@ def adopt(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         ChildStatus.COMPLETED,
         attempt=attempt,
         outputs_json=attempt.outputs_json,
+        warnings_json=attempt.warnings_json,
         progress=100.0,
         completed_at=attempt.ended_at,
     )

@@ -6,7 +6,7 @@ the child of an attempt that failed is decided in ``failed``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -167,11 +167,20 @@ def _child_started(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None
 
 
 @unit_of_work
-def attempt_reported(*, attempt_id: int, fence: Fence, node_outputs: Mapping[str, Any]) -> None:
-    """Keep the nodes' outputs as they come: they decide where the history was cleared."""
+def attempt_reported(
+    *,
+    attempt_id: int,
+    fence: Fence,
+    node_outputs: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+) -> None:
+    """Store outputs and warnings as they arrive.
+
+    The outputs decide the end if ComfyUI's history was cleared; some warnings are in no history.
+    """
     with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
         Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
-            node_outputs_json=compact(node_outputs)
+            node_outputs_json=compact(node_outputs), warnings_json=compact(list(warnings))
         )
 
 
@@ -234,6 +243,7 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         error_type=end.error_type,
         error_details_json=None if end.error_details is None else compact(end.error_details),
         failure_class=_class_stored(attempt, state, end),
+        warnings_json=compact(list(end.warnings)),
         **fields,
     )
 

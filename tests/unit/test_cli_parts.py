@@ -138,6 +138,14 @@ def test_a_failure_tells_its_reason_on_one_line() -> None:
     assert _told(_state(), failed)[1] == "gpu-1 seed 42: failed: first second [31m"
 
 
+def test_completed_child_is_shown_with_its_warnings() -> None:
+    done = _event("child_completed", outputs={}, warnings=["one \x1b[31m", "two"])
+    shown = "gpu-1 seed 42: completed: warning: one [31m; warning: two"
+    assert _told(_state(), done)[1] == shown
+    assert done.warnings == ("one \x1b[31m", "two")
+    assert _told(_state(status="completed", warnings=["one \x1b[31m", "two"])) == [shown]
+
+
 def test_a_state_that_comes_again_tells_only_what_is_new() -> None:
     assert _told(_state(status="running"), _state(status="running"), _state(status="failed")) == [
         "gpu-1 seed 42: started",

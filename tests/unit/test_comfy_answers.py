@@ -10,6 +10,7 @@ from backends.comfyui import answers
 from backends.comfyui.errors import ProtocolError
 from backends.comfyui.events import ExecutionError
 from backends.comfyui.refusals import sentence
+from jobgroups.runner import ending
 
 RECORDED = json.loads((Path(__file__).parent / "frames" / "answers.json").read_text())
 
@@ -244,3 +245,25 @@ def test_a_success_that_ends_in_an_error_is_an_error() -> None:
     messages.append(["execution_success", {"prompt_id": "p"}])
     body = json.dumps({"p": {"prompt": item, "outputs": {}, "status": status}}).encode()
     assert answers.history_entry(body, "p").outcome == "success"  # type: ignore[union-attr]
+
+
+def test_success_keeps_the_errors_of_blocked_nodes_when_its_history_has_them() -> None:
+    """ComfyUI 0.3.64 sends them to the socket alone; another version may also store them."""
+    error = {
+        "prompt_id": "p",
+        "node_id": "3",
+        "node_type": "SaveImage",
+        "exception_type": "ExecutionBlocked",
+        "exception_message": "Execution Blocked: stop here",
+    }
+    messages = [["execution_error", error], ["execution_success", {"prompt_id": "p"}]]
+    status = {"status_str": "success", "completed": True, "messages": messages}
+    item = [0, "p", {}, {}, []]
+    text = json.dumps({"p": {"prompt": item, "outputs": {}, "status": status}}).encode()
+    entry = answers.history_entry(text, "p")
+    assert entry is not None
+    assert (entry.outcome, entry.error) == ("success", None)
+    prompt = ending.Prompt(prompt_id="p", workflow={}, base_url="http://gpu-1")
+    assert ending.from_history(prompt, entry, {}).warnings == (
+        "ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here",
+    )
