@@ -11,6 +11,7 @@ them) and the static files. Views that are coroutines stay in the loop, with Dja
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeAlias
@@ -35,18 +36,27 @@ READING: Final = 4
 #: Threads for all else. A submission may wait 1.7 s for backends that are doubtful, and promises an
 #: answer within 2 s: as many may come at once. They are started as they are needed.
 ACTING: Final = 32
+#: Threads for requests with a large body, whatever they do. Python's objects take up to 40 bytes for a byte
+#: of JSON: the number of threads bounds the memory, and large bodies never delay the others.
+LARGE: Final = 2
+#: Bytes above which a body is large. Workflows with images inside are; others have a tenth of that.
+LARGE_BYTES: Final = 256 * 2**10
 
 _reading = Database(threads=READING, name="api-reading")
 _acting = Database(threads=ACTING, name="api-acting")
+_large = Database(threads=LARGE, name="api-large")
 
 
 def close_threads() -> None:
     """Close the threads and their connections. For the end of the process: nothing is served after."""
     _reading.close()
     _acting.close()
+    _large.close()
 
 
-def _threads_for(request: HttpRequest) -> Database:
+def _threads_for(request: HttpRequest, body_bytes: int) -> Database:
+    if body_bytes > LARGE_BYTES:
+        return _large
     # The health check asks others than the database, which may keep it waiting.
     reads = request.method in ("GET", "HEAD") and not request.path.startswith("/api/health")
     return _reading if reads else _acting
@@ -73,10 +83,12 @@ class OneThreadHandler(ASGIHandler):
         except RequestAborted:
             return
         with body:
+            body_bytes = body.seek(0, io.SEEK_END)
+            body.seek(0)
             request, refusal = self.create_request(scope, body)
             response: Any = refusal
             if request is not None:
-                response = await _threads_for(request).call(self._made, request)
+                response = await _threads_for(request, body_bytes).call(self._made, request)
             await self.send_response(response, send)
             response.close()
 

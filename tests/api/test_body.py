@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from pytest_django import Settings
 
+from jobgroups.api.parsers import StrictJSONParser
 from jobgroups.models import JobGroup
 from tests.api.asgi import post_in_pieces
 from tests.api.conftest import GRAPH, Api, error_of, wrong_fields
@@ -183,6 +186,18 @@ async def test_a_chunked_body_above_the_limit_is_too_large(settings: Settings) -
     settings.DIRECTOR_MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
     status, body = await post_in_pieces(PATH, [b'{"a": "', b"x" * 2000, b'"}'])
     assert (status, body["code"]) == (413, "payload_too_large")
+
+
+@pytest.mark.parametrize("element", [b"1", b"1000", b"{}", b'{"":' * 90 + b"1" + b"}" * 90])
+def test_a_body_takes_at_most_40_bytes_of_memory_for_each_of_its_bytes(element: bytes) -> None:
+    body = b'{"a": [' + b",".join([element] * (2**18 // (len(element) + 1))) + b"]}"
+    tracemalloc.start()
+    try:
+        StrictJSONParser().parse(io.BytesIO(body))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * len(body)
 
 
 def test_no_error_repeats_what_was_sent(api: Api, farm: list[str]) -> None:

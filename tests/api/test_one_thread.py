@@ -206,6 +206,51 @@ def test_submissions_that_wait_for_silent_backends_hold_up_nobody(
     assert seconds < min(taken for taken, _ in posts)
 
 
+def test_large_bodies_take_turns_in_threads_of_their_own(
+    farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six at once took 8 GB; and they must not occupy the threads that submissions need."""
+    large = {"metadata": {"x": "y" * one_thread.LARGE_BYTES}}
+    plain = OneThreadHandler.get_response
+    may_go = threading.Event()
+    inside: set[str] = set()
+    most: list[int] = []
+
+    def noted(self: Any, request: Any) -> Any:
+        if int(request.headers["Content-Length"]) < one_thread.LARGE_BYTES:
+            return plain(self, request)
+        name = threading.current_thread().name
+        inside.add(name)
+        most.append(len(inside))
+        may_go.wait(20)
+        try:
+            return plain(self, request)
+        finally:
+            inside.discard(name)
+
+    monkeypatch.setattr(OneThreadHandler, "get_response", noted)
+
+    async def post(body: Any) -> int:
+        length = {"content-length": str(len(json.dumps(body)))}
+        return (await _answer(OneThreadHandler(), "POST", "/api/job-group", body, length))[0]
+
+    async def ask() -> list[int]:
+        async with asyncio.TaskGroup() as tasks:
+            posts = [tasks.create_task(post(large)) for _ in range(6)]
+            try:
+                async with asyncio.timeout(10):
+                    while len(inside) < one_thread.LARGE:
+                        await asyncio.sleep(0.01)
+                    small = await post(GOOD)
+            finally:
+                may_go.set()
+        return [small, *(one.result() for one in posts)]
+
+    assert asyncio.run(ask()) == [201, *[400] * 6]
+    assert len(most) == 6
+    assert max(most) == one_thread.LARGE
+
+
 def test_a_client_that_goes_before_its_body_is_there_gets_nothing_and_breaks_nothing() -> None:
     async def gone() -> list[Any]:
         sent: list[Any] = []

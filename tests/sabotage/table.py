@@ -10,6 +10,7 @@ from tests.sabotage.of_failing import OF_FAILING
 from tests.sabotage.of_farm import OF_FARM
 from tests.sabotage.of_following import OF_FOLLOWING
 from tests.sabotage.of_holding import OF_HOLDING
+from tests.sabotage.of_limits import OF_LIMITS
 from tests.sabotage.of_retrying import OF_RETRYING
 from tests.sabotage.of_rows import OF_ROWS
 from tests.sabotage.of_sending import OF_SENDING
@@ -27,6 +28,7 @@ _PARTS: Final = (
     ("Holding back, setting aside", OF_HOLDING),
     ("Telling people", OF_TELLING),
     ("A farm of processes", OF_FARM),
+    ("Bounds", OF_LIMITS),
 )
 BREAKAGES: Final = tuple(breakage for _, part in _PARTS for breakage in part)
 

@@ -1,0 +1,36 @@
+"""Breakages of the bounds on memory, disk and threads."""
+
+from __future__ import annotations
+
+from tests.sabotage.breakage import Breakage, Edit
+
+OF_LIMITS: tuple[Breakage, ...] = (
+    Breakage(
+        name="check of text lists each element",
+        broken="The check of a body's text makes an object for each element of a list.",
+        hurts="A body of 16 MB with 8 million numbers takes more than 1 GB of memory.",
+        edits=(
+            Edit(
+                "jobgroups/workflow/checks.py",
+                "return () if _SOUND.issuperset(map(type, value)) else enumerate(value)",
+                "return list(enumerate(value))",
+            ),
+        ),
+        notices="tests/unit/test_workflow.py::test_check_text_takes_no_memory_for_each_element",
+    ),
+    Breakage(
+        name="large bodies beside all others",
+        broken="Requests with a large body run in the threads of all other requests.",
+        hurts="32 large bodies take all memory at once, and no submission finds a free thread.",
+        edits=(
+            Edit(
+                "director/one_thread.py",
+                "    if body_bytes > LARGE_BYTES:\n        return _large\n",
+                "",
+            ),
+        ),
+        notices=(
+            "tests/api/test_one_thread.py::test_large_bodies_take_turns_in_threads_of_their_own"
+        ),
+    ),
+)
