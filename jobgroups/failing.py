@@ -1,8 +1,10 @@
-"""What failed lately, by cause, backend and workflow: the reader behind the page of failures.
+"""Recent failures by cause, backend and workflow: one reader for the API, the page, the count in the
+navigation and the command line.
 
-What is counted is failures: each attempt that failed, and each child that failed without one (its
-backend was away until it gave up). Whether a failure cost anything its child says: one that
-completed all the same recovered.
+A failure is an attempt that failed, or a child that failed without one (its backend was away until it
+gave up). A child that is failed or timed out now is counted once, at the time of its own end, under the
+class of the attempt that decided it. That attempt may still be open: its stop is pending. Each other
+failed attempt is counted at its end; its child completed on a later try, or waits for one.
 """
 
 from __future__ import annotations
@@ -10,14 +12,13 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
-import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.db import connection
-from django.db.models import Count, F, Max, Min, Model, Q, QuerySet, Value
+from django.db.models import Case, Count, F, Max, Min, Model, Q, QuerySet, Value, When
 
 from jobgroups import wording
 from jobgroups.clock import now
@@ -31,25 +32,22 @@ WINDOWS: Final = {
     "7d": dt.timedelta(days=7),
 }
 DEFAULT_WINDOW: Final = "1d"
-#: Failures that are looked at.
+#: Failed jobs, and other failed attempts, that are read at most: the newest.
 MOST_FAILURES: Final = 20_000
 #: Rows that are shown at most, those that hurt most.
 MOST_ROWS: Final = 100
 #: Children that one row can name to be tried again.
 MOST_JOBS: Final = 2_000
-#: Groups of a workflow that are asked for a name: not everybody names each.
-_NAMES_ASKED: Final = 10
-#: Beyond this many the navigation says "99+".
+#: From this many on the navigation shows "99+".
 MOST_COUNTED: Final = 100
-#: Seconds for which the navigation's count is remembered: every page asks for it.
-_COUNT_LIFE: Final = 20.0
 _NEVER_YET: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _LOST: Final = (ChildStatus.FAILED, ChildStatus.TIMEOUT)
 #: The attempt that decided a child which is failed now.
-_ENDED_ITS_CHILD: Final = Q(child__status__in=_LOST, child__current_attempt_id=F("id"))
+_DECIDED_ITS_CHILD: Final = Q(child__status__in=_LOST, child__current_attempt_id=F("id"))
+#: A failed child whose current attempt has a class; that one is the child's.
+_BY_ATTEMPT: Final = Q(current_attempt__failure_class__gt="")
 _WITH_FAILURE: Final = "NOT (failure_class = '')"
-_WITH_BACKEND: Final = "backend_id IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class Row:
     backend_id: str
     workflow: str
     failures: int = 0
-    #: Children that ended by one of them and are failed or timed out now.
+    #: Children that are failed or timed out now.
     lost: int = 0
     #: Failures whose children are not final now: they are tried again, or wait for it.
     open: int = 0
@@ -81,8 +79,8 @@ class Row:
     workflow_name: str = ""
     example: Example | None = None
 
-    #: What the example is made of: an attempt's key, or a child's id.
-    _newest: int | str | None = None
+    #: The groups of these failures.
+    groups: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +94,10 @@ class Failures:
     recovered: list[Row]
     #: Rows that were left out.
     more: int
-    #: Whether there were more failures than are looked at: only the newest are counted.
+    #: Whether there were more failures than are read: only the newest are counted.
     cut: bool
+    #: Children that are failed or timed out now, of all rows.
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,87 +114,136 @@ class Retriable:
 def recent_failures(window: str = DEFAULT_WINDOW) -> Failures:
     """Return what failed within a window of ``WINDOWS``."""
     since = now() - WINDOWS[window]
+    sources = [_lost_children(since), _ended_attempts(since), _open_attempts(since)]
     lost: dict[tuple[str, str, str], Row] = {}
     recovered: dict[tuple[str, str, str], Row] = {}
-    for one in [*_by_attempt(since), *_by_child(since)]:
-        key = (one["failure_class"], one["backend_id"], one["workflow"])
-        rows = recovered if one["done"] else lost
-        _add(rows.setdefault(key, Row(*key)), one)
+    for source in sources:
+        for part in _by_group(_newest(source)):
+            key = (part["cause"], part["place"], part["digest"])
+            rows = recovered if part["done"] else lost
+            _add(rows.setdefault(key, Row(*key)), part)
     worst = sorted(lost.values(), key=lambda row: (-row.lost, -row.failures, -row.last.timestamp()))
     cheap = sorted(recovered.values(), key=lambda row: (-row.failures, -row.last.timestamp()))
     shown, shown_recovered = worst[:MOST_ROWS], cheap[:MOST_ROWS]
+    _find_examples(shown, shown_recovered, sources)
     _name([*shown, *shown_recovered])
-    left_out = len(worst) + len(cheap) - len(shown) - len(shown_recovered)
-    return Failures(since, shown, shown_recovered, left_out, _failed(since).count() > MOST_FAILURES)
+    return Failures(
+        since=since,
+        rows=shown,
+        recovered=shown_recovered,
+        more=len(worst) + len(cheap) - len(shown) - len(shown_recovered),
+        cut=any(_exceeds(source) for source in sources),
+        lost=sum(row.lost for row in worst),
+    )
 
 
-def _add(row: Row, one: Mapping[str, Any]) -> None:
-    row.failures += one["failures"]
-    row.lost += one["lost"]
-    row.open += one["open"]
-    row.first = min(row.first, one["first"])
-    if one["last"] > row.last:
-        row.last, row._newest = one["last"], one["newest"]
+def lost_count(window: str = DEFAULT_WINDOW) -> int:
+    """Return how many children failed within a window and are failed now, at most ``MOST_COUNTED``.
+
+    Every page shows it. It is the number of ``Failures.lost``; it reads at most ``MOST_COUNTED``
+    entries of the index ``child_failed``.
+    """
+    return _lost(now() - WINDOWS[window])[:MOST_COUNTED].count()
 
 
-# --- the two sources ------------------------------------------------------------------------------
-# A child that is failed now belongs to the attempt that ended it, and else, where none did, to
-# itself: it is counted once.
+def _add(row: Row, part: Mapping[str, Any]) -> None:
+    row.failures += part["failures"]
+    row.lost += part["lost"]
+    row.open += part["open"]
+    row.first = min(row.first, part["first"])
+    row.last = max(row.last, part["last"])
+    row.groups.add(part["in_group"])
 
 
-def _failed(since: dt.datetime) -> QuerySet[Attempt]:
-    """Return failed attempts, found through the index ``attempt_failed``, which begins with backends."""
+# --- the three sources ----------------------------------------------------------------------------
+# Each has the columns cause, place, digest, in_group, job, tried, said, at, done, is_lost, is_open.
+
+
+def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
+    """Return the children that failed since a moment and are failed or timed out now."""
     # exclude: SQLite uses a partial index only where its condition stands in the query as it is.
-    rows = Attempt.objects.exclude(failure_class="").order_by()
-    return rows.filter(backend_id__in=_values(Attempt, _WITH_FAILURE), ended_at__gte=since)
+    rows = ChildJob.objects.exclude(failure_class="").order_by()
+    return rows.filter(status__in=_LOST, completed_at__gte=since)
 
 
-def _newest_failed(since: dt.datetime) -> QuerySet[Attempt]:
+def _lost_children(since: dt.datetime) -> QuerySet[Any]:
+    return _lost(since).annotate(
+        cause=Case(
+            When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"
+        ),
+        place=Case(When(_BY_ATTEMPT, then="current_attempt__backend_id"), default="backend_id"),
+        digest=F("group__workflow_digest"),
+        in_group=F("group_id"),
+        job=F("id"),
+        tried=F("current_attempt__number"),
+        said=F("error_message"),
+        at=F("completed_at"),
+        done=Value(False),
+        is_lost=Value(True),
+        is_open=Value(False),
+    )
+
+
+def _ended_attempts(since: dt.datetime) -> QuerySet[Any]:
+    """Return the other failed attempts that ended since a moment."""
+    return _attempts("ended_at").filter(ended_at__gte=since)
+
+
+def _open_attempts(since: dt.datetime) -> QuerySet[Any]:
+    """Return the other failed attempts that are open: their stop is pending since then."""
+    pending = _attempts("stop_requested_at")
+    return pending.filter(ended_at__isnull=True, stop_requested_at__gte=since)
+
+
+def _attempts(moment: str) -> QuerySet[Any]:
+    """Return the failed attempts that decided no child which is failed now.
+
+    The index ``attempt_failed`` begins with the backends, then has the end.
+
+    Args:
+        moment: the column with the time of the failure.
+    """
+    there = _values(Attempt, _WITH_FAILURE)
+    rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD)
+    return (
+        rows.filter(backend_id__in=there)
+        .order_by()
+        .annotate(
+            cause=F("failure_class"),
+            place=F("backend_id"),
+            digest=F("child__group__workflow_digest"),
+            in_group=F("child__group_id"),
+            job=F("child_id"),
+            tried=F("number"),
+            said=F("error_message"),
+            at=F(moment),
+            done=Q(child__status=ChildStatus.COMPLETED),
+            is_lost=Value(False),
+            is_open=Q(child__status__in=CHILD_OPEN),
+        )
+    )
+
+
+def _newest(rows: QuerySet[Any]) -> QuerySet[Any]:
     """Return the newest of them, so that a page costs the same however bad the day was."""
-    newest = _failed(since).order_by("-ended_at").values("pk")[:MOST_FAILURES]
-    return Attempt.objects.filter(pk__in=newest).order_by()
+    return rows.filter(pk__in=rows.order_by("-at").values("pk")[:MOST_FAILURES])
 
 
-def _by_attempt(since: dt.datetime) -> Iterable[Mapping[str, Any]]:
-    rows = _newest_failed(since).values(
-        "failure_class",
-        "backend_id",
-        workflow=F("child__group__workflow_digest"),
-        done=Q(child__status=ChildStatus.COMPLETED),
+def _exceeds(rows: QuerySet[Any]) -> bool:
+    return rows[: MOST_FAILURES + 1].count() > MOST_FAILURES
+
+
+def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
+    parts: Iterable[Mapping[str, Any]] = rows.values(
+        "cause", "place", "digest", "in_group", "done"
+    ).annotate(
+        failures=Count("pk"),
+        lost=Count("pk", filter=Q(is_lost=True)),
+        open=Count("pk", filter=Q(is_open=True)),
+        first=Min("at"),
+        last=Max("at"),
     )
-    return rows.annotate(
-        failures=Count("id"),
-        lost=Count("id", filter=_ENDED_ITS_CHILD),
-        open=Count("id", filter=Q(child__status__in=CHILD_OPEN)),
-        first=Min("ended_at"),
-        last=Max("ended_at"),
-        newest=Max("id"),
-    )
-
-
-def _unsent(since: dt.datetime) -> QuerySet[ChildJob]:
-    """Return children that failed without an attempt that says why."""
-    rows = ChildJob.objects.filter(
-        Q(current_attempt=None) | Q(current_attempt__failure_class=""),
-        backend_id__in=_values(ChildJob, _WITH_BACKEND),
-        status__in=_LOST,
-        completed_at__gte=since,
-    )
-    return rows.exclude(failure_class="").order_by()
-
-
-def _by_child(since: dt.datetime) -> Iterable[Mapping[str, Any]]:
-    rows = _unsent(since).values(
-        "failure_class", "backend_id", workflow=F("group__workflow_digest"), done=Value(False)
-    )
-    return rows.annotate(
-        failures=Count("id"),
-        lost=Count("id"),
-        open=Value(0),
-        first=Min("completed_at"),
-        last=Max("completed_at"),
-        newest=Max("id"),
-    )
+    return parts
 
 
 def _values(model: type[Model], condition: str) -> list[str]:
@@ -212,56 +261,44 @@ def _values(model: type[Model], condition: str) -> list[str]:
         return [row[0] for row in cursor.fetchall() if row[0] is not None]
 
 
-# --- what rows are called, and their examples -----------------------------------------------------
+# --- names and examples of rows -------------------------------------------------------------------
+
+
+def _find_examples(
+    lost: Iterable[Row], recovered: Iterable[Row], sources: Iterable[QuerySet[Any]]
+) -> None:
+    """Set each row's newest failure."""
+    rows = [(row, done) for done, some in ((False, lost), (True, recovered)) for row in some]
+    wanted = {
+        (row.failure_class, row.backend_id, row.workflow, done, row.last): row for row, done in rows
+    }
+    moments = {row.last for row, _ in rows}
+    key = ("cause", "place", "digest", "done", "at")
+    for source in sources:
+        for one in source.filter(at__in=moments).values(*key, "in_group", "job", "tried", "said"):
+            row = wanted.get(tuple(one[name] for name in key))
+            if row is not None:
+                row.example = Example(
+                    one["in_group"], one["job"], one["tried"], one["said"] or "", row.last
+                )
 
 
 def _name(rows: Collection[Row]) -> None:
-    names = {digest: _workflow_name(digest) for digest in {row.workflow for row in rows}}
-    attempts = Attempt.objects.select_related("child").in_bulk(
-        [row._newest for row in rows if isinstance(row._newest, int)]
-    )
-    children = ChildJob.objects.in_bulk(
-        [row._newest for row in rows if isinstance(row._newest, str)]
-    )
+    """Name each row after the group of its newest failure, and the model that its workflow loads."""
+    examples = [row.example for row in rows if row.example is not None]
+    groups = JobGroup.objects.filter(pk__in={one.group_id for one in examples})
+    metadata = dict(groups.values_list("id", "metadata_json"))
     for row in rows:
-        row.example = _example(
-            attempts[row._newest] if isinstance(row._newest, int) else children[str(row._newest)]
-        )
-    groups = {row.example.group_id for row in rows if row.example is not None}
-    metadata = dict(JobGroup.objects.filter(pk__in=groups).values_list("id", "metadata_json"))
-    for row in rows:
-        group_id = "" if row.example is None else row.example.group_id
-        own = wording.group_name(group_id, json.loads(metadata.get(group_id, "{}")))
-        name, model = names[row.workflow]
-        # Many groups may share a workflow: people know the one that failed.
-        shown = [own if own != group_id and row.workflow else name, model]
-        row.workflow_name = " · ".join(part for part in shown if part) or row.workflow
-
-
-def _example(newest: Attempt | ChildJob) -> Example:
-    if isinstance(newest, ChildJob):
-        at = newest.completed_at or newest.queued_at
-        return Example(newest.group_id, newest.id, None, newest.error_message or "", at)
-    at = newest.ended_at or newest.created_at
-    message = newest.error_message or ""
-    return Example(newest.child.group_id, newest.child_id, newest.number, message, at)
-
-
-def _workflow_name(digest: str) -> tuple[str, str]:
-    """Return the name of the newest group with this workflow that has one, and the model it loads.
-
-    Where none has one and no model is named, its id stands for the name.
-    """
-    if not digest:
-        return "Workflows from before they were told apart", ""
-    newest = JobGroup.objects.filter(workflow_digest=digest).order_by("-created_at")
-    rows = list(newest.values_list("id", "metadata_json")[:_NAMES_ASKED])
-    if not rows:
-        return digest, ""
-    named = [wording.group_name(group_id, json.loads(text)) for group_id, text in rows]
-    name = next((one for one in named if not one.startswith("jg_")), "")
-    model = _model_of(rows[0][0])
-    return name or ("" if model else named[0]), model
+        if row.example is None or row.example.group_id not in metadata:
+            continue
+        group_id = row.example.group_id
+        name = wording.group_name(group_id, json.loads(metadata[group_id]))
+        others = len(row.groups) - 1
+        if others:
+            name += f" and {others} more group{'' if others == 1 else 's'}"
+        # Groups from before workflows had a digest need not share a model.
+        model = _model_of(group_id) if row.workflow else ""
+        row.workflow_name = " · ".join(part for part in (name, model) if part)
 
 
 @functools.lru_cache(maxsize=500)
@@ -278,15 +315,11 @@ def failed_jobs(
     window: str, *, failure_class: str, backend_id: str, workflow: str
 ) -> list[Retriable]:
     """Return the children behind a row that are failed or timed out now, by group, newest first."""
-    since = now() - WINDOWS[window]
-    there = {"failure_class": failure_class, "backend_id": backend_id}
-    tried = _failed(since).filter(_ENDED_ITS_CHILD, **there, child__group__workflow_digest=workflow)
-    unsent = _unsent(since).filter(**there, group__workflow_digest=workflow)
+    rows = _lost_children(now() - WINDOWS[window]).filter(
+        cause=failure_class, place=backend_id, digest=workflow
+    )
     found: dict[str, list[str]] = defaultdict(list)
-    for group_id, job_id in [
-        *tried.values_list("child__group_id", "child_id")[:MOST_JOBS],
-        *unsent.values_list("group_id", "id")[:MOST_JOBS],
-    ]:
+    for group_id, job_id in rows.order_by("-at").values_list("in_group", "job")[:MOST_JOBS]:
         found[group_id].append(job_id)
     return [
         Retriable(
@@ -302,26 +335,3 @@ def failed_jobs(
 def _heads(group_ids: Iterable[str]) -> list[tuple[str, str, dt.datetime | None]]:
     rows = JobGroup.objects.filter(pk__in=group_ids).order_by("-created_at", "-id")
     return list(rows.values_list("id", "metadata_json", "completed_at"))
-
-
-# --- for the navigation ---------------------------------------------------------------------------
-
-#: When it was counted last, by the monotonic clock, and what came of it.
-_counted: list[tuple[float, int]] = []
-
-
-def lost_count() -> int:
-    """Return how many children failed in the last day and are failed now, ``MOST_COUNTED`` at most.
-
-    Remembered for some seconds.
-    """
-    if _counted and time.monotonic() - _counted[-1][0] < _COUNT_LIFE:
-        return _counted[-1][1]
-    since = now() - WINDOWS["1d"]
-    # In no order: on a bad day a hundred are found at once, where sorting them all takes a third of a
-    # second, of a page that only wants to say "99+".
-    count = _failed(since).filter(_ENDED_ITS_CHILD)[:MOST_COUNTED].count()
-    if count < MOST_COUNTED:
-        count += _unsent(since)[: MOST_COUNTED - count].count()
-    _counted[:] = [(time.monotonic(), count)]
-    return count

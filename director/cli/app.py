@@ -27,6 +27,7 @@ _CLIENT: Final = {
     "cancel": ("director.cli.acting:cancel", "Cancel groups, or children of one."),
     "open": ("director.cli.acting:open_", "Open a group's page in the browser."),
     "events": ("director.cli.groups:events", "Print what happened to a group."),
+    "failures": ("director.cli.failures:failures", "What failed lately, by cause and backend."),
     "backends": ("director.cli.farm:backends", "The ComfyUIs: list, add, pause, test …"),
 }
 #: Management commands, which ``director.__main__`` hands to Django.

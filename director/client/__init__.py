@@ -65,6 +65,7 @@ from director.client.events import (
     InitialState,
     UnknownEvent,
 )
+from director.client.failures import FailureExample, FailureRow, Failures
 from director.client.groups import (
     Attempt,
     CancelResult,
@@ -104,6 +105,9 @@ __all__ = [
     "Director",
     "DirectorError",
     "Event",
+    "FailureExample",
+    "FailureRow",
+    "Failures",
     "FieldError",
     "Found",
     "Group",

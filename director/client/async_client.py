@@ -15,6 +15,7 @@ from director.client.async_wire import AsyncWire, emissions, run
 from director.client.backends import Backend, Found, Health
 from director.client.downloads import Downloadable
 from director.client.events import Event
+from director.client.failures import Failures
 from director.client.groups import CancelResult, Child, Group, RetryResult
 from director.client.landing import DEFAULT_TEMPLATE
 from director.client.reconnecting import Patience
@@ -242,6 +243,10 @@ class AsyncDirector:
     async def test_backend(self, url: str, *, headers: Mapping[str, str] | None = None) -> Found:
         """Ask an address whether a ComfyUI answers; see ``Director.test_backend``."""
         return await self._run(calls.test_backend(url, headers))
+
+    async def failures(self, window: str = "1d") -> Failures:
+        """Return what failed lately; see ``Director.failures``."""
+        return await self._run(calls.failures(window))
 
     async def workflow_from_png(self, content: bytes) -> dict[str, Any]:
         """Return the workflow in a PNG; see ``Director.workflow_from_png``."""

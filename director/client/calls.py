@@ -18,6 +18,7 @@ from director.client.backends import (
 from director.client.decode import as_object, as_objects, load
 from director.client.errors import Unreachable, error_from_answer
 from director.client.events import Event, parse_event
+from director.client.failures import Failures, parse_failures
 from director.client.groups import (
     CancelResult,
     Child,
@@ -235,6 +236,11 @@ def _found_list(answer: dict[str, Any]) -> tuple[Found, ...]:
 def test_backend(url: str, headers: Mapping[str, str] | None) -> Flow[Found]:
     """Ask an address whether a ComfyUI answers there."""
     return call(requests.test_backend(url, headers), _json(parse_found))
+
+
+def failures(window: str) -> Flow[Failures]:
+    """Read the failures within a window."""
+    return call(requests.failures(window), _json(parse_failures))
 
 
 def workflow_from_png(content: bytes) -> Flow[dict[str, Any]]:

@@ -326,6 +326,11 @@ def test_backend(url: str, headers: Mapping[str, str] | None) -> Request:
     return Request("POST", _path("backends", "test"), body=body, repeatable=True)
 
 
+def failures(window: str) -> Request:
+    """Return the request for the failures within a window."""
+    return Request("GET", _path("failures"), params=(("window", window),), repeatable=True)
+
+
 def workflow_from_png(content: bytes) -> Request:
     """Return the question which workflow a PNG has in it."""
     headers = {"Content-Type": "image/png"}

@@ -13,6 +13,7 @@ from director.client import calls, downloads, streaming, waiting
 from director.client.backends import Backend, Found, Health
 from director.client.downloads import Downloadable
 from director.client.events import Event
+from director.client.failures import Failures
 from director.client.groups import CancelResult, Child, Group, RetryResult
 from director.client.landing import DEFAULT_TEMPLATE
 from director.client.reconnecting import Patience
@@ -423,6 +424,17 @@ class Director:
             BadRequest: It is no address.
         """
         return self._run(calls.test_backend(url, headers))
+
+    def failures(self, window: str = "1d") -> Failures:
+        """Return what failed lately, by cause, backend and workflow.
+
+        Args:
+            window: ``1h``, ``1d`` or ``7d``.
+
+        Raises:
+            BadRequest: There is no such window.
+        """
+        return self._run(calls.failures(window))
 
     def workflow_from_png(self, content: bytes) -> dict[str, Any]:
         """Return the workflow that ComfyUI left in a PNG, ready for ``submit``.

@@ -57,18 +57,15 @@ class FailuresPage:
     causes: list[Cause]
     recovered: list[Cause]
     more: int
-    #: How many failures are looked at, where there were more.
+    #: How many failures are counted, where there were more.
     only_newest: int | None
+    #: Jobs that are failed or timed out now.
+    lost: int
 
     @property
     def within(self) -> str:
         """The window, as the end of a sentence."""
         return f"the last {_WINDOW_WORDS[self.window]}"
-
-    @property
-    def lost(self) -> int:
-        """Jobs that are failed or timed out now."""
-        return sum(one.lost for one in self.causes)
 
     @property
     def made_up_for(self) -> int:
@@ -93,6 +90,7 @@ def failures_page(window: str) -> FailuresPage:
         recovered=[_cause(row, known) for row in found.recovered],
         more=found.more,
         only_newest=failing.MOST_FAILURES if found.cut else None,
+        lost=found.lost,
     )
 
 

@@ -26,6 +26,7 @@ class FailuresView(ApiView):
             {
                 "window": window,
                 "since": iso(found.since),
+                "failed_jobs": found.lost,
                 "results": [_row(one) for one in found.rows],
                 "recovered": [_row(one) for one in found.recovered],
                 "left_out": found.more,
@@ -63,6 +64,7 @@ def _row(row: failing.Row) -> dict[str, Any]:
         "backend_id": row.backend_id,
         "workflow": row.workflow,
         "workflow_name": row.workflow_name,
+        "groups": len(row.groups),
         "failures": row.failures,
         "failed_jobs": row.lost,
         "retrying": row.open,

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import urlencode
 
 import pytest
 from django.db import connection
+from django.db.models import QuerySet
 
 from backends.models import Backend
+from backends.services import backend_observed
+from director.cli.failures import failure_lines
+from director.client.failures import parse_failures
 from jobgroups import failing
 from jobgroups.clock import now
 from jobgroups.failures import FailureClass
-from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.states import AttemptState, ChildStatus
+from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
+from jobgroups.services import attempts, groups, retries, waiting
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, ChildStatus, Elsewhere
 from tests import farm
 from tests.api.conftest import Api, wrong_fields
 
@@ -25,8 +34,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(autouse=True)
 def backends() -> None:
-    """Two backends; nobody has counted anything yet."""
-    failing._counted.clear()
+    """Register two backends."""
     farm.backend("gpu-1")
     farm.backend("gpu-2")
 
@@ -62,11 +70,11 @@ def end(child: ChildJob, status: ChildStatus, by: Attempt | None = None, cause: 
     completed = status is ChildStatus.COMPLETED
     ChildJob.objects.filter(pk=child.pk).update(
         status=status,
-        completed_at=now(),
+        completed_at=now() if by is None else by.ended_at or by.stop_requested_at,
         current_attempt=by,
         outputs_json='{"images": []}' if completed else None,
         failure_class=cause if by is None else by.failure_class,
-        error_message=None if completed else "away too long",
+        error_message=None if completed else "away too long" if by is None else by.error_message,
     )
 
 
@@ -243,19 +251,232 @@ def test_the_navigation_counts_lost_jobs_up_to_a_hundred(monkeypatch: pytest.Mon
     end(done, ChildStatus.COMPLETED)
     assert failing.lost_count() == 1
     lose(second, FailureClass.NODE_ERROR)
-    assert failing.lost_count() == 1, "remembered"
-    failing._counted.clear()
     assert failing.lost_count() == 2
-    failing._counted.clear()
     monkeypatch.setattr(failing, "MOST_COUNTED", 1)
     assert failing.lost_count() == 1
 
 
-def test_the_aggregate_goes_through_its_index() -> None:
+@pytest.mark.parametrize(
+    ("rows", "index"),
+    [
+        (failing._lost_children, "child_failed"),
+        (failing._ended_attempts, "attempt_failed"),
+        (failing._open_attempts, "attempt_failed"),
+    ],
+)
+def test_each_source_is_read_by_its_index(
+    rows: Callable[[dt.datetime], QuerySet[Any]], index: str
+) -> None:
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SET LOCAL enable_seqscan = off")
+        pytest.skip("PostgreSQL chooses indexes by statistics, which a table with one row lacks")
     (child,) = group("gpu-1")
     lose(child, FailureClass.NODE_ERROR)
-    since = now() - dt.timedelta(days=1)
-    assert "attempt_failed" in failing._failed(since).explain()
+    assert index in rows(now() - dt.timedelta(days=1)).explain()
+
+
+def test_a_row_is_labelled_with_the_groups_of_its_own_failures(api: Api) -> None:
+    (unnamed,) = ChildJob.objects.filter(group=farm.submit("gpu-1"))
+    digest = JobGroup.objects.get(pk=unnamed.group_id).workflow_digest
+    lose(unnamed, FailureClass.NODE_ERROR, ago=60)
+    group("gpu-1", workflow=digest, name="another shot, which did not fail")
+    (row,) = asked(api)["results"]
+    assert (row["workflow_name"], row["groups"]) == (unnamed.group_id, 1)
+    (named,) = group("gpu-1", workflow=digest, name="shot_007")
+    lose(named, FailureClass.NODE_ERROR, ago=10)
+    (row,) = asked(api)["results"]
+    assert (row["workflow_name"], row["groups"]) == ("shot_007 and 1 more group", 2)
+
+
+# --- one number everywhere ------------------------------------------------------------------------
+# Each state is reached through the services that runners and users reach it by.
+
+
+def _held() -> Fence:
+    return Fence("gpu-1", Lease.objects.get(pk="gpu-1").epoch)
+
+
+def _finish_next(fence: Fence, end: AttemptState) -> None:
+    ChildJob.objects.update(not_before=None)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    farm.finish(claimed, fence, end)
+
+
+def _failed() -> None:
+    fence = farm.lease()
+    farm.submit("gpu-1")
+    _finish_next(fence, AttemptState.ERROR)
+
+
+def _timed_out() -> None:
+    fence = farm.lease()
+    farm.submit("gpu-1")
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+
+
+def _timed_out_and_hangs() -> None:
+    _timed_out()
+    open_one = Attempt.objects.get()
+    attempts.attempt_stalled(attempt_id=open_one.id, fence=_held())
+
+
+def _timed_out_and_stopped() -> None:
+    _timed_out()
+    fence, stopped = _held(), Attempt.objects.get()
+    end = farm.end(AttemptState.INTERRUPTED)
+    attempts.attempt_ended(attempt_id=stopped.id, fence=fence, end=end)
+
+
+def _given_up_after_it_was_sent() -> None:
+    fence = farm.lease()
+    farm.submit("gpu-1")
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    waiting.children_give_up(fence=fence, away_s=600, reason="connection refused")
+
+
+def _stalled_after_it_was_sent() -> None:
+    fence = farm.lease()
+    farm.submit("gpu-1")
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    waiting.children_give_up(
+        fence=fence, away_s=60, reason="it executes nothing", kind=FailureClass.STALLED
+    )
+
+
+def _given_up_before_it_was_sent() -> None:
+    farm.submit("gpu-1")
+    waiting.children_give_up(fence=farm.lease(), away_s=600, reason="connection refused")
+
+
+def _disabled_before_it_was_sent() -> None:
+    farm.submit("gpu-1")
+    waiting.children_of_disabled(fence=farm.lease())
+
+
+def _queued_for_too_long() -> None:
+    farm.submit("gpu-1")
+    waiting.children_waited_too_long(fence=farm.lease(), limit_s=-1)
+
+
+def _queued_for_too_long_after_it_was_sent() -> None:
+    fence = farm.lease()
+    farm.submit("gpu-1")
+    farm.claim(fence)
+    waiting.children_waited_too_long(fence=fence, limit_s=-1)
+
+
+def _made_up_for_by_the_next_try() -> None:
+    _waits_for_its_next_try()
+    _finish_next(_held(), AttemptState.SUCCESS)
+
+
+def _failed_again_on_the_next_try() -> None:
+    _waits_for_its_next_try()
+    _finish_next(_held(), AttemptState.ERROR)
+
+
+def _waits_for_its_next_try() -> None:
+    fence = farm.lease()
+    farm.submit("gpu-1", max_attempts=2)
+    _finish_next(fence, AttemptState.ERROR)
+
+
+def _hangs_and_waits_for_its_next_try_elsewhere() -> None:
+    fence = farm.lease()
+    backend_observed(backend_id="gpu-2", reachable=True)
+    made = farm.submit("gpu-1", "gpu-2", max_attempts=2, retry_elsewhere=Elsewhere.GROUP)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    assert ChildJob.objects.get(group=made, position=0).status == ChildStatus.QUEUED
+
+
+def _cancelled() -> None:
+    groups.group_cancel(group_id=farm.submit("gpu-1").id)
+
+
+def _cancelled_while_it_waited_for_its_next_try() -> None:
+    _waits_for_its_next_try()
+    groups.group_cancel(group_id=JobGroup.objects.get().id)
+
+
+def _retried_by_a_person() -> None:
+    _failed()
+    backend_observed(backend_id="gpu-1", reachable=True)
+    retries.group_retry(group_id=JobGroup.objects.get().id)
+
+
+def _retried_by_a_person_and_failed_again() -> None:
+    _retried_by_a_person()
+    _finish_next(_held(), AttemptState.ERROR)
+
+
+def _retried_by_a_person_and_completed() -> None:
+    _retried_by_a_person()
+    _finish_next(_held(), AttemptState.SUCCESS)
+
+
+def _failed_at_a_backend_that_was_removed() -> None:
+    _failed()
+    Backend.objects.filter(pk="gpu-1").delete()
+
+
+#: A state, and: jobs that are failed in it, failures of them and of others, failures made up for.
+_STATES: list[tuple[Callable[[], None], int, int, int]] = [
+    (_failed, 1, 1, 0),
+    (_timed_out, 1, 1, 0),
+    (_timed_out_and_hangs, 1, 1, 0),
+    (_timed_out_and_stopped, 1, 1, 0),
+    (_given_up_after_it_was_sent, 1, 1, 0),
+    (_stalled_after_it_was_sent, 1, 1, 0),
+    (_given_up_before_it_was_sent, 1, 1, 0),
+    (_disabled_before_it_was_sent, 1, 1, 0),
+    (_queued_for_too_long, 1, 1, 0),
+    (_queued_for_too_long_after_it_was_sent, 1, 1, 0),
+    (_made_up_for_by_the_next_try, 0, 0, 1),
+    (_failed_again_on_the_next_try, 1, 2, 0),
+    (_waits_for_its_next_try, 0, 1, 0),
+    (_hangs_and_waits_for_its_next_try_elsewhere, 0, 1, 0),
+    (_cancelled, 0, 0, 0),
+    (_cancelled_while_it_waited_for_its_next_try, 0, 1, 0),
+    (_retried_by_a_person, 0, 1, 0),
+    (_retried_by_a_person_and_failed_again, 1, 2, 0),
+    (_retried_by_a_person_and_completed, 0, 0, 1),
+    (_failed_at_a_backend_that_was_removed, 1, 1, 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("reach", "lost", "failures", "recovered"), _STATES, ids=[one[0].__name__ for one in _STATES]
+)
+def test_api_page_navigation_and_command_line_count_the_same(
+    api: Api, reach: Callable[[], None], lost: int, failures: int, recovered: int
+) -> None:
+    reach()
+    found = asked(api)
+    listed = asked(api, "/api/job-groups")["results"]
+    assert sum(one["failed_count"] for one in listed) == lost
+    assert found["failed_jobs"] == lost
+    assert sum(row["failed_jobs"] for row in found["results"]) == lost
+    assert sum(row["failures"] for row in found["results"]) == failures
+    assert sum(row["failures"] for row in found["recovered"]) == recovered
+    behind = [
+        asked(api, "/api/failures/jobs?" + urlencode({name: row[name] for name in _ROW_KEY}))
+        for row in found["results"]
+    ]
+    assert sum(len(one["job_ids"]) for answer in behind for one in answer["groups"]) == lost
+    page = api.client.get("/failures", headers={"host": "localhost:9820"}).content.decode()
+    said = re.search(r'<span class="bad">(\d+) jobs? failed</span>', page)
+    assert int(said[1] if said else 0) == lost
+    tally = re.search(r'class="tally"[^>]*>(\d+)<', page)
+    assert int(tally[1] if tally else 0) == lost
+    first = "\n".join(failure_lines(parse_failures(found)))
+    jobs = "1 job failed" if lost == 1 else f"{lost} jobs failed"
+    assert jobs in first if failures + recovered else first == "Nothing failed in the last day."
+
+
+_ROW_KEY: Final = ("failure_class", "backend_id", "workflow")

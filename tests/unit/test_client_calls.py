@@ -495,6 +495,30 @@ def test_addresses_are_looked_at_and_nothing_is_registered(
     assert json.loads(sent) == {"url": "a:8188", "headers": {"X": "y"}}
 
 
+def test_failures_are_read_with_their_rows(director: Driven, server: FakeDirector) -> None:
+    at = "2026-02-02T03:12:41.250Z"
+    row = {
+        "failure_class": "timeout",
+        "backend_id": "gpu-2",
+        "workflow": "5f1c0b9a77e3f2d4",
+        "workflow_name": "shot_001",
+        "groups": 2,
+        "failures": 4,
+        "failed_jobs": 3,
+        "retrying": 1,
+        "first_at": at,
+        "last_at": at,
+        "example": None,
+    }
+    body = {"window": "7d", "since": at, "failed_jobs": 3, "results": [row], "recovered": []}
+    server.answers["GET", "/api/failures"] = (200, body)
+    found = director.failures("7d")
+    assert (found.failed_jobs, found.recovered, found.raw) == (3, (), body)
+    [only] = found.results
+    assert (only.failures, only.failed_jobs, only.retrying, only.groups) == (4, 3, 1, 2)
+    assert only.last_at == datetime(2026, 2, 2, 3, 12, 41, 250_000, UTC)
+
+
 def test_a_picture_is_sent_as_one_and_gives_its_workflow(
     director: Driven, server: FakeDirector
 ) -> None:

@@ -1,0 +1,81 @@
+"""``director failures``: recent failures by cause, backend and workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from director.cli import words
+from director.cli.talking import Asked, asking
+from director.client import FailureRow, Failures
+
+_WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
+
+
+@click.command(epilog="\b\nExamples:\n  director failures\n  director failures --window 7d")
+@click.option(
+    "--window",
+    type=click.Choice(list(_WITHIN)),
+    default="1d",
+    show_default=True,
+    help="How far back.",
+)
+@asking
+def failures(asked: Asked, window: str) -> None:
+    """Show what failed lately, by cause, backend and workflow, the worst first."""
+    with asked.director() as director:
+        found = director.failures(window)
+    if asked.as_json:
+        asked.show(found.raw)
+        return
+    for line in failure_lines(found):
+        click.echo(line)
+
+
+def failure_lines(found: Failures) -> Sequence[str]:
+    """Return what the command prints."""
+    within = f"the last {_WITHIN[found.window]}"
+    if not found.results and not found.recovered:
+        return [f"Nothing failed in {within}."]
+    jobs = words.plural(found.failed_jobs, "job")
+    lines = [
+        f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."
+    ]
+    if found.only_newest is not None:
+        lines.append(f"There were more failures: only the newest {found.only_newest} are counted.")
+    if found.results:
+        lines += _table(found.results)
+    if found.recovered:
+        lines += ["Done on a later try:", *_table(found.recovered)]
+    if found.left_out:
+        lines.append(f"{words.plural(found.left_out, 'more row')}.")
+    return lines
+
+
+def _table(rows: Sequence[FailureRow]) -> list[str]:
+    heads = (
+        "CLASS",
+        "BACKEND",
+        "FAILURES",
+        "FAILED JOBS",
+        "RETRYING",
+        "LAST",
+        "WORKFLOW",
+        "NEWEST",
+    )
+    cells = [
+        (
+            one.failure_class,
+            one.backend_id,
+            str(one.failures),
+            str(one.failed_jobs),
+            str(one.retrying),
+            words.local(one.last_at),
+            one.workflow_name,
+            "" if one.example is None else f"{one.example.job_group_id}: {one.example.message}",
+        )
+        for one in rows
+    ]
+    return words.columns(heads, cells)

@@ -1,0 +1,82 @@
+"""Recent failures by cause, backend and workflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from director.client.decode import Moment, as_object, as_objects, build
+from director.client.groups import Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureExample:
+    """The newest failure of a row; ``attempt`` None: the job was never sent."""
+
+    job_group_id: str
+    job_id: str
+    at: Moment
+    attempt: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRow:
+    """All failures with one cause at one backend in one workflow.
+
+    Attributes:
+        workflow: Identifier of the workflow; it does not depend on the seeds.
+        workflow_name: Name of the group of the newest failure, how many more groups there are, and the
+            model.
+        groups: Number of groups with these failures.
+        failed_jobs: Jobs that are failed or timed out now.
+        retrying: Failures whose jobs are not final.
+    """
+
+    failure_class: str
+    backend_id: str
+    workflow: str
+    failures: int
+    failed_jobs: int
+    first_at: Moment
+    last_at: Moment
+    workflow_name: str = ""
+    groups: int = 0
+    retrying: int = 0
+    example: FailureExample | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """The failures within a window.
+
+    Attributes:
+        failed_jobs: Jobs that are failed or timed out now, of all rows.
+        results: Failures that no later try made up for, the worst first.
+        recovered: Failures whose jobs completed on a later try.
+        left_out: Number of rows that are not listed.
+        only_newest: Number of failures that are counted where there were more; None: all are counted.
+    """
+
+    window: str
+    since: Moment
+    failed_jobs: int = 0
+    results: tuple[FailureRow, ...] = ()
+    recovered: tuple[FailureRow, ...] = ()
+    left_out: int = 0
+    only_newest: int | None = None
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+def parse_failures(value: Any) -> Failures:
+    """Return the failures in one JSON object.
+
+    Raises:
+        UnexpectedAnswer: It has another form.
+    """
+    found = as_object(value)
+    rows = {
+        name: [build(FailureRow, row) for row in as_objects(found.get(name))]
+        for name in ("results", "recovered")
+    }
+    return build(Failures, {**found, **rows, "raw": found})
