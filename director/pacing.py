@@ -10,6 +10,8 @@ take it for whole or wait for the rest, and daphne would stumble over its own er
 And no body is parsed before the application has looked at its request: Twisted parses forms in the
 loop, so a form of some megabytes, which any web page may post, would hold up everybody for seconds.
 
+And a body is refused by the headers of its request, before it is stored: ``director.admission``.
+
 And a client whose frame is too long is told so and closed with 1009; daphne cuts its connection.
 
 And it can end without failing a request: it listens no more, so that a proxy asks another web, answers what
@@ -35,6 +37,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Server as Connection
 from twisted.python.failure import Failure
 
+from director.admission import GuardedRequest
 from director.origins import Application, Receive, Scope, Send
 from jobgroups.consumers.socket import error_frame
 
@@ -149,6 +152,8 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
         if isinstance(protocol, WebRequest):
             # Twisted's own switch, but one that daphne does not hand on: nobody reads what it parses.
             protocol._parsePOSTFormSubmission = False
+            # daphne names the class of its requests itself.
+            protocol.__class__ = GuardedRequest
         elif isinstance(protocol, WebSocketProtocol):
             _tell_when_too_long(protocol)
         super().protocol_connected(protocol)

@@ -33,4 +33,30 @@ OF_LIMITS: tuple[Breakage, ...] = (
             "tests/api/test_one_thread.py::test_large_bodies_take_turns_in_threads_of_their_own"
         ),
     ),
+    Breakage(
+        name="body received from everyone",
+        broken="The server receives a whole body before origin, token and length are checked.",
+        hurts="A client without a token fills the disk.",
+        edits=(
+            Edit(
+                "director/admission.py",
+                "            self._refuse_unless_admitted(length or 0)\n",
+                "            pass\n",
+            ),
+        ),
+        notices="tests/api/test_admission.py::test_chunked_body_is_refused_by_its_headers",
+    ),
+    Breakage(
+        name="chunked body without end",
+        broken="A chunked body is received however long it is.",
+        hurts="A client with a token fills the disk by one request.",
+        edits=(
+            Edit(
+                "director/admission.py",
+                "            self._limit = limit_of(_path_of(self))\n",
+                "            pass\n",
+            ),
+        ),
+        notices="tests/api/test_admission.py::test_chunked_body_is_cut_at_the_limit",
+    ),
 )
