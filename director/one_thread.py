@@ -14,18 +14,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from inspect import iscoroutinefunction
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from django.conf import settings
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import connection
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
+from director.http_errors import error_response
 from director.origins import Application, Receive, Scope, Send
 from jobgroups.runner.db import Database
 
@@ -42,9 +43,18 @@ LARGE: Final = 2
 #: Bytes above which a body is large. Workflows with images inside are; others have a tenth of that.
 LARGE_BYTES: Final = 256 * 2**10
 
+#: Threads for requests that probe an address, which may take 5 s each, and how many such requests may wait for
+#: a thread. A probe never takes a thread that a submission needs.
+PROBING: Final = 16
+PROBES_WAITING: Final = 16
+_PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test"})
+#: Seconds until a probe that was refused may be sent again.
+_PROBE_AGAIN: Final = "5"
+
 _reading = Database(threads=READING, name="api-reading")
 _acting = Database(threads=ACTING, name="api-acting")
 _large = Database(threads=LARGE, name="api-large")
+_probing = Database(threads=PROBING, name="api-probing")
 
 
 def close_threads() -> None:
@@ -52,14 +62,33 @@ def close_threads() -> None:
     _reading.close()
     _acting.close()
     _large.close()
+    _probing.close()
 
 
 def _threads_for(request: HttpRequest, body_bytes: int) -> Database:
+    if _probes(request):
+        return _probing
     if body_bytes > LARGE_BYTES:
         return _large
     # The health check asks others than the database, which may keep it waiting.
     reads = request.method in ("GET", "HEAD") and not request.path.startswith("/api/health")
     return _reading if reads else _acting
+
+
+def _probes(request: HttpRequest) -> bool:
+    return request.method == "POST" and request.path.rstrip("/") in _PROBES
+
+
+def _refused_probe(body_bytes: int) -> HttpResponse | None:
+    """Return the answer to a probe that would take too much memory, or wait too long for a thread."""
+    if body_bytes > LARGE_BYTES:
+        detail = f"The body must have at most {LARGE_BYTES} bytes."
+        return error_response(413, detail, "payload_too_large")
+    if _probing.load >= PROBING + PROBES_WAITING:
+        detail = "Too many addresses are being probed; try again in a few seconds."
+        headers = {"Retry-After": _PROBE_AGAIN}
+        return error_response(429, detail, "too_many_requests", headers=headers)
+    return None
 
 
 class OneThreadHandler(ASGIHandler):
@@ -88,9 +117,20 @@ class OneThreadHandler(ASGIHandler):
             request, refusal = self.create_request(scope, body)
             response: Any = refusal
             if request is not None:
-                response = await _threads_for(request, body_bytes).call(self._made, request)
+                threads = _threads_for(request, body_bytes)
+                if threads is _probing and (refused := _refused_probe(body_bytes)):
+                    cast(Any, request).refused = refused
+                    threads = _reading
+                response = await threads.call(self._made, request)
             await self.send_response(response, send)
             response.close()
+
+    def _get_response(self, request: Any) -> HttpResponseBase:
+        # In the place of the view, so that the middleware adds its headers to a refusal too.
+        if hasattr(request, "refused"):
+            return cast(HttpResponse, request.refused)
+        view: Any = super()
+        return cast(HttpResponseBase, view._get_response(request))
 
     def _made(self, request: ASGIRequest) -> HttpResponseBase:
         try:

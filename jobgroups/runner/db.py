@@ -51,6 +51,8 @@ class Database:
     def __init__(self, *, threads: int, name: str, together: bool = False) -> None:
         self._together = together
         self._waiting: deque[_Unit] = deque()
+        #: The number of units of work that wait or run.
+        self.load = 0
         self._connections: list[BaseDatabaseWrapper] = []
         self._executor = ThreadPoolExecutor(
             max_workers=threads, thread_name_prefix=name, initializer=self._keep_connection
@@ -67,7 +69,11 @@ class Database:
         self._waiting.append(unit)
         # A turn each: one that finds nothing left has had its unit done by another's.
         self._executor.submit(self._take_turn)
-        result: R = await asyncio.wrap_future(unit.done)
+        self.load += 1
+        try:
+            result: R = await asyncio.wrap_future(unit.done)
+        finally:
+            self.load -= 1
         return result
 
     def _take_turn(self) -> None:

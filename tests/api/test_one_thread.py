@@ -17,6 +17,7 @@ from pytest_django import Settings
 
 from director import one_thread
 from director.one_thread import OneThreadHandler
+from jobgroups.api import probe_views
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Made
 
@@ -204,6 +205,45 @@ def test_submissions_that_wait_for_silent_backends_hold_up_nobody(
     # Twice what each promises, for a busy machine; one after the other they would take 34 s.
     assert max(seconds for seconds, _ in posts) < 4
     assert seconds < min(taken for taken, _ in posts)
+
+
+def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
+    farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 of them held every submission for 9.5 s."""
+    monkeypatch.setattr(probe_views, "_TEST_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as silent:
+        address = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+
+        async def ask() -> tuple[float, int, list[Any]]:
+            async with asyncio.TaskGroup() as tasks:
+                probes = [
+                    tasks.create_task(
+                        _answer(OneThreadHandler(), "POST", "/api/backends/test", address, {})
+                    )
+                    for _ in range(64)
+                ]
+                await asyncio.sleep(0.5)
+                began = time.monotonic()
+                status, _, _ = await _answer(OneThreadHandler(), "POST", "/api/job-group", GOOD, {})
+                taken = time.monotonic() - began
+            return taken, status, [one.result() for one in probes]
+
+        taken, status, probes = asyncio.run(ask())
+    assert (status, taken < 1.4) == (201, True), taken
+    done = one_thread.PROBING + one_thread.PROBES_WAITING
+    assert sorted(status for status, _, _ in probes) == [200] * done + [429] * (64 - done)
+    _, headers, body = next(one for one in probes if one[0] == 429)
+    assert json.loads(body)["code"] == "too_many_requests"
+    assert (b"Retry-After", b"5") in headers
+
+
+def test_a_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
+    large = {"url": "http://127.0.0.1:9", "name": "x" * one_thread.LARGE_BYTES}
+    for path in ("/api/backends", "/api/backends/test/"):
+        ask = _answer(OneThreadHandler(), "POST", path, large, {})
+        status, _, body = asyncio.run(ask)
+        assert (status, json.loads(body)["code"]) == (413, "payload_too_large")
 
 
 def test_large_bodies_take_turns_in_threads_of_their_own(

@@ -59,4 +59,20 @@ OF_LIMITS: tuple[Breakage, ...] = (
         ),
         notices="tests/api/test_admission.py::test_chunked_body_is_cut_at_the_limit",
     ),
+    Breakage(
+        name="probes in the threads of submissions",
+        broken="Probes of addresses run in the threads that submissions need.",
+        hurts="64 tests of a silent address delay every submission by 9.5 s.",
+        edits=(
+            Edit(
+                "director/one_thread.py",
+                "    if _probes(request):\n        return _probing\n",
+                "",
+            ),
+        ),
+        notices=(
+            "tests/api/test_one_thread.py::"
+            "test_probes_of_a_silent_address_are_bounded_and_delay_no_submission"
+        ),
+    ),
 )
