@@ -95,6 +95,11 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
                 _REFUSED,
             ),
             Example("prompt_no_outputs: Prompt has no outputs", _REFUSED),
+            Example(
+                "500 Internal Server Error, Server got itself in trouble (a renamed node class that"
+                " lacks an input)",
+                "seen at ComfyUI 0.33.0",
+            ),
         ),
     ),
     FailureClass.NODE_OR_MODEL_MISSING: Kind(
@@ -166,9 +171,13 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.UNREACHABLE: Kind(
         retry=Retry.ELSEWHERE,
         counts=False,
-        sentence="The backend was away, or taken out, before anything executed there.",
+        sentence="The backend was away, taken out, or did not answer as a ComfyUI does, before anything"
+        " executed there.",
         error_type=ErrorType.CONNECTION,
-        examples=(Example("connection refused for 600 s in a row", "seen by the Director"),),
+        examples=(
+            Example("connection refused for 600 s in a row", "seen by the Director"),
+            Example("a prompt is answered with a redirect twice", "seen by the Director"),
+        ),
     ),
     FailureClass.BACKEND_LOST: Kind(
         retry=Retry.HERE,

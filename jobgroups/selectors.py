@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -312,6 +313,25 @@ def active_attempts(backend_id: str) -> list[Attempt]:
 def attempt_loaded(attempt_id: int) -> Attempt:
     """Return one attempt with child and group loaded."""
     return Attempt.objects.select_related("child__group").get(pk=attempt_id)
+
+
+def was_unconfirmed_before(attempt_id: int) -> bool:
+    """Return whether an earlier prompt of an attempt's child got an answer that did not confirm it.
+
+    Counted at the same backend and in the same run. The answer stands in the details of the attempt,
+    which was never accepted.
+    """
+    this = Attempt.objects.only("child_id", "run", "backend_id", "number").get(pk=attempt_id)
+    earlier = Attempt.objects.filter(
+        child_id=this.child_id,
+        run=this.run,
+        backend_id=this.backend_id,
+        number__lt=this.number,
+        state=AttemptState.NEVER_ACCEPTED,
+        error_details_json__isnull=False,
+    )
+    texts = earlier.values_list("error_details_json", flat=True)
+    return any(json.loads(text or "{}").get("unconfirmed") is True for text in texts)
 
 
 def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:

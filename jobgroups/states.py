@@ -44,7 +44,7 @@ class AttemptState(StrEnum):
     ERROR = "error"  #: Ended; ComfyUI raised an error.
     INTERRUPTED = "interrupted"  #: Ended; stopped by us or by somebody at the machine.
     TIMEOUT = "timeout"  #: Ended after it was stopped because its time was up.
-    REFUSED = "refused"  #: ComfyUI answered that the workflow is invalid (400, 413).
+    REFUSED = "refused"  #: ComfyUI answered, and did not take the prompt.
     NOT_SENT = "not_sent"  #: The connection never stood: nothing can have arrived.
     NEVER_ACCEPTED = "never_accepted"  #: Uncertain, then absent throughout the looks.
     LOST = "lost"  #: ComfyUI had it and forgot it: restarted, or somebody removed it.
@@ -104,7 +104,13 @@ ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
         AttemptState.NOT_SENT,
     },
     AttemptState.UNCERTAIN: _ENDED_THERE
-    | {AttemptState.ACCEPTED, AttemptState.RUNNING, AttemptState.NEVER_ACCEPTED},
+    | {
+        AttemptState.ACCEPTED,
+        AttemptState.RUNNING,
+        # An answer that was no refusal in form, after a look-up that found nothing queued.
+        AttemptState.REFUSED,
+        AttemptState.NEVER_ACCEPTED,
+    },
     AttemptState.ACCEPTED: _ENDED_THERE | {AttemptState.RUNNING},
     AttemptState.RUNNING: _ENDED_THERE,
     AttemptState.SUCCESS: frozenset(),

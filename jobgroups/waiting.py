@@ -88,7 +88,7 @@ def _sent(state: str, backend: BackendNow, now: dt.datetime) -> str:
     if state == "intent":
         return f"Being sent to {name}."
     if state == "uncertain":
-        return f"{name} was asked and did not answer; looking whether it has it."
+        return f"{name} has not confirmed that it took this job; looking whether it has it."
     return f"In the queue of {name}{_others(backend)}."
 
 

@@ -24,6 +24,7 @@ from backends.comfyui.errors import (
     NotComfyUI,
     NotSentAnyMore,
     PromptRefused,
+    PromptUnconfirmed,
     ProtocolError,
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
@@ -35,7 +36,7 @@ from backends.comfyui.exchange import (
     check_status,
     tls_context,
 )
-from backends.comfyui.refusals import sentence
+from backends.comfyui.refusals import is_exception_in_handler, one_line, sentence, unconfirmed
 
 T = TypeVar("T")
 
@@ -107,7 +108,8 @@ class ComfyClient:
         and lost".
 
         Args:
-            prompt: node id to node, every node with ``inputs`` (PROTOCOL trap 1b).
+            prompt: node id to node, every node with ``inputs`` (PROTOCOL trap 1b). A node without
+                ``_meta`` is sent with an empty one: some ComfyUIs answer 500 for a renamed class else.
             prompt_id: ours, fresh.
             client_id: of the open socket that is to hear the events.
             extra_data: marks that come back in queue and history.
@@ -118,9 +120,14 @@ class ComfyClient:
             BackendUnreachable: not sent.
             NotSentAnyMore: not sent, since ``may_send`` said no.
             PromptRefused: ComfyUI said no (400, 413).
+            PromptUnconfirmed: an answer that ComfyUI's API does not give, or its 500 for an exception.
             AnswerLost: everything else; the prompt may be queued.
         """
-        body = {"prompt": prompt, "prompt_id": _text(prompt_id), "client_id": _text(client_id)}
+        body = {
+            "prompt": {node_id: _with_meta(node) for node_id, node in prompt.items()},
+            "prompt_id": _text(prompt_id),
+            "client_id": _text(client_id),
+        }
         if extra_data is not None:
             body["extra_data"] = extra_data
         encoded = msgspec.json.encode(body)
@@ -147,14 +154,31 @@ class ComfyClient:
         yield body
 
     def _accepted(self, answer: Answer) -> answers.Accepted:
+        raised = is_exception_in_handler(answer.status, answer.body)
         match answer.status:
             case 200:
-                return answers.accepted(answer.body)
+                try:
+                    return answers.accepted(answer.body)
+                except ProtocolError as exc:
+                    raise self._unconfirmed(answer) from exc
             case 400 | 413:
                 raise self._refused(answer)
-            case status:
+            case status if not raised and (status >= 500 or status in (408, 425, 429)):
+                # A proxy's answer: the ComfyUI behind it may still queue the prompt.
                 detail = f"The prompt was answered with {status}; it may be queued."
                 raise AnswerLost(detail, url=self.url, status=status)
+            case _:
+                raise self._unconfirmed(answer, raised=raised)
+
+    def _unconfirmed(self, answer: Answer, *, raised: bool = False) -> PromptUnconfirmed:
+        text = one_line(answer.body)
+        return PromptUnconfirmed(
+            unconfirmed(answer.status, text, is_page=answer.is_page, location=answer.location),
+            url=self.url,
+            status=answer.status,
+            text=text,
+            raised=raised,
+        )
 
     def _refused(self, answer: Answer) -> PromptRefused:
         refusal = answers.refusal(answer.body)
@@ -369,6 +393,12 @@ class ComfyClient:
 
 
 _JSON: Final = {"Content-Type": "application/json"}
+
+
+def _with_meta(node: Any) -> Any:
+    if isinstance(node, dict) and "_meta" not in node:
+        return {**node, "_meta": {}}
+    return node
 
 
 def _text(identifier: str) -> str:

@@ -4,6 +4,7 @@
     * BackendUnreachable   the connection never stood: nothing was sent
     * NotSentAnyMore       the caller took it back before a byte of it was on its way
     * AnswerLost           something was sent and no proper answer came back
+        * PromptUnconfirmed    a whole answer to a prompt that neither accepts nor refuses it
     * PromptRefused        ComfyUI looked at the prompt and said no (400, 413)
     * AnswerTooLarge       the answer went over the limit and was cut off
     * AccessDenied         a login is wanted (401, 403)
@@ -14,7 +15,7 @@
 A library's exceptions never leave this package: they are translated where they
 occur, with the cause kept. For a submitted prompt only three matter:
 ``BackendUnreachable`` and ``NotSentAnyMore`` (not sent), ``PromptRefused`` (refused) and ``AnswerLost``
-(uncertain: it may be queued).
+(uncertain: it may be queued). ``PromptUnconfirmed`` is uncertain too, until a look-up finds nothing queued.
 """
 
 from __future__ import annotations
@@ -69,6 +70,27 @@ class AnswerLost(BackendError):
     def __init__(self, detail: str, *, url: str = "", status: int | None = None) -> None:
         super().__init__(detail, url=url)
         self.status = status
+
+
+class PromptUnconfirmed(AnswerLost):
+    """A whole answer to ``POST /prompt`` that neither accepts nor refuses the prompt as ComfyUI does.
+
+    The same prompt gets the same answer again: a redirect, a 200 without a ``prompt_id``, a 404.
+
+    Attributes:
+        text: the answer's text on one line, at most 500 characters; ``""`` for an empty answer.
+        raised: True for the 500 with which ComfyUI's HTTP server reports an exception in its handler.
+            That handler has ended and queues nothing afterwards.
+    """
+
+    code = "prompt_unconfirmed"
+
+    def __init__(
+        self, detail: str, *, url: str = "", status: int, text: str = "", raised: bool = False
+    ) -> None:
+        super().__init__(detail, url=url, status=status)
+        self.text = text
+        self.raised = raised
 
 
 class PromptRefused(BackendError):

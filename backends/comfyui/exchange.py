@@ -60,6 +60,8 @@ class Answer:
     status: int
     content_type: str
     body: bytes
+    #: Where a redirect leads, ``""`` for an answer without one.
+    location: str = ""
 
     @property
     def is_page(self) -> bool:
@@ -170,7 +172,12 @@ class Exchange:
                     body = await self._whole(response)
                 finally:
                     await response.aclose()
-        return Answer(response.status_code, response.headers.get("content-type", ""), body)
+        return Answer(
+            response.status_code,
+            response.headers.get("content-type", ""),
+            body,
+            response.headers.get("location", ""),
+        )
 
     @contextlib.asynccontextmanager
     async def open(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from backends.comfyui.answers import Refusal
 
@@ -14,6 +15,46 @@ from backends.comfyui.answers import Refusal
 _NAMED_FAULTS: Final = 3
 #: Characters of one cause in a warning: a node may put anything into its message.
 _MAX_CAUSE: Final = 500
+_MAX_TEXT: Final = 500
+#: The body with which aiohttp, ComfyUI's HTTP server, answers an exception in a handler.
+_EXCEPTION_IN_HANDLER: Final = b"500 Internal Server Error\n\nServer got itself in trouble"
+
+
+def is_exception_in_handler(status: int, body: bytes) -> bool:
+    """Return whether an answer is aiohttp's own 500, and not the 5xx of a proxy."""
+    return status == 500 and body.strip() == _EXCEPTION_IN_HANDLER
+
+
+def one_line(body: bytes) -> str:
+    """Return the text of an answer on one line, cut to 500 characters, without control characters."""
+    text = body[: 4 * _MAX_TEXT].decode("utf-8", "replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MAX_TEXT]
+
+
+def unconfirmed(status: int, text: str, *, is_page: bool, location: str) -> str:
+    """Return the sentence for an answer that neither accepts nor refuses the prompt.
+
+    Args:
+        status: HTTP status.
+        text: the answer's text on one line.
+        is_page: whether it is HTML, of which nothing is repeated.
+        location: where a redirect leads; its query may hold a secret and is left out.
+    """
+    if 300 <= status < 400:
+        return f"POST /prompt was answered with a redirect ({status}){_target(location)}."
+    what = "200 without a prompt_id" if status == 200 else str(status)
+    said = "a web page" if is_page else f'"{text}"' if text else ""
+    return f"POST /prompt was answered with {what}{f': {said}' if said else ''}."
+
+
+def _target(location: str) -> str:
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return ""
+    host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+    target = one_line(f"{host}{parts.path}".encode("utf-8", "replace"))
+    return f" to {target}" if target else ""
 
 
 def sentence(refusal: Refusal, *, status: int) -> str:

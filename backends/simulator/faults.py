@@ -109,6 +109,9 @@ KINDS: dict[str, Kind] = {
     "delay_answer": Kind(
         "POST /prompt is queued; its answer comes seconds later", {"seconds": 5.0}
     ),
+    "other_prompt_id": Kind(
+        "POST /prompt is queued under an id of the server's own and answered 200 without it"
+    ),
     "prompt_500": Kind("POST /prompt is queued and answered 500 (PROTOCOL trap 1a)"),
     "late_post": Kind(
         "POST /prompt breaks at once and is queued seconds later all the same", {"seconds": 2.0}

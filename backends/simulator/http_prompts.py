@@ -13,6 +13,7 @@ from backends.simulator import lenient
 from backends.simulator.http_keys import LIFE, break_connection
 from backends.simulator.life import Life
 from backends.simulator.prompt_queue import Item, LenientItem
+from backends.simulator.replacements import replace_nodes
 from backends.simulator.validation import Verdict, no_prompt, validate
 from backends.simulator.witness import marks
 
@@ -34,7 +35,12 @@ async def post_prompt(request: web.Request) -> web.Response:
     if fault := life.faults.take("late_post", **facts):
         life.spawn(_queue_later(life, body, fault["seconds"]))
         return await break_connection(request)
+    hidden = life.faults.take("other_prompt_id", **facts)
+    if hidden is not None:
+        body["prompt_id"] = str(uuid.uuid4())
     answer = submit(life, body)
+    if hidden is not None and answer.status == 200:
+        return web.json_response({"status": "queued"})
     if answer.status == 200:
         await life.moment("accepted", **facts)
         return await _after_queueing(request, life, answer, facts)
@@ -73,6 +79,7 @@ def submit(life: Life, body: Any) -> web.Response:
     if "prompt" not in body:
         return web.json_response(no_prompt(), status=400)
     prompt = body["prompt"]
+    replace_nodes(prompt, life.catalog, life.config.version)
     prompt_id = str(body.get("prompt_id", uuid.uuid4()))
     verdict, is_lenient = _verdict(life, prompt, body)
     extra_data: Any = body.get("extra_data", {})

@@ -20,6 +20,7 @@ from backends.comfyui.errors import (
     BackendUnreachable,
     NotSentAnyMore,
     PromptRefused,
+    PromptUnconfirmed,
 )
 from backends.comfyui.protocol import (
     Event,
@@ -33,6 +34,7 @@ from backends.comfyui.protocol import (
     Progress,
     ProgressState,
 )
+from jobgroups import selectors
 from jobgroups.clock import now
 from jobgroups.progress import ProgressTracker
 from jobgroups.runner import ending
@@ -73,6 +75,8 @@ class Course:
     node_outputs: Mapping[str, Mapping[str, Any]] | None = None
     #: Warnings that are stored on the attempt.
     warnings: Sequence[str] = ()
+    #: What its POST was answered with, where that neither accepts nor refuses the prompt.
+    answer: PromptUnconfirmed | None = None
 
 
 class AttemptDriver:
@@ -111,6 +115,8 @@ class AttemptDriver:
         self._is_stalled = False
         self._timeout_at = self._timeout_from(course.started_at)
         self._absent_since: float | None = None
+        #: What the POST was answered with, where that neither accepts nor refuses the prompt.
+        self._answer = course.answer
         self._deleted = False
         #: Whether it has asked what became of its prompt, answered or not; a fresh one need not.
         self.has_looked = course.fresh
@@ -310,10 +316,10 @@ class AttemptDriver:
                 details=_refusal(error),
                 kind=ending.refusal_class(error),
             )
-            self._session.claimer.rest()
-            self._done = True
+            self._refused()
         except AnswerLost as error:
             logger.info("%s: %s", self._session.backend_id, error)
+            self._answer = error if isinstance(error, PromptUnconfirmed) else None
             await self._uncertain()
         else:
             other = accepted.prompt_id if accepted.prompt_id != self.prompt_id else None
@@ -321,6 +327,10 @@ class AttemptDriver:
                 self._session.rename(self, other)
             await self._accepted(other)
             self._session.expect_status_since(sent_at)
+
+    def _refused(self) -> None:
+        self._session.claimer.rest()
+        self._done = True
 
     async def _refuse_loose(self, node: str, name: str, missing: str) -> None:
         """Fail the child of a graph that would kill the backend's worker; nothing is sent."""
@@ -332,7 +342,14 @@ class AttemptDriver:
         self._done = True
 
     async def _uncertain(self) -> None:
-        self._take(await self._store(attempts.attempt_uncertain))
+        answer = self._answer
+        self._take(
+            await self._store(
+                attempts.attempt_uncertain,
+                message=None if answer is None else answer.detail,
+                details=None if answer is None else ending.unconfirmed_details(answer),
+            )
+        )
         self._look_at = time.monotonic()
 
     async def _accepted(self, other_id: str | None = None) -> None:
@@ -375,7 +392,12 @@ class AttemptDriver:
         self._look_at = time.monotonic() + self._timing.look_every
         uncertain = self.state is AttemptState.UNCERTAIN
         try:
-            sight = await look(self._session.client, self.prompt_id, new_connection=uncertain)
+            sight = await look(
+                self._session.client,
+                self.prompt_id,
+                mark=self._session.mark(self.course) if uncertain else None,
+                new_connection=uncertain,
+            )
         except BackendError as error:
             # Whatever was on its way may arrive when the way is open again: count from anew.
             self._absent_since = None
@@ -393,6 +415,9 @@ class AttemptDriver:
             await self._act_on(sight)
 
     async def _act_on(self, sight: Sight) -> None:
+        if sight.other_id is not None:
+            self._session.rename(self, sight.other_id)
+            await self._accepted(sight.other_id)
         match sight.place:
             case Place.ENDED:
                 await self._ended(sight)
@@ -414,7 +439,9 @@ class AttemptDriver:
             self._absent_since = moment
         absent_for = moment - self._absent_since
         if self.state is AttemptState.UNCERTAIN:
-            if absent_for >= self._timing.look_for:
+            if self._answer is not None and await self._answer_is_final(self._answer):
+                await self._refused_by_answer(self._answer)
+            elif absent_for >= self._timing.look_for:
                 await self._never_accepted()
             return
         # Once more after a moment: an end and its frames travel on two connections.
@@ -426,10 +453,32 @@ class AttemptDriver:
         else:
             await self._lost()
 
+    async def _answer_is_final(self, answer: PromptUnconfirmed) -> bool:
+        """Return whether an answer that is no refusal in form is one, now that nothing is queued.
+
+        An exception in ComfyUI's handler is one at once: the handler has ended. Any other answer is one
+        the second time. Its server may be a gateway that queues later, or a proxy whose login ended.
+        """
+        return answer.raised or await self._session.database.store(
+            selectors.was_unconfirmed_before, self.course.attempt_id
+        )
+
+    async def _refused_by_answer(self, answer: PromptUnconfirmed) -> None:
+        await self._store(
+            attempts.attempt_refused,
+            message=ending.unconfirmed_message(answer, self._session.backend_id),
+            details=ending.unconfirmed_details(answer),
+            kind=ending.unconfirmed_class(answer),
+            remember_until=None if answer.raised else self._remember_until(),
+        )
+        self._refused()
+
     async def _never_accepted(self) -> None:
-        until = now() + dt.timedelta(seconds=self._timing.remember)
-        await self._store(attempts.attempt_never_accepted, remember_until=until)
+        await self._store(attempts.attempt_never_accepted, remember_until=self._remember_until())
         self._done = True
+
+    def _remember_until(self) -> dt.datetime:
+        return now() + dt.timedelta(seconds=self._timing.remember)
 
     async def _lost(self) -> None:
         backend = self._session.backend_id

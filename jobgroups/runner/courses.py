@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from jobgroups import workflow
 from jobgroups.models import Attempt
+from jobgroups.runner import ending
 from jobgroups.runner.attempt import Course
 from jobgroups.services.claims import Claim
 from jobgroups.states import AttemptState
@@ -58,6 +59,9 @@ class Courses:
             started_at=row.started_at,
             node_outputs=json.loads(row.node_outputs_json),
             warnings=json.loads(row.warnings_json),
+            answer=ending.unconfirmed_stored(row.error_message, row.error_details_json)
+            if row.state == AttemptState.UNCERTAIN
+            else None,
         )
 
     def _workflow_of(self, row: Attempt) -> dict[str, Any]:

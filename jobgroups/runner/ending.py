@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from backends.comfyui.answers import HistoryEntry
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.errors import BackendError, PromptRefused
+from backends.comfyui.errors import BackendError, PromptRefused, PromptUnconfirmed
 from backends.comfyui.outputs import collect_outputs, plain_error
 from backends.comfyui.protocol import (
     Event,
@@ -195,6 +196,40 @@ async def free_memory(client: ComfyClient) -> None:
 def refusal_class(error: PromptRefused) -> FailureClass:
     """Return why a prompt was refused."""
     return class_of_refusal(error.error_type, error.message, error.node_errors)
+
+
+def unconfirmed_class(answer: PromptUnconfirmed) -> FailureClass:
+    """Return why a prompt was not taken: for its workflow, or since no ComfyUI answers there."""
+    return FailureClass.WORKFLOW_REFUSED if answer.raised else FailureClass.UNREACHABLE
+
+
+def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:
+    """Return what a user reads of an answer that turned out to be a refusal."""
+    if answer.raised:
+        cause = "ComfyUI raised an exception while it checked the workflow, and queued nothing."
+        return f"{answer.detail} {cause} The log of {backend_id} has the exception."
+    twice = "This was the answer to the previous try too, and nothing is queued."
+    return f"{answer.detail} {twice} Check the address of {backend_id} and any proxy before it."
+
+
+def unconfirmed_details(answer: PromptUnconfirmed) -> dict[str, Any]:
+    """Return the details that are stored of an answer that neither accepts nor refuses a prompt."""
+    return {
+        "status": answer.status,
+        "answer": answer.text,
+        "unconfirmed": True,
+        "raised": answer.raised,
+    }
+
+
+def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptUnconfirmed | None:
+    """Return the answer to the POST that an uncertain attempt was stored with, None for none."""
+    details = json.loads(details_json or "{}")
+    if details.get("unconfirmed") is not True:
+        return None
+    return PromptUnconfirmed(
+        message or "", status=details["status"], text=details["answer"], raised=details["raised"]
+    )
 
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:

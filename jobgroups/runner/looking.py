@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from backends.comfyui.answers import HistoryEntry
+from backends.comfyui.answers import HistoryEntry, QueueItem
 from backends.comfyui.client import ComfyClient
 
 
@@ -25,9 +27,17 @@ class Sight:
     place: Place
     #: The history's entry where it ended.
     entry: HistoryEntry | None = None
+    #: The id under which it stands in the queue, where that is not the id that was sent.
+    other_id: str | None = None
 
 
-async def look(client: ComfyClient, prompt_id: str, *, new_connection: bool = False) -> Sight:
+async def look(
+    client: ComfyClient,
+    prompt_id: str,
+    *,
+    mark: Mapping[str, Any] | None = None,
+    new_connection: bool = False,
+) -> Sight:
     """Ask history, queue, history: a prompt moves from one to the other while we ask.
 
     The queue answers with whole workflows, so it is asked only where the history is empty, and the
@@ -37,6 +47,8 @@ async def look(client: ComfyClient, prompt_id: str, *, new_connection: bool = Fa
     Args:
         client: of the backend.
         prompt_id: ours.
+        mark: the ``extra_data`` that only this prompt was sent with, one key and its value. Given for a
+            prompt whose POST was not answered with an id: its server may have chosen another one.
         new_connection: for a prompt whose POST was lost, so that no broken connection answers.
 
     Raises:
@@ -45,10 +57,16 @@ async def look(client: ComfyClient, prompt_id: str, *, new_connection: bool = Fa
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return Sight(Place.ENDED, entry)
     queue = await client.queue(new_connection=new_connection)
-    if any(item.prompt_id == prompt_id for item in queue.running):
-        return Sight(Place.RUNNING)
-    if any(item.prompt_id == prompt_id for item in queue.pending):
-        return Sight(Place.PENDING)
+    for place, items in ((Place.RUNNING, queue.running), (Place.PENDING, queue.pending)):
+        for item in items:
+            if item.prompt_id == prompt_id:
+                return Sight(place)
+            if mark is not None and _has_mark(item, mark):
+                return Sight(place, other_id=item.prompt_id)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return Sight(Place.ENDED, entry)
     return Sight(Place.ABSENT)
+
+
+def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:
+    return all(item.mark(key) == value for key, value in mark.items())

@@ -6,6 +6,7 @@ the child of an attempt that failed is decided in ``failed``.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,11 +119,37 @@ def _now_of(child: ChildJob, attempt: Attempt) -> AttemptNow:
 
 
 @unit_of_work
-def attempt_uncertain(*, attempt_id: int, fence: Fence) -> AttemptNow:
-    """The POST was sent and no proper answer came: it may be queued there."""
+def attempt_uncertain(
+    *,
+    attempt_id: int,
+    fence: Fence,
+    message: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> AttemptNow:
+    """The POST was sent and no proper answer came: it may be queued there.
+
+    Args:
+        attempt_id: the attempt.
+        fence: the lease on its backend.
+        message: what was answered, where a whole answer came.
+        details: the same for programs. It is kept until the prompt is seen at the backend.
+    """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        write.move_attempt(attempt, AttemptState.UNCERTAIN, uncertain_since=now())
+        write.move_attempt(
+            attempt,
+            AttemptState.UNCERTAIN,
+            uncertain_since=now(),
+            error_message=message,
+            error_details_json=None if details is None else compact(details),
+        )
         return _now_of(child, attempt)
+
+
+def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
+    """Return the columns of an odd answer to the POST, emptied: the prompt was seen there after all."""
+    if attempt.error_message is None and attempt.error_details_json is None:
+        return {}
+    return {"error_message": None, "error_details_json": None}
 
 
 @unit_of_work
@@ -136,7 +163,8 @@ def attempt_accepted(*, attempt_id: int, fence: Fence, prompt_id: str | None = N
             July 2025 chooses its own, and its answer is the truth.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        write.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now())
+        forgotten = _answer_forgotten(attempt)
+        write.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
         if prompt_id is not None:
             Attempt.objects.filter(pk=attempt.pk).update(prompt_id=prompt_id)
         return _now_of(child, attempt)
@@ -148,7 +176,7 @@ def attempt_started(*, attempt_id: int, fence: Fence) -> AttemptNow:
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         # One that was closed as never accepted is adopted by abandoned_met, or not at all.
         if attempt.ended_at is None and write.move_attempt(
-            attempt, AttemptState.RUNNING, started_at=now()
+            attempt, AttemptState.RUNNING, started_at=now(), **_answer_forgotten(attempt)
         ):
             _child_started(write, child, attempt)
         return _now_of(child, attempt)
@@ -325,11 +353,25 @@ def attempt_refused(
     message: str,
     details: Mapping[str, Any],
     kind: FailureClass = FailureClass.WORKFLOW_REFUSED,
+    remember_until: dt.datetime | None = None,
 ) -> bool:
-    """ComfyUI refused the workflow, for its own fault or for something that this backend lacks."""
+    """ComfyUI refused the workflow, for its own fault or for something that this backend lacks.
+
+    Args:
+        attempt_id: the attempt.
+        fence: the lease on its backend.
+        message: what the user reads.
+        details: what was answered.
+        kind: why it was refused.
+        remember_until: how long the prompt id stays on the abandoned list; None for an answer that is
+            ComfyUI's own, after which the prompt cannot turn up.
+    """
     failure = Failure(kind=kind, message=message, details=details)
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        return _fail_both(write, child, attempt, AttemptState.REFUSED, failure)
+        closed = _fail_both(write, child, attempt, AttemptState.REFUSED, failure)
+        if closed and remember_until is not None:
+            _abandon(attempt, remember_until)
+        return closed
 
 
 @unit_of_work
@@ -360,27 +402,35 @@ def attempt_not_sent(*, attempt_id: int, fence: Fence) -> bool:
 
 
 @unit_of_work
-def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: Any) -> bool:
+def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: dt.datetime) -> bool:
     """It was absent throughout the looks: the child may be claimed under a new prompt id.
 
     The old id stays on the abandoned list, for a killed sender's bytes still arrive.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         closed = write.move_attempt(
-            attempt, AttemptState.NEVER_ACCEPTED, ended_at=now(), charged=False
+            attempt,
+            AttemptState.NEVER_ACCEPTED,
+            ended_at=now(),
+            charged=False,
         )
         if not closed:
             return False
-        AbandonedPrompt.objects.create(
-            attempt=attempt,
-            backend_id=attempt.backend_id,
-            prompt_id=attempt.prompt_id,
-            since=now(),
-            until=remember_until,
-        )
+        _abandon(attempt, remember_until)
         reason = "the backend never accepted it"
         _give_back_counted(write, child, attempt, reason, FailureClass.UNREACHABLE)
         return True
+
+
+def _abandon(attempt: Attempt, until: dt.datetime) -> None:
+    """Put the id of a closed attempt's prompt on the abandoned list."""
+    AbandonedPrompt.objects.create(
+        attempt=attempt,
+        backend_id=attempt.backend_id,
+        prompt_id=attempt.prompt_id,
+        since=now(),
+        until=until,
+    )
 
 
 @unit_of_work
@@ -536,6 +586,7 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
             ended_at=None,
             charged=True,
             failure_class="",
+            **_answer_forgotten(attempt),
         )
         _child_started(write, child, attempt)
         return True

@@ -27,6 +27,7 @@ from backends.comfyui.errors import (
     NotComfyUI,
     NotSentAnyMore,
     PromptRefused,
+    PromptUnconfirmed,
     SocketLost,
 )
 from backends.comfyui.events import Executing, FeatureFlags, Preview, Status
@@ -193,7 +194,7 @@ async def test_an_accepted_prompt_carries_our_id_client_and_marks() -> None:
     assert (request["method"], request["path"]) == ("POST", "/prompt")
     assert request["headers"]["Content-Type"] == "application/json"
     assert json.loads(request["body"]) == {
-        "prompt": {"1": {"class_type": "X", "inputs": {}}},
+        "prompt": {"1": {"class_type": "X", "inputs": {}, "_meta": {}}},
         "prompt_id": "p-1",
         "client_id": "c-1",
         "extra_data": {"director": {"child": "j_1"}},
@@ -277,6 +278,56 @@ async def test_anything_else_after_sending_is_uncertain(handler: Handler) -> Non
             await submitted(server.url)
     assert not caught.value.not_sent
     assert len(server.requests) == 1, "it was sent again"
+
+
+EXCEPTION = b"500 Internal Server Error\n\nServer got itself in trouble"
+
+
+@pytest.mark.parametrize(
+    ("handler", "detail", "raised"),
+    [
+        (
+            answering(EXCEPTION, 500),
+            'with 500: "500 Internal Server Error Server got itself in trouble".',
+            True,
+        ),
+        (
+            answering(b"", 307, Location="https://me:pw@sso.test/in%0A?token=x"),
+            "with a redirect (307) to https://sso.test/in%0A.",
+            False,
+        ),
+        (answering(b"<html><body>hi", 200), "with 200 without a prompt_id: a web page.", False),
+        (answering(b"no\x1b[31m\r\nroute", 404), 'with 404: "no [31m route".', False),
+        (answering(b"", 405), "with 405.", False),
+    ],
+)
+async def test_an_answer_that_comes_again_says_what_it_was(
+    handler: Handler, detail: str, raised: bool
+) -> None:
+    async with serving(handler) as server:
+        with pytest.raises(PromptUnconfirmed) as caught:
+            await submitted(server.url)
+    assert caught.value.detail == f"POST /prompt was answered {detail}"
+    assert caught.value.raised is raised
+    assert not caught.value.not_sent
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        answering(b"500 Internal Server Error", 500),
+        answering(EXCEPTION, 502),
+        answering(b"", 503),
+        answering(b"", 408),
+        answering(b"", 425),
+        answering(b"", 429),
+    ],
+)
+async def test_an_answer_of_a_proxy_alone_confirms_nothing(handler: Handler) -> None:
+    async with serving(handler) as server:
+        with pytest.raises(AnswerLost) as caught:
+            await submitted(server.url)
+    assert not isinstance(caught.value, PromptUnconfirmed)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])

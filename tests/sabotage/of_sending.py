@@ -41,6 +41,32 @@ OF_SENDING: tuple[Breakage, ...] = (
         notices=f"{_FAULTS}::test_a_lost_answer_is_looked_for_and_not_sent_again",
     ),
     Breakage(
+        name="exception in ComfyUI posted again",
+        broken="ComfyUI's own 500 for an exception in its handler is no refusal.",
+        hurts="A workflow that ComfyUI cannot take is posted five times in 160 s; everything behind it waits.",
+        edits=(
+            Edit(
+                _ATTEMPT,
+                "return answer.raised or await self._session",
+                "return await self._session",
+            ),
+        ),
+        notices="tests/runner/test_unconfirmed_posts.py::test_exception_in_comfyui_is_a_refusal_after_one_lookup",
+    ),
+    Breakage(
+        name="mark not looked up",
+        broken="A prompt whose server chose another id is looked up by the id that was sent.",
+        hurts="It is not found there and sent again: the child is rendered twice.",
+        edits=(
+            Edit(
+                "jobgroups/runner/looking.py",
+                "if mark is not None and _has_mark(item, mark):",
+                "if False:",
+            ),
+        ),
+        notices="tests/runner/test_unconfirmed_posts.py::test_prompt_queued_under_another_id_is_rendered_once",
+    ),
+    Breakage(
         name="intent posted again at the start",
         broken="An intent that is found at the start is sent.",
         hurts="The process that died had sent it: ComfyUI runs one id twice.",

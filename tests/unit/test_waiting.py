@@ -75,7 +75,7 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         (
             ChildNow(state="uncertain"),
             gpu(),
-            "gpu-2 was asked and did not answer; looking whether it has it.",
+            "gpu-2 has not confirmed that it took this job; looking whether it has it.",
         ),
         (
             ChildNow(place=1, stopping_at="gpu-1"),
