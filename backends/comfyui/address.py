@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import idna
+
 #: Where ComfyUI listens unless told otherwise; taken for ``host`` without scheme and port.
 COMFYUI_PORT: Final = 8188
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -197,11 +199,22 @@ def _host_name(host: str) -> str:
     except UnicodeError as exc:
         raise ValueError("The address has a malformed host name.") from exc
     labels = name.split(".")
+    if any(label.startswith("xn--") and not _is_international(label) for label in labels):
+        raise ValueError("The address has a malformed host name.")
     if len(name) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):
         raise ValueError("The address has a malformed host name.")
     if labels[-1].isdigit():
         raise ValueError("The address has a malformed IPv4 host.")
     return name
+
+
+def _is_international(label: str) -> bool:
+    """Whether the HTTP client takes a label: it follows a newer standard than Python's own codec."""
+    try:
+        idna.decode(label)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _prefix(path: str) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from backends.comfyui.errors import ProtocolError
 from backends.comfyui.events import ExecutionError
+from backends.comfyui.texts import one_line
 from backends.comfyui.wire_json import WireDecoder
 
 Outcome: TypeAlias = Literal["success", "error", "interrupted"]
@@ -301,9 +302,13 @@ def _raised(messages: tuple[tuple[str, dict[str, Any]], ...]) -> Iterator[Execut
 def system_stats(body: bytes) -> SystemStats:
     """``GET /system_stats``."""
     wire = _decode(_stats, body, "system stats")
+    version = wire.system.comfyui_version
     return SystemStats(
-        version=wire.system.comfyui_version,
-        devices=wire.devices,
+        # Shown on one line, in terminals too.
+        version=None if version is None else one_line(version),
+        devices=tuple(
+            msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices
+        ),
         os=wire.system.os,
         python_version=wire.system.python_version,
         pytorch_version=wire.system.pytorch_version,

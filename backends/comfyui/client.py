@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 #: Decoding holds up the loop for a few milliseconds a megabyte, for every other backend too.
 DEFAULT_MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+#: Limit for answers of a few kilobytes: an endless one is noticed at once, and not after every megabyte
+#: that a history may have.
+_MAX_SMALL_BYTES: Final = 1024 * 1024
 
 
 class ComfyClient:
@@ -219,7 +222,12 @@ class ComfyClient:
         Raises:
             BackendError: see ``_get``.
         """
-        return await self._get("/prompt", answers.queue_remaining, new_connection=new_connection)
+        return await self._get(
+            "/prompt",
+            answers.queue_remaining,
+            new_connection=new_connection,
+            max_bytes=_MAX_SMALL_BYTES,
+        )
 
     async def system_stats(self) -> answers.SystemStats:
         """Version and devices.
@@ -227,7 +235,7 @@ class ComfyClient:
         Raises:
             BackendError: see ``_get``.
         """
-        return await self._get("/system_stats", answers.system_stats)
+        return await self._get("/system_stats", answers.system_stats, max_bytes=_MAX_SMALL_BYTES)
 
     async def clock(self) -> dt.datetime | None:
         """The machine's time as its answers say it, in whole seconds; None where they do not.
@@ -356,7 +364,12 @@ class ComfyClient:
         )
 
     async def _get(
-        self, path: str, read: Callable[[bytes], T], *, new_connection: bool = False
+        self,
+        path: str,
+        read: Callable[[bytes], T],
+        *,
+        new_connection: bool = False,
+        max_bytes: int | None = None,
     ) -> T:
         """Ask and decode.
 
@@ -367,7 +380,9 @@ class ComfyClient:
             AccessDenied: 401 or 403.
             NotComfyUI: an answer of another kind.
         """
-        answer = await self._exchange.ask("GET", path, new_connection=new_connection)
+        answer = await self._exchange.ask(
+            "GET", path, new_connection=new_connection, max_bytes=max_bytes
+        )
         return self._read(answer, read, f"GET {path}")
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:

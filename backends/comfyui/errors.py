@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from backends.comfyui.texts import one_line
+
 
 class BackendError(Exception):
     """The backend did not do what was asked.
@@ -30,7 +32,7 @@ class BackendError(Exception):
         code: stable name of the condition, one per class.
         not_sent: True only where it is certain that no byte of the request
             reached the backend.
-        detail: a sentence for a person.
+        detail: a sentence for a person, in one line whatever the backend sent.
         url: the backend's base URL, ``""`` where none is known.
     """
 
@@ -38,8 +40,8 @@ class BackendError(Exception):
     not_sent: ClassVar[bool] = False
 
     def __init__(self, detail: str, *, url: str = "") -> None:
-        super().__init__(detail)
-        self.detail = detail
+        super().__init__(one_line(detail))
+        self.detail = one_line(detail)
         self.url = url
 
 
@@ -119,6 +121,8 @@ class PromptRefused(BackendError):
         node_errors: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(detail, url=url)
+        # The job's message, as ComfyUI wrote it.
+        self.detail = detail
         self.status = status
         self.error_type = error_type
         self.message = message
@@ -131,13 +135,15 @@ class AnswerTooLarge(BackendError):
 
     Attributes:
         limit_bytes: the limit that was exceeded.
+        path: of the request, without its query.
     """
 
     code = "answer_too_large"
 
-    def __init__(self, detail: str, *, url: str = "", limit_bytes: int) -> None:
+    def __init__(self, detail: str, *, url: str = "", limit_bytes: int, path: str = "") -> None:
         super().__init__(detail, url=url)
         self.limit_bytes = limit_bytes
+        self.path = path
 
 
 class AccessDenied(BackendError):

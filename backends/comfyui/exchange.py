@@ -80,7 +80,13 @@ class OpenAnswer:
     """
 
     def __init__(
-        self, response: httpx.Response, *, url: str, max_bytes: int | None, silence_s: float
+        self,
+        response: httpx.Response,
+        *,
+        url: str,
+        max_bytes: int | None,
+        silence_s: float,
+        request: str,
     ) -> None:
         self.status = response.status_code
         self.content_type = response.headers.get("content-type", "")
@@ -90,6 +96,7 @@ class OpenAnswer:
         self._url = url
         self._max_bytes = max_bytes
         self._silence_s = silence_s
+        self._request = request
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; can be read once.
@@ -107,7 +114,7 @@ class OpenAnswer:
                 return
             read += len(chunk)
             if self._max_bytes is not None and read > self._max_bytes:
-                raise _too_large(self._url, self._max_bytes)
+                raise _too_large(self._url, self._max_bytes, self._request)
             yield chunk
 
 
@@ -146,6 +153,7 @@ class Exchange:
         *,
         new_connection: bool = False,
         total_s: float | None = None,
+        max_bytes: int | None = None,
         **request: Any,
     ) -> Answer:
         """Send one request and read its whole answer.
@@ -154,6 +162,7 @@ class Exchange:
             path: below the backend's URL, percent-encoded.
             new_connection: never use a connection that stood before.
             total_s: deadline for everything, and for pauses; None takes ``Timeouts``'.
+            max_bytes: limit for the answer, where it is below the client's own.
             request: ``content``, ``params``, ``files``, ``data`` as httpx takes them.
 
         Raises:
@@ -163,13 +172,14 @@ class Exchange:
             NotComfyUI: the answer is compressed, though nobody asked for it.
         """
         limit_s = total_s or self._timeouts.total_s
+        max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)
         # Who sets a deadline waits for a server that thinks, as validation does.
         silence_s = total_s or self._timeouts.silence_s
         with translated(self._url, silence_s=silence_s, limit_s=limit_s):
             async with asyncio.timeout(limit_s):
                 response = await self._send(method, path, new_connection, silence_s, request)
                 try:
-                    body = await self._whole(response)
+                    body = await self._whole(response, max_bytes, f"{method} {path}")
                 finally:
                     await response.aclose()
         return Answer(
@@ -198,8 +208,14 @@ class Exchange:
         try:
             _check_encoding(response, self._url)
             if max_bytes is not None and (_length(response) or 0) > max_bytes:
-                raise _too_large(self._url, max_bytes)
-            yield OpenAnswer(response, url=self._url, max_bytes=max_bytes, silence_s=silence_s)
+                raise _too_large(self._url, max_bytes, f"{method} {path}")
+            yield OpenAnswer(
+                response,
+                url=self._url,
+                max_bytes=max_bytes,
+                silence_s=silence_s,
+                request=f"{method} {path}",
+            )
         finally:
             await response.aclose()
 
@@ -216,15 +232,15 @@ class Exchange:
         built = client.build_request(method, f"{self._url}{path}", timeout=timeout, **request)
         return await client.send(built, stream=True)
 
-    async def _whole(self, response: httpx.Response) -> bytes:
+    async def _whole(self, response: httpx.Response, max_bytes: int, request: str) -> bytes:
         _check_encoding(response, self._url)
-        if (_length(response) or 0) > self._max_bytes:
-            raise _too_large(self._url, self._max_bytes)
+        if (_length(response) or 0) > max_bytes:
+            raise _too_large(self._url, max_bytes, request)
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > self._max_bytes:
-                raise _too_large(self._url, self._max_bytes)
+            if len(body) > max_bytes:
+                raise _too_large(self._url, max_bytes, request)
         return bytes(body)
 
 
@@ -286,6 +302,12 @@ class _LoopbackTransport(httpx.AsyncHTTPTransport):
     """Reaches ``localhost`` on 127.0.0.1 and on ::1, whatever the resolver knows of it."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._anywhere(request)
+        # httpx parses it even where redirects are not followed, and raises for some hosts.
+        response.headers.pop("location", None)
+        return response
+
+    async def _anywhere(self, request: httpx.Request) -> httpx.Response:
         if not is_localhost(request.url.host):
             return await super().handle_async_request(request)
         named = request.url
@@ -330,9 +352,10 @@ def _length(response: httpx.Response) -> int | None:
     return int(value) if value.isascii() and value.isdigit() else None
 
 
-def _too_large(url: str, limit_bytes: int) -> AnswerTooLarge:
-    detail = f"The answer is larger than {limit_bytes} bytes and was cut off."
-    return AnswerTooLarge(detail, url=url, limit_bytes=limit_bytes)
+def _too_large(url: str, limit_bytes: int, request: str) -> AnswerTooLarge:
+    method, _, path = request.partition("?")[0].partition(" ")
+    detail = f"{method} {path} was answered with more than {limit_bytes} bytes and was cut off."
+    return AnswerTooLarge(detail, url=url, limit_bytes=limit_bytes, path=path)
 
 
 def reason_of(exc: Exception) -> str:

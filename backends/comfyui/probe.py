@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from backends.comfyui.answers import Device
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.versions import supports_targeted_interrupt
-
-#: System stats are a few kilobytes.
-_MAX_STATS_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +44,7 @@ async def probe(
     """
     # A connection that does not stand in time must be told from a silent backend.
     timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
-    async with ComfyClient(
-        url, headers=headers, timeouts=timeouts, max_answer_bytes=_MAX_STATS_BYTES
-    ) as comfy:
+    async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
         stats = await comfy.system_stats()
     return BackendReport(
         url=comfy.url,

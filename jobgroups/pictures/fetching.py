@@ -36,8 +36,13 @@ async def opened(
         AnswerTooLarge: it is longer than ``max_bytes``.
     """
     try:
+        client = ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS)
+    except ValueError as error:
+        # Registered by a version that took such an address.
+        raise BackendAway(file.backend_id, str(error)) from error
+    try:
         async with (
-            ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS) as comfy,
+            client as comfy,
             comfy.view(
                 file.filename,
                 subfolder=file.subfolder,

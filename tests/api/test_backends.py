@@ -137,6 +137,7 @@ def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
         ({"url": "http://a.invalid:99999"}, "url"),
         ({"url": "http://a.invalid/?x=1"}, "url"),
         ({"url": "http://a b"}, "url"),
+        ({"url": "\u0663"}, "url"),
         ({"url": "http://a.invalid/" + "x" * 600}, "url"),
         ({"url": "http://a.invalid", "backend_id": "-x"}, "backend_id"),
         ({"url": "http://a.invalid", "backend_id": "a b"}, "backend_id"),

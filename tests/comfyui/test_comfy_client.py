@@ -399,6 +399,7 @@ BAD_ANSWERS: dict[str, tuple[Handler, type[BackendError]]] = {
     "not JSON": (answering(b"hello"), NotComfyUI),
     "empty": (answering(b""), NotComfyUI),
     "redirect": (answering(b"", 301, Location="/queue/"), NotComfyUI),
+    "redirect to no host": (answering(b"", 301, Location="http://xn--8hb/"), NotComfyUI),
     "404": (answering(b"", 404), NotComfyUI),
     "204": (answering(b"", 204), NotComfyUI),
     "compressed": (
@@ -436,6 +437,13 @@ async def test_a_bad_answer_has_its_own_error(
     assert type(caught.value) is error
     assert caught.value.url == f"http://localhost:{server.port}"
     assert len(server.requests) == 1, "a redirect was followed, or a question repeated"
+
+
+async def test_small_answers_have_a_limit_of_their_own() -> None:
+    async with serving(endless) as server, ComfyClient(server.url) as comfy:
+        for question in (comfy.system_stats, comfy.queue_remaining):
+            with pytest.raises(AnswerTooLarge, match="answered with more than 1048576 bytes"):
+                await question()
 
 
 async def test_a_reset_in_the_middle_of_an_answer_is_a_lost_answer() -> None:
@@ -806,6 +814,29 @@ async def test_a_socket_that_ends_says_how(then: str, code: int) -> None:
         with pytest.raises(SocketLost) as caught:
             await anext(events)
     assert caught.value.close_code == code
+
+
+async def test_close_reason_of_a_backend_stays_one_printable_line() -> None:
+    reason = "full\r\n2026-02-01 ERROR forged\x1b[2J\u2028\u202etxet\x9b31m" + "x" * 40
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.receive()
+        await ws.close(code=1011, message=reason.encode())
+        return ws
+
+    async with (
+        serving(handler) as server,
+        ComfyClient(server.url) as comfy,
+        asyncio.timeout(SOON),
+        comfy.events("c") as events,
+    ):
+        with pytest.raises(SocketLost) as caught:
+            await anext(events)
+    for text in (caught.value.detail, str(caught.value)):
+        assert text.isprintable()
+        assert "(1011 full 2026-02-01 ERROR forged [2J txet 31mxxx" in text
 
 
 async def test_our_own_close_ends_the_iteration_after_the_server_has_closed() -> None:
