@@ -33,6 +33,8 @@ _ORDERS: Final = (
     "said_by",
     "quarantined_at",
     "quarantine_until",
+    "quarantine_by",
+    "quarantine_reason",
 )
 
 
@@ -40,7 +42,7 @@ def backend_addresses() -> list[dict[str, Any]]:
     """Return what a runner needs to know of every backend.
 
     ``id, url, headers``, and what was said of it: ``enabled, hold, hold_now, said_by,
-    quarantined_at, quarantine_until``.
+    quarantined_at, quarantine_until, quarantine_by, quarantine_reason``.
     """
     rows = Backend.objects.order_by("id").values("id", "url", "headers", *_ORDERS)
     return [dict(row) for row in rows]

@@ -44,6 +44,7 @@ def waiting_reasons(
     line = unsent if len(children) == group.total_count else _line_of(group)
     places = _places(group, line, unsent)
     stopping = _stopping(group) if unsent else {}
+    limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     return {
         one.id: waiting.waiting_reason(
             waiting.ChildNow(
@@ -52,6 +53,7 @@ def waiting_reasons(
                 not_before=one.not_before,
                 stopping_at=stopping.get(one.id, ""),
                 goes_elsewhere=group.retry_elsewhere != Elsewhere.NEVER,
+                ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
             ),
             known.get(one.backend_id or ""),
             now=moment,

@@ -46,6 +46,8 @@ class ChildNow:
     stopping_at: str = ""
     #: Whether its group lets it go to another backend.
     goes_elsewhere: bool = False
+    #: When it ends as a timeout if it still waits; None: not known.
+    ends_at: dt.datetime | None = None
 
 
 def waiting_reason(
@@ -105,12 +107,15 @@ def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
         case BackendState.QUARANTINED:
             until = backend.quarantine_until
             end = "somebody releases it" if until is None else _clock(until, now)
-            return f"{name} is quarantined until {end}{why}.{_elsewhere(child)}"
+            by = f" by {standing.by}" if standing.by else ""
+            last = _limit(child, now) if standing.by else _quarantine_end(backend, now)
+            return f"{name} is quarantined{by} until {end}{why}.{_elsewhere(child)}{last}"
         case BackendState.DRAINING:
             stays = "" if child.goes_elsewhere else " It may go nowhere else."
-            return f"{name} is being drained{_by(standing, now)}{why}.{_elsewhere(child)}{stays}"
+            said = f"{name} is being drained{_by(standing, now)}{why}."
+            return f"{said}{_elsewhere(child)}{stays}{_limit(child, now)}"
         case BackendState.PAUSED:
-            return f"{name} is paused{_by(standing, now)}{why}."
+            return f"{name} is paused{_by(standing, now)}{why}.{_limit(child, now)}"
         case _:
             return _unseen(backend, now)
 
@@ -131,6 +136,22 @@ def _away(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
     gives_up_at = since + backend.give_up_after
     end = f" Given up at {_clock(gives_up_at, now)}." if gives_up_at > now else ""
     return f"{backend.backend_id} has not been reachable since {_clock(since, now)}: {reason}.{end}"
+
+
+def _limit(child: ChildNow, now: dt.datetime) -> str:
+    """Return how long a person's hold keeps a job at most."""
+    if child.ends_at is None or child.ends_at <= now:
+        return ""
+    return f" The job waits at most until {_clock(child.ends_at, now)}."
+
+
+def _quarantine_end(backend: BackendNow, now: dt.datetime) -> str:
+    """Return when a quarantine by the Director ends the jobs that wait, where it lasts longer."""
+    since, until = backend.standing.since, backend.quarantine_until
+    if since is None or until is None:
+        return ""
+    gives_up_at = since + backend.give_up_after
+    return f" Given up at {_clock(gives_up_at, now)}." if now < gives_up_at < until else ""
 
 
 def _elsewhere(child: ChildNow) -> str:

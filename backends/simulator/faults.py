@@ -126,6 +126,7 @@ KINDS: dict[str, Kind] = {
     "wrong_json": _route("answers 200 with JSON of a shape nobody expects"),
     "redirect": _route("answers 302 to another address", to="http://127.0.0.1:9/"),
     "endless": _route("answers 200 with a body that never ends", megabytes_per_second=16.0),
+    "trickle": _route("answers 200 with a body of a few bytes a second", bytes_per_second=1.0),
     "cut": _route("breaks the connection in the middle of an answer's body"),
     # sockets
     "drop_sockets": _action("all sockets (or client_id's) break without a close frame"),

@@ -100,6 +100,8 @@ async def _instead(request: web.Request, fault: Fault) -> web.StreamResponse:
         await asyncio.Event().wait()
     if fault.name == "endless":
         return await _endless(request, fault["megabytes_per_second"])
+    if fault.name == "trickle":
+        return await _trickle(request, fault["bytes_per_second"])
     if fault.name in _ANSWERS:
         return _ANSWERS[fault.name](fault)
     return await break_connection(request)
@@ -122,6 +124,14 @@ async def _endless(request: web.Request, megabytes_per_second: float) -> web.Str
     while True:
         await response.write(b'"more",' * (_CHUNK // 7))
         await asyncio.sleep(pause)
+
+
+async def _trickle(request: web.Request, bytes_per_second: float) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(1 / bytes_per_second)
 
 
 async def _cut(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.comfyui.errors import (
     AnswerLost,
+    AnswerTooLarge,
     BackendError,
     BackendUnreachable,
     NotSentAnyMore,
@@ -118,6 +119,10 @@ class AttemptDriver:
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
         self._answer = course.answer
         self._deleted = False
+        #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or its
+        #: socket told of it since.
+        self.unanswered_since: float | None = None
+        self.unanswered_reason = ""
         #: Whether it has asked what became of its prompt, answered or not; a fresh one need not.
         self.has_looked = course.fresh
 
@@ -126,6 +131,7 @@ class AttemptDriver:
     def hear(self, event: Event) -> None:
         """Take in an event of this prompt. Never waits."""
         self._heard_at = time.monotonic()
+        self.unanswered_since = None
         if not self._take_in(event):
             return
         self._heard_start = True
@@ -399,15 +405,27 @@ class AttemptDriver:
                 new_connection=uncertain,
             )
         except BackendError as error:
+            self._note_unanswered(error)
             # Whatever was on its way may arrive when the way is open again: count from anew.
             self._absent_since = None
             self._session.question_failed(error)
             return None
+        self.unanswered_since = None
         if sight.place is not Place.ABSENT:
             self._absent_since = None
         if sight.place in (Place.PENDING, Place.RUNNING):
             self._alive_at = time.monotonic()
         return sight
+
+    def _note_unanswered(self, error: BackendError) -> None:
+        # Behind a queue longer than the limit it waits for other work, as long as it was accepted and may
+        # stay there.
+        known = self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
+        long_queue = isinstance(error, AnswerTooLarge) and error.path == "/queue"
+        if long_queue and known and not self._stop_wanted:
+            return
+        self.unanswered_since = self.unanswered_since or time.monotonic()
+        self.unanswered_reason = error.detail
 
     async def _look(self) -> None:
         sight = await self._sight()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.states import Hold
-from jobgroups.clock import now
+from jobgroups.clock import now, unjumped
 from jobgroups.failures import FailureClass
 from jobgroups.services import holds, waiting
 
@@ -38,9 +38,17 @@ class Orders:
     #: Whether what runs there is given back.
     at_once: bool = False
     by: str = ""
-    quarantined: bool = False
+    quarantined_at: dt.datetime | None = None
     #: When it is tried again; None: when a person says so.
     quarantine_until: dt.datetime | None = None
+    #: Who said so; "": the Director itself.
+    quarantine_by: str = ""
+    quarantine_reason: str = ""
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it is set aside."""
+        return self.quarantined_at is not None
 
     @property
     def takes_prompts(self) -> bool:
@@ -55,8 +63,10 @@ def orders_of(row: Mapping[str, Any]) -> Orders:
         hold=Hold(row["hold"]),
         at_once=row["hold_now"],
         by=row["said_by"],
-        quarantined=row["quarantined_at"] is not None,
+        quarantined_at=row["quarantined_at"],
         quarantine_until=row["quarantine_until"],
+        quarantine_by=row["quarantine_by"],
+        quarantine_reason=row["quarantine_reason"],
     )
 
 
@@ -87,6 +97,14 @@ class Housekeeper:
             except TimeoutError:
                 pass
 
+    async def end_waits(self) -> None:
+        """Move or end what has waited too long for a backend at which this session does nothing else."""
+        if self._session.orders.enabled:
+            await self._move_what_waits()
+            await self._end_what_waits_too_long()
+        else:
+            await self._store(waiting.children_of_disabled)
+
     # --- orders -----------------------------------------------------------------------------------
 
     async def _carry_out(self) -> None:
@@ -115,7 +133,7 @@ class Housekeeper:
             return
         if await self._store(holds.quarantine_over):
             logger.info("%s is on probation.", self._session.backend_id)
-            free = replace(self._session.orders, quarantined=False, quarantine_until=None)
+            free = replace(self._session.orders, quarantined_at=None, quarantine_until=None)
             self._session.take_orders(free)
 
     async def _move_what_waits(self) -> None:
@@ -151,6 +169,7 @@ class Housekeeper:
                 reason=session.observer.away_reason,
                 kind=FailureClass.STALLED if unfit else FailureClass.UNREACHABLE,
             )
+        await self._end_what_waits_for_a_quarantine()
         limit = session.around.queued_limit_s
         # A day's wait is not measured by the second, and hundreds of backends would ask.
         every = min(_OLD_EVERY, limit / 100)
@@ -159,6 +178,20 @@ class Housekeeper:
             await self._store(
                 waiting.children_waited_too_long, limit_s=limit, unsent_only=not is_known
             )
+
+    async def _end_what_waits_for_a_quarantine(self) -> None:
+        """End the children that have waited too long for a backend that the Director itself set aside.
+
+        One that a person set aside keeps them: an operator request, which the queued limit bounds.
+        """
+        orders, give_up_s = self._session.orders, self._session.around.give_up_s
+        if orders.quarantined_at is None or orders.quarantine_by:
+            return
+        lasts = (unjumped() - orders.quarantined_at).total_seconds()
+        if lasts >= give_up_s:
+            name, reason = self._session.backend_id, orders.quarantine_reason
+            message = f"{name} has been quarantined for {lasts:.0f} s: {reason}"
+            await self._store(waiting.children_of_quarantined, message=message)
 
     async def _store(self, work: Any, **fields: Any) -> Any:
         return await self._session.database.store(work, fence=self._session.fence, **fields)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.comfyui.answers import Queue, SystemStats
 from backends.comfyui.errors import AnswerTooLarge, BackendError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Answers that may exceed the limit at a backend that works: they contain whole workflows.
+_MAY_BE_LONG: Final = ("/queue", "/history/")
+
 
 class Observer:
     """Looks at one session's backend every few seconds, and stores what was seen."""
@@ -32,9 +36,11 @@ class Observer:
         self.version: str | None = None
         #: Whether it has said which ComfyUI it is: some must not be given a prompt.
         self.is_known = False
-        #: Since when it is away or unfit, by the monotonic clock; None while it can take work.
-        self.away_since: float | None = None
         self.away_reason = ""
+        #: Whether the last requests failed, or the backend is unfit: an event socket alone proves nothing.
+        self._requests_fail = False
+        #: Set when the next probe is due at once.
+        self._probe_now = asyncio.Event()
         #: Whether it answers and executes nothing all the same.
         self.is_unfit = False
         #: What was stored last, and when.
@@ -45,6 +51,33 @@ class Observer:
         #: Since when each prompt that is to be stopped is seen to run on, by its id.
         self._hanging: dict[str, float] = {}
 
+    @property
+    def away_since(self) -> float | None:
+        """Since when it is away or unfit, by the monotonic clock; None while it can take work.
+
+        The clock continues across the sessions of this runner: one that fails every second must not
+        restart it.
+        """
+        return self._session.around.away.get(self._session.backend_id)
+
+    @away_since.setter
+    def away_since(self, moment: float | None) -> None:
+        away = self._session.around.away
+        if moment is None:
+            away.pop(self._session.backend_id, None)
+        else:
+            away[self._session.backend_id] = moment
+
+    def unreachable(self, reason: str) -> None:
+        """Take in that a connection failed: the backend is away until a new one succeeds."""
+        self._requests_fail = True
+        self.away(reason)
+
+    def socket_lost(self, reason: str) -> None:
+        """Take in that the main socket is lost; what is wrong with requests stays the reason."""
+        if self.away_since is None or not self._requests_fail:
+            self.away(reason)
+
     def away(self, reason: str) -> None:
         """Take in that it cannot take work, and why, as a clause."""
         if self.away_since is None:
@@ -53,7 +86,10 @@ class Observer:
         self.away_reason = reason
 
     def back(self) -> None:
-        """The main socket stands: the backend is there."""
+        """The main socket stands: the backend is there, unless its requests fail."""
+        if self._requests_fail:
+            self._probe_now.set()
+            return
         if self.away_since is not None:
             logger.info("%s is back.", self._session.backend_id)
         self.away_since = None
@@ -70,36 +106,47 @@ class Observer:
         facts_at = float("-inf")
         client = self._session.client
         while True:
-            stats = None
+            stats, failure = None, None
+            self._probe_now.clear()
             try:
                 if time.monotonic() - facts_at >= self._timing.facts or self.version is None:
                     stats = await client.system_stats()
                     self.version, facts_at = stats.version, time.monotonic()
                     self.is_known = True
                     self._session.wake()
-                if self.away_since is not None or not self._session.sockets.is_speaking:
-                    self.queue_remaining = await client.queue_remaining()
+                away = self.away_since is not None
+                if away or not self._session.sockets.is_speaking:
+                    # A kept connection may work long after new ones are refused, and prompts need those.
+                    self.queue_remaining = await client.queue_remaining(new_connection=away)
                 await self._look_for_a_dead_worker()
                 await self._meet_abandoned()
-            except AnswerTooLarge as error:
-                # Its queue is longer than we read: it is there, and answers.
-                self._session.question_failed(error)
-                self._answered()
-                await self._store_seen(stats, heard=True)
             except BackendError as error:
-                self._hanging.clear()
-                self.is_unfit = False
-                self.away(error.detail)
-                await self._store_seen(None, heard=False)
-            else:
+                self._session.question_failed(error)
+                # A queue longer than the limit: the backend is there, and answers.
+                if not (isinstance(error, AnswerTooLarge) and error.path.startswith(_MAY_BE_LONG)):
+                    failure = error
+            if failure is None:
                 self._answered()
                 await self._store_seen(stats, heard=True)
-            await asyncio.sleep(self._timing.observe)
+            else:
+                self._failed(failure)
+                await self._store_seen(None, heard=False)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.observe):
+                    await self._probe_now.wait()
+
+    def _failed(self, error: BackendError) -> None:
+        self._hanging.clear()
+        for driver in self._session.drivers.values():
+            # Its look-ups failed with everything else, which says nothing of them.
+            driver.unanswered_since = None
+        self.is_unfit = False
+        self.unreachable(error.detail)
 
     def _answered(self) -> None:
         sockets = self._session.sockets
         unfit = self._unfit()
-        self.is_unfit = unfit is not None
+        self.is_unfit = self._requests_fail = unfit is not None
         if unfit is not None:
             self.away(unfit)
         elif sockets.client_id is None:
@@ -121,6 +168,18 @@ class Observer:
             return f"prompts have been pending for {stuck:.0f} s and nothing runs; restart it"
         if hanging >= self._timing.stuck_after:
             return f"its prompt was to be stopped {hanging:.0f} s ago and goes on; restart it if it hangs"
+        if len(self._session.broken) >= self._session.around.depth:
+            return "unexpected errors keep every prompt there from being followed; see the Director's log"
+        return self._look_ups_fail()
+
+    def _look_ups_fail(self) -> str | None:
+        """Return what is wrong with a backend that answers probes, but no look-up of a prompt."""
+        moment = time.monotonic()
+        for driver in self._session.drivers.values():
+            since = driver.unanswered_since
+            if since is not None and moment - since >= self._timing.stuck_after:
+                why = driver.unanswered_reason.rstrip(".")
+                return f"no look-up of a prompt has succeeded for {moment - since:.0f} s: {why}"
         return None
 
     def _stuck_for(self) -> float | None:

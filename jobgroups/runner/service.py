@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backends import selectors as backend_selectors
+from backends.comfyui.exchange import Timeouts
 from jobgroups import leasing, selectors
 from jobgroups.errors import LeaseLost
 from jobgroups.hub import Hub
@@ -36,6 +37,8 @@ _SENT_WITHIN: Final = 0.8
 _MAY_GO_EVERY: Final = 0.2
 #: After a runner took more than its share, since nobody else did, it gives nothing for so long.
 _KEEPS_FOR: Final = 60.0
+#: Seconds: the longest pause before a session that failed is opened again.
+_LONGEST_RESTART_PAUSE: Final = 30.0
 
 
 class RunnerReplaced(Exception):
@@ -57,6 +60,8 @@ class RunnerSettings:
     #: Seconds of absence after which what waits for a backend may go elsewhere.
     move_after_s: float = 60.0
     timing: Timing = field(default_factory=Timing)
+    #: A half-open socket must not hold up an orderly end, which has 5 s.
+    timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
 
 
 @dataclass(slots=True)
@@ -149,6 +154,7 @@ class RunnerService:
             move_after_s=self._settings.move_after_s,
             queued_limit_s=self._settings.queued_limit_s,
             max_answer_bytes=self._settings.max_answer_bytes,
+            timeouts=self._settings.timeouts,
         )
         async with asyncio.TaskGroup() as tasks:
             services = [
@@ -324,6 +330,8 @@ class RunnerService:
         await around.database.store(runners.lease_release, fence=held.session.fence)
         if held.goes:
             self._hub.wake_runners()
+        if held.ending:
+            around.away.pop(held.address.backend_id, None)
         del self._held[held.address.backend_id]
 
     def _give(self, wanted: Set[str], leases: Leases) -> None:
@@ -352,14 +360,37 @@ class RunnerService:
 
     async def _bounded(self, session: BackendSession) -> None:
         """Run a session; what ends it ends no other one. It is opened again, with a new epoch."""
+        failure: Exception | None = None
         try:
             await session.run()
         except* LeaseLost as lost:
-            logger.warning("%s", lost.exceptions[0])
-        except* Exception:
+            _give_up_lease(session, lost.exceptions[0])
+        except* Exception as errors:
             logger.exception(
                 "The session of %s met a defect; it is opened again.", session.backend_id
             )
+            failure = _first_of(errors)
         finally:
             self.lease_clock.dropped(session.fence)
-        await asyncio.sleep(self._timing.restart_pause)
+        if failure is not None:
+            try:
+                await session.take_failure(failure)
+            except LeaseLost as lost:
+                _give_up_lease(session, lost)
+        # Rarer with time: one that always fails would fill the log.
+        away = session.observer.away_for() or 0.0
+        pause = min(max(self._timing.restart_pause, away / 10), _LONGEST_RESTART_PAUSE)
+        await asyncio.sleep(pause)
+
+
+def _give_up_lease(session: BackendSession, lost: Exception) -> None:
+    logger.warning("%s", lost)
+    # What another runner sees of the backend meanwhile is not known here.
+    session.observer.away_since = None
+
+
+def _first_of(errors: BaseExceptionGroup[Exception]) -> Exception:
+    first: Any = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first  # type: ignore[no-any-return]

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.protocol import Event, Preview, Status, Text
+from backends.comfyui.texts import one_line
 from backends.comfyui.versions import supports_targeted_interrupt
 from jobgroups import selectors
 from jobgroups.errors import LeaseLost
@@ -32,7 +33,7 @@ from jobgroups.runner.previews import SessionPreviews
 from jobgroups.runner.reporting import ChildReport, Reporter
 from jobgroups.runner.sockets import Sockets
 from jobgroups.runner.timing import Timing
-from jobgroups.services import attempts
+from jobgroups.services import attempts, runners
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState
 
@@ -62,6 +63,9 @@ class Surroundings:
     move_after_s: float
     queued_limit_s: int
     max_answer_bytes: int
+    timeouts: Timeouts
+    #: Since when each backend is away, by the monotonic clock; kept from one session to the next.
+    away: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +89,14 @@ class BackendSession:
         self.database = surroundings.database
         self.timing = surroundings.timing
         self.orders = orders
-        self.client = ComfyClient(
-            address.url,
-            headers=dict(address.headers),
-            max_answer_bytes=surroundings.max_answer_bytes,
-            # A half-open socket must not hold up an orderly end, which has 5 s.
-            timeouts=Timeouts(close_s=1.5),
-        )
+        self.client: ComfyClient
+        self._address = address
         #: What stands at the backend, by prompt id.
         self.drivers: dict[str, AttemptDriver] = {}
         #: Ids of the attempts that are driven, or will be again after a defect.
         self.in_hand: set[int] = set()
+        #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
+        self.broken: set[int] = set()
         self.courses = Courses()
         self.previews = SessionPreviews(
             surroundings.reporter.hub,
@@ -162,7 +163,7 @@ class BackendSession:
 
     def not_reached(self, error: BackendError) -> None:
         """Take in that no connection could be made."""
-        self.observer.away(error.detail)
+        self.observer.unreachable(error.detail)
 
     def question_failed(self, error: BackendError) -> None:
         """Take in that a question was not answered; the observer finds out how bad it is."""
@@ -255,6 +256,12 @@ class BackendSession:
             ExceptionGroup: with ``LeaseLost`` where another runner holds the backend now; or with a
                 defect.
         """
+        self.client = ComfyClient(
+            self._address.url,
+            headers=dict(self._address.headers),
+            max_answer_bytes=self.around.max_answer_bytes,
+            timeouts=self.around.timeouts,
+        )
         async with self.client, asyncio.TaskGroup() as self.tasks:
             await self._take_up()
             name = self.backend_id
@@ -262,6 +269,22 @@ class BackendSession:
             self.tasks.create_task(self.claimer.run(), name=f"{name}: claim")
             self.tasks.create_task(self.observer.run(), name=f"{name}: observe")
             self.tasks.create_task(self.housekeeper.run(), name=f"{name}: house")
+
+    async def take_failure(self, error: Exception) -> None:
+        """Store that an unexpected error ended this session, and treat its backend as one that is away.
+
+        A session may fail every second before its housekeeper starts: what waits for the backend is moved
+        or ended here.
+
+        Raises:
+            LeaseLost: another runner holds the backend now.
+        """
+        reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
+        self.observer.away(reason)
+        await self.database.store(
+            runners.backend_seen, fence=self.fence, reachable=False, heard=False, reason=reason
+        )
+        await self.housekeeper.end_waits()
 
     async def _take_up(self) -> None:
         for row in await self.database.store(selectors.active_attempts, self.backend_id):
@@ -289,11 +312,13 @@ class BackendSession:
                 break
             defects += 1
             if defects == _MAX_DEFECTS:
+                self.broken.add(current.course.attempt_id)
                 message = f"The Director failed at it ({type(error).__name__}); see its log."
                 await self.fail_broken(current.course.attempt_id, message)
             await asyncio.sleep(self.timing.restart_pause * min(defects, _MOST_PAUSES))
             current = await self._taken_up_again(current.course.attempt_id)
         self.in_hand.discard(driver.course.attempt_id)
+        self.broken.discard(driver.course.attempt_id)
         self.wake()
         if self.orders.hold:
             # It may have been the last one that a drain waits for.

@@ -70,7 +70,7 @@ class Sockets:
                     pause = self._timing.reconnect_first
                     await self._hear_main(client_id, socket)
             except BackendError as error:
-                session.observer.away(error.detail)
+                session.observer.socket_lost(error.detail)
             finally:
                 self.client_id = self._main_id = None
                 if pause == self._timing.reconnect_first:

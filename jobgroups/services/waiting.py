@@ -109,11 +109,29 @@ def children_of_disabled(*, fence: Fence) -> int:
     Returns:
         How many children failed or were moved by this call.
     """
-    reason = f"{fence.backend_id} was disabled before this job was sent to it."
-    failure = _never_executed(FailureClass.UNREACHABLE, reason)
+    return _end_unsent(fence, f"{fence.backend_id} was disabled before this job was sent to it.")
+
+
+def children_of_quarantined(*, fence: Fence, message: str) -> int:
+    """Move or fail the children that wait for a backend quarantined by the Director for too long.
+
+    What was sent there goes on.
+
+    Args:
+        fence: the lease on the backend.
+        message: why, as a sentence.
+
+    Returns:
+        How many children failed or were moved by this call.
+    """
+    return _end_unsent(fence, message)
+
+
+def _end_unsent(fence: Fence, message: str) -> int:
+    failure = _never_executed(FailureClass.UNREACHABLE, message)
 
     def end(write: GroupWrite, child: ChildJob, others: Others) -> bool:
-        if not move_elsewhere(write, child, reason=reason, others=others):
+        if not move_elsewhere(write, child, reason=message, others=others):
             _fail(write, child, failure)
         return True
 

@@ -406,7 +406,7 @@ def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(fence: F
     fail(fence)
     aside = row()
     assert aside.quarantined_at is not None
-    assert aside.quarantine_until == aside.quarantined_at + dt.timedelta(minutes=15)
+    assert aside.quarantine_until == aside.quarantined_at + dt.timedelta(minutes=10)
     assert aside.quarantine_reason.startswith("3 failures within 10 min; last: ")
     assert (aside.quarantine_by, aside.quarantine_count) == ("", 1)
     farm.submit()
@@ -485,7 +485,7 @@ def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: Fence) 
     fail(fence)
     back = row()
     assert back.quarantined_at is not None
-    assert back.quarantine_until == back.quarantined_at + dt.timedelta(minutes=30)
+    assert back.quarantine_until == back.quarantined_at + dt.timedelta(minutes=20)
     assert back.quarantine_count == 2
     assert back.quarantine_reason.startswith("It failed again on probation: ")
 

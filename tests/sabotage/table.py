@@ -15,6 +15,7 @@ from tests.sabotage.of_retrying import OF_RETRYING
 from tests.sabotage.of_rows import OF_ROWS
 from tests.sabotage.of_sending import OF_SENDING
 from tests.sabotage.of_telling import OF_TELLING
+from tests.sabotage.of_waits import OF_WAITS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "sabotage.md"
@@ -26,6 +27,7 @@ _PARTS: Final = (
     ("When a render fails", OF_FAILING),
     ("Retrying", OF_RETRYING),
     ("Holding back, setting aside", OF_HOLDING),
+    ("Bounds of waits", OF_WAITS),
     ("Telling people", OF_TELLING),
     ("A farm of processes", OF_FARM),
     ("Bounds", OF_LIMITS),

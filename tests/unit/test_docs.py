@@ -91,3 +91,12 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
         assert target.exists(), f"{link} leads nowhere"
         if anchor and target.suffix == ".md":
             assert anchor in _anchors(target), f"{link}: no such heading"
+
+
+def test_waits_page_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "waits.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z0-9]+/test_\w+\.py)::(\w+)`", text)
+    assert len(named) > 50
+    for path, name in named:
+        source = (ROOT / "tests" / path).read_text(encoding="utf-8")
+        assert f"def {name}(" in source, f"{path}::{name}"

@@ -14,6 +14,7 @@ from jobgroups.waiting import BackendNow, ChildNow, waiting_reason
 NOW = dt.datetime(2026, 2, 1, 21, 10, tzinfo=dt.UTC)
 EARLIER = dt.datetime(2026, 2, 1, 21, 4, 10, tzinfo=dt.UTC)
 LATER = dt.datetime(2026, 2, 1, 21, 30, tzinfo=dt.UTC)
+TOMORROW = dt.datetime(2026, 2, 2, 21, 0, tzinfo=dt.UTC)
 YESTERDAY = dt.datetime(2026, 1, 31, 23, 59, tzinfo=dt.UTC)
 
 
@@ -114,6 +115,28 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
             ChildNow(place=1),
             gpu(BackendState.QUARANTINED, "it smokes", quarantine_until=LATER),
             "gpu-2 is quarantined until 21:30:00 UTC: it smokes.",
+        ),
+        (
+            ChildNow(place=1, ends_at=TOMORROW),
+            gpu(BackendState.PAUSED, by="anna"),
+            "gpu-2 is paused by anna. The job waits at most until 2026-02-02 21:00:00 UTC.",
+        ),
+        (
+            ChildNow(place=1, ends_at=TOMORROW),
+            gpu(BackendState.DRAINING),
+            "gpu-2 is being drained. It may go nowhere else. The job waits at most until"
+            " 2026-02-02 21:00:00 UTC.",
+        ),
+        (
+            ChildNow(place=1, ends_at=TOMORROW),
+            gpu(BackendState.QUARANTINED, "it smokes", EARLIER, "anna", quarantine_until=LATER),
+            "gpu-2 is quarantined by anna until 21:30:00 UTC: it smokes. The job waits at most until"
+            " 2026-02-02 21:00:00 UTC.",
+        ),
+        (
+            ChildNow(place=1, ends_at=TOMORROW),
+            gpu(BackendState.QUARANTINED, "3 failures", EARLIER, quarantine_until=LATER),
+            "gpu-2 is quarantined until 21:30:00 UTC: 3 failures. Given up at 21:14:10 UTC.",
         ),
         (
             ChildNow(place=1),

@@ -1,0 +1,303 @@
+"""Every wait whose cause is known ends: the job moves to another backend, or it ends with that cause.
+
+The bounds are shortened here; docs/waits.md lists them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from backends.comfyui.exchange import Timeouts
+from backends.models import Backend
+from backends.states import Hold
+from jobgroups.models import JobGroup
+from jobgroups.queueing import waiting_reasons
+from jobgroups.runner.attempt import AttemptDriver
+from jobgroups.runner.service import RunnerService
+from jobgroups.services import holds
+from jobgroups.states import Elsewhere
+from tests.runner.conftest import Farm, in_thread, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+#: Of one request, in seconds; nothing scales these.
+QUICK = Timeouts(connect_s=0.5, silence_s=0.6, total_s=0.8, submit_s=0.8, open_s=0.8, close_s=0.2)
+
+
+async def bounded_runner(farm: Farm, **changes: Any) -> RunnerService:
+    """Start a runner that moves jobs after 1.5 s of absence, and gives up after 3 s."""
+    limits = {"move_after_s": 1.5, "give_up_s": 3.0, "timeouts": QUICK, "max_answer_bytes": 2**20}
+    return await farm.runner(**{**limits, **changes})
+
+
+async def row(name: str = "sick") -> Backend:
+    found: Backend = await in_thread(Backend.objects.get)(pk=name)
+    return found
+
+
+async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: float = 20.0) -> None:
+    """Wait until the group's only job has failed, with its cause in the message."""
+    assert (await farm.finished(group, within)).status == "failed"
+    (child,) = await farm.children(group)
+    assert child.error_type == "ConnectionError"
+    assert because in child.error_message
+
+
+async def works(farm: Farm, name: str) -> None:
+    """Wait until the runner has found a backend to work."""
+
+    async def found() -> bool:
+        one = await row(name)
+        return one.reachability == "online" and bool(one.devices)
+
+    await until(found)
+
+
+#: So that a test need not wait for the limits of bytes and seconds.
+FASTER: dict[str, dict[str, Any]] = {
+    "endless": {"megabytes_per_second": 100.0},
+    "trickle": {"bytes_per_second": 10.0},
+}
+BROKEN_PROBES = [
+    ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
+    ("trickle", "/system_stats", "No whole answer came within 0.8 s"),
+    ("hang_http", "/system_stats", "0.6 s passed without a byte"),
+    (
+        "wrong_json",
+        "/system_stats",
+        "GET /system_stats was answered with something that no ComfyUI",
+    ),
+    ("endless", "/prompt", "GET /prompt was answered with more than 1048576 bytes"),
+    ("trickle", "/prompt", "No whole answer came within 0.8 s"),
+]
+
+
+@pytest.mark.parametrize(("fault", "route", "because"), BROKEN_PROBES)
+async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_end(
+    farm: Farm, fault: str, route: str, because: str
+) -> None:
+    sick = await farm.backend("sick")
+    await farm.backend("gpu-1", seconds=0.05)
+    options = FASTER.get(fault, {})
+    sick.fault(fault, count=0, route=route, method="GET", **options)
+    await bounded_runner(farm)
+    await works(farm, "gpu-1")
+
+    async def found() -> bool:
+        return because in (await row()).status_reason
+
+    await until(found)
+    moves = await farm.submit("sick", retry_elsewhere=Elsewhere.ANY, max_attempts=2)
+    stays = await farm.submit("sick")
+    assert (await farm.finished(moves)).status == "completed"
+    await ends_unreachable(farm, stays, because)
+    seen = await row()
+    assert (seen.reachability, because in seen.status_reason) == ("offline", True)
+    assert farm.kinds("sick").count("accepted") == 0
+
+
+@asynccontextmanager
+async def silent_address() -> AsyncIterator[str]:
+    """Serve connections that are accepted and never answered."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://localhost:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_job_ends_when_its_backend_accepts_connections_and_never_answers(farm: Farm) -> None:
+    async with silent_address() as url:
+        await farm.register("sick", url)
+        await bounded_runner(farm)
+        group = await farm.submit("sick")
+        await ends_unreachable(farm, group, "0.6 s passed without a byte")
+        await farm.stop_all()
+
+
+async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -> None:
+    sick = await farm.backend("sick")
+    sick.fault("hang_http", count=0, route="/system_stats")
+    await bounded_runner(farm)
+    group = await farm.submit("sick")
+
+    async def reconnect_for_ever() -> None:
+        while True:
+            await asyncio.sleep(0.4)
+            sick.fault("drop_sockets", at="now")
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(reconnect_for_ever())
+        await ends_unreachable(farm, group, "without a byte")
+        task.cancel()
+
+
+@pytest.mark.parametrize("fault", ["hang_http", "html", "reset_http"])
+async def test_job_ends_when_the_event_socket_of_its_backend_never_opens(
+    farm: Farm, fault: str
+) -> None:
+    sick = await farm.backend("sick")
+    sick.fault(fault, count=0, route="/ws")
+    await bounded_runner(farm)
+    group = await farm.submit("sick")
+    await ends_unreachable(farm, group, "vent socket")
+
+
+@pytest.mark.parametrize("version", ["", "nightly", "v0.3.64-12-gdeadbee"])
+async def test_job_is_sent_to_a_backend_whose_version_is_unreadable(
+    farm: Farm, version: str
+) -> None:
+    await farm.backend("sick", seconds=0.05, version=version)
+    await bounded_runner(farm)
+    assert (await farm.finished(await farm.submit("sick"))).status == "completed"
+
+
+async def test_job_ends_when_new_connections_are_refused_and_kept_ones_work(farm: Farm) -> None:
+    sick = await farm.backend("sick")
+    await bounded_runner(farm)
+    await works(farm, "sick")
+    sick.fault("refuse_connections", at="now", seconds=60)
+    group = await farm.submit("sick")
+    await ends_unreachable(farm, group, "the connection was refused")
+    assert len(await farm.attempts(group)) <= 2
+
+
+@pytest.mark.parametrize(("fault", "route"), [("endless", "/queue"), ("trickle", "/history")])
+async def test_uncertain_job_ends_when_no_look_up_succeeds(
+    farm: Farm, fault: str, route: str
+) -> None:
+    sick = await farm.backend("sick")
+    await bounded_runner(farm)
+    await works(farm, "sick")
+    options = FASTER.get(fault, {})
+    sick.fault("reset_http", count=1, route="/prompt", method="POST")
+    sick.fault(fault, count=0, route=route, method="GET", **options)
+    group = await farm.submit("sick")
+    await ends_unreachable(farm, group, "no look-up of a prompt has succeeded", 30)
+
+
+async def test_long_queue_of_other_clients_is_no_failure_of_a_backend(farm: Farm) -> None:
+    busy = await farm.backend("busy", seconds=0.5)
+    await bounded_runner(farm)
+    await works(farm, "busy")
+    busy.fault("endless", count=0, route="/queue", method="GET", megabytes_per_second=100.0)
+    groups = [await farm.submit("busy") for _ in range(4)]
+    for group in groups:
+        assert (await farm.finished(group)).status == "completed"
+
+
+async def test_job_moves_or_ends_when_the_session_of_its_backend_always_fails(farm: Farm) -> None:
+    # A row from before such an address was refused.
+    await farm.register("sick", "http://xn--8hb.example:8188")
+    await farm.backend("gpu-1", seconds=0.05)
+    service = await bounded_runner(farm)
+    await works(farm, "gpu-1")
+    moves = await farm.submit("sick", retry_elsewhere=Elsewhere.ANY, max_attempts=2)
+    stays = await farm.submit("sick")
+    assert (await farm.finished(moves)).status == "completed"
+    await ends_unreachable(farm, stays, "The address has a malformed host name")
+    seen = await row()
+    assert seen.reachability == "offline"
+    assert "The address has a malformed host name" in seen.status_reason
+    assert service in farm._tasks
+
+
+async def test_job_ends_when_every_slot_is_taken_by_a_prompt_that_cannot_be_followed(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await farm.backend("sick", seconds=60)
+    step = AttemptDriver._step
+    poisoned: set[str] = set()
+
+    async def fails(self: AttemptDriver) -> None:
+        if self.course.group_id in poisoned:
+            raise RuntimeError("an unexpected error on purpose")
+        await step(self)
+
+    monkeypatch.setattr(AttemptDriver, "_step", fails)
+    await bounded_runner(farm, depth=1)
+    await works(farm, "sick")
+    first = await farm.submit("sick")
+    poisoned.add(first.id)
+    second = await farm.submit("sick")
+    await ends_unreachable(farm, second, "unexpected errors keep every prompt there")
+    (broken,) = await farm.children(first)
+    assert (broken.status, broken.error_type) == ("failed", "InternalError")
+
+
+# --- holds ----------------------------------------------------------------------------------------
+
+
+async def quarantine(name: str, *, by: str) -> None:
+    """Set a backend aside for hours, as the Director (``by`` is "") or a person does."""
+    if by:
+        await in_thread(holds.backend_quarantine)(backend_id=name, by=by, reason="it smokes")
+        return
+    from backends import holding
+    from jobgroups.clock import now
+
+    def set_aside() -> None:
+        moment = now()
+        holding.backend_quarantined(
+            row=Backend.objects.get(pk=name),
+            reason="3 failures within 10 min; last: stalled.",
+            by="",
+            moment=moment,
+            until=moment.replace(year=moment.year + 1),
+        )
+
+    await in_thread(set_aside)()
+
+
+async def reason_of(group: JobGroup) -> str:
+    """Return why the group's only job waits, as users read it."""
+
+    def read() -> str:
+        rows = list(group.children.select_related("current_attempt"))
+        (sentence,) = waiting_reasons(group, rows, runner_alive=True).values()
+        return sentence
+
+    return str(await in_thread(read)())
+
+
+async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_long(
+    farm: Farm,
+) -> None:
+    await farm.backend("sick")
+    await bounded_runner(farm)
+    await works(farm, "sick")
+    await quarantine("sick", by="")
+    group = await farm.submit("sick")
+    farm.wake()
+    await ends_unreachable(farm, group, "3 failures within 10 min; last: stalled")
+    assert farm.kinds("sick").count("accepted") == 0
+
+
+@pytest.mark.parametrize("held", ["pause", "drain", "quarantine"])
+async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(
+    farm: Farm, held: str
+) -> None:
+    await farm.backend("sick", seconds=0.05)
+    await bounded_runner(farm)
+    await works(farm, "sick")
+    if held == "quarantine":
+        await quarantine("sick", by="anna")
+    else:
+        await in_thread(holds.backend_hold)(backend_id="sick", hold=Hold(held), by="anna")
+    group = await farm.submit("sick")
+    farm.wake()
+    await asyncio.sleep(4.5)
+    (child,) = await farm.children(group)
+    assert child.status == "queued"
+    sentence = await reason_of(group)
+    assert "by anna" in sentence
+    assert "at most until" in sentence

@@ -1,0 +1,18 @@
+"""How long a response waits for a client that does not read."""
+
+from __future__ import annotations
+
+import pytest
+
+from director.pacing import STALL_SECONDS, ClientStalled, _Pace
+
+
+async def test_response_ends_when_its_client_reads_nothing() -> None:
+    assert STALL_SECONDS == 60
+    pace = _Pace()
+    await pace.wait(0.05)
+    pace.pauseProducing()
+    with pytest.raises(ClientStalled):
+        await pace.wait(0.05)
+    pace.resumeProducing()
+    await pace.wait(0.05)
