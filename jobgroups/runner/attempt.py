@@ -555,12 +555,10 @@ class AttemptDriver:
         self._warn(*end.warnings)
         end = replace(end, last_step=self._report.last_step, warnings=tuple(self._warnings))
         self._report.close()
-        struck = (
-            end.state is AttemptState.INTERRUPTED
-            and end.ran
-            and not await self._stop_is_stored()
-            and self._session.interrupted_since(self._may_be_struck_since(), self)
-        )
+        struck = False
+        if end.state is AttemptState.INTERRUPTED and end.ran:
+            self._session.interrupts.target_ended(self.prompt_id)
+            struck = not await self._stop_is_stored() and await self._was_struck()
         if end.failure in ending.FREED_AFTER and self._session.may_change_backend:
             # Before the end is stored: the next prompt there may follow at once.
             await ending.free_memory(self._session.client)
@@ -568,14 +566,18 @@ class AttemptDriver:
         await self._store(store, end=end)
         self._done = True
 
-    def _may_be_struck_since(self) -> float:
-        """Return since when an interrupt of another prompt may have been what ended this one.
+    async def _was_struck(self) -> bool:
+        """Return whether the interrupt of another prompt was what ended this one.
 
         Counted from when the end was heard, not from when a slow backend told its history; where
         no frame told it, from when it was last seen alive.
         """
         told = isinstance(self._heard_end, ExecutionInterrupted)
-        return (self._end_heard_at if told else self._alive_at) - self._timing.struck_within
+        return await self._session.was_struck(
+            self,
+            since=(self._end_heard_at if told else self._alive_at) - self._timing.struck_within,
+            until=self._end_heard_at if told else time.monotonic(),
+        )
 
     async def _stop_is_stored(self) -> bool:
         return self._stop_wanted or await self._session.stop_is_stored(self.course.attempt_id)

@@ -8,8 +8,8 @@ hear, the observer looks, the claimer sends, the housekeeper does what was said 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,6 +27,7 @@ from jobgroups.runner.claiming import Claimer
 from jobgroups.runner.courses import Courses
 from jobgroups.runner.db import Database
 from jobgroups.runner.housekeeping import Housekeeper, Orders
+from jobgroups.runner.interrupts import Interrupts
 from jobgroups.runner.leases import LeaseClock
 from jobgroups.runner.observing import Observer
 from jobgroups.runner.previews import SessionPreviews
@@ -108,8 +109,7 @@ class BackendSession:
         self.observer = Observer(self)
         self.claimer = Claimer(self)
         self.housekeeper = Housekeeper(self)
-        self._interrupted_at = float("-inf")
-        self._interrupted_prompt = ""
+        self.interrupts = Interrupts()
         #: Whether the backend is about to be another runner's: nothing more is claimed for it.
         self.is_leaving = False
 
@@ -184,14 +184,26 @@ class BackendSession:
         """Interrupt a prompt by its id; see :meth:`interrupt`."""
         if not (self.can_interrupt and self.may_change_backend):
             return
-        self._interrupted_at = time.monotonic()
-        self._interrupted_prompt = prompt_id
-        await self.client.interrupt(prompt_id)
-        self._interrupted_at = time.monotonic()
+        with self.interrupts.sending(prompt_id):
+            await self.client.interrupt(prompt_id)
 
-    def interrupted_since(self, moment: float, driver: AttemptDriver) -> bool:
-        """Whether an interrupt of ours, of another prompt, was sent at ``moment`` or later."""
-        return self._interrupted_at >= moment and self._interrupted_prompt != driver.prompt_id
+    async def was_struck(self, driver: AttemptDriver, *, since: float, until: float) -> bool:
+        """Return whether the interrupt of another prompt ended a driver's prompt: see ``interrupts``.
+
+        The other prompt ran before, so its end stands in the history. If the history does not say how
+        it ended, its interrupt counts as unused: the child is rendered again rather than lost.
+
+        Args:
+            driver: of a prompt that ended as interrupted.
+            since: monotonic time from which on an interrupt may have ended it.
+            until: monotonic time of its end.
+        """
+        for target in self.interrupts.targets(driver.prompt_id, since=since, until=until):
+            with contextlib.suppress(BackendError):
+                entry = await self.client.history(target)
+                if entry is not None and entry.outcome == "interrupted":
+                    self.interrupts.target_ended(target)
+        return self.interrupts.use(driver.prompt_id, since=since, until=until)
 
     async def stop_is_stored(self, attempt_id: int) -> bool:
         """Whether the stop of an attempt was asked for, by the rows."""

@@ -135,11 +135,24 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _SESSION,
-                "return self._interrupted_at >= moment and",
-                "return False and",
+                "return self.interrupts.use(driver.prompt_id, since=since, until=until)",
+                "return False",
             ),
         ),
         notices=f"{_FAULTS}::test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again",
+    ),
+    Breakage(
+        name="interrupt used twice",
+        broken="An interrupt that ended its target may have ended the next prompt too.",
+        hurts="A user's interrupt right after a cancel is ignored: the job is rendered again.",
+        edits=(
+            Edit(
+                "jobgroups/runner/interrupts.py",
+                "        if target in self._ended:\n",
+                "        if target:\n",
+            ),
+        ),
+        notices="tests/runner/test_interrupts.py::test_user_interrupt_right_after_our_stop_ends_the_job",
     ),
     Breakage(
         name="refused write not repeated",
