@@ -24,8 +24,10 @@ R = TypeVar("R")
 
 #: A page needs few sizes; any number would fill the shelf with copies of one picture.
 WIDTHS: Final = (160, 320, 640, 1280, 2560)
-#: Pictures that are decoded at once.
+#: Pictures that are drawn at once; of large ones one, see ``drawing``.
 _AT_ONCE: Final = 2
+#: Threads for reading and writing files, so that a kept thumbnail does not wait for one that is drawn.
+_FILE_THREADS: Final = 2
 #: Originals that are fetched at once: from one backend, and from all. One that is away or dribbles must
 #: not keep the pictures of the others from coming.
 _FROM_ONE: Final = 2
@@ -47,7 +49,8 @@ class Thumbnails:
     def __init__(self, folder: Path, *, limit_bytes: int, max_source_bytes: int) -> None:
         self._shelf = Shelf(folder, limit_bytes)
         self._max_source = max_source_bytes
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
+        self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
+        self._drawing = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
         # An asyncio lock belongs to a loop: none is kept longer than somebody waits for it.
         self._making: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
@@ -91,7 +94,8 @@ class Thumbnails:
     async def _drawn(self, file: OutputFile, width: int) -> bytes:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
             await self._fetch(file, original)
-            return await self._in_thread(thumbnail, original, width)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._drawing, thumbnail, original, width)
 
     async def _fetch(self, file: OutputFile, original: IO[bytes]) -> None:
         try:
@@ -106,11 +110,12 @@ class Thumbnails:
 
     async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await asyncio.get_running_loop().run_in_executor(self._files, call)
 
     def close(self) -> None:
         """Wait for what is being drawn and end the threads."""
-        self._threads.shutdown(wait=True)
+        self._drawing.shutdown(wait=True)
+        self._files.shutdown(wait=True)
 
 
 def _append(file: IO[bytes], piece: bytes) -> None:

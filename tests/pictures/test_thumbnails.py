@@ -8,14 +8,19 @@ import io
 import os
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from jobgroups.pictures import drawing
 from jobgroups.pictures.drawing import NotDrawable, thumbnail
 from jobgroups.pictures.shelf import Shelf
 from tests import farm
@@ -31,15 +36,17 @@ def _size(webp: bytes) -> tuple[int, int]:
         return image.size
 
 
-def _png(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size; its data are those of an empty picture."""
+def _png(width: int, height: int, rows: int = 0) -> bytes:
+    """Return a PNG of black pixels that claims a size and has so many rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + check
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    packed = zlib.compress(b"")
+    packing = zlib.compressobj(1)
+    row = bytes(1 + 3 * width) if rows else b""
+    packed = b"".join(packing.compress(row) for _ in range(rows)) + packing.flush()
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
     )
@@ -193,6 +200,76 @@ def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.Monkey
         thumbnail(_png(9_000, 9_000), 320)
 
 
+@pytest.mark.parametrize("size", [(1, 2**26), (2**26, 1), (2**16 + 1, 2)])
+def test_picture_with_a_long_side_is_refused(size: tuple[int, int]) -> None:
+    """Pillow took 2 GB for one that is 1 pixel wide."""
+    with pytest.raises(NotDrawable, match="sides has more than 65536 pixels"):
+        thumbnail(_png(*size), 320)
+
+
+def test_largest_webp_has_fewer_pixels_since_its_decoder_keeps_copies() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (4_097, 4_096)).save(buffer, "WEBP", method=0)
+    with pytest.raises(NotDrawable, match="too many pixels"):
+        thumbnail(buffer.getvalue(), 320)
+
+
+def test_drawing_takes_the_memory_of_one_decoded_picture(tmp_path: Path) -> None:
+    """8192 x 8192 pixels are 256 MiB, and took 1 GB."""
+    (tmp_path / "large.png").write_bytes(_png(8192, 8192, rows=8192))
+    program = (
+        "import io, re, sys\n"
+        "from PIL import Image\n"
+        "from jobgroups.pictures.drawing import thumbnail\n"
+        "def peak():\n"
+        "    status = open('/proc/self/status').read()\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024\n"
+        "small = io.BytesIO()\n"
+        "Image.new('RGB', (64, 64)).save(small, 'PNG')\n"
+        "thumbnail(small.getvalue(), 160)\n"
+        "before = peak()\n"
+        "with open(sys.argv[1], 'rb') as file:\n"
+        "    thumbnail(file, 320)\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "large.png")]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, cwd=root, capture_output=True, check=True, timeout=60)
+    megabytes = int(ended.stdout)
+    assert 200 < megabytes < 320
+
+
+def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = drawing._upright
+    large = picture(size=(2_000, 2_000))
+    monkeypatch.setattr(drawing, "_SMALL_PIXELS", 2**20)
+    under_way: list[int] = []
+    most: list[int] = []
+    began, may_go = threading.Event(), threading.Event()
+
+    def noted(image: Image.Image, width: int) -> Image.Image:
+        if image.width < 2_000:
+            return plain(image, width)
+        under_way.append(1)
+        most.append(len(under_way))
+        began.set()
+        may_go.wait(20)
+        under_way.pop()
+        return plain(image, width)
+
+    monkeypatch.setattr(drawing, "_upright", noted)
+    with ThreadPoolExecutor(4) as threads:
+        drawn = [threads.submit(thumbnail, large, 160) for _ in range(3)]
+        began.wait(20)
+        small = threads.submit(thumbnail, picture(size=(64, 32)), 160).result(20)
+        may_go.set()
+        assert {_size(one.result(20)) for one in drawn} == {(160, 160)}
+    assert _size(small) == (64, 32)
+    assert most == [1, 1, 1]
+
+
 def test_a_small_picture_is_not_made_larger_and_a_tall_one_is_bounded() -> None:
     assert _size(thumbnail(picture(size=(64, 32)), 320)) == (64, 32)
     assert _size(thumbnail(picture(size=(100, 4_000)), 320)) == (24, 960)
@@ -207,6 +284,23 @@ def test_a_transparent_picture_stays_transparent_and_a_turned_one_is_upright() -
     turned[0x0112] = 6
     Image.new("RGB", (64, 32)).save(buffer, format="JPEG", exif=turned)
     assert _size(thumbnail(buffer.getvalue(), 320)) == (32, 64)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_camera_was_held(orientation: int) -> None:
+    held = Image.new("RGB", (64, 32), "blue")
+    held.paste("red", (0, 0, 16, 8))
+    buffer, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = orientation
+    held.save(buffer, format="PNG", exif=turned)
+    held.getexif()[0x0112] = orientation
+    upright = ImageOps.exif_transpose(held)
+    with Image.open(io.BytesIO(thumbnail(buffer.getvalue(), 320))) as shown:
+        assert shown.size == upright.size
+        corners = [(2, 2), (2, shown.height - 3), (shown.width - 3, 2)]
+        for corner in corners:
+            pixel = upright.getpixel(corner)
+            assert (shown.convert("RGB").getpixel(corner)[0] > 128) is (pixel[0] > 128)  # type: ignore[index]
 
 
 # --- the shelf ------------------------------------------------------------------------------------

@@ -75,4 +75,20 @@ OF_LIMITS: tuple[Breakage, ...] = (
             "test_probes_of_a_silent_address_are_bounded_and_delay_no_submission"
         ),
     ),
+    Breakage(
+        name="large pictures at once",
+        broken="Several large pictures are drawn at once.",
+        hurts="A page of large pictures takes the memory of all of them.",
+        edits=(
+            Edit(
+                "jobgroups/pictures/drawing.py",
+                "with _large_drawn if pixels > _SMALL_PIXELS else contextlib.nullcontext():",
+                "with contextlib.nullcontext():",
+            ),
+        ),
+        notices=(
+            "tests/pictures/test_thumbnails.py::"
+            "test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one"
+        ),
+    ),
 )
