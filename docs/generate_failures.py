@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jobgroups.failures import TAXONOMY, FailureClass, Kind, Retry  # noqa: E402 after the line above
+from jobgroups.failures import (  # noqa: E402 after the line above
+    BETTER_ELSEWHERE,
+    TAXONOMY,
+    FailureClass,
+    Kind,
+    Retry,
+)
 
 PAGE = ROOT / "docs" / "failures.md"
 _HEAD = """\
@@ -46,6 +53,14 @@ a backend where it failed with a class that may be tried elsewhere only. Between
 - What ends without anything executed (the connection never stood, the prompt was forgotten before it
   began) costs no attempt; five of those in a row count as one.
 
+## A person's retry
+
+A person retries a group that has ended, or one child that failed while its group runs, and says where: at
+the same backend, at another one, or at one by name. The pages and the command line propose another one after
+{better},
+if a backend that suits the child better works. This try is made whatever `max_attempts` says, and counts as
+one attempt of the run.
+
 ## Which classes there are
 
 *Tried again*: where another try may help, if the group lets it. *Counts*: too many of these in a short
@@ -56,6 +71,11 @@ _WHERE = {
     Retry.ELSEWHERE: "at another backend only",
     Retry.NEVER: "never",
 }
+
+
+def _listed(classes: Collection[FailureClass]) -> str:
+    *most, last = (f"`{one.value}`" for one in FailureClass if one in classes)
+    return f"{', '.join(most)} and {last}"
 
 
 def _cell(text: str) -> str:
@@ -82,7 +102,7 @@ def _examples(failure: FailureClass, kind: Kind) -> list[str]:
 def page() -> str:
     """Return the whole page."""
     lines = [
-        _HEAD,
+        _HEAD.format(better=_listed(BETTER_ELSEWHERE)),
         "| `failure_class` | What a user reads | Tried again | Counts | `error_type` |",
         "| --- | --- | --- | --- | --- |",
         *(_row(failure, kind) for failure, kind in TAXONOMY.items()),

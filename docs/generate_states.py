@@ -28,9 +28,12 @@ nothing. The database's CHECK constraints repeat the tables.
 """
 _GROUP = "Derived from the children in the transaction that moved one, never moved by itself."
 _CHILD = (
-    "Final within a run: those without a move. A retry of the group opens the next run and queues the"
-    " chosen children again."
+    "Final: those without a move. Within a run a child leaves `failed` or `timeout` only by a person's retry"
+    " (by its group's policy it never gets there, and waits again instead). A retry of an ended group"
+    " opens the next run and queues the chosen children again, cancelled ones too."
 )
+#: What a person's retry moves within a run, and where to.
+_RETRIED = dict.fromkeys(states.CHILD_RETRIED_IN_RUN, states.ChildStatus.QUEUED)
 _ATTEMPT = (
     "One try of a child on one backend, under one prompt id. Only `success` completes a child; after"
     " `not_sent`, `never_accepted` and `lost` without a sign of execution the child waits again,"
@@ -56,14 +59,20 @@ def _meanings(kind: type[StrEnum]) -> dict[str, str]:
     return found
 
 
-def _table(kind: type[S], moves: Mapping[S, frozenset[S]] | None) -> list[str]:
+def _table(
+    kind: type[S],
+    moves: Mapping[S, frozenset[S]] | None,
+    retried: Mapping[S, S] | None = None,
+) -> list[str]:
     meanings = _meanings(kind)
     head = "| Value | Meaning |" if moves is None else "| Value | Meaning | May become |"
     lines = [head, "| --- " * (head.count("|") - 1) + "|"]
     for member in kind:
         line = f"| `{member.value}` | {meanings[member.value]} |"
         if moves is not None:
-            line += f" {_targets(kind, moves[member])} |"
+            again = (retried or {}).get(member)
+            said = f"`{again.value}` by a retry" if again else _targets(kind, moves[member])
+            line += f" {said} |"
         lines.append(line)
     return lines
 
@@ -87,12 +96,19 @@ def _targets(kind: type[S], targets: frozenset[S]) -> str:
     return ", ".join(named) or "— (final)"
 
 
-def _diagram(kind: type[S], moves: Mapping[S, frozenset[S]], first: S) -> list[str]:
+def _diagram(
+    kind: type[S], moves: Mapping[S, frozenset[S]], first: S, retried: Mapping[S, S]
+) -> list[str]:
     arrows = [
         f"    {source.value} --> {target.value}"
         for source in kind
         for target in kind
         if target in moves[source]
+    ]
+    arrows += [
+        f"    {one.value} --> {retried[one].value}: retry by a person"
+        for one in kind
+        if one in retried
     ]
     return ["```mermaid", "stateDiagram-v2", f"    [*] --> {first.value}", *arrows, "```"]
 
@@ -112,9 +128,9 @@ def page() -> str:
         "",
         _CHILD,
         "",
-        *_table(child, states.CHILD_MOVES),
+        *_table(child, states.CHILD_MOVES, _RETRIED),
         "",
-        *_diagram(child, states.CHILD_MOVES, child.QUEUED),
+        *_diagram(child, states.CHILD_MOVES, child.QUEUED, _RETRIED),
         "",
         "## Attempt",
         "",

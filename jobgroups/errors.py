@@ -23,6 +23,9 @@
     │   ├── RunPassed             409 run_passed
     │   ├── NothingToRetry        409 nothing_to_retry
     │   ├── JobCompleted          409 job_completed
+    │   ├── JobNotFailed          409 job_not_failed
+    │   ├── JobNotWaiting         409 job_not_waiting
+    │   ├── NoOtherBackend        409 no_other_backend, with the jobs that it concerns
     │   └── BackendUnavailable    409 backend_unavailable, with the list of them
     └── RunnerAbsent              503 runner_absent
 
@@ -224,7 +227,7 @@ class GroupNotFinished(Conflict):
         jobs = "1 job is" if open_count == 1 else f"{open_count} jobs are"
         super().__init__(
             f"Job group {group_id} has not ended: {jobs} not final. "
-            "Wait for the end or cancel it, then retry."
+            "Retry a failed job alone, or wait for the end or cancel it, then retry."
         )
 
 
@@ -265,6 +268,46 @@ class JobCompleted(Conflict):
         super().__init__(
             f"Job {job_ids[0]}{others} is completed; leave it out. "
             "Submit a new group to have it rendered with changes.",
+            extra={"job_ids": list(job_ids)},
+        )
+
+
+class JobNotFailed(Conflict):
+    """While its group runs, a child is retried only after it failed or timed out."""
+
+    code = "job_not_failed"
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(
+            f"Job {job_id} is {status}, and its group has not ended: until then only a job that "
+            "failed or timed out can be retried."
+        )
+
+
+class JobNotWaiting(Conflict):
+    """Only a child that waits can be moved to another backend."""
+
+    code = "job_not_waiting"
+
+    def __init__(self, job_id: str, status: str, backend_id: str) -> None:
+        if status == "running":
+            said = f"runs on {backend_id}. Wait for its end, or cancel it."
+        else:
+            said = f"is {status}. A retry can render it at another backend."
+        super().__init__(f"Job {job_id} is not waiting and cannot be moved: it {said}")
+
+
+class NoOtherBackend(Conflict):
+    """A child is to be retried at another backend, and there is none for it now."""
+
+    code = "no_other_backend"
+
+    def __init__(self, job_ids: Sequence[str]) -> None:
+        others = f" (and {len(job_ids) - 1} more)" if len(job_ids) > 1 else ""
+        super().__init__(
+            f"No other backend for job {job_ids[0]}{others} works now and has what its group "
+            "requires. Enable or start another backend, name one with backend_id, or retry at the "
+            'same backend (where: "same").',
             extra={"job_ids": list(job_ids)},
         )
 

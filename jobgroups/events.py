@@ -43,7 +43,11 @@ def group_started(group: JobGroup) -> NewEvent:
     return NewEvent("group_started", {"job_group_id": group.id})
 
 
-def group_reopened(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
+#: The actor of an event where the request named none.
+A_PERSON: Final = "a person"
+
+
+def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "") -> NewEvent:
     """A retry opened the group's next run, which is this event's: these children wait again.
 
     ``backend_ids`` says where each of them is bound to, in the order of ``job_ids``.
@@ -55,6 +59,7 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
             "job_ids": [child.id for child in children],
             "backend_ids": [child.backend_id or "" for child in children],
             "reopened_at": iso(children[0].queued_at),
+            "requested_by": by or A_PERSON,
         },
     )
 
@@ -76,9 +81,14 @@ def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
 
 
 def child_retrying(
-    child: ChildJob, *, left: str, failure_class: FailureClass | None, reason: str
+    child: ChildJob,
+    *,
+    left: str,
+    failure_class: FailureClass | None,
+    reason: str,
+    requested_by: str | None = None,
 ) -> NewEvent:
-    """The child waits for another try, by its group's policy: no end of it.
+    """The child waits for another try: by its group's policy, or because a person retried or moved it.
 
     Args:
         child: as it waits now, bound to its next backend.
@@ -86,6 +96,7 @@ def child_retrying(
         failure_class: of the attempt that failed, or of what keeps ``left`` from working; None: a
             person holds it back, or it is set aside.
         reason: what happened, as a sentence.
+        requested_by: the person who retried or moved it; None: its group's policy did.
     """
     return NewEvent(
         "child_retrying",
@@ -98,6 +109,8 @@ def child_retrying(
             "reason": shapes.cut(reason),
             "next_backend_id": child.backend_id or "",
             "not_before": iso_or_none(child.not_before),
+            "queued_at": iso(child.queued_at),
+            "requested_by": requested_by,
         },
         child_id=child.id,
     )

@@ -237,6 +237,15 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     ),
 }
 
+#: Failures that another backend may not have: a retry is preselected to go elsewhere after these.
+BETTER_ELSEWHERE: Final = frozenset(
+    {
+        FailureClass.OUT_OF_MEMORY,
+        FailureClass.NODE_OR_MODEL_MISSING,
+        FailureClass.BACKEND_LOST,
+        FailureClass.UNREACHABLE,
+    }
+)
 #: The classes that a group may name in ``retry_on``.
 RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not Retry.NEVER)
 

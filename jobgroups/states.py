@@ -52,7 +52,8 @@ class AttemptState(StrEnum):
 
 CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = {
     # A prompt can finish while nobody looks, so queued may go straight to any end. Running goes
-    # back to queued only where the attempt ended uncharged (see AttemptState) or a new run opens.
+    # back to queued only where the attempt ended uncharged (see AttemptState) or is tried again. A
+    # person's retry is none of these moves: see CHILD_RETRIED.
     ChildStatus.QUEUED: frozenset(
         {
             ChildStatus.RUNNING,
@@ -77,10 +78,13 @@ CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = {
     ChildStatus.CANCELLED: frozenset(),
 }
 
+#: No backend's work and no cancel moves a child on from here.
 CHILD_FINAL: Final = frozenset(status for status, targets in CHILD_MOVES.items() if not targets)
 CHILD_OPEN: Final = frozenset(ChildStatus) - CHILD_FINAL
-#: What a retry of the group queues again: final within a run, not beyond it.
+#: What a person's retry of an ended group queues again, in the next run.
 CHILD_RETRIED: Final = CHILD_FINAL - {ChildStatus.COMPLETED}
+#: What a person's retry of one child queues again within a run.
+CHILD_RETRIED_IN_RUN: Final = frozenset({ChildStatus.FAILED, ChildStatus.TIMEOUT})
 
 _ENDED_THERE: Final = frozenset(
     {
@@ -148,6 +152,7 @@ class StopReason(StrEnum):
     SUPERSEDED = "superseded"  #: The child went on under a newer attempt.
     GAVE_UP = "gave_up"  #: The child ended because its backend was away too long.
     GIVEN_BACK = "given_back"  #: Its backend was paused or drained at once: the child waits again.
+    MOVED = "moved"  #: A person moved its waiting child. If it has started, it is not stopped.
 
 
 class Elsewhere(StrEnum):
@@ -156,6 +161,14 @@ class Elsewhere(StrEnum):
     NEVER = "never"  #: Nowhere else: its backend was chosen by whoever submitted.
     GROUP = "group"  #: At the backends that the group was submitted to.
     ANY = "any"  #: At every backend that could have been chosen.
+
+
+class Where(StrEnum):
+    """Where a person wants a child retried."""
+
+    SAME = "same"  #: At the backend that it is bound to.
+    OTHER = "other"  #: At any other backend that works and has what the group requires.
+    AUTO = "auto"  #: Elsewhere if its failure is one that another backend may not have.
 
 
 class ErrorType(StrEnum):

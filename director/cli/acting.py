@@ -1,19 +1,25 @@
-"""Acting on groups: ``retry``, ``cancel``, ``open``."""
+"""Acting on groups: ``retry``, ``move``, ``cancel``, ``open``."""
 
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from director.cli import values, words
+from director.cli import environment, picking, values, words
 from director.cli.exits import Status
 from director.cli.saving import DEFAULT_NAME, Saving
 from director.cli.talking import Asked, asking
 from director.cli.watching import watch_to_end
-from director.client import CancelResult
+from director.client import (
+    CancelResult,
+    Director,
+    GroupNotFinished,
+    RetryOptions,
+    RetryResult,
+)
 
 
 @click.command(
@@ -61,7 +67,9 @@ def _show_cancelled(asked: Asked, done: Sequence[tuple[str, CancelResult]]) -> N
 
 
 @click.command(
-    epilog="\b\nExamples:\n  director retry jg_0c1d9a77e3f2 --watch\n  director retry jg_0c1d9a77e3f2 --job j_91ce44d07b3a --elsewhere any\n"
+    epilog="\b\nExamples:\n  director retry jg_0c1d9a77e3f2 --watch"
+    "\n  director retry jg_0c1d9a77e3f2 --job j_91ce44d07b3a --where other"
+    "\n  director retry jg_0c1d9a77e3f2 --job j_91ce44d07b3a --backend gpu-3\n"
 )
 @click.argument("group_id", metavar="ID", type=values.identifier)
 @click.option(
@@ -70,8 +78,15 @@ def _show_cancelled(asked: Asked, done: Sequence[tuple[str, CancelResult]]) -> N
     multiple=True,
     type=values.identifier,
     metavar="JOB",
-    help="Only this child; may be repeated.",
+    help="Only this child, also while the group runs; may be repeated.",
 )
+@click.option(
+    "--where",
+    type=click.Choice(["auto", "same", "other"]),
+    help="At the same backend or another one. auto (default): another one after out of memory, a"
+    " missing model or a lost backend, if one can take it.",
+)
+@click.option("--backend", metavar="NAME", help="At this backend.")
 @click.option(
     "--elsewhere",
     type=click.Choice(["group", "any"]),
@@ -92,6 +107,8 @@ def retry(
     *,
     group_id: str,
     jobs: Sequence[str],
+    where: str | None,
+    backend: str | None,
     elsewhere: str | None,
     is_watched: bool,
     folder: Path | None,
@@ -99,23 +116,80 @@ def retry(
 ) -> int:
     """Render again what failed in the finished group ID, with the same seeds.
 
-    Children that completed are left alone. In a group that was cancelled, the cancelled ones too.
+    Children that completed are left alone. In a group that was cancelled, the cancelled ones too. With
+    --job, a child that failed is rendered again while its group runs.
     """
+    if sum(one is not None for one in (where, backend, elsewhere)) > 1:
+        raise click.UsageError("Use one of --where, --backend and --elsewhere.")
     saving = Saving(folder, name)
     with asked.director() as director:
-        done = director.retry(group_id, job_ids=list(jobs) or None, retry_elsewhere=elsewhere)
-        if asked.as_json:
-            asked.show_line({"type": "retried", **done.raw})
-        else:
-            number = words.plural(len(done.job_ids), "child", "children")
-            adopted = len(done.adopted_job_ids)
-            had = f", {adopted} had their picture after all" if adopted else ""
-            click.echo(
-                f"{group_id}: {number} again{had}, run {done.run}. See: director watch {group_id}"
-            )
+        options = RetryOptions(retry_elsewhere=elsewhere, by=environment.submitter())
+        if backend is not None:
+            options["backend_id"] = picking.one(backend, director.backends()).backend_id
+        elif elsewhere is None:
+            options["where"] = where or "auto"
+        for done in _retried(director, group_id, jobs, options):
+            _show_retried(asked, done)
         if not is_watched and folder is None:
             return int(Status.OK)
         return watch_to_end(asked, director, group_id, saving)
+
+
+def _retried(
+    director: Director, group_id: str, jobs: Sequence[str], options: RetryOptions
+) -> Iterator[RetryResult]:
+    """Retry a group or some of its children; while the group runs, these one by one."""
+    if len(jobs) != 1:
+        try:
+            yield director.retry(group_id, list(jobs) or None, **options)
+        except GroupNotFinished:
+            if not jobs:
+                raise
+        else:
+            return
+    for job in jobs:
+        yield director.retry_job(group_id, job, **options)
+
+
+def _show_retried(asked: Asked, done: RetryResult) -> None:
+    if asked.as_json:
+        asked.show_line({"type": "retried", **done.raw})
+        return
+    number = words.plural(len(done.job_ids), "child", "children")
+    adopted = len(done.adopted_job_ids)
+    had = f", {adopted} had their picture after all" if adopted else ""
+    group_id = done.job_group_id
+    moved = "".join(f"\n  {job} at {backend_id}" for job, backend_id in done.moved.items())
+    click.echo(
+        f"{group_id}: {number} again{had}, run {done.run}. See: director watch {group_id}{moved}"
+    )
+
+
+@click.command(epilog="\b\nExamples:\n  director move jg_0c1d9a77e3f2 j_91ce44d07b3a gpu-3\n")
+@click.argument("group_id", metavar="ID", type=values.identifier)
+@click.argument("job_id", metavar="JOB", type=values.identifier)
+@click.argument("backend", metavar="BACKEND")
+@asking
+def move(asked: Asked, group_id: str, job_id: str, backend: str) -> None:
+    """Have the waiting child JOB of the group ID rendered at BACKEND.
+
+    Its prompt is removed from the queue of its old backend first. A child that has started stays.
+    """
+    with asked.director() as director:
+        target = picking.one(backend, director.backends())
+        done = director.move(group_id, job_id, target.backend_id, by=environment.submitter())
+    if asked.as_json:
+        asked.show(done.raw)
+        return
+    if not done.moved:
+        click.echo(f"{job_id} waits for {done.backend_id} already.")
+        return
+    first = (
+        f", after it was removed from the queue of {done.removing_from}"
+        if done.removing_from
+        else ""
+    )
+    click.echo(f"{job_id} waits for {done.backend_id} now{first}. See: director watch {group_id}")
 
 
 @click.command("open", epilog="\b\nExamples:\n  director open jg_0c1d9a77e3f2\n  director open\n")

@@ -24,6 +24,7 @@ _CLIENT: Final = {
     "show": ("director.cli.groups:show", "Show a group, its children, and what went wrong."),
     "save": ("director.cli.groups:save", "Save the files that a group made."),
     "retry": ("director.cli.acting:retry", "Render again what failed."),
+    "move": ("director.cli.acting:move", "Have a waiting child rendered at another backend."),
     "cancel": ("director.cli.acting:cancel", "Cancel groups, or children of one."),
     "open": ("director.cli.acting:open_", "Open a group's page in the browser."),
     "events": ("director.cli.groups:events", "Print what happened to a group."),

@@ -50,6 +50,19 @@ def named(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     return found
 
 
+def one(name: str, known: Sequence[Backend]) -> Backend:
+    """Return the one backend that a name means.
+
+    Raises:
+        Failure: nothing has such a name, or several have.
+    """
+    found = named([name], known)
+    if len(found) != 1:
+        ids = ", ".join(backend.backend_id for backend in found)
+        raise usage(f"{name} means several backends ({ids}). Name one of them.")
+    return found[0]
+
+
 def _single(names: Sequence[str], known: Sequence[Backend]) -> list[str]:
     """Split lists; a tag may have a comma in it itself."""
     tags = {tag for one in known for tag in one.tags}

@@ -30,8 +30,11 @@ from director.client.errors import (
     GroupNotFound,
     IdempotencyConflict,
     JobCompleted,
+    JobNotFailed,
     JobNotFound,
+    JobNotWaiting,
     NoOnlineBackends,
+    NoOtherBackend,
     NotAllowed,
     NotFound,
     NothingToRetry,
@@ -71,12 +74,13 @@ from director.client.groups import (
     CancelResult,
     Child,
     Group,
+    MoveResult,
     OutputFile,
     Outputs,
     RetryResult,
     SkippedBackend,
 )
-from director.client.requests import BackendFields, ListFilters, SubmitOptions
+from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
 from director.client.sync_client import Director
 
 __all__ = [
@@ -120,9 +124,13 @@ __all__ = [
     "IdempotencyConflict",
     "InitialState",
     "JobCompleted",
+    "JobNotFailed",
     "JobNotFound",
+    "JobNotWaiting",
     "ListFilters",
+    "MoveResult",
     "NoOnlineBackends",
+    "NoOtherBackend",
     "NotAllowed",
     "NotFound",
     "NothingToRetry",
@@ -130,6 +138,7 @@ __all__ = [
     "Outputs",
     "PayloadTooLarge",
     "Quarantine",
+    "RetryOptions",
     "RetryResult",
     "RunPassed",
     "RunnerAbsent",

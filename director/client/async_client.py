@@ -16,10 +16,10 @@ from director.client.backends import Backend, Found, Health
 from director.client.downloads import Downloadable
 from director.client.events import Event
 from director.client.failures import Failures
-from director.client.groups import CancelResult, Child, Group, RetryResult
+from director.client.groups import CancelResult, Child, Group, MoveResult, RetryResult
 from director.client.landing import DEFAULT_TEMPLATE
 from director.client.reconnecting import Patience
-from director.client.requests import BackendFields, ListFilters, SubmitOptions
+from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
 from director.client.steps import Flow
 from director.client.transport import DEFAULT_URL, Address, client_options
 
@@ -141,25 +141,27 @@ class AsyncDirector:
         self,
         group_id: str,
         job_ids: Sequence[str] | None = None,
-        *,
-        retry_elsewhere: bool | str | None = None,
-        run: int | None = None,
+        **options: Unpack[RetryOptions],
     ) -> RetryResult:
         """Render again what failed in a group that has ended; see ``Director.retry``."""
-        flow = calls.retry(group_id, job_ids, retry_elsewhere=retry_elsewhere, run=run)
+        flow = calls.retry(group_id, job_ids, **options)
         return await self._run(flow)
 
     async def retry_job(
         self,
         group_id: str,
         job_id: str,
-        *,
-        retry_elsewhere: bool | str | None = None,
-        run: int | None = None,
+        **options: Unpack[RetryOptions],
     ) -> RetryResult:
-        """Render one child of a group that has ended again; see ``Director.retry``."""
-        flow = calls.retry_job(group_id, job_id, retry_elsewhere=retry_elsewhere, run=run)
+        """Render one child again, also while its group runs; see ``Director.retry_job``."""
+        flow = calls.retry_job(group_id, job_id, **options)
         return await self._run(flow)
+
+    async def move(
+        self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None
+    ) -> MoveResult:
+        """Have a child that waits rendered at another backend; see ``Director.move``."""
+        return await self._run(calls.move(group_id, job_id, backend_id, by=by))
 
     async def download(
         self, source: Downloadable, folder: str | Path, name: str = DEFAULT_TEMPLATE

@@ -23,13 +23,15 @@ from director.client.groups import (
     CancelResult,
     Child,
     Group,
+    MoveResult,
     RetryResult,
     parse_cancel,
     parse_child,
     parse_group,
+    parse_move,
     parse_retry,
 )
-from director.client.requests import BackendFields, ListFilters, SubmitOptions
+from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
 from director.client.steps import Answer, Emit, Flow, Pause, Request, Send
 
 T = TypeVar("T")
@@ -156,23 +158,21 @@ def cancel_job(group_id: str, job_id: str) -> Flow[CancelResult]:
 
 
 def retry(
-    group_id: str,
-    job_ids: Sequence[str] | None,
-    *,
-    retry_elsewhere: bool | str | None,
-    run: int | None,
+    group_id: str, job_ids: Sequence[str] | None, **options: Unpack[RetryOptions]
 ) -> Flow[RetryResult]:
     """Open the next run of a group that has ended."""
-    request = requests.retry(group_id, job_ids=job_ids, retry_elsewhere=retry_elsewhere, run=run)
+    request = requests.retry(group_id, job_ids=job_ids, **options)
     return call(request, _json(parse_retry))
 
 
-def retry_job(
-    group_id: str, job_id: str, *, retry_elsewhere: bool | str | None, run: int | None
-) -> Flow[RetryResult]:
-    """Open the next run of a group for one child of it."""
-    request = requests.retry_job(group_id, job_id, retry_elsewhere=retry_elsewhere, run=run)
-    return call(request, _json(parse_retry))
+def retry_job(group_id: str, job_id: str, **options: Unpack[RetryOptions]) -> Flow[RetryResult]:
+    """Queue one child again, within its group's run or in the next one."""
+    return call(requests.retry_job(group_id, job_id, **options), _json(parse_retry))
+
+
+def move(group_id: str, job_id: str, backend_id: str, *, by: str | None) -> Flow[MoveResult]:
+    """Bind a child that waits to another backend."""
+    return call(requests.move(group_id, job_id, backend_id, by=by), _json(parse_move))
 
 
 def backends() -> Flow[tuple[Backend, ...]]:

@@ -16,6 +16,9 @@
     │   ├── RunPassed            somebody retried it since you looked
     │   ├── NothingToRetry       nothing in it failed
     │   ├── JobCompleted         a job that is to be retried has its result
+    │   ├── JobNotFailed         a retry of a job that has not failed, while its group runs
+    │   ├── JobNotWaiting        a move of a job that runs or has ended
+    │   ├── NoOtherBackend       a retry at another backend, and there is none
     │   └── BackendUnavailable   its backend takes nothing, and it may go nowhere else
     ├── PayloadTooLarge       413
     ├── TooManyRequests       429
@@ -163,6 +166,18 @@ class JobCompleted(Conflict):
     """A child that is to be retried has its result."""
 
 
+class JobNotFailed(Conflict):
+    """The group has not ended: until then only a child that failed or timed out is retried."""
+
+
+class JobNotWaiting(Conflict):
+    """The child runs or has ended: only one that waits can be moved."""
+
+
+class NoOtherBackend(Conflict):
+    """A child is to be retried at another backend, and none can take it now."""
+
+
 class BackendUnavailable(Conflict):
     """A child's backend takes nothing now, and it may not go elsewhere, or nobody else works."""
 
@@ -238,6 +253,9 @@ _BY_CODE: Final[dict[str, type[DirectorError]]] = {
     "run_passed": RunPassed,
     "nothing_to_retry": NothingToRetry,
     "job_completed": JobCompleted,
+    "job_not_failed": JobNotFailed,
+    "job_not_waiting": JobNotWaiting,
+    "no_other_backend": NoOtherBackend,
     "backend_unavailable": BackendUnavailable,
     "runner_absent": RunnerAbsent,
 }

@@ -51,12 +51,14 @@ class GroupReopened(Event):
         job_ids: Children that wait again, as if nobody had tried them; an earlier picture of theirs
             may follow at once.
         backend_ids: Where each of them is bound to, in the order of ``job_ids``.
+        requested_by: The person who retried them.
     """
 
     job_group_id: str | None = None
     job_ids: tuple[str, ...] = ()
     backend_ids: tuple[str, ...] = ()
     reopened_at: Moment | None = None
+    requested_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,9 @@ class ChildRequeued(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRetrying(ChildEvent):
-    """It waits for another try, as its group's policy says: it has not ended.
+    """It waits for another try: by its group's policy, or because a person retried or moved it.
+
+    It has not ended, also where it had failed: nothing of its end counts any more.
 
     Attributes:
         backend_id: Where it failed, or waited in vain.
@@ -105,6 +109,8 @@ class ChildRetrying(ChildEvent):
         reason: What happened, as a sentence.
         next_backend_id: Where it waits now.
         not_before: When it is tried there at the earliest; None for at once.
+        queued_at: Since when it waits.
+        requested_by: The person who retried or moved it; None: the group's policy did.
     """
 
     seed: int | None = None
@@ -113,6 +119,8 @@ class ChildRetrying(ChildEvent):
     reason: str | None = None
     next_backend_id: str | None = None
     not_before: Moment | None = None
+    queued_at: Moment | None = None
+    requested_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

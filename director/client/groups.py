@@ -205,7 +205,7 @@ class RetryResult:
     """What a retry did.
 
     Attributes:
-        run: The run that it opened.
+        run: The run in which they wait again: the one that it opened, or the group's present one.
         status: The group's; it has ended again where every picture had been made after all.
         job_ids: Children that wait again, in the group's order.
         adopted_job_ids: Children that got the picture of an earlier attempt: nothing is rendered.
@@ -218,6 +218,25 @@ class RetryResult:
     job_ids: tuple[str, ...] = ()
     adopted_job_ids: tuple[str, ...] = ()
     moved: dict[str, str] = field(default_factory=dict, hash=False)
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveResult:
+    """What a move did.
+
+    Attributes:
+        backend_id: The backend for which the child waits now.
+        moved: False: it waited there already, and nothing was changed.
+        removing_from: The backend whose queue still has the child's prompt. It is removed first; if it
+            starts before that, the child stays there, and an event says so.
+    """
+
+    job_group_id: str
+    job_id: str
+    backend_id: str
+    moved: bool
+    removing_from: str | None = None
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -308,3 +327,13 @@ def parse_retry(value: Any) -> RetryResult:
     """
     answer = as_object(value)
     return build(RetryResult, {**answer, "raw": answer})
+
+
+def parse_move(value: Any) -> MoveResult:
+    """Return the answer to a move.
+
+    Raises:
+        UnexpectedAnswer: It is none.
+    """
+    answer = as_object(value)
+    return build(MoveResult, {**answer, "raw": answer})

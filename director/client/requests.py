@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 from urllib.parse import quote
 
 from director.client.steps import Request, dump
@@ -214,43 +214,55 @@ def cancel_job(group_id: str, job_id: str) -> Request:
     return Request("DELETE", _path("job-groups", group_id, "jobs", job_id))
 
 
+class RetryOptions(TypedDict, total=False):
+    """How children are retried.
+
+    Attributes:
+        where: ``"same"``: at its own backend; ``"other"``: at another one that works and has what the
+            group requires; ``"auto"``: at another one if one can take it and the failure is one that
+            another backend may not have (out of memory, a missing model or node, a lost backend).
+        backend_id: At this backend, instead of ``where``.
+        retry_elsewhere: ``True`` or ``"group"``: a child may go to another backend of the group if it
+            has reason to; ``"any"``: to any that can take it; ``False``: to none. With nothing said of
+            the place: as the group says.
+        run: The run that you saw; a group that was retried since is refused.
+        by: The person's name, for the events.
+    """
+
+    where: str | None
+    backend_id: str | None
+    retry_elsewhere: bool | str | None
+    run: int | None
+    by: str | None
+
+
 def _retry(
-    path: str,
-    *,
-    job_ids: Sequence[str] | None = None,
-    retry_elsewhere: bool | str | None = None,
-    run: int | None = None,
+    path: str, *, job_ids: Sequence[str] | None = None, **options: Unpack[RetryOptions]
 ) -> Request:
     # Not repeated after a lost answer: by then the run that the first one opened may have ended too.
-    fields = {"retry_elsewhere": retry_elsewhere, "run": run}
-    body = _given(fields)
+    body = _given(options)
     if job_ids is not None:
         body["job_ids"] = _strings("job_ids", job_ids)
     return Request("POST", path, body=dump(body))
 
 
 def retry(
-    group_id: str,
-    *,
-    job_ids: Sequence[str] | None = None,
-    retry_elsewhere: bool | str | None = None,
-    run: int | None = None,
+    group_id: str, *, job_ids: Sequence[str] | None = None, **options: Unpack[RetryOptions]
 ) -> Request:
     """Return the retry of a group: of the named children, or of all that failed."""
-    path = _path("job-groups", group_id, "retry")
-    return _retry(path, job_ids=job_ids, retry_elsewhere=retry_elsewhere, run=run)
+    return _retry(_path("job-groups", group_id, "retry"), job_ids=job_ids, **options)
 
 
-def retry_job(
-    group_id: str,
-    job_id: str,
-    *,
-    retry_elsewhere: bool | str | None = None,
-    run: int | None = None,
-) -> Request:
+def retry_job(group_id: str, job_id: str, **options: Unpack[RetryOptions]) -> Request:
     """Return the retry of one child."""
-    path = _path("job-groups", group_id, "jobs", job_id, "retry")
-    return _retry(path, retry_elsewhere=retry_elsewhere, run=run)
+    return _retry(_path("job-groups", group_id, "jobs", job_id, "retry"), **options)
+
+
+def move(group_id: str, job_id: str, backend_id: str, *, by: str | None = None) -> Request:
+    """Return the move of a child that waits; safe to repeat, since the second one changes nothing."""
+    path = _path("job-groups", group_id, "jobs", job_id, "move")
+    body = {"backend_id": backend_id, **_given({"by": by})}
+    return Request("POST", path, body=dump(body), repeatable=True)
 
 
 def backends() -> Request:

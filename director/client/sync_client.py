@@ -14,10 +14,10 @@ from director.client.backends import Backend, Found, Health
 from director.client.downloads import Downloadable
 from director.client.events import Event
 from director.client.failures import Failures
-from director.client.groups import CancelResult, Child, Group, RetryResult
+from director.client.groups import CancelResult, Child, Group, MoveResult, RetryResult
 from director.client.landing import DEFAULT_TEMPLATE
 from director.client.reconnecting import Patience
-from director.client.requests import BackendFields, ListFilters, SubmitOptions
+from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
 from director.client.steps import Flow
 from director.client.sync_wire import SyncWire, emissions, run
 from director.client.transport import DEFAULT_URL, Address, client_options
@@ -219,9 +219,7 @@ class Director:
         self,
         group_id: str,
         job_ids: Sequence[str] | None = None,
-        *,
-        retry_elsewhere: bool | str | None = None,
-        run: int | None = None,
+        **options: Unpack[RetryOptions],
     ) -> RetryResult:
         """Render again what failed in a group that has ended: same group, same seeds, its next run.
 
@@ -235,32 +233,56 @@ class Director:
         Args:
             job_ids: Which children; None: all that failed or timed out, and in a cancelled group
                 those that were cancelled.
-            retry_elsewhere: ``True`` or ``"group"``: a child may go to another backend of the group;
-                ``"any"``: to any that can take it; ``False``: to none. None: as the group says.
-            run: The run that you saw; a group that somebody retried since is refused.
+            **options: Where they are rendered; see :class:`~director.client.RetryOptions`::
+
+                director.retry(group.job_group_id, where="auto")
 
         Raises:
             GroupNotFound, JobNotFound: There is no such group, or no such child in it.
             GroupNotFinished: Something in it is not final; wait, or cancel it.
             NothingToRetry: Nothing in it failed.
             JobCompleted: A named child has its result.
-            BackendUnavailable: A child's backend takes nothing, and it may go nowhere else.
+            BackendUnavailable: A child's backend takes nothing, and it may go nowhere else; or the
+                named one takes nothing or lacks something.
+            BackendNotFound: There is no such backend.
+            NoOtherBackend: A child is to go to another backend, and there is none for it.
             RunPassed: It is not in the run that you saw.
         """
-        flow = calls.retry(group_id, job_ids, retry_elsewhere=retry_elsewhere, run=run)
+        flow = calls.retry(group_id, job_ids, **options)
         return self._run(flow)
 
     def retry_job(
         self,
         group_id: str,
         job_id: str,
-        *,
-        retry_elsewhere: bool | str | None = None,
-        run: int | None = None,
+        **options: Unpack[RetryOptions],
     ) -> RetryResult:
-        """Render one child of a group that has ended again; see ``retry``."""
-        flow = calls.retry_job(group_id, job_id, retry_elsewhere=retry_elsewhere, run=run)
+        """Render one child again; see ``retry``. While its group runs, one that failed or timed out.
+
+        Raises:
+            JobNotFailed: The group runs, and the child has not failed.
+        """
+        flow = calls.retry_job(group_id, job_id, **options)
         return self._run(flow)
+
+    def move(
+        self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None
+    ) -> MoveResult:
+        """Have a child that waits rendered at another backend.
+
+        A prompt of it in the old backend's queue is removed first. One that has started by then is not
+        interrupted: the child stays there. Repeating changes nothing.
+
+        Args:
+            backend_id: Where it is to wait.
+            by: Your name, for the events.
+
+        Raises:
+            GroupNotFound, JobNotFound, BackendNotFound: There is no such thing.
+            JobNotWaiting: It runs, or has ended.
+            BackendUnavailable: The backend takes nothing, or lacks what the group requires.
+        """
+        return self._run(calls.move(group_id, job_id, backend_id, by=by))
 
     def download(
         self, source: Downloadable, folder: str | Path, name: str = DEFAULT_TEMPLATE

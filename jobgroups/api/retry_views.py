@@ -1,4 +1,4 @@
-"""Retries over HTTP: the next run of a group, for its failed children or for one of them."""
+"""Retries over HTTP, of a group or of one child of it, and moves of children that wait."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from rest_framework.response import Response
 from jobgroups.api import identifiers
 from jobgroups.api.base import ApiView
 from jobgroups.api.inputs import ELSEWHERE
-from jobgroups.api.parsers import optional_json_body
+from jobgroups.api.parsers import json_body, optional_json_body
 from jobgroups.api.reading import Fields
-from jobgroups.services import retries
+from jobgroups.services import moves, retries
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import Retried
-from jobgroups.states import Elsewhere
+from jobgroups.states import Where
 
 #: The longest an id may be; a longer one names nothing.
 _MAX_ID: Final = 64
+_MAX_BY: Final = 150
 _MOST_RUNS: Final = 2**31 - 1
 
 
@@ -29,8 +31,7 @@ class GroupRetryView(ApiView):
         group = identifiers.group_id(group_id)
         fields = Fields(optional_json_body(request))
         job_ids = _job_ids(fields)
-        elsewhere, run = _how(fields)
-        done = retries.group_retry(group_id=group, job_ids=job_ids, elsewhere=elsewhere, run=run)
+        done = retries.group_retry(group_id=group, job_ids=job_ids, **_how(fields))
         return Response(_shown(done))
 
 
@@ -38,11 +39,33 @@ class JobRetryView(ApiView):
     """``/api/job-groups/{id}/jobs/{job_id}/retry``"""
 
     def post(self, request: Request, group_id: str, job_id: str) -> Response:
-        """Open the group's next run for one child."""
+        """Queue one child again: within the run, or in the next one if the group has ended."""
         group, job = identifiers.group_id(group_id), identifiers.job_id(job_id)
-        elsewhere, run = _how(Fields(optional_json_body(request)))
-        done = retries.group_retry(group_id=group, job_ids=[job], elsewhere=elsewhere, run=run)
-        return Response(_shown(done))
+        said = _how(Fields(optional_json_body(request)))
+        return Response(_shown(retries.child_retry(group_id=group, job_id=job, **said)))
+
+
+class JobMoveView(ApiView):
+    """``/api/job-groups/{id}/jobs/{job_id}/move``"""
+
+    def post(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Bind a child that waits to another backend."""
+        group, job = identifiers.group_id(group_id), identifiers.job_id(job_id)
+        fields = Fields(json_body(request))
+        backend_id = fields.text("backend_id", longest=_MAX_ID, required=True)
+        by = _by(fields)
+        _finish(fields, "Is not a field of a move.")
+        named = identifiers.backend_id(backend_id or "")
+        done = moves.child_move(group_id=group, job_id=job, backend_id=named, by=by)
+        return Response(
+            {
+                "job_group_id": done.group_id,
+                "job_id": done.job_id,
+                "backend_id": done.backend_id,
+                "moved": done.moved,
+                "removing_from": done.removing_from,
+            }
+        )
 
 
 def _job_ids(fields: Fields) -> list[str] | None:
@@ -52,14 +75,40 @@ def _job_ids(fields: Fields) -> list[str] | None:
     return named
 
 
-def _how(fields: Fields) -> tuple[Elsewhere | None, int | None]:
-    """Read what both paths take, and raise what is wrong with the body."""
-    elsewhere = fields.meant("retry_elsewhere", ELSEWHERE)
+def _how(fields: Fields) -> dict[str, Any]:
+    """Read what both paths of a retry take, and raise what is wrong with the body."""
+    choice = Choice(
+        where=fields.meant("where", [(one.value, one) for one in Where]),
+        backend_id=fields.text("backend_id", longest=_MAX_ID),
+        elsewhere=fields.meant("retry_elsewhere", ELSEWHERE),
+    )
+    said = [
+        name
+        for name, value in (
+            ("where", choice.where),
+            ("backend_id", choice.backend_id),
+            ("retry_elsewhere", choice.elsewhere),
+        )
+        if value is not None
+    ]
+    for name in said[1:]:
+        fields.note(name, f"Cannot be combined with {said[0]}; use one of them.")
     run = fields.integer("run", low=1, high=_MOST_RUNS)
+    by = _by(fields)
+    _finish(fields, "Is not a field of a retry.")
+    if choice.backend_id is not None:
+        identifiers.backend_id(choice.backend_id)
+    return {"choice": choice, "run": run, "by": by}
+
+
+def _by(fields: Fields) -> str:
+    return fields.line("by", longest=_MAX_BY) or ""
+
+
+def _finish(fields: Fields, unknown: str) -> None:
     for name in fields.unknown():
-        fields.note(name, "Is not a field of a retry.")
+        fields.note(name, unknown)
     fields.finish()
-    return elsewhere, run
 
 
 def _shown(done: Retried) -> dict[str, Any]:

@@ -37,6 +37,7 @@ urlpatterns = [
     *_both("job-groups/<str:group_id>/retry", retry_views.GroupRetryView),
     *_both("job-groups/<str:group_id>/jobs/<str:job_id>", views.JobView),
     *_both("job-groups/<str:group_id>/jobs/<str:job_id>/retry", retry_views.JobRetryView),
+    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/move", retry_views.JobMoveView),
     *asynchronous.both(
         "job-groups/<str:group_id>/jobs/<str:job_id>/outputs/<str:number>", OutputView
     ),

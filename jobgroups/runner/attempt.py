@@ -364,7 +364,12 @@ class AttemptDriver:
         self._look_at = time.monotonic() + self._timing.look_every
 
     async def _started(self) -> None:
-        self._take(await self._store(attempts.attempt_started))
+        stored = await self._store(attempts.attempt_started)
+        if self._stop_wanted and not stored.stop_requested:
+            # It was to be removed from the queue for a move, and has started: it goes on.
+            self._stop_wanted = self._deleted = False
+            self._report = self._session.child_report(self.course)
+        self._take(stored)
         if self._timeout_at is None:
             self._timeout_at = time.monotonic() + self.course.timeout_s
         self._tell_progress()
@@ -603,7 +608,7 @@ class AttemptDriver:
         if sight is None:
             return
         await self._act_on(sight)
-        if self._done:
+        if not self.stop_owed:
             return
         try:
             await self._remove(sight)
@@ -633,7 +638,7 @@ class AttemptDriver:
                 return
             await self._act_on(again)
             sight = again
-        if sight.place is Place.RUNNING and not self._done:
+        if sight.place is Place.RUNNING and self.stop_owed:
             await self._session.interrupt(self)
 
     # --- small things -----------------------------------------------------------------------------

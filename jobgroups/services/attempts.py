@@ -36,7 +36,10 @@ _STOPPED: Final = {
     StopReason.SUPERSEDED: "A newer attempt took its place",
     StopReason.GAVE_UP: "Given up",
     StopReason.GIVEN_BACK: "Given back: its backend was paused or drained",
+    StopReason.MOVED: "Moved to another backend",
 }
+#: Stops of prompts whose children wait to be sent again, and have not failed.
+_WAITED_FOR: Final = (StopReason.GIVEN_BACK, StopReason.MOVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +178,37 @@ def attempt_started(*, attempt_id: int, fence: Fence) -> AttemptNow:
     """The first sign of execution: the child runs, if this is its attempt and nobody ended it."""
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         # One that was closed as never accepted is adopted by abandoned_met, or not at all.
-        if attempt.ended_at is None and write.move_attempt(
-            attempt, AttemptState.RUNNING, started_at=now(), **_answer_forgotten(attempt)
-        ):
-            _child_started(write, child, attempt)
+        if attempt.ended_at is None:
+            if attempt.stop_reason == StopReason.MOVED:
+                _decide_move(write, child, attempt)
+            forgotten = _answer_forgotten(attempt)
+            if write.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
+                _child_started(write, child, attempt)
         return _now_of(child, attempt)
+
+
+def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
+    """Let a prompt go on that has started before a person's move could remove it from the queue.
+
+    The move is void then. Where the child has gone on without this attempt, the prompt is stopped.
+    """
+    if _is_free(child):
+        left = child.backend_id or ""
+        stays = {
+            "stop_requested_at": None,
+            "stop_reason": "",
+            "failure_class": "",
+            "charged": True,
+        }
+        _adopt(child, attempt)
+        reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
+        write.add(events.child_retrying(child, left=left, failure_class=None, reason=reason))
+    else:
+        cancelled = child.status == ChildStatus.CANCELLED
+        stays = {"stop_reason": StopReason.CANCEL if cancelled else StopReason.SUPERSEDED}
+    Attempt.objects.filter(pk=attempt.pk).update(**stays)
+    for name, value in stays.items():
+        setattr(attempt, name, value)
 
 
 def _child_started(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
@@ -543,14 +572,14 @@ def attempt_stalled(*, attempt_id: int, fence: Fence, reachable: bool = True) ->
         Whether this call found it so.
     """
     with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
-        # Likewise one that was given back: its child waits for nothing else.
-        given_back = Q(stop_reason=StopReason.GIVEN_BACK, failure_class="")
+        # Likewise one that was given back, or moved: its child waits for nothing else.
+        given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
         hangs = Attempt.objects.filter(
             Q(failure_class=FailureClass.TIMEOUT) | given_back,
             pk=attempt.pk,
             ended_at__isnull=True,
         )
-        away = attempt.stop_reason == StopReason.GIVEN_BACK and not reachable
+        away = attempt.stop_reason in _WAITED_FOR and not reachable
         kind = FailureClass.UNREACHABLE if away else FailureClass.STALLED
         if not hangs.update(failure_class=kind):
             return False
@@ -573,7 +602,8 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
             return True
         if not running or attempt.state != AttemptState.NEVER_ACCEPTED:
             return False
-        if attempt.stop_requested_at is not None or not _is_free(child):
+        moved = attempt.stop_reason == StopReason.MOVED
+        if (attempt.stop_requested_at is not None and not moved) or not _is_free(child):
             never_asked = Attempt.objects.filter(pk=attempt.pk, stop_requested_at__isnull=True)
             never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED)
             return False
@@ -587,6 +617,8 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
             charged=True,
             failure_class="",
             **_answer_forgotten(attempt),
+            stop_requested_at=None,
+            stop_reason="",
         )
         _child_started(write, child, attempt)
         return True

@@ -156,8 +156,14 @@ def attempts_with(child: ChildJob, attempt: Attempt) -> int:
     return max(child.attempt_count, attempt.number)
 
 
-def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt, **fields: Any) -> bool:
+def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
     """Have a child wait again whose current attempt is over, or is none of its own any more.
+
+    Args:
+        write: the child's group.
+        child: open.
+        attempt: its current attempt; None: it waits without one.
+        fields: columns to set in the same statement.
 
     Returns:
         Whether this call did. The caller tells it: nobody knows yet why it waits.
@@ -165,7 +171,7 @@ def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt, **fields: Any
     fields = {"current_attempt": None, **fields}
     if child.status == ChildStatus.QUEUED:
         waits = ChildJob.objects.filter(
-            pk=child.pk, status=ChildStatus.QUEUED, current_attempt_id=attempt.pk
+            pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt
         )
         put = waits.update(**fields) > 0
         for name, value in fields.items() if put else ():

@@ -127,8 +127,12 @@ def _works(row: Backend) -> bool:
 
 
 def _lacks(row: Backend, group: JobGroup) -> bool:
-    known = Known(tags=row.tags, devices=row.devices, comfyui_version=row.comfyui_version)
-    return bool(lacking(known, group.required_capabilities))
+    return bool(lacking(known_of(row), group.required_capabilities))
+
+
+def known_of(row: Backend) -> Known:
+    """Return what is known of a backend, as its capabilities are derived from it."""
+    return Known(tags=row.tags, devices=row.devices, comfyui_version=row.comfyui_version)
 
 
 def _vram(devices: Collection[Mapping[str, Any]]) -> int:

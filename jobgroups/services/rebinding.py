@@ -1,4 +1,4 @@
-"""Where children that a person retries are bound: at their own backend, or at another that may be.
+"""Where children that a person retries or moves are bound: at their own backend, or at another one.
 
 In the transaction that queues them, with the group locked.
 """
@@ -6,21 +6,23 @@ In the transaction that queues them, with the group locked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
+from backends.models import Backend, Reachability
 from backends.selectors import backend_facts, backends_by_id
 from backends.states import BackendState, backend_state
 from jobgroups import retrying
+from jobgroups.capabilities import lacking
 from jobgroups.clock import now
-from jobgroups.errors import BackendUnavailable, Conflict
-from jobgroups.failures import TAXONOMY, FailureClass, Retry
+from jobgroups.errors import BackendNotFound, BackendUnavailable, Conflict, NoOtherBackend
+from jobgroups.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, Retry
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.retrying import Candidate, Tried
 from jobgroups.services.backends import hold_backends
-from jobgroups.services.places import others_for
-from jobgroups.states import Elsewhere
+from jobgroups.services.places import known_of, others_for
+from jobgroups.states import Elsewhere, Where
 
 #: Words for a backend at which nobody may wait: it takes nothing until a person says so, or ever.
 _SHUT: Final = {
@@ -33,25 +35,53 @@ _HINT: Final = (
     "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
 )
 _NOWHERE_HINT: Final = "No other backend that is allowed works now. Have one work, then retry."
+_NAMED_HINT: Final = "Name another backend."
 
 
-def bind(group: JobGroup, children: Sequence[ChildJob], elsewhere: Elsewhere) -> dict[str, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Where a person wants children retried; with nothing said, where their group lets them go."""
+
+    where: Where | None = None
+    #: At this backend, and at no other one.
+    backend_id: str | None = None
+    #: To which other backends a child may go if it has reason to, for this retry alone.
+    elsewhere: Elsewhere | None = None
+
+    @property
+    def names_a_place(self) -> bool:
+        """Whether the person wants the children elsewhere, whatever keeps them where they are."""
+        return self.where is Where.OTHER or self.backend_id is not None
+
+    def allowed(self, group: JobGroup, child: ChildJob) -> Elsewhere:
+        """Return to which other backends a child may go."""
+        better = child.failure_class in BETTER_ELSEWHERE
+        if self.where is Where.OTHER or (self.where is Where.AUTO and better):
+            return Elsewhere.ANY
+        if self.where is Where.SAME:
+            return Elsewhere.NEVER
+        return self.elsewhere or Elsewhere(group.retry_elsewhere)
+
+
+def bind(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
     """Return the backend that each child is bound to, by the child's id.
 
     A child stays where it is unless it may go elsewhere and has reason to: its backend takes
-    nothing, is away, or has failed it in the run before. A backend that is away or paused keeps
-    those that must stay: they wait for it.
+    nothing, is away, or has failed it in the run before; or the person wants it elsewhere. A backend
+    that is away or paused keeps those that must stay: they wait for it.
 
     Args:
         group: theirs; locked.
         children: as their last run left them.
-        elsewhere: at which other backends they may be bound.
+        choice: at which backends the person wants them.
 
     Raises:
+        BackendNotFound: the named backend is not registered.
         BackendUnavailable: one of them can wait nowhere; all of them are refused then.
+        NoOtherBackend: one of them is to go to another backend, and there is none for it.
     """
     while True:
-        bound = _bound(group, children, elsewhere)
+        bound = _bound(group, children, choice)
         try:
             # None of them is forgotten until the caller's transaction ends.
             hold_backends(bound.values())
@@ -61,43 +91,142 @@ def bind(group: JobGroup, children: Sequence[ChildJob], elsewhere: Elsewhere) ->
         return bound
 
 
-def _bound(group: JobGroup, children: Sequence[ChildJob], elsewhere: Elsewhere) -> dict[str, str]:
-    shut, tried = _shut(children), _tried(children)
-    open_to = others_for(group, elsewhere, besides=())
-    candidates = {one.backend_id: one for one in open_to}
+def _bound(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
+    if choice.backend_id is not None:
+        _check_named(group, choice.backend_id)
+        return {child.id: choice.backend_id for child in children}
+    shut, tried = _shut({child.backend_id or "" for child in children}), _tried(children)
+    places = _Places(group)
+    leave = choice.where is Where.OTHER
     bound: dict[str, str] = {}
     refused: dict[str, str] = {}
+    stuck: list[str] = []
+    hint = _HINT
     for child in children:
-        own = child.backend_id or ""
-        target = _target(child, candidates, tried[child.id])
+        own, allowed = child.backend_id or "", choice.allowed(group, child)
+        target = _target(child, places.open_to(allowed), tried[child.id], leave=leave)
+        if target is None and leave:
+            stuck.append(child.id)
+            continue
         if target is None and own in shut:
             refused[own] = shut[own]
+            hint = _HINT if allowed is Elsewhere.NEVER else _NOWHERE_HINT
             continue
         bound[child.id] = target = target or own
-        if target in candidates:
-            # So that the next one does not come behind it where another stands idle.
-            taken = candidates[target]
-            candidates[target] = replace(taken, waiting=taken.waiting + 1)
+        places.take(target)
+    if stuck:
+        raise NoOtherBackend(stuck)
     if refused:
         raise BackendUnavailable(
-            [{"backend_id": one, "reason": reason} for one, reason in refused.items()],
-            hint=_HINT if elsewhere is Elsewhere.NEVER else _NOWHERE_HINT,
+            [{"backend_id": one, "reason": reason} for one, reason in refused.items()], hint=hint
         )
     return bound
 
 
-def _target(child: ChildJob, candidates: dict[str, Candidate], tried: Tried) -> str | None:
-    """Return the best of the backends that a child may go to, its own among them; None: no other."""
+class _Places:
+    """The backends to which children of a group may go, looked at once for all of them."""
+
+    def __init__(self, group: JobGroup) -> None:
+        self._group = group
+        self._found: dict[Elsewhere, dict[str, Candidate]] = {}
+
+    def open_to(self, elsewhere: Elsewhere) -> dict[str, Candidate]:
+        """Return the backends to which a child may go, by their ids."""
+        if elsewhere not in self._found:
+            found = others_for(self._group, elsewhere, besides=())
+            self._found[elsewhere] = {one.backend_id: one for one in found}
+        return self._found[elsewhere]
+
+    def take(self, backend_id: str) -> None:
+        """Count one more child that waits there, so that the next one does not come behind it.
+
+        Where another backend stands idle, the next one goes there.
+        """
+        for found in self._found.values():
+            if backend_id in found:
+                taken = found[backend_id]
+                found[backend_id] = replace(taken, waiting=taken.waiting + 1)
+
+
+def _target(
+    child: ChildJob, candidates: dict[str, Candidate], tried: Tried, *, leave: bool
+) -> str | None:
+    """Return the best of the backends that a child may go to, its own among them; None: no other.
+
+    Args:
+        child: the child.
+        candidates: where it may go.
+        tried: where it failed.
+        leave: its own backend is none of them.
+    """
     own = child.backend_id or ""
-    if own in candidates and own not in tried.failed_at:
+    if not leave and own in candidates and own not in tried.failed_at:
         return own
+    fit = [one for one in candidates.values() if not (leave and one.backend_id == own)]
     out_of_memory = child.failure_class == FailureClass.OUT_OF_MEMORY
-    return retrying.choose(candidates.values(), tried, after_memory=out_of_memory)
+    return retrying.choose(fit, tried, after_memory=out_of_memory)
 
 
-def _shut(children: Sequence[ChildJob]) -> dict[str, str]:
+# --- a backend that a person names ----------------------------------------------------------------
+
+
+def bind_to(group: JobGroup, backend_id: str) -> None:
+    """Check that children of a group may wait at a backend that a person names, and hold it there.
+
+    Raises:
+        BackendNotFound: it is not registered.
+        BackendUnavailable: it takes nothing, or lacks what the group requires.
+    """
+    while True:
+        _check_named(group, backend_id)
+        try:
+            hold_backends([backend_id])
+        except Conflict:
+            continue
+        return
+
+
+def _check_named(group: JobGroup, backend_id: str) -> None:
+    row = Backend.objects.filter(pk=backend_id).first()
+    if row is None:
+        raise BackendNotFound(backend_id)
+    reason = _shut([backend_id]).get(backend_id)
+    if reason is None and (missing := lacking(known_of(row), group.required_capabilities)):
+        reason = f"It lacks {', '.join(missing)}, which the group requires."
+    if reason is not None:
+        raise BackendUnavailable(
+            [{"backend_id": backend_id, "reason": reason}],
+            hint=_NAMED_HINT,
+        )
+
+
+def leave_unreachable(children: Iterable[ChildJob]) -> None:
+    """Let children wait no longer for the removal of their prompts at backends that cannot be reached.
+
+    The end of such a prompt may never be seen. Its place stays taken, and its stop owed. Two backends
+    may render the child then; it has one result.
+
+    Args:
+        children: queued, bound elsewhere by a person.
+    """
+    bound = {child.id: child.backend_id for child in children}
+    removed = Attempt.objects.filter(
+        child_id__in=list(bound),
+        ended_at__isnull=True,
+        stop_requested_at__isnull=False,
+        failure_class="",
+        backend__in=Backend.objects.filter(reachability=Reachability.OFFLINE).values("pk"),
+    )
+    kept = [one.pk for one in removed if one.backend_id != bound[one.child_id]]
+    if kept:
+        Attempt.objects.filter(pk__in=kept).update(failure_class=FailureClass.UNREACHABLE)
+
+
+# --- looked up ------------------------------------------------------------------------------------
+
+
+def _shut(named: Collection[str]) -> dict[str, str]:
     """Return why nobody may wait at a backend, by the id of each at which that is so."""
-    named = {child.backend_id or "" for child in children}
     rows, moment = backends_by_id(named), now()
     shut = {}
     for backend_id in named:

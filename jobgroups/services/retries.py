@@ -1,4 +1,4 @@
-"""A retry by a person: the next run of a group that has ended.
+"""A retry by a person: the next run of a group that has ended, or one child of a group that runs.
 
 Children that failed, timed out or were cancelled wait again, each with its own seed. One whose
 picture was made after all gets it at once, and nothing is rendered for it.
@@ -7,7 +7,8 @@ picture was made after all gets it at once, and nothing is rendered for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from jobgroups import events
 from jobgroups.clock import now
@@ -15,14 +16,20 @@ from jobgroups.errors import (
     ChildNotFound,
     GroupNotFinished,
     JobCompleted,
+    JobNotFailed,
     NothingToRetry,
     RunPassed,
 )
+from jobgroups.failures import FailureClass
 from jobgroups.hub import hub
 from jobgroups.models import ChildJob
 from jobgroups.services import adopting, rebinding
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
-from jobgroups.states import CHILD_FINAL, ChildStatus, Elsewhere, GroupStatus
+from jobgroups.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus
+
+#: Nothing is said of where children are to be bound.
+AS_THE_GROUP_SAYS: Final = Choice()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,7 @@ class Retried:
     """What a retry did."""
 
     group_id: str
-    #: The run that it opened.
+    #: The run in which they wait again: the one that it opened, or the present one.
     run: int
     #: The group's status as the transaction left it; it has ended again where all were adopted.
     status: str
@@ -47,8 +54,9 @@ def group_retry(
     *,
     group_id: str,
     job_ids: Sequence[str] | None = None,
-    elsewhere: Elsewhere | None = None,
+    choice: Choice = AS_THE_GROUP_SAYS,
     run: int | None = None,
+    by: str = "",
 ) -> Retried:
     """Open the next run of a group that has ended, and queue the chosen children again.
 
@@ -58,9 +66,9 @@ def group_retry(
         group_id: the group.
         job_ids: which children; None: all that failed or timed out, in a cancelled group also what
             was cancelled.
-        elsewhere: on which other backends they may be bound, for this choice alone; None: as the
-            group says.
+        choice: at which backends they are bound.
         run: the run that the caller saw; None: whichever it is.
+        by: the person's name.
 
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
@@ -68,32 +76,94 @@ def group_retry(
         GroupNotFinished: something in it is not final.
         JobCompleted: a named child has its result.
         NothingToRetry: nobody was named, and nothing failed.
-        BackendUnavailable: a child's backend takes nothing, and there is no other for it.
+        BackendNotFound, BackendUnavailable, NoOtherBackend: a child can wait nowhere, or not there.
     """
     with group_transaction(group_id) as write:
-        if run is not None and run != write.group.run:
-            raise RunPassed(group_id, write.group.run, run)
-        children = write.children()
-        chosen = _chosen(write, children, job_ids)
-        results = adopting.results(chosen)
-        waiting = [child for child in chosen if child.id not in results]
-        allowed = elsewhere or Elsewhere(write.group.retry_elsewhere)
-        bound = rebinding.bind(write.group, waiting, allowed) if waiting else {}
-        moved = {
-            child.id: bound[child.id] for child in waiting if child.backend_id != bound[child.id]
-        }
-        bound |= {child_id: attempt.backend_id for child_id, attempt in results.items()}
-        write.open_run()
-        moment = now()
-        for child in chosen:
-            write.queue_again(child, backend_id=bound[child.id], moment=moment)
-        write.add(events.group_reopened(write.group, chosen))
-        for child in chosen:
-            if child.id in results:
-                adopting.adopt(write, child, results[child.id])
+        _check_run(write, run)
+        chosen = _chosen(write, write.children(), job_ids)
+        done = _queue_again(write, chosen, choice, by)
     hub.tell_work()
+    # The transaction has derived the group from its children when it ended.
+    return replace(done, status=write.group.status)
+
+
+@unit_of_work
+def child_retry(
+    *,
+    group_id: str,
+    job_id: str,
+    choice: Choice = AS_THE_GROUP_SAYS,
+    run: int | None = None,
+    by: str = "",
+) -> Retried:
+    """Queue one child again: within the run while its group runs, else in the group's next run.
+
+    The group's lock decides which of the two it is: the run's last child may end at the same time.
+
+    Args:
+        group_id: the group.
+        job_id: the child. While the group runs, one that failed or timed out.
+        choice: at which backend it is bound.
+        run: the run that the caller saw; None: whichever it is.
+        by: the person's name.
+
+    Raises:
+        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
+        RunPassed: the group is in another run than the caller saw.
+        JobCompleted: it has its result.
+        JobNotFailed: the group runs, and the child has not failed.
+        BackendNotFound, BackendUnavailable, NoOtherBackend: it can wait nowhere, or not there.
+    """
+    with group_transaction(group_id) as write:
+        _check_run(write, run)
+        chosen = _named(_known(write.children(), [job_id]))
+        is_open = write.group.completed_at is None
+        if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:
+            raise JobNotFailed(job_id, chosen[0].status)
+        done = _queue_again(write, chosen, choice, by)
+    hub.tell_work()
+    # The transaction has derived the group from its children when it ended.
+    return replace(done, status=write.group.status)
+
+
+def _check_run(write: GroupWrite, run: int | None) -> None:
+    if run is not None and run != write.group.run:
+        raise RunPassed(write.group.id, write.group.run, run)
+
+
+def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, by: str) -> Retried:
+    """Queue children again: in the next run if this one has ended, else within it."""
+    results = adopting.results(chosen)
+    waiting = [child for child in chosen if child.id not in results]
+    bound = rebinding.bind(write.group, waiting, choice) if waiting else {}
+    moved = {child.id: bound[child.id] for child in waiting if child.backend_id != bound[child.id]}
+    bound |= {child_id: attempt.backend_id for child_id, attempt in results.items()}
+    opens_run = write.group.completed_at is not None
+    if opens_run:
+        write.open_run()
+    moment = now()
+    for child in chosen:
+        left, kind, reason = child.backend_id or "", child.failure_class, child.error_message
+        write.queue_again(child, backend_id=bound[child.id], moment=moment)
+        if not opens_run:
+            write.add(
+                events.child_retrying(
+                    child,
+                    left=left,
+                    failure_class=FailureClass(kind) if kind else None,
+                    reason=reason or "",
+                    requested_by=by or events.A_PERSON,
+                )
+            )
+    if opens_run:
+        write.add(events.group_reopened(write.group, chosen, by=by))
+    if choice.names_a_place:
+        rebinding.leave_unreachable([child for child in waiting if child.id in moved])
+    for child in chosen:
+        if child.id in results:
+            adopting.adopt(write, child, results[child.id])
     return Retried(
-        group_id=group_id,
+        group_id=write.group.id,
         run=write.group.run,
         status=write.group.status,
         job_ids=[child.id for child in waiting],
@@ -108,16 +178,12 @@ def group_retry(
 def _chosen(
     write: GroupWrite, children: Sequence[ChildJob], job_ids: Sequence[str] | None
 ) -> list[ChildJob]:
-    if job_ids is not None:
-        known = {child.id for child in children}
-        for job_id in job_ids:
-            if job_id not in known:
-                raise ChildNotFound(job_id)
+    named = None if job_ids is None else _known(children, job_ids)
     unfinished = sum(child.status not in CHILD_FINAL for child in children)
     if write.group.completed_at is None:
         raise GroupNotFinished(write.group.id, unfinished)
-    if job_ids is not None:
-        return _named(children, set(job_ids))
+    if named is not None:
+        return _named(named)
     wanted = {ChildStatus.FAILED, ChildStatus.TIMEOUT}
     if write.group.status == GroupStatus.CANCELLED:
         wanted.add(ChildStatus.CANCELLED)
@@ -127,8 +193,16 @@ def _chosen(
     return chosen
 
 
-def _named(children: Sequence[ChildJob], job_ids: set[str]) -> list[ChildJob]:
-    chosen = [child for child in children if child.id in job_ids]
+def _known(children: Sequence[ChildJob], job_ids: Sequence[str]) -> list[ChildJob]:
+    """Return the named children, in the group's order."""
+    known = {child.id for child in children}
+    for job_id in job_ids:
+        if job_id not in known:
+            raise ChildNotFound(job_id)
+    return [child for child in children if child.id in set(job_ids)]
+
+
+def _named(chosen: list[ChildJob]) -> list[ChildJob]:
     completed = [child.id for child in chosen if child.status == ChildStatus.COMPLETED]
     if completed:
         raise JobCompleted(completed)

@@ -148,7 +148,7 @@ class GroupWrite:
         self._moved = True
 
     def queue_again(self, child: ChildJob, *, backend_id: str, moment: dt.datetime) -> bool:
-        """Queue a child that ended in an earlier run, as if nobody had tried it in this one.
+        """Queue a child that a person retries: in the next run, or within this one after it failed.
 
         Its attempts stay, and so does their number. Returns whether this call queued it: one that
         completed keeps its result.

@@ -119,7 +119,10 @@ def test_a_group_that_goes_on_is_refused_with_what_to_do(api: Api, farm: list[st
     body = error_of(api.post(_path(made), {}), 409, "group_not_finished")
     assert "1 job is not final" in body["detail"]
     assert "cancel" in body["detail"]
-    error_of(api.post(_path(made, 0), {}), 409, "group_not_finished")
+    # One job that failed need not wait for the others; one that waits has not failed.
+    body = error_of(api.post(_path(made, 1), {}), 409, "job_not_failed")
+    assert "is queued" in body["detail"]
+    assert api.post(_path(made, 0), {}).json()["run"] == 1
 
 
 def test_a_second_click_is_refused(api: Api, ended: dict[str, Any]) -> None:
@@ -165,6 +168,18 @@ def test_what_is_not_there_is_not_found(api: Api, ended: dict[str, Any]) -> None
         ({"run": True}, "run"),
         ({"jobs": ["j_1"]}, "jobs"),
         ({"max_attempts": 3}, "max_attempts"),
+        ({"where": "elsewhere"}, "where"),
+        ({"where": True}, "where"),
+        ({"where": ["other"]}, "where"),
+        ({"backend_id": 3}, "backend_id"),
+        ({"backend_id": ""}, "backend_id"),
+        ({"backend_id": "b" * 65}, "backend_id"),
+        ({"where": "other", "backend_id": "gpu-2"}, "backend_id"),
+        ({"where": "same", "retry_elsewhere": "any"}, "retry_elsewhere"),
+        ({"backend_id": "gpu-2", "retry_elsewhere": False}, "retry_elsewhere"),
+        ({"by": "a\nb"}, "by"),
+        ({"by": "a" * 151}, "by"),
+        ({"by": 5}, "by"),
     ],
 )
 def test_a_body_that_says_something_else_is_refused(
@@ -184,3 +199,102 @@ def test_a_body_that_is_no_json_is_refused(api: Api, ended: dict[str, Any]) -> N
     error_of(api.ask("POST", _path(ended), b"[]"), 400, "invalid_request")
     answer = api.ask("POST", _path(ended), b"{}", content_type="text/plain")
     error_of(answer, 415, "unsupported_media_type")
+
+
+# --- where ----------------------------------------------------------------------------------------
+
+
+def test_a_named_backend_gets_the_job(api: Api, ended: dict[str, Any]) -> None:
+    answer = api.post(_path(ended, 1), {"backend_id": "gpu-1", "by": "anna"})
+    assert answer.json()["moved"] == {_job(ended, 1): "gpu-1"}
+    events = api.get(f"/api/job-groups/{ended['job_group_id']}/events").json()["events"]
+    assert events[-1]["requested_by"] == "anna"
+
+
+def test_another_backend_than_the_one_that_failed_it_gets_the_job(
+    api: Api, ended: dict[str, Any]
+) -> None:
+    moved = api.post(_path(ended), {"where": "other"}).json()["moved"]
+    assert set(moved) == {_job(ended, 1), _job(ended, 2)}
+    assert moved[_job(ended, 1)] != "gpu-2"
+    assert moved[_job(ended, 2)] != "gpu-3"
+
+
+def test_no_other_backend_is_refused_with_what_to_do(api: Api, ended: dict[str, Any]) -> None:
+    for one in ("gpu-1", "gpu-3"):
+        api.post(f"/api/backends/{one}/pause", {})
+    body = error_of(api.post(_path(ended, 1), {"where": "other"}), 409, "no_other_backend")
+    assert body["job_ids"] == [_job(ended, 1)]
+    assert "where" in body["detail"]
+    assert JobGroup.objects.get().run == 1
+
+
+@pytest.mark.parametrize("name", ["gpu-9", "gpu 1", "../gpu-1", "gpu-1 "])
+def test_a_backend_that_is_not_registered_is_not_found(
+    api: Api, ended: dict[str, Any], name: str
+) -> None:
+    error_of(api.post(_path(ended), {"backend_id": name}), 404, "backend_not_found")
+    assert JobGroup.objects.get().run == 1
+
+
+def test_a_named_backend_that_takes_nothing_is_refused(api: Api, ended: dict[str, Any]) -> None:
+    api.ask("PATCH", "/api/backends/gpu-1", b'{"enabled": false}')
+    body = error_of(api.post(_path(ended), {"backend_id": "gpu-1"}), 409, "backend_unavailable")
+    assert body["unavailable_backends"][0]["backend_id"] == "gpu-1"
+
+
+# --- moves ----------------------------------------------------------------------------------------
+
+
+def _move(made: dict[str, Any], job: int) -> str:
+    return f"/api/job-groups/{made['job_group_id']}/jobs/{_job(made, job)}/move"
+
+
+def test_a_waiting_job_is_moved(api: Api, farm: list[str]) -> None:
+    made = api.submit("gpu-1", "gpu-2")
+    answer = api.post(_move(made, 0), {"backend_id": "gpu-2", "by": "anna"})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {
+            "job_group_id": made["job_group_id"],
+            "job_id": _job(made, 0),
+            "backend_id": "gpu-2",
+            "moved": True,
+            "removing_from": None,
+        },
+    )
+    assert api.post(_move(made, 0), {"backend_id": "gpu-2"}).json()["moved"] is False
+    status = api.get(f"/api/job-groups/{made['job_group_id']}").json()
+    assert status["child_jobs"][0]["backend_id"] == "gpu-2"
+
+
+def test_a_job_that_has_ended_is_not_moved(api: Api, ended: dict[str, Any]) -> None:
+    body = error_of(api.post(_move(ended, 1), {"backend_id": "gpu-1"}), 409, "job_not_waiting")
+    assert "retry" in body["detail"]
+
+
+def test_a_move_of_nothing_or_to_nowhere_is_not_found(api: Api, farm: list[str]) -> None:
+    made = api.submit("gpu-1")
+    error_of(api.post(_move(made, 0), {"backend_id": "gpu-9"}), 404, "backend_not_found")
+    path = f"/api/job-groups/{made['job_group_id']}/jobs/j_000000000000/move"
+    error_of(api.post(path, {"backend_id": "gpu-2"}), 404, "job_not_found")
+    path = f"/api/job-groups/jg_000000000000/jobs/{_job(made, 0)}/move"
+    error_of(api.post(path, {"backend_id": "gpu-2"}), 404, "group_not_found")
+    error_of(api.get(_move(made, 0)), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "backend_id"),
+        ({"backend_id": None}, "backend_id"),
+        ({"backend_id": ["gpu-2"]}, "backend_id"),
+        ({"backend_id": "gpu-2", "where": "other"}, "where"),
+        ({"backend_id": "gpu-2", "by": ""}, "by"),
+    ],
+)
+def test_a_move_that_says_something_else_is_refused(
+    api: Api, farm: list[str], body: dict[str, Any], field: str
+) -> None:
+    made = api.submit("gpu-1")
+    assert list(wrong_fields(api.post(_move(made, 0), body))) == [field]

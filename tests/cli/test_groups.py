@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from director.client import Director
+from director.demo.workflow import text_to_picture
 from tests.cli.conftest import Desk
 from tests.cli.way import between
 from tests.served import Served
@@ -68,6 +71,46 @@ def test_a_retry_of_one_child_leaves_the_other(desk: Desk) -> None:
     desk.run("retry", group_id, "--job", job, "--watch", status=1)
     statuses = [child["status"] for child in desk.json("show", group_id)["child_jobs"]]
     assert statuses == ["failed", "completed"]
+
+
+def test_a_failed_child_is_retried_where_the_person_says_while_its_group_runs(desk: Desk) -> None:
+    desk.run("backends", "pause", "gpu-3")
+    try:
+        desk.sims.fault("out_of_memory", on=0)
+        with Director(desk.url) as director:
+            group_id = director.submit(text_to_picture(), ["gpu-1", "gpu-3"]).job_group_id
+        job, waiting = (one["job_id"] for one in desk.json("show", group_id)["child_jobs"])
+        _until_failed(desk, group_id)
+        assert "until then only" in desk.said("retry", group_id, "--job", waiting, status=4)
+        out = desk.out("retry", group_id, "--job", job, "--backend", "gpu-2")
+        assert out.startswith(f"{group_id}: 1 child again, run 1.")
+        assert f"{job} at gpu-2" in out
+        out = desk.out("move", group_id, waiting, "gpu-2")
+        assert out.startswith(f"{waiting} waits for gpu-2 now.")
+        assert "already" in desk.out("move", group_id, waiting, "gpu-2")
+        assert "completed: 1 done, 1 done on the second try" in desk.out("watch", group_id)
+        children = desk.json("show", group_id)["child_jobs"]
+        assert [one["backend_id"] for one in children] == ["gpu-2", "gpu-2"]
+        assert "not waiting" in desk.said("move", group_id, waiting, "gpu-1", status=4)
+    finally:
+        desk.run("backends", "resume", "gpu-3")
+
+
+def _until_failed(desk: Desk, group_id: str) -> None:
+    end = time.monotonic() + 30
+    while desk.json("show", group_id)["failed_count"] == 0:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_a_retry_that_names_two_places_or_none_is_refused(desk: Desk) -> None:
+    group_id = desk.group("gpu-1", fails=[0])
+    said = desk.said("retry", group_id, "--where", "same", "--backend", "gpu-2", status=2)
+    assert "Use one of" in said
+    assert "gpu-9" in desk.said("retry", group_id, "--backend", "gpu-9", status=4)
+    desk.run("retry", group_id, "--where", "other", "--watch")
+    [child] = desk.json("show", group_id)["child_jobs"]
+    assert child["backend_id"] != "gpu-1"
 
 
 def test_a_retry_of_what_did_not_fail_is_refused(desk: Desk) -> None:

@@ -24,6 +24,7 @@ from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, claims, groups, holds, retries, waiting
 from jobgroups.services.claims import Claim
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState, ChildStatus, Elsewhere
 from tests import farm
@@ -115,7 +116,7 @@ def people(luck: random.Random) -> None:
     name = luck.choice(NAMES)
     deeds: list[Callable[[], Any]] = [
         lambda: retries.group_retry(group_id=group_id),
-        lambda: retries.group_retry(group_id=group_id, elsewhere=Elsewhere.ANY),
+        lambda: retries.group_retry(group_id=group_id, choice=Choice(elsewhere=Elsewhere.ANY)),
         lambda: holds.backend_hold(backend_id=name, hold=Hold.PAUSE, at_once=True),
         lambda: holds.backend_quarantine(backend_id=name),
         *[lambda: holds.backend_resume(backend_id=name)] * 3,

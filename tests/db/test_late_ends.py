@@ -21,6 +21,7 @@ from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, claims, groups, holds, retries, waiting
 from jobgroups.services.attempts import MAX_UNCHARGED
 from jobgroups.services.claims import Claim
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState, Elsewhere
 from tests import farm
@@ -400,7 +401,7 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     # Nobody waits for that end yet.
     assert waiting.children_let_go(fence=fence) == 0
-    retries.group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert only(group).backend_id == "gpu-2"
     assert idle(other)
     assert waiting.children_let_go(fence=fence) == 1

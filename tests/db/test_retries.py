@@ -25,6 +25,7 @@ from jobgroups.errors import (
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, claims, groups, runners, waiting
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import group_retry
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState, Elsewhere
@@ -321,7 +322,7 @@ def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: Fe
     group, attempt_id = timed_out(fence)
     # Elsewhere, where no stop of another prompt stands in its way.
     farm.backend("gpu-2", reachability="online", last_seen_at=now())
-    group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     other = farm.lease("gpu-2")
     (child,) = children(group)
     assert child.backend_id == "gpu-2"

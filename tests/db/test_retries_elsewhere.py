@@ -17,6 +17,7 @@ from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import groups
 from jobgroups.services.backends import backend_forget
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import Retried, group_retry
 from jobgroups.states import AttemptState, Elsewhere
 from tests import farm
@@ -56,7 +57,7 @@ def places(group: JobGroup) -> list[str | None]:
 
 
 def retry(group: JobGroup, elsewhere: Elsewhere | None = None) -> Retried:
-    return group_retry(group_id=group.id, elsewhere=elsewhere)
+    return group_retry(group_id=group.id, choice=Choice(elsewhere=elsewhere))
 
 
 @pytest.mark.parametrize("shut", SHUT.values(), ids=SHUT.keys())

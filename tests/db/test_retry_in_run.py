@@ -128,6 +128,8 @@ def test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes() -> None:
         "reason": "It met node_or_model_missing.",
         "next_backend_id": "gpu-2",
         "not_before": iso(waits.not_before),
+        "queued_at": iso(waits.queued_at),
+        "requested_by": None,
     }
     assert farm.fresh(group).status == "running"
     farm.finish(other, second)

@@ -10,6 +10,7 @@ from jobgroups.clock import now
 from jobgroups.failures import FailureClass
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.services import attempts, groups, places, retries, waiting
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
 from jobgroups.states import AttemptState, Elsewhere
 from tests import farm
@@ -72,7 +73,7 @@ def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
     waiting.children_give_up(fence=first, away_s=600, reason="refused")
     second = machine("gpu-2")
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
-    retries.group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert bound(group) == ["gpu-2"]
     assert replay(group) == ["gpu-1"]
     farm.finish(farm.claim(second), second)
@@ -85,7 +86,7 @@ def test_a_retry_elsewhere_by_a_person_makes_no_backend_one_of_the_groups() -> N
     group = submitted("gpu-1", elsewhere=Elsewhere.GROUP)
     waiting.children_give_up(fence=first, away_s=600, reason="refused")
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
-    retries.group_retry(group_id=group.id, elsewhere=Elsewhere.ANY)
+    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert bound(group) == ["gpu-2"]
     Backend.objects.filter(pk="gpu-1").update(enabled=True)
     group = farm.fresh(group)

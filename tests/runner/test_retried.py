@@ -8,6 +8,7 @@ import pytest
 
 from backends.models import Backend, Reachability
 from jobgroups.models import JobGroup
+from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import Retried, group_retry
 from jobgroups.states import Elsewhere
 from tests.runner.conftest import Farm, in_thread, text_to_image, until
@@ -117,7 +118,7 @@ async def test_a_retry_elsewhere_is_rendered_there(farm: Farm) -> None:
     await farm.runner()
     group = await farm.submit("gpu-1")
     assert (await farm.finished(group)).status == "failed"
-    done = await retry(farm, group, elsewhere=Elsewhere.ANY)
+    done = await retry(farm, group, choice=Choice(elsewhere=Elsewhere.ANY))
     assert list(done.moved.values()) == ["gpu-2"]
     assert (await farm.finished(group)).status == "completed"
     assert (len(started(farm, "gpu-1")), len(started(farm, "gpu-2"))) == (1, 1)
@@ -137,7 +138,7 @@ async def test_what_was_cancelled_on_a_machine_that_died_is_rendered_elsewhere(f
 
     await until(away)
     await farm.cancel(group)
-    done = await retry(farm, group, elsewhere=Elsewhere.ANY)
+    done = await retry(farm, group, choice=Choice(elsewhere=Elsewhere.ANY))
     assert list(done.moved.values()) == ["gpu-2"]
     assert (await farm.finished(group)).status == "completed"
     assert (len(started(farm, "gpu-1")), len(started(farm, "gpu-2"))) == (1, 1)

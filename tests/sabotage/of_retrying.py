@@ -7,6 +7,8 @@ from tests.sabotage.breakage import Breakage, Edit
 _WRITING = "jobgroups/services/writing.py"
 _RETRIES = "jobgroups/services/retries.py"
 _TESTS = "tests/db/test_retries.py"
+_IN_RUN = "tests/db/test_retries_within_a_run.py"
+_MOVES = "tests/db/test_moves.py"
 
 OF_RETRYING: tuple[Breakage, ...] = (
     Breakage(
@@ -30,11 +32,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         name="late result not adopted",
         broken="A retry looks at no earlier attempt of its children.",
         hurts="A picture that is there already is rendered a second time.",
-        edits=(
-            Edit(
-                _RETRIES, "        results = adopting.results(chosen)\n", "        results = {}\n"
-            ),
-        ),
+        edits=(Edit(_RETRIES, "    results = adopting.results(chosen)\n", "    results = {}\n"),),
         notices=f"{_TESTS}::test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered",
     ),
     Breakage(
@@ -58,8 +56,8 @@ OF_RETRYING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RETRIES,
-                "        write.add(events.group_reopened(write.group, chosen))\n",
-                "",
+                "        write.add(events.group_reopened(write.group, chosen, by=by))\n",
+                "        pass\n",
             ),
         ),
         notices=f"{_TESTS}::test_the_new_run_ends_with_a_group_complete_of_its_own",
@@ -76,5 +74,57 @@ OF_RETRYING: tuple[Breakage, ...] = (
             ),
         ),
         notices="tests/db/test_retries_elsewhere.py::test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do",
+    ),
+    Breakage(
+        name="a new run for one job",
+        broken="A retry of one job of a running group opens the next run.",
+        hurts="The run has no end for its watchers: its group_complete never comes.",
+        edits=(
+            Edit(
+                _RETRIES,
+                "    opens_run = write.group.completed_at is not None\n",
+                "    opens_run = True\n",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_failed_job_is_rendered_again_while_its_group_runs",
+    ),
+    Breakage(
+        name="any job retried while its group runs",
+        broken="While its group runs, a retry queues a job that waits, runs or was cancelled.",
+        hurts="A cancelled job is rendered although its user cancelled it.",
+        edits=(
+            Edit(
+                _RETRIES,
+                "        if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:\n",
+                "        if False:\n",
+            ),
+        ),
+        notices=f"{_IN_RUN}::test_a_job_that_was_cancelled_alone_stays_so_until_the_end",
+    ),
+    Breakage(
+        name="moved without removal",
+        broken="A move requests no removal of the prompt at the old backend.",
+        hurts="The job is never sent to its new backend, or two backends render it.",
+        edits=(
+            Edit(
+                "jobgroups/services/moves.py",
+                "        write.owe_stop([attempt.pk], StopReason.MOVED)\n",
+                "",
+            ),
+        ),
+        notices=f"{_MOVES}::test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent",
+    ),
+    Breakage(
+        name="started and moved all the same",
+        broken="A prompt that starts before its removal is stopped for the move.",
+        hurts="A render is interrupted because a person moved a job that seemed to wait.",
+        edits=(
+            Edit(
+                "jobgroups/services/attempts.py",
+                "            if attempt.stop_reason == StopReason.MOVED:\n",
+                "            if False:\n",
+            ),
+        ),
+        notices=f"{_MOVES}::test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void",
     ),
 )

@@ -110,6 +110,7 @@ class FakeDirector:
         app.router.add_route("*", "/api/job-groups/{id}/jobs/{job}", self._job)
         app.router.add_route("POST", "/api/job-groups/{id}/retry", self._retry)
         app.router.add_route("POST", "/api/job-groups/{id}/jobs/{job}/retry", self._retry)
+        app.router.add_route("POST", "/api/job-groups/{id}/jobs/{job}/move", self._move)
         app.router.add_route("GET", "/view", self._view)
         app.router.add_route("*", "/{rest:.*}", self._unknown)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -347,6 +348,18 @@ class FakeDirector:
                 "job_ids": named,
                 "adopted_job_ids": [],
                 "moved": {"j_1": "gpu-2"},
+            }
+        )
+
+    async def _move(self, request: web.Request) -> web.Response:
+        group = self._found(request)
+        return web.json_response(
+            {
+                "job_group_id": group.body["job_group_id"],
+                "job_id": request.match_info["job"],
+                "backend_id": (await request.json())["backend_id"],
+                "moved": True,
+                "removing_from": "gpu-2",
             }
         )
 

@@ -302,6 +302,31 @@ def test_a_retry_says_what_waits_again(director: Driven, server: FakeDirector) -
         director.retry(group_id, "j_1")
 
 
+def test_a_retry_names_the_place_and_the_person(director: Driven, server: FakeDirector) -> None:
+    group_id = server.group(2)
+    server.finish(group_id)
+    director.retry(group_id, ["j_1"], where="auto", by="anna")
+    server.finish(group_id)
+    director.retry_job(group_id, "j_2", backend_id="gpu-3")
+    [(_, body)] = server.sent("POST", f"/api/job-groups/{group_id}/retry")
+    assert json.loads(body) == {"where": "auto", "by": "anna", "job_ids": ["j_1"]}
+    [(_, body)] = server.sent("POST", f"/api/job-groups/{group_id}/jobs/j_2/retry")
+    assert json.loads(body) == {"backend_id": "gpu-3"}
+
+
+def test_a_move_says_where_the_job_waits_and_may_be_repeated(
+    director: Driven, server: FakeDirector
+) -> None:
+    group_id = server.group(2)
+    path = f"/api/job-groups/{group_id}/jobs/j_2/move"
+    server.lose["POST", path] = 1
+    done = director.move(group_id, "j_2", "gpu-3", by="anna")
+    assert (done.job_id, done.backend_id, done.moved) == ("j_2", "gpu-3", True)
+    assert done.removing_from == "gpu-2"
+    bodies = [json.loads(body) for _, body in server.sent("POST", path)]
+    assert bodies == [{"backend_id": "gpu-3", "by": "anna"}] * 2
+
+
 def test_a_retry_without_an_answer_is_not_repeated(director: Driven, server: FakeDirector) -> None:
     group_id = server.group(1)
     server.finish(group_id)
@@ -336,6 +361,9 @@ def test_a_server_that_is_not_there_is_unreachable(director: Driven, server: Fak
         (409, "nothing_to_retry", client.NothingToRetry),
         (409, "job_completed", client.JobCompleted),
         (409, "backend_unavailable", client.BackendUnavailable),
+        (409, "job_not_failed", client.JobNotFailed),
+        (409, "job_not_waiting", client.JobNotWaiting),
+        (409, "no_other_backend", client.NoOtherBackend),
         (404, "backend_not_found", client.BackendNotFound),
         (404, "not_found", client.NotFound),
         (405, "method_not_allowed", client.DirectorError),

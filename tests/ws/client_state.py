@@ -108,7 +108,12 @@ class ClientState:
             child |= {"status": "queued", "started_at": None}
         elif kind == "child_retrying":
             assert frame["backend_id"] == child["backend_id"]
-            child |= {"status": "queued", "started_at": None}
+            # Of one that has failed, a person's retry alone; nothing of its end is left.
+            assert child["status"] in ("queued", "running") or (
+                child["status"] in ("failed", "timeout") and frame["requested_by"]
+            )
+            child |= {name: None for name in _OF_A_RUN if name in child}
+            child |= {"status": "queued", "warnings": [], "queued_at": frame["queued_at"]}
             child["attempts"] = max(child["attempts"], frame["attempt"])
             child["backend_id"] = frame["next_backend_id"]
         else:

@@ -15,8 +15,10 @@ from jobgroups import selectors
 from jobgroups.errors import Conflict
 from jobgroups.hub import hub
 from jobgroups.messages import Message
-from jobgroups.services import groups, retries
-from jobgroups.states import Elsewhere
+from jobgroups.models import ChildJob
+from jobgroups.services import groups, moves, retries
+from jobgroups.services.rebinding import Choice
+from jobgroups.states import Elsewhere, Where
 from tests.ws.client_state import COUNTS, ClientState, picked
 from tests.ws.clients import Watcher, watching
 from tests.ws.conftest import Writer
@@ -84,8 +86,24 @@ async def said(dice: random.Random, writer: Writer, group_id: str, word: str) ->
     if word == "retry":
         with contextlib.suppress(Conflict):
             await writer.do(retries.group_retry, group_id=group_id)
+    elif word == "retry job":
+        job = dice.choice(await writer.do(_job_ids, group_id))
+        choice = Choice(where=dice.choice([None, *Where]))
+        with contextlib.suppress(Conflict):
+            await writer.do(
+                retries.child_retry, group_id=group_id, job_id=job, choice=choice, by="anna"
+            )
+    elif word == "move":
+        job = dice.choice(await writer.do(_job_ids, group_id))
+        target = dice.choice(writer.runner.names)
+        with contextlib.suppress(Conflict):
+            await writer.do(moves.child_move, group_id=group_id, job_id=job, backend_id=target)
     elif dice.random() < 0.1:
         await writer.do(groups.group_cancel, group_id=group_id)
+
+
+def _job_ids(group_id: str) -> list[str]:
+    return list(ChildJob.objects.filter(group_id=group_id).values_list("pk", flat=True))
 
 
 @pytest.mark.parametrize("lossless", [True, False])
@@ -109,7 +127,8 @@ async def test_snapshot_and_events_are_the_next_snapshot(
     for client in clients:
         await client.connect(resume=False)
     for _ in range(60):
-        match dice.choice([*["step"] * 3, "progress", "read", "reconnect", "cancel", "retry"]):
+        words = [*["step"] * 3, "progress", "read", "reconnect", "cancel", "retry"]
+        match dice.choice([*words, "retry job", "move"]):
             case "step":
                 await writer.do(writer.runner.random_step, dice)
             case "progress":

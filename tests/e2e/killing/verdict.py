@@ -116,7 +116,15 @@ def _check_stories(child: Any, events: list[dict[str, Any]]) -> None:
 
 
 def _check_story(child_id: str, kinds: list[str], status: str | None) -> None:
-    """Hold that a run's events are: started, as often as it was put back or tried again; then one end."""
+    """Hold that a run's events are: started, as often as it was put back or tried again; then one end.
+
+    A failure that a person's retry follows is no end: the events around it are two stories.
+    """
+    for at, kind in enumerate(kinds[:-1]):
+        if kind in ("child_failed", "child_timeout") and kinds[at + 1] == "child_retrying":
+            _check_story(child_id, kinds[: at + 1], kind.removeprefix("child_"))
+            _check_story(child_id, kinds[at + 2 :], status)
+            return
     ends = [kind for kind in kinds if kind in ENDS]
     assert len(ends) == 1, f"{child_id}: {kinds}"
     assert kinds[-1] == ends[0]

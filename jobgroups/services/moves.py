@@ -1,0 +1,96 @@
+"""A move by a person: a child that waits is bound to another backend.
+
+A prompt of it that stands in the old backend's queue is removed there first. The runner removes it, and
+the child is sent to its new backend after the prompt was seen gone. A prompt that has started by then is
+not interrupted: it goes on, and the move is void (``services.attempts``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db.models import Q
+
+from jobgroups import events
+from jobgroups.errors import ChildNotFound, JobNotWaiting
+from jobgroups.failures import FailureClass
+from jobgroups.hub import hub
+from jobgroups.models import Attempt, ChildJob
+from jobgroups.services import rebinding
+from jobgroups.services.failed import put_back
+from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
+from jobgroups.states import ChildStatus, StopReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """What a move did."""
+
+    group_id: str
+    job_id: str
+    #: The backend for which the child waits now.
+    backend_id: str
+    #: False: it waited there already, and nothing was changed.
+    moved: bool
+    #: The backend that still has a prompt of it, which is removed first; None: no backend has one.
+    removing_from: str | None
+
+
+@unit_of_work
+def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> Moved:
+    """Bind a child that waits to another backend.
+
+    Args:
+        group_id: the group.
+        job_id: the child.
+        backend_id: the backend for which it is to wait. One that is paused or away is allowed.
+        by: the person's name.
+
+    Raises:
+        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
+        JobNotWaiting: it runs, or has ended.
+        BackendNotFound: the backend is not registered.
+        BackendUnavailable: it takes nothing, or lacks what the group requires.
+    """
+    with group_transaction(group_id) as write:
+        found = write.children(pk=job_id)
+        if not found:
+            raise ChildNotFound(job_id)
+        child = found[0]
+        if child.status != ChildStatus.QUEUED:
+            raise JobNotWaiting(job_id, child.status, child.backend_id or "")
+        moved = child.backend_id != backend_id
+        if moved:
+            rebinding.bind_to(write.group, backend_id)
+            _move(write, child, backend_id, by)
+        removed = child.attempts.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
+        # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
+        overtaken = Q(failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE])
+        removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
+        removing_from = removed.values_list("backend_id", flat=True).first()
+    if moved:
+        hub.tell_work()
+    return Moved(
+        group_id=group_id,
+        job_id=job_id,
+        backend_id=backend_id,
+        moved=moved,
+        removing_from=removing_from,
+    )
+
+
+def _move(write: GroupWrite, child: ChildJob, backend_id: str, by: str) -> None:
+    left, attempt = child.backend_id or "", child.current_attempt
+    if attempt is not None:
+        # Accepted, on its way, or perhaps there: what it is, the runner finds out, and removes it.
+        write.owe_stop([attempt.pk], StopReason.MOVED)
+        Attempt.objects.filter(pk=attempt.pk).update(charged=False)
+    put_back(write, child, attempt, backend_id=backend_id, not_before=None)
+    rebinding.leave_unreachable([child])
+    person = by or events.A_PERSON
+    reason = f"Moved from {left or 'no backend'} by {person}."
+    write.add(
+        events.child_retrying(
+            child, left=left, failure_class=None, reason=reason, requested_by=person
+        )
+    )

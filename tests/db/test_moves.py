@@ -1,0 +1,371 @@
+"""A move by a person: what waits goes to another backend, and no prompt of it runs twice."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from backends.models import Backend, Reachability
+from jobgroups.clock import now
+from jobgroups.errors import (
+    BackendNotFound,
+    BackendUnavailable,
+    ChildNotFound,
+    GroupNotFound,
+    JobNotWaiting,
+)
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups, waiting
+from jobgroups.services.attempts import End
+from jobgroups.services.moves import Moved, child_move
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, ErrorType
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def first() -> Fence:
+    return works("gpu-1")
+
+
+@pytest.fixture
+def second() -> Fence:
+    return works("gpu-2")
+
+
+def works(backend_id: str, **fields: Any) -> Fence:
+    """Register a backend that answers, and take its lease."""
+    farm.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
+    return farm.lease(backend_id)
+
+
+def move(group: JobGroup, backend_id: str = "gpu-2", by: str = "") -> Moved:
+    return child_move(group_id=group.id, job_id=only(group).id, backend_id=backend_id, by=by)
+
+
+def only(group: JobGroup) -> ChildJob:
+    return group.children.get()
+
+
+def idle(fence: Fence) -> bool:
+    """Whether nothing is claimed at a backend."""
+    return claims.child_claim(fence=fence, client_id="c", depth=2) is None
+
+
+def accepted(fence: Fence) -> tuple[JobGroup, claims.Claim]:
+    """Submit a group whose child stands in the backend's queue."""
+    group = farm.submit(fence.backend_id)
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    return group, claimed
+
+
+def removed(claimed: claims.Claim, fence: Fence) -> None:
+    """Tell that the prompt was deleted from the queue and seen gone."""
+    end = End(
+        state=AttemptState.INTERRUPTED,
+        outputs={},
+        error_message="Removed from the queue",
+        error_type=ErrorType.INTERRUPTED,
+        ran=False,
+    )
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+
+
+# --- not sent -------------------------------------------------------------------------------------
+
+
+def test_a_child_that_was_not_sent_waits_for_the_named_backend(first: Fence, second: Fence) -> None:
+    group = farm.submit("gpu-1")
+    queued_at = only(group).queued_at
+    done = move(group, by="anna")
+    assert (done.moved, done.removing_from, done.backend_id) == (True, None, "gpu-2")
+    assert idle(first)
+    assert farm.claim(second).child_id == only(group).id
+    assert only(group).queued_at == queued_at
+    event = farm.log(group)[-1]
+    assert event["type"] == "child_retrying"
+    named = ["backend_id", "next_backend_id", "requested_by", "failure_class", "reason"]
+    assert [event[name] for name in named] == [
+        "gpu-1",
+        "gpu-2",
+        "anna",
+        None,
+        "Moved from gpu-1 by anna.",
+    ]
+
+
+def test_the_actor_without_a_name_is_a_person(first: Fence, second: Fence) -> None:
+    group = farm.submit("gpu-1")
+    move(group)
+    assert farm.log(group)[-1]["requested_by"] == "a person"
+
+
+def test_a_move_to_where_it_waits_changes_nothing(first: Fence, second: Fence) -> None:
+    group, claimed = accepted(first)
+    before = farm.log(group)
+    done = move(group, "gpu-1")
+    assert (done.moved, done.removing_from) == (False, None)
+    assert farm.log(group) == before
+    assert only(group).current_attempt_id == claimed.attempt_id
+
+
+def test_a_pause_before_the_next_try_ends_with_a_move(first: Fence, second: Fence) -> None:
+    group = farm.submit("gpu-1")
+    group.children.update(not_before=now().replace(year=2100))
+    move(group)
+    assert not idle(second)
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shut", "said"),
+    [
+        ({"enabled": False, "said_reason": "cleaning"}, "disabled"),
+        ({"hold": "drain"}, "drained"),
+        ({"quarantined_at": now(), "quarantine_reason": "it failed."}, "quarantined"),
+        ({"tags": []}, "lacks flux"),
+    ],
+)
+def test_a_backend_that_takes_nothing_or_lacks_something_is_refused(
+    first: Fence, second: Fence, shut: dict[str, Any], said: str
+) -> None:
+    Backend.objects.update(tags=["flux"])
+    group = farm.submit("gpu-1", required_capabilities=["flux"])
+    Backend.objects.filter(pk="gpu-2").update(**shut)
+    before = farm.log(group)
+    with pytest.raises(BackendUnavailable, match=said):
+        move(group)
+    assert only(group).backend_id == "gpu-1"
+    assert farm.log(group) == before
+
+
+def test_an_unknown_group_job_or_backend_is_refused(first: Fence) -> None:
+    group = farm.submit("gpu-1")
+    with pytest.raises(BackendNotFound):
+        move(group, "gpu-9")
+    with pytest.raises(ChildNotFound):
+        child_move(group_id=group.id, job_id="j_000000000000", backend_id="gpu-1")
+    with pytest.raises(GroupNotFound):
+        child_move(group_id="jg_000000000000", job_id=only(group).id, backend_id="gpu-1")
+
+
+@pytest.mark.parametrize("away", [{"hold": "pause"}, {"reachability": "offline"}])
+def test_a_backend_that_is_paused_or_away_may_be_named(
+    first: Fence, second: Fence, away: dict[str, Any]
+) -> None:
+    group = farm.submit("gpu-1")
+    Backend.objects.filter(pk="gpu-2").update(**away)
+    assert move(group).moved
+
+
+def test_what_runs_or_has_ended_is_not_moved(first: Fence, second: Fence) -> None:
+    group = farm.submit("gpu-1")
+    claimed = farm.claim(first)
+    farm.start(claimed, first)
+    with pytest.raises(JobNotWaiting, match="runs on gpu-1"):
+        move(group)
+    assert Attempt.objects.get().stop_requested_at is None
+    farm.finish(claimed, first)
+    with pytest.raises(JobNotWaiting, match="is completed"):
+        move(group)
+
+
+# --- accepted by the old backend ------------------------------------------------------------------
+
+
+def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
+    first: Fence, second: Fence
+) -> None:
+    group, claimed = accepted(first)
+    done = move(group)
+    assert done.removing_from == "gpu-1"
+    attempt = Attempt.objects.get()
+    assert (attempt.stop_reason, attempt.charged) == ("moved", False)
+    assert (only(group).backend_id, only(group).current_attempt_id) == ("gpu-2", None)
+    assert idle(second)
+    removed(claimed, first)
+    attempt.refresh_from_db()
+    assert (attempt.state, attempt.error_message) == ("interrupted", "Moved to another backend")
+    assert attempt.failure_class == ""
+    sent = farm.claim(second)
+    farm.start(sent, second)
+    farm.finish(sent, second)
+    assert farm.fresh(group).status == "completed"
+    assert farm.types(group)[1:] == [
+        "child_retrying",
+        "child_started",
+        "child_completed",
+        "group_complete",
+    ]
+
+
+def test_a_move_is_no_try_of_the_policy(first: Fence, second: Fence) -> None:
+    group = farm.submit("gpu-1", max_attempts=2)
+    claimed = farm.claim(first)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=first)
+    move(group)
+    removed(claimed, first)
+    sent = farm.claim(second)
+    farm.start(sent, second)
+    farm.finish(sent, second, AttemptState.ERROR)
+    assert only(group).status == "queued"
+
+
+def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
+    first: Fence, second: Fence
+) -> None:
+    group, claimed = accepted(first)
+    move(group)
+    stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    assert (stored.stop_requested, stored.current) == (False, True)
+    child, attempt = only(group), Attempt.objects.get()
+    assert (child.status, child.backend_id) == ("running", "gpu-1")
+    assert (attempt.stop_reason, attempt.charged) == ("", True)
+    void, started = farm.log(group)[-2:]
+    assert (void["backend_id"], void["next_backend_id"]) == ("gpu-2", "gpu-1")
+    assert "stays" in void["reason"]
+    assert started["backend_id"] == "gpu-1"
+    assert idle(second)
+    farm.finish(claimed, first)
+    assert farm.fresh(group).status == "completed"
+
+
+def test_a_prompt_that_ran_while_nobody_looked_is_the_jobs_result(
+    first: Fence, second: Fence
+) -> None:
+    group, claimed = accepted(first)
+    move(group)
+    farm.finish(claimed, first)
+    assert (only(group).status, only(group).backend_id) == ("completed", "gpu-1")
+    assert idle(second)
+
+
+def test_a_moved_child_that_is_cancelled_meanwhile_is_stopped_wherever_it_is(
+    first: Fence, second: Fence
+) -> None:
+    group, claimed = accepted(first)
+    move(group)
+    groups.group_cancel(group_id=group.id)
+    stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    assert stored.stop_requested
+    assert Attempt.objects.get().stop_reason == "cancel"
+    assert only(group).status == "cancelled"
+
+
+def test_an_uncertain_prompt_is_looked_for_before_the_next_is_sent(
+    first: Fence, second: Fence
+) -> None:
+    group = farm.submit("gpu-1")
+    claimed = farm.claim(first)
+    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
+    assert move(group).removing_from == "gpu-1"
+    assert idle(second)
+    attempts.attempt_never_accepted(
+        attempt_id=claimed.attempt_id, fence=first, remember_until=now()
+    )
+    assert farm.claim(second).child_id == only(group).id
+    # It is met after all: its child has gone on, so it is removed.
+    assert not attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=first, running=True)
+
+
+def test_a_forgotten_prompt_that_runs_after_a_move_is_kept_while_its_job_waits(
+    first: Fence, second: Fence
+) -> None:
+    group = farm.submit("gpu-1")
+    claimed = farm.claim(first)
+    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
+    move(group)
+    attempts.attempt_never_accepted(
+        attempt_id=claimed.attempt_id, fence=first, remember_until=now()
+    )
+    assert attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=first, running=True)
+    assert (only(group).status, only(group).backend_id) == ("running", "gpu-1")
+    assert Attempt.objects.get().stop_requested_at is None
+
+
+def test_it_may_be_moved_back_while_it_is_removed(first: Fence, second: Fence) -> None:
+    group, claimed = accepted(first)
+    move(group)
+    assert move(group, "gpu-1").removing_from == "gpu-1"
+    assert idle(first)
+    removed(claimed, first)
+    assert farm.claim(first).child_id == only(group).id
+    assert idle(second)
+
+
+# --- backends out of reach ------------------------------------------------------------------------
+
+
+def test_a_job_leaves_an_unreachable_backend_at_once(first: Fence, second: Fence) -> None:
+    group, claimed = accepted(first)
+    Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
+    assert move(group).removing_from is None
+    sent = farm.claim(second)
+    # Back again: it had the prompt, which is not to run a second time.
+    stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    assert stored.stop_requested
+    assert Attempt.objects.get(pk=claimed.attempt_id).stop_reason == "superseded"
+    farm.start(sent, second)
+    assert only(group).backend_id == "gpu-2"
+
+
+def test_an_unreachable_backend_that_runs_it_first_keeps_it(first: Fence, second: Fence) -> None:
+    group, claimed = accepted(first)
+    Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
+    move(group)
+    attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
+    assert idle(second)
+    assert (only(group).status, Attempt.objects.get().failure_class) == ("running", "")
+
+
+def test_a_backend_that_is_lost_during_the_removal_keeps_no_job(
+    first: Fence, second: Fence
+) -> None:
+    _, claimed = accepted(first)
+    move(JobGroup.objects.get())
+    assert idle(second)
+    assert waiting.children_let_go(fence=first) == 1
+    assert not idle(second)
+    attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=first, reason="it restarted")
+    assert only(JobGroup.objects.get()).backend_id == "gpu-2"
+
+
+def test_a_backend_that_hangs_during_the_removal_keeps_no_job(first: Fence, second: Fence) -> None:
+    _, claimed = accepted(first)
+    move(JobGroup.objects.get())
+    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    assert not idle(second)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_move_and_a_start_at_the_same_time_leave_one_attempt_in_charge() -> None:
+    first, second = works("gpu-1"), works("gpu-2")
+    for _ in range(6):
+        group, claimed = accepted(first)
+        together = threading.Barrier(2)
+
+        def start() -> None:
+            together.wait()  # noqa: B023 joined within the loop
+            attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)  # noqa: B023
+            connection.close()
+
+        starter = threading.Thread(target=start)
+        starter.start()
+        together.wait()
+        with contextlib.suppress(JobNotWaiting):
+            move(group)
+        starter.join()
+        child = only(group)
+        assert (child.status, child.backend_id) == ("running", "gpu-1")
+        assert idle(second)
+        farm.finish(claimed, first)
+        assert farm.fresh(group).status == "completed"

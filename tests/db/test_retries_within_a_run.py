@@ -1,0 +1,394 @@
+"""A person's retry of one job while its group runs: within the run, which ends once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from backends.models import Backend, Reachability
+from jobgroups import selectors
+from jobgroups.clock import iso, now
+from jobgroups.errors import (
+    BackendNotFound,
+    BackendUnavailable,
+    ChildNotFound,
+    JobCompleted,
+    JobGroupsError,
+    JobNotFailed,
+    NoOtherBackend,
+    RunPassed,
+)
+from jobgroups.failures import FailureClass
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups
+from jobgroups.services.rebinding import Choice
+from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, Elsewhere, Where
+from tests import farm
+
+pytestmark = pytest.mark.django_db
+
+SAME, OTHER, AUTO = (Choice(where=one) for one in Where)
+
+
+def works(backend_id: str, vram: int = 0, **fields: Any) -> Fence:
+    """Register a backend that answers, with so many GiB of memory, and take its lease."""
+    devices = [{"name": "GPU", "vram_total": vram * 2**30}] if vram else []
+    fields = {"reachability": "online", "last_seen_at": now(), "devices": devices, **fields}
+    farm.backend(backend_id, **fields)
+    return farm.lease(backend_id)
+
+
+@pytest.fixture
+def fence() -> Fence:
+    return works("gpu-1", 8)
+
+
+def fail(fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR) -> claims.Claim:
+    """Have the oldest waiting child of a backend fail there."""
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    end = farm.end(AttemptState.ERROR, failure=kind)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
+    return claimed
+
+
+def running(
+    fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
+) -> tuple[JobGroup, ChildJob]:
+    """Submit a group that runs: its first child has failed, its second waits."""
+    group = farm.submit(fence.backend_id, fence.backend_id, **fields)
+    fail(fence, kind)
+    failed = group.children.get(position=0)
+    assert failed.status == "failed"
+    return farm.fresh(group), failed
+
+
+def retry(
+    group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any
+) -> Retried:
+    return child_retry(group_id=group.id, job_id=child.id, choice=choice, **said)
+
+
+def run_all(*fences: Fence) -> None:
+    """Render what waits, to success."""
+    for fence in fences:
+        while claimed := claims.child_claim(fence=fence, client_id="c", depth=9):
+            farm.start(claimed, fence)
+            farm.finish(claimed, fence)
+
+
+# --- within the run -------------------------------------------------------------------------------
+
+
+def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: Fence) -> None:
+    group, failed = running(fence)
+    done = retry(group, failed, by="anna")
+    assert (done.run, done.status, done.job_ids, done.moved) == (1, "running", [failed.id], {})
+    again = farm.fresh(failed)
+    assert (again.status, again.run, again.completed_at) == ("queued", 1, None)
+    assert (again.error_message, again.error_type, again.failure_class) == (None, None, "")
+    assert farm.fresh(group).failed_count == 0
+    event = farm.log(group)[-1]
+    assert event == {
+        "type": "child_retrying",
+        "seq": event["seq"],
+        "run": 1,
+        "job_id": failed.id,
+        "backend_id": "gpu-1",
+        "seed": failed.seed,
+        "attempt": 1,
+        "failure_class": "node_error",
+        "reason": "CUDA out of memory",
+        "next_backend_id": "gpu-1",
+        "not_before": None,
+        "queued_at": iso(again.queued_at),
+        "requested_by": "anna",
+    }
+    run_all(fence)
+    stored = farm.fresh(group)
+    assert (stored.status, stored.run, stored.completed_count) == ("completed", 1, 2)
+    types = farm.types(group)
+    assert (types.count("group_complete"), types[-1]) == (1, "group_complete")
+    assert "group_reopened" not in types
+    results = farm.log(group)[-1]["results"]
+    assert [one["status"] for one in results] == ["completed", "completed"]
+
+
+def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: Fence) -> None:
+    group = farm.submit("gpu-1", "gpu-1")
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    child = group.children.get(position=0)
+    retry(group, child)
+    # Its prompt is being stopped there.
+    assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
+    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    run_all(fence)
+    assert farm.fresh(group).status == "completed"
+    assert [one.number for one in child.attempts.all()] == [1, 2]
+
+
+def test_a_picture_that_was_made_after_all_is_taken(fence: Fence) -> None:
+    group = farm.submit("gpu-1", "gpu-1")
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    farm.finish(claimed, fence)
+    child = group.children.get(position=0)
+    assert retry(group, child).adopted_job_ids == [child.id]
+    assert farm.fresh(child).status == "completed"
+    assert farm.fresh(group).completed_at is None
+    assert farm.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
+
+
+def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(fence: Fence) -> None:
+    group, failed = running(fence, max_attempts=1)
+    retry(group, failed)
+    ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(
+        queued_at=now() + dt.timedelta(hours=1)
+    )
+    fail(fence)
+    assert (farm.fresh(failed).status, farm.fresh(failed).attempt_count) == ("failed", 2)
+    assert retry(group, failed).job_ids == [failed.id]
+
+
+def test_a_pending_group_counts_and_status_follow(fence: Fence) -> None:
+    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
+    fail(fence)
+    done = farm.claim(fence)
+    farm.start(done, fence)
+    farm.finish(done, fence)
+    assert farm.fresh(group).status == "partial_complete"
+    retry(group, group.children.get(position=0))
+    snapshot = selectors.group_snapshot(group.id)
+    assert (snapshot["status"], snapshot["failed_count"]) == ("running", 0)
+    assert snapshot["child_jobs"][0]["status"] == "queued"
+
+
+def test_an_ended_group_is_opened_again_by_the_same_request(fence: Fence) -> None:
+    group = farm.submit("gpu-1")
+    fail(fence)
+    child = group.children.get()
+    assert retry(farm.fresh(group), child, by="anna").run == 2
+    event = farm.log(group)[-1]
+    assert (event["type"], event["requested_by"]) == ("group_reopened", "anna")
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+def refused(group: JobGroup, child: ChildJob, kind: type[JobGroupsError], **said: Any) -> None:
+    before = farm.log(group)
+    rows = list(ChildJob.objects.order_by("pk").values())
+    with pytest.raises(kind):
+        retry(group, child, **said)
+    assert farm.log(group) == before
+    assert list(ChildJob.objects.order_by("pk").values()) == rows
+
+
+def test_what_has_not_failed_is_refused_and_nothing_changes(fence: Fence) -> None:
+    group, failed = running(fence)
+    waiting = group.children.get(position=1)
+    refused(group, waiting, JobNotFailed)
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    refused(group, waiting, JobNotFailed)
+    retry(group, failed)
+    # A second click.
+    refused(group, failed, JobNotFailed)
+    farm.finish(claimed, fence)
+    refused(group, waiting, JobCompleted)
+    refused(group, failed, RunPassed, run=2)
+    refused(group, ChildJob(id="j_000000000000"), ChildNotFound)
+
+
+def test_a_job_that_was_cancelled_alone_stays_so_until_the_end(fence: Fence) -> None:
+    group, _ = running(fence)
+    waiting = group.children.get(position=1)
+    failed = group.children.get(position=0)
+    retry(group, failed)
+    groups.child_cancel(group_id=group.id, job_id=waiting.id)
+    refused(group, waiting, JobNotFailed)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
+    fence = works("gpu-1")
+    for _ in range(6):
+        group, failed = running(fence)
+        last = farm.claim(fence)
+        farm.start(last, fence)
+        together = threading.Barrier(2)
+
+        def end() -> None:
+            together.wait()  # noqa: B023 joined within the loop
+            farm.finish(last, fence)  # noqa: B023
+            connection.close()
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        together.wait()
+        done = retry(group, failed)
+        ending.join()
+        run_all(fence)
+        stored = farm.fresh(group)
+        assert (stored.status, stored.run) == ("completed", done.run)
+        ends = [one["run"] for one in farm.log(group) if one["type"] == "group_complete"]
+        assert ends == list(range(1, done.run + 1))
+        assert farm.types(group)[-1] == "group_complete"
+
+
+# --- where ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cards() -> dict[str, Fence]:
+    """Two small cards and two larger ones."""
+    return {f"gpu-{at}": works(f"gpu-{at}", vram) for at, vram in enumerate((8, 8, 12, 24), 1)}
+
+
+def place(child: ChildJob) -> str:
+    return str(farm.fresh(child).backend_id)
+
+
+@pytest.mark.parametrize("choice", [OTHER, AUTO])
+def test_out_of_memory_goes_to_the_largest_card(cards: dict[str, Fence], choice: Choice) -> None:
+    group, failed = running(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
+    assert retry(group, failed, choice).moved == {failed.id: "gpu-4"}
+
+
+def test_the_same_backend_is_kept_where_the_person_says_so(cards: dict[str, Fence]) -> None:
+    group, failed = running(
+        cards["gpu-1"], FailureClass.OUT_OF_MEMORY, retry_elsewhere=Elsewhere.ANY, max_attempts=1
+    )
+    assert retry(group, failed, SAME).moved == {}
+    assert place(failed) == "gpu-1"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FailureClass.OUT_OF_MEMORY,
+        FailureClass.NODE_OR_MODEL_MISSING,
+        FailureClass.BACKEND_LOST,
+        FailureClass.UNREACHABLE,
+    ],
+)
+def test_auto_leaves_after_what_another_backend_may_not_have(
+    cards: dict[str, Fence], kind: FailureClass
+) -> None:
+    group, failed = running(cards["gpu-1"], kind)
+    assert retry(group, failed, AUTO).moved
+    assert place(failed) != "gpu-1"
+
+
+def test_auto_stays_after_any_other_failure(cards: dict[str, Fence]) -> None:
+    group, failed = running(cards["gpu-1"], FailureClass.NODE_ERROR)
+    assert retry(group, failed, AUTO).moved == {}
+
+
+def test_auto_stays_where_there_is_no_other(fence: Fence) -> None:
+    group, failed = running(fence, FailureClass.OUT_OF_MEMORY)
+    assert retry(group, failed, AUTO).moved == {}
+
+
+def test_auto_decides_for_each_job_of_a_group(cards: dict[str, Fence]) -> None:
+    group = farm.submit("gpu-1", "gpu-1")
+    fail(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
+    fail(cards["gpu-1"], FailureClass.NODE_ERROR)
+    group_retry(group_id=group.id, choice=AUTO)
+    first, second = group.children.order_by("position")
+    assert (first.backend_id, second.backend_id) == ("gpu-4", "gpu-1")
+
+
+def test_nothing_said_stays_as_the_group_says(cards: dict[str, Fence]) -> None:
+    group, failed = running(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
+    assert retry(group, failed).moved == {}
+
+
+def test_another_backend_has_what_the_group_requires() -> None:
+    first = works("gpu-1", 8, tags=["flux"])
+    works("gpu-2", 24)
+    works("gpu-3", 12, tags=["flux"])
+    group, failed = running(first, FailureClass.OUT_OF_MEMORY, required_capabilities=["flux"])
+    assert retry(group, failed, OTHER).moved == {failed.id: "gpu-3"}
+
+
+def test_no_other_backend_is_said_and_nothing_changes(fence: Fence) -> None:
+    works("gpu-2", enabled=False)
+    works("gpu-3", hold="pause")
+    works("gpu-4", reachability="offline")
+    group, failed = running(fence)
+    refused(group, failed, NoOtherBackend, choice=OTHER)
+    with pytest.raises(NoOtherBackend, match="same backend") as raised:
+        retry(group, failed, OTHER)
+    assert raised.value.extra == {"job_ids": [failed.id]}
+
+
+def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: Fence) -> None:
+    works("gpu-2", tags=["x"])
+    group = farm.submit("gpu-1", required_capabilities=[])
+    fail(fence)
+    JobGroup.objects.update(required_capabilities=["y"])
+    with pytest.raises(NoOtherBackend):
+        group_retry(group_id=group.id, choice=OTHER)
+    assert (farm.fresh(group).run, farm.types(group)[-1]) == (1, "group_complete")
+
+
+@pytest.mark.parametrize("opens_run", [True, False])
+def test_a_named_backend_gets_it(cards: dict[str, Fence], opens_run: bool) -> None:
+    group, failed = running(cards["gpu-1"])
+    if opens_run:
+        run_all(cards["gpu-1"])
+    done = retry(group, failed, Choice(backend_id="gpu-3"))
+    assert (done.moved, done.run) == ({failed.id: "gpu-3"}, 2 if opens_run else 1)
+    assert farm.claim(cards["gpu-3"]).child_id == failed.id
+
+
+def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, Fence]) -> None:
+    group, failed = running(cards["gpu-1"])
+    refused(group, failed, BackendNotFound, choice=Choice(backend_id="gpu-9"))
+    Backend.objects.filter(pk="gpu-3").update(enabled=False)
+    refused(group, failed, BackendUnavailable, choice=Choice(backend_id="gpu-3"))
+    JobGroup.objects.update(required_capabilities=["flux"])
+    refused(group, failed, BackendUnavailable, choice=Choice(backend_id="gpu-2"))
+
+
+def test_a_named_backend_need_not_await_one_that_is_out_of_reach(cards: dict[str, Fence]) -> None:
+    group = farm.submit("gpu-1", "gpu-2")
+    claimed = farm.claim(cards["gpu-1"])
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=cards["gpu-1"])
+    groups.child_cancel(group_id=group.id, job_id=claimed.child_id)
+    run_all(cards["gpu-2"])
+    Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
+    child = ChildJob.objects.get(pk=claimed.child_id)
+    retry(group, child, Choice(backend_id="gpu-3"))
+    assert farm.claim(cards["gpu-3"]).child_id == child.id
+    assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == "unreachable"
+
+
+def test_the_submission_is_answered_as_before_after_moves_within_the_run(
+    cards: dict[str, Fence],
+) -> None:
+    submission = groups.Submission(
+        workflow=farm.WORKFLOW,
+        backend_ids=("gpu-1", "gpu-1"),
+        idempotency_key="k",
+        idempotency_digest="d",
+    )
+    first = groups.group_submit(submission=submission, runner_alive=True)
+    fail(cards["gpu-1"])
+    failed = first.group.children.get(position=0)
+    retry(first.group, failed, Choice(backend_id="gpu-3"))
+    again = groups.group_replay(submitter="", key="k", digest="d")
+    assert again is not None
+    assert [one.backend_id for one in again.children] == ["gpu-1", "gpu-1"]
+    assert json.loads(first.group.warnings_json) == json.loads(again.group.warnings_json)
