@@ -18,10 +18,14 @@ COMPILE := $(DEV)/bin/pip-compile --quiet --no-header --no-emit-index-url --no-e
 # What pytest runs (TESTS), and with what (PYTEST_ARGS).
 TESTS ?=
 PYTEST_ARGS ?=
+# How many processes run the tests; 0 runs them in this one. A file's tests stay together.
+WORKERS ?= 2
+SPREAD = -n $(WORKERS) --dist loadfile
+POSTGRES_URL ?= postgres://postgres:postgres@127.0.0.1:5432/director
 # Options for `make serve`, for example SERVE_ARGS="--port 9000".
 SERVE_ARGS ?=
 
-.PHONY: help demo serve test chaos test-real lint format docs requirements clean
+.PHONY: help demo serve test test-all test-postgres test-changed chaos test-real lint format docs requirements clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,10 +36,23 @@ demo: $(RUN)/.installed ## three pictures from three simulated GPUs (ONCE=1: end
 serve: $(RUN)/.installed ## the Director on http://localhost:9820 (SERVE_ARGS="--port 9000")
 	@$(RUN)/bin/python manage.py serve $(SERVE_ARGS)
 
-test: $(DEV)/.installed ## the tests (TESTS=tests/unit PYTEST_ARGS=-x)
+test: $(DEV)/.installed ## the tests but the slow ones (TESTS=tests/unit PYTEST_ARGS=-x)
 	@[ "$$DIRECTOR_TEST_SERVICES" = required ] || echo "Tests that need PostgreSQL or Redis\
 	 run where these answer and are skipped elsewhere; DIRECTOR_TEST_SERVICES=required forbids that."
-	@$(DEV)/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	@$(DEV)/bin/python -m pytest $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(TESTS)
+
+test-all: $(DEV)/.installed ## every test, then those of the database on PostgreSQL; up to an hour
+	@$(DEV)/bin/python -m pytest $(SPREAD) $(PYTEST_ARGS) $(TESTS)
+	@$(if $(TESTS),,$(MAKE) test-postgres)
+
+test-postgres: $(DEV)/.installed ## the tests of the database, on PostgreSQL (POSTGRES_URL=postgres://…)
+	@DIRECTOR_DATABASE_URL=$(POSTGRES_URL) \
+		$(DEV)/bin/python -m pytest $(SPREAD) -m "not slow" $(PYTEST_ARGS) tests/db tests/api tests/ws tests/runner
+
+# Each breakage and each kill in a file of the product that changed since BASE.
+test-changed: $(DEV)/.installed ## the slow tests that concern what changed since BASE=commit
+	@$(DEV)/bin/python -m pytest $(SPREAD) --changed-since $(BASE) $(PYTEST_ARGS) \
+		tests/sabotage tests/e2e || [ $$? -eq 5 ] # 5: no test concerns the change
 
 # PostgreSQL's and Redis's own programs are needed; the servers are its own.
 chaos: $(DEV)/.installed ## strike a farm of processes (SEED=1 KILLS=60 CHILDREN=2000 KEEP=folder)

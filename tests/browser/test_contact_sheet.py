@@ -37,6 +37,7 @@ def look(tab: Any, url: str, page: Page) -> list[str]:
     return found + [f"{page.name}: {one}" for one in serious(tab)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(590)
 def test_every_state_is_in_its_place(themed: Any, sheet: tuple[str, dict[str, str]]) -> None:
     url, groups = sheet

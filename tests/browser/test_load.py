@@ -10,6 +10,7 @@ import pytest
 from tests.browser.load import measure
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_five_hundred_groups_and_fifty_that_run_stay_light(browser: Any, tmp_path: Path) -> None:
     load = measure(browser, tmp_path, seconds=9)

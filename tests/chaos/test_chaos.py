@@ -45,6 +45,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 @needs_servers
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_farm_that_is_struck_for_two_minutes_loses_and_doubles_nothing(kept: Kept) -> None:
     checking.check_reached(kept.tally, each=5)
     assert kept.tally.kinds == Counter(one.kind for one in _plan())
@@ -79,6 +80,7 @@ def test_a_round_has_every_kind_and_every_state() -> None:
 
 @needs_servers
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_what_is_kept_can_be_checked_again(kept: Kept) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--check", str(kept.folder)],
@@ -180,6 +182,7 @@ TAMPERINGS = {
 
 @needs_servers
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 @pytest.mark.parametrize(("tamper", "said"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
 def test_the_checker_notices(
     tamper: Callable[[Path], None], said: str, kept: Kept, tmp_path: Path

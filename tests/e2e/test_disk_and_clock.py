@@ -17,7 +17,7 @@ from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.killing.preload import library, needs_preload
 from tests.e2e.killing.watcher import Watcher
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 needs_mount = pytest.mark.skipif(shutil.which("mount") is None, reason="mount is needed")
 DAY = 86_400

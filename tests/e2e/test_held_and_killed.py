@@ -18,7 +18,7 @@ from tests.e2e.burning.promises import seconds
 from tests.e2e.burning.scene import Scene, scene
 from tests.e2e.killing.gpus import Entry, picture
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 MACHINES = ("gpu-1", "gpu-2", "gpu-3")
 HELD = "gpu-2"

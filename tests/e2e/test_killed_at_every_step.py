@@ -22,7 +22,7 @@ from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
 from tests.e2e.killing.watcher import Watcher, all_events
 from tests.ws.client_state import picked
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 CHILDREN = 40
 ATTEMPTS = "jobgroups.services.attempts"

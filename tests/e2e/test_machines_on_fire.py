@@ -19,7 +19,7 @@ from tests.e2e.burning.scene import Scene, rare_picture, scene
 from tests.e2e.killing.gpus import Entry
 from tests.served import ROOT
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 FIVE = tuple(f"gpu-{number}" for number in range(1, 6))
 BURNING = "gpu-3"

@@ -37,6 +37,7 @@ from tests.servers import needs_servers
 _NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 _REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(180),
     pytest.mark.skipif(sys.platform != "linux", reason="the page is for Debian and Ubuntu"),
     needs_servers,

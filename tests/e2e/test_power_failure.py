@@ -22,7 +22,7 @@ from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.killing.power import Instant
 from tests.e2e.killing.preload import library, needs_preload
 
-pytestmark = [needs_preload, pytest.mark.timeout(180)]
+pytestmark = [needs_preload, pytest.mark.timeout(180), pytest.mark.slow]
 
 INSTANTS = 8
 SUBMITTERS = 3

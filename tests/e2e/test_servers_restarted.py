@@ -22,7 +22,7 @@ from tests.served import Launched, LaunchedRunner, Served, stop_in_order
 from tests.servers import Postgres, Redis, needs_servers
 from tests.ws.client_state import ClientState
 
-pytestmark = [pytest.mark.timeout(180), needs_servers]
+pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
 
 #: Seconds within which a stream is healed from the rows.
 HEALED = 5.0

@@ -18,7 +18,7 @@ from tests.e2e.test_runner_process import Farm, once_each, refused, until
 from tests.served import Launched, stop_in_order
 from tests.servers import Postgres, Redis, needs_servers
 
-pytestmark = [pytest.mark.timeout(180), needs_servers]
+pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
 
 #: Seconds after which what a vanished host drove must be another runner's.
 VANISHED = 15.0

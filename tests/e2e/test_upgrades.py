@@ -29,6 +29,7 @@ from tests.servers import Redis, needs_servers
 
 _REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(180),
     needs_servers,
 ]

@@ -60,6 +60,11 @@ class Breakage:
     notices: str
     within: int = 60
 
+    @property
+    def paths(self) -> set[str]:
+        """The files that it breaks."""
+        return {edit.path for edit in self.edits}
+
     def apply(self, root: Path) -> None:
         """Break the code below ``root``.
 

@@ -13,6 +13,7 @@ from tests.sabotage.trying import FAILED, PASSED, Outcome, copy_code, run_tests
 each_breakage = pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda one: one.name)
 
 
+@pytest.mark.slow
 @each_breakage
 def test_a_broken_law_is_noticed(breakage: Breakage, tmp_path: Path) -> None:
     root = copy_code(tmp_path)
@@ -24,6 +25,7 @@ def test_a_broken_law_is_noticed(breakage: Breakage, tmp_path: Path) -> None:
     assert outcome.nonsense == [], outcome.output
 
 
+@pytest.mark.slow
 def test_an_unbroken_copy_passes(tmp_path: Path) -> None:
     of_each_kind = {one.notices.split("/")[1]: one.notices for one in BREAKAGES}
     outcome = run_tests(copy_code(tmp_path), *of_each_kind.values())

@@ -30,6 +30,11 @@ class Step:
     moment: str
     call: int = 1
 
+    @property
+    def paths(self) -> set[str]:
+        """The file of the product in which the process is killed."""
+        return {f"{self.at.partition(':')[0].replace('.', '/')}.py"}
+
 
 class Director(Served):
     """One data folder, and the process that serves it now. Not started yet.
