@@ -13,6 +13,7 @@
     ├── NoThumbnail               404 no_thumbnail
     ├── OutputTooLarge            413 output_too_large, with its size and its backend's address
     ├── OutputGone                410 output_gone
+    │   └── OutputReplaced        410 output_gone, with reason "replaced"
     ├── RangeNotSatisfiable       416 range_not_satisfiable
     ├── BackendAway               502 backend_unreachable
     ├── Conflict                  409
@@ -168,6 +169,16 @@ class OutputGone(JobGroupsError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The output is gone. {reason}")
+
+
+class OutputReplaced(OutputGone):
+    """The backend has a file of this name, and a later job has written it."""
+
+    def __init__(self, filename: str, backend_id: str) -> None:
+        super().__init__(
+            f"It was replaced: another file has its name ({filename}) on {backend_id} now."
+        )
+        self.extra["reason"] = "replaced"
 
 
 class RangeNotSatisfiable(JobGroupsError):

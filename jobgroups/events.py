@@ -12,7 +12,7 @@ from jobgroups import shapes
 from jobgroups.clock import iso, iso_or_none, now
 from jobgroups.compiled import insert
 from jobgroups.failures import FailureClass
-from jobgroups.hub import EventFrame, Message, StarFrame, hub
+from jobgroups.hub import EventFrame, Message, ReplacedFrame, StarFrame, hub
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 
 
@@ -229,6 +229,11 @@ def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
 def tell_star(group_id: str, job_id: str, *, starred: bool) -> None:
     """Have the pages that show a child learn of its star, after the commit. No event: no row, no seq."""
     _tell_after_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
+
+
+def tell_replaced(group_id: str, job_id: str) -> None:
+    """Have the pages that show a child learn that a file of it was replaced. No event, as with a star."""
+    _tell_after_commit(Message(group_id=group_id, replaced=(ReplacedFrame(job_id),)))
 
 
 def _tell_after_commit(message: Message) -> None:

@@ -32,6 +32,7 @@ from jobgroups.messages import (
     Poke,
     PreviewFrame,
     ProgressFrame,
+    ReplacedFrame,
     StarFrame,
     packed,
     unpacked,
@@ -47,6 +48,7 @@ __all__ = [
     "PreviewFrame",
     "ProgressFrame",
     "ReadSeqs",
+    "ReplacedFrame",
     "StarFrame",
     "Subscription",
     "hub",
@@ -87,7 +89,7 @@ class Subscription:
         on_overflow: called once when the socket lags too far behind. What waited is dropped then,
             and so is all that comes later.
         previews: whether previews are wanted.
-        stars_alone: whether stars are all that is wanted.
+        stars_alone: whether stars and marks of replaced files are all that is wanted.
     """
 
     def __init__(
@@ -111,7 +113,9 @@ class Subscription:
 
     def put(self, entry: Entry) -> None:
         """Queue an entry; past the limit progress is dropped, and an event overflows the queue."""
-        if self.overflowed or (self._stars_alone and not isinstance(entry, StarFrame)):
+        if self.overflowed or (
+            self._stars_alone and not isinstance(entry, StarFrame | ReplacedFrame)
+        ):
             return
         if isinstance(entry, ProgressFrame | PreviewFrame):
             self._put_latest(entry)
@@ -170,6 +174,8 @@ class _Watched:
             self._put(event)
         for star in message.stars:
             self._put(star)
+        for replaced in message.replaced:
+            self._put(replaced)
 
     def _note(self, event: EventFrame) -> None:
         # One that was overtaken tells nothing of how the child stands now.
@@ -308,7 +314,7 @@ class Hub:
         self._fan_out(message)
         if self._relay is None or (message.previews and not self._is_wanted_afar(message.group_id)):
             return
-        if message.events or message.stars:
+        if message.events or message.stars or message.replaced:
             # What comes later belongs behind this message.
             self._gathered.pop(message.group_id, None)
             self._relay.send(_layer_group(message.group_id), packed(message))

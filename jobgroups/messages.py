@@ -55,24 +55,32 @@ class StarFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplacedFrame:
+    """A file of a child was replaced at its backend: no event, and of no interest but to pages."""
+
+    child_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Poke:
     """The group's log has reached ``seq``: read the rows if that is news."""
 
     seq: int
 
 
-Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | Poke
+Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | Poke
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """All events of one transaction, some progress, some previews, or stars, of one group."""
+    """All events of one transaction, some progress, some previews, or marks of pages, of one group."""
 
     group_id: str
     events: tuple[EventFrame, ...] = ()
     progress: tuple[ProgressFrame, ...] = ()
     previews: tuple[PreviewFrame, ...] = ()
     stars: tuple[StarFrame, ...] = ()
+    replaced: tuple[ReplacedFrame, ...] = ()
 
 
 class Gathered:
@@ -106,6 +114,7 @@ def packed(message: Message) -> dict[str, Any]:
         "progress": [[p.child_id, p.attempt, p.percent, p.text] for p in message.progress],
         "previews": [[p.child_id, p.attempt, p.text] for p in message.previews],
         "stars": [[s.child_id, s.starred] for s in message.stars],
+        "replaced": [one.child_id for one in message.replaced],
     }
 
 
@@ -120,10 +129,12 @@ def unpacked(form: Mapping[str, Any]) -> Message:
     # A process of a version before sends none.
     previews: Iterable[Any] = form.get("previews", ())
     stars: Iterable[Any] = form.get("stars", ())
+    replaced: Iterable[Any] = form.get("replaced", ())
     return Message(
         group_id=form["group"],
         events=tuple(EventFrame(*event) for event in events),
         progress=tuple(ProgressFrame(*frame) for frame in progress),
         previews=tuple(PreviewFrame(*frame) for frame in previews),
         stars=tuple(StarFrame(*star) for star in stars),
+        replaced=tuple(ReplacedFrame(child_id) for child_id in replaced),
     )

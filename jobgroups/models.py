@@ -294,6 +294,8 @@ class Attempt(models.Model):
     accepted_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
+    #: The time of its end by its backend's clock, as in ComfyUI's history; null: the history has none.
+    backend_ended_at = models.DateTimeField(null=True, blank=True)
 
     #: A debt: until the prompt is seen to end, the runner deletes or interrupts it.
     stop_requested_at = models.DateTimeField(null=True, blank=True)
@@ -356,6 +358,38 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return self.prompt_id
+
+
+class ReportedFile(models.Model):
+    """A file at a backend that an attempt reported, as long as no later attempt has replaced the file.
+
+    ComfyUI gives the name of a removed file to another picture (PROTOCOL trap 9). These rows are how the
+    transaction that ends the later attempt finds the earlier one.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    # The unique constraint below serves as its index.
+    attempt = models.ForeignKey(
+        Attempt, on_delete=models.CASCADE, related_name="reported_files", db_index=False
+    )
+    #: Of the backend's id and ComfyUI's type, subfolder and name: see ``outputs.file_digest``.
+    digest = models.CharField(max_length=32)
+    #: Whether the attempt has written the file; otherwise ComfyUI's cache reported it again.
+    executed = models.BooleanField()
+
+    class Meta:
+        ordering: ClassVar = ["id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="file_once_per_attempt", fields=["attempt", "digest"]),
+            # The second of two concurrent ends that wrote one file waits here for the first.
+            models.UniqueConstraint(
+                name="file_written_by_one", fields=["digest"], condition=Q(executed=True)
+            ),
+        ]
+        indexes: ClassVar = [models.Index(name="file_digest", fields=["digest"])]
+
+    def __str__(self) -> str:
+        return self.digest
 
 
 class AbandonedPrompt(models.Model):

@@ -18,6 +18,8 @@ from director.client.landing import DEFAULT_TEMPLATE, relative_path
 
 #: Sorted by name, files are in the order of the group's jobs.
 DEFAULT_NAME: Final = f"{{index}}_{DEFAULT_TEMPLATE}"
+#: HTTP status of a file that its backend does not have any more.
+_GONE: Final = 410
 #: Files on their way at the same time.
 _AT_ONCE: Final = 4
 
@@ -53,6 +55,14 @@ class Saving:
             raise usage(f"The folder {self.folder} cannot be {does}: {why}.") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """A file that is not there, in a sentence; and whether another try may help."""
+
+    sentence: str
+    may_help: bool = True
+
+
 class Saver:
     """Saves files while something else is watched. A context manager: leaving it waits for all.
 
@@ -74,8 +84,7 @@ class Saver:
         self._jobs: set[str] = set()
         self._indexes: dict[str, int] = {}
         self._coming: list[Future[None]] = []
-        #: A sentence for each file that is not there.
-        self.missing: list[str] = []
+        self.missing: list[Unsaved] = []
 
     def __enter__(self) -> Saver:
         return self
@@ -98,11 +107,14 @@ class Saver:
             return
         self._jobs.add(job_id)
         for file in _through_director(group_id, job_id, outputs):
+            if file.missing:
+                self.missing.append(Unsaved(f"Not saved: {file.why_missing}", may_help=False))
+                continue
             numbered = dataclasses.replace(file, index=self._indexes.get(job_id))
             self._coming.append(self._pool.submit(self._save, job_id, numbered))
 
-    def finish(self) -> list[str]:
-        """Wait for every file; return a sentence for each that could not be saved.
+    def finish(self) -> list[Unsaved]:
+        """Wait for every file; return those that could not be saved.
 
         Raises:
             OSError: nobody can be told what was saved.
@@ -115,7 +127,9 @@ class Saver:
         try:
             paths = self._fetched(file)
         except (DirectorError, OSError) as error:
-            self.missing.append(f"{file.filename} of {file.backend_id} was not saved: {error}")
+            said = f"{file.filename} of {file.backend_id} was not saved: {error}"
+            gone = isinstance(error, DirectorError) and error.status == _GONE
+            self.missing.append(Unsaved(said, may_help=not gone))
             return
         # What goes wrong here is the output's matter: the file is saved.
         for path in paths:
@@ -135,19 +149,19 @@ class Saver:
 
 
 def _through_director(group_id: str, job_id: str, outputs: Outputs) -> Iterator[OutputFile]:
-    """Yield the files that exist, with the Director's own address for each (docs/api.md)."""
+    """Yield the files with the Director's own address for each (docs/api.md)."""
     # Numbered as the API numbers them: images first, then the other keys in their order.
     located = (file for file in outputs.files if file.url is not None)
     files = sorted(located, key=lambda file: file.kind != "images")
     for number, file in enumerate(files):
-        if not file.missing:
-            url = f"api/job-groups/{group_id}/jobs/{job_id}/outputs/{number}"
-            yield dataclasses.replace(file, url=url)
+        url = f"api/job-groups/{group_id}/jobs/{job_id}/outputs/{number}"
+        yield dataclasses.replace(file, url=url)
 
 
-def failed_to_save(missing: list[str], group_id: str, saving: Saving) -> Failure:
-    """Return the failure of files that are not all there, with the command that tries again."""
+def failed_to_save(missing: list[Unsaved], group_id: str, saving: Saving) -> Failure:
+    """Return the failure of files that are not all there, with the command that may get more of them."""
     again = ["director", "save", group_id, "--to", str(saving.folder)]
     if saving.name != DEFAULT_NAME:
         again += ["--name", saving.name]
-    return Failure("\n".join(missing), Status.FAILED, hint=f"Try again: {shlex.join(again)}")
+    hint = f"Try again: {shlex.join(again)}" if any(one.may_help for one in missing) else ""
+    return Failure("\n".join(one.sentence for one in missing), Status.FAILED, hint=hint)

@@ -8,7 +8,7 @@ import click
 
 from director.cli import words
 from director.cli.exits import Failure, Status
-from director.cli.saving import Saver, Saving, failed_to_save
+from director.cli.saving import Saver, Saving, Unsaved, failed_to_save
 from director.cli.showing import Show, ended_well, showing
 from director.cli.talking import Asked, failure_of
 from director.client import ChildCompleted, Director, Event, Group, InitialState, Unreachable
@@ -41,8 +41,8 @@ def watch_to_end(
 
 def _shown(
     asked: Asked, director: Director, group_id: str, saving: Saving, *, quiet: bool
-) -> list[str]:
-    """Show the group to its end; return a sentence for each file that could not be saved."""
+) -> list[Unsaved]:
+    """Show the group to its end; return the files that could not be saved."""
     with ExitStack() as stack:
         saver: Saver | None = None
         show: Show = stack.enter_context(showing(as_json=asked.as_json, quiet=quiet))

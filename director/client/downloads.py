@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urljoin
@@ -14,11 +15,15 @@ from director.client.groups import Child, Group, OutputFile
 from director.client.landing import Landing, relative_path
 from director.client.steps import Answer, Flow, Pause, Save
 
+logger = logging.getLogger(__name__)
+
 Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
 
 
 def _files(source: object) -> Iterator[OutputFile]:
     """Yield the files to fetch: one that is asked for itself, else those that still exist.
+
+    Those that do not are named in the log.
 
     Raises:
         TypeError: It is nothing that has files.
@@ -27,14 +32,22 @@ def _files(source: object) -> Iterator[OutputFile]:
         case OutputFile():
             yield source
         case ChildCompleted():
-            yield from (file for file in source.outputs.files if not file.missing)
+            yield from _existing(source.outputs.files)
         case Child() | Group():
-            yield from (file for file in source.files if not file.missing)
+            yield from _existing(source.files)
         case _:
             raise TypeError(
                 "download() takes an OutputFile, a Child, a ChildCompleted or a Group,"
                 f" not {type(source).__name__}."
             )
+
+
+def _existing(files: Iterable[OutputFile]) -> Iterator[OutputFile]:
+    for file in files:
+        if file.missing:
+            logger.warning("Not downloaded: %s", file.why_missing)
+        else:
+            yield file
 
 
 def download(base_url: str, source: Downloadable, folder: Path, template: str) -> Flow[list[Path]]:
@@ -61,8 +74,10 @@ def _saved(base_url: str, files: list[OutputFile], folder: Path, template: str) 
 
 
 def _address(base_url: str, file: OutputFile) -> str:
-    if file.url is None or file.missing:
-        raise NotFound(f"{file.filename} is gone from its backend.")
+    if file.missing:
+        raise NotFound(file.why_missing)
+    if file.url is None:
+        raise NotFound(f"{file.filename} has no address.")
     try:
         return urljoin(f"{base_url}/", file.url)
     except ValueError as error:

@@ -266,6 +266,7 @@ _BY_STATUS: Final[dict[int, type[DirectorError]]] = {
     403: NotAllowed,
     404: NotFound,
     409: Conflict,
+    410: NotFound,
     413: PayloadTooLarge,
     429: TooManyRequests,
     503: Unavailable,

@@ -22,7 +22,8 @@ class OutputFile:
     Attributes:
         kind: ComfyUI's key for it: ``images``, ``gifs``, ``audio``, ``video`` …
         type: ComfyUI's folder: ``output``, or ``temp`` for a preview.
-        missing: The file of a cached node that is gone from the backend.
+        missing: The file is not there any more, or is another one by now.
+        reason: ``replaced`` where the backend has another file of this name; None where nothing is said.
         index: Number of its job in the group, from 1; None if the file did not come with its group.
     """
 
@@ -32,11 +33,24 @@ class OutputFile:
     type: str = "output"
     kind: str = "images"
     missing: bool = False
+    reason: str | None = None
     job_id: str | None = None
     backend_id: str | None = None
     seed: int | None = None
     index: int | None = None
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def why_missing(self) -> str:
+        """Why the file cannot be had, as a sentence; empty where it is not missing."""
+        if not self.missing:
+            return ""
+        if self.reason == "replaced":
+            return (
+                f"{self.filename} was replaced:"
+                f" another file has its name on {self.backend_id or 'its backend'} now."
+            )
+        return f"{self.filename} is gone from {self.backend_id or 'its backend'}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,8 +120,13 @@ class Card:
 
     @property
     def pictures(self) -> list[Output]:
-        """What can be looked at."""
-        return [one for one in self.outputs if one.is_picture and not one.missing]
+        """What can be looked at, also as a thumbnail that outlived its file."""
+        return [one for one in self.outputs if one.is_picture and (one.replaced or not one.missing)]
+
+    @property
+    def replaced(self) -> list[Output]:
+        """The files that a later file of the same name has replaced."""
+        return [one for one in self.outputs if one.replaced]
 
     @property
     def files(self) -> list[Output]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from jobgroups.outputs import REPLACED, reported_files
+
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
 
 
@@ -17,6 +19,8 @@ class Output:
     url: str
     is_picture: bool
     missing: bool
+    #: Whether a later file of the same name has replaced it: a thumbnail of the old one may be left.
+    replaced: bool = False
 
     @property
     def thumbnail(self) -> str:
@@ -35,17 +39,7 @@ def outputs_of(group_id: str, job_id: str, outputs: Any) -> list[Output]:
             url=f"{base}/{number}",
             is_picture=str(file["filename"]).lower().endswith(_PICTURES),
             missing=bool(file.get("missing")),
+            replaced=file.get("reason") == REPLACED,
         )
-        for number, file in enumerate(_files(outputs))
-    ]
-
-
-def _files(outputs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    keys = sorted(outputs, key=lambda key: key != "images")
-    lists = [outputs[key] for key in keys if isinstance(outputs[key], list)]
-    return [
-        file
-        for files in lists
-        for file in files
-        if isinstance(file, Mapping) and isinstance(file.get("filename"), str)
+        for number, file in enumerate(reported_files(outputs))
     ]

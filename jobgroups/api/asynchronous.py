@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
@@ -13,13 +15,27 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.settings import api_settings
 
+from jobgroups.pictures.selectors import OutputFile
 from jobgroups.runner.db import Database
+from jobgroups.services.files import output_replaced
 
+logger = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[..., Awaitable[HttpResponseBase]]
 
 #: Where these views read rows: they must not leave their loop for the process's shared thread.
 _database = Database(threads=2, name="async-views")
 read = _database.call
+
+
+async def note_replaced(file: OutputFile) -> None:
+    """Mark an output whose file turned out to be a later job's, so that JSON and pages show it."""
+    if file.replaced:
+        return
+    try:
+        await read(output_replaced, job_id=file.job_id, digest=file.digest)
+    except DatabaseError:
+        # The answer does not depend on it, and the next request for the file finds it again.
+        logger.warning("The replaced output %s was not marked.", file.filename, exc_info=True)
 
 
 def close_reading() -> None:

@@ -15,8 +15,8 @@ from django.http.response import HttpResponseBase
 from backends.comfyui.exchange import OpenAnswer
 from backends.comfyui.outputs import view_url
 from jobgroups.api import identifiers, queries
-from jobgroups.api.asynchronous import AsyncApiView, read
-from jobgroups.errors import OutputTooLarge, RangeNotSatisfiable
+from jobgroups.api.asynchronous import AsyncApiView, note_replaced, read
+from jobgroups.errors import OutputReplaced, OutputTooLarge, RangeNotSatisfiable
 from jobgroups.pictures import fetching, media
 from jobgroups.pictures.drawing import MAX_SOURCE_BYTES
 from jobgroups.pictures.selectors import OutputFile, child_output
@@ -41,9 +41,13 @@ class OutputView(AsyncApiView):
         if not _NUMBER.fullmatch(number):
             raise Http404
         file = await read(child_output, group, job, int(number))
-        if asked.width is not None:
-            return await _thumbnail(request, file, asked.width)
-        return await _original(request, file, redirect=asked.redirect)
+        try:
+            if asked.width is not None:
+                return await _thumbnail(request, file, asked.width)
+            return await _original(request, file, redirect=asked.redirect)
+        except OutputReplaced:
+            await note_replaced(file)
+            raise
 
     head = get
 

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobgroups.api import identifiers, queries
-from jobgroups.api.asynchronous import AsyncApiView, read
+from jobgroups.api.asynchronous import AsyncApiView, note_replaced, read
 from jobgroups.api.base import ApiView
 from jobgroups.api.parsers import PayloadTooLarge
 from jobgroups.errors import JobGroupsError, NoOutputs, NoWorkflow
@@ -42,7 +42,7 @@ class ZipView(AsyncApiView):
         files = await read(group_outputs, group, starred=starred)
         if not files:
             raise NoOutputs(starred=starred)
-        body = zipped(files)
+        body = zipped(files, note_replaced)
         name = f"{group}-starred.zip" if starred else f"{group}.zip"
         headers = {
             **media.GUARD_HEADERS,

@@ -3,7 +3,8 @@
 ``?groups=jg_a,jg_b`` names the groups that the page shows. First a snapshot (the ``seq`` of each, and
 the pulse), then a notice of each of their events, their progress four times a second, and the pulse
 whenever it differs. A page that connects again gets a new snapshot and asks for what it missed.
-``?stars=jg_a`` names groups of which only stars are told: a group's page reads its own stream besides.
+``?stars=jg_a`` names groups of which only stars and replaced files are sent: a group's page reads its own
+stream besides.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jobgroups.consumers.pulse import PULSE_SECONDS, Pulse, heart
 from jobgroups.consumers.rows import read_seqs
 from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.hub import Subscription, hub
-from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame, StarFrame
+from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame, ReplacedFrame, StarFrame
 
 #: Groups that one page shows at most.
 MAX_GROUPS: Final = 100
@@ -107,6 +108,8 @@ class MonitorConsumer(Socket):
             case StarFrame():
                 fields = {"job": entry.child_id, "starred": entry.starred}
                 await self._say("star", group=group_id, **fields)
+            case ReplacedFrame():
+                await self._say("replaced", group=group_id, job=entry.child_id)
             case Poke():
                 await self._say("event", group=group_id, seq=entry.seq, event="poke", job=None)
 

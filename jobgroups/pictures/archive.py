@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import re
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-from jobgroups.errors import BackendAway, OutputGone
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
 from jobgroups.pictures import fetching
 from jobgroups.pictures.selectors import OutputFile
 
@@ -52,10 +52,16 @@ def entry_names(files: Sequence[OutputFile]) -> list[str]:
     return names
 
 
-async def zipped(files: Sequence[OutputFile]) -> AsyncIterator[bytes]:
+async def zipped(
+    files: Sequence[OutputFile], replaced: Callable[[OutputFile], Awaitable[None]]
+) -> AsyncIterator[bytes]:
     """Yield a zip of the files, uncompressed: pictures and videos are so already.
 
     One that is gone, or whose backend is away, is left out and named in ``MISSING.txt``.
+
+    Args:
+        files: in this order.
+        replaced: called with each file that turns out to be a later job's.
 
     Raises:
         BackendAway: a backend went away in the middle of a file; the zip cannot be completed.
@@ -74,6 +80,8 @@ async def zipped(files: Sequence[OutputFile]) -> AsyncIterator[bytes]:
                             entry.write(chunk)
                             yield sink.take()
             except OutputGone as error:
+                if isinstance(error, OutputReplaced):
+                    await replaced(file)
                 missing.append(f"{name}: {error.detail}")
             except BackendAway as error:
                 if name in archive.namelist():

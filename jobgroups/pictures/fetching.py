@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.exchange import OpenAnswer, Timeouts
-from jobgroups.errors import BackendAway, OutputGone
+from jobgroups.clock import now
+from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
 from jobgroups.pictures.selectors import OutputFile
 
 #: A person waits: a backend that is away is said to be so soon.
 _TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)
 #: Bytes of a piece, roughly.
 _PIECE: Final = 4 * 2**20
+#: Files are dated in whole seconds, some file systems in every other one.
+_WRITTEN_WITHIN: Final = dt.timedelta(seconds=2)
+#: The same where two clocks are compared, whose difference may have changed since.
+_WRITTEN_ROUGHLY_WITHIN: Final = dt.timedelta(seconds=60)
 #: ComfyUI's answers for a file that is not there, or that it will not give.
 _GONE: Final = frozenset({400, 403, 404})
 
@@ -32,9 +39,12 @@ async def opened(
 
     Raises:
         OutputGone: the backend does not have it (any more).
+        OutputReplaced: the backend has another file of this name, which a later job has written.
         BackendAway: the backend does not answer, or not as a ComfyUI.
         AnswerTooLarge: it is longer than ``max_bytes``.
     """
+    if file.replaced:
+        raise OutputReplaced(file.filename, file.backend_id)
     try:
         client = ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS)
     except ValueError as error:
@@ -53,11 +63,37 @@ async def opened(
         ):
             if answer.status in _GONE:
                 raise OutputGone("Its backend does not have the file any more.")
+            if _is_younger(file, answer):
+                raise OutputReplaced(file.filename, file.backend_id)
             yield answer
     except AnswerTooLarge:
         raise
     except BackendError as error:
         raise BackendAway(file.backend_id, error.detail) from error
+
+
+def _is_younger(file: OutputFile, answer: OpenAnswer) -> bool:
+    """Return whether the file was written after its job had ended.
+
+    Where the end is known by the Director's clock alone (an attempt of a release that did not store the
+    other), the two clocks are compared by the answer's ``Date``.
+    """
+    written = _moment(answer, "last-modified")
+    if written is None or file.ended_at is None:
+        return False
+    if file.ended_by_backend:
+        return written > file.ended_at + _WRITTEN_WITHIN
+    backend_now = _moment(answer, "date")
+    if backend_now is None:
+        return False
+    return written > file.ended_at + (backend_now - now()) + _WRITTEN_ROUGHLY_WITHIN
+
+
+def _moment(answer: OpenAnswer, header: str) -> dt.datetime | None:
+    try:
+        return parsedate_to_datetime(answer.headers.get(header, "")).astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 async def pieces(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from backends.models import Backend
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputGone, OutputNotFound
 from jobgroups.models import ChildJob, JobGroup
+from jobgroups.outputs import REPLACED, file_digest, reported_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,14 @@ class OutputFile:
     subfolder: str
     kind: str
     seed: int
+    job_id: str = ""
+    #: Of the file, as ``jobgroups.outputs`` compares files.
+    digest: str = ""
+    #: Whether a later job is known to have written another file of this name.
+    replaced: bool = False
+    #: When the job that wrote it ended at the latest, and whether the backend's clock says so.
+    ended_at: dt.datetime | None = None
+    ended_by_backend: bool = False
 
     @property
     def identity(self) -> str:
@@ -51,7 +61,8 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
         OutputNotFound: the child has not reported so many files.
         OutputGone: its backend is not registered any more.
     """
-    child = ChildJob.objects.filter(pk=job_id, group_id=group_id).first()
+    children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
+    child = children.select_related("current_attempt").first()
     if child is None:
         raise (
             ChildNotFound(job_id)
@@ -85,29 +96,18 @@ def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
     backends = Backend.objects.in_bulk()
     return [
         _located(child, backends[child.backend_id], outputs, item)
-        for child in children.order_by("position")
+        for child in children.select_related("current_attempt").order_by("position")
         if child.backend_id in backends
         for outputs in [json.loads(child.outputs_json or "{}")]
         for item in reported_files(outputs)
     ]
 
 
-def reported_files(outputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the files in a child's ``outputs``, in the order in which they are numbered."""
-    keys = ["images", *(key for key in outputs if key != "images")]
-    for key in keys:
-        items = outputs.get(key)
-        if isinstance(items, list):
-            yield from (one for one in items if isinstance(one, dict) and _is_file(one))
-
-
-def _is_file(item: Mapping[str, Any]) -> bool:
-    return isinstance(item.get("filename"), str) and isinstance(item.get("url"), str)
-
-
 def _located(
     child: ChildJob, backend: Backend, outputs: Mapping[str, Any], item: Mapping[str, Any]
 ) -> OutputFile:
+    attempt = child.current_attempt
+    told = None if attempt is None else attempt.backend_ended_at
     return OutputFile(
         backend_id=backend.id,
         url=backend.url,
@@ -117,4 +117,9 @@ def _located(
         subfolder=str(item.get("subfolder", "")),
         kind=str(item.get("type", "output")),
         seed=child.seed,
+        job_id=child.id,
+        digest=file_digest(backend.id, item),
+        replaced=item.get("reason") == REPLACED,
+        ended_at=told or child.completed_at,
+        ended_by_backend=told is not None,
     )

@@ -103,6 +103,9 @@ class AttemptDriver:
         self._warnings = list(course.warnings)
         self._stored = self._reported
         self._cached: set[str] = set()
+        #: Whether ``_cached`` is complete: ComfyUI lists those nodes once, when it begins.
+        self._cached_known = False
+        self._executing: set[str] = set()
         self._stop_wanted = course.stop_requested
         self._done = False
         moment = time.monotonic()
@@ -147,10 +150,12 @@ class AttemptDriver:
                 pass
             case ExecutionCached(nodes=nodes):
                 self._cached.update(nodes)
+                self._cached_known = True
                 self._tracker.cached(nodes)
             case Executing(node=None):
                 self._closing_frame = True
-            case Executing(node=node):
+            case Executing(node=str(node)):
+                self._executing.add(node)
                 self._tracker.executing(node)
             case Progress(node=str(node), value=value, max=maximum):
                 self._tracker.progress(node, value, maximum)
@@ -553,12 +558,18 @@ class AttemptDriver:
     async def _ended(self, sight: Sight) -> None:
         assert sight.entry is not None  # noqa: S101 a sight of the history has its entry
         self._cached |= _cached_nodes(sight)
+        self._cached_known = True
         await self._end(ending.from_history(self._prompt, sight.entry, self._outputs))
 
     async def _end(self, end: End) -> None:
         end = await ending.check_cached_files(self._session.client, end, self._cached)
         self._warn(*end.warnings)
-        end = replace(end, last_step=self._report.last_step, warnings=tuple(self._warnings))
+        end = replace(
+            end,
+            executed=self._executed(end.node_outputs),
+            last_step=self._report.last_step,
+            warnings=tuple(self._warnings),
+        )
         self._report.close()
         struck = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
@@ -570,6 +581,15 @@ class AttemptDriver:
         store = attempts.attempt_struck if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
+
+    def _executed(self, node_outputs: Mapping[str, Any]) -> frozenset[str]:
+        """Return the nodes that have certainly written what they reported.
+
+        ComfyUI lists no node that an expansion made among the cached ones, also where its cache
+        answered for the node: such a node counts only if it was seen executing.
+        """
+        certain = set(self.course.workflow) - self._cached if self._cached_known else set()
+        return frozenset(node_outputs.keys() & (certain | self._executing))
 
     async def _was_struck(self) -> bool:
         """Return whether the interrupt of another prompt was what ended this one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from backends.comfyui.protocol import (
 )
 from backends.comfyui.refusals import not_executed
 from jobgroups.failures import FailureClass, class_of_error, class_of_refusal
+from jobgroups.outputs import all_missing
 from jobgroups.services.attempts import End
 from jobgroups.states import AttemptState, ErrorType
 
@@ -33,6 +35,9 @@ _MAX_INPUT_CHARACTERS = 2_000
 FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_GONE})
 #: Seconds that a backend has to say that it will.
 _FREE_WITHIN: Final = 2.0
+
+#: The year 9999, the last one that Python knows.
+_LATEST_MS: Final = 253_402_300_000_000
 
 NodeOutputs = Mapping[str, Mapping[str, Any]]
 
@@ -70,10 +75,22 @@ def from_history(prompt: Prompt, entry: HistoryEntry, heard: NodeOutputs) -> End
     """
     outputs = {**heard, **entry.outputs}
     if entry.outcome == "success":
-        return replace(_success(prompt, outputs), warnings=_blocked_nodes(entry))
-    if entry.outcome == "interrupted":
-        return interrupted(prompt, outputs)
-    return _raised(prompt, outputs, entry.error)
+        end = replace(_success(prompt, outputs), warnings=_blocked_nodes(entry))
+    elif entry.outcome == "interrupted":
+        end = interrupted(prompt, outputs)
+    else:
+        end = _raised(prompt, outputs, entry.error)
+    return replace(end, backend_ended_at=_ended_at(entry))
+
+
+def _ended_at(entry: HistoryEntry) -> dt.datetime | None:
+    """Return when a prompt ended by its backend's clock; None where no message says it."""
+    for _, told in reversed(entry.messages):
+        # A blocked output's message has none.
+        milliseconds = told.get("timestamp")
+        if isinstance(milliseconds, int | float) and 0 < milliseconds < _LATEST_MS:
+            return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
+    return None
 
 
 def is_blocked(error: ExecutionError) -> bool:
@@ -174,9 +191,7 @@ async def check_cached_files(client: ComfyClient, end: End, cached: Collection[s
         if isinstance(items, list):
             outputs[key] = [await _checked(client, item, warnings) for item in items]
     end = replace(end, outputs=outputs, warnings=(*end.warnings, *warnings))
-    files = [item for items in outputs.values() if isinstance(items, list) for item in items]
-    files = [item for item in files if isinstance(item, dict) and _names_a_file(item)]
-    if not (files and all(item.get("missing") for item in files)):
+    if not all_missing(outputs):
         return end
     return replace(
         end,

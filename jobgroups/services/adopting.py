@@ -6,11 +6,13 @@ it wait or end otherwise, with its group locked.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from backends.models import Backend
 from jobgroups import events
 from jobgroups.models import Attempt, ChildJob
+from jobgroups.outputs import all_missing
 from jobgroups.services.writing import GroupWrite
 from jobgroups.states import AttemptState, ChildStatus
 
@@ -19,8 +21,8 @@ def results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
     """Return the newest success of each child that has one, by the child's id.
 
     A prompt may succeed although it was to be stopped: its time was up, somebody cancelled it, or it
-    hung so long that another one was sent. What is left out: a success whose files are gone, or whose
-    backend is not registered any more, for nobody would see its picture.
+    hung so long that another one was sent. What is left out: a success whose files are gone or were
+    replaced, or whose backend is not registered any more, for nobody would see its picture.
     """
     rows = Attempt.objects.filter(
         child__in=children,
@@ -29,7 +31,11 @@ def results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
         outputs_json__isnull=False,
         backend__in=Backend.objects.values("pk"),
     )
-    return {row.child_id: row for row in rows.order_by("number")}
+    return {
+        row.child_id: row
+        for row in rows.order_by("number")
+        if not all_missing(json.loads(row.outputs_json or "{}"))
+    }
 
 
 def result_of(child: ChildJob) -> Attempt | None:

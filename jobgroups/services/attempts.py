@@ -9,23 +9,30 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from django.db import connection, transaction
 from django.db.models import F, Q
 
-from jobgroups import events
+from jobgroups import events, outputs
 from jobgroups.clock import now, unjumped
 from jobgroups.compiled import KEY, Compiled
 from jobgroups.failures import FailureClass
 from jobgroups.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
-from jobgroups.services import adopting, failed, quarantine
+from jobgroups.services import adopting, failed, files, quarantine
 from jobgroups.services.failed import Failure
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
-from jobgroups.states import CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
+from jobgroups.states import (
+    CHILD_OPEN,
+    AttemptState,
+    ChildStatus,
+    ErrorType,
+    StopReason,
+    attempt_sources_of,
+)
 
 #: Attempts of a child and run that may end without being charged before the child fails.
 MAX_UNCHARGED: Final = 5
@@ -65,6 +72,11 @@ class End:
     #: Why it failed; of a success: why it is none that a person could use.
     failure: FailureClass | None = None
     warnings: tuple[str, ...] = ()
+    #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
+    #: files of the others.
+    executed: frozenset[str] = frozenset()
+    #: When it ended, by the backend's clock; None where its history does not say.
+    backend_ended_at: dt.datetime | None = None
     #: False where it never came to execute: it was deleted from the backend's queue.
     ran: bool = True
     #: Where it had come to, as the stream last told it: step, its steps done and in all.
@@ -255,6 +267,8 @@ def attempt_ended(*, attempt_id: int, fence: Fence, end: End) -> bool:
         state = end.state
         if state is AttemptState.INTERRUPTED and attempt.stop_reason == StopReason.TIMEOUT:
             state = AttemptState.TIMEOUT
+        if attempt.state in attempt_sources_of(state):
+            end = _without_replaced(attempt, end)
         if not _close(write, attempt, state, end):
             return False
         if state is AttemptState.SUCCESS and end.failure is None and _is_free(child):
@@ -281,6 +295,33 @@ def _is_free(child: ChildJob) -> bool:
     return child.status == ChildStatus.QUEUED and child.current_attempt_id is None
 
 
+def _without_replaced(attempt: Attempt, end: End) -> End:
+    """Record the files of an end, and return it with those marked that a later job has replaced.
+
+    Only an end that is stored late has such files: the Director was away meanwhile.
+    """
+    attempt.backend_ended_at = end.backend_ended_at
+    reported = outputs.digests(attempt.backend_id, end.node_outputs, end.executed)
+    replaced = files.record(attempt, reported)
+    if not replaced:
+        return end
+    marked = outputs.marked(end.outputs, attempt.backend_id, replaced)
+    gone = [
+        f"{one['filename']} was replaced: a later job wrote a file of the same name."
+        for one in outputs.reported_files(marked)
+        if one.get("reason") == outputs.REPLACED
+    ]
+    end = replace(end, outputs=marked, warnings=(*end.warnings, *gone))
+    if end.state is not AttemptState.SUCCESS or not outputs.all_missing(marked):
+        return end
+    return replace(
+        end,
+        failure=FailureClass.OUTPUT_GONE,
+        error_message=f"Every file of it was replaced before its end was stored: {gone[0]}",
+        error_type=ErrorType.COMFYUI,
+    )
+
+
 def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(_FORGET, [attempt.pk])
@@ -295,6 +336,7 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         attempt,
         state,
         ended_at=now(),
+        backend_ended_at=end.backend_ended_at,
         outputs_json=compact(end.outputs),
         error_message=message,
         error_type=end.error_type,
@@ -491,6 +533,8 @@ def attempt_struck(*, attempt_id: int, fence: Fence, end: End) -> bool:
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         Attempt.objects.filter(pk=attempt.pk).update(charged=False)
         attempt.charged = False
+        if attempt.state in attempt_sources_of(AttemptState.INTERRUPTED):
+            end = _without_replaced(attempt, end)
         if not _close(write, attempt, AttemptState.INTERRUPTED, end):
             return False
         reason = "hit by the stop of another prompt"

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet, Sum
 
 from jobgroups.clock import now
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, ReportedFile
 from jobgroups.services.groups import IDEMPOTENCY_LIFE
 from jobgroups.services.writing import unit_of_work
 
@@ -113,6 +113,7 @@ def _delete(group_ids: Sequence[str], before: dt.datetime, starred: bool) -> Pur
         children = ChildJob.objects.filter(group__in=groups)
         attempts = Attempt.objects.filter(child__group__in=groups)
         events = JobEvent.objects.filter(group__in=groups)
+        ReportedFile.objects.filter(attempt__in=attempts).delete()
         # Leaves first: attempts and children name each other.
         children.update(current_attempt=None)
         counted = Purged(

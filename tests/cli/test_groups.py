@@ -206,6 +206,23 @@ def test_what_could_not_be_saved_is_told_with_the_command_that_tries_again(desk:
     assert again == words
 
 
+def test_a_replaced_file_is_reported_and_not_saved(desk: Desk) -> None:
+    def render() -> str:
+        for one in desk.sims[0].output_folder.rglob("*.png"):
+            one.unlink()
+        return desk.group("gpu-1")
+
+    group_id, _ = render(), render()
+    file = desk.json("show", group_id)["child_jobs"][0]["outputs"]["images"][0]
+    assert file["reason"] == "replaced"
+    said = desk.said("save", group_id, "--to", "out", status=1)
+    assert said.splitlines() == [
+        f"Error: Not saved: {file['filename']} was replaced:"
+        " another file has its name on gpu-1 now."
+    ]
+    assert list((desk.folder / "out").iterdir()) == []
+
+
 def test_files_come_through_the_director(desk: Desk) -> None:
     """This machine need not reach the backends."""
     group_id = desk.group("gpu-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -35,7 +36,10 @@ def farm(tmp_path: Path) -> Iterator[tuple[Served, SimulatorThread, str]]:
             assert time.monotonic() < end
             time.sleep(0.05)
         (output,) = (tmp_path / "comfy" / "output").glob("*.png")
+        written = output.stat().st_mtime
         output.write_bytes(bytes(SIZE))
+        # A younger file would be another job's.
+        os.utime(output, (written, written))
         yield director, sims, f"/api/job-groups/{group}/jobs/{job}/outputs/0"
 
 

@@ -14,7 +14,45 @@ _ROWS = "tests/db/test_attempt_services.py"
 _TOLD = "tests/db/test_events.py"
 _STREAMED = "tests/ws/test_stream.py"
 
+_FILES = "tests/db/test_files.py"
+
 OF_ROWS: tuple[Breakage, ...] = (
+    Breakage(
+        name="replaced file served",
+        broken="The outputs of jobs whose file a later job has written are not marked.",
+        hurts="A job shows the picture of another seed under its own.",
+        edits=(
+            Edit(
+                "jobgroups/services/files.py",
+                "        elif reported[digest]:\n",
+                "        elif reported[digest] and not executed:\n",
+            ),
+        ),
+        notices=f"{_FILES}::test_a_later_job_that_wrote_the_name_replaces_the_output_of_the_earlier",
+    ),
+    Breakage(
+        name="cached answer replaces",
+        broken="A file that ComfyUI's cache reported again counts as written anew.",
+        hurts="The first of two jobs with one seed loses its picture.",
+        edits=(Edit("jobgroups/outputs.py", "node in executed and item", "item"),),
+        notices=f"{_FILES}::test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file",
+    ),
+    Breakage(
+        name="younger file served",
+        broken="The date of a file is not compared with the end of its job.",
+        hurts="A file that another client's prompt wrote is shown for the job.",
+        edits=(
+            Edit(
+                "jobgroups/pictures/fetching.py",
+                "            if _is_younger(file, answer):\n",
+                "            if False:\n",
+            ),
+        ),
+        notices=(
+            "tests/pictures/test_replaced.py"
+            "::test_a_file_written_after_the_end_of_its_job_is_not_its_own"
+        ),
+    ),
     Breakage(
         name="final state overwritten",
         broken="A child is moved whatever its status is.",

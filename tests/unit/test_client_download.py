@@ -77,6 +77,17 @@ def test_all_files_of_a_child_are_saved_but_those_that_are_gone(
         director.download(gone, tmp_path)
 
 
+def test_a_replaced_file_is_named_in_the_log_and_not_downloaded(
+    director: Any, server: FakeDirector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = image(server, "a.png", b"another picture", missing=True, reason="replaced")
+    assert not director.download(child_of(old), tmp_path)
+    assert "Not downloaded: a.png was replaced" in caplog.text
+    with pytest.raises(client.NotFound, match=r"a\.png was replaced: another file has its name"):
+        director.download(old, tmp_path)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("source", ["jg_0123456789ab", None, [child_of()], {"filename": "a.png"}])
 def test_what_has_no_files_cannot_be_downloaded(
     director: Any, tmp_path: Path, source: object

@@ -24,9 +24,14 @@ monitor(() => [], {
     looking = setTimeout(lookAtOpen, 1500);
     tryAgain();
   },
-  // Somebody has starred one, perhaps in another browser.
-  star: (frame) => { if ($(frame.job)) moved.add(frame.job); askSoon(60); },
+  // A user has starred one, perhaps in another browser, or a later job has replaced a file of one.
+  star: noted,
+  replaced: noted,
 }, [group]);
+function noted(frame) {
+  if ($(frame.job)) moved.add(frame.job);
+  askSoon(60);
+}
 function lookAtOpen() {
   for (const card of document.querySelectorAll(".card.s-queued, .card.s-running")) moved.add(card.id);
   if (moved.size) askSoon(0);

@@ -65,8 +65,8 @@ function draw(version) {
     : "No runner is alive: nothing is sent to the backends until one starts. What runs there goes on.";
 }
 
-// The page's line to the Director. handlers: snapshot, event, progress, star, pulse, each optional.
-// stars: groups of which only stars are told.
+// The page's line to the Director. handlers: snapshot, event, progress, star, replaced, pulse, each
+// optional. stars: groups of which only stars and replaced files are told.
 export function monitor(groups, handlers = {}, stars = []) {
   return new Live(
     () => `/ws/monitor?groups=${groups().join(",")}&stars=${stars.join(",")}`,

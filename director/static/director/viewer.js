@@ -42,6 +42,7 @@ async function instead(button, mine) {
     answer = await response.json();
   } catch { return; /* the Director is away, and the page says so */ }
   if (mine !== shown) return;
+  $("viewer-save").hidden = answer.code === "output_gone";
   if (answer.code === "output_too_large") tooLarge(answer);
   else say(`${answer.detail || "The picture does not come."} This is a smaller copy.`);
 }

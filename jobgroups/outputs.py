@@ -1,0 +1,95 @@
+"""The files in the outputs of a job: their order, their identity at a backend, and the mark of a replaced one.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+
+#: The ``reason`` of a missing output: a later job wrote another file of the same name.
+REPLACED: Final = "replaced"
+
+
+def reported_files(outputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the files in a child's ``outputs``, in the order in which they are numbered."""
+    keys = ["images", *(key for key in outputs if key != "images")]
+    for key in keys:
+        items = outputs.get(key)
+        if isinstance(items, list):
+            yield from (one for one in items if _is_file(one))
+
+
+def all_missing(outputs: Mapping[str, Any]) -> bool:
+    """Return whether the outputs have files and every one of them is missing."""
+    files = list(reported_files(outputs))
+    return bool(files) and all(one.get("missing") for one in files)
+
+
+def _is_file(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("filename"), str)
+        and isinstance(item.get("url"), str)
+    )
+
+
+# --- identity -------------------------------------------------------------------------------------
+
+
+def file_digest(backend_id: str, item: Mapping[str, Any]) -> str:
+    """Return a digest that is equal for two outputs exactly if they name the same file of a backend.
+
+    One folder may be spelled in several ways (``a``, ``a/``, ``a\\b`` on Windows). Upper and lower case
+    are different names, also where the backend's file system does not distinguish them.
+    """
+    folder = posixpath.normpath(str(item.get("subfolder") or "").replace("\\", "/")).strip("/")
+    # ComfyUI drops a folder in front of the name.
+    name = str(item["filename"]).rsplit("/", 1)[-1]
+    parts = (backend_id, str(item.get("type") or "output"), "" if folder == "." else folder, name)
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def digests(
+    backend_id: str, node_outputs: Mapping[str, Mapping[str, Any]], executed: Collection[str]
+) -> dict[str, bool]:
+    """Return the digest of each file that the nodes reported, and whether the prompt has written it.
+
+    An input file was there before: a node that shows it has not written it.
+
+    Args:
+        backend_id: where the prompt ended.
+        node_outputs: node id to its ``ui`` object, as ComfyUI reports it.
+        executed: the nodes that ComfyUI executed; its cache answered for the others.
+    """
+    found: dict[str, bool] = {}
+    for node, shown in node_outputs.items():
+        for value in shown.values():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, dict) and isinstance(item.get("filename"), str):
+                    digest = file_digest(backend_id, item)
+                    written = node in executed and item.get("type") != "input"
+                    found[digest] = found.get(digest, False) or written
+    return found
+
+
+def marked(
+    outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]
+) -> dict[str, Any]:
+    """Return the outputs with the files of these digests marked as missing, because they were replaced."""
+    return {
+        key: [_marked(one, backend_id, replaced) for one in items]
+        if isinstance(items, list)
+        else items
+        for key, items in outputs.items()
+    }
+
+
+def _marked(item: Any, backend_id: str, replaced: Collection[str]) -> Any:
+    if _is_file(item) and file_digest(backend_id, item) in replaced:
+        return {**item, "missing": True, "reason": REPLACED}
+    return item

@@ -1,0 +1,176 @@
+"""Records which attempt a file at a backend belongs to, and marks the outputs whose file was replaced.
+
+ComfyUI gives the name of a removed file to another picture (PROTOCOL trap 9). Without the mark, the
+Director would serve the picture of a later job for an earlier one. A mark is no event, as a star is none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+from django.db import connection, transaction
+from django.db.models import F
+
+from jobgroups import events
+from jobgroups.compiled import update
+from jobgroups.models import Attempt, ChildJob, ReportedFile
+from jobgroups.outputs import marked
+from jobgroups.services.writing import unit_of_work
+from jobgroups.shapes import compact
+
+_TABLE: Final = ReportedFile._meta.db_table
+#: Files in one statement: SQLite before 3.32 takes 999 values.
+_AT_ONCE: Final = 300
+
+
+def record(attempt: Attempt, reported: Mapping[str, bool]) -> frozenset[str]:
+    """Store which files an attempt reported, and mark the outputs of the attempts whose files it replaced.
+
+    In the transaction that ends the attempt: two statements, if nothing was replaced.
+
+    Args:
+        attempt: locked, not ended yet, with ``backend_ended_at``.
+        reported: the digest of each file, and whether the attempt has written it.
+
+    Returns:
+        The digests of the files that a later attempt, whose end was stored before, has replaced.
+    """
+    if not reported:
+        return frozenset()
+    # In one order: concurrent ends wait for each other, and do not deadlock.
+    digests = sorted(reported)
+    _insert(attempt, {digest: reported[digest] for digest in digests})
+    lost: set[str] = set()
+    while others := _others(attempt, digests):
+        if _settle(attempt, reported, others, lost):
+            break
+        # Another transaction has replaced the same rows meanwhile, and its own are visible now.
+    return frozenset(lost)
+
+
+def _insert(attempt: Attempt, reported: Mapping[str, bool]) -> int:
+    """Insert the rows that do not contradict others; return how many."""
+    inserted = 0
+    for some in _slices(list(reported)):
+        places = ", ".join(["(%s, %s, %s)"] * len(some))
+        values = [value for one in some for value in (attempt.pk, one, reported[one])]
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {_TABLE} (attempt_id, digest, executed) VALUES {places}"  # noqa: S608 no input in it
+                " ON CONFLICT DO NOTHING",
+                values,
+            )
+            inserted += cursor.rowcount
+    return inserted
+
+
+def _others(attempt: Attempt, digests: Sequence[str]) -> list[tuple[int, str, bool]]:
+    found: list[tuple[int, str, bool]] = []
+    for some in _slices(digests):
+        places = ", ".join(["%s"] * len(some))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT attempt_id, digest, executed FROM {_TABLE}"  # noqa: S608 no input in it
+                f" WHERE digest IN ({places}) AND attempt_id <> %s",
+                [*some, attempt.pk],
+            )
+            found += [(row[0], row[1], bool(row[2])) for row in cursor.fetchall()]
+    return found
+
+
+def _slices(items: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (items[first : first + _AT_ONCE] for first in range(0, len(items), _AT_ONCE))
+
+
+def _settle(
+    attempt: Attempt,
+    reported: Mapping[str, bool],
+    others: Sequence[tuple[int, str, bool]],
+    lost: set[str],
+) -> bool:
+    """Decide about each file that other attempts have too; add what this one has lost to ``lost``.
+
+    Two attempts of one job render one seed: neither has a wrong picture, and none is marked.
+
+    Returns:
+        Whether the rows are stored.
+    """
+    rows = Attempt.objects.in_bulk({one for one, _, _ in others})
+    replaced: dict[int, set[str]] = defaultdict(set)
+    taken, given_up = set[str](), set[str]()
+    for other_id, digest, executed in others:
+        other = rows.get(other_id)
+        if other is None:
+            # Its group was deleted just now.
+            taken |= {digest} if executed else set()
+        elif _is_later(other, attempt):
+            if executed:
+                given_up.add(digest)
+                if other.child_id != attempt.child_id:
+                    lost.add(digest)
+        elif reported[digest]:
+            replaced[other_id].add(digest)
+            if executed:
+                taken.add(digest)
+    if given_up:
+        ReportedFile.objects.filter(attempt=attempt, digest__in=given_up).delete()
+    for other_id, digests in sorted(replaced.items()):
+        ReportedFile.objects.filter(attempt_id=other_id, digest__in=digests).delete()
+    strangers = {one for one, row in rows.items() if row.child_id != attempt.child_id}
+    _mark({one: digests for one, digests in replaced.items() if one in strangers}, rows)
+    # The rows of the attempts that had written them kept this one's from being stored.
+    return _insert(attempt, dict.fromkeys(sorted(taken), True)) == len(taken)
+
+
+def _is_later(one: Attempt, ending: Attempt) -> bool:
+    """Return whether ``one``, whose end is stored, ended after the attempt that ends now.
+
+    The clock of their backend decides, but only between attempts that the Director had open at the same
+    time: somebody may have set the clock back between the others.
+    """
+    if one.ended_at is None or ending.created_at >= one.ended_at:
+        return False
+    if one.backend_ended_at is None or ending.backend_ended_at is None:
+        return False
+    return (one.backend_ended_at, one.pk) > (ending.backend_ended_at, ending.pk)
+
+
+# --- marks ----------------------------------------------------------------------------------------
+
+
+@unit_of_work
+def output_replaced(*, job_id: str, digest: str) -> None:
+    """Mark a child's output whose file is younger than the child's end: another prompt has written it."""
+    with transaction.atomic():
+        found = Attempt.objects.filter(child=job_id, child__current_attempt=F("pk"))
+        rows = {row.pk: row for row in found}
+        ReportedFile.objects.filter(attempt__in=rows, digest=digest).delete()
+        _mark({one: {digest} for one in rows}, rows)
+
+
+def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt]) -> None:
+    """Mark the outputs of attempts, and of their children where they are the same files.
+
+    The children are of other groups, and their groups are not locked: nothing but the mark changes, and
+    an output that is there never changes otherwise.
+    """
+    of_child: dict[str, set[str]] = defaultdict(set)
+    for one, digests in replaced.items():
+        of_child[rows[one].child_id] |= digests
+    if not of_child:
+        return
+    for child in ChildJob.objects.select_for_update().filter(pk__in=of_child).order_by("pk"):
+        if _mark_row(child, of_child[child.pk]):
+            events.tell_replaced(child.group_id, child.pk)
+    for old in Attempt.objects.select_for_update().filter(pk__in=replaced).order_by("pk"):
+        _mark_row(old, replaced[old.pk])
+
+
+def _mark_row(row: ChildJob | Attempt, replaced: Collection[str]) -> bool:
+    if row.outputs_json is None:
+        return False
+    text = compact(marked(json.loads(row.outputs_json), row.backend_id or "", replaced))
+    return text != row.outputs_json and update(type(row), row.pk, {"outputs_json": text})

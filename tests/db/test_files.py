@@ -1,0 +1,298 @@
+"""Which job a file belongs to: the last attempt that has written it, by its backend's clock."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from typing import Any, Final
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from backends.comfyui.outputs import collect_outputs
+from backends.models import Reachability
+from jobgroups.clock import now
+from jobgroups.failures import FailureClass
+from jobgroups.hub import hub
+from jobgroups.models import Attempt, ChildJob, ReportedFile
+from jobgroups.services import adopting, attempts, files
+from jobgroups.services.attempts import End
+from jobgroups.services.claims import Claim
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, ErrorType
+from tests import farm
+
+db = pytest.mark.django_db
+NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
+NAME: Final = "shot_00001_.png"
+
+
+def machine(name: str = "gpu-1") -> Fence:
+    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return farm.lease(name)
+
+
+def begin(fence: Fence) -> Claim:
+    """Have the only job of a new group started."""
+    farm.submit(fence.backend_id)
+    claimed = farm.claim(fence, depth=9)
+    farm.start(claimed, fence)
+    return claimed
+
+
+def end(
+    claimed: Claim,
+    fence: Fence,
+    *items: dict[str, str],
+    at: float | None = None,
+    cached: bool = False,
+    state: AttemptState = AttemptState.SUCCESS,
+) -> None:
+    """End an attempt that reported these files, so many seconds after noon by its backend's clock."""
+    reported: Any = {"9": {"images": list(items or ({"filename": NAME},))}}
+    failed = {} if state is AttemptState.SUCCESS else {"error_type": ErrorType.COMFYUI}
+    told = End(
+        state=state,
+        outputs=collect_outputs(reported, "http://gpu.test:8188", claimed.prompt_id),
+        node_outputs=reported,
+        executed=frozenset() if cached else frozenset({"9"}),
+        backend_ended_at=None if at is None else NOON + dt.timedelta(seconds=at),
+        **failed,
+    )
+    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
+
+
+def reasons(claimed: Claim) -> list[str | None]:
+    """Return the reason of each output of a job, None where it is not missing."""
+    child = ChildJob.objects.get(pk=claimed.child_id)
+    attempt = Attempt.objects.get(pk=claimed.attempt_id)
+    shown, kept = (json.loads(row.outputs_json or "{}")["images"] for row in (child, attempt))
+    assert shown == kept
+    assert all(bool(one.get("missing")) == ("reason" in one) for one in shown)
+    return [one.get("reason") for one in shown]
+
+
+@db
+def test_a_later_job_that_wrote_the_name_replaces_the_output_of_the_earlier() -> None:
+    fence = machine()
+    first, second = begin(fence), begin(fence)
+    end(first, fence, {"filename": NAME}, {"filename": "other.png"}, at=0)
+    end(second, fence, at=9)
+    assert reasons(first) == ["replaced", None]
+    assert reasons(second) == [None]
+    third = begin(fence)
+    end(third, fence, at=20)
+    assert reasons(second) == ["replaced"]
+    assert ReportedFile.objects.count() == 2
+
+
+@db
+def test_a_failed_job_replaces_the_files_that_it_wrote() -> None:
+    fence = machine()
+    first, second = begin(fence), begin(fence)
+    end(first, fence, at=0)
+    end(second, fence, at=9, state=AttemptState.ERROR)
+    assert reasons(first) == ["replaced"]
+
+
+@db
+def test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file() -> None:
+    fence = machine()
+    first, again, later = begin(fence), begin(fence), begin(fence)
+    end(first, fence, at=0)
+    end(again, fence, at=9, cached=True)
+    assert (reasons(first), reasons(again)) == ([None], [None])
+    end(later, fence, at=20)
+    assert (reasons(first), reasons(again)) == (["replaced"], ["replaced"])
+
+
+@db
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_end_that_is_stored_late_does_not_replace_a_later_one(cached: bool) -> None:
+    fence = machine()
+    first, second = begin(fence), begin(fence)
+    end(second, fence, at=9)
+    end(first, fence, at=0, cached=cached)
+    assert reasons(second) == [None]
+    assert reasons(first) == ["replaced"]
+    child = ChildJob.objects.get(pk=first.child_id)
+    assert child.warnings_json.count("was replaced: a later job wrote") == 1
+    attempt = Attempt.objects.get(pk=first.attempt_id)
+    assert attempt.failure_class == FailureClass.OUTPUT_GONE
+    assert attempt.backend_ended_at == NOON
+
+
+@db
+def test_a_late_end_keeps_the_file_that_a_cached_answer_named_since() -> None:
+    fence = machine()
+    first, again = begin(fence), begin(fence)
+    end(again, fence, at=9, cached=True)
+    end(first, fence, at=0)
+    assert (reasons(first), reasons(again)) == ([None], [None])
+
+
+@db
+def test_a_backend_clock_that_was_set_back_does_not_turn_the_order_round() -> None:
+    fence = machine()
+    first = begin(fence)
+    end(first, fence, at=0)
+    second = begin(fence)
+    end(second, fence, at=-3600)
+    assert (reasons(first), reasons(second)) == (["replaced"], [None])
+
+
+@db
+def test_without_a_backend_clock_the_order_of_storing_decides() -> None:
+    fence = machine()
+    first, second = begin(fence), begin(fence)
+    end(second, fence)
+    end(first, fence, at=5)
+    assert (reasons(first), reasons(second)) == ([None], ["replaced"])
+
+
+@db
+def test_another_backend_folder_or_type_is_another_file() -> None:
+    fence, other = machine(), machine("gpu-2")
+    first = begin(fence)
+    end(first, fence, {"filename": NAME, "subfolder": "a"})
+    elsewhere = begin(other)
+    end(elsewhere, other, {"filename": NAME, "subfolder": "a"})
+    for item in ({"filename": NAME}, {"filename": NAME, "subfolder": "a", "type": "temp"}):
+        end(begin(fence), fence, item)
+    assert (reasons(first), reasons(elsewhere)) == ([None], [None])
+
+
+@db
+@pytest.mark.parametrize("folder", ["a/b", "a/b/", "a\\b", "./a//b", "a/c/../b"])
+def test_one_folder_is_the_same_however_it_is_spelled(folder: str) -> None:
+    fence = machine()
+    first = begin(fence)
+    end(first, fence, {"filename": NAME, "subfolder": "a/b", "type": "output"})
+    end(begin(fence), fence, {"filename": NAME, "subfolder": folder})
+    assert reasons(first) == ["replaced"]
+
+
+@db
+def test_an_input_that_a_node_shows_again_is_not_replaced() -> None:
+    fence = machine()
+    first, second = begin(fence), begin(fence)
+    for claimed in (first, second):
+        end(claimed, fence, {"filename": "in.png", "type": "input"})
+    assert (reasons(first), reasons(second)) == ([None], [None])
+
+
+@db
+def test_a_retry_of_the_same_job_is_not_missing() -> None:
+    fence = machine()
+    farm.submit("gpu-1", max_attempts=2)
+    first = farm.claim(fence)
+    farm.start(first, fence)
+    end(first, fence, state=AttemptState.ERROR)
+    ChildJob.objects.update(not_before=None)
+    second = farm.claim(fence)
+    assert second.child_id == first.child_id
+    farm.start(second, fence)
+    end(second, fence)
+    assert reasons(second) == [None]
+    end(begin(fence), fence)
+    assert reasons(second) == ["replaced"]
+
+
+@db
+def test_a_success_whose_files_were_replaced_is_not_adopted() -> None:
+    fence = machine()
+    first = begin(fence)
+    end(first, fence)
+    child = ChildJob.objects.get(pk=first.child_id)
+    assert adopting.result_of(child) is not None
+    end(begin(fence), fence)
+    assert adopting.result_of(child) is None
+
+
+@db
+def test_an_end_takes_two_statements_more_when_nothing_is_replaced() -> None:
+    fence = machine()
+    counted = []
+    for items in ([], [{"filename": f"{number}.png"} for number in range(200)]):
+        claimed = begin(fence)
+        told = End(
+            state=AttemptState.SUCCESS,
+            outputs={"images": []},
+            node_outputs={"9": {"images": items}},
+            executed=frozenset({"9"}),
+        )
+        with CaptureQueriesContext(connection) as asked:
+            attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
+        counted.append(len(asked))
+    assert counted[1] - counted[0] == 2
+
+
+@db
+def test_an_end_that_is_reported_twice_records_its_files_once() -> None:
+    fence = machine()
+    first = begin(fence)
+    end(first, fence, at=0)
+    second = begin(fence)
+    end(second, fence, at=9)
+    told = End(
+        state=AttemptState.SUCCESS,
+        outputs={"images": []},
+        node_outputs={"9": {"images": [{"filename": NAME}]}},
+        executed=frozenset({"9"}),
+    )
+    assert not attempts.attempt_ended(attempt_id=first.attempt_id, fence=fence, end=told)
+    assert reasons(second) == [None]
+
+
+@db
+def test_open_pages_learn_of_a_replaced_output_and_no_event_is_stored(
+    monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    published: list[Any] = []
+    fence = machine()
+    first, second = begin(fence), begin(fence)
+    end(first, fence, at=0)
+    group = ChildJob.objects.get(pk=first.child_id).group
+    monkeypatch.setattr(hub, "publish", published.append)
+    with django_capture_on_commit_callbacks(execute=True):
+        end(second, fence, at=9)
+    (told,) = [one for one in published if one.replaced]
+    assert (told.group_id, told.replaced[0].child_id) == (group.id, first.child_id)
+    assert farm.fresh(group).seq == group.seq
+
+
+@db
+def test_a_found_replacement_is_marked_once_and_for_this_job_alone() -> None:
+    fence = machine()
+    first, again = begin(fence), begin(fence)
+    end(first, fence, at=0)
+    end(again, fence, at=1, cached=True)
+    digest = ReportedFile.objects.filter(attempt=first.attempt_id).get().digest
+    for _ in range(2):
+        files.output_replaced(job_id=first.child_id, digest=digest)
+    assert (reasons(first), reasons(again)) == (["replaced"], [None])
+    files.output_replaced(job_id="j_none", digest=digest)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_ends_at_the_same_moment_one_has_the_file() -> None:
+    fence = machine()
+    for _ in range(5):
+        pair = [begin(fence), begin(fence)]
+        start = threading.Barrier(2)
+
+        def store(claimed: Claim, at: int, start: threading.Barrier = start) -> None:
+            try:
+                start.wait()
+                end(claimed, fence, at=at)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=store, args=(one, at)) for at, one in enumerate(pair)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [reasons(one) for one in pair] == [["replaced"], [None]]

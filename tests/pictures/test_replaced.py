@@ -1,0 +1,220 @@
+"""ComfyUI gives the name of a removed file to another picture: no job shows the picture of a later one."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import AsyncClient
+
+from jobgroups.models import Attempt, ChildJob, JobGroup, ReportedFile
+from tests.api.conftest import error_of
+from tests.pictures.conftest import Gallery, body, file, picture
+from tests.runner.conftest import Farm, in_thread, text_to_image
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAME = "shot_00001_.png"
+
+
+class Studio:
+    """One backend with a folder of its own, a runner, and a client of the Director."""
+
+    def __init__(self, farm: Farm, folder: Path) -> None:
+        self.farm = farm
+        self.folder = folder
+        self.client = AsyncClient(headers={"host": "localhost"})
+
+    async def render(self, seed: int, *, workflow: Any = None) -> str:
+        """Render one picture and return the path of its group."""
+        group = await self.farm.submit(
+            "gpu-1", base_seed=seed, workflow=workflow or text_to_image(prefix="shot")
+        )
+        done = await self.farm.finished(group)
+        assert done.status == "completed"
+        return f"/api/job-groups/{group.id}"
+
+    async def job(self, group: str) -> dict[str, Any]:
+        """Return the only job of a group as the API shows it."""
+        answer: dict[str, Any] = (await self.client.get(group)).json()
+        return answer["child_jobs"][0]
+
+    async def output(self, group: str, query: str = "") -> Any:
+        """Return the answer for the first file of a group."""
+        job = await self.job(group)
+        return await self.client.get(f"{group}/jobs/{job['job_id']}/outputs/0{query}")
+
+    async def status(self, group: str) -> int:
+        """Return the status of the answer for the first file of a group, once it was read."""
+        answer = await self.output(group)
+        await body(answer)
+        return int(answer.status_code)
+
+    async def zipped(self, group: str) -> dict[str, bytes]:
+        """Return the entries of the zip of a group."""
+        content = await body(await self.client.get(f"{group}/outputs.zip"))
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    def empty(self) -> None:
+        """Remove every output, as a user does who needs the space."""
+        for one in self.folder.rglob("*.png"):
+            one.unlink()
+
+
+@pytest.fixture
+async def studio(transactional_db: None, tmp_path: Path) -> AsyncIterator[Studio]:
+    """Give a studio; what it started is ended with the test."""
+    async with contextlib.AsyncExitStack() as stack:
+        farm = Farm(stack)
+        await farm.backend(output_dir=tmp_path / "comfy", seconds=0.05)
+        stack.push_async_callback(farm.stop_all)
+        await farm.runner()
+        yield Studio(farm, tmp_path / "comfy" / "output")
+
+
+async def test_a_replaced_file_is_never_served_for_the_earlier_job(studio: Studio) -> None:
+    first = await studio.render(1)
+    original = await body(await studio.output(first))
+    small = (await studio.output(first, "?w=320")).content
+    studio.empty()
+    second = await studio.render(2)
+    images = [(await studio.job(one))["outputs"]["images"] for one in (first, second)]
+    assert [one["filename"] for shown in images for one in shown] == [NAME, NAME]
+
+    told = error_of(await studio.output(first), 410, "output_gone")
+    assert told["reason"] == "replaced"
+    assert NAME in told["detail"]
+    shown = (await studio.job(first))["outputs"]["images"][0]
+    assert (shown["missing"], shown["reason"]) == (True, "replaced")
+    job = await studio.job(first)
+    attempts = (await studio.client.get(f"{first}/jobs/{job['job_id']}")).json()["attempts"]
+    assert attempts[0]["outputs"]["images"][0]["reason"] == "replaced"
+    # The thumbnail that was made before is the only picture left; a new one would be a wrong one.
+    assert (await studio.output(first, "?w=320")).content == small
+    error_of(await studio.output(first, "?w=640"), 410, "output_gone")
+    entries = await studio.zipped(first)
+    assert list(entries) == ["MISSING.txt"]
+    assert f"1_gpu-1_{NAME}: The output is gone. It was replaced".encode() in entries["MISSING.txt"]
+
+    page = (await studio.client.get(first.replace("/api/job-groups", "/groups"))).content.decode()
+    assert f"{NAME} was replaced: another file has its name on gpu-1 now." in page
+    assert 'class="picture old"' in page
+    assert 'download="1_gpu-1' not in page
+
+    new = await studio.output(second)
+    assert new.status_code == 200
+    assert await body(new) not in (b"", original)
+    assert "missing" not in (await studio.job(second))["outputs"]["images"][0]
+    assert list(await studio.zipped(second)) == [f"2_gpu-1_{NAME}"]
+
+
+async def test_the_same_seed_submitted_twice_replaces_nothing(studio: Studio) -> None:
+    first, second = await studio.render(5), await studio.render(5)
+    for group in (first, second):
+        assert (await studio.job(group))["outputs"]["images"][0].get("missing") is None
+        assert await studio.status(group) == 200
+    assert [path.name for path in studio.folder.glob("*.png")] == [NAME]
+    # Both jobs have the file that the first one wrote: both lose it to a later one.
+    studio.empty()
+    await studio.render(6)
+    for group in (first, second):
+        assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
+        error_of(await studio.output(group), 410, "output_gone")
+
+
+async def test_a_preview_replaced_after_a_restart_of_comfyui_is_missing(studio: Studio) -> None:
+    workflow = text_to_image()
+    workflow["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    first = await studio.render(1, workflow=workflow)
+    shown = (await studio.job(first))["outputs"]["images"][0]
+    assert shown["type"] == "temp"
+    temp = studio.folder.parent / "temp"
+    (temp / shown["filename"]).write_bytes(picture())
+    later = (await in_thread(Attempt.objects.get)()).backend_ended_at.timestamp() + 60
+    os.utime(temp / shown["filename"], (later, later))
+    error_of(await studio.output(first), 410, "output_gone")
+
+
+async def test_a_file_written_after_the_end_of_its_job_is_not_its_own(studio: Studio) -> None:
+    group = await studio.render(1)
+    attempt = await in_thread(Attempt.objects.get)()
+    ended = attempt.backend_ended_at.timestamp()
+    for seconds, status in ((1, 200), (4, 410), (1, 410)):
+        # Once it is known it stays so: the file that the job wrote does not come back by its date.
+        os.utime(studio.folder / NAME, (ended + seconds, ended + seconds))
+        assert await studio.status(group) == status
+    assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
+    assert list(await studio.zipped(group)) == ["MISSING.txt"]
+
+
+async def test_a_zip_marks_the_replaced_files_that_it_meets(studio: Studio) -> None:
+    group = await studio.render(1)
+    later = (await in_thread(Attempt.objects.get)()).backend_ended_at.timestamp() + 60
+    os.utime(studio.folder / NAME, (later, later))
+    assert list(await studio.zipped(group)) == ["MISSING.txt"]
+    assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
+
+
+async def test_two_save_nodes_and_a_cached_one_keep_what_is_theirs(studio: Studio) -> None:
+    workflow = text_to_image(prefix="shot")
+    first = await studio.render(1, workflow=workflow)
+    more = {
+        **workflow,
+        "10": {**workflow["9"], "inputs": {"images": ["8", 0], "filename_prefix": "other"}},
+    }
+    second = await studio.render(1, workflow=more)
+    names = [one["filename"] for one in (await studio.job(second))["outputs"]["images"]]
+    assert names == [NAME, "other_00001_.png"]
+    (studio.folder / "other_00001_.png").unlink()
+    await studio.render(2, workflow=more)
+    shown = (await studio.job(second))["outputs"]["images"]
+    assert [one.get("reason") for one in shown] == [None, "replaced"]
+    assert await studio.status(first) == 200
+    assert await studio.status(second) == 200
+
+
+# --- rows of a release before ---------------------------------------------------------------------
+
+
+async def test_an_old_row_is_judged_by_both_clocks(gallery: Gallery) -> None:
+    """Its attempt has no time by the backend's clock, and no record of its files."""
+    url = await gallery.one("a.png", picture())
+    await in_thread(ReportedFile.objects.all().delete)()
+    child = await in_thread(ChildJob.objects.get)()
+    ended = child.completed_at.timestamp()
+    for seconds, status in ((30, 200), (90, 410)):
+        os.utime(gallery.folder / "a.png", (ended + seconds, ended + seconds))
+        answer = await gallery.get(url)
+        await body(answer)
+        assert answer.status_code == status
+    outputs = json.loads((await in_thread(ChildJob.objects.get)()).outputs_json)
+    assert outputs["images"][0]["reason"] == "replaced"
+    assert (await in_thread(JobGroup.objects.get)()).seq == 4
+
+
+async def test_a_large_replaced_file_is_no_redirect(gallery: Gallery, settings: Any) -> None:
+    settings.DIRECTOR_PROXY_MAX_BYTES = 10
+    url = await gallery.one("a.png", picture())
+    later = (await in_thread(ChildJob.objects.get)()).completed_at.timestamp() + 90
+    os.utime(gallery.folder / "a.png", (later, later))
+    error_of(await gallery.get(url), 410, "output_gone")
+
+
+async def test_thumbnails_of_replaced_files_are_not_made(gallery: Gallery) -> None:
+    group, (job,) = await gallery.done({"images": [file("a.png")]})
+    gallery.put("a.png", picture())
+    later = (await in_thread(ChildJob.objects.get)()).completed_at.timestamp() + 90
+    os.utime(gallery.folder / "a.png", (later, later))
+    url = f"/api/job-groups/{group}/jobs/{job}/outputs/0"
+    error_of(await gallery.get(f"{url}?w=160"), 410, "output_gone")
+    assert (await gallery.client.get(f"/api/job-groups/{group}")).json()["child_jobs"][0][
+        "outputs"
+    ]["images"][0]["missing"]
