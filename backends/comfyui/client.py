@@ -36,7 +36,8 @@ from backends.comfyui.exchange import (
     check_status,
     tls_context,
 )
-from backends.comfyui.refusals import is_exception_in_handler, one_line, sentence, unconfirmed
+from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
+from backends.comfyui.texts import one_line
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ class ComfyClient:
                 raise self._unconfirmed(answer, raised=raised)
 
     def _unconfirmed(self, answer: Answer, *, raised: bool = False) -> PromptUnconfirmed:
-        text = one_line(answer.body)
+        text = one_line(answer.body.decode("utf-8", "replace"))
         return PromptUnconfirmed(
             unconfirmed(answer.status, text, is_page=answer.is_page, location=answer.location),
             url=self.url,

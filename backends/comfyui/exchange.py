@@ -25,6 +25,7 @@ from backends.comfyui.errors import (
 from backends.comfyui.loopback import LOOPBACK_HOSTS, is_localhost
 
 USER_AGENT: Final = "comfyui-director"
+_LOCATION: Final = "director_location"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class Exchange:
             response.status_code,
             response.headers.get("content-type", ""),
             body,
-            response.headers.get("location", ""),
+            response.extensions.get(_LOCATION, ""),
         )
 
     @contextlib.asynccontextmanager
@@ -303,8 +304,8 @@ class _LoopbackTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._anywhere(request)
-        # httpx parses it even where redirects are not followed, and raises for some hosts.
-        response.headers.pop("location", None)
+        # httpx parses the header even where redirects are not followed, and raises for some hosts.
+        response.extensions[_LOCATION] = response.headers.pop("location", "")
         return response
 
     async def _anywhere(self, request: httpx.Request) -> httpx.Response:

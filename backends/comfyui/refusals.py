@@ -10,12 +10,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from backends.comfyui.answers import Refusal
+from backends.comfyui.texts import one_line
 
 #: Node faults that the sentence names; all of them stand in ``node_errors``.
 _NAMED_FAULTS: Final = 3
 #: Characters of one cause in a warning: a node may put anything into its message.
 _MAX_CAUSE: Final = 500
-_MAX_TEXT: Final = 500
 #: The body with which aiohttp, ComfyUI's HTTP server, answers an exception in a handler.
 _EXCEPTION_IN_HANDLER: Final = b"500 Internal Server Error\n\nServer got itself in trouble"
 
@@ -23,12 +23,6 @@ _EXCEPTION_IN_HANDLER: Final = b"500 Internal Server Error\n\nServer got itself 
 def is_exception_in_handler(status: int, body: bytes) -> bool:
     """Return whether an answer is aiohttp's own 500, and not the 5xx of a proxy."""
     return status == 500 and body.strip() == _EXCEPTION_IN_HANDLER
-
-
-def one_line(body: bytes) -> str:
-    """Return the text of an answer on one line, cut to 500 characters, without control characters."""
-    text = body[: 4 * _MAX_TEXT].decode("utf-8", "replace")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MAX_TEXT]
 
 
 def unconfirmed(status: int, text: str, *, is_page: bool, location: str) -> str:
@@ -53,7 +47,7 @@ def _target(location: str) -> str:
     except ValueError:
         return ""
     host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
-    target = one_line(f"{host}{parts.path}".encode("utf-8", "replace"))
+    target = one_line(f"{host}{parts.path}")
     return f" to {target}" if target else ""
 
 

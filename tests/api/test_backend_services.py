@@ -117,6 +117,8 @@ def test_a_runner_is_told_where_every_backend_is(make_backend: Made) -> None:
         "said_by": "",
         "quarantined_at": None,
         "quarantine_until": None,
+        "quarantine_by": "",
+        "quarantine_reason": "",
     }
     assert selectors.backend_addresses() == [
         {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True, **free},
