@@ -12,6 +12,7 @@ from django.conf import settings
 
 from director import __version__, listening
 from director.client import Director, DirectorError, Health, Unreachable
+from director.datadir import open_to_others
 from director.diagnosis.findings import Finding, Level
 
 #: Bytes that should be free: the database grows, and a full disk ends every write.
@@ -35,6 +36,8 @@ def data_folder() -> Finding:
     if why := _why_unwritable(folder):
         todo = "Make it writable for this user, or set DIRECTOR_DATA_DIR to another folder."
         return Finding("Data folder", Level.PROBLEM, f"{folder} cannot be written: {why}.", todo)
+    if any(folder.iterdir()) and (wrong := open_to_others(folder)):
+        return Finding("Data folder", Level.WARNING, wrong, f"chmod 700 {folder}")
     return _room(folder)
 
 

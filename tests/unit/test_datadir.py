@@ -1,7 +1,9 @@
-"""The data folder, where it cannot be one."""
+"""The data folder, where it cannot be one, and where other users can read it."""
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,70 @@ def test_a_file_in_the_place_of_the_folder_is_named(
     with pytest.raises(DataFolderUnusable) as caught:
         prepare()
     assert f"{in_the_way} is a file; set DIRECTOR_DATA_DIR to a folder." in str(caught.value)
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, settings: Settings) -> Path:
+    made = tmp_path / "data"
+    settings.DIRECTOR_DATA_DIR = made
+    settings.DIRECTOR_SECRET_KEY_FILE = made / "secret-key"
+    return made
+
+
+@posix
+def test_new_data_folder_is_its_owners_only(folder: Path) -> None:
+    said: list[str] = []
+    assert mode_of(prepare(said.append)) == 0o700
+    assert said == []
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o755, 0o777, 0o701, 0o704])
+def test_data_folder_of_the_director_alone_is_closed_to_other_users(
+    folder: Path, mode: int
+) -> None:
+    folder.mkdir()
+    for name in ("director.sqlite3", "director.sqlite3-wal", "serve.lock", "serve-9820.lock"):
+        (folder / name).touch()
+    (folder / "thumbnails").mkdir()
+    folder.chmod(mode)
+    said: list[str] = []
+    prepare(said.append)
+    assert mode_of(folder) == 0o700
+    assert said == [
+        f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now."
+    ]
+    prepare(said.append)
+    assert len(said) == 1
+
+
+@posix
+def test_data_folder_with_other_files_keeps_its_mode_and_what_is_readable_is_named(
+    folder: Path,
+) -> None:
+    folder.mkdir()
+    (folder / "holiday.jpg").touch(0o644)
+    (folder / "director.sqlite3").touch(0o644)
+    folder.chmod(0o755)
+    said: list[str] = []
+    prepare(said.append)
+    assert mode_of(folder) == 0o755
+    assert mode_of(folder / "secret-key") == 0o600
+    (sentence,) = said
+    assert f"can read what is in {folder} (mode 0755), among them director.sqlite3." in sentence
+
+
+@posix
+def test_mode_for_a_group_is_an_operators_decision(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o750)
+    said: list[str] = []
+    prepare(said.append)
+    assert (mode_of(folder), said) == (0o750, [])

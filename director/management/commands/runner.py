@@ -45,7 +45,7 @@ class Command(BaseCommand):
         starting.allow_many_files()
         name = starting.runner_name(options["name"])
         try:
-            folder = datadir.prepare()
+            folder = datadir.prepare(self._say)
             self._say(f"Data folder: {folder}")
             starting.reach_database(self._say)
             lock = starting.runner_lock(name)

@@ -62,7 +62,7 @@ class Command(BaseCommand):
         ending.leave_at_signals()
         starting.allow_many_files()
         try:
-            folder = datadir.prepare()
+            folder = datadir.prepare(self._say)
             places = listening.places(host, options["port"])
             self._say(f"Data folder: {folder}")
             code = self._serve(places, host, options)
