@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.conf import settings
+
+from backends.comfyui.destinations import allow_link_local
 
 
 class BackendsConfig(AppConfig):
@@ -10,3 +13,7 @@ class BackendsConfig(AppConfig):
 
     name = "backends"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Give the client, which knows no settings, the one that it needs everywhere."""
+        allow_link_local(settings.DIRECTOR_ALLOW_LINK_LOCAL)

@@ -17,6 +17,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from backends.comfyui.address import BackendAddress, check_headers, normalise_url, slug_for_url
+from backends.comfyui.destinations import check_url
 from backends.holding import NOT_QUARANTINED, backend_switched
 from backends.models import Backend, Reachability
 
@@ -78,7 +79,7 @@ def backend_create(
         BackendInvalid: a malformed address, id or header.
         BackendExists: the address or the id is registered.
     """
-    address = _address(url)
+    address = _permitted(url)
     if backend_id is not None and not BACKEND_ID.fullmatch(backend_id):
         raise BackendInvalid(
             "backend_id",
@@ -121,6 +122,9 @@ def backend_update(
     Raises:
         BackendInvalid, BackendExists: as :func:`backend_create`.
     """
+    if url is not None:
+        # Before the transaction: the resolver may take a while.
+        _permitted(url)
     try:
         with transaction.atomic():
             row = Backend.objects.select_for_update().filter(pk=backend_id).first()
@@ -161,7 +165,9 @@ def backends_ensure(words: Iterable[str]) -> list[str]:
     created: list[str] = []
     for number, word in enumerate(words, start=1):
         try:
-            created.append(backend_create(url=word).id)
+            # One that is there is not resolved: at a start that would take a while for each.
+            if not Backend.objects.filter(url=_address(word).url).exists():
+                created.append(backend_create(url=word).id)
         except BackendExists:
             continue
         except BackendInvalid as error:
@@ -176,6 +182,16 @@ def _address(url: str) -> BackendAddress:
         raise BackendInvalid("url", str(error)) from error
     if len(address.url) > _MAX_URL:
         raise BackendInvalid("url", f"Must have at most {_MAX_URL} characters.")
+    return address
+
+
+def _permitted(url: str) -> BackendAddress:
+    """Return an address to which requests may be sent."""
+    address = _address(url)
+    try:
+        check_url(address.url)
+    except ValueError as error:
+        raise BackendInvalid("url", str(error)) from error
     return address
 
 

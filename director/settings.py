@@ -167,6 +167,8 @@ DIRECTOR_BACKENDS = _words("DIRECTOR_BACKENDS")
 #: Look for ComfyUIs on this machine's ports 8188–8199.
 DIRECTOR_DISCOVER = _flag("DIRECTOR_DISCOVER", default=True)
 DIRECTOR_DISCOVER_PORTS = range(8188, 8200)
+#: Whether backends may have link-local addresses, where a cloud's metadata service is.
+DIRECTOR_ALLOW_LINK_LOCAL = _flag("DIRECTOR_ALLOW_LINK_LOCAL", default=False)
 #: Prompts of ours that may stand at one ComfyUI: one runs, one waits so that no GPU idles.
 DIRECTOR_DEPTH = _number("DIRECTOR_DEPTH", int, 2, 1, 16)
 #: A child that has not executed gives up when its backend was unreachable for so long in a row.

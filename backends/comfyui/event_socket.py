@@ -18,6 +18,7 @@ from websockets.exceptions import (
     InvalidURI,
 )
 
+from backends.comfyui.destinations import CheckedConnection
 from backends.comfyui.errors import (
     AnswerLost,
     BackendUnreachable,
@@ -160,6 +161,7 @@ async def _connected(
         "additional_headers": dict(headers),
         "user_agent_header": USER_AGENT,
         "compression": None,
+        "create_connection": CheckedConnection,
         "proxy": None,
         "max_size": MAX_BINARY_FRAME_BYTES + 1024,
         "open_timeout": timeouts.open_s,

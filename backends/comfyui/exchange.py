@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httpx
 
+from backends.comfyui.destinations import CheckedNetwork
 from backends.comfyui.errors import (
     AccessDenied,
     AnswerLost,
@@ -301,6 +302,11 @@ def tls_context(url: str) -> ssl.SSLContext:
 
 class _LoopbackTransport(httpx.AsyncHTTPTransport):
     """Reaches ``localhost`` on 127.0.0.1 and on ::1, whatever the resolver knows of it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # httpx has no argument for it; tests/comfyui/test_destinations.py fails where this has no effect.
+        self._pool._network_backend = CheckedNetwork()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._anywhere(request)

@@ -15,6 +15,7 @@ from django.core import checks
 from packaging.requirements import Requirement
 
 from backends.comfyui.address import normalise_url
+from backends.comfyui.destinations import check_url
 from director.diagnosis.findings import Finding, Level
 from director.settings import env
 
@@ -92,7 +93,7 @@ def _malformed_backend() -> str:
     """Return what is wrong with an address in ``DIRECTOR_BACKENDS``, without it: it may hold a password."""
     for number, word in enumerate(settings.DIRECTOR_BACKENDS, start=1):
         try:
-            normalise_url(word)
+            check_url(normalise_url(word).url)
         except ValueError as error:
             return f"DIRECTOR_BACKENDS: address {number}: {error}"
     return ""

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 
 from backends import selectors
 from backends.comfyui.address import check_headers, normalise_url
+from backends.comfyui.destinations import check_url
 from backends.comfyui.errors import BackendError
 from backends.comfyui.probe import BackendReport, probe
 from jobgroups.api import inputs
@@ -59,6 +60,7 @@ def _checked(url: str, headers: Mapping[str, str] | None) -> str:
     field = "url"
     try:
         canonical = normalise_url(url).url
+        check_url(canonical)
         field = "headers"
         check_headers(headers or {})
     except ValueError as error:

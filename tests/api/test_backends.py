@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from backends.comfyui.destinations import allow_link_local
 from backends.models import Backend
-from backends.services import backend_observed
+from backends.services import BackendInvalid, backend_observed, backends_ensure
 from backends.simulator import SimulatorThread
 from jobgroups.clock import now
 from jobgroups.hub import Hub
@@ -138,6 +139,10 @@ def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
         ({"url": "http://a.invalid/?x=1"}, "url"),
         ({"url": "http://a b"}, "url"),
         ({"url": "\u0663"}, "url"),
+        ({"url": "http://169.254.169.254"}, "url"),
+        ({"url": "169.254.1:8188"}, "url"),
+        ({"url": "http://[::ffff:169.254.169.254]:80"}, "url"),
+        ({"url": "http://[fe80::1]:8188"}, "url"),
         ({"url": "http://a.invalid/" + "x" * 600}, "url"),
         ({"url": "http://a.invalid", "backend_id": "-x"}, "backend_id"),
         ({"url": "http://a.invalid", "backend_id": "a b"}, "backend_id"),
@@ -165,6 +170,29 @@ def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
 def test_what_is_wrong_of_a_backend_is_named(api: Api, said: Any, field: str) -> None:
     assert list(wrong_fields(api.post(PATH, said))) == [field]
     assert Backend.objects.count() == 0
+
+
+def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(
+    api: Api, make_backend: Made
+) -> None:
+    make_backend("gpu-1")
+    url = {"url": "http://169.254.169.254:8188"}
+    for answer in (
+        api.post(PATH, url),
+        api.patch(f"{PATH}/gpu-1", url),
+        api.post(f"{PATH}/test", url),
+    ):
+        assert "DIRECTOR_ALLOW_LINK_LOCAL" in wrong_fields(answer)["url"]
+    with pytest.raises(BackendInvalid, match="Address 1: The address is link-local"):
+        backends_ensure([url["url"]])
+    assert [row.id for row in Backend.objects.all()] == ["gpu-1"]
+    allow_link_local(True)
+    try:
+        assert api.post(PATH, {**url, "enabled": False}).status_code == 201
+    finally:
+        allow_link_local(False)
+    # One that is there already ends no start.
+    assert backends_ensure([url["url"]]) == []
 
 
 def test_headers_and_logins_are_kept_and_never_shown(api: Api) -> None:

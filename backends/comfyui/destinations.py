@@ -1,0 +1,126 @@
+"""Link-local addresses, to which nothing is sent unless an operator allows it.
+
+A cloud machine's metadata service, which gives out its credentials, has such an address: a backend
+registered there would have the Director fetch them. A name is checked when it is registered and again
+with each connection, since it may resolve to another address by then.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import threading
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpcore
+from websockets.asyncio.client import ClientConnection
+
+_NETWORKS: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+#: Seconds for the resolver: what it does not answer by then is left to the check of each connection.
+_RESOLVE_WITHIN: Final = 1.5
+#: A resolver that hangs keeps a thread for half a minute: at most so many.
+_lookups: Final = threading.BoundedSemaphore(8)
+
+
+class _Policy:
+    allows_link_local = False
+
+
+def allow_link_local(allowed: bool) -> None:
+    """Set for this process whether link-local addresses may be connected to."""
+    _Policy.allows_link_local = allowed
+
+
+def is_refused(address: str) -> bool:
+    """Whether nothing may be sent to an IP address. A name is none."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    return not _Policy.allows_link_local and any(ip in network for network in _NETWORKS)
+
+
+def check_url(url: str) -> None:
+    """Check the host of a backend that is to be registered or probed; a name is resolved for that.
+
+    Args:
+        url: canonical, as ``normalise_url`` gives it.
+
+    Raises:
+        ValueError: it is link-local, with a sentence for the person.
+    """
+    host = urlsplit(url).hostname or ""
+    if any(is_refused(address) for address in (host, *_resolved(host))):
+        raise ValueError(
+            "The address is link-local (169.254.0.0/16 or fe80::/10), which is refused unless"
+            " DIRECTOR_ALLOW_LINK_LOCAL is 1."
+        )
+
+
+def _resolved(host: str) -> list[str]:
+    """Return the addresses of a host; none where the resolver does not know it, or not in time."""
+    if _Policy.allows_link_local or not _lookups.acquire(blocking=False):
+        return []
+    found: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            found.put([str(entry[4][0]) for entry in entries])
+        except (OSError, UnicodeError):
+            found.put([])
+        finally:
+            _lookups.release()
+
+    threading.Thread(target=look_up, name="resolve a backend", daemon=True).start()
+    try:
+        return found.get(timeout=_RESOLVE_WITHIN)
+    except queue.Empty:
+        return []
+
+
+_REFUSED: Final = (
+    "its address is link-local, which is refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1"
+)
+
+
+class CheckedNetwork(httpcore.AnyIOBackend):
+    """Connections for HTTP: closed before a byte is sent where the peer's address is refused."""
+
+    async def connect_tcp(
+        self, host: str, *args: Any, **options: Any
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect, and look at whom the name stood for.
+
+        Raises:
+            httpcore.ConnectError: the address is refused, or there is no connection.
+        """
+        if is_refused(host):
+            raise httpcore.ConnectError(_REFUSED)
+        stream = await super().connect_tcp(host, *args, **options)
+        if is_refused(_host_of(stream.get_extra_info("server_addr"))):
+            await stream.aclose()
+            raise httpcore.ConnectError(_REFUSED)
+        return stream
+
+
+class CheckedConnection(ClientConnection):
+    """Connections for event sockets: closed before their request is sent where the peer is refused."""
+
+    async def handshake(self, *args: Any, **options: Any) -> None:
+        """Shake hands.
+
+        Raises:
+            ConnectionError: the address is refused.
+        """
+        if is_refused(_host_of(self.remote_address)):
+            raise ConnectionError(_REFUSED)
+        await super().handshake(*args, **options)
+
+
+def _host_of(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else ""

@@ -1,0 +1,119 @@
+"""Addresses to which nothing is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from backends.comfyui import destinations
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.destinations import allow_link_local, check_url, is_refused
+from backends.comfyui.errors import BackendUnreachable
+
+
+@pytest.fixture(autouse=True)
+def refused() -> Iterator[None]:
+    allow_link_local(False)
+    yield
+    allow_link_local(False)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.0.0",
+        "::ffff:169.254.169.254",
+        "::ffff:a9fe:a9fe",
+        "fe80::1",
+        "fe80::1%eth0",
+        "febf::1",
+    ],
+)
+def test_link_local_address_is_refused_unless_allowed(address: str) -> None:
+    assert is_refused(address)
+    allow_link_local(True)
+    assert not is_refused(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.0.0.1", "169.253.1.1", "::1", "fec0::1", "2001:db8::1", "gpu-1", ""],
+)
+def test_other_address_is_not_refused(address: str) -> None:
+    assert not is_refused(address)
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254", "http://[fe80::1]:8188"])
+def test_link_local_url_is_explained(url: str) -> None:
+    with pytest.raises(ValueError, match="DIRECTOR_ALLOW_LINK_LOCAL"):
+        check_url(url)
+    allow_link_local(True)
+    check_url(url)
+
+
+def test_name_is_refused_for_any_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"metadata.test": ["10.0.0.1", "169.254.169.254"], "gpu.test": ["10.0.0.1"]}
+
+    def resolve(host: str, *_args: Any, **_options: Any) -> list[Any]:
+        if host not in known:
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 0)) for one in known[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(ValueError, match="link-local"):
+        check_url("http://metadata.test:8188")
+    check_url("http://gpu.test:8188")
+    check_url("http://unknown.test:8188")
+
+
+def test_resolver_that_hangs_delays_no_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: time.sleep(1.0) or [])
+    monkeypatch.setattr(destinations, "_RESOLVE_WITHIN", 0.05)
+    began = time.monotonic()
+    for _ in range(20):
+        check_url("http://slow.test")
+    assert time.monotonic() - began < 0.9
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[int, bytearray]]:
+    """Give a port, and what is sent there."""
+    received = bytearray()
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.extend(await reader.read(1000))
+        writer.close()
+
+    async with await asyncio.start_server(note, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], received
+
+
+@pytest.mark.parametrize("name", ["localhost", "rebound.localhost"])
+async def test_nothing_is_sent_when_a_name_resolves_to_a_refused_address(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The networks are this machine's here: link-local ones are not everywhere."""
+    loopback = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(destinations, "_NETWORKS", loopback)
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more)
+    )
+    async with listening() as (port, received), ComfyClient(f"http://{name}:{port}") as comfy:
+        with pytest.raises(BackendUnreachable, match="link-local"):
+            await comfy.system_stats()
+        with pytest.raises(BackendUnreachable, match="link-local"):
+            await comfy.submit({}, prompt_id="p", client_id="c")
+        with pytest.raises(BackendUnreachable, match="link-local"):
+            async with comfy.events("c"):
+                raise AssertionError("opened")
+        await asyncio.sleep(0.05)
+    assert bytes(received) == b""
