@@ -33,6 +33,7 @@ help, and whether the failure speaks against the machine. What is done about it 
 | --- | --- |
 | `max_attempts` | How often a child is tried within a run at most, 1–10. With 1 (the installation's default, `DIRECTOR_MAX_ATTEMPTS`) its first failure ends it. |
 | `retry_elsewhere` | `false`: on its own backend only; `true` or `"group"`: also on the backends that its group was submitted to, those included that were skipped then; `"any"`: on every backend. Default: `DIRECTOR_RETRY_ELSEWHERE`. |
+| `partial_outputs` | `"accept"` (default): a child of which ComfyUI refuses some outputs completes with the others and a warning; `"fail"`: its prompt is stopped, and the child fails with the class of the refusal. |
 | `retry_on` | The classes after which a child is tried again. Left out: all that may be. |
 
 A child that is tried again keeps its seed, waits as `queued`, and is told of by `child_retrying` on the

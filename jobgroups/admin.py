@@ -72,7 +72,13 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "children_link",
         "events_link",
     )
-    list_filter = ("status", "seed_strategy", "accepted_without_runner", "created_at")
+    list_filter = (
+        "status",
+        "seed_strategy",
+        "partial_outputs",
+        "accepted_without_runner",
+        "created_at",
+    )
     search_fields = ("id", "labels__value", "submitter", "idempotency_key")
     exclude = (
         "workflow_json",
@@ -265,13 +271,23 @@ class AttemptAdmin(ReadOnlyAdmin):
     list_filter = ("state", "charged", "stop_reason", "error_type", "backend", "created_at")
     search_fields = ("prompt_id", "client_id", "child__id", "child__group__id", "error_message")
     ordering = ("-id",)
-    exclude = ("child", "backend", "node_outputs_json", "outputs_json", "error_details_json")
+    exclude = (
+        "child",
+        "backend",
+        "node_outputs_json",
+        "outputs_json",
+        "error_details_json",
+        "node_errors_json",
+        "warnings_json",
+    )
     readonly_fields: ClassVar = [
         "child_link",
         "backend_link",
         "outputs",
         "node_outputs",
         "error_details",
+        "node_errors",
+        "warnings",
     ]
 
     @admin.display(description="child", ordering="child")
@@ -298,6 +314,16 @@ class AttemptAdmin(ReadOnlyAdmin):
     def error_details(self, attempt: Attempt) -> str:
         """Return node, traceback and the like."""
         return pretty(attempt.error_details_json)
+
+    @admin.display
+    def node_errors(self, attempt: Attempt) -> str:
+        """Return the outputs that ComfyUI refused of a prompt that it accepted."""
+        return pretty(attempt.node_errors_json)
+
+    @admin.display
+    def warnings(self, attempt: Attempt) -> str:
+        """Return what is to be known of its result."""
+        return pretty(attempt.warnings_json)
 
 
 @admin.register(JobEvent)

@@ -27,6 +27,7 @@ from jobgroups.states import (
     ChildStatus,
     Elsewhere,
     GroupStatus,
+    PartialOutputs,
     StopReason,
 )
 
@@ -80,6 +81,13 @@ class JobGroup(models.Model):
     )
     #: Failure classes after which a child is tried again; null: all that may be.
     retry_on = models.JSONField(null=True, blank=True)
+    #: What becomes of a child of which ComfyUI refuses some outputs and executes the others.
+    partial_outputs = models.CharField(
+        max_length=8,
+        choices=_choices(PartialOutputs),
+        default=PartialOutputs.ACCEPT.value,
+        db_default=PartialOutputs.ACCEPT.value,
+    )
 
     # What was answered.
     warnings_json = models.TextField(default="[]")
@@ -123,6 +131,10 @@ class JobGroup(models.Model):
             models.CheckConstraint(
                 name="group_retry_elsewhere_known",
                 condition=Q(retry_elsewhere__in=_values(Elsewhere)),
+            ),
+            models.CheckConstraint(
+                name="group_partial_outputs_known",
+                condition=Q(partial_outputs__in=_values(PartialOutputs)),
             ),
         ]
         indexes: ClassVar = [
@@ -303,6 +315,9 @@ class Attempt(models.Model):
         max_length=16, blank=True, default="", choices=_choices(StopReason)
     )
 
+    #: ComfyUI's ``node_errors`` of a prompt that it accepted, ``{}`` if it refused no output. Null: not
+    #: known, as the answer was lost and what will be executed was not seen yet.
+    node_errors_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null = not known
     #: ComfyUI's ``{node: output}`` as the nodes report; decides where history was cleared.
     node_outputs_json = models.TextField(default="{}")
     #: Outputs in the API's form, of whatever end; a failed attempt keeps what it had made.

@@ -18,7 +18,7 @@ from jobgroups import waiting
 from jobgroups.clock import now
 from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.states import ChildStatus, Elsewhere
+from jobgroups.states import ChildStatus, Elsewhere, StopReason
 
 #: Moments of queueing that one query compares with: a group's children usually share one.
 _MOMENTS_AT_ONCE: Final = 50
@@ -54,6 +54,7 @@ def waiting_reasons(
                 stopping_at=stopping.get(one.id, ""),
                 goes_elsewhere=group.retry_elsewhere != Elsewhere.NEVER,
                 ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
+                partly_refused=_is_partly_refused(one.current_attempt),
             ),
             known.get(one.backend_id or ""),
             now=moment,
@@ -61,6 +62,10 @@ def waiting_reasons(
         )
         for one in queued
     }
+
+
+def _is_partly_refused(attempt: Attempt | None) -> bool:
+    return attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED
 
 
 def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:

@@ -79,6 +79,7 @@ def group(row: JobGroup) -> dict[str, Any]:
         "max_attempts": row.max_attempts,
         "retry_elsewhere": False if row.retry_elsewhere == Elsewhere.NEVER else row.retry_elsewhere,
         "retry_on": row.retry_on,
+        "partial_outputs": row.partial_outputs,
         "submitter": row.submitter or None,
         "run": row.run,
         "seq": row.seq,

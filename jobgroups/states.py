@@ -153,6 +153,7 @@ class StopReason(StrEnum):
     GAVE_UP = "gave_up"  #: The child ended because its backend was away too long.
     GIVEN_BACK = "given_back"  #: Its backend was paused or drained at once: the child waits again.
     MOVED = "moved"  #: A person moved its waiting child. If it has started, it is not stopped.
+    PARTLY_REFUSED = "partly_refused"  #: ComfyUI refused some outputs, and its group wants all.
 
 
 class Elsewhere(StrEnum):
@@ -169,6 +170,13 @@ class Where(StrEnum):
     SAME = "same"  #: At the backend that it is bound to.
     OTHER = "other"  #: At any other backend that works and has what the group requires.
     AUTO = "auto"  #: Elsewhere if its failure is one that another backend may not have.
+
+
+class PartialOutputs(StrEnum):
+    """What becomes of a child if ComfyUI accepts its prompt and refuses some of its outputs."""
+
+    ACCEPT = "accept"  #: It completes with the other outputs, and a warning.
+    FAIL = "fail"  #: Its prompt is stopped, and it fails with the class of the refusal.
 
 
 class ErrorType(StrEnum):

@@ -48,6 +48,8 @@ class ChildNow:
     goes_elsewhere: bool = False
     #: When it ends as a timeout if it still waits; None: not known.
     ends_at: dt.datetime | None = None
+    #: Whether its prompt is being stopped since ComfyUI refused some of its outputs.
+    partly_refused: bool = False
 
 
 def waiting_reason(
@@ -66,7 +68,7 @@ def waiting_reason(
     if backend is None:
         return "Its backend is no longer registered."
     if child.state is not None:
-        return _sent(child.state, backend, now)
+        return _sent(child, backend, now)
     if child.stopping_at:
         # At the backend that it waits for, what keeps that from answering keeps it from being stopped.
         held = _held(child, backend, now) if child.stopping_at == backend.backend_id else None
@@ -82,11 +84,13 @@ def _in_line(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
     return f"{_ordinal(child.place)} in line for {backend.backend_id}{_others(backend)}."
 
 
-def _sent(state: str, backend: BackendNow, now: dt.datetime) -> str:
+def _sent(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
     """Return why a child waits that has an attempt: it stands at the backend, or may."""
     if backend.away_since is not None:
         return _away(backend, backend.away_since, now)
-    name = backend.backend_id
+    name, state = backend.backend_id, child.state
+    if child.partly_refused:
+        return f"{name} refused a part of the workflow; the rest is being stopped."
     if state == "intent":
         return f"Being sent to {name}."
     if state == "uncertain":

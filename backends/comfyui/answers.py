@@ -29,8 +29,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     prompt_id: str
     #: Place in its queue: lowest runs first; fractions and negatives occur.
     number: float
-    #: Not empty where only some of the outputs are valid and will run.
-    node_errors: dict[str, Any] = {}
+    #: Not empty if only some of the outputs are valid and will be executed.
+    node_errors: dict[str, Any]
 
 
 class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,8 @@ class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
     #: ``extra_data`` by key, each value still JSON: see ``mark``. Without
     #: ``extra_pnginfo``, in which the editor's whole workflow stands.
     extra_data: dict[str, msgspec.Raw]
+    #: Ids of the output nodes that will be executed, or were; None if the answer has no such list.
+    outputs: tuple[str, ...] | None
 
     def mark(self, key: str) -> Any:
         """The value under ``key`` of the prompt's ``extra_data``; None where there is none."""
@@ -128,11 +130,18 @@ class UploadedImage(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.subfolder}/{self.name}" if self.subfolder else self.name
 
 
+class _WireAccepted(msgspec.Struct):
+    prompt_id: str
+    number: float
+    node_errors: Any = None
+
+
 class _WireItem(msgspec.Struct, array_like=True):
     number: float
     prompt_id: str
     prompt: msgspec.Raw
     extra_data: dict[str, msgspec.Raw] | None = None
+    outputs: Any = None
 
 
 class _WireQueue(msgspec.Struct):
@@ -184,7 +193,7 @@ class _WireRefusal(msgspec.Struct):
     node_errors: dict[str, Any] | list[Any] | None = None
 
 
-_accepted = WireDecoder(Accepted)
+_accepted = WireDecoder(_WireAccepted)
 _queue = WireDecoder(_WireQueue)
 _history: WireDecoder[dict[str, _WireEntry]] = WireDecoder(dict[str, _WireEntry])
 _depth = WireDecoder(_WireDepth)
@@ -203,7 +212,15 @@ def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
 
 def accepted(body: bytes) -> Accepted:
     """The 200 of ``POST /prompt``."""
-    return _decode(_accepted, body, "prompt answer")
+    wire = _decode(_accepted, body, "prompt answer")
+    return Accepted(
+        prompt_id=wire.prompt_id, number=wire.number, node_errors=_node_errors(wire.node_errors)
+    )
+
+
+def _node_errors(value: Any) -> dict[str, Any]:
+    # ComfyUI answers ``[]`` in some cases where it means ``{}``.
+    return value if isinstance(value, dict) else {}
 
 
 def refusal(body: bytes) -> Refusal:
@@ -222,8 +239,7 @@ def refusal(body: bytes) -> Refusal:
         error_type=error.type,
         message=error.message,
         details=error.details,
-        # ComfyUI answers ``[]`` in some cases where it means ``{}``.
-        node_errors=wire.node_errors if isinstance(wire.node_errors, dict) else {},
+        node_errors=_node_errors(wire.node_errors),
     )
 
 
@@ -246,6 +262,7 @@ def _item(wire: _WireItem) -> QueueItem:
         client_id=client_id if isinstance(client_id, str) else None,
         # Copied, or each small mark would keep the whole answer in memory.
         extra_data={key: raw.copy() for key, raw in extra_data.items() if key != "extra_pnginfo"},
+        outputs=_strings(wire.outputs) if isinstance(wire.outputs, list) else None,
     )
 
 

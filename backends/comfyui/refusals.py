@@ -5,7 +5,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -57,7 +57,7 @@ def sentence(refusal: Refusal, *, status: int) -> str:
     ``Prompt outputs failed validation: node 3 (KSampler): Value not in list:
     sampler_name: 'nope' not in (list of length 42)``
     """
-    faults = list(_faults(refusal.node_errors))
+    faults = [f"{where}: {fault}" for where, fault in _faults(refusal.node_errors)]
     said = refusal.message or f"ComfyUI refused the prompt with {status}"
     if not faults:
         return f"{said}: {refusal.details}" if _adds(refusal.details, said) else said
@@ -71,24 +71,70 @@ def not_executed(node_id: str | None, class_type: str | None, cause: str) -> str
 
     ``ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here``
     """
-    line = " ".join(cause.split())
-    short = line if len(line) <= _MAX_CAUSE else f"{line[: _MAX_CAUSE - 1]}…"
-    return f"ComfyUI did not execute node {node_id or '?'} ({class_type or '?'}): {short}"
+    return f"ComfyUI did not execute node {node_id or '?'} ({class_type or '?'}): {_line(cause)}"
+
+
+def partly(node_errors: Mapping[str, Any]) -> str:
+    """Say what ComfyUI refused of a prompt that it accepted, the first faulty nodes named.
+
+    Args:
+        node_errors: as ComfyUI answered the prompt.
+    """
+    said = "ComfyUI refused a part of the workflow"
+    refusal = Refusal(error_type="", message=said, details="", node_errors=dict(node_errors))
+    return sentence(refusal, status=200)
+
+
+def refused_outputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
+    """Give a warning for each node because of which ComfyUI does not execute some outputs.
+
+    ``ComfyUI did not execute output node 3 (SaveImage): Required input is missing: images``
+    """
+    for node_id, node in node_errors.items():
+        faults = [fault for _, fault in _faults({node_id: node})]
+        cause = _line("; ".join(faults) or "it gave no reason")
+        where = _where(node_id, node)
+        outputs = node.get("dependent_outputs") if isinstance(node, dict) else None
+        others = [str(one) for one in outputs or () if one != node_id]
+        if others:
+            several = "s" if len(others) > 1 else ""
+            yield (
+                f"ComfyUI did not execute output node{several} {_line(', '.join(others))},"
+                f" because of {where}: {cause}"
+            )
+        else:
+            yield f"ComfyUI did not execute output {where}: {cause}"
+
+
+def answer_lost(class_type: str) -> dict[str, Any]:
+    """Return a node's entry in ``node_errors`` if ComfyUI's answer was lost: why is not known."""
+    message = "it was refused, and ComfyUI's answer was lost"
+    error = {"type": "answer_lost", "message": message, "details": "", "extra_info": {}}
+    return {"errors": [error], "dependent_outputs": [], "class_type": class_type}
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_CAUSE else f"{line[: _MAX_CAUSE - 1]}…"
 
 
 def _adds(details: str, said: str) -> bool:
     return bool(details) and details != said
 
 
-def _faults(node_errors: dict[str, Any]) -> Iterator[str]:
+def _faults(node_errors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for node_id, node in node_errors.items():
         if not isinstance(node, dict):
             continue
-        where = f"node {node_id} ({node.get('class_type', '?')})"
         errors = node.get("errors")
         for error in errors if isinstance(errors, list) else []:
             if isinstance(error, dict):
-                yield f"{where}: {_fault(error)}"
+                yield _where(node_id, node), _fault(error)
+
+
+def _where(node_id: str, node: Any) -> str:
+    class_type = node.get("class_type", "?") if isinstance(node, dict) else "?"
+    return f"node {node_id} ({class_type})"
 
 
 def _fault(error: dict[str, Any]) -> str:

@@ -178,6 +178,7 @@ def _show_group(asked: Asked, group: Group) -> None:
         "Submitted": f"{words.local(group.created_at)} {group.submitter or ''}".rstrip(),
         "Seeds": f"{group.seed_strategy} from {group.base_seed}",
         "Run": str(group.run) if group.run > 1 else "",
+        "Partial outputs": group.partial_outputs if group.partial_outputs != "accept" else "",
         "Notes": " ".join(f"{key}={value}" for key, value in group.metadata.items()),
     }
     for head, text in said.items():

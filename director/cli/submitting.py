@@ -93,6 +93,11 @@ Examples:
     "--retry-on", multiple=True, metavar="CLASS", help="Only after these failures: out_of_memory …"
 )
 @click.option(
+    "--partial-outputs",
+    type=click.Choice(["accept", "fail"]),
+    help="If ComfyUI refuses some outputs: accept the others with a warning (default), or fail.",
+)
+@click.option(
     "--requires",
     multiple=True,
     metavar="CAPABILITY",
@@ -198,6 +203,7 @@ def _policy(options: Mapping[str, Any]) -> dict[str, Any]:
         "max_attempts": options["max_attempts"],
         "retry_elsewhere": False if elsewhere == "never" else elsewhere,
         "retry_on": list(options["retry_on"]) or None,
+        "partial_outputs": options["partial_outputs"],
         "required_capabilities": list(options["requires"]) or None,
     }
 

@@ -39,6 +39,7 @@ _OPTIONS: Final = {
     "max_attempts": "--max-attempts",
     "retry_elsewhere": "--elsewhere",
     "retry_on": "--retry-on",
+    "partial_outputs": "--partial-outputs",
     "required_capabilities": "--requires",
     "workflow_json": "workflow",
     "submitter": "DIRECTOR_SUBMITTER",

@@ -151,6 +151,7 @@ class Group:
         max_attempts: Attempts that a child may have within a run.
         retry_elsewhere: False, or where a child may be tried again: ``group`` or ``any``.
         retry_on: Failure classes after which it is tried again; None for all that may be.
+        partial_outputs: ``accept``, or ``fail``: a child of which ComfyUI refuses some outputs fails.
         submitter: Who submitted it, where that was said.
         replayed: The submission's key had been used: this is the group made then.
     """
@@ -172,6 +173,7 @@ class Group:
     max_attempts: int = 1
     retry_elsewhere: bool | str = False
     retry_on: tuple[str, ...] | None = None
+    partial_outputs: str = "accept"
     submitter: str | None = None
     run: int = 1
     seq: int | None = None

@@ -26,6 +26,8 @@ class SubmitOptions(TypedDict, total=False):
         retry_elsewhere: True or ``group``: a child that failed may be tried again on the other
             backends of its group; ``any``: on every backend that works; False: on its own alone.
         retry_on: Failure classes after which a child is tried again; all that may be if left out.
+        partial_outputs: ``accept`` (default): a child of which ComfyUI refuses some outputs completes
+            with the others and a warning; ``fail``: its prompt is stopped and it fails.
         submitter: Who submits it, up to 150 characters: groups can be listed by it.
         idempotency_key: Submissions with one key within 24 h make one group. Chosen freshly for
             each call if left out.
@@ -40,6 +42,7 @@ class SubmitOptions(TypedDict, total=False):
     max_attempts: int | None
     retry_elsewhere: bool | str | None
     retry_on: Sequence[str] | None
+    partial_outputs: str | None
     submitter: str | None
     idempotency_key: str | None
 
@@ -117,6 +120,7 @@ def submit(
     max_attempts: int | None = None,
     retry_elsewhere: bool | str | None = None,
     retry_on: Sequence[str] | None = None,
+    partial_outputs: str | None = None,
     submitter: str | None = None,
     idempotency_key: str | None = None,
 ) -> Request:
@@ -129,6 +133,7 @@ def submit(
         "timeout_seconds": timeout_seconds,
         "max_attempts": max_attempts,
         "retry_elsewhere": retry_elsewhere,
+        "partial_outputs": partial_outputs,
         "submitter": submitter,
     }
     body = {"workflow_json": workflow, "backend_ids": _strings("backend_ids", backend_ids)}

@@ -9,7 +9,7 @@ from jobgroups import wording
 from jobgroups.failures import RETRIED, TAXONOMY
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.seeds import MAX_SEED
-from jobgroups.states import Elsewhere
+from jobgroups.states import Elsewhere, PartialOutputs
 
 #: What can be done when a picture fails: the form's value, and how it is said. ``no`` is one try.
 ON_FAILURE: Final = (
@@ -22,6 +22,11 @@ ON_FAILURE: Final = (
 RETRY_ON: Final = tuple(
     (one.value, wording.capital(wording.failure_words(one)), TAXONOMY[one].sentence)
     for one in RETRIED
+)
+#: What can be done if ComfyUI refuses some outputs of a picture's workflow.
+PARTIAL_OUTPUTS: Final = (
+    (PartialOutputs.ACCEPT.value, "Keep the others, with a warning"),
+    (PartialOutputs.FAIL.value, "Stop it: it fails"),
 )
 #: Tries that are offered where the installation has none of its own.
 _TRIES: Final = 3
@@ -65,5 +70,6 @@ def again(group_id: str, seed: str) -> dict[str, Any] | None:
         "max_attempts": group.max_attempts,
         "retry_elsewhere": group.retry_elsewhere,
         "retry_on": group.retry_on,
+        "partial_outputs": group.partial_outputs,
         "required_capabilities": group.required_capabilities,
     }

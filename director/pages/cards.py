@@ -159,6 +159,8 @@ class GroupPage:
     timeout_seconds: int
     #: What is done when one fails.
     on_failure: str
+    #: What is done if ComfyUI refuses some outputs.
+    partial_outputs: str
     #: How many children of the group are to be kept.
     starred: int
 
@@ -203,6 +205,7 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
         on_failure=words.on_failure(
             snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]
         ),
+        partial_outputs=words.PARTIAL_OUTPUTS[snapshot["partial_outputs"]],
         starred=sum(bool(child["starred"]) for child in children),
     )
 

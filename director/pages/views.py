@@ -165,6 +165,7 @@ def submit(request: HttpRequest) -> HttpResponse:
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
         "on_failure": again.ON_FAILURE,
         "retry_on": again.RETRY_ON,
+        "partial_outputs": again.PARTIAL_OUTPUTS,
         "usual": again.usual(settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE),
     }
     return _page(request, "submit", context)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from jobgroups import wording
+from jobgroups.states import PartialOutputs
 
 #: Notices say them as well.
 group_name = wording.group_name
@@ -68,6 +69,13 @@ def done_word(completed: int, total: int, tries: Mapping[int, int]) -> str:
         return ", ".join([f"{first} done"] * (first > 0) + again)
     late = [f"{count} {on_try(number)}" for number, count in sorted(tries.items())]
     return f"{completed}/{total} done, {', '.join(late)}"
+
+
+#: What a group does if ComfyUI refuses some outputs of a workflow and accepts the others.
+PARTIAL_OUTPUTS: Final = {
+    PartialOutputs.ACCEPT: "the others are kept, with a warning",
+    PartialOutputs.FAIL: "the others are stopped, and the job fails",
+}
 
 
 def on_failure(

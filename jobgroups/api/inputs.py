@@ -16,7 +16,7 @@ from jobgroups.failures import RETRIED, FailureClass
 from jobgroups.seeds import MAX_SEED, SeedStrategy
 from jobgroups.services.groups import digest_of
 from jobgroups.shapes import compact
-from jobgroups.states import Elsewhere
+from jobgroups.states import Elsewhere, PartialOutputs
 
 DEFAULT_TIMEOUT: Final = 300
 _TIMEOUTS: Final = (30, 3600)
@@ -59,6 +59,7 @@ class Asked:
     retry_elsewhere: Elsewhere
     #: None: after every failure that may be met by another try.
     retry_on: Sequence[str] | None
+    partial_outputs: PartialOutputs
     warnings: Sequence[str]
     #: Who submits it, in their own word; empty where nobody says.
     submitter: str
@@ -92,6 +93,9 @@ def submission(body: dict[str, Any], idempotency_key: str | None) -> Asked:
         max_attempts=_max_attempts(fields),
         retry_elsewhere=_retry_elsewhere(fields),
         retry_on=_retry_on(fields),
+        partial_outputs=PartialOutputs(
+            fields.choice("partial_outputs", list(PartialOutputs)) or PartialOutputs.ACCEPT
+        ),
         submitter=fields.line("submitter", longest=_MAX_SUBMITTER) or "",
         warnings=_ignored(fields),
         idempotency_key=_idempotency_key(fields, idempotency_key),

@@ -44,6 +44,7 @@ def submit(asked: Asked) -> Submitted:
         max_attempts=asked.max_attempts,
         retry_elsewhere=asked.retry_elsewhere,
         retry_on=asked.retry_on,
+        partial_outputs=asked.partial_outputs,
         skipped_backends=choice.skipped,
         warnings=asked.warnings,
         submitter=asked.submitter,

@@ -35,11 +35,13 @@ from backends.comfyui.protocol import (
     Progress,
     ProgressState,
 )
+from backends.comfyui.refusals import refused_outputs
 from jobgroups import selectors
 from jobgroups.clock import now
 from jobgroups.progress import ProgressTracker
 from jobgroups.runner import ending
-from jobgroups.runner.looking import Place, Sight, look
+from jobgroups.runner.looking import Place, Sight, ended, look
+from jobgroups.runner.omissions import omitted_outputs
 from jobgroups.services import attempts
 from jobgroups.services.attempts import AttemptNow, End
 from jobgroups.states import ATTEMPT_ENDED, AttemptState
@@ -78,6 +80,8 @@ class Course:
     warnings: Sequence[str] = ()
     #: What its POST was answered with, where that neither accepts nor refuses the prompt.
     answer: PromptUnconfirmed | None = None
+    #: The outputs that ComfyUI refused; None: not known.
+    node_errors: Mapping[str, Any] | None = None
 
 
 class AttemptDriver:
@@ -102,6 +106,9 @@ class AttemptDriver:
         self._outputs: dict[str, Mapping[str, Any]] = dict(course.node_outputs or {})
         self._warnings = list(course.warnings)
         self._stored = self._reported
+        self._node_errors: Mapping[str, Any] | None = None
+        if course.node_errors is not None:
+            self._take_node_errors(course.node_errors)
         self._cached: set[str] = set()
         #: Whether ``_cached`` is complete: ComfyUI lists those nodes once, when it begins.
         self._cached_known = False
@@ -336,7 +343,7 @@ class AttemptDriver:
             other = accepted.prompt_id if accepted.prompt_id != self.prompt_id else None
             if other is not None:
                 self._session.rename(self, other)
-            await self._accepted(other)
+            await self._accepted(other, accepted.node_errors)
             self._session.expect_status_since(sent_at)
 
     def _refused(self) -> None:
@@ -363,8 +370,14 @@ class AttemptDriver:
         )
         self._look_at = time.monotonic()
 
-    async def _accepted(self, other_id: str | None = None) -> None:
-        stored = await self._store(attempts.attempt_accepted, prompt_id=other_id)
+    async def _accepted(
+        self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None
+    ) -> None:
+        stored = await self._store(
+            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors
+        )
+        if node_errors is not None:
+            self._take_node_errors(node_errors)
         self._take(stored)
         self._look_at = time.monotonic() + self._timing.look_every
 
@@ -455,10 +468,34 @@ class AttemptDriver:
                 self._heard_start = True
                 if self.state in _BEFORE_RUNNING:
                     await self._started()
-            case Place.PENDING if self.state is AttemptState.UNCERTAIN:
-                await self._accepted()
+                await self._find_refused(sight)
             case Place.PENDING:
-                pass
+                if self.state is AttemptState.UNCERTAIN:
+                    await self._accepted()
+                await self._find_refused(sight)
+
+    async def _find_refused(self, sight: Sight) -> None:
+        """Find out which outputs are not executed if the answer that named them was lost."""
+        found = await self._omitted_outputs(sight)
+        if found is not None:
+            stored = await self._store(attempts.attempt_partly_refused, node_errors=found)
+            self._take_node_errors(found)
+            self._take(stored)
+
+    async def _omitted_outputs(self, sight: Sight) -> Mapping[str, Any] | None:
+        """Return the outputs that are not executed; None: that was known, or cannot be seen now."""
+        listed = None if sight.item is None else sight.item.outputs
+        if self._node_errors is not None or listed is None:
+            return None
+        try:
+            return await omitted_outputs(self._session.client, self.course.workflow, listed)
+        except BackendError as error:
+            self._session.question_failed(error)
+            return None
+
+    def _take_node_errors(self, node_errors: Mapping[str, Any]) -> None:
+        self._node_errors = node_errors
+        self._warn(*refused_outputs(node_errors))
 
     async def _absent(self) -> None:
         """Decide what an absence means: never arrived, deleted by us, or forgotten by the backend."""
@@ -529,7 +566,7 @@ class AttemptDriver:
                 self._session.question_failed(error)
                 entry = None
             if entry is not None:
-                await self._ended(Sight(Place.ENDED, entry))
+                await self._ended(ended(entry))
                 return
             if time.monotonic() >= give_up_at:
                 break
@@ -559,7 +596,11 @@ class AttemptDriver:
         assert sight.entry is not None  # noqa: S101 a sight of the history has its entry
         self._cached |= _cached_nodes(sight)
         self._cached_known = True
-        await self._end(ending.from_history(self._prompt, sight.entry, self._outputs))
+        found = await self._omitted_outputs(sight)
+        if found is not None:
+            self._take_node_errors(found)
+        end = ending.from_history(self._prompt, sight.entry, self._outputs)
+        await self._end(replace(end, node_errors=found))
 
     async def _end(self, end: End) -> None:
         end = await ending.check_cached_files(self._session.client, end, self._cached)
@@ -641,9 +682,13 @@ class AttemptDriver:
         # An old ComfyUI is never told to stop: that its prompt goes on says nothing, while it is there.
         session = self._session
         told = session.can_interrupt or session.observer.version is None or not session.is_reachable
-        if told and not self._is_stalled and tried_for >= self._timing.stalled_after:
-            self._is_stalled = True
-            await self._store(attempts.attempt_stalled, reachable=session.is_reachable)
+        patience = self._timing.stalled_after if told else self.course.timeout_s
+        if not self._is_stalled and tried_for >= patience:
+            stalled = await self._store(
+                attempts.attempt_stalled, reachable=session.is_reachable, told=told
+            )
+            # One that could not be told to stop hangs only if it goes on once it could be.
+            self._is_stalled = stalled or told
 
     async def _remove(self, sight: Sight) -> None:
         if not self._session.may_change_backend:

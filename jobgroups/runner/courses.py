@@ -62,6 +62,7 @@ class Courses:
             answer=ending.unconfirmed_stored(row.error_message, row.error_details_json)
             if row.state == AttemptState.UNCERTAIN
             else None,
+            node_errors=None if row.node_errors_json is None else json.loads(row.node_errors_json),
         )
 
     def _workflow_of(self, row: Attempt) -> dict[str, Any]:

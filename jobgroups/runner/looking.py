@@ -29,6 +29,8 @@ class Sight:
     entry: HistoryEntry | None = None
     #: The id under which it stands in the queue, where that is not the id that was sent.
     other_id: str | None = None
+    #: The prompt as the backend lists it, unless it is absent.
+    item: QueueItem | None = None
 
 
 async def look(
@@ -55,18 +57,23 @@ async def look(
         BackendError: a question was not answered; nothing is known.
     """
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
-        return Sight(Place.ENDED, entry)
+        return ended(entry)
     queue = await client.queue(new_connection=new_connection)
     for place, items in ((Place.RUNNING, queue.running), (Place.PENDING, queue.pending)):
         for item in items:
             if item.prompt_id == prompt_id:
-                return Sight(place)
+                return Sight(place, item=item)
             if mark is not None and _has_mark(item, mark):
-                return Sight(place, other_id=item.prompt_id)
+                return Sight(place, other_id=item.prompt_id, item=item)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
-        return Sight(Place.ENDED, entry)
+        return ended(entry)
     return Sight(Place.ABSENT)
 
 
 def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:
     return all(item.mark(key) == value for key, value in mark.items())
+
+
+def ended(entry: HistoryEntry) -> Sight:
+    """Return the lookup result of a prompt that has ended."""
+    return Sight(Place.ENDED, entry, item=entry.item)

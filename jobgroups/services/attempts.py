@@ -7,6 +7,7 @@ the child of an attempt that failed is decided in ``failed``.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,11 @@ from typing import Any, Final
 from django.db import connection, transaction
 from django.db.models import F, Q
 
+from backends.comfyui.refusals import partly
 from jobgroups import events, outputs
 from jobgroups.clock import now, unjumped
 from jobgroups.compiled import KEY, Compiled
-from jobgroups.failures import FailureClass
+from jobgroups.failures import FailureClass, class_of_refusal
 from jobgroups.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.services import adopting, failed, files, quarantine
@@ -30,6 +32,7 @@ from jobgroups.states import (
     AttemptState,
     ChildStatus,
     ErrorType,
+    PartialOutputs,
     StopReason,
     attempt_sources_of,
 )
@@ -44,6 +47,7 @@ _STOPPED: Final = {
     StopReason.GAVE_UP: "Given up",
     StopReason.GIVEN_BACK: "Given back: its backend was paused or drained",
     StopReason.MOVED: "Moved to another backend",
+    StopReason.PARTLY_REFUSED: "Stopped: ComfyUI refused a part of the workflow",
 }
 #: Stops of prompts whose children wait to be sent again, and have not failed.
 _WAITED_FOR: Final = (StopReason.GIVEN_BACK, StopReason.MOVED)
@@ -77,6 +81,8 @@ class End:
     executed: frozenset[str] = frozenset()
     #: When it ended, by the backend's clock; None where its history does not say.
     backend_ended_at: dt.datetime | None = None
+    #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
+    node_errors: Mapping[str, Any] | None = None
     #: False where it never came to execute: it was deleted from the backend's queue.
     ran: bool = True
     #: Where it had come to, as the stream last told it: step, its steps done and in all.
@@ -168,7 +174,13 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
 
 
 @unit_of_work
-def attempt_accepted(*, attempt_id: int, fence: Fence, prompt_id: str | None = None) -> AttemptNow:
+def attempt_accepted(
+    *,
+    attempt_id: int,
+    fence: Fence,
+    prompt_id: str | None = None,
+    node_errors: Mapping[str, Any] | None = None,
+) -> AttemptNow:
     """ComfyUI has the prompt. What is returned tells whether a stop was asked for meanwhile.
 
     Args:
@@ -176,13 +188,56 @@ def attempt_accepted(*, attempt_id: int, fence: Fence, prompt_id: str | None = N
         fence: the lease on its backend.
         prompt_id: the id under which it stands there, where that is not ours: a ComfyUI older than
             July 2025 chooses its own, and its answer is the truth.
+        node_errors: the outputs that ComfyUI refused; None if its answer was lost.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         forgotten = _answer_forgotten(attempt)
         write.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
         if prompt_id is not None:
             Attempt.objects.filter(pk=attempt.pk).update(prompt_id=prompt_id)
+        if node_errors is not None:
+            _note_refused(write, attempt, node_errors)
         return _now_of(child, attempt)
+
+
+@unit_of_work
+def attempt_partly_refused(
+    *, attempt_id: int, fence: Fence, node_errors: Mapping[str, Any]
+) -> AttemptNow:
+    """Store which outputs are not executed, of a prompt whose answer was lost; ``{}``: all are."""
+    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+        _note_refused(write, attempt, node_errors)
+        return _now_of(child, attempt)
+
+
+def _note_refused(write: GroupWrite, attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
+    """Store the refused outputs; if the group wants all outputs, request the stop of the others."""
+    if attempt.ended_at is not None:
+        return
+    _keep_node_errors(attempt, node_errors)
+    refused = _refused_in_part(write, attempt)
+    if refused is not None:
+        failed.stop_failed(write, attempt, StopReason.PARTLY_REFUSED, refused.kind)
+        attempt.refresh_from_db(fields=["stop_requested_at", "stop_reason"])
+
+
+def _keep_node_errors(attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
+    """Store the refused outputs once: what ComfyUI answered is more than what can be seen later."""
+    if attempt.node_errors_json is None:
+        attempt.node_errors_json = compact(node_errors)
+        Attempt.objects.filter(pk=attempt.pk).update(node_errors_json=attempt.node_errors_json)
+
+
+def _refused_in_part(write: GroupWrite, attempt: Attempt) -> Failure | None:
+    """Return why an attempt fails although its prompt was accepted: its group wants all outputs."""
+    node_errors = json.loads(attempt.node_errors_json or "{}")
+    if not node_errors or write.group.partial_outputs != PartialOutputs.FAIL:
+        return None
+    return Failure(
+        kind=class_of_refusal("", "", node_errors),
+        message=partly(node_errors),
+        details={"status": 200, "node_errors": node_errors},
+    )
 
 
 @unit_of_work
@@ -264,18 +319,41 @@ def attempt_ended(*, attempt_id: int, fence: Fence, end: End) -> bool:
         Whether this call closed the attempt. A second telling of an end changes nothing.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+        if end.node_errors is not None:
+            _keep_node_errors(attempt, end.node_errors)
+        refused = _refused_in_part(write, attempt)
+        if end.state is not AttemptState.SUCCESS and not _stops_for_refusal(attempt):
+            # It ended for another reason, before the refusal was known or its stop was requested.
+            refused = None
         state = end.state
         if state is AttemptState.INTERRUPTED and attempt.stop_reason == StopReason.TIMEOUT:
             state = AttemptState.TIMEOUT
         if attempt.state in attempt_sources_of(state):
             end = _without_replaced(attempt, end)
+        if refused is not None:
+            # Also of a success: it was quicker than the stop, and its group does not want it.
+            end = _failing(end, refused)
         if not _close(write, attempt, state, end):
             return False
         if state is AttemptState.SUCCESS and end.failure is None and _is_free(child):
             _adopt(child, attempt)
         if child.current_attempt_id == attempt.pk:
-            _end_child(write, child, attempt, end)
+            _end_child(write, child, attempt, end, refused)
         return True
+
+
+def _stops_for_refusal(attempt: Attempt) -> bool:
+    return attempt.stop_reason == StopReason.PARTLY_REFUSED
+
+
+def _failing(end: End, failure: Failure) -> End:
+    return replace(
+        end,
+        failure=failure.kind,
+        error_message=failure.message,
+        error_type=failure.error_type,
+        error_details=failure.details,
+    )
 
 
 def _adopt(child: ChildJob, attempt: Attempt) -> None:
@@ -327,8 +405,9 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         cursor.execute(_FORGET, [attempt.pk])
     fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
     message = end.error_message
-    if end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None:
-        # It was the Director that interrupted it, and nobody at the machine.
+    stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
+    if stopped and end.failure in (None, FailureClass.INTERRUPTED):
+        # The Director interrupted it, and no user at the machine.
         message = _STOPPED[StopReason(attempt.stop_reason)].format(write.group.timeout_seconds)
     if end.node_outputs:
         fields["node_outputs_json"] = compact(end.node_outputs)
@@ -377,12 +456,14 @@ def _failure_of(end: End) -> Failure:
     )
 
 
-def _end_child(write: GroupWrite, child: ChildJob, attempt: Attempt, end: End) -> None:
+def _end_child(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, end: End, refused: Failure | None
+) -> None:
     if child.status == ChildStatus.QUEUED and end.ran:
         # It ran while nobody looked: the start is recorded just before the end.
         _child_started(write, child, attempt)
-    if end.state is not AttemptState.SUCCESS:
-        failed.meet(write, child, attempt, _failure_of(end), **_last_step(end))
+    if end.state is not AttemptState.SUCCESS or refused is not None:
+        failed.meet(write, child, attempt, refused or _failure_of(end), **_last_step(end))
         return
     if end.failure is not None and failed.goes_on(write, child, attempt, _failure_of(end)):
         return
@@ -513,6 +594,9 @@ def attempt_lost(*, attempt_id: int, fence: Fence, reason: str) -> bool:
     be: people restart a machine whose prompts they have cancelled.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+        refused = _refused_in_part(write, attempt) if _stops_for_refusal(attempt) else None
+        if refused is not None:
+            return _fail_both(write, child, attempt, AttemptState.LOST, refused)
         was_to_stop = attempt.stop_requested_at is not None and not attempt.failure_class
         if attempt.started_at is not None and not was_to_stop:
             failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
@@ -599,7 +683,9 @@ def attempt_timed_out(*, attempt_id: int, fence: Fence) -> bool:
 
 
 @unit_of_work
-def attempt_stalled(*, attempt_id: int, fence: Fence, reachable: bool = True) -> bool:
+def attempt_stalled(
+    *, attempt_id: int, fence: Fence, reachable: bool = True, told: bool = True
+) -> bool:
     """A prompt whose time was up goes on although it was told to stop long ago: its backend hangs.
 
     That counts against the backend, and the child need not wait for the end of it any longer: a machine
@@ -611,24 +697,31 @@ def attempt_stalled(*, attempt_id: int, fence: Fence, reachable: bool = True) ->
         fence: the lease on its backend.
         reachable: whether the backend answers. A machine that was paused at once and then switched off
             for a while has not failed.
+        told: whether the backend can stop a running prompt. An old ComfyUI cannot: that its prompt goes
+            on is no failure, but a child whose group wants all outputs waits for it no longer.
 
     Returns:
         Whether this call found it so.
     """
-    with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
+    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         # Likewise one that was given back, or moved: its child waits for nothing else.
         given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
-        hangs = Attempt.objects.filter(
-            Q(failure_class=FailureClass.TIMEOUT) | given_back,
-            pk=attempt.pk,
-            ended_at__isnull=True,
-        )
-        away = attempt.stop_reason in _WAITED_FOR and not reachable
+        waited_for = Q(failure_class=FailureClass.TIMEOUT) | given_back
+        refused = _refused_in_part(write, attempt) if _stops_for_refusal(attempt) else None
+        if refused is not None:
+            waited_for = Q(failure_class=refused.kind)
+        elif not told:
+            return False
+        hangs = Attempt.objects.filter(waited_for, pk=attempt.pk, ended_at__isnull=True)
+        away = attempt.stop_reason != StopReason.TIMEOUT and not reachable
         kind = FailureClass.UNREACHABLE if away else FailureClass.STALLED
         if not hangs.update(failure_class=kind):
             return False
         attempt.failure_class = kind.value
         quarantine.take_in(attempt)
+        if refused is not None:
+            # Its child waited for the end of this prompt, which may never come.
+            failed.meet(write, child, attempt, refused)
     hub.wake_runners()
     return True
 

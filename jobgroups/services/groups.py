@@ -22,7 +22,14 @@ from jobgroups.services.backends import hold_backends
 from jobgroups.services.submitted import first_backends
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
-from jobgroups.states import CHILD_OPEN, ChildStatus, Elsewhere, GroupStatus, StopReason
+from jobgroups.states import (
+    CHILD_OPEN,
+    ChildStatus,
+    Elsewhere,
+    GroupStatus,
+    PartialOutputs,
+    StopReason,
+)
 
 #: How long an idempotency key is remembered.
 IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)
@@ -45,6 +52,7 @@ class Submission:
     retry_elsewhere: Elsewhere = Elsewhere.NEVER
     #: Failure classes after which a child is tried again; None: all that may be.
     retry_on: Sequence[str] | None = None
+    partial_outputs: PartialOutputs = PartialOutputs.ACCEPT
     #: ``{"backend_id", "reason"}`` for each entry of the request that was left out.
     skipped_backends: Sequence[Mapping[str, str]] = ()
     #: Warnings that the request's form gave rise to; those of the workflow come behind them.
@@ -177,6 +185,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         max_attempts=submission.max_attempts,
         retry_elsewhere=submission.retry_elsewhere.value,
         retry_on=None if submission.retry_on is None else list(submission.retry_on),
+        partial_outputs=submission.partial_outputs.value,
         submitter=submission.submitter,
         skipped_backends_json=compact(list(submission.skipped_backends)),
         idempotency_key=submission.idempotency_key,

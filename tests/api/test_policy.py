@@ -85,6 +85,20 @@ def test_classes_are_kept_once_each_in_the_taxonomys_order(api: Api, farm: list[
     assert shown(api, max_attempts=10, retry_on=named) == (10, False, ["out_of_memory", "timeout"])
 
 
+@pytest.mark.parametrize("value", ["fail", "accept", None])
+def test_partial_outputs_are_shown_as_they_were_submitted(
+    api: Api, farm: list[str], value: str | None
+) -> None:
+    made = api.submit("gpu-1", partial_outputs=value)
+    path = f"/api/job-groups/{made['job_group_id']}"
+    assert api.get(path).json()["partial_outputs"] == (value or "accept")
+
+
+@pytest.mark.parametrize("value", ["Fail", "", True, 1, [], {}], ids=repr)
+def test_partial_outputs_are_one_of_two_words(api: Api, value: Any) -> None:
+    assert wrong(api, partial_outputs=value) == {"partial_outputs": "Must be one of accept, fail."}
+
+
 def test_what_is_left_out_is_as_the_installation_says(
     api: Api, farm: list[str], settings: Settings
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
         max_attempts=2,
         retry_elsewhere="group",
         retry_on=["out_of_memory"],
+        partial_outputs="fail",
         timeout_seconds=120,
         metadata={"name": "Hero", "scene": "shot_010", "panel": 7},
         submitter="Ann",
@@ -80,12 +81,14 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
     expect(page.get_by_label("Tries at most")).to_have_value("2")
     expect(page.get_by_label("Your name")).to_have_value("Ann")
     expect(page.locator("#retry-on-said")).to_have_text(": 1 chosen")
+    expect(page.get_by_label("When ComfyUI refuses some outputs")).to_have_value("fail")
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
     again = submit(page)
     carried = (
         "max_attempts",
         "retry_elsewhere",
         "retry_on",
+        "partial_outputs",
         "timeout_seconds",
         "metadata",
         "submitter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -203,6 +204,25 @@ def test_a_failed_child_is_told_with_its_reason_and_status_1(desk: Desk) -> None
     assert "gpu-2 seed" in last
     assert "out of memory" in last.lower()
     assert "Render these again: director retry jg_" in last
+
+
+def test_refused_output_is_a_warning_or_a_failure(desk: Desk) -> None:
+    second = {"class_type": "SaveImage", "inputs": {"filename_prefix": "second"}}
+    graph = {**text_to_picture(), "second": second}
+    (desk.folder / "two.json").write_text(json.dumps(graph), encoding="utf-8")
+    cause = "node second (SaveImage): Required input is missing: images"
+    warned = desk.out("submit", "two.json", "-b", "gpu-1", "--base-seed", "5", "--watch")
+    did_not = f"ComfyUI did not execute output {cause}"
+    assert f"gpu-1 seed 5: completed: warning: {did_not}\n" in warned
+    assert f"  gpu-1 seed 5: Warning: {did_not}\n" in warned
+    group_id = warned.split(":")[0]
+    assert f"warning: {did_not}" in desk.out("show", group_id)
+    (child,) = desk.json("show", group_id)["child_jobs"]
+    assert child["warnings"] == [did_not]
+    said = ["--partial-outputs", "fail", "--watch"]
+    failed = desk.run("submit", "two.json", "-b", "gpu-1", *said, status=1).stdout
+    assert f"ComfyUI refused a part of the workflow: {cause} (workflow_refused)" in failed
+    assert "Partial outputs: fail" in desk.out("show", failed.split(":")[0])
 
 
 def test_a_machine_on_fire_costs_a_second_try_and_no_more(desk: Desk) -> None:

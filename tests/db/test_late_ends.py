@@ -23,7 +23,7 @@ from jobgroups.services.attempts import MAX_UNCHARGED
 from jobgroups.services.claims import Claim
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, Elsewhere
+from jobgroups.states import AttemptState, Elsewhere, PartialOutputs
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 
@@ -553,3 +553,68 @@ def test_no_claim_comes_between_a_failure_and_the_quarantine_it_leads_to(
     thread.join(10)
     assert row().quarantined_at is not None
     assert found == [None]
+
+
+# --- outputs that were refused --------------------------------------------------------------------
+
+NODE_ERRORS = {"9": {"class_type": "SaveImage", "errors": [], "dependent_outputs": []}}
+
+
+def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit(partial_outputs=PartialOutputs.FAIL)
+    claimed = farm.claim(fence)
+    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
+    never = {"attempt_id": claimed.attempt_id, "fence": fence, "remember_until": now()}
+    assert attempts.attempt_never_accepted(**never)
+    late = farm.end(node_errors=NODE_ERRORS)
+    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=late)
+    child = only(group)
+    assert (child.status, child.current_attempt_id) == ("queued", None)
+    old = child.attempts.get()
+    assert (old.state, old.failure_class) == ("success", "workflow_refused")
+    # Nor is it one later, when its next attempt fails.
+    fail(begin(fence), fence)
+    assert (only(group).status, only(group).failure_class) == ("failed", "node_error")
+
+
+def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit()
+    claimed = begin(fence)
+    time_out(claimed, fence)
+    warned = farm.end(node_errors=NODE_ERRORS, warnings=("Output 9 was not executed.",))
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=warned)
+    assert only(group).status == "timeout"
+    retries.group_retry(group_id=group.id)
+    child = only(group)
+    assert (child.status, child.warnings_json) == ("completed", '["Output 9 was not executed."]')
+
+
+def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit(partial_outputs=PartialOutputs.FAIL)
+    claimed = farm.claim(fence)
+    stored = attempts.attempt_accepted(
+        attempt_id=claimed.attempt_id, fence=fence, node_errors=NODE_ERRORS
+    )
+    assert (stored.stop_requested, only(group).status) == (True, "queued")
+    groups.group_cancel(group_id=group.id)
+    assert farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    assert only(group).status == "cancelled"
+    assert farm.types(group)[-2:] == ["child_cancelled", "group_complete"]
+
+
+def test_prompt_of_an_old_comfyui_counts_as_hanging_only_for_a_refusal_in_part() -> None:
+    fence = machine("gpu-1")
+    partly = farm.submit(partial_outputs=PartialOutputs.FAIL)
+    timed = farm.submit()
+    first, second = farm.claim(fence), farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=first.attempt_id, fence=fence, node_errors=NODE_ERRORS)
+    farm.start(second, fence)
+    time_out(second, fence)
+    for claimed, hangs in ((first, True), (first, False), (second, False)):
+        said = attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, told=False)
+        assert said is hangs
+    assert (only(partly).status, only(partly).failure_class) == ("failed", "workflow_refused")
+    assert only(timed).attempts.get().failure_class == "timeout"

@@ -126,7 +126,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNER_ATTEMPT,
-                "if told and not self._is_stalled and tried_for >= self._timing.stalled_after:",
+                "if not self._is_stalled and tried_for >= patience:",
                 "if tried_for < 0:",
             ),
         ),

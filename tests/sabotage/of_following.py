@@ -7,6 +7,7 @@ from tests.sabotage.breakage import Breakage, Edit
 _ATTEMPT = "jobgroups/runner/attempt.py"
 _SESSION = "jobgroups/runner/session.py"
 _FAULTS = "tests/runner/test_faults.py"
+_PARTIAL = "tests/runner/test_partial_outputs.py"
 
 OF_FOLLOWING: tuple[Breakage, ...] = (
     Breakage(
@@ -51,8 +52,10 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "        stored = await self._store(attempts.attempt_accepted, prompt_id=other_id)\n",
-                "        stored = await self._store(attempts.attempt_accepted, prompt_id=other_id)\n"
+                "            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors\n"
+                "        )\n",
+                "            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors\n"
+                "        )\n"
                 "        self._timeout_at = time.monotonic() + self.course.timeout_s\n",
             ),
         ),
@@ -162,5 +165,51 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
             Edit("jobgroups/runner/db.py", "except TRANSIENT as error:", "except () as error:"),
         ),
         notices=f"{_FAULTS}::test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only",
+    ),
+    Breakage(
+        name="refused outputs forgotten",
+        broken="The `node_errors` of an accepted prompt are not stored.",
+        hurts="A group that wants all outputs completes without some of them.",
+        edits=(
+            Edit(
+                "jobgroups/services/attempts.py",
+                "        if node_errors is not None:\n            _note_refused(write, attempt, node_errors)\n",
+                "",
+            ),
+        ),
+        notices=f"{_PARTIAL}::test_refused_output_fails_the_job_when_the_group_wants_all",
+    ),
+    Breakage(
+        name="lost answer refused nothing",
+        broken="A prompt whose answer was lost counts as accepted with all its outputs.",
+        hurts="A job whose second output ComfyUI refused is shown as completed, without a warning.",
+        edits=(
+            Edit(
+                "jobgroups/runner/omissions.py",
+                'described.get("output_node") is True',
+                "False",
+            ),
+        ),
+        notices=f"{_PARTIAL}::test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all",
+    ),
+    Breakage(
+        name="success despite a refusal",
+        broken="A prompt that succeeds before it is stopped is its job's result.",
+        hurts="A group that wants all outputs completes without some of them, if ComfyUI is quick.",
+        edits=(
+            Edit(
+                "jobgroups/services/attempts.py",
+                "if end.state is not AttemptState.SUCCESS and not _stops_for_refusal(attempt):",
+                "if end.state is AttemptState.SUCCESS or not _stops_for_refusal(attempt):",
+            ),
+        ),
+        notices=f"{_PARTIAL}::test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_all",
+    ),
+    Breakage(
+        name="blocked node without a word",
+        broken="The error frame of a blocked node is dropped.",
+        hurts="A job completes without an output, and its user does not learn why.",
+        edits=(Edit(_ATTEMPT, "            self._warn(ending.blocked(event))\n", ""),),
+        notices="tests/runner/test_warnings.py::test_blocked_node_is_a_warning_with_its_message",
     ),
 )

@@ -75,6 +75,7 @@ def test_submitting_sends_what_was_given_and_returns_the_children(
         max_attempts=3,
         retry_elsewhere=True,
         retry_on=["out_of_memory"],
+        partial_outputs="fail",
         submitter="ann",
     )
     [(headers, body)] = server.sent("POST", "/api/job-group")
@@ -90,6 +91,7 @@ def test_submitting_sends_what_was_given_and_returns_the_children(
         "max_attempts": 3,
         "retry_elsewhere": True,
         "retry_on": ["out_of_memory"],
+        "partial_outputs": "fail",
         "submitter": "ann",
     }
     assert headers["content-type"] == "application/json"

@@ -9,7 +9,7 @@ import pytest
 from backends.comfyui import answers
 from backends.comfyui.errors import ProtocolError
 from backends.comfyui.events import ExecutionError
-from backends.comfyui.refusals import sentence
+from backends.comfyui.refusals import answer_lost, refused_outputs, sentence
 from jobgroups.runner import ending
 
 RECORDED = json.loads((Path(__file__).parent / "frames" / "answers.json").read_text())
@@ -83,6 +83,32 @@ def test_a_refusal_names_the_node_and_what_is_wrong_with_it() -> None:
     fault = "node 3 (KSampler): Value not in list: sampler_name: 'nope' not in [...]"
     said = sentence(refusal, status=400)
     assert said == f"Prompt outputs failed validation: {fault}; {fault}; {fault}; and 1 more"
+
+
+def test_refused_outputs_are_named_with_the_node_that_is_wrong() -> None:
+    error = {"message": "Value not in list", "details": "ckpt_name:\n'x'"}
+    node_errors = {
+        "9": {"class_type": "SaveImage", "errors": [error], "dependent_outputs": ["9"]},
+        "4": {"class_type": "Loader", "errors": [error, error], "dependent_outputs": ["10", "11"]},
+        "5": {"class_type": "SaveImage", "errors": "odd"},
+        "6": "odd",
+        "12": answer_lost("SaveImage"),
+    }
+    cause = "Value not in list: ckpt_name: 'x'"
+    assert list(refused_outputs(node_errors)) == [
+        f"ComfyUI did not execute output node 9 (SaveImage): {cause}",
+        "ComfyUI did not execute output nodes 10, 11, because of node 4 (Loader):"
+        f" {cause}; {cause}",
+        "ComfyUI did not execute output node 5 (SaveImage): it gave no reason",
+        "ComfyUI did not execute output node 6 (?): it gave no reason",
+        "ComfyUI did not execute output node 12 (SaveImage):"
+        " it was refused, and ComfyUI's answer was lost",
+    ]
+
+
+def test_acceptance_without_node_errors_refused_nothing() -> None:
+    for text in (b'{"prompt_id":"p","number":1}', b'{"prompt_id":"p","number":1,"node_errors":[]}'):
+        assert answers.accepted(text).node_errors == {}
 
 
 @pytest.mark.parametrize(

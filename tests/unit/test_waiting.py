@@ -74,6 +74,11 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         (ChildNow(place=1), None, "Its backend is no longer registered."),
         (ChildNow(state="intent"), gpu(), "Being sent to gpu-2."),
         (
+            ChildNow(state="accepted", partly_refused=True),
+            gpu(),
+            "gpu-2 refused a part of the workflow; the rest is being stopped.",
+        ),
+        (
             ChildNow(state="uncertain"),
             gpu(),
             "gpu-2 has not confirmed that it took this job; looking whether it has it.",

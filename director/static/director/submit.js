@@ -219,6 +219,7 @@ function body() {
   rest.max_attempts = elsewhere === "no" ? 1 : Number(tries);
   rest.retry_elsewhere = elsewhere === "no" || elsewhere === "never" ? false : elsewhere;
   if (retryOn().length && elsewhere !== "no") rest.retry_on = retryOn();
+  if ($("partial-outputs").value !== "accept") rest.partial_outputs = $("partial-outputs").value;
   if ($("submitter").value.trim()) rest.submitter = $("submitter").value.trim();
   const base = $("base").value.trim();
   if (base && !/^\d{1,16}$/.test(base)) errors.push({ field: "base_seed", message: "Must be a whole number from 0 to 9007199254740991." });
@@ -298,6 +299,7 @@ async function repeat() {
   kept = { ...again.parameters };
   capabilities = again.required_capabilities || [];
   for (const box of classes()) box.checked = (again.retry_on || []).includes(box.value);
+  $("partial-outputs").value = again.partial_outputs;
   if (again.submitter) $("submitter").value = again.submitter;
   onFailure(again.max_attempts === 1 && again.retry_elsewhere === "never" ? "no" : again.retry_elsewhere, String(again.max_attempts));
   ofGroup = said();

@@ -1,0 +1,264 @@
+"""ComfyUI accepts a prompt and refuses some of its outputs: a warning, or a failure if the group wants all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from backends.simulator import Simulator
+from jobgroups.models import JobGroup
+from jobgroups.states import Elsewhere, PartialOutputs
+from tests.runner.conftest import Farm, text_to_image, until
+from tests.runner.test_retry_elsewhere import outcome, seen, started
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FAIL = PartialOutputs.FAIL
+REFUSED = "ComfyUI refused a part of the workflow: "
+NO_IMAGES = "node 10 (SaveImage): Required input is missing: images"
+ANSWER_LOST = "node 10 (SaveImage): it was refused, and ComfyUI's answer was lost"
+SPECIAL = "special.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def short_pause(settings: Settings) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0.05
+
+
+def one_of_two(**options: Any) -> dict[str, Any]:
+    """Return a workflow whose second output lacks an input."""
+    graph = text_to_image(**options)
+    graph["10"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "second"}}
+    return graph
+
+
+def second_model() -> dict[str, Any]:
+    """Return a workflow whose second output needs a model that not every backend has."""
+    graph = text_to_image(steps=10)
+    graph["10"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "second"}}
+    graph["10"]["inputs"]["images"] = ["11", 0]
+    inputs: dict[str, Any] = {"samples": ["5", 0], "vae": ["12", 2]}
+    graph["11"] = {"class_type": "VAEDecode", "inputs": inputs}
+    graph["12"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": SPECIAL}}
+    return graph
+
+
+async def completed(farm: Farm, group: JobGroup) -> Any:
+    """Wait for a group of one job that completes, and return the job."""
+    assert (await farm.finished(group)).status == "completed"
+    (child,) = await farm.children(group)
+    return child
+
+
+async def failed(farm: Farm, group: JobGroup) -> Any:
+    """Wait for a group of one job that fails, and return the job. Its prompt was seen to end before."""
+    assert (await farm.finished(group)).status == "failed"
+    attempts = await farm.attempts(group)
+    (child,) = await farm.children(group)
+    assert all(one.ended_at is not None for one in attempts)
+    assert (child.status, child.outputs_json) == ("failed", None)
+    assert (await farm.types(group)).count("group_complete") == 1
+    return child
+
+
+def ends(sim: Simulator) -> list[str]:
+    """Return how prompts ended, by the backend's witness."""
+    return [one["outcome"] for one in sim.witness.entries if one["kind"] == "ended"]
+
+
+async def test_refused_output_is_a_warning_with_node_and_cause(farm: Farm) -> None:
+    await farm.backend()
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two())
+    child = await completed(farm, group)
+    warnings = [f"ComfyUI did not execute output {NO_IMAGES}"]
+    assert json.loads(child.warnings_json) == warnings
+    assert len(json.loads(child.outputs_json)["images"]) == 1
+    (attempt,) = await farm.attempts(group)
+    assert list(json.loads(attempt.node_errors_json)) == ["10"]
+    assert json.loads(attempt.warnings_json) == warnings
+
+
+async def test_complete_prompt_has_no_warning_and_causes_no_query(farm: Farm) -> None:
+    sim = await farm.backend()
+    sim.fault("lose_answer")
+    # Every node leads to the output that is executed: no class needs to be looked up.
+    asked = sim.fault("status", count=0, route="/object_info")
+    await farm.runner()
+    group = await farm.submit(partial_outputs=FAIL)
+    child = await completed(farm, group)
+    assert (child.warnings_json, asked.hits) == ("[]", 0)
+    (attempt,) = await farm.attempts(group)
+    assert attempt.node_errors_json == "{}"
+
+
+async def test_refused_output_fails_the_job_when_the_group_wants_all(farm: Farm) -> None:
+    sim = await farm.backend(seconds=30.0)
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL, max_attempts=3)
+    child = await failed(farm, group)
+    assert child.error_message == REFUSED + NO_IMAGES
+    assert (child.failure_class, child.error_type) == ("workflow_refused", "ValidationError")
+    assert list(json.loads(child.error_details_json)["node_errors"]) == ["10"]
+    (attempt,) = await farm.attempts(group)
+    assert (attempt.state, attempt.stop_reason) == ("interrupted", "partly_refused")
+    assert (attempt.failure_class, attempt.error_message) == (
+        "workflow_refused",
+        REFUSED + NO_IMAGES,
+    )
+    assert ends(sim) in (["interrupted"], [])
+    assert attempt.ended_at <= child.completed_at
+
+
+async def test_pending_prompt_is_deleted_when_an_output_is_refused(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    await farm.runner()
+    sim.fault("foreign_prompt", at="now", seconds=3.0)
+    await sim.wait_for("started")
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    await failed(farm, group)
+    (attempt,) = await farm.attempts(group)
+    assert attempt.started_at is None
+    assert len(started(farm)) == 1
+    assert "child_started" not in await farm.types(group)
+
+
+async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> None:
+    small = await farm.backend("gpu-1", seconds=30.0)
+    both = (SPECIAL, "tiny_sd15.safetensors")
+    await farm.backend("gpu-2", seconds=0.2, checkpoints=both)
+    await farm.runner()
+    await seen(farm, "gpu-1", "gpu-2")
+    group = await farm.submit(
+        "gpu-1",
+        workflow=second_model(),
+        partial_outputs=FAIL,
+        max_attempts=2,
+        retry_elsewhere=Elsewhere.ANY,
+    )
+    assert await outcome(farm, group) == [
+        ("gpu-1", "interrupted", "node_or_model_missing"),
+        ("gpu-2", "success", ""),
+    ]
+    child = await completed(farm, group)
+    assert (child.backend_id, child.warnings_json) == ("gpu-2", "[]")
+    # Its prompt at the first backend had ended before the other one was sent.
+    ended = [one for one in small.witness.entries if one["kind"] in ("ended", "deleted")][-1]
+    (sent,) = farm.sims["gpu-2"].prompts
+    assert ended["time"] < sent["time"]
+
+
+async def test_missing_model_is_named_with_the_output_that_needs_it(farm: Farm) -> None:
+    await farm.backend()
+    await farm.runner()
+    group = await farm.submit(workflow=second_model())
+    child = await completed(farm, group)
+    (warning,) = json.loads(child.warnings_json)
+    assert warning.startswith(
+        "ComfyUI did not execute output node 10, because of node 12 (Checkpoint"
+    )
+    assert SPECIAL in warning
+
+
+async def test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_all(
+    farm: Farm,
+) -> None:
+    sim = await farm.backend(seconds=0.3)
+    sim.fault("interrupt_lost", count=0)
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    child = await failed(farm, group)
+    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
+    (attempt,) = await farm.attempts(group)
+    assert (attempt.state, attempt.failure_class) == ("success", "workflow_refused")
+    assert "child_completed" not in await farm.types(group)
+    assert len(started(farm)) == 1
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "ended"])
+async def test_lost_answer_leaves_a_warning_that_names_the_node(farm: Farm, state: str) -> None:
+    sim = await farm.backend(seconds=0.0 if state == "ended" else 1.5)
+    await farm.runner()
+    if state == "pending":
+        sim.fault("foreign_prompt", at="now", seconds=1.5)
+        await sim.wait_for("started")
+    sim.fault("lose_answer")
+    group = await farm.submit(workflow=one_of_two())
+    child = await completed(farm, group)
+    assert json.loads(child.warnings_json) == [f"ComfyUI did not execute output {ANSWER_LOST}"]
+    assert len(sim.prompts) == (2 if state == "pending" else 1)
+
+
+async def test_lost_answer_fails_the_job_when_the_group_wants_all(farm: Farm) -> None:
+    sim = await farm.backend(seconds=30.0)
+    sim.fault("lose_answer")
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    child = await failed(farm, group)
+    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + ANSWER_LOST)
+    assert len(sim.prompts) == 1
+
+
+async def test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all(
+    farm: Farm,
+) -> None:
+    sim = await farm.backend(seconds=0.0)
+    sim.fault("lose_answer")
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    child = await failed(farm, group)
+    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + ANSWER_LOST)
+    (attempt,) = await farm.attempts(group)
+    assert (attempt.state, attempt.failure_class) == ("success", "workflow_refused")
+
+
+async def test_killed_runner_leaves_the_stop_to_the_next_one(farm: Farm) -> None:
+    sim = await farm.backend(seconds=30.0)
+    sim.fault("hang_http", count=0, route="/interrupt")
+    sim.fault("hang_http", count=0, route="/queue", method="POST")
+    first = await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+
+    async def requested() -> bool:
+        return [one.stop_reason for one in await farm.attempts(group)] == ["partly_refused"]
+
+    await until(requested)
+    await farm.kill(first)
+    assert not (await farm.group(group)).completed_at
+    sim.clear_faults()
+    await farm.runner()
+    child = await failed(farm, group)
+    assert child.error_message == REFUSED + NO_IMAGES
+    assert len(sim.prompts) == 1
+
+
+async def test_backend_that_forgets_the_prompt_is_no_reason_to_send_it_again(farm: Farm) -> None:
+    sim = await farm.backend(seconds=30.0)
+    sim.fault("interrupt_lost", count=0)
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    await sim.wait_for("started")
+    await sim.restart()
+    child = await failed(farm, group)
+    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
+    assert len(sim.prompts) == 1
+
+
+async def test_prompt_that_cannot_be_stopped_delays_the_failure_for_a_bounded_time(
+    farm: Farm,
+) -> None:
+    sim = await farm.backend(seconds=60.0)
+    sim.fault("interrupt_lost", count=0)
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    assert (await farm.finished(group)).status == "failed"
+    (child,) = await farm.children(group)
+    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
+    (attempt,) = await farm.attempts(group)
+    assert (attempt.ended_at, attempt.failure_class) == (None, "stalled")
+    sim.clear_faults()
+    (attempt,) = await farm.settled(group)
+    assert (attempt.state, attempt.failure_class) == ("interrupted", "stalled")
