@@ -463,8 +463,9 @@ def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_other
     machine("gpu-2")
     machine("gpu-3")
     group = submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", attempts=1, retry_elsewhere=Elsewhere.ANY)
-    stays = farm.submit("gpu-1")
+    # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = farm.claim(away)
+    stays = farm.submit("gpu-1")
     moved = waiting.children_move(
         fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE
     )
