@@ -44,6 +44,7 @@ def backend_held(
         "said_reason": reason[:_MAX_REASON] or (row.said_reason if goes_on else ""),
         "said_by": by[:_MAX_BY] or (row.said_by if goes_on else ""),
         "said_at": row.said_at if goes_on else moment,
+        **CHANGED_BY_PERSON,
     }
     return _change(row, changes)
 
@@ -52,9 +53,13 @@ def backend_resumed(*, row: Backend, by: str, moment: dt.datetime) -> bool:
     """End a pause or drain. Returns whether there was one."""
     if not row.hold:
         return False
-    return _change(row, {**NOT_HELD, "said_by": by[:_MAX_BY], "said_at": moment})
+    return _change(
+        row, {**NOT_HELD, **CHANGED_BY_PERSON, "said_by": by[:_MAX_BY], "said_at": moment}
+    )
 
 
+#: Discovery removes no backend that a person has changed.
+CHANGED_BY_PERSON: Final[dict[str, Any]] = {"adopted_at": None}
 #: What ends every hold, and the reason for it.
 NOT_HELD: Final[dict[str, Any]] = {
     "hold": Hold.NONE.value,
@@ -101,7 +106,7 @@ def backend_quarantined(
     if row.quarantined_at is not None:
         if by:
             told = {"quarantine_until": until, "quarantine_reason": reason[:_MAX_REASON]}
-            _change(row, {**told, "quarantine_by": by[:_MAX_BY]})
+            _change(row, {**told, **CHANGED_BY_PERSON, "quarantine_by": by[:_MAX_BY]})
         return False
     changes = {
         "quarantined_at": moment,
@@ -110,6 +115,8 @@ def backend_quarantined(
         "quarantine_by": by[:_MAX_BY],
         "quarantine_count": row.quarantine_count + 1,
     }
+    if by:
+        changes |= CHANGED_BY_PERSON
     return _change(row, changes)
 
 
@@ -127,7 +134,8 @@ def backend_released(*, backend_id: str, moment: dt.datetime, due_only: bool = F
     rows = Backend.objects.filter(pk=backend_id, quarantined_at__isnull=False)
     if due_only:
         rows = rows.filter(quarantine_until__lte=moment)
-    return rows.update(**NOT_QUARANTINED, forgiven_at=moment) > 0
+    by = {} if due_only else CHANGED_BY_PERSON
+    return rows.update(**NOT_QUARANTINED, **by, forgiven_at=moment) > 0
 
 
 #: What a backend that is not set aside looks like. The count is what its probation hangs on.

@@ -1,4 +1,4 @@
-"""One registered ComfyUI: where it is, what a person said of it, what was last seen of it."""
+"""Registered ComfyUIs (where each is, what a person said of it, what was last seen of it) and found ones."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class Backend(models.Model):
     headers = models.JSONField(default=dict, blank=True)
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    #: When discovery registered it without a question; null: a person registered or changed it.
+    adopted_at = models.DateTimeField(null=True, blank=True)
     #: A person's word about it, with why, since when and by whom; also of enabling and disabling.
     hold = models.CharField(
         max_length=8,
@@ -93,3 +95,38 @@ class Backend(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class FoundBackend(models.Model):
+    """A ComfyUI that answers on a runner's machine and is not registered, or that is ignored."""
+
+    #: Normalised as ``Backend.url``.
+    url = models.CharField(primary_key=True, max_length=500)
+    comfyui_version = models.CharField(max_length=64, blank=True, default="")
+    devices = models.JSONField(default=list, blank=True)
+    first_seen_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField()
+    #: When a person ignored it; null: it is offered while it answers.
+    ignored_at = models.DateTimeField(null=True, blank=True)
+    #: Id of the adopted backend that left: it is registered again as soon as it answers.
+    backend_id = models.CharField(max_length=64, blank=True, default="")
+
+    class Meta:
+        ordering: ClassVar = ["url"]
+
+    def __str__(self) -> str:
+        return self.url
+
+
+class Discovery(models.Model):
+    """The state of discovery: one row, which exists since the first backend was registered."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    #: Until then a found ComfyUI is registered without a question.
+    adopts_until = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "discovery"
+
+    def __str__(self) -> str:
+        return f"adopts until {self.adopts_until:%Y-%m-%d %H:%M:%S}"

@@ -19,10 +19,12 @@ from django.utils import timezone
 from backends.comfyui.address import BackendAddress, check_headers, normalise_url, slug_for_url
 from backends.comfyui.destinations import check_url
 from backends.holding import NOT_QUARANTINED, backend_switched
-from backends.models import Backend, Reachability
+from backends.models import Backend, FoundBackend, Reachability
 
 #: What an id looks like; it stands in URLs, file names and logs.
 BACKEND_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: ``GET /api/backends/found`` lists what discovery found.
+_RESERVED_ID: Final = "found"
 _MAX_URL: Final = 500
 _MAX_NAME: Final = 200
 _MAX_REASON: Final = 500
@@ -64,6 +66,7 @@ def backend_create(
     tags: Sequence[str] = (),
     enabled: bool = True,
     headers: Mapping[str, str] | None = None,
+    adopted_at: dt.datetime | None = None,
 ) -> Backend:
     """Register a ComfyUI. One address is registered once, however it is spelled.
 
@@ -74,6 +77,7 @@ def backend_create(
         tags: what ``required_capabilities`` may ask for.
         enabled: False: it gets no work yet.
         headers: sent with every request and socket.
+        adopted_at: when discovery registers it without a question; None: a person registers it.
 
     Raises:
         BackendInvalid: a malformed address, id or header.
@@ -85,6 +89,8 @@ def backend_create(
             "backend_id",
             "Must begin with a letter or digit and have at most 64 letters, digits, . _ or -.",
         )
+    if backend_id == _RESERVED_ID:
+        raise BackendInvalid("backend_id", "Is reserved for a path of the API; choose another id.")
     row = Backend(
         id=backend_id or _free_id(address.url),
         name=(name or address.url.split("://", 1)[1])[:_MAX_NAME],
@@ -93,10 +99,12 @@ def backend_create(
         enabled=enabled,
         headers=_headers(headers, address),
         status_since=_now(),
+        adopted_at=adopted_at,
     )
     try:
         with transaction.atomic():
             row.save(force_insert=True)
+            FoundBackend.objects.filter(pk=row.url).delete()
     except IntegrityError as error:
         raise _exists(row) from error
     return row
@@ -133,7 +141,7 @@ def backend_update(
             changes = _said(name=name, tags=tags, enabled=enabled, row=row)
             changes |= _addressed(row, url, headers)
             if changes:
-                Backend.objects.filter(pk=backend_id).update(**changes)
+                Backend.objects.filter(pk=backend_id).update(**changes, adopted_at=None)
             row.refresh_from_db()
     except IntegrityError as error:
         raise _exists(Backend(id="", url=_address(url or "").url)) from error

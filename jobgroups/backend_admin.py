@@ -10,10 +10,11 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from backends import discovery
 from backends.admin import ReadOnlyAdmin
-from backends.models import Backend
+from backends.models import Backend, Discovery, FoundBackend
 from backends.selectors import backend_facts
-from backends.services import backend_update
+from backends.services import BackendExists, backend_update
 from backends.states import Hold, backend_state
 from jobgroups.clock import now
 from jobgroups.errors import BackendNotFound
@@ -128,3 +129,62 @@ class BackendAdmin(ReadOnlyAdmin):
 def _held(request: HttpRequest, hold: Hold, *, at_once: bool = False) -> Callable[..., None]:
     by = request.user.get_username()
     return partial(holds.backend_hold, hold=hold, at_once=at_once, by=by)
+
+
+@admin.register(FoundBackend)
+class FoundBackendAdmin(ReadOnlyAdmin):
+    """Every ComfyUI that discovery found and that is not registered."""
+
+    list_display = ("url", "comfyui_version", "first_seen_at", "last_seen_at", "ignored_at")
+    list_filter = ("ignored_at", "comfyui_version")
+    search_fields = ("url",)
+    actions = ("add", "ignore", "unignore")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[FoundBackend]:
+        """Return the rows that the API lists."""
+        urls = [row.url for row in discovery.found_list()]
+        return super().get_queryset(request).filter(pk__in=urls)
+
+    @admin.action(description="Add as backends", permissions=["operate"])
+    def add(self, request: HttpRequest, queryset: QuerySet[FoundBackend]) -> None:
+        """Register the ComfyUIs."""
+        self._each(request, queryset, discovery.found_add, "added")
+        hub.wake_runners()
+
+    @admin.action(description="Ignore: offer them no longer", permissions=["operate"])
+    def ignore(self, request: HttpRequest, queryset: QuerySet[FoundBackend]) -> None:
+        """Offer the ComfyUIs no longer."""
+        self._each(request, queryset, partial(discovery.found_ignore, ignored=True), "ignored")
+
+    @admin.action(description="Offer again", permissions=["operate"])
+    def unignore(self, request: HttpRequest, queryset: QuerySet[FoundBackend]) -> None:
+        """Offer the ComfyUIs again."""
+        again = partial(discovery.found_ignore, ignored=False)
+        self._each(request, queryset, again, "offered again")
+
+    def _each(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[FoundBackend],
+        decide: Callable[..., object],
+        word: str,
+    ) -> None:
+        count = 0
+        for url in list(queryset.values_list("pk", flat=True)):
+            try:
+                decide(url=url)
+            except (BackendExists, discovery.NotFound):
+                # Another user decided a moment ago.
+                continue
+            count += 1
+        said = f"{counted(count, 'ComfyUI is', 'ComfyUIs are')} {word}."
+        self.message_user(request, said, messages.SUCCESS)
+
+
+@admin.register(Discovery)
+class DiscoveryAdmin(ReadOnlyAdmin):
+    """Until when a found ComfyUI is registered without a question."""
+
+    list_display = ("id", "adopts_until")
+    list_filter = ("adopts_until",)
+    search_fields = ("id",)

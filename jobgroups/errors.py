@@ -7,6 +7,7 @@
     ├── GroupNotFound             404
     ├── ChildNotFound             404
     ├── BackendNotFound           404
+    ├── AddressNotFound           404 address_not_found
     ├── OutputNotFound            404 output_not_found
     ├── NoOutputs                 404 no_outputs
     ├── NoWorkflow                400 no_workflow
@@ -106,6 +107,16 @@ class BackendNotFound(JobGroupsError):
 
     def __init__(self, backend_id: str) -> None:
         super().__init__(f"Backend {backend_id} not found")
+
+
+class AddressNotFound(JobGroupsError):
+    """Discovery offers or ignores no ComfyUI at this address."""
+
+    code = "address_not_found"
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("No ComfyUI was found at this address.")
 
 
 class OutputNotFound(JobGroupsError):

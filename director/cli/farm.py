@@ -203,6 +203,36 @@ def find(asked: Asked, is_added: bool) -> None:
         click.echo("No ComfyUI answers on ports 8188 to 8199 of the Director's machine.", err=True)
 
 
+@backends.command(
+    epilog=_examples("found", "found --add localhost:8198", "found --ignore localhost:8199")
+)
+@click.option("--add", "added", multiple=True, metavar="URL", help="Register this one.")
+@click.option("--ignore", "ignored", multiple=True, metavar="URL", help="Offer it no longer.")
+@click.option("--unignore", "unignored", multiple=True, metavar="URL", help="Offer it again.")
+@asking
+def found(
+    asked: Asked, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]
+) -> None:
+    """List the ComfyUIs that the Director found on its machine and that are not registered."""
+    with asked.director() as director:
+        made = [director.add_found_backend(url) for url in added]
+        for url in ignored:
+            director.ignore_backend(url)
+        for url in unignored:
+            director.unignore_backend(url)
+        rows = director.found_backends()
+    if asked.as_json:
+        asked.show({"added": [one.raw for one in made], "found": [one.raw for one in rows]})
+        return
+    _show(asked, *made)
+    for one in rows:
+        version = f"ComfyUI {one.comfyui_version or '?'}"
+        todo = "ignored" if one.ignored else f"new: director backends found --add {one.url}"
+        click.echo("  ".join(part for part in (one.url, version, _memory(one), todo) if part))
+    if not rows:
+        click.echo("No ComfyUI that is not registered was found.", err=True)
+
+
 @backends.command(epilog=_examples("test gpu-1", "test 192.168.100.6:8188"))
 @click.argument("name", metavar="URL|NAME")
 @asking

@@ -242,6 +242,22 @@ class AsyncDirector:
         """Return the ComfyUIs on the Director's machine; see ``Director.find_backends``."""
         return await self._run(calls.find_backends())
 
+    async def found_backends(self) -> tuple[Found, ...]:
+        """Return the ComfyUIs that discovery found; see ``Director.found_backends``."""
+        return await self._run(calls.found_backends())
+
+    async def add_found_backend(self, url: str) -> Backend:
+        """Register a ComfyUI that discovery found; see ``Director.add_found_backend``."""
+        return await self._run(calls.add_found_backend(url))
+
+    async def ignore_backend(self, url: str) -> Found:
+        """Offer a found ComfyUI no longer; see ``Director.ignore_backend``."""
+        return await self._run(calls.ignore_backend(url, ignored=True))
+
+    async def unignore_backend(self, url: str) -> Found:
+        """Offer an ignored ComfyUI again; see ``Director.ignore_backend``."""
+        return await self._run(calls.ignore_backend(url, ignored=False))
+
     async def test_backend(self, url: str, *, headers: Mapping[str, str] | None = None) -> Found:
         """Ask an address whether a ComfyUI answers; see ``Director.test_backend``."""
         return await self._run(calls.test_backend(url, headers))

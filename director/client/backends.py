@@ -43,6 +43,7 @@ class Backend:
             say why and when.
         quarantine: Since when it is set aside, until when, why and by whom; None: it is not.
         on_probation: It was let out of quarantine and has not succeeded since.
+        adopted_at: When discovery registered it without a question; None: a person registered or changed it.
     """
 
     backend_id: str
@@ -67,6 +68,7 @@ class Backend:
     devices: tuple[Device, ...] = ()
     comfyui_version: str | None = None
     last_seen_at: Moment | None = None
+    adopted_at: Moment | None = None
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -88,6 +90,8 @@ class Found:
         ok: A ComfyUI answers there.
         backend_id: Under which it is registered, None if it is not.
         reason: What is wrong, in words; None where it answers.
+        ignored: A person decided that it is not offered. Discovery also sets ``first_seen_at``,
+            ``last_seen_at`` and ``ignored_at``.
     """
 
     url: str
@@ -96,6 +100,10 @@ class Found:
     comfyui_version: str | None = None
     devices: tuple[Device, ...] = ()
     reason: str | None = None
+    ignored: bool = False
+    first_seen_at: Moment | None = None
+    last_seen_at: Moment | None = None
+    ignored_at: Moment | None = None
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
 

@@ -233,6 +233,22 @@ def _found_list(answer: dict[str, Any]) -> tuple[Found, ...]:
     return tuple(parse_found(entry) for entry in as_objects(answer.get("found")))
 
 
+def found_backends() -> Flow[tuple[Found, ...]]:
+    """Read the ComfyUIs that discovery found."""
+    return call(requests.found_backends(), _json(_found_list))
+
+
+def add_found_backend(url: str) -> Flow[Backend]:
+    """Register a ComfyUI that discovery found."""
+    return call(requests.decide_found(url, "add"), _json(parse_backend))
+
+
+def ignore_backend(url: str, *, ignored: bool) -> Flow[Found]:
+    """Ignore a ComfyUI that discovery found, or no longer."""
+    decision = "ignore" if ignored else "unignore"
+    return call(requests.decide_found(url, decision), _json(parse_found))
+
+
 def test_backend(url: str, headers: Mapping[str, str] | None) -> Flow[Found]:
     """Ask an address whether a ComfyUI answers there."""
     return call(requests.test_backend(url, headers), _json(parse_found))

@@ -337,6 +337,17 @@ def find_backends() -> Request:
     return Request("POST", _path("backends", "find"), body=b"{}", repeatable=True)
 
 
+def found_backends() -> Request:
+    """Return the request for the ComfyUIs that discovery found."""
+    return Request("GET", _path("backends", "found"), repeatable=True)
+
+
+def decide_found(url: str, decision: str) -> Request:
+    """Return the decision about a found ComfyUI: ``add``, ``ignore`` or ``unignore``."""
+    path = _path("backends", "found", decision)
+    return Request("POST", path, body=dump({"url": url}), repeatable=decision != "add")
+
+
 def test_backend(url: str, headers: Mapping[str, str] | None) -> Request:
     """Return the question whether a ComfyUI answers at an address. It changes nothing."""
     body = _backend_body(url=url, headers=headers)

@@ -439,6 +439,31 @@ class Director:
         """Return the ComfyUIs that answer on the Director's machine; registers none."""
         return self._run(calls.find_backends())
 
+    def found_backends(self) -> tuple[Found, ...]:
+        """Return the ComfyUIs that discovery found and that are not registered, ignored ones too."""
+        return self._run(calls.found_backends())
+
+    def add_found_backend(self, url: str) -> Backend:
+        """Register a ComfyUI that discovery found.
+
+        Raises:
+            NotFound: Discovery found no ComfyUI at this address.
+            Conflict: It is registered already.
+        """
+        return self._run(calls.add_found_backend(url))
+
+    def ignore_backend(self, url: str) -> Found:
+        """Offer a ComfyUI that discovery found no longer.
+
+        Raises:
+            NotFound: Discovery found no ComfyUI at this address.
+        """
+        return self._run(calls.ignore_backend(url, ignored=True))
+
+    def unignore_backend(self, url: str) -> Found:
+        """Offer a ComfyUI again that was ignored; see ``ignore_backend``."""
+        return self._run(calls.ignore_backend(url, ignored=False))
+
     def test_backend(self, url: str, *, headers: Mapping[str, str] | None = None) -> Found:
         """Ask an address whether a ComfyUI answers there; registers nothing.
 

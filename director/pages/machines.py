@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from django.db.models import Count
 
-from backends.models import Backend, Reachability
+from backends.discovery import found_list
+from backends.models import Backend, FoundBackend, Reachability
 from backends.selectors import backend_list
 from backends.states import TAKES_CHILDREN, TROUBLE_FIRST, BackendState
 from director.pages import words
@@ -95,6 +96,8 @@ class Machine:
     foreign: int
     completed_day: int
     failed_day: int
+    #: Whether discovery registered it without a question, and no person has changed it.
+    adopted: bool
 
     @property
     def usable(self) -> bool:
@@ -105,6 +108,11 @@ class Machine:
     def takes_children(self) -> bool:
         """Whether it may be submitted to: where it is paused they wait."""
         return self.status in TAKES_CHILDREN
+
+    @property
+    def leaves(self) -> bool:
+        """Whether its removal is offered: discovery registered it, and it does not answer."""
+        return self.adopted and self.status == BackendState.OFFLINE
 
     @property
     def quarantined(self) -> bool:
@@ -123,6 +131,18 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """A ComfyUI that discovery found and that is not registered."""
+
+    url: str
+    address: str
+    version: str
+    gpu: str
+    vram: str
+    ignored: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Shop:
     """All of them."""
 
@@ -131,6 +151,7 @@ class Shop:
     counts: list[tuple[str, str, int]]
     lanes: bool
     runner_alive: bool
+    offers: list[Offer]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -161,7 +182,18 @@ def shop() -> Shop:
     machines.sort(key=lambda one: (TROUBLE_FIRST.index(BackendState(one.status)), one.id))
     counted = Counter(one.status for one in machines)
     counts = [(one.value, _STATE_WORDS[one], counted[one]) for one in TROUBLE_FIRST if counted[one]]
-    return Shop(machines, counts, len(machines) <= LANES, runner_alive())
+    return Shop(machines, counts, len(machines) <= LANES, runner_alive(), offers())
+
+
+def offers() -> list[Offer]:
+    """Return the ComfyUIs that discovery found, those that are not ignored first."""
+    return sorted((_offer(row) for row in found_list()), key=lambda one: (one.ignored, one.url))
+
+
+def _offer(row: FoundBackend) -> Offer:
+    gpu, vram = _device(row.devices)
+    address = row.url.split("://", 1)[1]
+    return Offer(row.url, address, row.comfyui_version, gpu, vram, row.ignored_at is not None)
 
 
 def _work() -> dict[str, list[Work]]:
@@ -235,6 +267,7 @@ def _machine(
         foreign=row.queue_foreign,
         completed_day=ends.get(ChildStatus.COMPLETED, 0),
         failed_day=ends.get(ChildStatus.FAILED, 0) + ends.get(ChildStatus.TIMEOUT, 0),
+        adopted=row.adopted_at is not None,
     )
 
 

@@ -31,7 +31,13 @@ def _page(
 
 def _groups_context(request: HttpRequest) -> dict[str, object]:
     chosen = filters.filters_of(request.GET)
-    return {"filters": chosen, "board": board.board(chosen), "query": chosen.query()}
+    offered = [one for one in machines.offers() if not one.ignored]
+    return {
+        "filters": chosen,
+        "board": board.board(chosen),
+        "query": chosen.query(),
+        "offered": offered,
+    }
 
 
 @require_safe

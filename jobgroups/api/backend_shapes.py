@@ -39,6 +39,7 @@ def backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
         "devices": row.devices,
         "comfyui_version": row.comfyui_version or None,
         "last_seen_at": iso_or_none(row.last_seen_at),
+        "adopted_at": iso_or_none(row.adopted_at),
     }
 
 

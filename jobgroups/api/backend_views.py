@@ -37,7 +37,7 @@ class BackendListView(ApiView):
     def post(self, request: Request) -> Response:
         """Register a backend, and look at once whether it is there."""
         said = inputs.backend_said(json_body(request), new=True)
-        with _translated():
+        with translated():
             row = services.backend_create(
                 url=said.url or "",
                 backend_id=said.backend_id,
@@ -46,7 +46,7 @@ class BackendListView(ApiView):
                 enabled=said.enabled is not False,
                 headers=said.headers,
             )
-        _look_at(row)
+        look_at(row)
         return Response(shown(row.id), status=201)
 
 
@@ -63,7 +63,7 @@ class BackendView(ApiView):
         said = inputs.backend_said(json_body(request), new=False)
         if said.backend_id not in (None, known.id):
             _refuse("backend_id", "Cannot be changed: jobs are remembered by it.")
-        with _translated(), _claims_held_off(known.id):
+        with translated(), _claims_held_off(known.id):
             if said.url is not None and services.is_other_address(known, said.url):
                 _refuse_while_active(known.id)
             row = services.backend_update(
@@ -76,7 +76,7 @@ class BackendView(ApiView):
             )
         if row is None:
             raise BackendNotFound(known.id)
-        _look_at(row)
+        look_at(row)
         return Response(shown(row.id))
 
     def delete(self, request: Request, backend_id: str) -> Response:
@@ -114,7 +114,7 @@ def shown(backend_id: str) -> dict[str, object]:
     return backend_shapes.backend(row, load)
 
 
-def _look_at(row: Backend) -> None:
+def look_at(row: Backend) -> None:
     """Ask a backend that is new to us, so that its status is true in the answer; wake the runner."""
     if row.enabled and row.last_seen_at is None:
         choosing.ask([row])
@@ -147,7 +147,7 @@ def _refuse(field: str, message: str) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     try:
         yield
     except services.BackendInvalid as error:

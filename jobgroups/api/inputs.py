@@ -219,6 +219,20 @@ def backend_said(body: dict[str, Any], *, new: bool) -> BackendSaid:
     return said
 
 
+def address_said(body: dict[str, Any]) -> str:
+    """Check a body whose only field is ``url``.
+
+    Raises:
+        InvalidRequest: with every field that is wrong or not known.
+    """
+    fields = Fields(body)
+    url = fields.text("url", longest=1000, required=True)
+    for name in fields.unknown():
+        fields.note(name, "Is not a field of an address.")
+    fields.finish()
+    return url or ""
+
+
 def _headers(fields: Fields) -> dict[str, str] | None:
     headers = fields.mapping("headers")
     if headers is None:

@@ -9,6 +9,7 @@ from jobgroups.api import (
     asynchronous,
     backend_views,
     failure_views,
+    found_views,
     hold_views,
     picture_views,
     probe_views,
@@ -18,7 +19,7 @@ from jobgroups.api import (
 from jobgroups.api.output_views import OutputView
 
 
-def _both(route: str, view: type[APIView], **given: str) -> list[URLPattern]:
+def _both(route: str, view: type[APIView], **given: object) -> list[URLPattern]:
     """Serve a path with and without a slash at its end: a redirect would lose a POST's body.
 
     Args:
@@ -49,6 +50,10 @@ urlpatterns = [
     *_both("workflow-from-png", picture_views.WorkflowFromPngView),
     *_both("backends/test", probe_views.BackendTestView, backend_id="test"),
     *_both("backends/find", probe_views.BackendFindView, backend_id="find"),
+    *_both("backends/found", found_views.FoundListView, backend_id="found"),
+    *_both("backends/found/add", found_views.FoundAddView),
+    *_both("backends/found/ignore", found_views.FoundIgnoreView, ignored=True),
+    *_both("backends/found/unignore", found_views.FoundIgnoreView, ignored=False),
     *_both("backends", backend_views.BackendListView),
     *_both("backends/<str:backend_id>", backend_views.BackendView),
     *_both("backends/<str:backend_id>/status", backend_views.BackendStatusView),

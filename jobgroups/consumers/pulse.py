@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from backends.discovery import found_list
 from backends.selectors import backend_list
 from jobgroups import selectors
 from jobgroups.consumers.rows import read
@@ -62,7 +63,8 @@ def _backends() -> str:
         for row in backend_list()
     ]
     loads = [(key, str(load)) for key, load in sorted(selectors.backend_loads().items())]
-    return hashlib.sha256(repr((seen, loads)).encode()).hexdigest()[:16]
+    found = [(row.url, row.ignored_at) for row in found_list()]
+    return hashlib.sha256(repr((seen, loads, found)).encode()).hexdigest()[:16]
 
 
 class Heart:

@@ -1,4 +1,4 @@
-"""ComfyUIs on this machine, found without being told: the ports that people start them on."""
+"""Discovery of ComfyUIs on this machine: probes the ports on which people start them."""
 
 from __future__ import annotations
 
@@ -6,42 +6,54 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from backends import selectors as backend_selectors
+from backends import discovery
 from backends.comfyui.errors import BackendError
-from backends.comfyui.probe import probe
-from backends.services import backends_ensure
+from backends.comfyui.probe import BackendReport, probe
 from jobgroups.hub import Hub
 from jobgroups.runner.db import Database
+from jobgroups.services.backends import adopted_depart
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks; a ComfyUI that is started later is found within this time.
+#: Seconds between two probes of a port; a ComfyUI that is started later is found within this time.
 LOOK_EVERY = 10.0
 _ANSWER_WITHIN = 1.5
 
 
 async def discover(*, ports: Iterable[int], database: Database, hub: Hub) -> None:
-    """Register the ComfyUIs that answer on this machine's ``ports``, again and again, until cancelled.
+    """Register or offer the ComfyUIs that answer on this machine's ``ports``, until cancelled.
 
-    A disabled backend stays registered, so it is not found anew; one that was deleted is, while it
-    answers: who does not want a backend disables it.
+    Which of the two is decided in ``backends.discovery``.
     """
-    wanted = list(ports)
+    urls = [f"http://localhost:{port}" for port in ports]
     while True:
-        known = {row["url"] for row in await database.store(backend_selectors.backend_addresses)}
-        urls = [f"http://localhost:{port}" for port in wanted]
-        for url in [url for url in urls if url not in known]:
-            if await _answers(url):
-                created = await database.store(backends_ensure, [url])
-                for backend_id in created:
-                    logger.info("Found a ComfyUI on this machine: %s", backend_id)
-                hub.wake_runners()
+        registered = await database.store(discovery.addresses_registered)
+        leaving = {url: registered[url] for url in urls if registered.get(url)}
+        answers = await _answers([url for url in urls if url not in registered or url in leaving])
+        adopted = await database.store(discovery.answers_store, answers=answers)
+        for backend_id in adopted:
+            logger.info("discovery: registered %s (a ComfyUI on this machine)", backend_id)
+        departed = [
+            backend_id
+            for url, backend_id in leaving.items()
+            if url not in answers and await database.store(adopted_depart, backend_id=backend_id)
+        ]
+        for backend_id in departed:
+            logger.info("discovery: removed %s (no answer, no jobs)", backend_id)
+        if adopted or departed:
+            hub.wake_runners()
         await asyncio.sleep(LOOK_EVERY)
 
 
-async def _answers(url: str) -> bool:
+async def _answers(urls: Iterable[str]) -> dict[str, BackendReport]:
+    async with asyncio.TaskGroup() as tasks:
+        probes = {url: tasks.create_task(_answer(url), name=f"discovery: {url}") for url in urls}
+    found = {url: task.result() for url, task in probes.items()}
+    return {url: report for url, report in found.items() if report is not None}
+
+
+async def _answer(url: str) -> BackendReport | None:
     try:
-        await probe(url, timeout=_ANSWER_WITHIN)
+        return await probe(url, timeout=_ANSWER_WITHIN)
     except BackendError:
-        return False
-    return True
+        return None

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from django.db import connection, transaction
 
+from backends import discovery
 from backends.models import Backend
 from jobgroups.clock import now
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
@@ -64,6 +65,27 @@ def backend_forget(*, backend_id: str) -> None:
             raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
         active.update(state=AttemptState.LOST, ended_at=now())
         row.delete()
+        discovery.adoption_end()
+
+
+@unit_of_work
+def adopted_depart(*, backend_id: str) -> bool:
+    """Take a backend off the list that discovery registered and that has left.
+
+    Returns:
+        Whether this call removed it: no person has changed it, and no job was ever bound to it.
+    """
+    with transaction.atomic():
+        Lease.objects.select_for_update().filter(pk=backend_id).first()
+        rows = Backend.objects.select_for_update()
+        row = rows.filter(pk=backend_id, adopted_at__isnull=False).first()
+        if row is None or row.unreachable_since is None:
+            return False
+        children = ChildJob.objects.filter(backend_id=backend_id)
+        if children.exists() or Attempt.objects.filter(backend_id=backend_id).exists():
+            return False
+        discovery.backend_depart(row=row)
+        return True
 
 
 def _jobs(number: int) -> str:

@@ -47,6 +47,7 @@ FIELDS = [
     "devices",
     "comfyui_version",
     "last_seen_at",
+    "adopted_at",
 ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import sqlite3
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from backends.simulator.threaded import SimulatorThread
 from tests.browser.conftest import free_port
 from tests.browser.desk import Desk
+from tests.browser.test_soundness import serious
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 
@@ -46,6 +50,44 @@ def test_a_right_address_becomes_a_lane(desk: Desk, page: Any) -> None:
         lane.get_by_role("button", name="Remove …").click()
         page.get_by_role("dialog").get_by_role("button", name="Remove").click()
         expect(lane).to_have_count(0)
+
+
+def test_a_found_comfyui_is_ignored_offered_again_and_added(desk: Desk, page: Any) -> None:
+    with SimulatorThread(1, name="guest", seconds=0.5) as guest:
+        address = f"localhost:{guest.urls[0].rsplit(':', 1)[1]}"
+        page.goto(f"{desk.url}/backends")
+        expect(page.locator("#line-live")).to_have_text("live")
+        find(desk, f"http://{address}")
+        # It comes to the open page by itself.
+        offer = page.locator(".offer")
+        expect(offer).to_contain_text(f"Found {address}")
+        offer.get_by_role("button", name="Ignore").click()
+        expect(offer).to_contain_text(f"Ignored: {address}")
+        offer.get_by_role("button", name="Offer again").click()
+        expect(offer).to_contain_text(f"Found {address}")
+        page.goto(desk.url)
+        expect(page.get_by_text(f"Found {address}, which is not registered.")).to_be_visible()
+        page.get_by_role("link", name="Add or ignore").click()
+        assert serious(page) == []
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        offer.get_by_role("button", name="Add").click()
+        expect(offer).to_have_count(0)
+        expect(page.locator(".lane").get_by_role("heading", name=address)).to_be_visible()
+    removed = desk.http.delete(f"{desk.url}/api/backends/{address.replace(':', '_')}")
+    assert removed.status_code == 204
+
+
+def find(desk: Desk, url: str) -> None:
+    """Store that a ComfyUI was found a moment ago; the ports that discovery probes are the machine's."""
+    moment = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S}"
+    with contextlib.closing(sqlite3.connect(desk.served.data / "director.sqlite3")) as database:
+        database.execute(
+            "INSERT INTO backends_foundbackend (url, comfyui_version, devices, first_seen_at,"
+            " last_seen_at, backend_id) VALUES (?, '0.3.64', '[]', ?, ?, '')",
+            [url, moment, moment],
+        )
+        database.commit()
 
 
 def test_what_runs_there_stands_in_its_lane_ours_and_others(desk: Desk, page: Any) -> None:

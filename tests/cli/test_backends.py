@@ -56,6 +56,15 @@ def test_find_looks_on_the_directors_machine(desk: Desk) -> None:
     assert found or "No ComfyUI answers" in out.stderr
 
 
+def test_found_lists_adds_and_ignores(desk: Desk) -> None:
+    """This Director discovers nothing; what it does with a find, tests of the API hold."""
+    assert desk.json("backends", "found") == {"added": [], "found": []}
+    assert "No ComfyUI" in desk.said("backends", "found")
+    for option in ("--add", "--ignore", "--unignore"):
+        said = desk.said("backends", "found", option, "localhost:8198", status=4)
+        assert "No ComfyUI was found at this address." in said
+
+
 def test_disable_and_enable(desk: Desk) -> None:
     try:
         assert desk.out("backends", "disable", "24gb").startswith("gpu-2 is disabled")

@@ -17,7 +17,7 @@ from django.test import Client
 from django.urls import reverse
 
 from backends.admin import row_link
-from backends.models import Backend
+from backends.models import Backend, Discovery, FoundBackend
 from jobgroups.clock import now
 from jobgroups.hub import Hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Notice
@@ -46,6 +46,9 @@ def group() -> JobGroup:
         attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
     )
     assert AbandonedPrompt.objects.count() == 1
+    seen = {"first_seen_at": now(), "last_seen_at": now()}
+    FoundBackend.objects.create(url="http://localhost:8198", **seen)
+    Discovery.objects.create(adopts_until=now())
     Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
     return group
 
@@ -195,6 +198,19 @@ def test_holds_and_quarantines_go_through_the_services_in_the_users_name(
     assert (aside.quarantined_at is not None, aside.quarantine_by) == (True, "admin")
     assert run("release").quarantined_at is None
     assert len(rings) == 6, "runners are told each time"
+
+
+def test_found_comfyuis_are_ignored_offered_again_and_added(
+    group: JobGroup, admin_client: Client
+) -> None:
+    found = FoundBackend.objects.all()
+    assert "1 ComfyUI is ignored." in _run(admin_client, "ignore", found)
+    assert found.get().ignored_at is not None
+    assert "1 ComfyUI is offered again." in _run(admin_client, "unignore", found)
+    assert found.get().ignored_at is None
+    assert "1 ComfyUI is added." in _run(admin_client, "add", found)
+    assert Backend.objects.filter(url="http://localhost:8198").exists()
+    assert not found.all().exists()
 
 
 def test_cancelling_a_group_owes_the_stop_of_what_runs(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime as dt
 
 import pytest
 
@@ -12,6 +14,7 @@ from jobgroups.runner.db import Database
 from jobgroups.runner.discovery import discover
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervision import SupervisedRunner
+from tests.api.bad_servers import WRONGS, bad_server
 from tests.runner.conftest import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -108,6 +111,85 @@ async def test_comfyuis_on_this_machine_are_found_also_later_ones_and_once(
             database.close()
     ids = await in_thread(lambda: set(Backend.objects.values_list("id", flat=True)))()
     assert ids == {f"localhost_{early.port}", f"localhost_{late_port}"}
+
+
+async def test_what_is_no_comfyui_is_neither_registered_nor_offered(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backends.models import Backend, FoundBackend
+    from backends.simulator import Simulator
+    from jobgroups.runner import discovery
+
+    monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
+    database = Database(threads=1, name="test-discovery")
+    quick_wrongs = sorted({*WRONGS} - {"endless", "nothing"})
+    with contextlib.ExitStack() as servers:
+        ports = [
+            int(servers.enter_context(bad_server(wrong)).rsplit(":", 1)[1])
+            for wrong in quick_wrongs
+        ]
+        async with Simulator(name="first") as first, Simulator(name="second") as second:
+            finding = asyncio.get_running_loop().create_task(
+                discover(ports=[*ports, first.port], database=database, hub=farm.hub)
+            )
+            try:
+                await until(in_thread(Backend.objects.exists))
+            finally:
+                finding.cancel()
+                await asyncio.wait([finding])
+            # A person has decided, so that what is found from now on is offered.
+            await in_thread(Backend.objects.update)(adopted_at=None)
+            finding = asyncio.get_running_loop().create_task(
+                discover(ports=[*ports, first.port, second.port], database=database, hub=farm.hub)
+            )
+            try:
+                await until(in_thread(FoundBackend.objects.exists))
+                await asyncio.sleep(0.3)
+            finally:
+                finding.cancel()
+                await asyncio.wait([finding])
+                database.close()
+    backends = await in_thread(lambda: list(Backend.objects.values_list("id", flat=True)))()
+    found = await in_thread(lambda: list(FoundBackend.objects.values_list("url", flat=True)))()
+    assert backends == [f"localhost_{first.port}"]
+    assert found == [f"http://localhost:{second.port}"]
+
+
+async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_answers(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backends import discovery as rule
+    from backends.models import Backend
+    from backends.services import backend_observed
+    from backends.simulator import Simulator
+    from jobgroups.runner import discovery
+
+    monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(rule, "DEPARTURE_AFTER", dt.timedelta(0))
+    database = Database(threads=1, name="test-discovery")
+    async with Simulator(name="guest") as guest:
+        finding = asyncio.get_running_loop().create_task(
+            discover(ports=[guest.port], database=database, hub=farm.hub)
+        )
+        backend_id = f"localhost_{guest.port}"
+        known = in_thread(Backend.objects.filter(pk=backend_id).exists)
+
+        async def gone() -> bool:
+            return not await known()
+
+        try:
+            await until(known)
+            # The session of a runner last saw it away; it answers all the same, and stays.
+            await in_thread(backend_observed)(backend_id=backend_id, reachable=False)
+            await asyncio.sleep(0.4)
+            assert await known()
+            guest.fault("refuse_connections", at="now", seconds=1.5)
+            await until(gone)
+            await until(known)
+        finally:
+            finding.cancel()
+            await asyncio.wait([finding])
+            database.close()
 
 
 def test_settings_say_what_a_runner_needs(settings: object) -> None:

@@ -11,6 +11,19 @@ _RUNNING = "tests/runner/test_holds.py"
 
 OF_HOLDING: tuple[Breakage, ...] = (
     Breakage(
+        name="a person's change not seen by discovery",
+        broken="A change of an adopted backend does not make it a person's.",
+        hurts="A backend with tags and a token of a proxy is removed because it was off for ten minutes.",
+        edits=(
+            Edit(
+                "backends/services.py",
+                "update(**changes, adopted_at=None)",
+                "update(**changes)",
+            ),
+        ),
+        notices="tests/api/test_found.py::test_a_backend_that_a_person_changed_is_never_removed",
+    ),
+    Breakage(
         name="claim ignores the hold",
         broken="A claim does not look under its lease whether the backend was held back.",
         hurts="Somebody pauses a machine to work on it, and it gets one more render.",

@@ -525,6 +525,26 @@ def test_addresses_are_looked_at_and_nothing_is_registered(
     assert json.loads(sent) == {"url": "a:8188", "headers": {"X": "y"}}
 
 
+def test_found_comfyuis_are_read_added_and_ignored(director: Driven, server: FakeDirector) -> None:
+    at = "2026-02-02T03:12:41.250Z"
+    new = {"url": "http://localhost:8198", "comfyui_version": "0.3.60", "devices": []}
+    new |= {"first_seen_at": at, "last_seen_at": at, "ignored": False, "ignored_at": None}
+    ignored = {**new, "ignored": True, "ignored_at": at}
+    server.answers["GET", "/api/backends/found"] = (200, {"found": [new, ignored]})
+    server.answers["POST", "/api/backends/found/add"] = (201, BACKEND)
+    server.answers["POST", "/api/backends/found/ignore"] = (200, ignored)
+    server.answers["POST", "/api/backends/found/unignore"] = (200, new)
+    first, second = director.found_backends()
+    assert (first.ignored, second.ignored) == (False, True)
+    assert first.last_seen_at == datetime(2026, 2, 2, 3, 12, 41, 250_000, UTC)
+    assert director.add_found_backend("localhost:8198").backend_id == "a_8188"
+    assert director.ignore_backend("localhost:8198").ignored
+    assert not director.unignore_backend("localhost:8198").ignored
+    for decision in ("add", "ignore", "unignore"):
+        [(_, sent)] = server.sent("POST", f"/api/backends/found/{decision}")
+        assert json.loads(sent) == {"url": "localhost:8198"}
+
+
 def test_failures_are_read_with_their_rows(director: Driven, server: FakeDirector) -> None:
     at = "2026-02-02T03:12:41.250Z"
     row = {

@@ -24,6 +24,23 @@ document.addEventListener("click", async (event) => {
   } catch (error) { toast(error.message); }
 });
 
+// --- found on this machine ------------------------------------------------------------------------
+
+const DECIDED = { add: "is added.", ignore: "is ignored.", unignore: "is offered again." };
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-found]");
+  if (!button) return;
+  const { found: decision, url } = button.dataset;
+  button.disabled = true;
+  try {
+    await call("POST", `/api/backends/found/${decision}`, { url });
+    toast(`${url.split("://")[1]} ${DECIDED[decision]}`);
+  } catch (error) { toast(error.message); } finally {
+    button.disabled = false;
+    refresh($("backends"));
+  }
+});
+
 // --- add -----------------------------------------------------------------------------------------
 
 const form = $("add-form");
