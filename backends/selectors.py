@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from backends.models import Backend
-from backends.states import Facts
+from backends.states import STALE, Facts
 
 
 def backend_find(backend_id: str) -> Backend | None:
@@ -46,6 +46,14 @@ def backend_addresses() -> list[dict[str, Any]]:
     """
     rows = Backend.objects.order_by("id").values("id", "url", "headers", *_ORDERS)
     return [dict(row) for row in rows]
+
+
+def is_offline(row: Backend, now: dt.datetime) -> bool:
+    """Return whether a backend answers no query; one that answers and is unfit is not offline."""
+    if row.unreachable_since is None:
+        return False
+    heard_at = row.last_seen_at
+    return heard_at is None or heard_at < max(row.unreachable_since, now - STALE)
 
 
 def backend_facts(row: Backend, *, now: dt.datetime, ours: int = 0) -> Facts:

@@ -48,6 +48,13 @@ a backend where it failed with a class that may be tried elsewhere only. Between
   of a child run at once. A prompt that goes on a minute after it was to stop hangs (`stalled`): its child
   waits for it no longer. If it ends with a picture after all, and its child still waits, or its next try
   fails, that is taken.
+- **Offline in a render**: once the backend has given no answer and no frame for
+  `DIRECTOR_MOVE_AFTER_SECONDS`, the child is tried on another backend, if `retry_elsewhere`, `max_attempts`
+  and `retry_on` allow it. Otherwise it waits for its backend until its `timeout_seconds` are over, and
+  ends as `backend_lost` if the backend is still offline then. Both count as an attempt, and once against the
+  backend. A child that the offline backend had accepted and not started moves too, and costs no attempt. The
+  prompt may still run there, as behind a broken network: it is stopped when the backend is back. If it
+  has its picture by then, and its child still waits, or its next try fails, that is taken.
 - **Never sent**: a child that waits for a backend that has been away for `DIRECTOR_MOVE_AFTER_SECONDS`, is
   drained, disabled or set aside, is moved to another one where `retry_elsewhere` lets it. That is no
   attempt.

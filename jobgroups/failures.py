@@ -27,7 +27,7 @@ class FailureClass(StrEnum):
     CUDA_FATAL = "cuda_fatal"  #: The GPU or its driver is in a state that outlives the prompt.
     NODE_ERROR = "node_error"  #: A node raised.
     UNREACHABLE = "unreachable"  #: The backend was away too long before anything executed.
-    BACKEND_LOST = "backend_lost"  #: The backend forgot the prompt while it executed.
+    BACKEND_LOST = "backend_lost"  #: The backend forgot the prompt, or went offline, in its render.
     STALLED = "stalled"  #: It executed nothing although it should have.
     TIMEOUT = "timeout"  #: It executed for longer than the group allows.
     INTERRUPTED = "interrupted"  #: Somebody stopped it at the machine.
@@ -182,11 +182,12 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.BACKEND_LOST: Kind(
         retry=Retry.HERE,
         counts=True,
-        sentence="The backend forgot the prompt while it executed: it crashed or was started again.",
+        sentence="The backend was lost in the middle of the render: it crashed, restarted or went offline.",
         error_type=ErrorType.CONNECTION,
         examples=(
             Example("queue and history empty after the server was killed", _KILLED),
             Example("the prompt is in neither queue nor history", "seen by the Director"),
+            Example("no answer from the backend when the job's time is up", "seen by the Director"),
         ),
     ),
     FailureClass.STALLED: Kind(
@@ -246,6 +247,10 @@ BETTER_ELSEWHERE: Final = frozenset(
         FailureClass.UNREACHABLE,
     }
 )
+
+#: Failures of an attempt whose end may never be seen: it keeps its job from no other backend.
+OVERTAKEN: Final = (FailureClass.STALLED, FailureClass.UNREACHABLE, FailureClass.BACKEND_LOST)
+
 #: The classes that a group may name in ``retry_on``.
 RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not Retry.NEVER)
 

@@ -1,10 +1,13 @@
-"""Reads why each queued child of a group waits: a handful of queries, however many children it has."""
+"""Returns why each child of a group waits: a queued one, or one that runs at an offline backend.
+
+The number of queries does not depend on the number of children.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from django.conf import settings
@@ -12,13 +15,14 @@ from django.db.models import BooleanField, Count, F, Q
 from django.db.models.expressions import RawSQL
 
 from backends.models import Backend
-from backends.selectors import backend_facts
+from backends.selectors import backend_facts, is_offline
 from backends.states import backend_state
 from jobgroups import waiting
 from jobgroups.clock import now
-from jobgroups.failures import FailureClass
+from jobgroups.failures import OVERTAKEN, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.states import ChildStatus, Elsewhere, StopReason
+from jobgroups.retrying import Policy
+from jobgroups.states import CHILD_OPEN, ChildStatus, Elsewhere, StopReason
 
 #: Moments of queueing that one query compares with: a group's children usually share one.
 _MOMENTS_AT_ONCE: Final = 50
@@ -27,19 +31,70 @@ _MOMENTS_AT_ONCE: Final = 50
 def waiting_reasons(
     group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool
 ) -> dict[str, str]:
-    """Return the sentence for each queued child, by its id.
+    """Return the sentence for each child that waits, by its id.
 
     Args:
         group: the children's.
         children: all of the group or some, with their current attempts loaded.
-        runner_alive: whether anybody would send them.
+        runner_alive: whether a runner would send them.
     """
-    queued = [one for one in children if one.status == ChildStatus.QUEUED]
-    if not queued:
+    waiting_ones = [one for one in children if one.status in CHILD_OPEN]
+    if not waiting_ones:
         return {}
     moment = now()
-    backends = Backend.objects.in_bulk({one.backend_id for one in queued if one.backend_id})
+    backends = Backend.objects.in_bulk({one.backend_id for one in waiting_ones if one.backend_id})
     known = {key: _backend_now(row, moment) for key, row in backends.items()}
+    running = [one for one in waiting_ones if one.status == ChildStatus.RUNNING]
+    reasons = _offline_reasons(group, running, known, moment) if runner_alive else {}
+    queued = [one for one in waiting_ones if one.status == ChildStatus.QUEUED]
+    return reasons | _queued_reasons(
+        group, children, queued, known, moment=moment, runner_alive=runner_alive
+    )
+
+
+def _offline_reasons(
+    group: JobGroup,
+    running: Sequence[ChildJob],
+    known: Mapping[str, waiting.BackendNow],
+    moment: dt.datetime,
+) -> dict[str, str]:
+    """Return the sentence for each running child whose backend does not answer."""
+    offline = {key for key, backend in known.items() if backend.is_offline}
+    lost = [one for one in running if one.backend_id in offline]
+    if not lost:
+        return {}
+    policy = Policy.stored(
+        max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
+    )
+    counted = Attempt.objects.filter(child__in=lost, run=group.run, charged=True).order_by()
+    charged = dict(counted.values_list("child_id").annotate(Count("id")))
+    limit = dt.timedelta(seconds=group.timeout_seconds)
+    reasons: dict[str, str] = {}
+    for child in lost:
+        is_retried = policy.allows(FailureClass.BACKEND_LOST, charged.get(child.id, 0))
+        reasons[child.id] = waiting.offline_reason(
+            waiting.RunningNow(
+                time_is_up=(child.started_at or moment) + limit,
+                is_retried=is_retried,
+                goes_elsewhere=is_retried and policy.elsewhere is not Elsewhere.NEVER,
+            ),
+            known[child.backend_id or ""],
+            now=moment,
+        )
+    return reasons
+
+
+def _queued_reasons(
+    group: JobGroup,
+    children: Sequence[ChildJob],
+    queued: Sequence[ChildJob],
+    known: Mapping[str, waiting.BackendNow],
+    *,
+    moment: dt.datetime,
+    runner_alive: bool,
+) -> dict[str, str]:
+    if not queued:
+        return {}
     unsent = [one for one in queued if one.current_attempt_id is None]
     line = unsent if len(children) == group.total_count else _line_of(group)
     places = _places(group, line, unsent)
@@ -75,6 +130,8 @@ def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:
         away_since=row.unreachable_since,
         away_reason=row.status_reason,
         give_up_after=dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS),
+        move_after=dt.timedelta(seconds=settings.DIRECTOR_MOVE_AFTER_SECONDS),
+        is_offline=is_offline(row, moment),
         quarantine_until=row.quarantine_until,
         foreign=row.queue_foreign,
     )
@@ -86,7 +143,7 @@ def _stopping(group: JobGroup) -> dict[str, str]:
         child__group=group, child__current_attempt__isnull=True, ended_at__isnull=True
     )
     # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
-    overtaken = Q(failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE])
+    overtaken = Q(failure_class__in=OVERTAKEN)
     older = older.exclude(overtaken & ~Q(backend_id=F("child__backend_id")))
     return dict(older.values_list("child_id", "backend_id"))
 

@@ -6,7 +6,7 @@ of failure after which it is tried again at all, and by the backends to which a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,17 @@ class Policy:
     elsewhere: Elsewhere
     #: None: after every class that may be tried again.
     retry_on: frozenset[FailureClass] | None = None
+
+    @classmethod
+    def stored(
+        cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None
+    ) -> Policy:
+        """Return the policy out of a group's columns."""
+        return cls(
+            max_attempts=max_attempts,
+            elsewhere=Elsewhere(elsewhere),
+            retry_on=None if retry_on is None else frozenset(map(FailureClass, retry_on)),
+        )
 
     def allows(self, failure: FailureClass, charged: int) -> bool:
         """Whether a child is tried again after so many charged attempts, the last of this class."""

@@ -73,7 +73,7 @@ _children: Final = Compiled(
 
 
 def _snapshot(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Any]:
-    waits = any(one.status == ChildStatus.QUEUED for one in children)
+    waits = any(one.status in CHILD_OPEN for one in children)
     alive = waits and runner_alive()
     reasons = waiting_reasons(group, children, runner_alive=alive)
     head = shapes.group(group)

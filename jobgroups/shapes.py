@@ -11,7 +11,7 @@ from typing import Any
 
 from jobgroups.clock import iso, iso_or_none
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.states import ChildStatus, Elsewhere
+from jobgroups.states import CHILD_OPEN, ChildStatus, Elsewhere
 
 #: Texts in events are cut at this many characters' worth of UTF-8 (contract: 2 KiB).
 MAX_TEXT_BYTES = 2048
@@ -52,7 +52,7 @@ def child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]
         "started_at": iso_or_none(row.started_at),
         "completed_at": iso_or_none(row.completed_at),
         "attempts": row.attempt_count,
-        "waiting_reason": waiting_reason if row.status == ChildStatus.QUEUED else None,
+        "waiting_reason": waiting_reason if row.status in CHILD_OPEN else None,
         "error_details": _loaded(row.error_details_json),
         "warnings": _loaded(row.warnings_json),
         "starred": row.starred,

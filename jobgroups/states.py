@@ -150,7 +150,7 @@ class StopReason(StrEnum):
     CANCEL = "cancel"  #: Somebody cancelled the child or its group.
     TIMEOUT = "timeout"  #: The child's time was up.
     SUPERSEDED = "superseded"  #: The child went on under a newer attempt.
-    GAVE_UP = "gave_up"  #: The child ended because its backend was away too long.
+    GAVE_UP = "gave_up"  #: Its backend was away too long: the child ended or is tried elsewhere.
     GIVEN_BACK = "given_back"  #: Its backend was paused or drained at once: the child waits again.
     MOVED = "moved"  #: A person moved its waiting child. If it has started, it is not stopped.
     PARTLY_REFUSED = "partly_refused"  #: ComfyUI refused some outputs, and its group wants all.

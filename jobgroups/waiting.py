@@ -1,4 +1,4 @@
-"""Why a queued child waits, in one sentence. Pure: a snapshot in, a sentence out.
+"""Why a child waits, in one sentence: a queued one, or one whose backend went offline. Pure.
 
 The same sentence stands in the API, on the page and in the command line.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backends.states import BackendState, Standing
+from jobgroups.wording import clock_time, sentence
 
 _ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
 
@@ -26,6 +27,10 @@ class BackendNow:
     away_reason: str = ""
     #: How long it may be away before what waits for it is given up.
     give_up_after: dt.timedelta = dt.timedelta(minutes=10)
+    #: Whether it answers no query at all, rather than being unfit.
+    is_offline: bool = False
+    #: How long it may be away before its jobs move to other backends, where their groups allow it.
+    move_after: dt.timedelta = dt.timedelta(minutes=1)
     #: Of one that is set aside: when it is tried again, None: when somebody releases it.
     quarantine_until: dt.datetime | None = None
     #: Prompts there that are not ours.
@@ -52,6 +57,17 @@ class ChildNow:
     partly_refused: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningNow:
+    """What is known of a running child whose backend does not answer."""
+
+    #: When its time is up.
+    time_is_up: dt.datetime
+    #: Whether its group has it retried on another backend, and again at all.
+    goes_elsewhere: bool = False
+    is_retried: bool = False
+
+
 def waiting_reason(
     child: ChildNow, backend: BackendNow | None, *, now: dt.datetime, runner_alive: bool
 ) -> str:
@@ -76,9 +92,22 @@ def waiting_reason(
     return _held(child, backend, now) or _in_line(child, backend, now)
 
 
+def offline_reason(child: RunningNow, backend: BackendNow, *, now: dt.datetime) -> str:
+    """Return the sentence for a running child whose backend is offline, and what happens next."""
+    assert backend.away_since is not None  # noqa: S101 it is offline
+    ends: list[str] = []
+    if child.goes_elsewhere:
+        ends.append(_moves(backend, backend.away_since, now))
+    if child.time_is_up > now:
+        what = "Retried" if child.is_retried else "Fails"
+        at = clock_time(child.time_is_up, now)
+        ends.append(f"{what} at {at} if the backend does not answer by then.")
+    return " ".join([_since(backend, backend.away_since, now), *ends])
+
+
 def _in_line(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
     if child.not_before is not None and child.not_before > now:
-        return f"Tried again on {backend.backend_id} at {_clock(child.not_before, now)}."
+        return f"Tried again on {backend.backend_id} at {clock_time(child.not_before, now)}."
     if child.place is None:
         return f"Waits for {backend.backend_id}{_others(backend)}."
     return f"{_ordinal(child.place)} in line for {backend.backend_id}{_others(backend)}."
@@ -87,7 +116,8 @@ def _in_line(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
 def _sent(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
     """Return why a child waits that has an attempt: it stands at the backend, or may."""
     if backend.away_since is not None:
-        return _away(backend, backend.away_since, now)
+        moves = child.goes_elsewhere and backend.is_offline
+        return _away(backend, backend.away_since, now, moves=moves)
     name, state = backend.backend_id, child.state
     if child.partly_refused:
         return f"{name} refused a part of the workflow; the rest is being stopped."
@@ -110,7 +140,7 @@ def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
             return f"{name} is disabled{_by(standing, now)}{why}."
         case BackendState.QUARANTINED:
             until = backend.quarantine_until
-            end = "somebody releases it" if until is None else _clock(until, now)
+            end = "somebody releases it" if until is None else clock_time(until, now)
             by = f" by {standing.by}" if standing.by else ""
             last = _limit(child, now) if standing.by else _quarantine_end(backend, now)
             return f"{name} is quarantined{by} until {end}{why}.{_elsewhere(child)}{last}"
@@ -121,13 +151,13 @@ def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
         case BackendState.PAUSED:
             return f"{name} is paused{_by(standing, now)}{why}.{_limit(child, now)}"
         case _:
-            return _unseen(backend, now)
+            return _unseen(child, backend, now)
 
 
-def _unseen(backend: BackendNow, now: dt.datetime) -> str | None:
+def _unseen(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
     name = backend.backend_id
     if backend.away_since is not None:
-        return _away(backend, backend.away_since, now)
+        return _away(backend, backend.away_since, now, moves=child.goes_elsewhere)
     if backend.standing.state is BackendState.UNKNOWN:
         return f"{name} has not been heard from yet."
     if backend.standing.state is BackendState.OFFLINE:
@@ -135,18 +165,29 @@ def _unseen(backend: BackendNow, now: dt.datetime) -> str | None:
     return None
 
 
-def _away(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
-    reason = backend.away_reason.rstrip(".") or "no answer"
+def _away(backend: BackendNow, since: dt.datetime, now: dt.datetime, *, moves: bool) -> str:
     gives_up_at = since + backend.give_up_after
-    end = f" Given up at {_clock(gives_up_at, now)}." if gives_up_at > now else ""
-    return f"{backend.backend_id} has not been reachable since {_clock(since, now)}: {reason}.{end}"
+    move = f" {_moves(backend, since, now)}" if moves else ""
+    end = f" Given up at {clock_time(gives_up_at, now)}." if gives_up_at > now else ""
+    return f"{_since(backend, since, now)}{move}{end}"
+
+
+def _moves(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
+    moves_at = since + backend.move_after
+    when = f"at {clock_time(moves_at, now)}" if moves_at > now else "as soon as one works"
+    return f"Moves to another backend {when}."
+
+
+def _since(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
+    away = f"{backend.backend_id} has not been reachable since {clock_time(since, now)}"
+    return sentence(f"{away}: {backend.away_reason or 'no answer'}")
 
 
 def _limit(child: ChildNow, now: dt.datetime) -> str:
     """Return how long a person's hold keeps a job at most."""
     if child.ends_at is None or child.ends_at <= now:
         return ""
-    return f" The job waits at most until {_clock(child.ends_at, now)}."
+    return f" The job waits at most until {clock_time(child.ends_at, now)}."
 
 
 def _quarantine_end(backend: BackendNow, now: dt.datetime) -> str:
@@ -155,7 +196,7 @@ def _quarantine_end(backend: BackendNow, now: dt.datetime) -> str:
     if since is None or until is None:
         return ""
     gives_up_at = since + backend.give_up_after
-    return f" Given up at {_clock(gives_up_at, now)}." if now < gives_up_at < until else ""
+    return f" Given up at {clock_time(gives_up_at, now)}." if now < gives_up_at < until else ""
 
 
 def _elsewhere(child: ChildNow) -> str:
@@ -164,7 +205,7 @@ def _elsewhere(child: ChildNow) -> str:
 
 def _by(standing: Standing, now: dt.datetime) -> str:
     by = f" by {standing.by}" if standing.by else ""
-    since = f" since {_clock(standing.since, now)}" if standing.since is not None else ""
+    since = f" since {clock_time(standing.since, now)}" if standing.since is not None else ""
     return f"{by}{since}"
 
 
@@ -173,13 +214,6 @@ def _others(backend: BackendNow) -> str:
         return ""
     verb = "is" if backend.foreign == 1 else "are"
     return f", behind {backend.foreign} that {verb} not ours"
-
-
-def _clock(moment: dt.datetime, now: dt.datetime) -> str:
-    """Return ``21:04:10 UTC``, with its date where that is not today's."""
-    utc = moment.astimezone(dt.UTC)
-    day = "" if utc.date() == now.astimezone(dt.UTC).date() else f"{utc:%Y-%m-%d} "
-    return f"{day}{utc:%H:%M:%S} UTC"
 
 
 def _ordinal(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -37,6 +38,21 @@ def failure_words(failure_class: str) -> str:
         return FAILURE_WORDS[FailureClass(failure_class)]
     except ValueError:
         return failure_class or "failed"
+
+
+def sentence(text: str) -> str:
+    """Return a text with exactly one full stop at its end; other closing marks stay."""
+    text = text.rstrip()
+    if text.endswith(("!", "?", "…")):
+        return text
+    return f"{text.rstrip('.')}."
+
+
+def clock_time(moment: dt.datetime, now: dt.datetime) -> str:
+    """Return ``21:04:10 UTC``, with its date where that is not today's."""
+    utc = moment.astimezone(dt.UTC)
+    day = "" if utc.date() == now.astimezone(dt.UTC).date() else f"{utc:%Y-%m-%d} "
+    return f"{day}{utc:%H:%M:%S} UTC"
 
 
 def capital(words: str) -> str:

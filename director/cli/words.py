@@ -112,7 +112,7 @@ def _cut(text: str, room: int | None) -> str:
 
 def why(child: Child) -> str:
     """Return in one line why a child is where it is; empty where there is nothing to say."""
-    if child.status == "queued":
+    if child.status in ("queued", "running"):
         return plain_line(child.waiting_reason or "")
     if child.status in ("failed", "timeout"):
         said = child.error_message or "It failed."

@@ -95,7 +95,7 @@ class Child:
         progress: Percent of the whole child, 0 to 100.
         attempts: Tries one by one; only ``job()`` fills them in.
         attempt_count: How many tries there were; 0 where the server did not say.
-        waiting_reason: One sentence while it is queued.
+        waiting_reason: One sentence while it is queued, or runs at a backend that is offline.
     """
 
     job_id: str

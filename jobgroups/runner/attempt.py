@@ -125,6 +125,8 @@ class AttemptDriver:
         self._stop_wanted_at = moment
         self._is_stalled = False
         self._timeout_at = self._timeout_from(course.started_at)
+        #: When its time was up and its backend did not answer.
+        self._overtime_since: float | None = None
         self._absent_since: float | None = None
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
         self._answer = course.answer
@@ -651,15 +653,31 @@ class AttemptDriver:
     # --- stopping ---------------------------------------------------------------------------------
 
     async def _time_out(self) -> None:
-        """Its time is up, unless it has just ended: history is asked once, and wins."""
+        """Its time is up, unless it has just ended: history is asked once, and wins.
+
+        If its backend is offline, or has forgotten it, it is no timeout but lost.
+        """
         sight = await self._sight()
-        if sight is not None and sight.place is Place.ENDED:
-            await self._ended(sight)
+        if sight is not None and sight.place in (Place.ENDED, Place.ABSENT):
+            await self._act_on(sight)
+            # Absent: once more after a moment, and then it is lost.
+            self._timeout_at = self._look_at
+            return
+        offline = sight is None and self._session.observer.offline_for() is not None
+        if sight is None and not offline and self._may_be_offline():
             return
         self._report.close()
-        await self._store(attempts.attempt_timed_out)
+        await self._store(attempts.attempt_timed_out, offline=offline)
         self._timeout_at = None
         self.want_stop()
+
+    def _may_be_offline(self) -> bool:
+        """Put the timeout off for a moment, in which the observer finds out whether the backend answers."""
+        moment = time.monotonic()
+        if self._overtime_since is None:
+            self._overtime_since = moment
+        self._timeout_at = moment + self._timing.stop_wait / 2
+        return moment - self._overtime_since < self._timing.suspect_after
 
     async def _stop(self) -> None:
         """Look, delete or interrupt, wait, and look again, until the end is seen."""
@@ -684,9 +702,8 @@ class AttemptDriver:
         told = session.can_interrupt or session.observer.version is None or not session.is_reachable
         patience = self._timing.stalled_after if told else self.course.timeout_s
         if not self._is_stalled and tried_for >= patience:
-            stalled = await self._store(
-                attempts.attempt_stalled, reachable=session.is_reachable, told=told
-            )
+            reachable = session.observer.offline_for() is None
+            stalled = await self._store(attempts.attempt_stalled, reachable=reachable, told=told)
             # One that could not be told to stop hangs only if it goes on once it could be.
             self._is_stalled = stalled or told
 

@@ -18,7 +18,8 @@ from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.states import Hold
 from jobgroups.clock import now, unjumped
 from jobgroups.failures import FailureClass
-from jobgroups.services import holds, waiting
+from jobgroups.services import holds, outages, waiting
+from jobgroups.wording import sentence
 
 if TYPE_CHECKING:
     from jobgroups.runner.session import BackendSession
@@ -87,6 +88,7 @@ class Housekeeper:
         while True:
             self.woken.clear()
             await self._carry_out()
+            await self._move_what_was_sent()
             await self._end_what_waits_too_long()
             if not self.has_begun:
                 self.has_begun = True
@@ -146,10 +148,23 @@ class Housekeeper:
             by = f" by {orders.by}" if orders.by else ""
             await self._store(waiting.children_move, reason=f"{name} is being drained{by}.")
         elif away is not None and away >= session.around.move_after_s:
-            reason = f"{name} has been away for {away:.0f} s: {session.observer.away_reason}"
             unfit = session.observer.is_unfit
             kind = FailureClass.STALLED if unfit else FailureClass.UNREACHABLE
-            await self._store(waiting.children_move, reason=f"{reason}.", kind=kind)
+            reason = self._away_reason(away)
+            await self._store(waiting.children_move, reason=reason, kind=kind)
+
+    async def _move_what_was_sent(self) -> None:
+        """Have what was sent to an offline backend go elsewhere, also where that is held or disabled."""
+        session = self._session
+        offline = session.observer.offline_for()
+        if offline is not None and offline >= session.around.move_after_s:
+            reason = self._away_reason(offline)
+            session.stop_attempts(await self._store(outages.attempts_move, reason=reason))
+
+    def _away_reason(self, seconds: float) -> str:
+        session = self._session
+        away = f"{session.backend_id} has been away for {seconds:.0f} s"
+        return sentence(f"{away}: {session.observer.away_reason}")
 
     # --- too long ---------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ class Observer:
         self._probe_now = asyncio.Event()
         #: Whether it answers and executes nothing all the same.
         self.is_unfit = False
+        #: Since when it answers no query at all, by the monotonic clock; None while it answers.
+        self._offline_since: float | None = None
         #: What was stored last, and when.
         self._stored: dict[str, Any] | None = None
         self._stored_at = float("-inf")
@@ -92,12 +94,23 @@ class Observer:
             return
         if self.away_since is not None:
             logger.info("%s is back.", self._session.backend_id)
-        self.away_since = None
+        self.away_since = self._offline_since = None
         self._session.look_and_claim()
 
     def away_for(self) -> float | None:
         """Return for how many seconds it has been away, None while it is there."""
         return None if self.away_since is None else time.monotonic() - self.away_since
+
+    def offline_for(self) -> float | None:
+        """Return for how many seconds nothing came from it, neither an answer nor a frame; else None.
+
+        A backend that is away may answer all the same: it is unfit, or its event socket does not open. Its
+        prompts are followed then.
+        """
+        since = self._offline_since
+        if since is None or self._session.sockets.last_frame_at > since:
+            return None
+        return time.monotonic() - since
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -141,9 +154,14 @@ class Observer:
             # Its look-ups failed with everything else, which says nothing of them.
             driver.unanswered_since = None
         self.is_unfit = False
+        if isinstance(error, AnswerTooLarge):
+            self._offline_since = None
+        elif self.offline_for() is None:
+            self._offline_since = time.monotonic()
         self.unreachable(error.detail)
 
     def _answered(self) -> None:
+        self._offline_since = None
         sockets = self._session.sockets
         unfit = self._unfit()
         self.is_unfit = self._requests_fail = unfit is not None

@@ -38,6 +38,8 @@ class Sockets:
         self._follows: set[str] = set()
         self._drop = asyncio.Event()
         self._heard_at = self._status_at = 0.0
+        #: When the last frame came, over any of them.
+        self.last_frame_at = 0.0
         self._replaced_at = float("-inf")
 
     @property
@@ -88,7 +90,7 @@ class Sockets:
         closer = self._session.tasks.create_task(self._close_when_dropped(socket))
         try:
             async for event in socket:
-                self._heard_at = time.monotonic()
+                self._heard_at = self.last_frame_at = time.monotonic()
                 if isinstance(event, Status):
                     self._status_at = self._heard_at
                     if self.client_id is None:
@@ -144,6 +146,7 @@ class Sockets:
         closer = self._session.tasks.create_task(self._close_when_done(client_id, socket))
         try:
             async for event in socket:
+                self.last_frame_at = time.monotonic()
                 # Status frames come to every socket: the main one tells.
                 if not isinstance(event, Status):
                     self._session.hear(event)

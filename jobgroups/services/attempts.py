@@ -23,7 +23,7 @@ from jobgroups.compiled import KEY, Compiled
 from jobgroups.failures import FailureClass, class_of_refusal
 from jobgroups.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
-from jobgroups.services import adopting, failed, files, quarantine
+from jobgroups.services import adopting, failed, files, outages, quarantine
 from jobgroups.services.failed import Failure
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
 from jobgroups.shapes import compact
@@ -36,6 +36,7 @@ from jobgroups.states import (
     StopReason,
     attempt_sources_of,
 )
+from jobgroups.wording import sentence
 
 #: Attempts of a child and run that may end without being charged before the child fails.
 MAX_UNCHARGED: Final = 5
@@ -411,18 +412,22 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         message = _STOPPED[StopReason(attempt.stop_reason)].format(write.group.timeout_seconds)
     if end.node_outputs:
         fields["node_outputs_json"] = compact(end.node_outputs)
+    failure: dict[str, Any] = {
+        "error_message": message,
+        "error_type": end.error_type,
+        "error_details_json": None if end.error_details is None else compact(end.error_details),
+        "failure_class": _class_stored(attempt, state, end),
+    }
+    if state is not AttemptState.SUCCESS:
+        failure = failed.columns_kept(attempt) or failure
     return write.move_attempt(
         attempt,
         state,
         ended_at=now(),
         backend_ended_at=end.backend_ended_at,
         outputs_json=compact(end.outputs),
-        error_message=message,
-        error_type=end.error_type,
-        error_details_json=None if end.error_details is None else compact(end.error_details),
-        failure_class=_class_stored(attempt, state, end),
         warnings_json=compact(list(end.warnings)),
-        **fields,
+        **{**failure, **fields},
     )
 
 
@@ -634,7 +639,7 @@ def _give_back_counted(
     if child.uncharged_count + 1 < MAX_UNCHARGED:
         _give_back(write, child, attempt, reason=reason, uncharged_count=child.uncharged_count + 1)
         return
-    message = f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}."
+    message = sentence(f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}")
     failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
     # All of them together are one attempt that counts: else a policy could go on for ever.
     Attempt.objects.filter(pk=attempt.pk).update(charged=True, failure_class=kind)
@@ -659,11 +664,16 @@ def _give_back(
 
 
 @unit_of_work
-def attempt_timed_out(*, attempt_id: int, fence: Fence) -> bool:
+def attempt_timed_out(*, attempt_id: int, fence: Fence, offline: bool = False) -> bool:
     """The child's time is up: the stop of its prompt is owed, and it ends as a timeout.
 
     Where its group's policy says so it waits to be tried elsewhere instead, and is not claimed there
     before its prompt was seen to end, or hangs (:func:`attempt_stalled`).
+
+    Args:
+        attempt_id: the attempt.
+        fence: the lease on its backend.
+        offline: whether the backend does not answer: the child fails as lost with it, and is no timeout.
 
     Returns:
         Whether its time was still to be decided about.
@@ -671,6 +681,11 @@ def attempt_timed_out(*, attempt_id: int, fence: Fence) -> bool:
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
             return False
+        if offline:
+            lost = outages.lost_in_render(attempt.backend_id)
+            failed.stop_failed(write, attempt, StopReason.GAVE_UP, lost.kind, lost)
+            failed.meet(write, child, attempt, lost)
+            return True
         seconds = write.group.timeout_seconds
         failed.stop_failed(write, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
         failure = Failure(
@@ -695,8 +710,8 @@ def attempt_stalled(
     Args:
         attempt_id: the attempt.
         fence: the lease on its backend.
-        reachable: whether the backend answers. A machine that was paused at once and then switched off
-            for a while has not failed.
+        reachable: whether the backend answers. If it does not, it does not hang: it was lost. A machine
+            that was paused at once and then switched off for a while has not failed.
         told: whether the backend can stop a running prompt. An old ComfyUI cannot: that its prompt goes
             on is no failure, but a child whose group wants all outputs waits for it no longer.
 
@@ -713,8 +728,10 @@ def attempt_stalled(
         elif not told:
             return False
         hangs = Attempt.objects.filter(waited_for, pk=attempt.pk, ended_at__isnull=True)
-        away = attempt.stop_reason != StopReason.TIMEOUT and not reachable
-        kind = FailureClass.UNREACHABLE if away else FailureClass.STALLED
+        kind = FailureClass.STALLED
+        if not reachable:
+            timed_out = attempt.stop_reason == StopReason.TIMEOUT
+            kind = FailureClass.BACKEND_LOST if timed_out else FailureClass.UNREACHABLE
         if not hangs.update(failure_class=kind):
             return False
         attempt.failure_class = kind.value

@@ -19,7 +19,7 @@ from backends.states import places
 from jobgroups import events
 from jobgroups.clock import now
 from jobgroups.compiled import KEY, Asked, Compiled, insert_numbered, update
-from jobgroups.failures import FailureClass
+from jobgroups.failures import OVERTAKEN
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.retrying import LONGEST_PAUSE
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
@@ -141,7 +141,7 @@ def _claimable() -> QuerySet[ChildJob]:
     # Two prompts of one child never run at once, but where the older one hangs or is out of reach
     # elsewhere, and its end may never come. What stands at this backend is settled first.
     older = Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)
-    overtaken = Q(failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE])
+    overtaken = Q(failure_class__in=OVERTAKEN)
     return ChildJob.objects.filter(
         due,
         ~Exists(older.exclude(overtaken & ~Q(backend_id=KEY))),

@@ -30,7 +30,6 @@ from jobgroups.states import (
     CHILD_OPEN,
     AttemptState,
     ChildStatus,
-    Elsewhere,
     ErrorType,
     StopReason,
 )
@@ -73,18 +72,43 @@ def close_failed(
     columns = failure.columns
     if attempt.failure_class:
         # Told when its stop was asked for: how it was stopped in the end is no other failure.
-        columns["failure_class"] = attempt.failure_class
+        columns = columns_kept(attempt) or {**columns, "failure_class": attempt.failure_class}
     return write.move_attempt(attempt, state, ended_at=now(), **{**columns, **fields})
 
 
+def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
+    """Return the failure that was stored with an attempt's stop, None where it has no message."""
+    if attempt.ended_at is not None or not (attempt.failure_class and attempt.error_message):
+        return None
+    names = ("error_message", "error_type", "error_details_json", "failure_class")
+    return {name: getattr(attempt, name) for name in names}
+
+
 def stop_failed(
-    write: GroupWrite, attempt: Attempt, reason: StopReason, kind: FailureClass
+    write: GroupWrite,
+    attempt: Attempt,
+    reason: StopReason,
+    kind: FailureClass,
+    failure: Failure | None = None,
 ) -> bool:
-    """Owe the stop of an attempt that has failed and may go on at its backend. Whether this call did."""
+    """Request the stop of an attempt that has failed and may go on at its backend.
+
+    Args:
+        write: the child's group.
+        attempt: active.
+        reason: why it is stopped.
+        kind: why it failed.
+        failure: with its message, which the attempt then keeps, however its prompt ends.
+
+    Returns:
+        Whether this call requested it.
+    """
     if not write.owe_stop([attempt.pk], reason):
         return False
-    Attempt.objects.filter(pk=attempt.pk).update(failure_class=kind)
-    attempt.failure_class = kind.value
+    columns = {"failure_class": kind.value} if failure is None else failure.columns
+    Attempt.objects.filter(pk=attempt.pk).update(**columns)
+    for name, value in columns.items():
+        setattr(attempt, name, value)
     # Its end, if it is ever seen, is no news of the backend any more.
     quarantine.take_in(attempt)
     return True
@@ -187,11 +211,8 @@ def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt | None, **fiel
 
 def policy_of(group: JobGroup) -> Policy:
     """Return a group's policy."""
-    named = group.retry_on
-    return Policy(
-        max_attempts=group.max_attempts,
-        elsewhere=Elsewhere(group.retry_elsewhere),
-        retry_on=None if named is None else frozenset(FailureClass(one) for one in named),
+    return Policy.stored(
+        max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
     )
 
 
@@ -212,8 +233,21 @@ def try_again(write: GroupWrite, child: ChildJob, attempt: Attempt, failure: Fai
     if not policy.allows(failure.kind, charged):
         return False
     target = _next_backend(group, child, attempt.backend_id, failure.kind, policy)
-    if target is None:
-        return False
+    return target is not None and _wait_at(
+        write, child, attempt, failure, target=target, charged=charged
+    )
+
+
+def _wait_at(
+    write: GroupWrite,
+    child: ChildJob,
+    attempt: Attempt,
+    failure: Failure,
+    *,
+    target: str,
+    charged: int,
+) -> bool:
+    """Have a child wait for its next attempt, after the pause that so many attempts ask for."""
     seconds = retrying.pause(
         charged,
         backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
@@ -221,15 +255,19 @@ def try_again(write: GroupWrite, child: ChildJob, attempt: Attempt, failure: Fai
     )
     # Whole milliseconds, as now() has them: what is stored is what is sent.
     pause = dt.timedelta(milliseconds=round(1000 * seconds))
-    put = put_back(
-        write,
-        child,
-        attempt,
-        backend_id=target,
-        not_before=now() + pause,
-        attempt_count=attempts_with(child, attempt),
-        uncharged_count=0,
-    )
+    fields = {"attempt_count": attempts_with(child, attempt), "uncharged_count": 0}
+    return _rebind(write, child, attempt, failure, target, not_before=now() + pause, **fields)
+
+
+def _rebind(
+    write: GroupWrite,
+    child: ChildJob,
+    attempt: Attempt,
+    failure: Failure,
+    target: str,
+    **fields: Any,
+) -> bool:
+    put = put_back(write, child, attempt, backend_id=target, **fields)
     if put:
         _tell(write, child, attempt.backend_id, failure.kind, failure.message)
     return put
@@ -265,7 +303,51 @@ def _next_backend(
         others = [one for one in others if one.backend_id != target]
 
 
-# --- moved while it waits -------------------------------------------------------------------------
+# --- moved away from a backend --------------------------------------------------------------------
+
+
+def leave_offline(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
+) -> bool:
+    """Retry a child on another backend, if its group allows it: its own one is offline.
+
+    The prompt may still be there, or run behind a broken network. Its attempt stays open with a pending
+    stop, and its end, if it is ever seen, is met like every late one.
+
+    Args:
+        write: the child's group.
+        child: decided by this attempt.
+        attempt: active, without a stop.
+        lost: the failure of an attempt that had begun to execute. It counts against ``max_attempts``.
+        unsent: of one that had not: the child is moved as if it had not been sent, and nothing counts.
+
+    Returns:
+        Whether it waits elsewhere, or has the picture of another attempt; else nothing was done.
+    """
+    group, policy = write.group, policy_of(write.group)
+    ran = attempt.started_at is not None
+    failure = lost if ran else unsent
+    made = adopting.result_of(child)
+    # Its own attempt is not over yet, and is counted here.
+    charged = _charged(group, child) + 1
+    target = None
+    if made is None:
+        if ran and not policy.allows(failure.kind, charged):
+            return False
+        target = Others(group, attempt.backend_id).take(tried_of(group, child))
+        if target is None:
+            return False
+    if not stop_failed(write, attempt, StopReason.GAVE_UP, failure.kind, failure):
+        return False
+    if not ran:
+        Attempt.objects.filter(pk=attempt.pk).update(charged=False)
+        attempt.charged = False
+    if made is not None:
+        return _take_earlier(write, child, attempt, made)
+    assert target is not None  # noqa: S101 see above
+    if ran:
+        return _wait_at(write, child, attempt, failure, target=target, charged=charged)
+    return _rebind(write, child, attempt, failure, target, not_before=None)
 
 
 def move_elsewhere(

@@ -77,11 +77,12 @@ def _count(attempt: Attempt) -> None:
 
 def _counted_since(row: Backend, since: dt.datetime) -> int:
     failed = Attempt.objects.filter(backend_id=row.id, failure_class__in=COUNTED)
-    # One that hangs failed when it was told to stop: when it ends in the end says nothing, and that
-    # may be after somebody restarted its backend and released it.
-    hung = Q(failure_class=FailureClass.STALLED)
+    # An attempt that hangs, or was given up because its backend is offline, failed when its stop was
+    # requested. Its end says nothing: a person may have restarted and released the backend before it.
+    open_ended = Q(failure_class__in=[FailureClass.STALLED, FailureClass.BACKEND_LOST])
+    stopped = Q(open_ended, stop_requested_at__isnull=False)
     return failed.filter(
-        Q(hung, stop_requested_at__gt=since) | Q(~hung, ended_at__gt=since)
+        Q(stopped, stop_requested_at__gt=since) | Q(~stopped, ended_at__gt=since)
     ).count()
 
 

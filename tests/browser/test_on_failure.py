@@ -177,7 +177,7 @@ def test_a_job_whose_machine_went_silent_says_so(desk: Desk, page: Any) -> None:
     expect(note).to_have_count(0)
     desk.order(1, name="refuse_connections", at="now", seconds=8)
     desk.order(1, name="drop_sockets", at="now")
-    expect(note).to_contain_text("does not answer. It was last heard of at")
+    expect(note).to_contain_text("has not been reachable since")
     # It comes back by itself.
     expect(note).to_have_count(0)
     desk.clear()

@@ -20,9 +20,9 @@ from backends.states import Hold
 from jobgroups import selectors
 from jobgroups.clock import now
 from jobgroups.errors import JobGroupsError
-from jobgroups.failures import FailureClass
+from jobgroups.failures import OVERTAKEN, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, holds, retries, waiting
+from jobgroups.services import attempts, claims, groups, holds, outages, retries, waiting
 from jobgroups.services.claims import Claim
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
@@ -69,7 +69,7 @@ class Machine:
         """Send a prompt, and have it end in one of the ways there are."""
         it: dict[str, Any] = {"attempt_id": claimed.attempt_id, "fence": self.fence}
         way = self.luck.choice(
-            ["success", "success", "error", "lost", "not sent", "time", "forgot"]
+            ["success", "success", "error", "lost", "not sent", "time", "forgot", "offline"]
         )
         if way == "not sent":
             attempts.attempt_not_sent(**it)
@@ -78,10 +78,15 @@ class Machine:
         if way == "forgot":
             attempts.attempt_lost(**it, reason="forgotten")
             return
-        attempts.attempt_started(**it)
+        if way != "offline" or self.luck.random() < 0.5:
+            attempts.attempt_started(**it)
         match way:
+            case "offline":
+                # Perhaps moved, else it goes on until it ends.
+                outages.attempts_move(fence=self.fence, reason="no answer.")
+                self.late.append(claimed)
             case "time":
-                attempts.attempt_timed_out(**it)
+                attempts.attempt_timed_out(**it, offline=self.luck.random() < 0.3)
                 if self.luck.random() < 0.5:
                     attempts.attempt_stalled(**it)
                 self.late.append(claimed)
@@ -236,8 +241,8 @@ def assert_rendered_once() -> None:
         for at, newer in enumerate(rows):
             for older in rows[:at]:
                 assert older.ended_at is not None
-                overtaken = older.failure_class in ("stalled", "unreachable") or (
-                    older.state == AttemptState.SUCCESS and older.stop_requested_at is not None
+                overtaken = older.stop_requested_at is not None and (
+                    older.failure_class in OVERTAKEN or older.state == AttemptState.SUCCESS
                 )
                 assert older.ended_at <= newer.created_at or overtaken
                 if older.state == AttemptState.SUCCESS and older.failure_class == "":

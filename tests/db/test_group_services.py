@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 
 import pytest
 from django.db import transaction
@@ -292,7 +293,7 @@ def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> 
     assert runners.lease_take(backend_id="gone", runner="b") is None
 
 
-def test_a_queued_child_says_why_it_waits() -> None:
+def test_waiting_reason_of_queued_and_running_children() -> None:
     farm.backend(reachability="online", last_seen_at=now())
     fence = farm.lease()
     group = farm.submit("gpu-1", "gpu-1")
@@ -307,5 +308,13 @@ def test_a_queued_child_says_why_it_waits() -> None:
     assert reasons() == ["In the queue of gpu-1.", "1st in line for gpu-1."]
     farm.start(claimed, fence)
     Backend.objects.update(unreachable_since=now(), status_reason="connection refused")
-    assert reasons()[0] is None
-    assert "not been reachable" in (reasons()[1] or "")
+    running, queued = reasons()
+    assert "not been reachable" in (queued or "")
+    assert "Given up at" in (queued or "")
+    assert re.fullmatch(
+        r"gpu-1 has not been reachable since \S+ UTC: connection refused\."
+        r" Fails at \S+ UTC if the backend does not answer by then\.",
+        running or "",
+    )
+    Backend.objects.update(last_seen_at=now(), unreachable_since=now() - dt.timedelta(seconds=9))
+    assert reasons()[0] is None, "it answers, and its running prompt is followed"

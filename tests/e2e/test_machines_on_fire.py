@@ -48,6 +48,15 @@ def _unplug_before_its_start(play: Scene) -> None:
     play.machines[BURNING].unplug()
 
 
+def _unplug_in_its_render(play: Scene) -> None:
+    play.machines.wait_seen(_ours_runs_there)
+    play.machines[BURNING].unplug()
+
+
+def _ours_runs_there(entries: list[Entry]) -> bool:
+    return any(one["backend"] == BURNING and one["kind"] == "started" for one in entries)
+
+
 def _ours_waits_there(entries: list[Entry]) -> bool:
     there = [one for one in entries if one["backend"] == BURNING and one["kind"] == "accepted"]
     return any(one["extra_data"].get("director") for one in there)
@@ -83,9 +92,12 @@ FIRES = {
         "backend_lost", Build(BURNING, faults=("restart:at=step,step=2,down=0.3,count=0",))
     ),
     "it crashes in a render and stays dark": Fire(
-        "stalled",
-        Build(BURNING, faults=("crash:at=step,step=2",)),
-        first_told="timeout",
+        "backend_lost", Build(BURNING, faults=("crash:at=step,step=2",)), needs_power=True
+    ),
+    "it is unplugged in a render": Fire(
+        "backend_lost",
+        Build(BURNING, seconds=20.0),
+        after=_unplug_in_its_render,
         needs_power=True,
     ),
     "it lacks the model": Fire("node_or_model_missing", Build(BURNING, models=()), started=5),
@@ -168,6 +180,31 @@ def _check_executed(play: Scene, burnt: dict[str, Any], fire: Fire) -> None:
     ended = [one for one in play.machines.seen() if one.get("outcome") == "success"]
     where = sorted(one["backend"] for one in ended)
     assert where == sorted([*(name for name in FIVE if name != BURNING), burnt["backend_id"]])
+
+
+def test_killed_backend_without_retry_elsewhere_loses_its_job_at_the_timeout(
+    tmp_path: Path,
+) -> None:
+    builds = [Build(BURNING, seconds=20.0), Build("gpu-1")]
+    with scene(tmp_path, builds) as play:
+        group_id = play.submit("two of two", rare_picture(), [build.name for build in builds])
+        _unplug_in_its_render(play)
+        reasons: set[str] = set()
+        while not (group := play.group(group_id))["completed_at"]:
+            reasons |= {one["waiting_reason"] or "" for one in group["child_jobs"]}
+        assert any(
+            one.startswith(f"{BURNING} has not been reachable since ") and "Fails at" in one
+            for one in reasons
+        ), reasons
+        lost, kept = group["child_jobs"]
+        assert (kept["status"], kept["waiting_reason"]) == ("completed", None)
+        told = (lost["status"], lost["failure_class"], lost["error_type"], lost["waiting_reason"])
+        assert told == ("failed", "backend_lost", "ConnectionError", None)
+        assert lost["error_message"].startswith(f"{BURNING} went offline at ")
+        assert lost["error_message"].endswith(", while it rendered this job")
+        play.machines[BURNING].start()
+        play.wait_ended()
+        play.end()
 
 
 # --- eight unequal ones ---------------------------------------------------------------------------

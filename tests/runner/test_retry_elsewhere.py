@@ -184,7 +184,7 @@ async def test_what_ran_and_what_waited_at_a_machine_that_died_for_good_is_made_
     assert made == ["gpu-2"] * 3
     # One was running there; the second stood in its queue, the third was never sent.
     failures = [failure for backend_id, _, failure in attempts if backend_id == "gpu-1"]
-    assert sorted(failures) == ["stalled", "unreachable"]
+    assert sorted(failures) == ["backend_lost", "unreachable"]
     assert len(started(farm, "gpu-2")) == 3
 
 

@@ -12,6 +12,7 @@ _CLAIMS = "jobgroups/services/claims.py"
 _RUNNER_ATTEMPT = "jobgroups/runner/attempt.py"
 _IN_RUN = "tests/db/test_retry_in_run.py"
 _FARM = "tests/runner/test_retry_elsewhere.py"
+_OUTAGES = "tests/runner/test_outages.py"
 _PURE = "tests/unit/test_retrying.py"
 
 OF_FAILING: tuple[Breakage, ...] = (
@@ -113,8 +114,8 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _CLAIMS,
-                "failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE]",
-                "failure_class__in=[]",
+                "failure_class__in=OVERTAKEN",
+                "failure_class__in=()",
             ),
         ),
         notices=f"{_IN_RUN}::test_a_prompt_that_hangs_does_not_keep_its_child_waiting",
@@ -171,6 +172,45 @@ OF_FAILING: tuple[Breakage, ...] = (
             ),
         ),
         notices=f"{_IN_RUN}::test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes",
+    ),
+    Breakage(
+        name="dead backends called slow",
+        broken="A job whose backend is offline when its time is up is stored as a timeout.",
+        hurts="The user looks for a fault in the workflow, and the dead backend is never quarantined.",
+        edits=(
+            Edit(
+                _RUNNER_ATTEMPT,
+                "        offline = sight is None and self._session.observer.offline_for() is not None\n",
+                "        offline = False\n",
+            ),
+        ),
+        notices=f"{_OUTAGES}::test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeout",
+    ),
+    Breakage(
+        name="frames of an offline backend ignored",
+        broken="A backend counts as offline although its events still arrive.",
+        hurts="Its jobs are rendered a second time on other backends.",
+        edits=(
+            Edit(
+                "jobgroups/runner/observing.py",
+                "if since is None or self._session.sockets.last_frame_at > since:",
+                "if since is None:",
+            ),
+        ),
+        notices=f"{_OUTAGES}::test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not",
+    ),
+    Breakage(
+        name="lost attempts counted when they end",
+        broken="An attempt at an offline backend counts against it only when its end is seen.",
+        hurts="A backend that dies again and again is given one job after the other.",
+        edits=(
+            Edit(
+                "jobgroups/services/quarantine.py",
+                "failure_class__in=[FailureClass.STALLED, FailureClass.BACKEND_LOST]",
+                "failure_class__in=[FailureClass.STALLED]",
+            ),
+        ),
+        notices="tests/db/test_outages.py::test_lost_attempt_quarantines_its_backend_before_it_ends",
     ),
     Breakage(
         name="bound to a backend that is gone",

@@ -68,7 +68,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "if sight is not None and sight.place is Place.ENDED:",
+                "if sight is not None and sight.place in (Place.ENDED, Place.ABSENT):",
                 "if False:",
             ),
         ),

@@ -1,0 +1,426 @@
+"""Jobs at a backend that goes offline: moved to another backend, failed as lost, or finished late."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from backends.models import Backend, Reachability
+from jobgroups import selectors
+from jobgroups.clock import now
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import attempts, claims, groups, outages, retries, runners
+from jobgroups.services.claims import Claim
+from jobgroups.services.rebinding import Choice
+from jobgroups.services.writing import Fence
+from jobgroups.states import AttemptState, Elsewhere, Where
+from tests import farm
+from tests.ws.client_state import ClientState, picked
+
+pytestmark = pytest.mark.django_db
+
+AWAY = "gpu-1 has been away for 60 s: connection refused."
+
+
+@pytest.fixture(autouse=True)
+def no_pause(settings: Settings) -> None:
+    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
+
+
+def machine(name: str) -> Fence:
+    """Register a backend that works, and take its lease."""
+    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return farm.lease(name)
+
+
+def begin(fence: Fence) -> Claim:
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    return claimed
+
+
+def accept(fence: Fence) -> Claim:
+    claimed = farm.claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    return claimed
+
+
+def go_offline(name: str = "gpu-1", seconds: float = 60.0, heard: float = 64.0) -> None:
+    """Store what a runner stores of a backend that stopped answering so many seconds ago."""
+    moment = now()
+    Backend.objects.filter(pk=name).update(
+        reachability=Reachability.OFFLINE,
+        status_reason="connection refused",
+        unreachable_since=moment - dt.timedelta(seconds=seconds),
+        last_seen_at=moment - dt.timedelta(seconds=heard),
+    )
+
+
+def move(fence: Fence) -> set[int]:
+    return outages.attempts_move(fence=fence, reason=AWAY)
+
+
+def only(group: JobGroup) -> ChildJob:
+    return group.children.get()
+
+
+def attempt_of(claimed: Claim) -> Attempt:
+    return Attempt.objects.get(pk=claimed.attempt_id)
+
+
+def idle(fence: Fence) -> bool:
+    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
+
+
+def submit(*names: str, **fields: Any) -> JobGroup:
+    return farm.submit(
+        *names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": Elsewhere.ANY, **fields}
+    )
+
+
+# --- without a policy -----------------------------------------------------------------------------
+
+
+def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    claimed = begin(fence)
+    go_offline()
+    since = Backend.objects.get().unreachable_since
+    assert since is not None
+    assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    child, message = only(group), f"gpu-1 went offline at {since:%H:%M:%S} UTC, while it rendered"
+    assert (child.status, child.failure_class) == ("failed", "backend_lost")
+    assert (child.error_type, child.error_message) == ("ConnectionError", f"{message} this job")
+    assert farm.types(group)[2:] == ["child_failed", "group_complete"]
+    attempt = attempt_of(claimed)
+    assert (attempt.stop_reason, attempt.failure_class) == ("gave_up", "backend_lost")
+    assert (attempt.ended_at, attempt.error_message) == (None, child.error_message)
+    # The second call finds the job final.
+    assert not attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+
+
+def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    claimed = begin(fence)
+    go_offline(heard=3600)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    gap = r"gpu-1 went offline between \S+.* UTC and \S+ UTC, while it rendered this job"
+    assert re.fullmatch(gap, only(group).error_message or "")
+
+
+def test_without_retry_elsewhere_an_offline_backend_keeps_its_jobs() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    group = submit("gpu-1", "gpu-1", retry_elsewhere=Elsewhere.NEVER)
+    begin(fence)
+    accept(fence)
+    go_offline()
+    assert move(fence) == set()
+    assert set(group.children.values_list("status", "backend_id")) == {
+        ("running", "gpu-1"),
+        ("queued", "gpu-1"),
+    }
+
+
+# --- moved ----------------------------------------------------------------------------------------
+
+
+def test_running_job_is_retried_on_another_backend_and_counts() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = submit()
+    claimed = begin(fence)
+    go_offline()
+    assert move(fence) == {claimed.attempt_id}
+    child, attempt = only(group), attempt_of(claimed)
+    assert (child.status, child.backend_id, child.progress) == ("queued", "gpu-2", 0.0)
+    assert (attempt.failure_class, attempt.stop_reason) == ("backend_lost", "gave_up")
+    assert (attempt.charged, attempt.ended_at) == (True, None)
+    told = farm.log(group)[-1]
+    assert (told["type"], told["failure_class"]) == ("child_retrying", "backend_lost")
+    assert told["reason"].startswith("gpu-1 went offline at ")
+    assert move(fence) == set()
+    # Its end may never come: the older attempt keeps the job from no other backend.
+    farm.finish(begin(other), other, AttemptState.ERROR)
+    assert only(group).status == "failed", "both attempts count"
+    assert only(group).attempt_count == 2
+
+
+def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = submit(max_attempts=1, retry_on=["node_error"])
+    claimed = accept(fence)
+    go_offline()
+    assert move(fence) == {claimed.attempt_id}
+    attempt = attempt_of(claimed)
+    assert (attempt.failure_class, attempt.charged) == ("unreachable", False)
+    told = farm.log(group)[-1]
+    assert (told["type"], told["failure_class"], told["reason"]) == (
+        "child_retrying",
+        "unreachable",
+        AWAY,
+    )
+    assert (told["next_backend_id"], told["not_before"]) == ("gpu-2", None)
+    farm.finish(begin(other), other)
+    assert only(group).status == "completed"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"max_attempts": 1}, {"retry_on": ["node_error"]}, {"required_capabilities": ["large"]}],
+    ids=["no attempt left", "another class", "no backend fits"],
+)
+def test_running_job_stays_when_its_policy_has_no_other_attempt(policy: dict[str, Any]) -> None:
+    farm.backend(reachability=Reachability.ONLINE, last_seen_at=now(), tags=["large"])
+    fence = farm.lease()
+    machine("gpu-2")
+    group = submit(**policy)
+    claimed = begin(fence)
+    go_offline()
+    assert move(fence) == set()
+    assert only(group).status == "running"
+    assert attempt_of(claimed).stop_requested_at is None
+    # It is back: nothing was given up.
+    farm.finish(claimed, fence)
+    assert only(group).status == "completed"
+
+
+def test_job_that_finds_no_backend_at_first_moves_later() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = submit()
+    begin(fence)
+    go_offline("gpu-1")
+    go_offline("gpu-2")
+    assert move(fence) == set()
+    runners.backend_seen(fence=other, reachable=True, heard=True)
+    assert len(move(fence)) == 1
+    assert only(group).backend_id == "gpu-2"
+
+
+def test_cancelled_job_of_an_offline_backend_is_not_moved() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    group = submit("gpu-1", "gpu-1")
+    claimed = begin(fence)
+    go_offline()
+    groups.group_cancel(group_id=group.id)
+    assert move(fence) == set()
+    assert set(group.children.values_list("status", flat=True)) == {"cancelled"}
+    # The same after the move: the older attempt keeps its first stop.
+    assert attempt_of(claimed).stop_reason == "cancel"
+
+
+def test_moved_job_can_be_cancelled() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    group = submit()
+    claimed = begin(fence)
+    go_offline()
+    move(fence)
+    groups.group_cancel(group_id=group.id)
+    farm.finish(claimed, fence)
+    child = only(group)
+    assert (child.status, child.outputs_json) == ("cancelled", None)
+    assert farm.types(group)[-1] == "group_complete"
+
+
+def test_timed_out_job_of_a_backend_that_goes_offline_waits_for_it_no_longer() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = submit()
+    claimed = begin(fence)
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+    go_offline()
+    assert idle(other)
+    attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
+    assert attempt_of(claimed).failure_class == "backend_lost"
+    farm.finish(begin(other), other)
+    assert only(group).status == "completed"
+
+
+# --- late results ---------------------------------------------------------------------------------
+
+
+def assert_law(group: JobGroup, client: ClientState) -> None:
+    """Check that the first snapshot and the events since give the present snapshot."""
+    for _, text in selectors.group_events(group.id, since=client.seq):
+        client.take(json.loads(text))
+    stored = [picked(one) for one in selectors.group_snapshot(group.id)["child_jobs"]]
+    assert list(client.children.values()) == stored
+
+
+def watch(group: JobGroup) -> ClientState:
+    client = ClientState()
+    _, text = selectors.group_stream_start(group.id, None)
+    assert text is not None
+    client.take(json.loads(text))
+    return client
+
+
+@pytest.mark.parametrize("started", [True, False], ids=["running", "accepted"])
+def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = submit()
+    client = watch(group)
+    claimed = begin(fence) if started else accept(fence)
+    go_offline()
+    move(fence)
+    farm.finish(claimed, fence)
+    child = only(group)
+    assert (child.status, child.backend_id) == ("completed", "gpu-1")
+    assert attempt_of(claimed).failure_class == ""
+    assert idle(other)
+    assert farm.types(group)[-2:] == ["child_completed", "group_complete"]
+    assert_law(group, client)
+
+
+def test_late_result_of_a_job_that_runs_again_decides_only_when_that_attempt_fails() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = submit()
+    client = watch(group)
+    claimed = begin(fence)
+    go_offline()
+    move(fence)
+    again = begin(other)
+    farm.finish(claimed, fence)
+    assert only(group).status == "running"
+    farm.finish(again, other, AttemptState.ERROR)
+    child = only(group)
+    assert (child.status, child.backend_id) == ("completed", "gpu-1")
+    assert farm.types(group).count("child_completed") == 1
+    assert_law(group, client)
+
+
+def test_late_result_is_adopted_instead_of_a_move_when_the_second_backend_goes_offline() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    machine("gpu-3")
+    group = submit(max_attempts=3)
+    claimed = begin(fence)
+    go_offline("gpu-1")
+    move(fence)
+    begin(other)
+    farm.finish(claimed, fence)
+    go_offline("gpu-2")
+    assert len(move(other)) == 1
+    child = only(group)
+    assert (child.status, child.backend_id) == ("completed", "gpu-1")
+
+
+def test_late_result_of_a_failed_job_is_the_retry() -> None:
+    fence = machine("gpu-1")
+    group = farm.submit("gpu-1")
+    claimed = begin(fence)
+    go_offline()
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    farm.finish(claimed, fence)
+    assert only(group).status == "failed", "a job has one final status in a run"
+    retries.group_retry(group_id=group.id)
+    assert only(group).status == "completed"
+    assert Attempt.objects.count() == 1
+
+
+def test_person_can_retry_a_lost_job_on_another_backend_at_once() -> None:
+    fence, other = machine("gpu-1"), machine("gpu-2")
+    group = farm.submit("gpu-1")
+    claimed = begin(fence)
+    go_offline()
+    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
+    retries.group_retry(group_id=group.id, choice=Choice(where=Where.OTHER))
+    farm.finish(begin(other), other)
+    assert only(group).status == "completed"
+
+
+# --- what counts against the backend --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [Elsewhere.NEVER, Elsewhere.ANY])
+def test_lost_attempt_counts_once_against_its_backend(
+    settings: Settings, policy: Elsewhere
+) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 2
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    submit("gpu-1", "gpu-1", retry_elsewhere=policy, max_attempts=2)
+    first, second = begin(fence), accept(fence)
+    go_offline()
+    if policy is Elsewhere.NEVER:
+        attempts.attempt_timed_out(attempt_id=first.attempt_id, fence=fence, offline=True)
+    else:
+        assert move(fence) == {first.attempt_id, second.attempt_id}
+    # One that ran is counted, one that waited in the queue is not.
+    assert Backend.objects.get(pk="gpu-1").quarantined_at is None
+    for claimed in (first, second):
+        attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="it forgot it")
+    assert Backend.objects.get(pk="gpu-1").quarantined_at is None
+    ended = attempt_of(first)
+    assert (ended.state, ended.failure_class) == ("lost", "backend_lost")
+    assert "went offline" in (ended.error_message or ""), "the first cause stays"
+    if policy is Elsewhere.ANY:
+        farm.submit("gpu-1")
+        again = begin(fence)
+        attempts.attempt_lost(attempt_id=again.attempt_id, fence=fence, reason="it forgot it")
+        assert Backend.objects.get(pk="gpu-1").quarantined_at is not None
+
+
+def test_lost_attempt_quarantines_its_backend_before_it_ends(settings: Settings) -> None:
+    settings.DIRECTOR_QUARANTINE_FAILURES = 1
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    submit()
+    claimed = begin(fence)
+    go_offline()
+    move(fence)
+    assert attempt_of(claimed).ended_at is None
+    row = Backend.objects.get(pk="gpu-1")
+    assert row.quarantined_at is not None
+    assert "lost with the backend" in row.quarantine_reason
+
+
+# --- what users read ------------------------------------------------------------------------------
+
+
+def reason(group: JobGroup) -> str:
+    (row,) = selectors.group_snapshot(group.id)["child_jobs"]
+    return row["waiting_reason"] or ""
+
+
+CLOCK = r"\d\d:\d\d:\d\d UTC"
+SINCE = rf"gpu-1 has not been reachable since {CLOCK}: connection refused\."
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds", "then"),
+    [
+        ({"retry_elsewhere": Elsewhere.NEVER, "max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
+        ({"retry_elsewhere": Elsewhere.NEVER}, 5, rf"Retried at {CLOCK}"),
+        ({"max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
+        ({}, 5, rf"Moves to another backend at {CLOCK}\. Retried at {CLOCK}"),
+        ({}, 61, rf"Moves to another backend as soon as one works\. Retried at {CLOCK}"),
+    ],
+)
+def test_waiting_reason_of_a_running_job_says_what_follows(
+    policy: dict[str, Any], seconds: float, then: str
+) -> None:
+    fence = machine("gpu-1")
+    runners.runner_started(name="r", instance="i", version="1")
+    group = submit(**policy)
+    begin(fence)
+    assert reason(group) == ""
+    go_offline(seconds=seconds, heard=seconds + 4)
+    end = r" if the backend does not answer by then\."
+    assert re.fullmatch(rf"{SINCE} {then}{end}", reason(group)), reason(group)
+
+
+def test_waiting_reason_of_an_accepted_job_says_when_it_moves() -> None:
+    fence = machine("gpu-1")
+    runners.runner_started(name="r", instance="i", version="1")
+    group = submit()
+    accept(fence)
+    go_offline(seconds=5, heard=9)
+    moves = rf"{SINCE} Moves to another backend at {CLOCK}\. Given up at {CLOCK}\."
+    assert re.fullmatch(moves, reason(group)), reason(group)
