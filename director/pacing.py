@@ -236,10 +236,15 @@ def _tell_when_too_long(protocol: Any) -> None:
 
 
 def _prepare(request: Any, *, more: bool) -> None:
-    """Register for pauses before the first part of several, and no longer before the last."""
+    """Register for pauses before the first part of several, and no longer before the last.
+
+    A client may close its connection as soon as it has all bytes, before the last message is sent.
+    """
+    if request.channel is None:
+        return
     if not more and request.producer is not None:
         request.unregisterProducer()
-    elif more and request.producer is None and request.channel is not None and not request.finished:
+    elif more and request.producer is None and not request.finished:
         request.registerProducer(_Pace(), True)
 
 

@@ -48,11 +48,12 @@ def _resident(served: Served) -> int:
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
-def _asking(served: Served, path: str) -> socket.socket:
+def _asking(served: Served, path: str, **headers: str) -> socket.socket:
     """Ask for a path and read nothing of the answer."""
     address = urlsplit(served.url)
     client = socket.create_connection(("127.0.0.1", address.port or 0), timeout=20)
-    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
     return client
 
 
@@ -101,3 +102,16 @@ def test_an_answer_whose_backend_dies_is_cut(farm: tuple[Served, SimulatorThread
     client.close()
     assert "broke off" in director.printed()
     assert httpx.get(f"{director.url}{path}", timeout=20).status_code == 200
+
+
+def test_a_client_that_leaves_with_its_whole_file_is_no_broken_answer(
+    farm: tuple[Served, SimulatorThread, str],
+) -> None:
+    director, _, path = farm
+    for _ in range(40):
+        with _asking(director, path, Range="bytes=0-99999") as client:
+            answer = client.recv(65_536)
+            while b"\r\n\r\n" not in answer or len(answer.partition(b"\r\n\r\n")[2]) < 100_000:
+                answer += client.recv(65_536)
+    assert httpx.get(f"{director.url}{path}", headers={"Range": "bytes=0-0"}).status_code == 206
+    assert "broke off" not in director.printed()
