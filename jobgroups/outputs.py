@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
+#: What no file system lets stand in a name.
+_UNFIT: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
 #: The ``reason`` of a missing output: a later job wrote another file of the same name.
 REPLACED: Final = "replaced"
 
@@ -36,6 +39,12 @@ def _is_file(item: Any) -> bool:
         and isinstance(item.get("filename"), str)
         and isinstance(item.get("url"), str)
     )
+
+
+def download_name(seed: int, backend_id: str, filename: str) -> str:
+    """Return ``{seed}_{backend}_{name}``, the name under which a file is saved; safe on every file system."""
+    own = _UNFIT.sub("_", posixpath.basename(filename.replace("\\", "/")))
+    return f"{seed}_{backend_id}_{own or 'output'}"
 
 
 # --- identity -------------------------------------------------------------------------------------

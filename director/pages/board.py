@@ -178,9 +178,15 @@ def _pictures(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
     }
     rows = ChildJob.objects.filter(pk__in=wanted).order_by("position")
     found: dict[str, list[Output]] = defaultdict(list)
-    for job_id, text in rows.values_list("id", "outputs_json"):
-        made = outputs_of(wanted[job_id], job_id, json.loads(text or "null"))
-        found[wanted[job_id]] += [one for one in made if one.is_picture and not one.missing][:1]
+    for row in rows.only("backend_id", "seed", "outputs_json"):
+        child = {
+            "job_id": row.id,
+            "backend_id": row.backend_id,
+            "seed": row.seed,
+            "outputs": json.loads(row.outputs_json or "null"),
+        }
+        made = outputs_of(wanted[row.id], child)
+        found[wanted[row.id]] += [one for one in made if one.is_picture and not one.missing][:1]
     return found
 
 

@@ -16,6 +16,7 @@ from jobgroups import selectors, wording
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.failures import TAXONOMY, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.outputs import reported_files
 from jobgroups.states import CHILD_FINAL, ChildStatus
 from jobgroups.wording import counted
 
@@ -161,7 +162,9 @@ class GroupPage:
     on_failure: str
     #: What is done if ComfyUI refuses some outputs.
     partial_outputs: str
-    #: How many children of the group are to be kept.
+    #: Whether any child of the group has a file that can be downloaded.
+    has_files: bool
+    #: How many children of the group are to be kept and have one.
     starred: int
 
     @property
@@ -206,8 +209,13 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
             snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]
         ),
         partial_outputs=words.PARTIAL_OUTPUTS[snapshot["partial_outputs"]],
-        starred=sum(bool(child["starred"]) for child in children),
+        has_files=any(_has_files(child) for child in children),
+        starred=sum(bool(child["starred"]) and _has_files(child) for child in children),
     )
+
+
+def _has_files(child: Mapping[str, Any]) -> bool:
+    return any(not one.get("missing") for one in reported_files(child["outputs"] or {}))
 
 
 def one_card(group_id: str, job_id: str) -> Card:
@@ -346,7 +354,7 @@ def _card(
         error_node=_node(details),
         traceback=_traceback(details),
         warnings=[str(one) for one in child["warnings"] or []],
-        outputs=outputs_of(group.id, child["job_id"], child["outputs"]),
+        outputs=outputs_of(group.id, child),
         tries=tries,
         done_on=done_on,
         took=_took(child),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jobgroups.outputs import REPLACED, reported_files
+from jobgroups.outputs import REPLACED, download_name, reported_files
 
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
 
@@ -16,6 +16,8 @@ class Output:
     """One file of a child: its name, its address at the Director, whether it can be looked at."""
 
     filename: str
+    #: The name under which a browser saves it.
+    saved_as: str
     url: str
     is_picture: bool
     missing: bool
@@ -28,14 +30,21 @@ class Output:
         return f"{self.url}?w=320"
 
 
-def outputs_of(group_id: str, job_id: str, outputs: Any) -> list[Output]:
-    """Return the files in the order that their numbers mean: images first, then other keys."""
+def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[Output]:
+    """Return a child's files in the order that their numbers mean: images first, then other keys.
+
+    Args:
+        group_id: its group.
+        child: ``job_id``, ``backend_id``, ``seed`` and ``outputs`` of it.
+    """
+    outputs = child["outputs"]
     if not isinstance(outputs, Mapping):
         return []
-    base = f"/api/job-groups/{group_id}/jobs/{job_id}/outputs"
+    base = f"/api/job-groups/{group_id}/jobs/{child['job_id']}/outputs"
     return [
         Output(
             filename=str(file["filename"]),
+            saved_as=download_name(child["seed"], child["backend_id"] or "", file["filename"]),
             url=f"{base}/{number}",
             is_picture=str(file["filename"]).lower().endswith(_PICTURES),
             missing=bool(file.get("missing")),

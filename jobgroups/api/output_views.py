@@ -130,9 +130,9 @@ def _asked(request: HttpRequest) -> dict[str, str]:
 
 def _headers(file: OutputFile, answer: OpenAnswer) -> dict[str, str]:
     headers = {
-        **media.GUARD_HEADERS,
+        **media.guard_headers(file.filename),
         "Content-Type": media.media_type(file.filename),
-        "Content-Disposition": media.disposition(file.filename),
+        "Content-Disposition": media.disposition(file.filename, named_as=file.download_name),
     }
     if answer.length is not None and answer.status != 304:
         headers["Content-Length"] = str(answer.length)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import PurePosixPath
@@ -13,8 +12,6 @@ from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
 from jobgroups.pictures import fetching
 from jobgroups.pictures.selectors import OutputFile
 
-#: What no file system lets stand in a name.
-_UNFIT: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
 _LONGEST: Final = 180
 
 
@@ -41,8 +38,7 @@ def entry_names(files: Sequence[OutputFile]) -> list[str]:
     taken: set[str] = set()
     names = []
     for file in files:
-        own = _UNFIT.sub("_", PurePosixPath(file.filename.replace("\\", "/")).name)
-        path = PurePosixPath(f"{file.seed}_{file.backend_id}_{own or 'output'}")
+        path = PurePosixPath(file.download_name)
         stem, name, number = path.stem[:_LONGEST], f"{path.stem[:_LONGEST]}{path.suffix[:20]}", 1
         while name.casefold() in taken:
             number += 1

@@ -45,12 +45,26 @@ _UNKNOWN: Final = "application/octet-stream"
 
 #: Every answer with a file has these: whatever it is, it is no page, it may do nothing, and only
 #: pages of this site may embed it.
-GUARD_HEADERS: Final = {
+GUARD_HEADERS: Final[dict[str, str]] = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-site",
     "Cache-Control": "private, no-cache",
 }
+
+
+#: A browser shows a video, a sound or a text in a page that it makes itself. That page must be of the file's own
+#: origin to load the file; no script may run there either.
+_OWN_PAGE: Final = (
+    "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; sandbox allow-same-origin"
+)
+
+
+def guard_headers(filename: str) -> dict[str, str]:
+    """Return ``GUARD_HEADERS`` for a file, with which a browser can show it in a tab of its own."""
+    if media_type(filename).startswith(("video/", "audio/", "text/")):
+        return {**GUARD_HEADERS, "Content-Security-Policy": _OWN_PAGE}
+    return GUARD_HEADERS
 
 
 def media_type(filename: str) -> str:
@@ -64,10 +78,15 @@ def is_inline(filename: str) -> bool:
     return PurePosixPath(filename).suffix.lower() in _INLINE
 
 
-def disposition(filename: str) -> str:
-    """Return ``Content-Disposition`` for a file: shown only if its type is harmless."""
+def disposition(filename: str, *, named_as: str) -> str:
+    """Return ``Content-Disposition`` for a file: shown only if its type is harmless.
+
+    Args:
+        filename: its name at its backend, which decides.
+        named_as: the name under which a browser saves it.
+    """
     way = "inline" if is_inline(filename) else "attachment"
-    return f"{way}; {named(filename)}"
+    return f"{way}; {named(named_as)}"
 
 
 def named(filename: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from backends.models import Backend
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputGone, OutputNotFound
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.outputs import REPLACED, file_digest, reported_files
+from jobgroups.outputs import REPLACED, download_name, file_digest, reported_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ class OutputFile:
     #: When the job that wrote it ended at the latest, and whether the backend's clock says so.
     ended_at: dt.datetime | None = None
     ended_by_backend: bool = False
+
+    @property
+    def download_name(self) -> str:
+        """``{seed}_{backend}_{name}``, safe on every file system: as pages, zips and browsers save it."""
+        return download_name(self.seed, self.backend_id, self.filename)
 
     @property
     def identity(self) -> str:

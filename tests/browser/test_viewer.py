@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from backends.simulator.threaded import SimulatorThread
+from jobgroups.pictures import media
 from tests.browser.conftest import free_port
 from tests.browser.desk import Desk
 from tests.served import Served
@@ -121,3 +124,28 @@ def test_why_one_that_is_gone_is_small_is_said(desk: Desk, page: Any) -> None:
     page.keyboard.press("ArrowRight")
     assert shown_width(page) == 640
     expect(page.locator("#viewer-note")).to_be_hidden()
+
+
+def silence() -> bytes:
+    """Return a second of it as a WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8_000)
+        sound.writeframes(bytes(16_000))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.wav", silence()), ("a.txt", b"a poem")])
+def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(
+    page: Any, name: str, content: bytes
+) -> None:
+    headers = {**media.guard_headers(name), "Content-Type": media.media_type(name)}
+    page.route("**/*", lambda route: route.fulfill(headers=headers, body=content))
+    page.goto(f"http://localhost:9820/{name}")
+    if name == "a.txt":
+        expect(page.locator("body")).to_have_text("a poem")
+        return
+    # Chromium plays it in a page that it makes itself.
+    page.wait_for_function("document.querySelector('video, audio').duration === 1")

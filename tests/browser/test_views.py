@@ -73,6 +73,30 @@ def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: C
     assert "<code>gpu-8</code>: It is offline" in page
 
 
+@pytest.mark.parametrize(
+    ("outputs", "offered"),
+    [
+        ({"images": []}, False),
+        ({"images": [], "text": ["a poem"]}, False),
+        ({"images": [{"filename": "a.png", "url": "http://gpu/a", "missing": True}]}, False),
+        ({"images": [{"filename": "a.png", "url": "http://gpu/a"}]}, True),
+    ],
+)
+def test_downloads_are_offered_where_there_are_files(
+    client: Client, outputs: dict[str, Any], offered: bool
+) -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit()
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    told = farm.end(outputs=outputs)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
+    ChildJob.objects.update(starred=True)
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert ("Download all" in page, "Download 1 kept" in page) == (offered, offered)
+
+
 def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(client: Client) -> None:
     farm.backend()
     group = farm.submit()

@@ -24,7 +24,7 @@ async def test_a_picture_comes_through_as_it_is(gallery: Gallery) -> None:
     assert await body(answer) == original
     assert answer.headers["Content-Type"] == "image/png"
     assert answer.headers["Content-Length"] == str(len(original))
-    assert answer.headers["Content-Disposition"].startswith('inline; filename="a b.png"')
+    assert answer.headers["Content-Disposition"].startswith('inline; filename="7_gpu-1_a b.png"')
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "sandbox" in answer.headers["Content-Security-Policy"]
 
@@ -72,8 +72,39 @@ async def test_what_a_browser_would_run_is_saved_and_never_shown(
     assert "sandbox" in answer.headers["Content-Security-Policy"]
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "way"),
+    [
+        ("a.mp4", "gifs", "inline"),
+        ("a.flac", "audio", "inline"),
+        ("a.txt", "text", "inline"),
+        ("a.glb", "3d", "attachment"),
+    ],
+)
+async def test_every_kind_of_file_is_saved_with_its_seed_and_backend(
+    gallery: Gallery, name: str, key: str, way: str
+) -> None:
+    url = await gallery.one(name, b"content", key=key)
+    answer = await gallery.get(url)
+    await body(answer)
+    named = f"7_gpu-1_{name}"
+    assert answer.headers["Content-Disposition"].startswith(f'{way}; filename="{named}"')
+    page = await gallery.get(url.partition("/jobs/")[0].removeprefix("/api").replace("job-", ""))
+    assert f'download="{named}"' in page.content.decode()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.flac", "a.txt", "a.png", "a.html", "a.svg"])
+def test_no_file_may_run_a_script_or_load_from_elsewhere(name: str) -> None:
+    policy = media.guard_headers(name)["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "sandbox" in policy
+    assert "script" not in policy
+    # Only what a browser shows in a page that it makes itself keeps its origin.
+    assert ("allow-same-origin" in policy) == (name in ("a.mp4", "a.flac", "a.txt"))
+
+
 def test_a_name_cannot_end_its_header() -> None:
-    value = media.disposition('a"; x=\r\nSet-Cookie: b\\é.png')
+    value = media.disposition("a.png", named_as='a"; x=\r\nSet-Cookie: b\\é.png')
     assert "\r" not in value
     assert "\n" not in value
     assert value.count('"') == 2
