@@ -192,6 +192,15 @@ def test_a_wrong_token_is_said_and_gives_no_session(phone: Client) -> None:
     error_of(phone.get("/api/backends"), 401, "sign_in_required")
 
 
+def test_wrong_tokens_in_the_form_are_counted(phone: Client) -> None:
+    wrong = {"token": "wrong"}
+    for _ in range(throttle.ALLOWED):
+        assert phone.post("/sign-in", wrong, headers={"origin": PHONE}).status_code == 403
+    assert _signed_in(phone).status_code == 429
+    answer = phone.get("/api/backends", headers={"authorization": f"Bearer {TOKEN}"})
+    error_of(answer, 429, "too_many_requests")
+
+
 def test_another_token_and_time_end_a_session(
     phone: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,15 @@ def test_another_body_under_the_same_key_is_a_conflict(api: Api, farm: list[str]
     assert JobGroup.objects.count() == 1
 
 
+def test_a_key_is_remembered_until_the_day_is_over(api: Api, farm: list[str]) -> None:
+    """A program that was away overnight sends its request again: that must not render it twice."""
+    first = api.post(PATH, BODY, idempotency_key="take-1").json()
+    JobGroup.objects.update(created_at=now() - dt.timedelta(hours=23, minutes=59))
+    again = api.post(PATH, BODY, idempotency_key="take-1")
+    assert again.json()["job_group_id"] == first["job_group_id"]
+    assert JobGroup.objects.count() == 1
+
+
 def test_after_a_day_a_key_is_as_new(api: Api, farm: list[str]) -> None:
     first = api.post(PATH, BODY, idempotency_key="take-1").json()
     JobGroup.objects.update(created_at=now() - dt.timedelta(hours=24))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
+from backends.models import Backend
 from jobgroups.services.progress import relax_durability
 
 pytestmark = pytest.mark.django_db
@@ -36,3 +39,18 @@ def test_every_commit_is_synced_but_those_of_the_progress_flush() -> None:
         flush = thread.submit(_of_another_connection, relaxed=True).result()
         writer = thread.submit(_of_another_connection, relaxed=False).result()
     assert (flush, writer, _synced()) == (_NORMAL, _FULL, _FULL)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_transaction_that_has_only_read_keeps_other_writers_out() -> None:
+    """Begun DEFERRED, its first write fails at once if another process wrote since its first read."""
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL locks rows.")
+    other = sqlite3.connect(connection.settings_dict["NAME"], timeout=0, isolation_level=None)
+    with contextlib.closing(other):
+        with transaction.atomic():
+            assert not Backend.objects.exists()
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+            Backend.objects.create(id="gpu-1", name="gpu-1", url="http://localhost:1")
+        other.execute("BEGIN IMMEDIATE")

@@ -16,6 +16,7 @@ from jobgroups.errors import ChildNotFound, GroupNotFound, IdempotencyConflict, 
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Runner
 from jobgroups.selectors import GroupFilter
 from jobgroups.services import attempts, groups, runners, waiting
+from jobgroups.services.writing import group_transaction
 from jobgroups.states import AttemptState
 from tests import farm
 
@@ -93,6 +94,18 @@ def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled(
     assert told == groups.Cancelled(
         cancelled=False, interrupted=0, already_complete=1, already_failed=0
     )
+
+
+def test_complete_group_does_not_complete_again_when_its_status_is_derived_again() -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit()
+    farm.finish(farm.claim(fence), fence)
+    before, completed_at = farm.log(group), farm.fresh(group).completed_at
+    with group_transaction(group.id) as write:
+        write.derive_anew()
+    assert farm.log(group) == before
+    assert farm.fresh(group).completed_at == completed_at
 
 
 def test_cancelling_the_last_open_child_ends_the_group() -> None:

@@ -200,6 +200,89 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
     assert (await farm.finished(group)).status == "completed"
 
 
+async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm) -> None:
+    """The new holder of the lease may have sent a prompt of its own, which the flag would stop."""
+    sim = await farm.backend(seconds=4.0)
+    service = await farm.runner()
+    session = await session_of(service)
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    no_renewal_comes(service)
+    await farm.cancel(group)
+    await asyncio.sleep(10 * Timing.scaled(SCALE).stop_wait)  # so often the prompt is looked for
+    assert "interrupted" not in farm.kinds()
+    await renewals_come_again(service)
+    session.wake()
+    await sim.wait_for("interrupted")
+    (row,) = await farm.settled(group)
+    assert row.state == "interrupted"
+
+
+async def test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers(farm: Farm) -> None:
+    sim = await farm.backend(seconds=5.0)
+    # Given up after 1 s, sent again, and while that one renders the first one lands.
+    sim.fault("late_post", count=1, seconds=2.2)
+    service = await farm.runner(timing=replace(Timing.scaled(SCALE), look_for=1.0))
+    await session_of(service)
+    group = await farm.submit("gpu-1")
+    again = await sim.wait_for("started")
+    no_renewal_comes(service)
+    await until(lambda: _is_there(farm, "accepted", but=again["prompt_id"]))
+    await asyncio.sleep(3 * Timing.scaled(SCALE).observe)
+    assert "deleted" not in farm.kinds()
+    await renewals_come_again(service)
+    await sim.wait_for("deleted")
+    assert (await farm.finished(group)).status == "completed"
+
+
+async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers(
+    farm: Farm,
+) -> None:
+    sim = await farm.backend(seconds=4.0)
+    sim.fault("late_post", count=1, seconds=2.2)
+    service = await farm.runner(timing=replace(Timing.scaled(SCALE), look_for=1.0))
+    await session_of(service)
+    group = await farm.submit("gpu-1")
+
+    async def is_uncertain() -> bool:
+        return [row.state for row in await farm.attempts(group)] == ["uncertain"]
+
+    await until(is_uncertain)
+    no_renewal_comes(service)  # nor is it sent again
+
+    async def is_given_up() -> bool:
+        return [row.state for row in await farm.attempts(group)] == ["never_accepted"]
+
+    await until(is_given_up)
+    await farm.cancel(group)
+    await sim.wait_for("started")
+    await asyncio.sleep(3 * Timing.scaled(SCALE).observe)
+    assert "interrupted" not in farm.kinds()
+    await renewals_come_again(service)
+    await sim.wait_for("interrupted")
+
+
+async def _is_there(farm: Farm, kind: str, *, but: str) -> bool:
+    entries = farm.sims["gpu-1"].witness.entries
+    return any(one["kind"] == kind and one.get("prompt_id") != but for one in entries)
+
+
+async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: Farm) -> None:
+    sim = await farm.backend(seconds=1.0)
+    service = await farm.runner(timing=ONLY_HEARING)
+    session = await session_of(service)
+    before = session.sockets.client_id
+    sim.fault("deaf", at="now")
+    await farm.submit("gpu-1")
+
+    async def is_replaced() -> bool:
+        return session.sockets.client_id not in (None, before)
+
+    await until(is_replaced, 5)
+    heard = await farm.submit("gpu-1")
+    assert (await farm.finished(heard, 10)).status == "completed"
+
+
 async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(
     farm: Farm,
 ) -> None:

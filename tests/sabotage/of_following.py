@@ -212,4 +212,61 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(Edit(_ATTEMPT, "            self._warn(ending.blocked(event))\n", ""),),
         notices="tests/runner/test_warnings.py::test_blocked_node_is_a_warning_with_its_message",
     ),
+    Breakage(
+        name="interrupt under a doubtful lease",
+        broken="A prompt is interrupted although the lease was not renewed for long.",
+        hurts="The new holder of the lease has sent a prompt there, and the flag stops that one.",
+        edits=(
+            Edit(
+                "jobgroups/runner/attempt.py",
+                "        if not self._session.may_change_backend:\n            return\n        if sight.place",
+                "        if sight.place",
+            ),
+            Edit(
+                "jobgroups/runner/session.py",
+                "if not (self.can_interrupt and self.may_change_backend):",
+                "if not self.can_interrupt:",
+            ),
+        ),
+        notices="tests/runner/test_rare_moments.py::test_nothing_is_interrupted_while_the_lease_may_be_anothers",
+    ),
+    Breakage(
+        name="abandoned prompt interrupted under a doubtful lease",
+        broken="An abandoned prompt is interrupted although the lease was not renewed for long.",
+        hurts="The new holder of the lease may have adopted it: its child would end as interrupted.",
+        edits=(
+            Edit(
+                "jobgroups/runner/session.py",
+                "if not (self.can_interrupt and self.may_change_backend):",
+                "if not self.can_interrupt:",
+            ),
+        ),
+        notices="tests/runner/test_rare_moments.py::test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers",
+    ),
+    Breakage(
+        name="abandoned prompt deleted under a doubtful lease",
+        broken="An abandoned prompt is deleted although the lease was not renewed for long.",
+        hurts="The new holder of the lease may have adopted it: its child would wait for nothing.",
+        edits=(
+            Edit(
+                "jobgroups/runner/observing.py",
+                "            if session.may_change_backend:\n                await session.client.delete",
+                "            if session:\n                await session.client.delete",
+            ),
+        ),
+        notices="tests/runner/test_rare_moments.py::test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers",
+    ),
+    Breakage(
+        name="silent socket kept",
+        broken="A socket on which no status follows an accepted prompt is kept.",
+        hurts="No progress and no preview of that backend are shown until the runner restarts.",
+        edits=(
+            Edit(
+                "jobgroups/runner/sockets.py",
+                "            and self._status_at < sent_at\n",
+                "            and self._status_at < 0\n",
+            ),
+        ),
+        notices="tests/runner/test_rare_moments.py::test_silent_socket_is_replaced_when_no_status_follows_a_prompt",
+    ),
 )

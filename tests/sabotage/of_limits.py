@@ -1,4 +1,4 @@
-"""Breakages of the bounds on memory, disk and threads."""
+"""Breakages of the bounds on memory, disk and threads, and of who has access."""
 
 from __future__ import annotations
 
@@ -89,6 +89,35 @@ OF_LIMITS: tuple[Breakage, ...] = (
         notices=(
             "tests/pictures/test_thumbnails.py::"
             "test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one"
+        ),
+    ),
+    Breakage(
+        name="wrong tokens in the form not counted",
+        broken="Wrong tokens in the sign-in form are not counted.",
+        hurts="The form takes any number of guesses.",
+        edits=(
+            Edit(
+                "director/sign_in.py",
+                "        throttle.note(_address(request))\n        return _form(",
+                "        return _form(",
+            ),
+        ),
+        notices="tests/api/test_sign_in.py::test_wrong_tokens_in_the_form_are_counted",
+    ),
+    Breakage(
+        name="data folder open to others",
+        broken="A new data folder is readable by everyone on the machine.",
+        hurts="Other users read the database, and with it the headers of backends.",
+        edits=(
+            Edit(
+                "director/datadir.py",
+                "folder.mkdir(mode=0o700, parents=True, exist_ok=True)",
+                "folder.mkdir(mode=0o755, parents=True, exist_ok=True)",
+            ),
+        ),
+        notices=(
+            "tests/unit/test_datadir.py::"
+            "test_new_folder_is_its_owners_alone_before_anything_lies_in_it"
         ),
     ),
 )

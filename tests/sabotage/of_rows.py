@@ -236,4 +236,49 @@ OF_ROWS: tuple[Breakage, ...] = (
         ),
         notices=f"{_TOGETHER}::test_a_commit_that_is_refused_refuses_only_whose_fault_it_is",
     ),
+    Breakage(
+        name="idempotency key forgotten early",
+        broken="An idempotency key is remembered for 14 minutes.",
+        hurts="A program that was away for an hour sends its request again: all is rendered twice.",
+        edits=(
+            Edit(
+                "jobgroups/services/groups.py",
+                "IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)",
+                "IDEMPOTENCY_LIFE: Final = dt.timedelta(minutes=14)",
+            ),
+        ),
+        notices="tests/api/test_submit.py::test_a_key_is_remembered_until_the_day_is_over",
+    ),
+    Breakage(
+        name="complete group completes again",
+        broken="A group whose status is derived again completes again.",
+        hurts="Clients get a second `group_complete`, and users a second notice.",
+        edits=(
+            Edit(
+                _WRITING,
+                "ended = counts.all_final and group.completed_at is None",
+                "ended = counts.all_final",
+            ),
+        ),
+        notices=(
+            "tests/db/test_group_services.py::"
+            "test_complete_group_does_not_complete_again_when_its_status_is_derived_again"
+        ),
+    ),
+    Breakage(
+        name="SQLite transactions deferred",
+        broken="A transaction on SQLite takes the write lock with its first write only.",
+        hurts="It fails if another process wrote since its first read: `database is locked`.",
+        edits=(
+            Edit(
+                "director/settings.py",
+                '"transaction_mode": "IMMEDIATE"',
+                '"transaction_mode": "DEFERRED"',
+            ),
+        ),
+        notices=(
+            "tests/db/test_durability.py::"
+            "test_transaction_that_has_only_read_keeps_other_writers_out"
+        ),
+    ),
 )

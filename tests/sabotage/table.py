@@ -30,7 +30,7 @@ _PARTS: Final = (
     ("Bounds of waits", OF_WAITS),
     ("Telling people", OF_TELLING),
     ("A farm of processes", OF_FARM),
-    ("Bounds", OF_LIMITS),
+    ("Bounds and access", OF_LIMITS),
 )
 BREAKAGES: Final = tuple(breakage for _, part in _PARTS for breakage in part)
 

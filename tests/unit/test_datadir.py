@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_django import Settings
@@ -89,3 +90,23 @@ def test_mode_for_a_group_is_an_operators_decision(folder: Path) -> None:
     said: list[str] = []
     prepare(said.append)
     assert (mode_of(folder), said) == (0o750, [])
+
+
+@posix
+def test_new_folder_is_its_owners_alone_before_anything_lies_in_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch, modes = Path.touch, []
+
+    def noted(path: Path, *args: Any, **fields: Any) -> None:
+        modes.append(oct(mode_of(folder)))
+        touch(path, *args, **fields)
+
+    monkeypatch.setattr(Path, "touch", noted)
+    before = os.umask(0o022)
+    try:
+        prepare()
+    finally:
+        os.umask(before)
+    assert modes == ["0o700"]
+    assert mode_of(folder / "secret-key") == 0o600
