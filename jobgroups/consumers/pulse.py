@@ -1,4 +1,5 @@
-"""What every page wants to know each second: is a runner alive, is there a new group, did a backend change.
+"""What every page wants to know each second: is a runner alive, is there a new group, did a backend change,
+how many jobs are failed.
 
 Read once a second in a process, however many pages are open.
 """
@@ -13,7 +14,7 @@ import msgspec
 
 from backends.discovery import found_list
 from backends.selectors import backend_list
-from jobgroups import selectors
+from jobgroups import failing, selectors
 from jobgroups.consumers.rows import read
 
 #: Seconds between two readings, and how old one may be that is shared.
@@ -28,11 +29,13 @@ class Pulse(msgspec.Struct, frozen=True):
         runner: whether a runner is alive.
         newest: id of the newest group, empty where there is none.
         backends: changes whenever something that a person sees of a backend does.
+        failed: jobs that failed in the last day and are failed now, at most ``failing.MOST_COUNTED``.
     """
 
     runner: bool
     newest: str
     backends: str
+    failed: int
 
 
 def _read() -> Pulse:
@@ -41,6 +44,7 @@ def _read() -> Pulse:
         runner=selectors.runner_alive(),
         newest=newest[0]["job_group_id"] if newest else "",
         backends=_backends(),
+        failed=failing.lost_count(),
     )
 
 

@@ -420,6 +420,16 @@ def _retried_by_a_person_and_completed() -> None:
     _finish_next(_held(), AttemptState.SUCCESS)
 
 
+def _retried_by_a_person_while_its_group_runs() -> None:
+    backend_observed(backend_id="gpu-1", reachable=True)
+    fence = farm.lease()
+    made = farm.submit("gpu-1", "gpu-2")
+    _finish_next(fence, AttemptState.ERROR)
+    failed = ChildJob.objects.get(group=made, position=0)
+    retries.child_retry(group_id=made.id, job_id=failed.id)
+    assert ChildJob.objects.get(pk=failed.pk).status == ChildStatus.QUEUED
+
+
 def _failed_at_a_backend_that_was_removed() -> None:
     _failed()
     Backend.objects.filter(pk="gpu-1").delete()
@@ -446,6 +456,7 @@ _STATES: list[tuple[Callable[[], None], int, int, int]] = [
     (_retried_by_a_person, 0, 1, 0),
     (_retried_by_a_person_and_failed_again, 1, 2, 0),
     (_retried_by_a_person_and_completed, 0, 0, 1),
+    (_retried_by_a_person_while_its_group_runs, 0, 1, 0),
     (_failed_at_a_backend_that_was_removed, 1, 1, 0),
 ]
 

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from channels.testing import WebsocketCommunicator
 
+from backends.models import FoundBackend
 from director.asgi import application
+from jobgroups.clock import now
 from jobgroups.consumers.monitor import MAX_GROUPS, groups_of
 from jobgroups.hub import Message, ProgressFrame, StarFrame, hub
 from jobgroups.messages import packed, unpacked
 from jobgroups.models import JobGroup
 from jobgroups.runner.db import Database
+from jobgroups.services import waiting
 from jobgroups.services.stars import child_star
 from tests import farm
 
@@ -84,6 +87,23 @@ async def test_progress_of_many_comes_in_one_frame_and_the_latest_wins(db: Any) 
         hub.publish(Message(group_id=group.id, progress=(frame,)))
     children = (await monitor.until("progress"))["children"]
     assert sorted(children) == [[group.id, f"j_{n}", 45.0 + n] for n in range(5)]
+    await monitor.close()
+
+
+async def test_a_found_comfyui_and_a_failed_job_change_the_pulse(db: Any) -> None:
+    await db(farm.backend)
+    fence = await db(farm.lease)
+    monitor = Monitor("")
+    before = await monitor.start()
+    assert before["failed"] == 0
+    seen = {"first_seen_at": now(), "last_seen_at": now()}
+    await db(lambda: FoundBackend.objects.create(url="http://localhost:8198", **seen))
+    found = await monitor.until("pulse")
+    assert found["backends"] != before["backends"]
+    await db(farm.submit)
+    await db(lambda: waiting.children_give_up(fence=fence, away_s=600, reason="no answer"))
+    while (await monitor.until("pulse"))["failed"] != 1:
+        pass
     await monitor.close()
 
 

@@ -47,6 +47,25 @@ export class Live {
   }
 }
 
+// The number of failed jobs in the navigation, written as director.pages.failures.tally writes it.
+function tally(failed) {
+  const link = document.querySelector('nav a[href="/failures"]');
+  // A web of the release before does not send it.
+  if (failed === undefined || !link) return;
+  const mark = link.querySelector(".tally");
+  if (!failed) { mark?.remove(); return; }
+  const text = failed > 99 ? "99+" : String(failed);
+  if (mark) { mark.firstChild.data = text; return; }
+  const made = document.createElement("span");
+  made.className = "tally";
+  made.title = "Jobs that failed in the last day";
+  const spoken = document.createElement("span");
+  spoken.className = "sr";
+  spoken.textContent = " in the last day";
+  made.append(text, spoken);
+  link.append(" ", made);
+}
+
 let runner = true;
 let reached = true;
 let goneTimer = 0;
@@ -77,7 +96,7 @@ export function monitor(groups, handlers = {}, stars = []) {
         goneTimer ||= setTimeout(() => { reached = false; draw(); }, 1200);
       },
       frame: (frame) => {
-        if (frame.type === "snapshot" || frame.type === "pulse") { runner = frame.runner; reached = true; draw(frame.version); }
+        if (frame.type === "snapshot" || frame.type === "pulse") { runner = frame.runner; reached = true; draw(frame.version); tally(frame.failed); }
         handlers[frame.type]?.(frame);
       },
     },
