@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from backends.admin import ReadOnlyAdmin, pretty, row_link, rows_link
 from backends.models import Backend
 from jobgroups import backend_admin  # noqa: F401 registers the backends' page
-from jobgroups.errors import ChildNotFound, GroupNotFound, JobGroupsError
+from jobgroups.errors import ChildNotFound, GroupNotFinished, GroupNotFound, JobGroupsError
 from jobgroups.models import (
     AbandonedPrompt,
     Attempt,
@@ -27,7 +27,9 @@ from jobgroups.models import (
     Runner,
 )
 from jobgroups.services.groups import child_cancel, group_cancel
-from jobgroups.services.retries import group_retry
+from jobgroups.services.rebinding import Choice
+from jobgroups.services.retries import Retried, child_retry, group_retry
+from jobgroups.states import Where
 from jobgroups.wording import counted
 
 # Every list reads columns of its own table alone. A join with backends would hide the history of
@@ -41,18 +43,29 @@ def _retry(
     again = adopted = 0
     for group_id, job_ids in wanted.items():
         try:
-            done = group_retry(group_id=group_id, job_ids=job_ids)
+            for done in _retried(group_id, job_ids, request.user.get_username()):
+                again += len(done.job_ids)
+                adopted += len(done.adopted_job_ids)
         except JobGroupsError as refused:
             page.message_user(request, f"Group {group_id}: {refused.detail}", messages.WARNING)
-        else:
-            again += len(done.job_ids)
-            adopted += len(done.adopted_job_ids)
     if again or adopted:
         said = f"{counted(again, 'child waits', 'children wait')} again."
         if adopted:
             had = counted(adopted, "child has its picture", "children have their pictures")
             said += f" {had} after all, made by an earlier attempt."
         page.message_user(request, said, messages.SUCCESS)
+
+
+def _retried(group_id: str, job_ids: Sequence[str] | None, by: str) -> Iterator[Retried]:
+    """Retry a group or some of its children; while the group runs, these one by one."""
+    how: dict[str, Any] = {"choice": Choice(where=Where.AUTO), "by": by}
+    try:
+        yield group_retry(group_id=group_id, job_ids=job_ids, **how)
+    except GroupNotFinished:
+        if job_ids is None:
+            raise
+        for job_id in job_ids:
+            yield child_retry(group_id=group_id, job_id=job_id, **how)
 
 
 @admin.register(JobGroup)
@@ -241,10 +254,11 @@ class ChildJobAdmin(ReadOnlyAdmin):
         self.message_user(request, said, messages.SUCCESS)
 
     @admin.action(
-        description="Retry them, in the next run of their groups", permissions=["operate"]
+        description="Retry them, also those that failed in a running group",
+        permissions=["operate"],
     )
     def retry(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
-        """Open the next run of their groups, which must have ended, for these children alone."""
+        """Retry these children alone: in the next run of their groups, or within the run of one that runs."""
         wanted: dict[str, list[str]] = defaultdict(list)
         for job_id, group_id in queryset.values_list("pk", "group_id"):
             wanted[group_id].append(job_id)

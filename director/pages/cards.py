@@ -14,10 +14,10 @@ from director.pages import board, words
 from director.pages.pictures import Output, outputs_of
 from jobgroups import selectors, wording
 from jobgroups.errors import ChildNotFound, GroupNotFound
-from jobgroups.failures import TAXONOMY, FailureClass
+from jobgroups.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.outputs import reported_files
-from jobgroups.states import CHILD_FINAL, ChildStatus
+from jobgroups.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus
 from jobgroups.wording import counted
 
 #: Cards on one page of a group.
@@ -59,7 +59,7 @@ class Card:
     """One child as people see it."""
 
     group_id: str
-    #: The group's run, and whether that has ended: only then can anything be tried again.
+    #: The group's run, and whether that has ended: before, only what failed can be tried again.
     run: int
     ended: bool
     job_id: str
@@ -77,6 +77,8 @@ class Card:
     error: str
     #: What that means and what helps, "" where nobody knows.
     meaning: str
+    #: Whether another backend may not have what it failed by.
+    better_elsewhere: bool
     error_type: str
     error_node: str
     traceback: str
@@ -96,7 +98,9 @@ class Card:
     @property
     def to_retry(self) -> bool:
         """Whether it can be rendered again in this group."""
-        return self.ended and not self.open and self.status != ChildStatus.COMPLETED
+        if not self.ended:
+            return self.status in CHILD_RETRIED_IN_RUN
+        return not self.open and self.status != ChildStatus.COMPLETED
 
     @property
     def tries_said(self) -> str:
@@ -350,6 +354,7 @@ def _card(
         and backend.reachability == Reachability.OFFLINE,
         error=child["error_message"] or "",
         meaning=_meaning(child["failure_class"] or ""),
+        better_elsewhere=child["failure_class"] in BETTER_ELSEWHERE,
         error_type=child["error_type"] or "",
         error_node=_node(details),
         traceback=_traceback(details),

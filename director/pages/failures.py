@@ -14,7 +14,7 @@ from backends.states import Hold
 from director.pages import words
 from jobgroups import failing, wording
 from jobgroups.clock import iso, now
-from jobgroups.failures import TAXONOMY, FailureClass
+from jobgroups.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 
 _WINDOW_WORDS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
@@ -33,6 +33,8 @@ class Cause:
     known: bool
     takes: bool
     quarantined: bool
+    #: Whether another backend may not have this cause.
+    better_elsewhere: bool
     workflow: str
     workflow_name: str
     failures: int
@@ -117,6 +119,7 @@ def _cause(row: failing.Row, known: Mapping[str, Backend]) -> Cause:
         known=backend is not None,
         takes=backend is not None and _takes(backend),
         quarantined=backend is not None and backend.quarantined_at is not None,
+        better_elsewhere=row.failure_class in BETTER_ELSEWHERE,
         workflow=row.workflow,
         workflow_name=row.workflow_name,
         failures=row.failures,

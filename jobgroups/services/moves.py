@@ -13,7 +13,7 @@ from django.db.models import Q
 
 from jobgroups import events
 from jobgroups.errors import ChildNotFound, JobNotWaiting
-from jobgroups.failures import FailureClass
+from jobgroups.failures import OVERTAKEN
 from jobgroups.hub import hub
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import rebinding
@@ -65,7 +65,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
             _move(write, child, backend_id, by)
         removed = child.attempts.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
         # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
-        overtaken = Q(failure_class__in=[FailureClass.STALLED, FailureClass.UNREACHABLE])
+        overtaken = Q(failure_class__in=OVERTAKEN)
         removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
         removing_from = removed.values_list("backend_id", flat=True).first()
     if moved:

@@ -64,8 +64,9 @@ def test_one_job_is_retried_and_the_others_wait_for_nobody(desk: Desk, page: Any
     desk.slow(4)
     first.get_by_role("button", name="Retry", exact=True).click()
     expect(page.locator(f"#{job}.s-running")).to_have_count(1)
-    # Nothing else of the group can be retried until this run has ended.
-    expect(page.get_by_role("button", name=re.compile("^Retry"))).to_have_count(0)
+    # The other one that failed can be retried while this one runs; all that failed, when it has ended.
+    expect(page.get_by_role("button", name="Retry", exact=True)).to_have_count(1)
+    expect(page.get_by_role("button", name=re.compile("^Retry .* failed"))).to_have_count(0)
     expect(page.locator("#head")).to_contain_text("Running, some failed")
     expect(page.locator(f"#{job}.s-completed")).to_have_count(1)
     expect(page.get_by_role("button", name="Retry", exact=True)).to_have_count(1)
@@ -92,7 +93,10 @@ def test_a_card_says_of_each_attempt_where_it_was_and_why_it_ended(desk: Desk, p
 
 
 def test_where_its_backend_takes_nothing_others_are_offered(desk: Desk, page: Any) -> None:
-    group = failed_group(desk, 0, count=1)
+    # No failure after which it goes elsewhere anyway.
+    desk.order(0, name="node_error", message="bad value", count=1)
+    group = desk.submit(1)
+    desk.until_ended(group)
     home = desk.backend_ids()[0]
     desk.http.patch(f"{desk.url}/api/backends/{home}", json={"enabled": False})
     page.goto(f"{desk.url}/groups/{group}")
@@ -110,6 +114,41 @@ def test_where_its_backend_takes_nothing_others_are_offered(desk: Desk, page: An
     (child,) = desk.status(group)["child_jobs"]
     assert child["backend_id"] != home
     expect(page.locator(".machine")).not_to_have_attribute("title", home)
+
+
+def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(
+    desk: Desk, page: Any
+) -> None:
+    first, second, third = desk.backend_ids()[:3]
+    desk.http.post(f"{desk.url}/api/backends/{third}/pause", json={})
+    desk.order(0, name="node_error", message="CUDA out of memory", count=1)
+    group = desk.submit(3)
+    page.goto(f"{desk.url}/groups/{group}")
+    card = cards(page, "failed")
+    job = card.get_attribute("id")
+    card.get_by_role("button", name="Retry at …").click()
+    dialog = page.get_by_role("dialog")
+    where = dialog.get_by_label("Where")
+    # Another backend is preselected after out of memory.
+    expect(where).to_have_value("where:other")
+    where.select_option(f"backend:{second}")
+    dialog.get_by_role("button", name="Retry the job").click()
+    expect(page.locator("#toast")).to_contain_text("1 job waits again, 1 at another backend")
+    expect(page.locator(f"#{job}.s-completed")).to_have_count(1)
+    # What waits for the paused backend is moved.
+    waiting = cards(page, "queued")
+    moved = waiting.get_attribute("id")
+    waiting.get_by_role("button", name="Move …").click()
+    expect(where.locator("option")).not_to_have_text(["Another backend that works"])
+    where.select_option(f"backend:{first}")
+    dialog.get_by_role("button", name="Move the job").click()
+    expect(page.locator("#toast")).to_contain_text(f"waits for {first} now")
+    expect(page.locator(f"#{moved}.s-completed")).to_have_count(1)
+    status = desk.until_ended(group)
+    assert (status["status"], status["run"]) == ("completed", 1)
+    places = {one["job_id"]: one["backend_id"] for one in status["child_jobs"]}
+    assert (places[job], places[moved]) == (second, first)
+    desk.http.post(f"{desk.url}/api/backends/{third}/resume", json={})
 
 
 def test_a_page_that_is_behind_shows_what_somebody_else_did(desk: Desk, page: Any) -> None:

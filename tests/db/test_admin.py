@@ -260,6 +260,16 @@ def test_single_children_are_retried_alone(group: JobGroup, admin_client: Client
     assert "has not ended" in page
 
 
+def test_a_failed_child_is_retried_while_its_group_runs(
+    group: JobGroup, admin_client: Client
+) -> None:
+    child = ChildJob.objects.filter(position=1)
+    child.update(status="failed", completed_at=now())
+    assert "1 child waits again" in _run(admin_client, "retry", child)
+    event = farm.log(group)[-1]
+    assert (event["type"], event["requested_by"]) == ("child_retrying", "admin")
+
+
 def test_who_may_only_look_gets_no_actions(group: JobGroup, client: Client) -> None:
     viewer = User.objects.create_user("viewer", password="viewer", is_staff=True)
     viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))

@@ -2,6 +2,8 @@
 import { $, ask, call, counted, toast } from "./dom.js";
 import { refresh } from "./parts.js";
 import { monitor } from "./live.js";
+import { askPlace } from "./place.js";
+import { actor } from "./retry.js";
 
 const again = () => refresh($("failures"));
 // A farm at work changes each second, and what failed in a day takes the database a while: at most
@@ -30,41 +32,40 @@ document.addEventListener("click", async (event) => {
 
 // --- try again -----------------------------------------------------------------------------------
 
-async function retry({ class: failureClass, backend, name, workflow, takes }) {
+async function retry({ class: failureClass, backend, name, workflow, takes, chosen }) {
   const query = new URLSearchParams({ window: $("failures").dataset.window, failure_class: failureClass, backend_id: backend, workflow });
   const { groups } = await call("GET", `/api/failures/jobs?${query}`);
-  const ended = groups.filter((group) => group.finished);
-  const jobs = ended.reduce((sum, group) => sum + group.job_ids.length, 0);
-  const open = groups.length - ended.length;
-  if (!ended.length) {
-    toast(groups.length ? "Their groups still run. Try again when they have ended." : "Nothing of this is failed any more.");
-    return;
-  }
-  const where = takes === "yes"
-    ? `They wait for ${name} again, with their seeds.`
-    : `${name} takes no jobs now, so they go to other backends, with their seeds.`;
-  const rest = open ? ` ${counted(open, "group")} with failed jobs still ${open === 1 ? "runs" : "run"}, and can be tried again later.` : "";
-  const yes = await ask(
-    `Try ${counted(jobs, "job")} again?`,
-    `${counted(jobs, "job")} in ${ended.length} of ${counted(groups.length, "group")}. ${where}${rest}`,
-    `Retry ${counted(jobs, "job")}`,
-    "Not now",
-  );
-  if (yes) toast(await retryAll(ended, takes === "yes" ? {} : { retry_elsewhere: "any" }));
+  if (!groups.length) { toast("Nothing of this is failed any more."); return; }
+  const jobs = groups.reduce((sum, group) => sum + group.job_ids.length, 0);
+  const shut = takes === "yes" ? "" : ` ${name} takes no jobs now, so they go to other backends.`;
+  const place = await askPlace({
+    title: `Try ${counted(jobs, "job")} again?`,
+    text: `${counted(jobs, "job")} in ${counted(groups.length, "group")}, with the same seeds.${shut}`,
+    yes: `Retry ${counted(jobs, "job")}`,
+    own: { id: backend, name },
+    chosen: takes === "yes" ? chosen : "other",
+  });
+  if (place) toast(await retryAll(groups, { ...place, ...actor() }));
 }
 
-// One group after the other; what one refuses keeps no other from it.
+// One group after the other, and in one that still runs one job after the other; what is refused keeps
+// nothing else from it.
 async function retryAll(groups, how) {
   let done = 0;
   const refused = [];
-  for (const group of groups) {
+  const post = async (name, path, body, count) => {
     try {
-      await call("POST", `/api/job-groups/${group.job_group_id}/retry`, { job_ids: group.job_ids, ...how });
-      done += group.job_ids.length;
-    } catch (error) { refused.push(`${group.name}: ${error.message}`); }
+      await call("POST", path, body);
+      done += count;
+    } catch (error) { refused.push(`${name}: ${error.message}`); }
+  };
+  for (const { job_group_id: id, name, job_ids: jobs, finished } of groups) {
+    const path = `/api/job-groups/${id}`;
+    if (finished) await post(name, `${path}/retry`, { job_ids: jobs, ...how }, jobs.length);
+    else for (const job of jobs) await post(name, `${path}/jobs/${job}/retry`, how, 1);
   }
   const said = done ? `${counted(done, "job is", "jobs are")} tried again.` : "Nothing is tried again.";
-  const more = refused.length > 1 ? ` (and ${counted(refused.length - 1, "more group")})` : "";
+  const more = refused.length > 1 ? ` (and ${refused.length - 1} more refused)` : "";
   return refused.length ? `${said} ${refused[0]}${more}` : said;
 }
 

@@ -3,7 +3,8 @@ import { $, ask, call, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
-import { asks, retry } from "./retry.js";
+import { actor, asks, retry } from "./retry.js";
+import { askPlace } from "./place.js";
 import "./viewer.js";
 
 const group = document.body.dataset.group;
@@ -48,7 +49,7 @@ const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
     if (frame.type === "child_preview") { previews.set(frame.job_id, { frame }); drawSoon(); return; }
     if (frame.type === "initial_state") { everything(); return; }
     if (frame.type === "error" || frame.type === "pong") return;
-    if (frame.type === "child_started") seen.delete(frame.job_id);
+    if (["child_started", "child_retrying"].includes(frame.type)) seen.delete(frame.job_id);
     if (frame.job_id) moved.add(frame.job_id);
     if (frame.type === "group_reopened") reopened(frame);
     if (frame.type === "group_complete") { chime(frame.failed > 0); for (const card of document.querySelectorAll(".card:not(.s-completed)")) moved.add(card.id); }
@@ -56,8 +57,8 @@ const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
   },
 });
 
-// The next run: what was shown of the one before is of no attempt that counts now, and no card can be
-// retried while this one lasts.
+// The next run: what was shown of the one before is of no attempt that counts now, and only a card that
+// failed can be retried while this one lasts.
 function reopened(frame) {
   for (const job of frame.job_ids || []) {
     seen.delete(job);
@@ -152,12 +153,14 @@ document.addEventListener("click", async (event) => {
     }
     if (button.dataset.act === "retry-job") {
       button.disabled = true;
-      await retry(group, button.dataset.run, button.dataset.job);
+      await retry(group, button.dataset.run, button.dataset.job, { where: "auto", ...actor() });
       button.disabled = false;
     }
+    if (button.dataset.act === "retry-job-at") await retryAt(button.dataset);
+    if (button.dataset.act === "move-job") await moveJob(button.dataset);
     if (button.dataset.act === "retry-group") {
       const { run, count, done } = button.dataset;
-      if (await asks(Number(count), 1, Number(done))) await retry(group, run);
+      if (await asks(Number(count), 1, Number(done))) await retry(group, run, undefined, { where: "auto", ...actor() });
     }
     if (button.dataset.act === "star") {
       const on = button.getAttribute("aria-pressed") !== "true";
@@ -175,9 +178,33 @@ document.addEventListener("click", async (event) => {
     button.disabled = false;
     toast(error.message);
     // Somebody was quicker: show what they did.
-    if (["run_passed", "group_not_finished"].includes(error.answer?.code)) everything();
+    if (["run_passed", "group_not_finished", "job_not_failed", "job_not_waiting"].includes(error.answer?.code)) everything();
   }
 });
+
+async function retryAt({ job, run, backend, name, chosen }) {
+  const place = await askPlace({
+    title: "Retry this job?",
+    text: "It is rendered again here in its group, with the same seed and inputs.",
+    yes: "Retry the job",
+    own: { id: backend, name },
+    chosen,
+  });
+  if (place) await retry(group, run, job, { ...place, ...actor() });
+}
+
+async function moveJob({ job, backend, name }) {
+  const place = await askPlace({
+    title: "Move this job?",
+    text: `It waits for ${name}. If its prompt is in the queue there, it is removed first; if it starts before that, the job stays.`,
+    yes: "Move the job",
+    own: { id: backend, name },
+  });
+  if (!place) return;
+  const done = await call("POST", `/api/job-groups/${group}/jobs/${job}/move`, { ...place, ...actor() });
+  const first = done.removing_from ? `, after it was removed from the queue of ${done.removing_from}` : "";
+  toast(`The job waits for ${done.backend_id} now${first}.`);
+}
 
 addEventListener("pagehide", () => { live.ended = true; live.socket.close(); });
 addEventListener("pageshow", (event) => { if (event.persisted) { live.ended = false; live.connect(); } });

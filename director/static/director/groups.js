@@ -3,7 +3,7 @@ import { $, ask, call, counted, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { chime, favicon, monitor } from "./live.js";
 import { tryAgain } from "./images.js";
-import { asks, retry } from "./retry.js";
+import { actor, asks, retry } from "./retry.js";
 
 const rows = () => [...document.querySelectorAll(".row")];
 const shown = () => rows().slice(0, 100).map((row) => row.id);
@@ -101,7 +101,7 @@ $("selection-retry").addEventListener("click", async () => {
   let done = 0;
   // One after the other: each may ask whether other backends may be used.
   for (const row of failed) {
-    try { done += await retry(row.id, row.dataset.run); } catch (error) { refused.push(error.message); }
+    try { done += await retry(row.id, row.dataset.run, undefined, { where: "auto", ...actor() }); } catch (error) { refused.push(error.message); }
   }
   if (refused.length) toast(`${counted(refused.length, "group")} could not be retried: ${refused[0]}`);
   else if (failed.length > 1) toast(`${counted(done, "group")} retried.`);

@@ -1,17 +1,28 @@
-// Rendering again what failed, in the groups that have ended. What is said first is what it will hit.
+// Rendering again what failed. What is said first is what it will hit.
 import { ask, call, counted, toast } from "./dom.js";
 
-// Retries what failed in a group, or one job of it. The run is the one the page shows: a second click,
-// or somebody else's, is refused. Resolves to whether it is tried again.
-export async function retry(group, run, job) {
+const REMEMBERED = "director.submitter"; // the name that is given when submitting
+
+// The person's name as the API takes it, nothing where the browser does not know it.
+export function actor() {
+  try {
+    const by = (localStorage.getItem(REMEMBERED) || "").trim();
+    return by ? { by } : {};
+  } catch { return {}; }
+}
+
+// Retries what failed in a group that has ended, or one job of any. The run is the one the page shows: a
+// second click, or another person's, is refused. place: {where} or {backend_id}, and {by}, as the API
+// takes them. Resolves to whether it is tried again.
+export async function retry(group, run, job, place = { where: "auto" }) {
   const path = `/api/job-groups/${group}${job ? `/jobs/${job}` : ""}/retry`;
   try {
-    said(await call("POST", path, { run: Number(run) }));
+    said(await call("POST", path, { run: Number(run), ...place }));
     return true;
   } catch (error) {
-    if (error.answer?.code !== "backend_unavailable") throw error;
+    if (error.answer?.code !== "backend_unavailable" || place.backend_id) throw error;
     if (!await elsewhere(error.answer.unavailable_backends)) return false;
-    said(await call("POST", path, { run: Number(run), retry_elsewhere: "any" }));
+    said(await call("POST", path, { run: Number(run), retry_elsewhere: "any", ...(place.by && { by: place.by }) }));
     return true;
   }
 }

@@ -1,0 +1,41 @@
+// The dialog that asks at which backend jobs are rendered: for a retry and for a move.
+import { $, call } from "./dom.js";
+
+const GIB = 2 ** 30;
+const CLOSED = ["disabled", "draining", "quarantined"];
+
+function named(backend) {
+  const vram = Math.max(0, ...(backend.devices || []).map((one) => one.vram_total || 0));
+  const size = vram ? `, ${Math.round(vram / GIB)} GB` : "";
+  const option = new Option(`${backend.name || backend.backend_id} (${backend.status}${size})`, `backend:${backend.backend_id}`);
+  option.disabled = CLOSED.includes(backend.status);
+  return option;
+}
+
+// Asks; resolves to {where} or {backend_id}, as the API takes it, or to null.
+// own: the backend of the jobs, as {id, name}; it is offered as the same one.
+// chosen: "same" or "other", which is preselected; nothing: only named backends are offered (a move).
+export async function askPlace({ title, text, yes, own, chosen }) {
+  const { backends } = await call("GET", "/api/backends");
+  const others = backends.filter((one) => one.backend_id !== own.id).map(named);
+  const general = chosen ? [new Option(`The same backend (${own.name})`, "where:same"), new Option("Another backend that works", "where:other")] : [];
+  const dialog = $("place");
+  const select = $("place-where");
+  select.replaceChildren(...general, ...others);
+  if (chosen) select.value = `where:${chosen}`;
+  $("place-title").textContent = title;
+  $("place-text").textContent = text;
+  $("place-yes").textContent = yes;
+  $("place-yes").disabled = !select.value;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      if (dialog.returnValue !== "yes") { resolve(null); return; }
+      const at = select.value.indexOf(":");
+      resolve({ [select.value.slice(0, at) === "where" ? "where" : "backend_id"]: select.value.slice(at + 1) });
+    }, { once: true });
+  });
+}
+
+$("place-no").addEventListener("click", () => $("place").close("no"));
