@@ -13,6 +13,7 @@ from tests.sabotage.of_holding import OF_HOLDING
 from tests.sabotage.of_limits import OF_LIMITS
 from tests.sabotage.of_retrying import OF_RETRYING
 from tests.sabotage.of_rows import OF_ROWS
+from tests.sabotage.of_safety import OF_SAFETY
 from tests.sabotage.of_sending import OF_SENDING
 from tests.sabotage.of_telling import OF_TELLING
 from tests.sabotage.of_waits import OF_WAITS
@@ -28,6 +29,7 @@ _PARTS: Final = (
     ("Retrying", OF_RETRYING),
     ("Holding back, setting aside", OF_HOLDING),
     ("Bounds of waits", OF_WAITS),
+    ("Safe by default", OF_SAFETY),
     ("Telling people", OF_TELLING),
     ("A farm of processes", OF_FARM),
     ("Bounds and access", OF_LIMITS),
