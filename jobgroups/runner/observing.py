@@ -184,7 +184,7 @@ class Observer:
         stuck, hanging = self._stuck_for(), self._hanging_for()
         if stuck is not None and stuck >= self._timing.stuck_after:
             return f"prompts have been pending for {stuck:.0f} s and nothing runs; restart it"
-        if hanging >= self._timing.stuck_after:
+        if hanging is not None:
             return f"its prompt was to be stopped {hanging:.0f} s ago and goes on; restart it if it hangs"
         if len(self._session.broken) >= self._session.around.depth:
             return "unexpected errors keep every prompt there from being followed; see the Director's log"
@@ -203,21 +203,29 @@ class Observer:
     def _stuck_for(self) -> float | None:
         return None if self._stuck_since is None else time.monotonic() - self._stuck_since
 
-    def _hanging_for(self) -> float:
-        """Return for how long a prompt of ours runs on although it is told to stop.
+    def _hanging_for(self) -> float | None:
+        """Return for how long a prompt of ours runs on although it is to stop; None: for no longer than it may.
 
         A worker that died in the middle of a prompt looks like one that renders for long, until it
-        is to stop: its queue says "running" for ever. An old ComfyUI is never told.
+        is to stop: its queue says "running" for ever. An old ComfyUI, which cannot always be interrupted,
+        may take another of its group's time limits for the rest of a render.
         """
-        if not self._session.can_interrupt:
-            return 0.0
         moment = time.monotonic()
-        self._hanging = {
-            driver.prompt_id: self._hanging.get(driver.prompt_id, moment)
+        stopping = [
+            driver
             for driver in self._session.drivers.values()
             if driver.stop_owed and driver.state is AttemptState.RUNNING
+        ]
+        self._hanging = {
+            driver.prompt_id: self._hanging.get(driver.prompt_id, moment) for driver in stopping
         }
-        return max((moment - since for since in self._hanging.values()), default=0.0)
+        for driver in stopping:
+            may_take = self._timing.stuck_after
+            if not self._session.can_interrupt:
+                may_take = max(may_take, driver.course.timeout_s)
+            if (lasts := moment - self._hanging[driver.prompt_id]) >= may_take:
+                return lasts
+        return None
 
     async def _look_for_a_dead_worker(self) -> None:
         """Note since when prompts are pending and nothing runs (PROTOCOL trap 1)."""

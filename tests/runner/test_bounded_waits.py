@@ -234,6 +234,19 @@ async def test_job_ends_when_every_slot_is_taken_by_a_prompt_that_cannot_be_foll
     assert (broken.status, broken.error_type) == ("failed", "InternalError")
 
 
+@pytest.mark.parametrize("version", ["0.3.64", "0.3.56"])
+async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm, version: str) -> None:
+    sick = await farm.backend("sick", version=version)
+    sick.fault("stuck", count=1, interruptible=False)
+    await bounded_runner(farm, depth=1)
+    hangs = await farm.submit("sick", timeout_seconds=1)
+    await farm.status_of(hangs, "running")
+    waits = await farm.submit("sick")
+    assert (await farm.finished(hangs)).status == "failed"
+    await ends_unreachable(farm, waits, "its prompt was to be stopped")
+    sick.clear_faults("stuck")
+
+
 # --- holds ----------------------------------------------------------------------------------------
 
 
