@@ -306,7 +306,8 @@ class Attempt(models.Model):
     accepted_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
-    #: The time of its end by its backend's clock, as in ComfyUI's history; null: the history has none.
+    #: The time of its end by the clock that dates its backend's files: as in ComfyUI's history, and later by as
+    #: much as a file server's clock is ahead. Null: the history has none.
     backend_ended_at = models.DateTimeField(null=True, blank=True)
 
     #: A debt: until the prompt is seen to end, the runner deletes or interrupts it.

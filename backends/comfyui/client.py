@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -246,11 +245,7 @@ class ComfyClient:
         """
         async with self._exchange.open("GET", "/prompt") as answer:
             check_status(answer.status, url=self.url, asked="GET /prompt")
-            said = answer.headers.get("date", "")
-        try:
-            return parsedate_to_datetime(said)
-        except ValueError:
-            return None
+            return answer.moment("date")
 
     async def object_info(self, class_type: str) -> dict[str, Any] | None:
         """What ComfyUI knows of a node class; None for one it does not have.
@@ -330,6 +325,18 @@ class ComfyClient:
             if answer.status != 404:
                 check_status(answer.status, url=self.url, asked="HEAD /view")
             return answer.status == 200
+
+    async def file_dates(
+        self, filename: str, *, subfolder: str = ""
+    ) -> tuple[dt.datetime | None, dt.datetime | None]:
+        """Return when an output was written, by the clock that dates it, and the time of the answer.
+
+        Raises:
+            BackendError: no such file, or no answer.
+        """
+        async with self._exchange.open("HEAD", _view_path(filename, subfolder, "output")) as answer:
+            check_status(answer.status, url=self.url, asked="HEAD /view")
+            return answer.moment("last-modified"), answer.moment("date")
 
     async def upload_image(
         self,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx
@@ -99,6 +101,13 @@ class OpenAnswer:
         self._max_bytes = max_bytes
         self._silence_s = silence_s
         self._request = request
+
+    def moment(self, header: str) -> dt.datetime | None:
+        """Return the time in a header such as ``date``, in UTC; None where it has none."""
+        try:
+            return parsedate_to_datetime(self.headers.get(header, "")).astimezone(dt.UTC)
+        except (ValueError, OverflowError):
+            return None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; can be read once.

@@ -31,4 +31,5 @@ class Config:
     vram_gb: float | None = None  # None: a CPU device, as in the recordings
     version: str = COMFYUI_VERSION  # what /system_stats tells
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
+    file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own
     witness: Path | None = None  # JSON lines; None: in memory only

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import string
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,11 @@ def _save(
     pnginfo = extra_data.get("extra_pnginfo") if isinstance(extra_data, dict) else None
     chunks = pnginfo if isinstance(pnginfo, dict) else None
     data = pictures.encode_png(picture, ctx.life.config.name, ctx.run.prompt, chunks)
-    Path(folders.of(kind), subfolder, name).write_bytes(data)
+    path = Path(folders.of(kind), subfolder, name)
+    path.write_bytes(data)
+    if ahead := ctx.life.config.file_clock:
+        moment = time.time() + ahead
+        os.utime(path, (moment, moment))
     return name, subfolder
 
 

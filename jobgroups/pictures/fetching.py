@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from backends.comfyui.client import ComfyClient
@@ -78,22 +77,15 @@ def _is_younger(file: OutputFile, answer: OpenAnswer) -> bool:
     Where the end is known by the Director's clock alone (an attempt of a release that did not store the
     other), the two clocks are compared by the answer's ``Date``.
     """
-    written = _moment(answer, "last-modified")
+    written = answer.moment("last-modified")
     if written is None or file.ended_at is None:
         return False
     if file.ended_by_backend:
         return written > file.ended_at + _WRITTEN_WITHIN
-    backend_now = _moment(answer, "date")
+    backend_now = answer.moment("date")
     if backend_now is None:
         return False
     return written > file.ended_at + (backend_now - now()) + _WRITTEN_ROUGHLY_WITHIN
-
-
-def _moment(answer: OpenAnswer, header: str) -> dt.datetime | None:
-    try:
-        return parsedate_to_datetime(answer.headers.get(header, "")).astimezone(dt.UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 async def pieces(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -613,6 +613,7 @@ class AttemptDriver:
             last_step=self._report.last_step,
             warnings=tuple(self._warnings),
         )
+        end = await self._dated(end)
         self._report.close()
         struck = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
@@ -624,6 +625,15 @@ class AttemptDriver:
         store = attempts.attempt_struck if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
+
+    async def _dated(self, end: End) -> End:
+        """Return the end with its time by the clock that dates the backend's files."""
+        session = self._session
+        if session.files_ahead is None:
+            session.files_ahead = await ending.files_ahead(session.client, end)
+        if end.backend_ended_at is None or not session.files_ahead:
+            return end
+        return replace(end, backend_ended_at=end.backend_ended_at + session.files_ahead)
 
     def _executed(self, node_outputs: Mapping[str, Any]) -> frozenset[str]:
         """Return the nodes that have certainly written what they reported.

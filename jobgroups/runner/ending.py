@@ -33,6 +33,9 @@ _MAX_INPUT_CHARACTERS = 2_000
 #: Failures after which the backend is asked to free its memory: there is too much in it, or its cache
 #: would name the same files again.
 FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_GONE})
+#: Seconds that a backend has to answer when a file was written; and for how long an end is fresh.
+_DATES_WITHIN: Final = 2.0
+_FRESH: Final = dt.timedelta(seconds=10)
 #: Seconds that a backend has to say that it will.
 _FREE_WITHIN: Final = 2.0
 
@@ -199,6 +202,50 @@ async def check_cached_files(client: ComfyClient, end: End, cached: Collection[s
         error_message=f"Every file that ComfyUI names is gone from the backend: {warnings[0]}",
         error_type=ErrorType.COMFYUI,
     )
+
+
+async def files_ahead(client: ComfyClient, end: End) -> dt.timedelta | None:
+    """Return how far the clock that dates a backend's outputs is ahead of the backend's own clock.
+
+    A file server has a clock of its own. Without this, all its files would seem to be written after the
+    ends of their jobs.
+
+    Args:
+        client: of the backend.
+        end: with the nodes that were executed.
+
+    Returns:
+        None where it cannot be known by this end: it wrote no output, or is over for a while, so that another
+        prompt may have written the file.
+    """
+    file = next(
+        (
+            item
+            for node in sorted(end.executed)
+            for items in end.node_outputs[node].values()
+            if isinstance(items, list)
+            for item in items
+            if isinstance(item, dict) and _names_a_file(item) and item["type"] == "output"
+        ),
+        None,
+    )
+    if file is None or end.backend_ended_at is None:
+        return None
+    try:
+        async with asyncio.timeout(_DATES_WITHIN):
+            written, answered = await client.file_dates(
+                file["filename"], subfolder=file["subfolder"]
+            )
+    except (BackendError, TimeoutError):
+        return None
+    if written is None:
+        # Its files are not compared by their dates.
+        return dt.timedelta(0)
+    if answered is None or answered - end.backend_ended_at > _FRESH:
+        return None
+    ahead = written - end.backend_ended_at
+    # Headers have whole seconds.
+    return ahead if ahead > dt.timedelta(seconds=1) else dt.timedelta(0)
 
 
 async def free_memory(client: ComfyClient) -> None:

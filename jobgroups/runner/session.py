@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -110,6 +111,8 @@ class BackendSession:
         self.claimer = Claimer(self)
         self.housekeeper = Housekeeper(self)
         self.interrupts = Interrupts()
+        #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
+        self.files_ahead: dt.timedelta | None = None
         #: Whether the backend is about to be another runner's: nothing more is claimed for it.
         self.is_leaving = False
 

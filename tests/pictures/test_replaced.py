@@ -32,10 +32,10 @@ class Studio:
         self.folder = folder
         self.client = AsyncClient(headers={"host": "localhost"})
 
-    async def render(self, seed: int, *, workflow: Any = None) -> str:
+    async def render(self, seed: int, *, workflow: Any = None, backend_id: str = "gpu-1") -> str:
         """Render one picture and return the path of its group."""
         group = await self.farm.submit(
-            "gpu-1", base_seed=seed, workflow=workflow or text_to_image(prefix="shot")
+            backend_id, base_seed=seed, workflow=workflow or text_to_image(prefix="shot")
         )
         done = await self.farm.finished(group)
         assert done.status == "completed"
@@ -153,6 +153,21 @@ async def test_a_file_written_after_the_end_of_its_job_is_not_its_own(studio: St
         assert await studio.status(group) == status
     assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
     assert list(await studio.zipped(group)) == ["MISSING.txt"]
+
+
+async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(
+    studio: Studio, tmp_path: Path
+) -> None:
+    folder = tmp_path / "served"
+    await studio.farm.backend("gpu-2", output_dir=folder, file_clock=30.0)
+    studio.farm.wake()
+    for seed in (1, 2):
+        group = await studio.render(seed, backend_id="gpu-2")
+        assert await studio.status(group) == 200
+    (file,) = (folder / "output").glob("shot_00002_.png")
+    late = file.stat().st_mtime + 5
+    os.utime(file, (late, late))
+    assert await studio.status(group) == 410
 
 
 async def test_a_zip_marks_the_replaced_files_that_it_meets(studio: Studio) -> None:
