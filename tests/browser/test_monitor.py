@@ -13,11 +13,13 @@ from backends.models import FoundBackend
 from director.asgi import application
 from jobgroups.clock import now
 from jobgroups.consumers.monitor import MAX_GROUPS, groups_of
-from jobgroups.hub import Message, ProgressFrame, StarFrame, hub
+from jobgroups.hub import Message, ProgressFrame, ReplacedFrame, StarFrame, hub
 from jobgroups.messages import packed, unpacked
 from jobgroups.models import JobGroup
+from jobgroups.outputs import file_digest
 from jobgroups.runner.db import Database
 from jobgroups.services import waiting
+from jobgroups.services.files import output_replaced
 from jobgroups.services.stars import child_star
 from tests import farm
 
@@ -144,15 +146,34 @@ async def test_a_star_is_told_to_who_asks_for_stars_alone_and_nothing_else_is(db
     await listing.close()
 
 
+async def test_a_group_page_is_sent_the_job_whose_file_was_replaced(db: Any) -> None:
+    await db(farm.backend)
+    fence = await db(farm.lease)
+    group = await db(farm.submit)
+    page = Monitor(f"&stars={group.id}")
+    await page.start()
+    claimed = await db(farm.claim, fence)
+    await db(farm.start, claimed, fence)
+    await db(farm.finish, claimed, fence)
+    (item,) = farm.OUTPUTS["images"]
+    digest = file_digest("gpu-1", item)
+    await db(output_replaced, job_id=claimed.child_id, digest=digest)
+    while (frame := await page.next())["type"] == "pulse":
+        pass
+    assert frame == {"type": "replaced", "group": group.id, "job": claimed.child_id}
+    await page.close()
+
+
 def read_seq(group_id: str) -> int:
     return JobGroup.objects.get(pk=group_id).seq
 
 
 def test_a_star_crosses_processes_and_one_of_an_older_version_sends_none() -> None:
-    message = Message(group_id="jg_1", stars=(StarFrame("j_1", starred=True),))
+    stars, replaced = (StarFrame("j_1", starred=True),), (ReplacedFrame("j_1"),)
+    message = Message(group_id="jg_1", stars=stars, replaced=replaced)
     form = json.loads(json.dumps(packed(message)))
     assert unpacked(form) == message
-    del form["stars"]
+    del form["stars"], form["replaced"]
     assert unpacked(form) == Message(group_id="jg_1")
 
 
