@@ -273,7 +273,8 @@ def _check_where(found: dict[FailureClass, set[str]]) -> None:
     # Of one that was unplugged in a render nobody can say whether it goes on.
     for kind in (FailureClass.STALLED, FailureClass.TIMEOUT):
         assert {"hanging"} <= found[kind] <= {"hanging", "flapping"}, kind
-    assert found[FailureClass.UNREACHABLE] == {"flapping"}
+    # What waited in the queue of one that was down for more than a second moved uncounted.
+    assert {"flapping"} <= found[FailureClass.UNREACHABLE] <= {"flapping", "crashing", "broken"}
     assert "crashing" in found[FailureClass.BACKEND_LOST]
 
 
