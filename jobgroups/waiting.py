@@ -174,7 +174,7 @@ def _away(backend: BackendNow, since: dt.datetime, now: dt.datetime, *, moves: b
 
 def _moves(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
     moves_at = since + backend.move_after
-    when = f"at {clock_time(moves_at, now)}" if moves_at > now else "as soon as one works"
+    when = f"at {clock_time(moves_at, now)}" if moves_at > now else "as soon as possible"
     return f"Moves to another backend {when}."
 
 

@@ -171,6 +171,9 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
     """Return the columns of an odd answer to the POST, emptied: the prompt was seen there after all."""
     if attempt.error_message is None and attempt.error_details_json is None:
         return {}
+    if failed.columns_kept(attempt) is not None:
+        # The message is not the answer's, but of the failure that was stored with the stop.
+        return {}
     return {"error_message": None, "error_details_json": None}
 
 

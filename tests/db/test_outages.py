@@ -243,6 +243,20 @@ def test_timed_out_job_of_a_backend_that_goes_offline_waits_for_it_no_longer() -
     assert only(group).status == "completed"
 
 
+def test_cause_of_a_moved_job_stays_when_its_prompt_starts_and_is_stopped() -> None:
+    fence = machine("gpu-1")
+    machine("gpu-2")
+    submit()
+    claimed = accept(fence)
+    go_offline()
+    move(fence)
+    attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
+    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    attempt = attempt_of(claimed)
+    assert (attempt.state, attempt.failure_class) == ("interrupted", "unreachable")
+    assert attempt.error_message == AWAY
+
+
 # --- late results ---------------------------------------------------------------------------------
 
 
@@ -400,7 +414,7 @@ SINCE = rf"gpu-1 has not been reachable since {CLOCK}: connection refused\."
         ({"retry_elsewhere": Elsewhere.NEVER}, 5, rf"Retried at {CLOCK}"),
         ({"max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
         ({}, 5, rf"Moves to another backend at {CLOCK}\. Retried at {CLOCK}"),
-        ({}, 61, rf"Moves to another backend as soon as one works\. Retried at {CLOCK}"),
+        ({}, 61, rf"Moves to another backend as soon as possible\. Retried at {CLOCK}"),
     ],
 )
 def test_waiting_reason_of_a_running_job_says_what_follows(
