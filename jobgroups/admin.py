@@ -24,6 +24,7 @@ from jobgroups.models import (
     JobGroup,
     Lease,
     Notice,
+    ReportedFile,
     Runner,
 )
 from jobgroups.services.groups import child_cancel, group_cancel
@@ -338,6 +339,22 @@ class AttemptAdmin(ReadOnlyAdmin):
     def warnings(self, attempt: Attempt) -> str:
         """Return what is to be known of its result."""
         return pretty(attempt.warnings_json)
+
+
+@admin.register(ReportedFile)
+class ReportedFileAdmin(ReadOnlyAdmin):
+    """Files that attempts reported and that no later attempt has replaced."""
+
+    list_display = ("digest", "attempt_link", "executed")
+    list_filter = ("executed",)
+    search_fields = ("digest",)
+    exclude = ("attempt",)
+    readonly_fields: ClassVar = ["attempt_link"]
+
+    @admin.display(description="attempt")
+    def attempt_link(self, file: ReportedFile) -> str:
+        """Return a link to the attempt that reported it."""
+        return row_link(Attempt, file.attempt_id)
 
 
 @admin.register(JobEvent)

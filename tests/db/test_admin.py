@@ -20,7 +20,15 @@ from backends.admin import row_link
 from backends.models import Backend, Discovery, FoundBackend
 from jobgroups.clock import now
 from jobgroups.hub import Hub
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Notice
+from jobgroups.models import (
+    AbandonedPrompt,
+    Attempt,
+    ChildJob,
+    JobEvent,
+    JobGroup,
+    Notice,
+    ReportedFile,
+)
 from jobgroups.services import attempts, runners
 from tests import farm
 
@@ -46,6 +54,7 @@ def group() -> JobGroup:
         attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
     )
     assert AbandonedPrompt.objects.count() == 1
+    ReportedFile.objects.create(attempt_id=third.attempt_id, digest="d" * 32, executed=True)
     seen = {"first_seen_at": now(), "last_seen_at": now()}
     FoundBackend.objects.create(url="http://localhost:8198", **seen)
     Discovery.objects.create(adopts_until=now())
