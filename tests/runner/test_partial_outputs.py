@@ -262,3 +262,20 @@ async def test_prompt_that_cannot_be_stopped_delays_the_failure_for_a_bounded_ti
     sim.clear_faults()
     (attempt,) = await farm.settled(group)
     assert (attempt.state, attempt.failure_class) == ("interrupted", "stalled")
+
+
+async def test_dead_backend_delays_the_failure_for_a_bounded_time(farm: Farm) -> None:
+    sim = await farm.backend(seconds=60.0)
+    sim.fault("interrupt_lost", count=0)
+    await farm.runner()
+    group = await farm.submit(workflow=one_of_two(), partial_outputs=FAIL)
+    await sim.wait_for("started")
+    sim.crash()
+    assert (await farm.finished(group)).status == "failed"
+    (child,) = await farm.children(group)
+    assert (child.failure_class, child.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
+    (attempt,) = await farm.attempts(group)
+    assert (attempt.ended_at, attempt.failure_class) == (None, "unreachable")
+    await sim.restart()
+    (attempt,) = await farm.settled(group)
+    assert (attempt.state, attempt.failure_class) == ("lost", "unreachable")
