@@ -106,7 +106,8 @@ def _queued_reasons(
                 state=None if one.current_attempt is None else one.current_attempt.state,
                 place=places.get(one.id),
                 not_before=one.not_before,
-                stopping_at=stopping.get(one.id, ""),
+                stopping_at=stopping.get(one.id, ("", ""))[0],
+                is_moved=stopping.get(one.id, ("", ""))[1] == StopReason.MOVED,
                 goes_elsewhere=group.retry_elsewhere != Elsewhere.NEVER,
                 ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
                 partly_refused=_is_partly_refused(one.current_attempt),
@@ -137,15 +138,16 @@ def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:
     )
 
 
-def _stopping(group: JobGroup) -> dict[str, str]:
-    """Return where an older attempt keeps a child from being sent, by the child's id."""
+def _stopping(group: JobGroup) -> dict[str, tuple[str, str]]:
+    """Return where and why an older attempt is stopped that keeps a child from being sent, by its id."""
     older = Attempt.objects.filter(
         child__group=group, child__current_attempt__isnull=True, ended_at__isnull=True
     )
     # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
     overtaken = Q(failure_class__in=OVERTAKEN)
     older = older.exclude(overtaken & ~Q(backend_id=F("child__backend_id")))
-    return dict(older.values_list("child_id", "backend_id"))
+    rows = older.values_list("child_id", "backend_id", "stop_reason")
+    return {child_id: (backend_id, reason) for child_id, backend_id, reason in rows}
 
 
 def _line_of(group: JobGroup) -> list[ChildJob]:

@@ -49,6 +49,8 @@ class ChildNow:
     not_before: dt.datetime | None = None
     #: The backend at which an older attempt of it is still being stopped, "" if none is.
     stopping_at: str = ""
+    #: Whether that is because a person moved it.
+    is_moved: bool = False
     #: Whether its group lets it go to another backend.
     goes_elsewhere: bool = False
     #: When it ends as a timeout if it still waits; None: not known.
@@ -88,6 +90,8 @@ def waiting_reason(
     if child.stopping_at:
         # At the backend that it waits for, what keeps that from answering keeps it from being stopped.
         held = _held(child, backend, now) if child.stopping_at == backend.backend_id else None
+        if child.is_moved:
+            return held or f"Its prompt is being removed from the queue of {child.stopping_at}."
         return held or f"Its attempt at {child.stopping_at} is still being stopped."
     return _held(child, backend, now) or _in_line(child, backend, now)
 

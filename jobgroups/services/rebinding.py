@@ -50,7 +50,7 @@ class Choice:
 
     @property
     def names_a_place(self) -> bool:
-        """Whether the person wants the children elsewhere, whatever keeps them where they are."""
+        """Whether the person wants the children to leave the backends where they are."""
         return self.where is Where.OTHER or self.backend_id is not None
 
     def allowed(self, group: JobGroup, child: ChildJob) -> Elsewhere:
@@ -203,7 +203,7 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
 def leave_unreachable(children: Iterable[ChildJob]) -> None:
     """Let children wait no longer for the removal of their prompts at backends that cannot be reached.
 
-    The end of such a prompt may never be seen. Its place stays taken, and its stop owed. Two backends
+    The end of such a prompt may never be seen. Its place stays taken, and its stop pending. Two backends
     may render the child then; it has one result.
 
     Args:

@@ -29,6 +29,7 @@ ATTEMPTS = "jobgroups.services.attempts"
 CLAIMS = "jobgroups.services.claims"
 GROUPS = "jobgroups.services.groups"
 RETRIES = "jobgroups.services.retries"
+MOVES = "jobgroups.services.moves"
 CLIENT = "backends.comfyui.client:ComfyClient"
 DRIVER = "jobgroups.runner.attempt:AttemptDriver"
 
@@ -313,6 +314,62 @@ def retry(director: Director, group_id: str) -> None:
     """Ask for the second run as somebody who may get no answer."""
     with suppress(httpx.TransportError):
         director.ask("POST", f"/api/job-groups/{group_id}/retry", json={"run": 1})
+
+
+MOVE = {
+    "before the move's commit": Step(f"{MOVES}:child_move", "uncommitted"),
+    "after the move": Step(f"{MOVES}:child_move", "after"),
+    "before the moved prompt is removed": Step(f"{CLIENT}.delete_pending", "before"),
+    "after the moved prompt was removed": Step(f"{CLIENT}.delete_pending", "after"),
+    "before its removal's commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted"),
+}
+
+
+@pytest.mark.parametrize("step", MOVE.values(), ids=MOVE.keys())
+def test_killed_in_a_move_every_job_is_rendered_once(step: Step, tmp_path: Path) -> None:
+    with scene(tmp_path, seconds=2.0) as play:
+        play.director.start(step)
+        play.begin(children=9)
+        play.gpus.wait_seen(_one_runs_and_one_waits)
+        child, target = _moved_until_killed(play)
+        play.killed_and_resumed()
+        # Repeated by a client that got no answer; by now it may run, or be done.
+        move(play, child, target)
+        assert play.end() == {"completed": 9}
+        executed = sum(entry["kind"] == "started" for entry in play.gpus.seen())
+        assert executed == 9 + len(verdict.Seen(play.gpus.seen()).strangers)
+
+
+def _moved_until_killed(play: Scene) -> tuple[dict[str, str], str]:
+    """Move children out of backends' queues until the step is met; return the last move.
+
+    A prompt that starts before it is removed stays, and the next one is moved.
+    """
+    end = time.monotonic() + 20
+    child, target = {"job_id": ""}, ""
+    while play.director.process.poll() is None and time.monotonic() < end:
+        with suppress(httpx.TransportError):
+            children = play.director.ask("GET", play.path).json()["child_jobs"]
+            queued = [
+                one
+                for one in children
+                if (one["waiting_reason"] or "").startswith("In the queue of")
+                and one["job_id"] != child["job_id"]
+            ]
+            if queued:
+                child = queued[-1]
+                target = next(one for one in play.gpus.ids if one != child["backend_id"])
+                move(play, child, target)
+        time.sleep(0.3)
+    return child, target
+
+
+def move(play: Scene, child: dict[str, str], target: str) -> None:
+    """Request a move as a client that may get no answer."""
+    path = f"{play.path}/jobs/{child['job_id']}/move"
+    with suppress(httpx.TransportError):
+        answer = play.director.ask("POST", path, json={"backend_id": target})
+        assert answer.status_code in (200, 409), answer.text
 
 
 RECOVERY = {

@@ -95,7 +95,7 @@ async def test_a_prompt_that_starts_before_its_removal_stays_where_it_is(farm: F
     assert "interrupted" not in farm.kinds("gpu-1")
     assert witnessed(farm, "gpu-2", "accepted") == []
     assert len(await farm.settled(group)) == 2
-    # It goes on as if nobody had moved it: its progress is told and it may be handed over.
+    # The stop is withdrawn: its progress is sent, and another runner may take it over.
     assert all(not one.stop_reason for one in await farm.attempts(group))
 
 

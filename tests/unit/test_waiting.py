@@ -89,6 +89,11 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
             "Its attempt at gpu-1 is still being stopped.",
         ),
         (
+            ChildNow(place=1, stopping_at="gpu-1", is_moved=True),
+            gpu(),
+            "Its prompt is being removed from the queue of gpu-1.",
+        ),
+        (
             ChildNow(place=1, not_before=LATER),
             gpu(),
             "Tried again on gpu-2 at 21:30:00 UTC.",
