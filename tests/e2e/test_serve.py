@@ -154,7 +154,7 @@ LONG = 20 * 2**20
     ("media_type", "part", "end"), [(FORM, b"a=%31&", b""), (MULTIPART, A_PART, b"--x--\r\n")]
 )
 @pytest.mark.parametrize(
-    ("origin", "status"), [("https://stranger.example", 403), ("http://localhost", 415)]
+    ("origin", "status"), [("https://stranger.example", 403), ("http://localhost", 413)]
 )
 def test_a_long_form_of_a_web_page_holds_nobody_up(
     served: tuple[Served, Path], media_type: str, part: bytes, end: bytes, origin: str, status: int
