@@ -17,7 +17,7 @@ django.setup(set_prefix=False)
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
-from director.one_thread import routed  # noqa: E402
+from director.one_thread import LenientRequest, routed  # noqa: E402
 from director.origins import Receive, Scope, Send, guarded  # noqa: E402
 from director.sign_in import signed_in  # noqa: E402
 from jobgroups.consumers import read_seqs  # noqa: E402
@@ -27,6 +27,7 @@ from jobgroups.routing import websocket_urlpatterns  # noqa: E402
 # Any: the stubs want each frame's exact type, where plain dictionaries go through.
 _streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # they take plain routes
 _pages: Any = ASGIHandler()
+_pages.request_class = LenientRequest
 _router: Any = ProtocolTypeRouter(
     {"http": routed(_pages), "websocket": guarded(signed_in(_streams))}
 )

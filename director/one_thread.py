@@ -91,8 +91,20 @@ def _refused_probe(body_bytes: int) -> HttpResponse | None:
     return None
 
 
+class LenientRequest(ASGIRequest):
+    """A request without a content type where the header cannot be read: Django raises for some of these."""
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        try:
+            super()._set_content_type_params(meta)  # type: ignore[misc]  # the stubs lack it
+        except ValueError:
+            self.content_type, self.content_params = "", {}
+
+
 class OneThreadHandler(ASGIHandler):
     """Django's handler, its chain of middleware and the view run as one piece in a thread."""
+
+    request_class = LenientRequest
 
     def load_middleware(self, is_async: bool = False) -> None:
         """Build the API's chain. Hooks beside ``__call__`` are for pages, where a middleware has any."""

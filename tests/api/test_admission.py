@@ -111,6 +111,22 @@ def test_refusal_is_what_the_application_answers_to_a_short_body(served: Served)
         assert answers[0][0] >= 400
 
 
+@pytest.mark.parametrize("length", [2, 100_000])
+@pytest.mark.parametrize(("path", "status"), [(PATH, 415), ("/admin/login/", 403)])
+def test_content_type_that_cannot_be_read_is_answered(
+    served: Served, length: int, path: str, status: int
+) -> None:
+    unreadable = "Content-Type: text/plain; charset*=foo'en'bar"
+    head = [f"POST {path} HTTP/1.1", "Host: localhost:9820", BEARER, unreadable]
+    with _connected(served) as connection:
+        connection.sendall("\r\n".join([*head, f"Content-Length: {length}", "", ""]).encode())
+        connection.sendall(b" " * length)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+    assert answer.status == status
+    assert "Traceback" not in served.printed()
+
+
 def test_chunked_body_is_refused_by_its_headers(served: Served) -> None:
     with _connected(served) as connection:
         connection.sendall(_head(CHUNKED))
