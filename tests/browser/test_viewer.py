@@ -126,6 +126,36 @@ def test_why_one_that_is_gone_is_small_is_said(desk: Desk, page: Any) -> None:
     expect(page.locator("#viewer-note")).to_be_hidden()
 
 
+def test_an_open_page_shows_that_a_picture_was_replaced(
+    desk: Desk, page: Any, simulators: SimulatorThread
+) -> None:
+    """Its thumbnail stays, with a label; its original is lost, and no later one is shown for it."""
+
+    def render() -> str:
+        for file in simulators[0].output_folder.glob("*.png"):
+            file.unlink()
+        group = desk.submit(1, parameters={"width": 640, "height": 480})
+        desk.until_ended(group)
+        return group
+
+    group = render()
+    page.goto(f"{desk.url}/groups/{group}")
+    thumbnail = page.locator(".picture img")
+    page.wait_for_function("image => image.naturalWidth === 320", arg=thumbnail.element_handle())
+    render()
+    expect(page.locator(".note")).to_contain_text("was replaced: another file has its name on")
+    expect(page.locator(".picture.old")).to_have_count(1)
+    assert thumbnail.evaluate("image => image.naturalWidth") == 320
+    expect(page.locator("main a", has_text="Download")).to_have_count(0)
+    page.locator(".picture").click()
+    expect(page.locator("#viewer-note")).to_contain_text("The output is gone. It was replaced")
+    expect(page.locator("#viewer-save")).to_be_hidden()
+    page.wait_for_function(
+        "image => image.complete && image.naturalWidth === 320",
+        arg=page.locator("#viewer-image").element_handle(),
+    )
+
+
 def silence() -> bytes:
     """Return a second of it as a WAV file."""
     file = io.BytesIO()

@@ -10,7 +10,7 @@ from backends.models import Backend
 from backends.services import backend_update
 from jobgroups.pictures import media
 from tests.api.conftest import error_of
-from tests.pictures.conftest import Gallery, body, file, picture
+from tests.pictures.conftest import Gallery, body, fetched, file, picture
 from tests.runner.conftest import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -89,7 +89,7 @@ async def test_every_kind_of_file_is_saved_with_its_seed_and_backend(
     await body(answer)
     named = f"7_gpu-1_{name}"
     assert answer.headers["Content-Disposition"].startswith(f'{way}; filename="{named}"')
-    page = await gallery.get(url.partition("/jobs/")[0].removeprefix("/api").replace("job-", ""))
+    page = await fetched(url.partition("/jobs/")[0].removeprefix("/api").replace("job-", ""))
     assert f'download="{named}"' in page.content.decode()
 
 

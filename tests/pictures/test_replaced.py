@@ -16,7 +16,7 @@ from django.test import AsyncClient
 
 from jobgroups.models import Attempt, ChildJob, JobGroup, ReportedFile
 from tests.api.conftest import error_of
-from tests.pictures.conftest import Gallery, body, file, picture
+from tests.pictures.conftest import Gallery, body, fetched, file, picture
 from tests.runner.conftest import Farm, in_thread, text_to_image
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -43,7 +43,7 @@ class Studio:
 
     async def job(self, group: str) -> dict[str, Any]:
         """Return the only job of a group as the API shows it."""
-        answer: dict[str, Any] = (await self.client.get(group)).json()
+        answer: dict[str, Any] = (await fetched(group)).json()
         return answer["child_jobs"][0]
 
     async def output(self, group: str, query: str = "") -> Any:
@@ -95,7 +95,7 @@ async def test_a_replaced_file_is_never_served_for_the_earlier_job(studio: Studi
     shown = (await studio.job(first))["outputs"]["images"][0]
     assert (shown["missing"], shown["reason"]) == (True, "replaced")
     job = await studio.job(first)
-    attempts = (await studio.client.get(f"{first}/jobs/{job['job_id']}")).json()["attempts"]
+    attempts = (await fetched(f"{first}/jobs/{job['job_id']}")).json()["attempts"]
     assert attempts[0]["outputs"]["images"][0]["reason"] == "replaced"
     # The thumbnail that was made before is the only picture left; a new one would be a wrong one.
     assert (await studio.output(first, "?w=320")).content == small
@@ -104,7 +104,7 @@ async def test_a_replaced_file_is_never_served_for_the_earlier_job(studio: Studi
     assert list(entries) == ["MISSING.txt"]
     assert f"1_gpu-1_{NAME}: The output is gone. It was replaced".encode() in entries["MISSING.txt"]
 
-    page = (await studio.client.get(first.replace("/api/job-groups", "/groups"))).content.decode()
+    page = (await fetched(first.replace("/api/job-groups", "/groups"))).content.decode()
     assert f"{NAME} was replaced: another file has its name on gpu-1 now." in page
     assert 'class="picture old"' in page
     assert 'download="1_gpu-1' not in page
@@ -230,6 +230,6 @@ async def test_thumbnails_of_replaced_files_are_not_made(gallery: Gallery) -> No
     os.utime(gallery.folder / "a.png", (later, later))
     url = f"/api/job-groups/{group}/jobs/{job}/outputs/0"
     error_of(await gallery.get(f"{url}?w=160"), 410, "output_gone")
-    assert (await gallery.client.get(f"/api/job-groups/{group}")).json()["child_jobs"][0][
-        "outputs"
-    ]["images"][0]["missing"]
+    assert (await fetched(f"/api/job-groups/{group}")).json()["child_jobs"][0]["outputs"]["images"][
+        0
+    ]["missing"]
