@@ -16,6 +16,10 @@ from typing import Final
 STALE: Final = dt.timedelta(seconds=30)
 
 
+#: Begins the ``status_reason`` of a backend at which a stopped prompt is left running; a clause follows.
+LEFT_RUNNING: Final = "a stopped prompt still renders: "
+
+
 class BackendState(StrEnum):
     """The one word that is shown for a backend; derived from its row, never stored."""
 

@@ -375,6 +375,11 @@ class Attempt(models.Model):
     def __str__(self) -> str:
         return self.prompt_id
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether its prompt is to be stopped and was not seen to end."""
+        return self.stop_requested_at is not None and self.ended_at is None
+
 
 class ReportedFile(models.Model):
     """A file at a backend that an attempt reported, as long as no later attempt has replaced the file.

@@ -24,6 +24,7 @@ from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGr
 from jobgroups.queueing import waiting_reasons
 from jobgroups.retrying import LONGEST_PAUSE
 from jobgroups.states import CHILD_OPEN, AttemptState, ChildStatus
+from jobgroups.waiting import left_running
 
 _CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 #: A page of the list has at most so many groups.
@@ -147,7 +148,22 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
         raise ChildNotFound(job_id)
     reasons = waiting_reasons(group, [child], runner_alive=runner_alive())
     row = shapes.child(child, waiting_reason=reasons.get(child.id))
-    attempts = [shapes.attempt(one) for one in child.attempts.order_by("number")]
+    rows = list(child.attempts.order_by("number"))
+    stopping = {one.backend_id for one in rows if one.is_stopping}
+    reasons_of = dict(
+        Backend.objects.filter(pk__in=stopping).values_list("id", "status_reason")
+        if stopping
+        else ()
+    )
+    attempts = [
+        shapes.attempt(
+            one,
+            left_running=left_running(
+                one.state, reasons_of.get(one.backend_id, ""), stopping=one.is_stopping
+            ),
+        )
+        for one in rows
+    ]
     return {**row, "attempt_count": row["attempts"], "attempts": attempts}
 
 

@@ -106,8 +106,13 @@ def submitted(row: JobGroup, children: Iterable[ChildJob]) -> dict[str, Any]:
     }
 
 
-def attempt(row: Attempt) -> dict[str, Any]:
-    """Return one attempt of a child, with what it had made even if it failed."""
+def attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
+    """Return one attempt of a child, with what it had made even if it failed.
+
+    Args:
+        row: the attempt.
+        left_running: why its prompt still renders although it is to be stopped.
+    """
     return {
         "number": row.number,
         "run": row.run,
@@ -126,6 +131,7 @@ def attempt(row: Attempt) -> dict[str, Any]:
         "ended_at": iso_or_none(row.ended_at),
         "stop_requested_at": iso_or_none(row.stop_requested_at),
         "stop_reason": row.stop_reason or None,
+        "left_running": left_running or None,
         "warnings": _loaded(row.warnings_json),
     }
 

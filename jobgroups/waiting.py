@@ -9,7 +9,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Final
 
-from backends.states import BackendState, Standing
+from backends.states import LEFT_RUNNING, BackendState, Standing
 from jobgroups.wording import clock_time, sentence
 
 _ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
@@ -107,6 +107,21 @@ def offline_reason(child: RunningNow, backend: BackendNow, *, now: dt.datetime) 
         at = clock_time(child.time_is_up, now)
         ends.append(f"{what} at {at} if the backend does not answer by then.")
     return " ".join([_since(backend, backend.away_since, now), *ends])
+
+
+def left_running(attempt_state: str, status_reason: str, *, stopping: bool) -> str:
+    """Return why an attempt's prompt still renders although it is to be stopped, ``""`` if it does not.
+
+    One prompt runs at a backend at a time, so that the backend's reason is the attempt's.
+
+    Args:
+        attempt_state: of the attempt.
+        status_reason: of its backend, as a runner last stored it.
+        stopping: whether the attempt is to be stopped and has not ended.
+    """
+    if not stopping or attempt_state != "running" or not status_reason.startswith(LEFT_RUNNING):
+        return ""
+    return f"It still renders: {status_reason.removeprefix(LEFT_RUNNING).rstrip('.')}."
 
 
 def _in_line(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:

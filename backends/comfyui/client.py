@@ -271,8 +271,8 @@ class ComfyClient:
     async def interrupt(self, prompt_id: str) -> None:
         """Stop this prompt if it is running; repeat until its end is seen (PROTOCOL trap 4).
 
-        Below 0.3.57 ComfyUI ignores the id and stops whatever runs: ask
-        ``supports_targeted_interrupt`` first.
+        Below 0.3.57 ComfyUI ignores the id and stops whatever runs: check
+        ``supports_targeted_interrupt`` first, else the queue.
 
         Raises:
             ValueError: no id, which would be the interrupt of everything.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,3 +34,9 @@ class Config:
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
     file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own
     witness: Path | None = None  # JSON lines; None: in memory only
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The version's three numbers; a version without numbers counts as the newest."""
+        numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", self.version)
+        return tuple(int(one or 0) for one in numbers.groups()) if numbers else (999,)

@@ -19,6 +19,8 @@ from backends.simulator.witness import marks
 
 routes = web.RouteTableDef()
 
+_TARGETED_SINCE = (0, 3, 57)  # before, POST /interrupt looks at no prompt_id
+
 
 @routes.get("/prompt")
 async def get_prompt(request: web.Request) -> web.Response:
@@ -79,7 +81,7 @@ def submit(life: Life, body: Any) -> web.Response:
     if "prompt" not in body:
         return web.json_response(no_prompt(), status=400)
     prompt = body["prompt"]
-    replace_nodes(prompt, life.catalog, life.config.version)
+    replace_nodes(prompt, life.catalog, life.config.release)
     prompt_id = str(body.get("prompt_id", uuid.uuid4()))
     verdict, is_lenient = _verdict(life, prompt, body)
     extra_data: Any = body.get("extra_data", {})
@@ -161,7 +163,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
         body = await request.json()
     except json.JSONDecodeError:
         body = {}
-    prompt_id = body.get("prompt_id")
+    prompt_id = body.get("prompt_id") if life.config.release >= _TARGETED_SINCE else None
     hit = bool(life.queue.running) if not prompt_id else life.queue.is_running(prompt_id)
     running = [item[1] for item in life.queue.running.values()]
     life.witness.write("interrupted", asked=prompt_id, running=running, hit=hit)

@@ -7,7 +7,6 @@ makes ComfyUI answer 500. From 0.38 on `_meta` may be absent. `REPLACEMENTS` are
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from backends.simulator.catalog import Catalog
@@ -22,9 +21,8 @@ REPLACEMENTS: dict[str, tuple[str, dict[str, str] | None]] = {
 }
 
 
-def replace_nodes(prompt: Any, catalog: Catalog, version: str) -> None:
+def replace_nodes(prompt: Any, catalog: Catalog, release: tuple[int, ...]) -> None:
     """Rewrite a prompt's renamed nodes in place. Raises what Python raises: ComfyUI's 500."""
-    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if release < _SINCE:
         return
     for node_id, node in prompt.items():

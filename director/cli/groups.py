@@ -246,7 +246,8 @@ def _show_child(asked: Asked, child: Child) -> None:
 
 def _why_ended(attempt: Attempt) -> str:
     kind = attempt.raw.get("failure_class")
-    return f"{attempt.error_message or ''}{f' ({kind})' if kind else ''}".strip()
+    said = f"{attempt.error_message or ''}{f' ({kind})' if kind else ''}".strip()
+    return " ".join(filter(None, [said, attempt.left_running]))
 
 
 @click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to pictures\n")

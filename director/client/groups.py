@@ -82,6 +82,8 @@ class Attempt:
     started_at: Moment | None = None
     ended_at: Moment | None = None
     outputs: Outputs | None = None
+    #: Why its prompt still renders although it is to be stopped.
+    left_running: str | None = None
     warnings: tuple[str, ...] = ()
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 

@@ -18,6 +18,7 @@ from jobgroups.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.outputs import reported_files
 from jobgroups.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus
+from jobgroups.waiting import left_running
 from jobgroups.wording import counted
 
 #: Cards on one page of a group.
@@ -52,6 +53,9 @@ class Try:
     #: What that means and what helps, and in a few words; empty where it did not fail.
     meaning: str
     failure: str
+    #: Whether it is to be stopped and has not ended, and why it is left running then.
+    stopping: bool
+    left_running: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,16 @@ class Card:
             last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
             return f"{counted(len(failed), 'failed attempt', 'failed attempts')}, {last}"
         return counted(len(self.tries), "attempt", "attempts")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a prompt of it is being stopped: what is shown of it changes without an event."""
+        return any(one.stopping for one in self.tries)
+
+    @property
+    def left_running(self) -> list[str]:
+        """Why a prompt that is to be stopped still renders, one sentence for each."""
+        return [one.left_running for one in self.tries if one.left_running]
 
     @property
     def shows_tries(self) -> bool:
@@ -304,7 +318,8 @@ def _tries(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, l
     found: dict[str, list[Try]] = defaultdict(list)
     for row in rows:
         said = words.ATTEMPT_WORDS.get(row.state, row.state)
-        if row.stop_requested_at is not None and row.ended_at is None:
+        backend = known.get(row.backend_id)
+        if row.is_stopping:
             said = "is being stopped"
         found[row.child_id].append(
             Try(
@@ -316,6 +331,12 @@ def _tries(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, l
                 reason=row.error_message or "",
                 meaning=_meaning(row.failure_class),
                 failure=wording.failure_words(row.failure_class) if row.failure_class else "",
+                stopping=row.is_stopping,
+                left_running=left_running(
+                    row.state,
+                    "" if backend is None else backend.status_reason,
+                    stopping=row.is_stopping,
+                ),
             )
         )
     return found

@@ -124,6 +124,8 @@ class AttemptDriver:
         self._stop_at = moment
         self._stop_wanted_at = moment
         self._is_stalled = False
+        #: Why the prompt is left running although it is to be stopped, as a clause.
+        self.left_running = ""
         self._timeout_at = self._timeout_from(course.started_at)
         #: When its time was up and its backend did not answer.
         self._overtime_since: float | None = None
@@ -707,9 +709,9 @@ class AttemptDriver:
     async def _note_stalled(self) -> None:
         """Store that the prompt goes on, or that nobody can say, long after its time was up."""
         tried_for = time.monotonic() - self._stop_wanted_at
-        # An old ComfyUI is never told to stop: that its prompt goes on says nothing, while it is there.
+        # That a prompt goes on which was not told to stop says nothing, while its backend is there.
         session = self._session
-        told = session.can_interrupt or session.observer.version is None or not session.is_reachable
+        told = not self.left_running or not session.is_reachable
         patience = self._timing.stalled_after if told else self.course.timeout_s
         if not self._is_stalled and tried_for >= patience:
             reachable = session.observer.offline_for() is None
@@ -731,7 +733,7 @@ class AttemptDriver:
             await self._act_on(again)
             sight = again
         if sight.place is Place.RUNNING and self.stop_owed:
-            await self._session.interrupt(self)
+            self.left_running = await self._session.interrupt_prompt(self.prompt_id)
 
     # --- small things -----------------------------------------------------------------------------
 

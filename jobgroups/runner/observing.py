@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from backends.comfyui.answers import Queue, SystemStats
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.versions import keeps_prompt_id
+from backends.states import LEFT_RUNNING
 from jobgroups import selectors
 from jobgroups.models import AbandonedPrompt
 from jobgroups.services import attempts, runners
@@ -207,8 +208,8 @@ class Observer:
         """Return for how long a prompt of ours runs on although it is to stop; None: for no longer than it may.
 
         A worker that died in the middle of a prompt looks like one that renders for long, until it
-        is to stop: its queue says "running" for ever. An old ComfyUI, which cannot always be interrupted,
-        may take another of its group's time limits for the rest of a render.
+        is to stop: its queue says "running" for ever. One that is left running may take another of its
+        group's time limits for the rest of a render.
         """
         moment = time.monotonic()
         stopping = [
@@ -221,7 +222,7 @@ class Observer:
         }
         for driver in stopping:
             may_take = self._timing.stuck_after
-            if not self._session.can_interrupt:
+            if driver.left_running:
                 may_take = max(may_take, driver.course.timeout_s)
             if (lasts := moment - self._hanging[driver.prompt_id]) >= may_take:
                 return lasts
@@ -248,6 +249,8 @@ class Observer:
         reason = self.away_reason if self.away_since is not None else ""
         if not reason and stuck is not None and stuck >= self._timing.suspect_after:
             reason = f"suspected: prompts pending for {stuck:.0f} s and nothing runs"
+        if not reason and (why := self._session.left_running):
+            reason = f"{LEFT_RUNNING}{why}"
         running, pending, foreign = self._queue_split()
         seen: dict[str, Any] = {
             "reachable": self.away_since is None,

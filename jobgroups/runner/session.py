@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.errors import BackendError
+from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.protocol import Event, Preview, Status, Text
 from backends.comfyui.texts import one_line
@@ -172,23 +172,53 @@ class BackendSession:
         """Take in that a question was not answered; the observer finds out how bad it is."""
         logger.debug("%s did not answer: %s", self.backend_id, error)
 
-    async def interrupt(self, driver: AttemptDriver) -> None:
+    async def interrupt_prompt(self, prompt_id: str) -> str:
         """Interrupt a prompt that was seen running, by its id.
 
-        A ComfyUI below 0.3.57 ignores the id and stops whatever runs: it is never asked, and the
-        prompt runs to its end.
+        A ComfyUI below 0.3.57 ignores the id and stops whatever runs. It is interrupted only if its
+        queue, read just before, shows this prompt running and no prompt of another client. A prompt of
+        ours that waits there and is hit all the same is rendered again.
+
+        Returns:
+            Why the prompt is left running, as a clause; ``""`` if it is not.
 
         Raises:
             BackendError: the question was not answered.
         """
-        await self.interrupt_prompt(driver.prompt_id)
+        if not self.can_interrupt:
+            is_running, why = await self._runs_alone(prompt_id)
+            if why or not is_running:
+                return why
+        # Reading the queue may have taken long.
+        if self.may_change_backend:
+            with self.interrupts.sending(prompt_id):
+                await self.client.interrupt(prompt_id)
+        return ""
 
-    async def interrupt_prompt(self, prompt_id: str) -> None:
-        """Interrupt a prompt by its id; see :meth:`interrupt`."""
-        if not (self.can_interrupt and self.may_change_backend):
-            return
-        with self.interrupts.sending(prompt_id):
-            await self.client.interrupt(prompt_id)
+    async def _runs_alone(self, prompt_id: str) -> tuple[bool, str]:
+        """Return whether a prompt runs, and what forbids an interrupt that stops whatever runs."""
+        version = self.observer.version or "of unknown version"
+        cannot = f"ComfyUI {version} is not known to stop one prompt by its id"
+        try:
+            queue = await self.client.queue()
+        except AnswerTooLarge:
+            return True, f"{cannot}, and its queue is too long to be read"
+        running = [item.prompt_id for item in queue.running]
+        if prompt_id not in running:
+            return False, ""
+        others = sum(
+            item.prompt_id != prompt_id and item.prompt_id not in self.drivers
+            for item in (*queue.running, *queue.pending)
+        )
+        if not others:
+            return running == [prompt_id], ""
+        foreign = "1 prompt" if others == 1 else f"{others} prompts"
+        return True, f"{cannot}, and {foreign} of other clients in its queue could be hit"
+
+    @property
+    def left_running(self) -> str:
+        """Why a prompt that is to be stopped is left running, as a clause; ``""`` for none."""
+        return next((one.left_running for one in self.drivers.values() if one.left_running), "")
 
     async def was_struck(self, driver: AttemptDriver, *, since: float, until: float) -> bool:
         """Return whether the interrupt of another prompt ended a driver's prompt: see ``interrupts``.

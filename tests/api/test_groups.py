@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from backends.states import LEFT_RUNNING
 from jobgroups.clock import iso, now
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 from jobgroups.services import attempts, claims, groups, runners
@@ -409,3 +410,27 @@ def test_a_page_has_at_most_200_groups(api: Api, farm: list[str]) -> None:
     assert len(_ids(first)) == 200
     assert _ids(api.get(_path(first.json()["next"]))) == ["jg_000000000000"]
     assert len(_ids(api.get("/api/job-groups"))) == 50
+
+
+def test_cancelled_job_says_why_its_prompt_still_renders(api: Api, farm: list[str]) -> None:
+    group = api.submit("gpu-1")["job_group_id"]
+    job = api.get(f"/api/job-groups/{group}").json()["child_jobs"][0]["job_id"]
+    fence, attempt_id = _play("gpu-1")
+    why = "ComfyUI 0.3.56 cannot stop one prompt by its id"
+    runners.backend_seen(fence=fence, reachable=True, reason=f"{LEFT_RUNNING}{why}")
+    card = f"/groups/{group}/parts/cards/{job}"
+    assert why not in api.get(card).content.decode()
+    assert api.delete(f"/api/job-groups/{group}").json()["cancelled"] is True
+    (attempt,) = api.get(f"/api/job-groups/{group}/jobs/{job}").json()["attempts"]
+    note = f"It still renders: {why}."
+    assert (attempt["outcome"], attempt["left_running"]) == ("running", note)
+    assert f'<p class="note">{note}</p>' in api.get(card).content.decode()
+    # The page reads the card again while it has this mark.
+    assert " data-stopping" in api.get(card).content.decode()
+
+    end = End(state=AttemptState.SUCCESS, outputs={})
+    attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=end)
+    (attempt,) = api.get(f"/api/job-groups/{group}/jobs/{job}").json()["attempts"]
+    assert (attempt["outcome"], attempt["left_running"]) == ("success", None)
+    assert note not in api.get(card).content.decode()
+    assert " data-stopping" not in api.get(card).content.decode()

@@ -469,18 +469,6 @@ async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm) -> 
     assert farm.kinds().count("interrupted") == 1
 
 
-async def test_a_comfyui_that_would_stop_whatever_runs_is_never_interrupted(farm: Farm) -> None:
-    sim = await farm.backend(seconds=1.0, version="0.3.56")
-    await farm.runner()
-    group = await farm.submit("gpu-1")
-    await farm.status_of(group, "running")
-    await farm.cancel(group)
-    (row,) = await farm.settled(group, 10)
-    assert row.state == "success"
-    assert (await farm.children(group))[0].status == "cancelled"
-    assert sim.witness.find("interrupted") is None
-
-
 async def test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.1)
     await farm.runner()

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from backends.models import Backend
+from jobgroups import selectors
 from jobgroups.runner.interrupts import Interrupts
 from jobgroups.runner.timing import Timing
-from tests.runner.conftest import SCALE, Farm, until
+from tests.runner.conftest import SCALE, Farm, in_thread, until
+
+#: Versions that stop whatever runs, or may.
+UNTARGETED = ["0.3.56", "unreadable"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -32,6 +38,80 @@ async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm) -> N
     assert (child.error_type, child.attempt_count) == ("Interrupted", 1)
     assert [row.state for row in await farm.attempts(second)] == ["interrupted"]
     assert [row.state for row in await farm.attempts(first)] == ["interrupted"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("version", UNTARGETED)
+async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(
+    farm: Farm, version: str
+) -> None:
+    sim = await farm.backend(seconds=3.0, version=version)
+    await farm.runner()
+    first = await farm.submit("gpu-1")
+    second = await farm.submit("gpu-1")
+    await farm.status_of(first, "running")
+    await sim.wait_for("accepted", prompt_id=await accepted(farm, second))
+    await farm.cancel(first)
+    (row,) = await farm.settled(first, 2)
+    assert (row.state, row.error_message) == ("interrupted", "Cancelled")
+    assert (await farm.finished(second)).status == "completed"
+    assert [one.state for one in await farm.attempts(second)] == ["success"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm: Farm) -> None:
+    sim = await farm.backend(seconds=3.0, version="0.3.56")
+    await farm.runner()
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    sim.fault("foreign_prompt", at="now", seconds=0.1)
+    foreign = sim.prompts[-1]["prompt_id"]
+    await farm.cancel(group)
+    why = "ComfyUI 0.3.56 is not known to stop one prompt by its id, and 1 prompt of other clients"
+    await until(lambda: noted(farm, group, why))
+    assert (await farm.children(group))[0].status == "cancelled"
+    await sim.wait_for("ended", prompt_id=foreign)
+    assert sim.witness.find("interrupted") is None
+    (row,) = await farm.settled(group)
+    assert (row.state, row.error_message) == ("success", None)
+    await until(lambda: backend_says(""))
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_old_comfyui_is_interrupted_once_no_foreign_prompt_waits(farm: Farm) -> None:
+    sim = await farm.backend(seconds=20.0, version="0.3.56")
+    await farm.runner()
+    group = await farm.submit("gpu-1")
+    await farm.status_of(group, "running")
+    sim.fault("foreign_prompt", at="now", prompts=2)
+    await farm.cancel(group)
+    await until(lambda: noted(farm, group, "2 prompts of other clients"))
+    sim.fault("delete_pending", at="now")
+    (row,) = await farm.settled(group)
+    assert (row.state, row.error_message) == ("interrupted", "Cancelled")
+    await until(lambda: backend_says(""))
+
+
+async def accepted(farm: Farm, group: Any) -> str:
+    async def prompt_id() -> str | None:
+        rows = await farm.attempts(group)
+        return rows[0].prompt_id if rows and rows[0].state == "accepted" else None
+
+    found: str = await until(prompt_id)
+    return found
+
+
+async def noted(farm: Farm, group: Any, why: str) -> bool:
+    """Whether job and backend say why the stopped prompt still renders."""
+    (child,) = await farm.children(group)
+    detail = await in_thread(selectors.child_detail)(group.id, child.id)
+    note = detail["attempts"][0]["left_running"] or ""
+    return note.startswith("It still renders: ") and why in note and await backend_says(why)
+
+
+async def backend_says(why: str) -> bool:
+    row = await in_thread(Backend.objects.get)(pk="gpu-1")
+    return why in row.status_reason if why else row.status_reason == ""
 
 
 def sent(*targets: str) -> Interrupts:

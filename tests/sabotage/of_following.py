@@ -89,16 +89,16 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
     ),
     Breakage(
         name="old ComfyUI interrupted",
-        broken="A ComfyUI that ignores the interrupt's prompt id is interrupted all the same.",
-        hurts="It stops a stranger's render if ours has just ended.",
+        broken="A ComfyUI that ignores the interrupt's prompt id is interrupted while other clients wait there.",
+        hurts="It stops another client's render if ours has just ended.",
         edits=(
             Edit(
                 _SESSION,
-                "if not (self.can_interrupt and self.may_change_backend):",
-                "if not self.may_change_backend:",
+                "if why or not is_running:",
+                "if not is_running:",
             ),
         ),
-        notices=f"{_FAULTS}::test_a_comfyui_that_would_stop_whatever_runs_is_never_interrupted",
+        notices="tests/runner/test_interrupts.py::test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits",
     ),
     Breakage(
         name="pending prompt interrupted",
@@ -108,7 +108,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
             Edit(
                 _ATTEMPT,
                 "await self._session.client.delete_pending([self.prompt_id])",
-                "await self._session.interrupt(self)",
+                "await self._session.interrupt_prompt(self.prompt_id)",
             ),
         ),
         notices=f"{_FAULTS}::test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts",
@@ -224,8 +224,8 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
             ),
             Edit(
                 "jobgroups/runner/session.py",
-                "if not (self.can_interrupt and self.may_change_backend):",
-                "if not self.can_interrupt:",
+                "        if self.may_change_backend:\n            with self.interrupts",
+                "        if True:\n            with self.interrupts",
             ),
         ),
         notices="tests/runner/test_rare_moments.py::test_nothing_is_interrupted_while_the_lease_may_be_anothers",
@@ -237,8 +237,8 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/session.py",
-                "if not (self.can_interrupt and self.may_change_backend):",
-                "if not self.can_interrupt:",
+                "        if self.may_change_backend:\n            with self.interrupts",
+                "        if True:\n            with self.interrupts",
             ),
         ),
         notices="tests/runner/test_rare_moments.py::test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers",

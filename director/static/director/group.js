@@ -38,6 +38,8 @@ function lookAtOpen() {
   if (moved.size) askSoon(0);
 }
 // What is left of the time is estimated anew while something runs.
+// The stop of a prompt goes on after its job's last event.
+setInterval(() => { if (!document.hidden) for (const card of document.querySelectorAll("[data-stopping]")) refresh(card); }, 5000);
 setInterval(() => { if (!document.hidden && $("head").dataset.open === "yes") refresh($("head")); }, 5000);
 
 const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
