@@ -116,7 +116,7 @@ def child_retry(
     """
     with group_transaction(group_id) as write:
         _check_run(write, run)
-        chosen = _named(_known(write.children(), [job_id]))
+        chosen = _named(_known(write.children(pk=job_id), [job_id]))
         is_open = write.group.completed_at is None
         if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:
             raise JobNotFailed(job_id, chosen[0].status)

@@ -22,11 +22,11 @@ from jobgroups.clock import now
 from jobgroups.errors import JobGroupsError
 from jobgroups.failures import OVERTAKEN, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, holds, outages, retries, waiting
+from jobgroups.services import attempts, claims, groups, holds, moves, outages, retries, waiting
 from jobgroups.services.claims import Claim
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, ChildStatus, Elsewhere
+from jobgroups.states import AttemptState, ChildStatus, Elsewhere, Where
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 
@@ -119,9 +119,14 @@ def people(luck: random.Random) -> None:
     """Have a person do something."""
     group_id = luck.choice(list(JobGroup.objects.values_list("id", flat=True)))
     name = luck.choice(NAMES)
+    job_id = luck.choice(list(ChildJob.objects.values_list("id", flat=True)))
+    its_group = ChildJob.objects.get(pk=job_id).group_id
+    choice = luck.choice([Choice(), *(Choice(where=one) for one in Where)])
     deeds: list[Callable[[], Any]] = [
         lambda: retries.group_retry(group_id=group_id),
         lambda: retries.group_retry(group_id=group_id, choice=Choice(elsewhere=Elsewhere.ANY)),
+        *[lambda: retries.child_retry(group_id=its_group, job_id=job_id, choice=choice)] * 2,
+        *[lambda: moves.child_move(group_id=its_group, job_id=job_id, backend_id=name)] * 2,
         lambda: holds.backend_hold(backend_id=name, hold=Hold.PAUSE, at_once=True),
         lambda: holds.backend_quarantine(backend_id=name),
         *[lambda: holds.backend_resume(backend_id=name)] * 3,
@@ -213,15 +218,32 @@ def watching(group: JobGroup) -> ClientState:
 
 
 def assert_told_once(group: JobGroup) -> None:
-    """Check that each run ends each of its children once, and then itself."""
+    """Check that each run ends each of its children once, and then itself.
+
+    A child that a person retried within the run ends once more for each retry.
+    """
     log = farm.log(group)
     assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
     ends = Counter((event["run"], event["job_id"]) for event in log if event["type"] in FINAL)
+    # One that failed in an earlier run, and joins this one, has not ended in it before.
+    ended: set[tuple[int, str]] = set()
+    for event in log:
+        if event["type"] in FINAL:
+            ended.add((event["run"], event["job_id"]))
+        elif is_retry_of_failed(event) and (event["run"], event["job_id"]) in ended:
+            ends[event["run"], event["job_id"]] -= 1
     assert set(ends.values()) == {1}
     completes = [event["run"] for event in log if event["type"] == "group_complete"]
     assert completes == list(range(1, farm.fresh(group).run + 1))
     last_of_run = {event["run"]: event["type"] for event in log}
     assert set(last_of_run.values()) == {"group_complete"}
+
+
+def is_retry_of_failed(event: dict[str, Any]) -> bool:
+    """Whether a person retried a failed child within a run; a move has no failure class."""
+    return bool(
+        event["type"] == "child_retrying" and event["requested_by"] and event["failure_class"]
+    )
 
 
 def assert_law(client: ClientState, group: JobGroup) -> None:
@@ -237,7 +259,10 @@ def assert_rendered_once() -> None:
     for child in ChildJob.objects.all():
         rows = list(child.attempts.order_by("number"))
         charged = Counter(row.run for row in rows if row.charged and row.ended_at)
-        assert all(count <= child.group.max_attempts for count in charged.values()), charged
+        retried = filter(is_retry_of_failed, farm.log(child.group))
+        more = Counter((event["run"], event["job_id"]) for event in retried)
+        for run, count in charged.items():
+            assert count <= child.group.max_attempts + more[run, child.id], charged
         for at, newer in enumerate(rows):
             for older in rows[:at]:
                 assert older.ended_at is not None
