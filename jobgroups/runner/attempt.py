@@ -389,12 +389,15 @@ class AttemptDriver:
         stored = await self._store(attempts.attempt_started)
         if self._stop_wanted and not stored.stop_requested:
             # It was to be removed from the queue for a move, and has started: it goes on.
-            self._stop_wanted = self._deleted = False
-            self._report = self._session.child_report(self.course)
+            self._withdraw_stop()
         self._take(stored)
         if self._timeout_at is None:
             self._timeout_at = time.monotonic() + self.course.timeout_s
         self._tell_progress()
+
+    def _withdraw_stop(self) -> None:
+        self._stop_wanted = self._deleted = False
+        self._report = self._session.child_report(self.course)
 
     def _tell_progress(self) -> None:
         # What is to be stopped is its child's no more: that waits again, or has ended.
@@ -733,6 +736,10 @@ class AttemptDriver:
             await self._act_on(again)
             sight = again
         if sight.place is Place.RUNNING and self.stop_owed:
+            if not await self._session.stop_is_stored(self.course.attempt_id):
+                # It was read before the start of the prompt made its move void.
+                self._withdraw_stop()
+                return
             self.left_running = await self._session.interrupt_prompt(self.prompt_id)
 
     # --- small things -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from backends.comfyui.client import ComfyClient
 from backends.models import Backend, Reachability
+from jobgroups import selectors
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.rebinding import Choice
@@ -97,6 +98,29 @@ async def test_a_prompt_that_starts_before_its_removal_stays_where_it_is(farm: F
     assert len(await farm.settled(group)) == 2
     # The stop is withdrawn: its progress is sent, and another runner may take it over.
     assert all(not one.stop_reason for one in await farm.attempts(group))
+
+
+async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm: Farm) -> None:
+    """One database thread reads the pending stops while another one stores the prompt's start."""
+    group, child = await pending(farm, seconds=2.0)
+    await kill_all(farm)
+    await move(farm, group, child)
+    _, stops = await in_thread(selectors.work_for_sessions)()
+
+    async def both_started() -> bool:
+        return len(witnessed(farm, "gpu-1", "started")) == 2
+
+    await until(both_started)
+    service = await farm.runner()
+
+    async def void() -> bool:
+        return all(not one.stop_reason for one in await farm.attempts(group))
+
+    await until(void)
+    service._held["gpu-1"].session.stop_attempts(stops["gpu-1"])
+    assert (await farm.finished(group)).status == "completed"
+    assert "interrupted" not in farm.kinds("gpu-1")
+    assert witnessed(farm, "gpu-2", "accepted") == []
 
 
 async def test_a_move_is_carried_out_after_the_runner_was_killed(farm: Farm) -> None:

@@ -127,4 +127,17 @@ OF_RETRYING: tuple[Breakage, ...] = (
         ),
         notices=f"{_MOVES}::test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void",
     ),
+    Breakage(
+        name="stopped by an old reading",
+        broken="A prompt is interrupted although its stop is no longer stored.",
+        hurts="A job whose move was void fails as if a user had interrupted it.",
+        edits=(
+            Edit(
+                "jobgroups/runner/attempt.py",
+                "            if not await self._session.stop_is_stored(self.course.attempt_id):\n",
+                "            if False:\n",
+            ),
+        ),
+        notices="tests/runner/test_moved.py::test_a_stop_that_was_read_before_its_move_was_void_stops_nothing",
+    ),
 )
