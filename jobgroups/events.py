@@ -232,7 +232,7 @@ def tell_star(group_id: str, job_id: str, *, starred: bool) -> None:
 
 
 def tell_replaced(group_id: str, job_id: str) -> None:
-    """Have the pages that show a child learn that a file of it was replaced. No event, as with a star."""
+    """Notify the pages that show a child that a file of it was replaced. No event, as with a star."""
     _tell_after_commit(Message(group_id=group_id, replaced=(ReplacedFrame(job_id),)))
 
 

@@ -112,7 +112,7 @@ def _located(
     child: ChildJob, backend: Backend, outputs: Mapping[str, Any], item: Mapping[str, Any]
 ) -> OutputFile:
     attempt = child.current_attempt
-    told = None if attempt is None else attempt.backend_ended_at
+    by_backend = None if attempt is None else attempt.backend_ended_at
     return OutputFile(
         backend_id=backend.id,
         url=backend.url,
@@ -125,6 +125,6 @@ def _located(
         job_id=child.id,
         digest=file_digest(backend.id, item),
         replaced=item.get("reason") == REPLACED,
-        ended_at=told or child.completed_at,
-        ended_by_backend=told is not None,
+        ended_at=by_backend or child.completed_at,
+        ended_by_backend=by_backend is not None,
     )

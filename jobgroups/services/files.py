@@ -119,8 +119,8 @@ def _settle(
         ReportedFile.objects.filter(attempt=attempt, digest__in=given_up).delete()
     for other_id, digests in sorted(replaced.items()):
         ReportedFile.objects.filter(attempt_id=other_id, digest__in=digests).delete()
-    strangers = {one for one, row in rows.items() if row.child_id != attempt.child_id}
-    _mark({one: digests for one, digests in replaced.items() if one in strangers}, rows)
+    of_other_jobs = {one for one, row in rows.items() if row.child_id != attempt.child_id}
+    _mark({one: digests for one, digests in replaced.items() if one in of_other_jobs}, rows)
     # The rows of the attempts that had written them kept this one's from being stored.
     return _insert(attempt, dict.fromkeys(sorted(taken), True)) == len(taken)
 
@@ -129,7 +129,7 @@ def _is_later(one: Attempt, ending: Attempt) -> bool:
     """Return whether ``one``, whose end is stored, ended after the attempt that ends now.
 
     The clock of their backend decides, but only between attempts that the Director had open at the same
-    time: somebody may have set the clock back between the others.
+    time: between other attempts, a user may have set the clock back.
     """
     if one.ended_at is None or ending.created_at >= one.ended_at:
         return False
