@@ -249,7 +249,12 @@ BETTER_ELSEWHERE: Final = frozenset(
 )
 
 #: Failures of an attempt whose end may never be seen: it keeps its job from no other backend.
-OVERTAKEN: Final = (FailureClass.STALLED, FailureClass.UNREACHABLE, FailureClass.BACKEND_LOST)
+OVERTAKEN: Final = (
+    FailureClass.STALLED,
+    FailureClass.UNREACHABLE,
+    FailureClass.BACKEND_LOST,
+    FailureClass.INTERNAL,
+)
 
 #: The classes that a group may name in ``retry_on``.
 RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not Retry.NEVER)

@@ -20,7 +20,7 @@ from backends.comfyui.refusals import partly
 from jobgroups import events, outputs
 from jobgroups.clock import now, unjumped
 from jobgroups.compiled import KEY, Compiled
-from jobgroups.failures import FailureClass, class_of_refusal
+from jobgroups.failures import OVERTAKEN, FailureClass, class_of_refusal
 from jobgroups.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.services import adopting, failed, files, outages, quarantine
@@ -538,14 +538,19 @@ def attempt_refused(
 def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
     """A defect of the Director kept it from sending or following the prompt.
 
-    An attempt that may still run there stays open, with its stop owed; the child fails.
+    An attempt that may still run there stays open, with its stop owed; the child fails. One that was to
+    be stopped already keeps its child from no other backend: its end may never be seen.
     """
     failure = Failure(kind=FailureClass.INTERNAL, message=message)
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if attempt.state == AttemptState.INTENT:
             return _fail_both(write, child, attempt, AttemptState.NOT_SENT, failure)
         failed.meet(write, child, attempt, failure)
-        return failed.stop_failed(write, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL)
+        if failed.stop_failed(write, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
+            return True
+        still_open = Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True)
+        still_open.exclude(failure_class__in=OVERTAKEN).update(failure_class=FailureClass.INTERNAL)
+        return False
 
 
 # --- given back -----------------------------------------------------------------------------------

@@ -138,8 +138,8 @@ def _claimable() -> QuerySet[ChildJob]:
         # One that is longer than any pause was said before the clock was set back.
         | Q(not_before__gt=Asked("longest"))
     )
-    # Two prompts of one child never run at once, but where the older one hangs or is out of reach
-    # elsewhere, and its end may never come. What stands at this backend is settled first.
+    # Two prompts of one child never run at once, but where the older one hangs, is out of reach or cannot
+    # be followed elsewhere, and its end may never be seen. What stands at this backend is settled first.
     older = Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)
     overtaken = Q(failure_class__in=OVERTAKEN)
     return ChildJob.objects.filter(

@@ -346,6 +346,14 @@ def test_a_backend_that_hangs_during_the_removal_keeps_no_job(first: Fence, seco
     assert not idle(second)
 
 
+def test_a_prompt_that_cannot_be_followed_keeps_no_job(first: Fence, second: Fence) -> None:
+    _, claimed = accepted(first)
+    move(JobGroup.objects.get())
+    attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=first, message="A defect.")
+    assert farm.claim(second).child_id == only(JobGroup.objects.get()).id
+    assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_move_and_a_start_at_the_same_time_leave_one_attempt_in_charge() -> None:
     first, second = works("gpu-1"), works("gpu-2")

@@ -136,6 +136,18 @@ def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: Fence) -> None:
     assert [one.number for one in child.attempts.all()] == [1, 2]
 
 
+def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(fence: Fence) -> None:
+    other = works("gpu-2")
+    group = farm.submit("gpu-1", "gpu-1")
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+    child = group.children.get(position=0)
+    retry(group, child, OTHER)
+    assert farm.claim(other).child_id == child.id
+    assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
+
+
 def test_a_picture_that_was_made_after_all_is_taken(fence: Fence) -> None:
     group = farm.submit("gpu-1", "gpu-1")
     claimed = farm.claim(fence)
