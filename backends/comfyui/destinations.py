@@ -102,7 +102,12 @@ class CheckedNetwork(httpcore.AnyIOBackend):
         if is_refused(host):
             raise httpcore.ConnectError(_REFUSED)
         stream = await super().connect_tcp(host, *args, **options)
-        if is_refused(_host_of(stream.get_extra_info("server_addr"))):
+        try:
+            peer = stream.get_extra_info("server_addr")
+        except (AttributeError, OSError) as error:
+            # anyio reads the peer of a socket that asyncio has dropped: it was reset at once.
+            raise httpcore.ConnectError("the connection was reset at once") from error
+        if is_refused(_host_of(peer)):
             await stream.aclose()
             raise httpcore.ConnectError(_REFUSED)
         return stream

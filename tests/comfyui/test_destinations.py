@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
+import struct
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpcore
 import pytest
 
 from backends.comfyui import destinations
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.destinations import allow_link_local, check_url, is_refused
+from backends.comfyui.destinations import CheckedNetwork, allow_link_local, check_url, is_refused
 from backends.comfyui.errors import BackendUnreachable
 
 
@@ -117,3 +122,34 @@ async def test_nothing_is_sent_when_a_name_resolves_to_a_refused_address(
                 raise AssertionError("opened")
         await asyncio.sleep(0.05)
     assert bytes(received) == b""
+
+
+async def _connect(port: int) -> None:
+    with contextlib.suppress(httpcore.ConnectError):
+        stream = await CheckedNetwork().connect_tcp("127.0.0.1", port, timeout=3)
+        await stream.aclose()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
+def test_connection_that_is_reset_at_once_is_a_connect_error() -> None:
+    """uvloop drops such a socket before its peer can be read; some in a hundred attempts are met so."""
+    import uvloop
+
+    def reset_all(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                connection.close()
+
+    async def connect_often(port: int) -> None:
+        for _ in range(50):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(20):
+                    group.create_task(_connect(port))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=reset_all, args=[listener], daemon=True).start()
+        uvloop.run(connect_often(listener.getsockname()[1]))
+        listener.shutdown(socket.SHUT_RDWR)

@@ -16,7 +16,7 @@ OF_SAFETY: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _DESTINATIONS,
-                'if is_refused(_host_of(stream.get_extra_info("server_addr"))):',
+                "if is_refused(_host_of(peer)):",
                 'if is_refused(_host_of(stream.get_extra_info("server_address"))):',
             ),
         ),
