@@ -345,7 +345,7 @@ class AttemptAdmin(ReadOnlyAdmin):
 class ReportedFileAdmin(ReadOnlyAdmin):
     """Files that attempts reported and that no later attempt has replaced."""
 
-    list_display = ("digest", "attempt_link", "executed")
+    list_display = ("digest", "attempt_link", "executed", "origin")
     list_filter = ("executed",)
     search_fields = ("digest",)
     exclude = ("attempt",)

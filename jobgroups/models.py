@@ -397,6 +397,8 @@ class ReportedFile(models.Model):
     digest = models.CharField(max_length=32)
     #: Whether the attempt has written the file; otherwise ComfyUI's cache reported it again.
     executed = models.BooleanField()
+    #: Of the node that has written the file: see ``workflow.origins``; empty: not known.
+    origin = models.CharField(max_length=32, blank=True, default="", db_default="")
 
     class Meta:
         ordering: ClassVar = ["id"]

@@ -7,7 +7,7 @@ import binascii
 import datetime as dt
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -20,7 +20,15 @@ from jobgroups.clock import iso, now
 from jobgroups.compiled import KEY, Asked, Compiled
 from jobgroups.errors import BackendNotFound, ChildNotFound, GroupNotFound, InvalidRequest
 from jobgroups.leasing import HEARTBEAT_LIFE, database_now
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Runner
+from jobgroups.models import (
+    AbandonedPrompt,
+    Attempt,
+    ChildJob,
+    JobEvent,
+    JobGroup,
+    ReportedFile,
+    Runner,
+)
 from jobgroups.queueing import waiting_reasons
 from jobgroups.retrying import LONGEST_PAUSE
 from jobgroups.states import CHILD_OPEN, AttemptState, ChildStatus
@@ -98,6 +106,12 @@ def group_workflow(group_id: str) -> str:
     if not (found := list(texts)):
         raise GroupNotFound(group_id)
     return found[0]
+
+
+def file_origins(*, digests: Collection[str]) -> dict[str, str]:
+    """Return the origin of the node that has written each file, where it is known."""
+    rows = ReportedFile.objects.filter(digest__in=digests, executed=True).exclude(origin="")
+    return dict(rows.values_list("digest", "origin"))
 
 
 def group_seqs(group_ids: Sequence[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +36,7 @@ from backends.comfyui.protocol import (
     ProgressState,
 )
 from backends.comfyui.refusals import refused_outputs
-from jobgroups import selectors
+from jobgroups import outputs, selectors
 from jobgroups.clock import now
 from jobgroups.progress import ProgressTracker
 from jobgroups.runner import ending
@@ -45,7 +45,7 @@ from jobgroups.runner.omissions import omitted_outputs
 from jobgroups.services import attempts
 from jobgroups.services.attempts import AttemptNow, End
 from jobgroups.states import ATTEMPT_ENDED, AttemptState
-from jobgroups.workflow import dangling_link
+from jobgroups.workflow import dangling_link, origins
 
 if TYPE_CHECKING:
     from jobgroups.runner.session import BackendSession
@@ -610,11 +610,16 @@ class AttemptDriver:
         await self._end(replace(end, node_errors=found))
 
     async def _end(self, end: End) -> None:
+        if end.state is AttemptState.SUCCESS:
+            end = await self._without_replaced(end)
         end = await ending.check_cached_files(self._session.client, end, self._cached)
         self._warn(*end.warnings)
+        executed = self._executed(end.node_outputs)
+        own = origins(self.course.workflow) if executed else {}
         end = replace(
             end,
-            executed=self._executed(end.node_outputs),
+            executed=executed,
+            origins={one: own[one] for one in executed if one in own},
             last_step=self._report.last_step,
             warnings=tuple(self._warnings),
         )
@@ -630,6 +635,38 @@ class AttemptDriver:
         store = attempts.attempt_struck if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
+
+    async def _without_replaced(self, end: End) -> End:
+        """Return the end with the files marked that were replaced since its cached nodes wrote them.
+
+        The cache knows a name alone. If another node has written the file of this name since, in this
+        prompt or in another job's, the file shows the picture of that node.
+        """
+        backend_id = self._session.backend_id
+        cached = (self._cached - self._executing) & end.node_outputs.keys()
+        named = {
+            node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys()
+            for node in cached
+        }
+        if not any(named.values()):
+            return end
+        made = outputs.digests(backend_id, end.node_outputs, self._executed(end.node_outputs))
+        writers = await self._session.database.store(
+            selectors.file_origins, digests=set[str]().union(*named.values())
+        )
+        own = origins(self.course.workflow)
+        replaced: dict[str, Collection[str]] = {
+            node: [
+                one
+                for one in found
+                if made[one] or (node in own and writers.get(one, own[node]) != own[node])
+            ]
+            for node, found in named.items()
+        }
+        if not any(replaced.values()):
+            return end
+        shown = outputs.without_replaced(end.node_outputs, backend_id, replaced)
+        return replace(end, outputs=self._prompt.outputs(shown))
 
     async def _dated(self, end: End) -> End:
         """Return the end with its time by the clock that dates the backend's files."""

@@ -178,7 +178,7 @@ async def check_cached_files(client: ComfyClient, end: End, cached: Collection[s
 
     Args:
         client: of the backend.
-        end: a success.
+        end: a success; files that are known to be replaced are marked.
         cached: the nodes that ComfyUI did not run again; where none is an output, nothing is asked.
 
     Returns:
@@ -296,6 +296,9 @@ def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptU
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
     if not (isinstance(item, dict) and "url" in item and _names_a_file(item)):
+        return item
+    if item.get("missing"):
+        warnings.append(f"{item['filename']} was replaced: another file has its name.")
         return item
     try:
         there = await client.has_file(

@@ -80,6 +80,8 @@ class End:
     #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
     #: files of the others.
     executed: frozenset[str] = frozenset()
+    #: Of each of these nodes, its ``workflow.origins``.
+    origins: Mapping[str, str] = field(default_factory=dict)
     #: When it ended, by the backend's clock; None where its history does not say.
     backend_ended_at: dt.datetime | None = None
     #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
@@ -384,7 +386,12 @@ def _without_replaced(attempt: Attempt, end: End) -> End:
     """
     attempt.backend_ended_at = end.backend_ended_at
     reported = outputs.digests(attempt.backend_id, end.node_outputs, end.executed)
-    replaced = files.record(attempt, reported)
+    origins = {
+        digest: end.origins.get(node, "")
+        for node in end.executed
+        for digest in outputs.digests(attempt.backend_id, {node: end.node_outputs[node]}, ())
+    }
+    replaced = files.record(attempt, reported, origins)
     if not replaced:
         return end
     marked = outputs.marked(end.outputs, attempt.backend_id, replaced)

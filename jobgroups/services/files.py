@@ -23,10 +23,12 @@ from jobgroups.shapes import compact
 
 _TABLE: Final = ReportedFile._meta.db_table
 #: Files in one statement: SQLite before 3.32 takes 999 values.
-_AT_ONCE: Final = 300
+_AT_ONCE: Final = 240
 
 
-def record(attempt: Attempt, reported: Mapping[str, bool]) -> frozenset[str]:
+def record(
+    attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]
+) -> frozenset[str]:
     """Store which files an attempt reported, and mark the outputs of the attempts whose files it replaced.
 
     In the transaction that ends the attempt: two statements, if nothing was replaced.
@@ -34,6 +36,7 @@ def record(attempt: Attempt, reported: Mapping[str, bool]) -> frozenset[str]:
     Args:
         attempt: locked, not ended yet, with ``backend_ended_at``.
         reported: the digest of each file, and whether the attempt has written it.
+        origins: of these, the origin of the node that has written it.
 
     Returns:
         The digests of the files that a later attempt, whose end was stored before, has replaced.
@@ -42,24 +45,33 @@ def record(attempt: Attempt, reported: Mapping[str, bool]) -> frozenset[str]:
         return frozenset()
     # In one order: concurrent ends wait for each other, and do not deadlock.
     digests = sorted(reported)
-    _insert(attempt, {digest: reported[digest] for digest in digests})
+    _insert(attempt, {digest: reported[digest] for digest in digests}, origins)
     lost: set[str] = set()
     while others := _others(attempt, digests):
-        if _settle(attempt, reported, others, lost):
+        if _settle(attempt, reported, origins, others, lost):
             break
         # Another transaction has replaced the same rows meanwhile, and its own are visible now.
     return frozenset(lost)
 
 
-def _insert(attempt: Attempt, reported: Mapping[str, bool]) -> int:
+def _insert(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]) -> int:
     """Insert the rows that do not contradict others; return how many."""
     inserted = 0
     for some in _slices(list(reported)):
-        places = ", ".join(["(%s, %s, %s)"] * len(some))
-        values = [value for one in some for value in (attempt.pk, one, reported[one])]
+        places = ", ".join(["(%s, %s, %s, %s)"] * len(some))
+        values = [
+            value
+            for one in some
+            for value in (
+                attempt.pk,
+                one,
+                reported[one],
+                origins.get(one, "") if reported[one] else "",
+            )
+        ]
         with connection.cursor() as cursor:
             cursor.execute(
-                f"INSERT INTO {_TABLE} (attempt_id, digest, executed) VALUES {places}"  # noqa: S608 no input in it
+                f"INSERT INTO {_TABLE} (attempt_id, digest, executed, origin) VALUES {places}"  # noqa: S608 no input in it
                 " ON CONFLICT DO NOTHING",
                 values,
             )
@@ -88,6 +100,7 @@ def _slices(items: Sequence[str]) -> Iterator[Sequence[str]]:
 def _settle(
     attempt: Attempt,
     reported: Mapping[str, bool],
+    origins: Mapping[str, str],
     others: Sequence[tuple[int, str, bool]],
     lost: set[str],
 ) -> bool:
@@ -122,7 +135,7 @@ def _settle(
     of_other_jobs = {one for one, row in rows.items() if row.child_id != attempt.child_id}
     _mark({one: digests for one, digests in replaced.items() if one in of_other_jobs}, rows)
     # The rows of the attempts that had written them kept this one's from being stored.
-    return _insert(attempt, dict.fromkeys(sorted(taken), True)) == len(taken)
+    return _insert(attempt, dict.fromkeys(sorted(taken), True), origins) == len(taken)
 
 
 def _is_later(one: Attempt, ending: Attempt) -> bool:

@@ -15,7 +15,7 @@ from jobgroups.workflow.checks import (
     check_text,
     check_workflow,
 )
-from jobgroups.workflow.digest import digest
+from jobgroups.workflow.digest import digest, origins
 from jobgroups.workflow.graph import dangling_link, is_link, node_title
 from jobgroups.workflow.parameters import ALIASES, SEED_INPUTS, ParameterInvalid
 from jobgroups.workflow.prepared import Prepared, prepare, with_seed
@@ -34,6 +34,7 @@ __all__ = [
     "digest",
     "is_link",
     "node_title",
+    "origins",
     "prepare",
     "with_seed",
 ]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from jobgroups.workflow.graph import Node
+from jobgroups.workflow.graph import Node, Workflow, is_link, linked_node
 from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.prepared import Prepared
 
@@ -49,6 +49,35 @@ def digest(prepared: Prepared) -> str:
     }
     text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def origins(workflow: Workflow) -> dict[str, str]:
+    """Return a digest of each node and of all nodes that it depends on, without their ids.
+
+    ComfyUI's cache answers for a node with what a node of the same digest made.
+    """
+    found: dict[str, str] = {}
+    entered = set[str]()
+    waiting = list(workflow)
+    while waiting:
+        node_id = waiting[-1]
+        node = workflow[node_id]
+        if node_id not in entered:
+            # First what it depends on. A link back into a circle is left out: ComfyUI refuses circles.
+            entered.add(node_id)
+            linked = (linked_node(value) for value in node["inputs"].values())
+            waiting += [one for one in linked if one and one in workflow and one not in entered]
+            continue
+        waiting.pop()
+        if node_id in found:
+            continue
+        inputs = {
+            name: [found.get(value[0], ""), *value[1:]] if is_link(value) else _plain(value)
+            for name, value in node["inputs"].items()
+        }
+        text = json.dumps([node["class_type"], inputs], sort_keys=True)
+        found[node_id] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return found
 
 
 def _telling(node_id: str, node: Node, seeds: frozenset[tuple[str, str]]) -> dict[str, Any]:

@@ -196,6 +196,36 @@ async def test_two_save_nodes_and_a_cached_one_keep_what_is_theirs(studio: Studi
     assert await studio.status(second) == 200
 
 
+async def test_a_cached_node_does_not_show_the_file_that_another_node_wrote(studio: Studio) -> None:
+    """ComfyUI's cache names a file that was removed, and then the file that has its name."""
+    workflow = {
+        "1": {"class_type": "VAEDecode", "inputs": {"samples": ["5", 0], "vae": ["4", 2]}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "shot"}},
+        **text_to_image(prefix="shot"),
+    }
+
+    async def shown(group: str) -> list[tuple[str, str | None, int]]:
+        job = await studio.job(group)
+        found = []
+        for number, one in enumerate(job["outputs"]["images"]):
+            answer = await studio.client.get(f"{group}/jobs/{job['job_id']}/outputs/{number}")
+            await body(answer)
+            found.append((one["filename"], one.get("reason"), answer.status_code))
+        return found
+
+    shared = [await studio.render(seed, workflow=workflow) for seed in (1, 2)]
+    assert [await shown(group) for group in shared] == [
+        [(NAME, None, 200), ("shot_00002_.png", None, 200)],
+        [(NAME, None, 200), ("shot_00003_.png", None, 200)],
+    ]
+    studio.empty()
+    third, fourth = [await studio.render(seed, workflow=workflow) for seed in (3, 4)]
+    assert await shown(third) == [(NAME, "replaced", 410), (NAME, None, 200)]
+    assert await shown(fourth) == [(NAME, "replaced", 410), ("shot_00002_.png", None, 200)]
+    warnings = (await studio.job(fourth))["warnings"]
+    assert warnings == [f"{NAME} was replaced: another file has its name."]
+
+
 # --- rows of a release before ---------------------------------------------------------------------
 
 

@@ -38,6 +38,22 @@ OF_ROWS: tuple[Breakage, ...] = (
         notices=f"{_FILES}::test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file",
     ),
     Breakage(
+        name="cached name believed",
+        broken="A file that ComfyUI's cache names is not compared with the node that wrote it.",
+        hurts="A job shows the picture of another seed that has the name of its own removed file.",
+        edits=(
+            Edit(
+                "jobgroups/runner/attempt.py",
+                "if made[one] or (node in own and writers.get(one, own[node]) != own[node])",
+                "if made[one]",
+            ),
+        ),
+        notices=(
+            "tests/pictures/test_replaced.py"
+            "::test_a_cached_node_does_not_show_the_file_that_another_node_wrote"
+        ),
+    ),
+    Breakage(
         name="younger file served",
         broken="The date of a file is not compared with the end of its job.",
         hurts="A file that another client's prompt wrote is shown for the job.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,32 @@ def test_what_comfyuis_own_nodes_take_as_free_text_is_content() -> None:
     free = {name for name, found in kinds.items() if "STRING" in found and "COMBO" not in found}
     # These are numbers of layers, written as text.
     assert free - {"layers", "single_layers", "double_layers"} <= CONTENT_INPUTS
+
+
+def test_origins_do_not_depend_on_ids_and_contain_all_that_comes_before() -> None:
+    def graph(first: str, second: str, steps: float, text: str) -> dict[str, Any]:
+        return {
+            second: {"class_type": "Save", "inputs": {"images": [first, 0], "prefix": "a"}},
+            first: {"class_type": "Draw", "inputs": {"steps": steps, "text": text}},
+        }
+
+    found = workflow.origins(graph("1", "2", 7, "x"))
+    assert workflow.origins(graph("9", "3", 7.0, "x")) == {"9": found["1"], "3": found["2"]}
+    other = workflow.origins(graph("1", "2", 7, "y"))
+    assert other["1"] != found["1"]
+    assert other["2"] != found["2"]
+
+
+def test_origins_of_circles_chains_and_dense_graphs_take_no_time() -> None:
+    def node(*sources: int) -> dict[str, Any]:
+        links = {f"from {source}": [str(source), 0] for source in sources}
+        return {"class_type": "X", "inputs": links}
+
+    circle = {str(i): node((i + 1) % 3000) for i in range(3000)}
+    dense = {str(i): node(*range(i)) for i in range(200)}
+    reverse = {str(i): node(*range(i)) for i in reversed(range(200))}
+    begun = time.perf_counter()
+    assert len(workflow.origins(circle)) == 3000
+    assert workflow.origins(dense) == workflow.origins(reverse)
+    assert len(set(workflow.origins(dense).values())) == 200
+    assert time.perf_counter() - begun < 3
