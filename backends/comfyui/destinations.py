@@ -7,6 +7,8 @@ with each connection, since it may resolve to another address by then.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import queue
 import socket
@@ -54,7 +56,10 @@ def check_url(url: str) -> None:
         ValueError: it is link-local, with a sentence for the person.
     """
     host = urlsplit(url).hostname or ""
-    if any(is_refused(address) for address in (host, *_resolved(host))):
+    found = _resolved(host)
+    refused = [one for one in (host, *found) if is_refused(one)]
+    # The name of a machine in a local network often has an fe80 address beside a usable one.
+    if any("." in one for one in refused) or (refused and all(map(is_refused, found))):
         raise ValueError(
             "The address is link-local (169.254.0.0/16 or fe80::/10), which is refused unless"
             " DIRECTOR_ALLOW_LINK_LOCAL is 1."
@@ -88,20 +93,46 @@ _REFUSED: Final = (
 )
 
 
+class PeerRefused(ConnectionError):
+    """A connection whose peer has a refused address; nothing was sent."""
+
+
+async def permitted_addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host to which requests may be sent."""
+    loop = asyncio.get_running_loop()
+    try:
+        entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    found = dict.fromkeys(str(entry[4][0]) for entry in entries)
+    return [address for address in found if not is_refused(address)]
+
+
 class CheckedNetwork(httpcore.AnyIOBackend):
     """Connections for HTTP: closed before a byte is sent where the peer's address is refused."""
 
     async def connect_tcp(
-        self, host: str, *args: Any, **options: Any
+        self, host: str, port: int, *args: Any, **options: Any
     ) -> httpcore.AsyncNetworkStream:
-        """Connect, and look at whom the name stood for.
+        """Connect, to another address of the host if the peer of the first connection is refused.
 
         Raises:
-            httpcore.ConnectError: the address is refused, or there is no connection.
+            httpcore.ConnectError: every address is refused, or there is no connection.
         """
+        try:
+            return await self._checked(host, port, *args, **options)
+        except PeerRefused:
+            for address in await permitted_addresses(host, port):
+                with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                    return await self._checked(address, port, *args, **options)
+            raise httpcore.ConnectError(_REFUSED) from None
+
+    async def _checked(
+        self, host: str, port: int, *args: Any, **options: Any
+    ) -> httpcore.AsyncNetworkStream:
         if is_refused(host):
-            raise httpcore.ConnectError(_REFUSED)
-        stream = await super().connect_tcp(host, *args, **options)
+            raise PeerRefused(_REFUSED)
+        stream = await super().connect_tcp(host, port, *args, **options)
         try:
             peer = stream.get_extra_info("server_addr")
         except (AttributeError, OSError) as error:
@@ -109,7 +140,7 @@ class CheckedNetwork(httpcore.AnyIOBackend):
             raise httpcore.ConnectError("the connection was reset at once") from error
         if is_refused(_host_of(peer)):
             await stream.aclose()
-            raise httpcore.ConnectError(_REFUSED)
+            raise PeerRefused(_REFUSED)
         return stream
 
 
@@ -120,10 +151,10 @@ class CheckedConnection(ClientConnection):
         """Shake hands.
 
         Raises:
-            ConnectionError: the address is refused.
+            PeerRefused: the address is refused.
         """
         if is_refused(_host_of(self.remote_address)):
-            raise ConnectionError(_REFUSED)
+            raise PeerRefused(_REFUSED)
         await super().handshake(*args, **options)
 
 

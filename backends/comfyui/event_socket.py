@@ -18,7 +18,7 @@ from websockets.exceptions import (
     InvalidURI,
 )
 
-from backends.comfyui.destinations import CheckedConnection
+from backends.comfyui.destinations import CheckedConnection, PeerRefused, permitted_addresses
 from backends.comfyui.errors import (
     AnswerLost,
     BackendUnreachable,
@@ -188,9 +188,16 @@ async def _connected(
 
 async def _connected_anywhere(uri: str, options: dict[str, Any]) -> ClientConnection:
     parts = urlsplit(uri)
-    if not is_localhost(parts.hostname or ""):
-        return await _Connect(uri, **options)
+    host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "wss" else 80)
+    if not is_localhost(host):
+        try:
+            return await _Connect(uri, **options)
+        except PeerRefused:
+            for address in await permitted_addresses(host, port):
+                with contextlib.suppress(ConnectionError):
+                    return await _Connect(uri, host=address, port=port, **options)
+            raise
     first, second = LOOPBACK_HOSTS
     try:
         return await _Connect(uri, host=first, port=port, **options)

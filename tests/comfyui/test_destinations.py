@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpcore
 import pytest
@@ -21,6 +22,7 @@ from backends.comfyui import destinations
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.destinations import CheckedNetwork, allow_link_local, check_url, is_refused
 from backends.comfyui.errors import BackendUnreachable
+from backends.simulator import SimulatorThread
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +81,20 @@ def test_name_is_refused_for_any_of_its_addresses(monkeypatch: pytest.MonkeyPatc
     check_url("http://unknown.test:8188")
 
 
+def test_name_with_an_fe80_address_beside_a_usable_one_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {"box.local": ["fe80::1%eth0", "192.168.1.7"], "odd.local": ["fe80::1%eth0"]}
+
+    def resolve(host: str, *_args: Any, **_options: Any) -> list[Any]:
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (one, 0)) for one in known[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    check_url("http://box.local:8188")
+    with pytest.raises(ValueError, match="link-local"):
+        check_url("http://odd.local:8188")
+
+
 def test_resolver_that_hangs_delays_no_registration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: time.sleep(1.0) or [])
     monkeypatch.setattr(destinations, "_RESOLVE_WITHIN", 0.05)
@@ -121,6 +137,37 @@ async def test_nothing_is_sent_when_a_name_resolves_to_a_refused_address(
             async with comfy.events("c"):
                 raise AssertionError("opened")
         await asyncio.sleep(0.05)
+    assert bytes(received) == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without more")
+async def test_name_with_a_refused_and_a_usable_address_is_connected_to_the_usable_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine's own name often has an fe80 address too, and it may come first."""
+    resolve = socket.getaddrinfo
+    addresses = ("127.0.0.2", "127.0.0.1")
+    monkeypatch.setattr(destinations, "_NETWORKS", (ipaddress.ip_network("127.0.0.2/32"),))
+
+    def both(host: Any, *rest: Any, **more: Any) -> list[Any]:
+        hosts = addresses if host in ("gpu.test", b"gpu.test") else (host,)
+        return [entry for one in hosts for entry in resolve(one, *rest, **more)]
+
+    received = bytearray()
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.extend(await reader.read(1000))
+        writer.close()
+
+    with SimulatorThread() as simulators:
+        port = urlsplit(simulators.urls[0]).port
+        async with await asyncio.start_server(note, "127.0.0.2", port):
+            monkeypatch.setattr(socket, "getaddrinfo", both)
+            async with ComfyClient(f"http://gpu.test:{port}") as comfy:
+                assert (await comfy.system_stats()).version
+                async with comfy.events("c"):
+                    pass
+            await asyncio.sleep(0.05)
     assert bytes(received) == b""
 
 
