@@ -38,6 +38,8 @@ class OutputFile:
     digest: str = ""
     #: Whether a later job is known to have written another file of this name.
     replaced: bool = False
+    #: Whether it is replaced and the job reported several files of its name: a kept thumbnail may be of another.
+    ambiguous: bool = False
     #: When the job that wrote it ended at the latest, and whether the backend's clock says so.
     ended_at: dt.datetime | None = None
     ended_by_backend: bool = False
@@ -54,7 +56,9 @@ class OutputFile:
         The prompt is part of it: ComfyUI gives the name of a removed file to another picture
         (PROTOCOL trap 9).
         """
-        parts = (self.backend_id, self.prompt_id, self.filename, self.kind, self.subfolder)
+        parts = [self.backend_id, self.prompt_id, self.filename, self.kind, self.subfolder]
+        if self.ambiguous:
+            parts.append(REPLACED)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -113,6 +117,8 @@ def _located(
 ) -> OutputFile:
     attempt = child.current_attempt
     by_backend = None if attempt is None else attempt.backend_ended_at
+    replaced = item.get("reason") == REPLACED
+    same = (one for one in reported_files(outputs) if one.get("url") == item["url"])
     return OutputFile(
         backend_id=backend.id,
         url=backend.url,
@@ -124,7 +130,8 @@ def _located(
         seed=child.seed,
         job_id=child.id,
         digest=file_digest(backend.id, item),
-        replaced=item.get("reason") == REPLACED,
+        replaced=replaced,
+        ambiguous=replaced and len(list(same)) > 1,
         ended_at=by_backend or child.completed_at,
         ended_by_backend=by_backend is not None,
     )

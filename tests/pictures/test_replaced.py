@@ -222,6 +222,12 @@ async def test_a_cached_node_does_not_show_the_file_that_another_node_wrote(stud
     third, fourth = [await studio.render(seed, workflow=workflow) for seed in (3, 4)]
     assert await shown(third) == [(NAME, "replaced", 410), (NAME, None, 200)]
     assert await shown(fourth) == [(NAME, "replaced", 410), ("shot_00002_.png", None, 200)]
+    job = await studio.job(third)
+    shown_small = []
+    for number in (1, 0):
+        output = f"{third}/jobs/{job['job_id']}/outputs/{number}"
+        shown_small.append((await studio.client.get(f"{output}?w=320")).status_code)
+    assert shown_small == [200, 410]
     warnings = (await studio.job(fourth))["warnings"]
     assert warnings == [f"{NAME} was replaced: another file has its name."]
 
