@@ -230,6 +230,8 @@ async def test_a_cached_node_does_not_show_the_file_that_another_node_wrote(stud
     assert shown_small == [200, 410]
     warnings = (await studio.job(fourth))["warnings"]
     assert warnings == [f"{NAME} was replaced: another file has its name."]
+    page = (await studio.client.get(fourth.replace("/api/job-groups", "/groups"))).content.decode()
+    assert "A thumbnail, if there is one, shows the old picture" in page
 
 
 # --- rows of a release before ---------------------------------------------------------------------
