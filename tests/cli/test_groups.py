@@ -77,6 +77,8 @@ def test_a_failed_child_is_retried_where_the_person_says_while_its_group_runs(de
     desk.run("backends", "pause", "gpu-3")
     try:
         desk.sims.fault("out_of_memory", on=0)
+        # Both moves must come while what is retried renders, on a busy machine too.
+        desk.sims.fault("slow", on=1, seconds=12.0)
         with Director(desk.url) as director:
             group_id = director.submit(text_to_picture(), ["gpu-1", "gpu-3"]).job_group_id
         job, waiting = (one["job_id"] for one in desk.json("show", group_id)["child_jobs"])
