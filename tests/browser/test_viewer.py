@@ -126,6 +126,20 @@ def test_why_one_that_is_gone_is_small_is_said(desk: Desk, page: Any) -> None:
     expect(page.locator("#viewer-note")).to_be_hidden()
 
 
+def test_viewer_mentions_no_copy_when_none_was_made(desk: Desk, page: Any) -> None:
+    group = desk.submit(1, parameters={"width": 640, "height": 480})
+    desk.until_ended(group)
+    desk.order(0, name="status", status=404, route="/view", count=0)
+    try:
+        page.goto(f"{desk.url}/groups/{group}")
+        expect(page.locator("[data-broken]")).to_have_count(1)
+        page.locator(".picture").click()
+        note = page.locator("#viewer-note")
+        expect(note).to_have_text("The output is gone. Its backend does not have the file any more.")
+    finally:
+        desk.withdraw()
+
+
 def test_an_open_page_shows_that_a_picture_was_replaced(
     desk: Desk, page: Any, simulators: SimulatorThread
 ) -> None:

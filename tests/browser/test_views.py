@@ -97,6 +97,17 @@ def test_downloads_are_offered_where_there_are_files(
     assert ("Download all" in page, "Download 1 kept" in page) == (offered, offered)
 
 
+def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client) -> None:
+    farm.backend()
+    fence = farm.lease()
+    group = farm.submit("gpu-1", "gpu-1")
+    claimed = farm.claim(fence)
+    farm.start(claimed, fence)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=farm.end(AttemptState.ERROR))
+    page = client.get(f"/groups/{group.id}").content.decode()
+    assert "Retry a failed job on its card, or all when the group has ended" in page
+
+
 def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(client: Client) -> None:
     farm.backend()
     group = farm.submit()

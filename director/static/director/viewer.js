@@ -33,7 +33,10 @@ function say(text) {
 // The original does not come: shows the largest copy that does, and says why.
 async function instead(button, mine) {
   const image = $("viewer-image");
-  image.onerror = () => { image.onerror = null; image.src = button.querySelector("img").src; };
+  let reason = "", copy = " This is a smaller copy.";
+  const explain = () => { if (reason && mine === shown) say(reason + copy); };
+  const noCopy = () => { image.onerror = null; copy = ""; explain(); };
+  image.onerror = () => { image.onerror = noCopy; image.src = button.querySelector("img").src; };
   image.src = `${button.dataset.view}?w=2560`;
   let answer;
   try {
@@ -44,7 +47,7 @@ async function instead(button, mine) {
   if (mine !== shown) return;
   $("viewer-save").hidden = answer.code === "output_gone";
   if (answer.code === "output_too_large") tooLarge(answer);
-  else say(`${answer.detail || "The picture does not come."} This is a smaller copy.`);
+  else { reason = answer.detail || "The picture does not come."; explain(); }
 }
 
 // A page may not show what stands elsewhere; a person may open it there.
