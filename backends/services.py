@@ -73,7 +73,7 @@ def backend_create(
     Args:
         url: as ``normalise_url`` takes it; a login in it becomes a header.
         backend_id: None: made of host and port, with a number behind it if that is taken.
-        name: for people; None: the address without its scheme.
+        name: for people; None: ``backend_id`` if it is chosen, else the address without its scheme.
         tags: what ``required_capabilities`` may ask for.
         enabled: False: it gets no work yet.
         headers: sent with every request and socket.
@@ -93,7 +93,7 @@ def backend_create(
         raise BackendInvalid("backend_id", "Is reserved for a path of the API; choose another id.")
     row = Backend(
         id=backend_id or _free_id(address.url),
-        name=(name or address.url.split("://", 1)[1])[:_MAX_NAME],
+        name=(name or backend_id or address.url.split("://", 1)[1])[:_MAX_NAME],
         url=address.url,
         tags=_without_repeats(tags),
         enabled=enabled,

@@ -87,6 +87,12 @@ def test_a_backend_is_registered_and_looked_at_at_once(api: Api, rung: list[str]
     assert rung
 
 
+def test_backend_is_named_by_its_chosen_id(api: Api) -> None:
+    """Sentences name a backend by its id: its cards must show the same word."""
+    with dead_port() as url:
+        assert api.post(PATH, {"url": url, "backend_id": "attic"}).json()["name"] == "attic"
+
+
 def test_a_backend_that_is_away_is_registered_and_says_why(api: Api) -> None:
     with dead_port() as url:
         shown = api.post(PATH, {"url": url}).json()
