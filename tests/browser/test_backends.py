@@ -61,6 +61,8 @@ def test_a_found_comfyui_is_ignored_offered_again_and_added(desk: Desk, page: An
         # It comes to the open page by itself.
         offer = page.locator(".offer")
         expect(offer).to_contain_text(f"Found {address}")
+        above = page.locator("#add-open").bounding_box()
+        assert offer.bounding_box()["y"] >= above["y"] + above["height"] + 8
         offer.get_by_role("button", name="Ignore").click()
         expect(offer).to_contain_text(f"Ignored: {address}")
         offer.get_by_role("button", name="Offer again").click()

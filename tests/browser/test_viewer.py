@@ -135,7 +135,9 @@ def test_viewer_mentions_no_copy_when_none_was_made(desk: Desk, page: Any) -> No
         expect(page.locator("[data-broken]")).to_have_count(1)
         page.locator(".picture").click()
         note = page.locator("#viewer-note")
-        expect(note).to_have_text("The output is gone. Its backend does not have the file any more.")
+        expect(note).to_have_text(
+            "The output is gone. Its backend does not have the file any more."
+        )
     finally:
         desk.withdraw()
 

@@ -103,7 +103,9 @@ def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client
     group = farm.submit("gpu-1", "gpu-1")
     claimed = farm.claim(fence)
     farm.start(claimed, fence)
-    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=farm.end(AttemptState.ERROR))
+    attempts.attempt_ended(
+        attempt_id=claimed.attempt_id, fence=fence, end=farm.end(AttemptState.ERROR)
+    )
     page = client.get(f"/groups/{group.id}").content.decode()
     assert "Retry a failed job on its card, or all when the group has ended" in page
 
