@@ -15,7 +15,7 @@ from director.cli.exits import Failure, usage
 from director.cli.picking import Picked
 from director.cli.talking import Asked, nearest
 from jobgroups import seeds, workflow
-from jobgroups.workflow import SEED_INPUTS, ParameterInvalid
+from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,15 @@ def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> Failure:
 
 
 def _similar(name: str, graph: Mapping[str, Any]) -> str:
-    plain = {each for node in graph.values() for each in node["inputs"]}
-    addressed = {f"{node_id}.{each}" for node_id, node in graph.items() for each in node["inputs"]}
-    is_addressed = name.rpartition(".")[0] in graph
-    return nearest(name, sorted(addressed if is_addressed else plain), "--dry-run sends nothing.")
+    """Return the inputs like ``name`` that can be set: links are left out."""
+    place, dot, _ = name.rpartition(".")
+    known = {
+        f"{node_id if place in graph else node_title(node) or node_id}.{each}" if dot else each
+        for node_id, node in graph.items()
+        for each, value in node["inputs"].items()
+        if not is_link(value)
+    }
+    return nearest(name, sorted(known), "--dry-run sends nothing.")
 
 
 def _changes(graph: Mapping[str, Any], prepared: workflow.Prepared) -> Iterator[Change]:

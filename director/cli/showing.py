@@ -108,7 +108,7 @@ def line(row: Row) -> str:
         row.status, row.status
     )
     if row.status == "completed" and row.attempt > 1:
-        word = f"completed on try {row.attempt}"
+        word = f"completed with attempt {row.attempt}"
     note = f": {row.note}" if row.note and row.status != "running" else ""
     return f"{row.backend_id} seed {row.seed}: {coloured(row.status, word)}{note}"
 

@@ -11,7 +11,6 @@ from typing import Final
 import click
 
 from director.client import Child, Group
-from jobgroups.wording import on_try
 
 #: Colour of a status, of groups, children and backends alike.
 _COLOURS: Final[Mapping[str, str]] = {
@@ -119,12 +118,15 @@ def why(child: Child) -> str:
         kind = child.raw.get("failure_class")
         return f"{plain_line(said)} ({kind})" if kind else plain_line(said)
     if child.status == "completed" and child.attempt_count > 1:
-        return on_try(child.attempt_count)
+        return f"{child.attempt_count} attempts"
     return ""
 
 
 def counts(group: Group) -> str:
-    """Return ``4 done, 1 done on the second try, 1 failed``."""
+    """Return ``4 done, 1 done after 2 attempts, 1 failed``.
+
+    Attempts are not called tries: the attempt of a child that was moved or evicted did not fail.
+    """
     done = [one for one in group.child_jobs if one.status == "completed"]
     again = [one for one in done if one.attempt_count > 1]
     by_status = {
@@ -132,9 +134,9 @@ def counts(group: Group) -> str:
         for status in ("failed", "timeout", "cancelled", "running", "queued")
     }
     parts = [f"{len(done) - len(again)} done"] if len(done) > len(again) else []
-    for tries in sorted({one.attempt_count for one in again}):
-        number = sum(one.attempt_count == tries for one in again)
-        parts.append(f"{number} done {on_try(tries)}")
+    for attempts in sorted({one.attempt_count for one in again}):
+        number = sum(one.attempt_count == attempts for one in again)
+        parts.append(f"{number} done after {attempts} attempts")
     names = {"timeout": "timed out", "queued": "waiting"}
     parts += [f"{number} {names.get(s, s)}" for s, number in by_status.items() if number]
     return ", ".join(parts) or "nothing yet"

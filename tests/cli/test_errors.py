@@ -53,6 +53,11 @@ def test_a_file_that_is_not_there_and_one_that_is_like_it(desk: Desk) -> None:
             "--set 3.stepz: it matches no input of the workflow.\nDid you mean 3.steps",
         ),
         (
+            ["--set", "Positive Promt.text=x"],
+            "it matches no input of the workflow.\nDid you mean Positive Prompt.text",
+        ),
+        (["--set", "positve=x"], "it matches no input of the workflow.\nDid you mean steps?"),
+        (
             ["--set", "positive=x"],
             "--set positive: the input is a link, which is never overwritten.",
         ),

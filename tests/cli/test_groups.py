@@ -62,7 +62,7 @@ def test_watching_follows_two_runs(desk: Desk) -> None:
     assert "1 done, 1 failed" in desk.out("watch", group_id, status=1)
     out = desk.out("retry", group_id, "--watch")
     assert out.startswith(f"{group_id}: 1 child again, run 2.")
-    assert "completed: 1 done, 1 done on the second try" in out
+    assert "completed: 1 done, 1 done after 2 attempts" in out
 
 
 def test_a_retry_of_one_child_leaves_the_other(desk: Desk) -> None:
@@ -90,7 +90,7 @@ def test_a_failed_child_is_retried_where_the_person_says_while_its_group_runs(de
         out = desk.out("move", group_id, waiting, "gpu-2")
         assert out.startswith(f"{waiting} waits for gpu-2 now.")
         assert "already" in desk.out("move", group_id, waiting, "gpu-2")
-        assert "completed: 1 done, 1 done on the second try" in desk.out("watch", group_id)
+        assert "completed: 1 done, 1 done after 2 attempts" in desk.out("watch", group_id)
         children = desk.json("show", group_id)["child_jobs"]
         assert [one["backend_id"] for one in children] == ["gpu-2", "gpu-2"]
         assert "not waiting" in desk.said("move", group_id, waiting, "gpu-1", status=4)

@@ -229,9 +229,9 @@ def test_a_machine_on_fire_costs_a_second_try_and_no_more(desk: Desk) -> None:
     desk.sims.fault("out_of_memory", on=1)
     words = ["submit", "workflow.json", "--all", "--max-attempts", "3", "--elsewhere", "group"]
     out = desk.out(*words, "--watch")
-    assert "completed: 2 done, 1 done on the second try in " in out
+    assert "completed: 2 done, 1 done after 2 attempts in " in out
     assert "waits: again, after gpu-2: " in out
-    assert out.count(" completed on try 2") == 1
+    assert out.count(" completed with attempt 2") == 1
 
 
 def test_ctrl_c_leaves_the_group_running_and_says_how_to_come_back(desk: Desk) -> None:

@@ -129,7 +129,7 @@ def test_a_retry_names_where_it_failed_and_where_it_goes() -> None:
     assert _told(_state(status="running"), again, started, done)[1:] == [
         "gpu-2 seed 42: waits: again, after gpu-1: Out of memory.",
         "gpu-2 seed 42: started",
-        "gpu-2 seed 42: completed on try 2",
+        "gpu-2 seed 42: completed with attempt 2",
     ]
 
 
