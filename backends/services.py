@@ -331,7 +331,7 @@ def _reachability(
     """Return the columns of a status; the row's old values decide within the same statement."""
     state = (Reachability.ONLINE if reachable else Reachability.OFFLINE).value
     same = Q(reachability=state)
-    if running is not None and pending is not None:
+    if reachable and running is not None and pending is not None:
         was_busy = Q(queue_running__gt=0) | Q(queue_pending__gt=0)
         same &= was_busy if running + pending > 0 else ~was_busy
     away_since = None if reachable else Coalesce(F("unreachable_since"), Value(moment))

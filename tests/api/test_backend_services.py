@@ -76,6 +76,23 @@ def test_status_since_is_the_time_of_the_last_change_between_away_free_and_busy(
     assert since == [0, 1, 1, 3, 3, 5, 5]
 
 
+def test_status_since_of_an_offline_backend_stays_when_its_queue_counts_change(
+    make_backend: Made,
+) -> None:
+    """A runner that starts anew has not read the queue that was lost with the backend."""
+    make_backend("gpu-1")
+    start = now()
+    for second, (reachable, running) in enumerate([(True, 1), (False, 1), (False, 0)]):
+        services.backend_observed(
+            backend_id="gpu-1",
+            reachable=reachable,
+            queue_running=running,
+            queue_pending=0,
+            seen_at=start + dt.timedelta(seconds=second),
+        )
+    assert Backend.objects.get().status_since == start + dt.timedelta(seconds=1)
+
+
 def test_what_was_not_looked_at_is_left_as_it_was(make_backend: Made) -> None:
     make_backend("gpu-1", version="0.3.64", devices=[{"name": "cpu"}])
     seen = {"queue_running": 1, "queue_pending": 2, "queue_foreign": 2}
