@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from backends.comfyui.address import BackendAddress, check_headers, normalise_url, slug_for_url
 from backends.comfyui.destinations import check_url
-from backends.holding import NOT_QUARANTINED, backend_switched
+from backends.holds import NOT_QUARANTINED, backend_switched
 from backends.models import Backend, FoundBackend, Reachability
 
 #: What an id looks like; it stands in URLs, file names and logs.

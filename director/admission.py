@@ -24,7 +24,7 @@ from director import sign_in
 from director.http_errors import error_response
 from director.one_thread import OneThreadHandler
 from director.origins import Scope
-from jobgroups.api.parsers import PayloadTooLarge
+from jobgroups.api.requests.body import PayloadTooLarge
 
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
 reactor: Any = _reactor

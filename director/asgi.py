@@ -1,4 +1,4 @@
-"""The ASGI application: HTTP by Django, WebSockets by ``jobgroups.routing``.
+"""The ASGI application: HTTP by Django, WebSockets by ``jobgroups.consumers.routing``.
 
 ``serve`` runs it; a farm's web processes may run any ASGI server with it.
 """
@@ -21,8 +21,8 @@ from director.one_thread import LenientRequest, routed  # noqa: E402
 from director.origins import Receive, Scope, Send, guarded  # noqa: E402
 from director.sign_in import signed_in  # noqa: E402
 from jobgroups.consumers import read_seqs  # noqa: E402
-from jobgroups.hub import hub  # noqa: E402
-from jobgroups.routing import websocket_urlpatterns  # noqa: E402
+from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
+from jobgroups.events.hub import hub  # noqa: E402
 
 # Any: the stubs want each frame's exact type, where plain dictionaries go through.
 _streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # they take plain routes

@@ -21,13 +21,13 @@ from django.db import connection
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backends.selectors import backend_list
-from jobgroups.api import backend_shapes
-from jobgroups.api.base import ApiView
-from jobgroups.clock import iso
-from jobgroups.leasing import HEARTBEAT_LIFE, database_now
+from backends.queries import backend_list
+from jobgroups.api.views.base import ApiView
+from jobgroups.domain.clock import iso
 from jobgroups.models import Runner
-from jobgroups.selectors import backend_loads
+from jobgroups.queries import backends as backend_shapes
+from jobgroups.queries.groups import backend_loads
+from jobgroups.queries.leases import HEARTBEAT_LIFE, database_now
 
 logger = logging.getLogger(__name__)
 

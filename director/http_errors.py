@@ -24,8 +24,8 @@ from django.views.decorators.csrf import csrf_exempt
 from psycopg_pool import PoolTimeout
 from rest_framework.exceptions import APIException, MethodNotAllowed
 
+from jobgroups.database.threads import TRANSIENT
 from jobgroups.errors import JobGroupsError
-from jobgroups.runner.db import TRANSIENT
 from jobgroups.workflow import FieldInvalid
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from django.utils.module_loading import import_string
 
 from director.http_errors import error_response
 from director.origins import Application, Receive, Scope, Send
-from jobgroups.runner.db import Database
+from jobgroups.database.threads import Database
 
 _Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
 

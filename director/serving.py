@@ -17,10 +17,10 @@ from director.asgi import application
 from director.listening import Place
 from director.one_thread import close_threads
 from director.pacing import PacedServer
-from jobgroups.api.asynchronous import close_reading
+from jobgroups.api.views.async_base import close_reading
 from jobgroups.consumers import close_all, close_rows, read_seqs
-from jobgroups.hub import hub
-from jobgroups.runner.locks import Lock
+from jobgroups.database.locks import Lock
+from jobgroups.events.hub import hub
 from jobgroups.runner.supervision import SupervisedRunner
 
 logger = logging.getLogger(__name__)

@@ -240,7 +240,7 @@ def _sqlite(path: str) -> dict[str, Any]:
     timeout. The progress flush alone lowers ``synchronous``, on a connection of its own.
     """
     return {
-        "ENGINE": "director.sqlite3",
+        "ENGINE": "jobgroups.database.sqlite3",
         "NAME": path,
         "OPTIONS": {
             "transaction_mode": "IMMEDIATE",
@@ -404,7 +404,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": [],
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["jobgroups.api.parsers.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["jobgroups.api.requests.body.StrictJSONParser"],
     "EXCEPTION_HANDLER": "director.http_errors.exception_handler",
 }
 
@@ -432,7 +432,7 @@ LOGGING = {
         "websockets": {"level": "WARNING"},
         # A line for each of its connections, where whoever asked says it in one.
         "psycopg.pool": {"level": "ERROR"},
-        # A traceback a second while Redis is away, where ``jobgroups.relay`` says it in one line.
+        # A traceback a second while Redis is away, where ``jobgroups.events.relay`` says it in one line.
         "channels_redis": {"level": "CRITICAL"},
         # They write URLs with their passwords; ``jobgroups.runner.posting`` says what went wrong.
         "apprise": {"handlers": ["nowhere"], "level": "WARNING", "propagate": False},

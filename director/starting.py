@@ -20,8 +20,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
 from backends.services import BackendInvalid, backends_ensure
-from jobgroups.leasing import NAME_LOCK
-from jobgroups.runner.locks import DatabaseLock, FileLock, Lock, own_connection
+from jobgroups.database.locks import DatabaseLock, FileLock, Lock, own_connection
+from jobgroups.queries.leases import NAME_LOCK
 
 Say = Callable[[str], object]
 

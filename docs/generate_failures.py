@@ -1,4 +1,4 @@
-"""Write ``docs/failures.md`` from ``jobgroups/failures.py``: ``make docs``. A test fails if it is stale."""
+"""Write ``docs/failures.md`` from ``jobgroups/domain/failures.py``: ``make docs``. A test fails if it is stale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jobgroups.failures import (  # noqa: E402 after the line above
+from jobgroups.domain.failures import (  # noqa: E402 after the line above
     BETTER_ELSEWHERE,
     TAXONOMY,
     FailureClass,
@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "failures.md"
 _HEAD = """\
 # When a render fails
 
-<!-- Generated from jobgroups/failures.py by `make docs`; do not edit. -->
+<!-- Generated from jobgroups/domain/failures.py by `make docs`; do not edit. -->
 
 Each failed attempt has a class, its `failure_class`. The class says whether and where another try may
 help, and whether the failure speaks against the machine. What is done about it is each group's to say.

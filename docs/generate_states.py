@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from backends import states as backend_states  # noqa: E402 only importable after the line above
-from jobgroups import states  # noqa: E402 likewise
+from jobgroups.domain import states  # noqa: E402 likewise
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "states.md"
 _HEAD = """\
 # States
 
-<!-- Generated from jobgroups/states.py and backends/states.py by `make docs`; do not edit. -->
+<!-- Generated from jobgroups/domain/states.py and backends/states.py by `make docs`; do not edit. -->
 
 Every move goes through a guarded `UPDATE … WHERE status IN (sources)`: who comes second changes
 nothing. The database's CHECK constraints repeat the tables.

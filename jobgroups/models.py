@@ -19,8 +19,8 @@ from django.db import models
 from django.db.models import F, Q
 
 from backends.models import Backend
-from jobgroups.failures import FailureClass
-from jobgroups.states import (
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import (
     ATTEMPT_ENDED,
     CHILD_FINAL,
     AttemptState,

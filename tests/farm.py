@@ -8,12 +8,12 @@ from typing import Any
 from django.db import connection
 
 from backends.models import Backend
+from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.services import attempts, claims, groups, runners
 from jobgroups.services.attempts import End
 from jobgroups.services.claims import Claim
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, ErrorType
 
 WORKFLOW: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},

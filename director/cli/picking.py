@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Final
 
+from backends.capabilities import Known, lacking
 from director.cli.exits import Failure, Status, usage
 from director.cli.talking import nearest, nobody
 from director.client import Backend
-from jobgroups.capabilities import Known, lacking
 
 #: A backend in one of these gets no child; a POST says the same, and why.
 _NO_CHILDREN: Final = {"disabled", "offline", "quarantined", "draining"}

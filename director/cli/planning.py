@@ -14,8 +14,8 @@ from director.cli import words
 from director.cli.exits import Failure, usage
 from director.cli.picking import Picked
 from director.cli.talking import Asked, nearest
-from jobgroups import seeds, workflow
-from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title
+from jobgroups import workflow
+from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title, seeds
 
 
 @dataclass(frozen=True, slots=True)

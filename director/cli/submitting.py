@@ -18,7 +18,7 @@ from director.cli.watching import watch_to_end
 from director.cli.workflows import read_source, workflow_in
 from director.client import Director, Group, Unreachable
 from director.client.requests import SubmitOptions
-from jobgroups.seeds import MAX_SEED, SeedStrategy
+from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 
 _EXAMPLES: Final = """\
 \b

@@ -14,7 +14,7 @@ from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.versions import keeps_prompt_id, supports_targeted_interrupt
 from backends.models import Backend
-from backends.selectors import backend_list
+from backends.queries import backend_list
 from director.diagnosis.findings import SEVERITY, Finding, Level
 
 _ANSWER_WITHIN_S: Final = 5.0

@@ -10,7 +10,7 @@ from typing import Any
 from director import __version__
 from director.diagnosis import installation, machines, places, services
 from director.diagnosis.findings import SEVERITY, Finding, Level
-from jobgroups.clock import iso
+from jobgroups.domain.clock import iso
 
 
 def examine(port: int) -> list[Finding]:

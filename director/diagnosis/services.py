@@ -14,7 +14,7 @@ from django.db.migrations.loader import MigrationLoader
 
 from director import health, starting
 from director.diagnosis.findings import Finding, Level
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
 
 _LEVELS: Final = {"ok": Level.OK, "degraded": Level.WARNING, "down": Level.PROBLEM}
 #: Seconds that the database's clock may differ from this machine's: heartbeats live ten.

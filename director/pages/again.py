@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from jobgroups import wording
-from jobgroups.failures import RETRIED, TAXONOMY
+from jobgroups.domain import text
+from jobgroups.domain.failures import RETRIED, TAXONOMY
+from jobgroups.domain.states import Elsewhere, PartialOutputs
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.seeds import MAX_SEED
-from jobgroups.states import Elsewhere, PartialOutputs
+from jobgroups.workflow.seeds import MAX_SEED
 
 #: What can be done when a picture fails: the form's value, and how it is said. ``no`` is one try.
 ON_FAILURE: Final = (
@@ -20,8 +20,7 @@ ON_FAILURE: Final = (
 )
 #: After which failures a picture may be tried again: the form's value, its name, what it means.
 RETRY_ON: Final = tuple(
-    (one.value, wording.capital(wording.failure_words(one)), TAXONOMY[one].sentence)
-    for one in RETRIED
+    (one.value, text.capital(text.failure_words(one)), TAXONOMY[one].sentence) for one in RETRIED
 )
 #: What can be done if ComfyUI refuses some outputs of a picture's workflow.
 PARTIAL_OUTPUTS: Final = (

@@ -11,15 +11,16 @@ from typing import Final
 from django.db.models import Count, F
 
 from backends.models import Backend, Reachability
-from backends.selectors import backend_facts, backends_by_id
+from backends.queries import backend_facts, backends_by_id
 from backends.states import BackendState, backend_state
-from director.pages import estimates, filters, words
+from director.pages import filters, words
 from director.pages.bars import Bar, Segment, bar_of
 from director.pages.pictures import Output, outputs_of
-from jobgroups.clock import iso, now
+from jobgroups.domain.clock import iso, now
+from jobgroups.domain.states import CHILD_FINAL, ChildStatus, GroupStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.states import CHILD_FINAL, ChildStatus, GroupStatus
+from jobgroups.queries import estimates
 
 #: Pictures in a row.
 _THUMBNAILS: Final = 4

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backends.models import Backend, Reachability
-from backends.selectors import backends_by_id
+from backends.queries import backends_by_id
 from director.pages import board, words
 from director.pages.pictures import Output, outputs_of
-from jobgroups import selectors, wording
+from jobgroups.domain import text
+from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
+from jobgroups.domain.outputs import reported_files
+from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus
+from jobgroups.domain.text import counted
+from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
-from jobgroups.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.outputs import reported_files
-from jobgroups.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus
-from jobgroups.waiting import left_running
-from jobgroups.wording import counted
+from jobgroups.queries import groups
 
 #: Cards on one page of a group.
 PAGE: Final = 120
@@ -207,7 +208,7 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
     # The row first: what is read after it may show more than its seq says, which the stream tells
     # again, and never less.
     row = board.one_row(group_id)
-    snapshot = selectors.group_snapshot(group_id)
+    snapshot = groups.group_snapshot(group_id)
     children: list[dict[str, Any]] = snapshot["child_jobs"]
     pages = max(-(-len(children) // PAGE), 1)
     page = min(max(page, 1), pages)
@@ -243,7 +244,7 @@ def one_card(group_id: str, job_id: str) -> Card:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
     """
     group = _group(group_id)
-    detail = selectors.child_detail(group_id, job_id)
+    detail = groups.child_detail(group_id, job_id)
     position = ChildJob.objects.filter(pk=job_id).values_list("position", flat=True).first()
     if position is None:
         raise ChildNotFound(job_id)
@@ -330,7 +331,7 @@ def _tries(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, l
                 words=said,
                 reason=row.error_message or "",
                 meaning=_meaning(row.failure_class),
-                failure=wording.failure_words(row.failure_class) if row.failure_class else "",
+                failure=text.failure_words(row.failure_class) if row.failure_class else "",
                 stopping=row.is_stopping,
                 left_running=left_running(
                     row.state,

@@ -9,12 +9,13 @@ from typing import Final
 from django.http import QueryDict
 
 from backends.models import Backend
-from backends.selectors import backends_by_id
+from backends.queries import backends_by_id
 from backends.states import Hold
 from director.pages import words
-from jobgroups import failing, wording
-from jobgroups.clock import iso, now
-from jobgroups.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
+from jobgroups.domain import text
+from jobgroups.domain.clock import iso, now
+from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
+from jobgroups.queries import failures as failing
 
 _WINDOW_WORDS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
@@ -112,7 +113,7 @@ def _cause(row: failing.Row, known: Mapping[str, Backend]) -> Cause:
     return Cause(
         key=f"{row.failure_class}-{row.backend_id}-{row.workflow}",
         failure_class=row.failure_class,
-        title=wording.capital(wording.failure_words(row.failure_class)),
+        title=text.capital(text.failure_words(row.failure_class)),
         sentence=kind.sentence,
         backend_id=row.backend_id,
         backend_name=row.backend_id if backend is None else backend.name or backend.id,

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 from django.db.models import Q, QuerySet
 from django.http import QueryDict
 
-from jobgroups.clock import iso
+from jobgroups.domain.clock import iso
+from jobgroups.domain.states import GroupStatus
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.states import GroupStatus
 
 PAGE: Final = 50
 _CURSOR: Final = re.compile(r"([0-9T:.\-]{23}Z)_(jg_[0-9a-f]{12})")

@@ -13,14 +13,14 @@ from django.db.models import Count
 
 from backends.discovery import found_list
 from backends.models import Backend, FoundBackend, Reachability
-from backends.selectors import backend_list
+from backends.queries import backend_list
 from backends.states import TAKES_CHILDREN, TROUBLE_FIRST, BackendState
 from director.pages import words
-from jobgroups.api import backend_shapes
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.selectors import BackendLoad, backend_loads, runner_alive
-from jobgroups.states import AttemptState, ChildStatus, Elsewhere
+from jobgroups.queries import backends
+from jobgroups.queries.groups import BackendLoad, backend_loads, runner_alive
 
 #: Above this many a table reads better than lanes.
 LANES: Final = 12
@@ -172,7 +172,7 @@ def shop() -> Shop:
     machines = [
         _machine(
             row,
-            loads.get(row.id, backend_shapes.NO_LOAD),
+            loads.get(row.id, backends.NO_LOAD),
             work[row.id],
             ends[row.id],
             movable.get(row.id, 0),
@@ -238,7 +238,7 @@ def _ends() -> dict[str, Counter[str]]:
 def _machine(
     row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int
 ) -> Machine:
-    shown = backend_shapes.backend(row, load)
+    shown = backends.backend(row, load)
     since = shown["status_since"]
     gpu, vram = _device(row.devices)
     return Machine(

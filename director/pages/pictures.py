@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jobgroups.outputs import REPLACED, download_name, reported_files
+from jobgroups.domain.outputs import REPLACED, download_name, reported_files
 
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
 

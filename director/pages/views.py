@@ -11,12 +11,12 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from backends.selectors import backend_list
+from backends.queries import backend_list
 from director.pages import again, board, cards, filters, machines
 from director.pages import failures as failed
+from jobgroups.domain.states import GroupStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound
-from jobgroups.seeds import SeedStrategy
-from jobgroups.states import GroupStatus
+from jobgroups.workflow.seeds import SeedStrategy
 
 
 def _page(

@@ -6,8 +6,8 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from jobgroups import wording
-from jobgroups.states import PartialOutputs
+from jobgroups.domain import text as wording
+from jobgroups.domain.states import PartialOutputs
 
 #: Notices say them as well.
 group_name = wording.group_name

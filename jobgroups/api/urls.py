@@ -5,18 +5,18 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 from rest_framework.views import APIView
 
-from jobgroups.api import (
-    asynchronous,
-    backend_views,
-    failure_views,
-    found_views,
-    hold_views,
-    picture_views,
-    probe_views,
-    retry_views,
-    views,
+from jobgroups.api.views import (
+    async_base,
+    backends,
+    failures,
+    found,
+    groups,
+    holds,
+    pictures,
+    probes,
+    retries,
 )
-from jobgroups.api.output_views import OutputView
+from jobgroups.api.views.outputs import OutputView
 
 
 def _both(route: str, view: type[APIView], **given: object) -> list[URLPattern]:
@@ -30,36 +30,36 @@ def _both(route: str, view: type[APIView], **given: object) -> list[URLPattern]:
 
 
 urlpatterns = [
-    *_both("job-group", views.SubmitView),
-    *_both("job-groups", views.GroupListView),
-    *_both("job-groups/<str:group_id>", views.GroupView),
-    *_both("job-groups/<str:group_id>/workflow", views.WorkflowView),
-    *_both("job-groups/<str:group_id>/events", views.EventsView),
-    *_both("job-groups/<str:group_id>/retry", retry_views.GroupRetryView),
-    *_both("job-groups/<str:group_id>/jobs/<str:job_id>", views.JobView),
-    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/retry", retry_views.JobRetryView),
-    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/move", retry_views.JobMoveView),
-    *asynchronous.both(
+    *_both("job-group", groups.SubmitView),
+    *_both("job-groups", groups.GroupListView),
+    *_both("job-groups/<str:group_id>", groups.GroupView),
+    *_both("job-groups/<str:group_id>/workflow", groups.WorkflowView),
+    *_both("job-groups/<str:group_id>/events", groups.EventsView),
+    *_both("job-groups/<str:group_id>/retry", retries.GroupRetryView),
+    *_both("job-groups/<str:group_id>/jobs/<str:job_id>", groups.JobView),
+    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/retry", retries.JobRetryView),
+    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/move", retries.JobMoveView),
+    *async_base.both(
         "job-groups/<str:group_id>/jobs/<str:job_id>/outputs/<str:number>", OutputView
     ),
-    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/star", picture_views.StarView),
-    *asynchronous.both("job-groups/<str:group_id>/outputs.zip", picture_views.ZipView),
-    *_both("failures", failure_views.FailuresView),
-    *_both("failures/jobs", failure_views.FailedJobsView),
-    *_both("seeds", picture_views.SeedsView),
-    *_both("workflow-from-png", picture_views.WorkflowFromPngView),
-    *_both("backends/test", probe_views.BackendTestView, backend_id="test"),
-    *_both("backends/find", probe_views.BackendFindView, backend_id="find"),
-    *_both("backends/found", found_views.FoundListView, backend_id="found"),
-    *_both("backends/found/add", found_views.FoundAddView),
-    *_both("backends/found/ignore", found_views.FoundIgnoreView, ignored=True),
-    *_both("backends/found/unignore", found_views.FoundIgnoreView, ignored=False),
-    *_both("backends", backend_views.BackendListView),
-    *_both("backends/<str:backend_id>", backend_views.BackendView),
-    *_both("backends/<str:backend_id>/status", backend_views.BackendStatusView),
-    *_both("backends/<str:backend_id>/pause", hold_views.BackendHoldView, hold="pause"),
-    *_both("backends/<str:backend_id>/drain", hold_views.BackendHoldView, hold="drain"),
-    *_both("backends/<str:backend_id>/resume", hold_views.BackendResumeView),
-    *_both("backends/<str:backend_id>/quarantine", hold_views.BackendQuarantineView),
-    *_both("backends/<str:backend_id>/release", hold_views.BackendReleaseView),
+    *_both("job-groups/<str:group_id>/jobs/<str:job_id>/star", pictures.StarView),
+    *async_base.both("job-groups/<str:group_id>/outputs.zip", pictures.ZipView),
+    *_both("failures", failures.FailuresView),
+    *_both("failures/jobs", failures.FailedJobsView),
+    *_both("seeds", pictures.SeedsView),
+    *_both("workflow-from-png", pictures.WorkflowFromPngView),
+    *_both("backends/test", probes.BackendTestView, backend_id="test"),
+    *_both("backends/find", probes.BackendFindView, backend_id="find"),
+    *_both("backends/found", found.FoundListView, backend_id="found"),
+    *_both("backends/found/add", found.FoundAddView),
+    *_both("backends/found/ignore", found.FoundIgnoreView, ignored=True),
+    *_both("backends/found/unignore", found.FoundIgnoreView, ignored=False),
+    *_both("backends", backends.BackendListView),
+    *_both("backends/<str:backend_id>", backends.BackendView),
+    *_both("backends/<str:backend_id>/status", backends.BackendStatusView),
+    *_both("backends/<str:backend_id>/pause", holds.BackendHoldView, hold="pause"),
+    *_both("backends/<str:backend_id>/drain", holds.BackendHoldView, hold="drain"),
+    *_both("backends/<str:backend_id>/resume", holds.BackendResumeView),
+    *_both("backends/<str:backend_id>/quarantine", holds.BackendQuarantineView),
+    *_both("backends/<str:backend_id>/release", holds.BackendReleaseView),
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jobgroups.consumers.job_group import JobGroupConsumer
 from jobgroups.consumers.monitor import MonitorConsumer
-from jobgroups.consumers.rows import close_rows, read_seqs
+from jobgroups.consumers.not_found import UnknownPathConsumer
+from jobgroups.consumers.reads import close_rows, read_seqs
 from jobgroups.consumers.socket import close_all
-from jobgroups.consumers.unknown import UnknownPathConsumer
 
 __all__ = [
     "JobGroupConsumer",

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qs
 
-from jobgroups import selectors
-from jobgroups.consumers.rows import PAGE, StreamStart, read, stream_start
+from jobgroups.consumers.reads import PAGE, StreamStart, read, stream_start
 from jobgroups.consumers.socket import (
     NOT_FOUND,
     TOO_SLOW,
@@ -22,8 +21,9 @@ from jobgroups.consumers.socket import (
 )
 from jobgroups.consumers.stream import Stream
 from jobgroups.errors import GroupNotFound
-from jobgroups.hub import hub
-from jobgroups.messages import Entry, EventFrame, Poke, PreviewFrame, ProgressFrame
+from jobgroups.events.hub import hub
+from jobgroups.events.messages import Entry, EventFrame, Poke, PreviewFrame, ProgressFrame
+from jobgroups.queries import groups
 
 #: No group has an id that is longer or holds anything else; a database need not see such.
 _GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -106,7 +106,7 @@ class JobGroupConsumer(Socket):
     async def _catch_up(self, stream: Stream) -> None:
         """Send all rows after what was sent. An event that is rung is committed, so it is there."""
         while True:
-            rows = await read(selectors.group_events, self.group_id, since=stream.sent, limit=PAGE)
+            rows = await read(groups.group_events, self.group_id, since=stream.sent, limit=PAGE)
             await self._send_rows(stream, rows)
             if len(rows) < PAGE:
                 return

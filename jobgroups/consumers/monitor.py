@@ -17,11 +17,18 @@ from urllib.parse import parse_qs
 import msgspec
 from django.conf import settings
 
-from jobgroups.consumers.pulse import PULSE_SECONDS, Pulse, heart
-from jobgroups.consumers.rows import read_seqs
+from jobgroups.consumers.monitor_state import PULSE_SECONDS, Pulse, heart
+from jobgroups.consumers.reads import read_seqs
 from jobgroups.consumers.socket import TOO_SLOW, Socket
-from jobgroups.hub import Subscription, hub
-from jobgroups.messages import Entry, EventFrame, Poke, ProgressFrame, ReplacedFrame, StarFrame
+from jobgroups.events.hub import Subscription, hub
+from jobgroups.events.messages import (
+    Entry,
+    EventFrame,
+    Poke,
+    ProgressFrame,
+    ReplacedFrame,
+    StarFrame,
+)
 
 #: Groups that one page shows at most.
 MAX_GROUPS: Final = 100

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from jobgroups.messages import PreviewFrame, ProgressFrame
-from jobgroups.states import ChildStatus
+from jobgroups.domain.states import ChildStatus
+from jobgroups.events.messages import PreviewFrame, ProgressFrame
 
 #: Events after which a child waits again, for another attempt.
 _WAITS_AGAIN: Final = frozenset({"child_requeued", "child_retrying"})

@@ -2,7 +2,7 @@
 
 import django.db.models.deletion
 import django.db.models.expressions
-import jobgroups.states
+import jobgroups.domain.states
 from django.db import migrations, models
 
 
@@ -156,7 +156,7 @@ class Migration(migrations.Migration):
             options={
                 'ordering': ['-created_at', '-id'],
                 'indexes': [models.Index(fields=['-created_at', '-id'], name='group_newest'), models.Index(fields=['status', '-created_at', '-id'], name='group_status_newest')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('status__in', ['pending', 'running', 'partial_complete', 'completed', 'failed', 'cancelled'])), name='group_status_known'), models.CheckConstraint(condition=models.Q(models.Q(('status__in', [jobgroups.states.GroupStatus['PENDING'], jobgroups.states.GroupStatus['RUNNING']]), _negated=True), ('completed_at__isnull', True), _connector='OR'), name='group_open_has_no_end'), models.CheckConstraint(condition=models.Q(models.Q(('status__in', [jobgroups.states.GroupStatus['COMPLETED'], jobgroups.states.GroupStatus['FAILED']]), _negated=True), ('completed_at__isnull', False), _connector='OR'), name='group_end_has_time'), models.CheckConstraint(condition=models.Q(('total_count__gte', django.db.models.expressions.CombinedExpression(models.F('completed_count'), '+', models.F('failed_count')))), name='group_counts_fit'), models.UniqueConstraint(fields=('submitter', 'idempotency_key'), name='group_idempotency_key')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('status__in', ['pending', 'running', 'partial_complete', 'completed', 'failed', 'cancelled'])), name='group_status_known'), models.CheckConstraint(condition=models.Q(models.Q(('status__in', [jobgroups.domain.states.GroupStatus['PENDING'], jobgroups.domain.states.GroupStatus['RUNNING']]), _negated=True), ('completed_at__isnull', True), _connector='OR'), name='group_open_has_no_end'), models.CheckConstraint(condition=models.Q(models.Q(('status__in', [jobgroups.domain.states.GroupStatus['COMPLETED'], jobgroups.domain.states.GroupStatus['FAILED']]), _negated=True), ('completed_at__isnull', False), _connector='OR'), name='group_end_has_time'), models.CheckConstraint(condition=models.Q(('total_count__gte', django.db.models.expressions.CombinedExpression(models.F('completed_count'), '+', models.F('failed_count')))), name='group_counts_fit'), models.UniqueConstraint(fields=('submitter', 'idempotency_key'), name='group_idempotency_key')],
             },
         ),
         migrations.CreateModel(
@@ -230,7 +230,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='childjob',
-            index=models.Index(condition=models.Q(('current_attempt__isnull', True), ('status', jobgroups.states.ChildStatus['QUEUED'])), fields=['backend', 'queued_at', 'group', 'position'], name='child_waiting'),
+            index=models.Index(condition=models.Q(('current_attempt__isnull', True), ('status', jobgroups.domain.states.ChildStatus['QUEUED'])), fields=['backend', 'queued_at', 'group', 'position'], name='child_waiting'),
         ),
         migrations.AddIndex(
             model_name='childjob',
@@ -254,11 +254,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='childjob',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('outputs_json__isnull', False), ('status', jobgroups.states.ChildStatus['COMPLETED'])), models.Q(models.Q(('status', jobgroups.states.ChildStatus['COMPLETED']), _negated=True), ('outputs_json__isnull', True)), _connector='OR'), name='child_result_iff_completed'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('outputs_json__isnull', False), ('status', jobgroups.domain.states.ChildStatus['COMPLETED'])), models.Q(models.Q(('status', jobgroups.domain.states.ChildStatus['COMPLETED']), _negated=True), ('outputs_json__isnull', True)), _connector='OR'), name='child_result_iff_completed'),
         ),
         migrations.AddConstraint(
             model_name='childjob',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', jobgroups.states.ChildStatus['RUNNING']), _negated=True), ('current_attempt__isnull', False), _connector='OR'), name='child_running_has_attempt'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', jobgroups.domain.states.ChildStatus['RUNNING']), _negated=True), ('current_attempt__isnull', False), _connector='OR'), name='child_running_has_attempt'),
         ),
         migrations.AddConstraint(
             model_name='childjob',

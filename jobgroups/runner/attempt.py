@@ -36,16 +36,17 @@ from backends.comfyui.protocol import (
     ProgressState,
 )
 from backends.comfyui.refusals import refused_outputs
-from jobgroups import outputs, selectors
-from jobgroups.clock import now
-from jobgroups.progress import ProgressTracker
+from jobgroups.domain import outputs
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
+from jobgroups.queries import groups
 from jobgroups.runner import ending
 from jobgroups.runner.looking import Place, Sight, ended, look
 from jobgroups.runner.omissions import omitted_outputs
 from jobgroups.services import attempts
 from jobgroups.services.attempts import AttemptNow, End
-from jobgroups.states import ATTEMPT_ENDED, AttemptState
 from jobgroups.workflow import dangling_link, origins
+from jobgroups.workflow.progress import ProgressTracker
 
 if TYPE_CHECKING:
     from jobgroups.runner.session import BackendSession
@@ -532,7 +533,7 @@ class AttemptDriver:
         the second time. Its server may be a gateway that queues later, or a proxy whose login ended.
         """
         return answer.raised or await self._session.database.store(
-            selectors.was_unconfirmed_before, self.course.attempt_id
+            groups.was_unconfirmed_before, self.course.attempt_id
         )
 
     async def _refused_by_answer(self, answer: PromptUnconfirmed) -> None:
@@ -652,7 +653,7 @@ class AttemptDriver:
             return end
         made = outputs.digests(backend_id, end.node_outputs, self._executed(end.node_outputs))
         writers = await self._session.database.store(
-            selectors.file_origins, digests=set[str]().union(*named.values())
+            groups.file_origins, digests=set[str]().union(*named.values())
         )
         own = origins(self.course.workflow)
         replaced: dict[str, Collection[str]] = {

@@ -8,11 +8,11 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from jobgroups import workflow
+from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
 from jobgroups.runner import ending
 from jobgroups.runner.attempt import Course
 from jobgroups.services.claims import Claim
-from jobgroups.states import AttemptState
 
 logger = logging.getLogger(__name__)
 

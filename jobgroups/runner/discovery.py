@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from backends import discovery
 from backends.comfyui.errors import BackendError
 from backends.comfyui.probe import BackendReport, probe
-from jobgroups.hub import Hub
-from jobgroups.runner.db import Database
+from jobgroups.database.threads import Database
+from jobgroups.events.hub import Hub
 from jobgroups.services.backends import adopted_depart
 
 logger = logging.getLogger(__name__)

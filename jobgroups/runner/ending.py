@@ -21,10 +21,10 @@ from backends.comfyui.protocol import (
     ExecutionSuccess,
 )
 from backends.comfyui.refusals import not_executed
-from jobgroups.failures import FailureClass, class_of_error, class_of_refusal
-from jobgroups.outputs import all_missing
+from jobgroups.domain.failures import FailureClass, class_of_error, class_of_refusal
+from jobgroups.domain.outputs import all_missing
+from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.services.attempts import End
-from jobgroups.states import AttemptState, ErrorType
 
 #: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
 _MAX_TRACEBACK_LINES = 40

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.states import Hold
-from jobgroups.clock import now, unjumped
-from jobgroups.failures import FailureClass
-from jobgroups.services import holds, outages, waiting
-from jobgroups.wording import sentence
+from jobgroups.domain.clock import now, unjumped
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.text import sentence
+from jobgroups.services import expiry, holds, outages
 
 if TYPE_CHECKING:
     from jobgroups.runner.session import BackendSession
@@ -105,14 +105,14 @@ class Housekeeper:
             await self._move_what_waits()
             await self._end_what_waits_too_long()
         else:
-            await self._store(waiting.children_of_disabled)
+            await self._store(expiry.children_of_disabled)
 
     # --- orders -----------------------------------------------------------------------------------
 
     async def _carry_out(self) -> None:
         orders = self._session.orders
         if not orders.enabled:
-            await self._store(waiting.children_of_disabled)
+            await self._store(expiry.children_of_disabled)
             return
         if orders.hold and orders.at_once:
             self._session.stop_attempts(await self._store(holds.prompts_given_back))
@@ -143,15 +143,15 @@ class Housekeeper:
         session, orders = self._session, self._session.orders
         name, away = session.backend_id, session.observer.away_for()
         if orders.quarantined:
-            await self._store(waiting.children_move, reason=f"{name} is quarantined.")
+            await self._store(expiry.children_move, reason=f"{name} is quarantined.")
         elif orders.hold is Hold.DRAIN:
             by = f" by {orders.by}" if orders.by else ""
-            await self._store(waiting.children_move, reason=f"{name} is being drained{by}.")
+            await self._store(expiry.children_move, reason=f"{name} is being drained{by}.")
         elif away is not None and away >= session.around.move_after_s:
             unfit = session.observer.is_unfit
             kind = FailureClass.STALLED if unfit else FailureClass.UNREACHABLE
             reason = self._away_reason(away)
-            await self._store(waiting.children_move, reason=reason, kind=kind)
+            await self._store(expiry.children_move, reason=reason, kind=kind)
 
     async def _move_what_was_sent(self) -> None:
         """Have what was sent to an offline backend go elsewhere, also where that is held or disabled."""
@@ -175,11 +175,11 @@ class Housekeeper:
         is_known = all(driver.has_looked for driver in session.drivers.values())
         away = session.observer.away_for()
         if away is not None and away >= session.around.move_after_s:
-            await self._store(waiting.children_let_go)
+            await self._store(expiry.children_let_go)
         if is_known and away is not None and away >= session.around.give_up_s:
             unfit = session.observer.is_unfit
             await self._store(
-                waiting.children_give_up,
+                expiry.children_give_up,
                 away_s=away,
                 reason=session.observer.away_reason,
                 kind=FailureClass.STALLED if unfit else FailureClass.UNREACHABLE,
@@ -191,7 +191,7 @@ class Housekeeper:
         if is_known != self._was_known or time.monotonic() >= self._looked_at + every:
             self._was_known, self._looked_at = is_known, time.monotonic()
             await self._store(
-                waiting.children_waited_too_long, limit_s=limit, unsent_only=not is_known
+                expiry.children_waited_too_long, limit_s=limit, unsent_only=not is_known
             )
 
     async def _end_what_waits_for_a_quarantine(self) -> None:
@@ -206,7 +206,7 @@ class Housekeeper:
         if lasts >= give_up_s:
             name, reason = self._session.backend_id, orders.quarantine_reason
             message = f"{name} has been quarantined for {lasts:.0f} s: {reason}"
-            await self._store(waiting.children_of_quarantined, message=message)
+            await self._store(expiry.children_of_quarantined, message=message)
 
     async def _store(self, work: Any, **fields: Any) -> Any:
         return await self._session.database.store(work, fence=self._session.fence, **fields)

@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from jobgroups import noticing
-from jobgroups.noticing import Pace
-from jobgroups.runner.db import Database
+from jobgroups.database.threads import Database
+from jobgroups.domain import notices as noticing
+from jobgroups.domain.notices import Pace
 from jobgroups.runner.posting import Service, services_of
 from jobgroups.services import notices, outbox
 from jobgroups.services.outbox import Due

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 from urllib.parse import unquote
 
-from jobgroups.noticing import Message
+from jobgroups.domain.notices import Message
 
 #: Shorter parts of a URL are words that anybody may say.
 _SHORTEST_SECRET: Final = 3

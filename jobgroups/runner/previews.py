@@ -21,8 +21,8 @@ from backends.comfyui.protocol import (
     ExecutionSuccess,
     Preview,
 )
-from jobgroups.hub import Hub, Message, PreviewFrame
-from jobgroups.shapes import MAX_FRAME_BYTES, compact
+from jobgroups.events.hub import Hub, Message, PreviewFrame
+from jobgroups.serializers import MAX_FRAME_BYTES, compact
 
 if TYPE_CHECKING:
     from jobgroups.runner.attempt import Course

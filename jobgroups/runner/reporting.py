@@ -10,10 +10,10 @@ import logging
 import time
 from collections.abc import Sequence
 
-from jobgroups.hub import Hub, Message, ProgressFrame
-from jobgroups.progress import ProgressTracker
-from jobgroups.runner.db import TRANSIENT, Database
+from jobgroups.database.threads import TRANSIENT, Database
+from jobgroups.events.hub import Hub, Message, ProgressFrame
 from jobgroups.runner.timing import Timing
+from jobgroups.serializers import compact
 from jobgroups.services.progress import (
     MAX_STEPS,
     ProgressRow,
@@ -21,7 +21,7 @@ from jobgroups.services.progress import (
     relax_durability,
 )
 from jobgroups.services.writing import Fence
-from jobgroups.shapes import compact
+from jobgroups.workflow.progress import ProgressTracker
 
 logger = logging.getLogger(__name__)
 

@@ -11,21 +11,22 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from backends import selectors as backend_selectors
+from backends import queries as backend_selectors
 from backends.comfyui.exchange import Timeouts
-from jobgroups import leasing, selectors
+from jobgroups.database.locks import Lock
+from jobgroups.database.threads import Database
+from jobgroups.domain.leases import Leases, to_give, to_take
 from jobgroups.errors import LeaseLost
-from jobgroups.hub import Hub
-from jobgroups.runner.db import Database
+from jobgroups.events.hub import Hub
+from jobgroups.queries import groups
+from jobgroups.queries import leases as leasing
 from jobgroups.runner.housekeeping import orders_of
 from jobgroups.runner.leases import LeaseClock
-from jobgroups.runner.locks import Lock
 from jobgroups.runner.reporting import Reporter
 from jobgroups.runner.session import BackendAddress, BackendSession, Surroundings, address_of
 from jobgroups.runner.timing import Timing
 from jobgroups.services import runners
 from jobgroups.services.writing import Fence
-from jobgroups.sharing import Leases, to_give, to_take
 
 logger = logging.getLogger(__name__)
 
@@ -279,7 +280,7 @@ class RunnerService:
                     await self._work.wait()
 
     async def _pass_on(self, database: Database) -> None:
-        waiting, stops = await database.store(selectors.work_for_sessions)
+        waiting, stops = await database.store(groups.work_for_sessions)
         for backend_id, held in self._held.items():
             if backend_id in waiting:
                 held.session.wake()
@@ -288,7 +289,7 @@ class RunnerService:
     async def _match_backends(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
         rows = await around.database.store(backend_selectors.backend_addresses)
-        busy = await around.database.store(selectors.backends_with_prompts)
+        busy = await around.database.store(groups.backends_with_prompts)
         leases = await around.database.store(leasing.leases_seen, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
         for backend_id, held in list(self._held.items()):

@@ -21,12 +21,13 @@ from backends.comfyui.exchange import Timeouts
 from backends.comfyui.protocol import Event, Preview, Status, Text
 from backends.comfyui.texts import one_line
 from backends.comfyui.versions import supports_targeted_interrupt
-from jobgroups import selectors
+from jobgroups.database.threads import Database
+from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
+from jobgroups.queries import groups
 from jobgroups.runner.attempt import AttemptDriver, Course
 from jobgroups.runner.claiming import Claimer
 from jobgroups.runner.courses import Courses
-from jobgroups.runner.db import Database
 from jobgroups.runner.housekeeping import Housekeeper, Orders
 from jobgroups.runner.interrupts import Interrupts
 from jobgroups.runner.leases import LeaseClock
@@ -37,7 +38,6 @@ from jobgroups.runner.sockets import Sockets
 from jobgroups.runner.timing import Timing
 from jobgroups.services import attempts, runners
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class BackendSession:
 
     async def stop_is_stored(self, attempt_id: int) -> bool:
         """Whether the stop of an attempt was asked for, by the rows."""
-        return attempt_id in await self.database.store(selectors.stops_owed, self.backend_id)
+        return attempt_id in await self.database.store(groups.stops_owed, self.backend_id)
 
     # --- what the runner tells --------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class BackendSession:
         await self.housekeeper.end_waits()
 
     async def _take_up(self) -> None:
-        for row in await self.database.store(selectors.active_attempts, self.backend_id):
+        for row in await self.database.store(groups.active_attempts, self.backend_id):
             self.drive(self.courses.of_attempt(row))
 
     def drive(self, course: Course) -> None:
@@ -383,7 +383,7 @@ class BackendSession:
         return None
 
     async def _taken_up_again(self, attempt_id: int) -> AttemptDriver | None:
-        row = await self.database.store(selectors.attempt_loaded, attempt_id)
+        row = await self.database.store(groups.attempt_loaded, attempt_id)
         if row.ended_at is not None:
             return None
         again = AttemptDriver(self, self.courses.of_attempt(row))

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from django.conf import settings
 
-from jobgroups.hub import Hub
-from jobgroups.noticing import Pace
-from jobgroups.runner.db import TRANSIENT, Database
+from jobgroups.database.locks import Lock
+from jobgroups.database.threads import TRANSIENT, Database
+from jobgroups.domain.notices import Pace
+from jobgroups.events.hub import Hub
 from jobgroups.runner.discovery import discover
-from jobgroups.runner.locks import Lock
 from jobgroups.runner.notifying import Notifier
 from jobgroups.runner.service import RunnerReplaced, RunnerService, RunnerSettings
 from jobgroups.runner.timing import Timing

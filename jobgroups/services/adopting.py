@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 
 from backends.models import Backend
-from jobgroups import events
+from jobgroups.domain.outputs import all_missing
+from jobgroups.domain.states import AttemptState, ChildStatus
+from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.outputs import all_missing
 from jobgroups.services.writing import GroupWrite
-from jobgroups.states import AttemptState, ChildStatus
 
 
 def results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
@@ -62,7 +62,7 @@ def adopt(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         started_at=attempt.started_at,
         attempt_count=max(child.attempt_count, attempt.number),
     )
-    write.add(events.child_started(child, attempt))
+    write.add(log.child_started(child, attempt))
     write.move_child(
         child,
         ChildStatus.COMPLETED,
@@ -72,4 +72,4 @@ def adopt(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         progress=100.0,
         completed_at=attempt.ended_at,
     )
-    write.add(events.child_completed(child))
+    write.add(log.child_completed(child))

@@ -17,17 +17,11 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 
 from backends.comfyui.refusals import partly
-from jobgroups import events, outputs
-from jobgroups.clock import now, unjumped
-from jobgroups.compiled import KEY, Compiled
-from jobgroups.failures import OVERTAKEN, FailureClass, class_of_refusal
-from jobgroups.hub import hub
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
-from jobgroups.services import adopting, failed, files, outages, quarantine
-from jobgroups.services.failed import Failure
-from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
-from jobgroups.shapes import compact
-from jobgroups.states import (
+from jobgroups.database.statements import KEY, Compiled
+from jobgroups.domain import outputs
+from jobgroups.domain.clock import now, unjumped
+from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
+from jobgroups.domain.states import (
     CHILD_OPEN,
     AttemptState,
     ChildStatus,
@@ -36,7 +30,14 @@ from jobgroups.states import (
     StopReason,
     attempt_sources_of,
 )
-from jobgroups.wording import sentence
+from jobgroups.domain.text import sentence
+from jobgroups.events import log
+from jobgroups.events.hub import hub
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
+from jobgroups.serializers import compact
+from jobgroups.services import adopting, files, outages, outcomes, quarantine
+from jobgroups.services.outcomes import Failure
+from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
 
 #: Attempts of a child and run that may end without being charged before the child fails.
 MAX_UNCHARGED: Final = 5
@@ -173,7 +174,7 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
     """Return the columns of an odd answer to the POST, emptied: the prompt was seen there after all."""
     if attempt.error_message is None and attempt.error_details_json is None:
         return {}
-    if failed.columns_kept(attempt) is not None:
+    if outcomes.columns_kept(attempt) is not None:
         # The message is not the answer's, but of the failure that was stored with the stop.
         return {}
     return {"error_message": None, "error_details_json": None}
@@ -223,7 +224,7 @@ def _note_refused(write: GroupWrite, attempt: Attempt, node_errors: Mapping[str,
     _keep_node_errors(attempt, node_errors)
     refused = _refused_in_part(write, attempt)
     if refused is not None:
-        failed.stop_failed(write, attempt, StopReason.PARTLY_REFUSED, refused.kind)
+        outcomes.stop_failed(write, attempt, StopReason.PARTLY_REFUSED, refused.kind)
         attempt.refresh_from_db(fields=["stop_requested_at", "stop_reason"])
 
 
@@ -275,7 +276,7 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         }
         _adopt(child, attempt)
         reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
-        write.add(events.child_retrying(child, left=left, failure_class=None, reason=reason))
+        write.add(log.child_retrying(child, left=left, failure_class=None, reason=reason))
     else:
         cancelled = child.status == ChildStatus.CANCELLED
         stays = {"stop_reason": StopReason.CANCEL if cancelled else StopReason.SUPERSEDED}
@@ -290,10 +291,10 @@ def _child_started(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None
         ChildStatus.RUNNING,
         attempt=attempt,
         started_at=attempt.started_at,
-        attempt_count=failed.attempts_with(child, attempt),
+        attempt_count=outcomes.attempts_with(child, attempt),
     )
     if started:
-        write.add(events.child_started(child, attempt))
+        write.add(log.child_started(child, attempt))
 
 
 @unit_of_work
@@ -429,7 +430,7 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         "failure_class": _class_stored(attempt, state, end),
     }
     if state is not AttemptState.SUCCESS:
-        failure = failed.columns_kept(attempt) or failure
+        failure = outcomes.columns_kept(attempt) or failure
     return write.move_attempt(
         attempt,
         state,
@@ -478,9 +479,9 @@ def _end_child(
         # It ran while nobody looked: the start is recorded just before the end.
         _child_started(write, child, attempt)
     if end.state is not AttemptState.SUCCESS or refused is not None:
-        failed.meet(write, child, attempt, refused or _failure_of(end), **_last_step(end))
+        outcomes.meet(write, child, attempt, refused or _failure_of(end), **_last_step(end))
         return
-    if end.failure is not None and failed.goes_on(write, child, attempt, _failure_of(end)):
+    if end.failure is not None and outcomes.goes_on(write, child, attempt, _failure_of(end)):
         return
     moved = write.move_child(
         child,
@@ -492,7 +493,7 @@ def _end_child(
         **_last_step(end),
     )
     if moved:
-        write.add(events.child_completed(child))
+        write.add(log.child_completed(child))
 
 
 def _last_step(end: End) -> dict[str, Any]:
@@ -506,9 +507,9 @@ def _last_step(end: End) -> dict[str, Any]:
 def _fail_both(
     write: GroupWrite, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
 ) -> bool:
-    closed = failed.close_failed(write, attempt, state, failure)
+    closed = outcomes.close_failed(write, attempt, state, failure)
     if closed:
-        failed.meet(write, child, attempt, failure)
+        outcomes.meet(write, child, attempt, failure)
     return closed
 
 
@@ -552,8 +553,8 @@ def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if attempt.state == AttemptState.INTENT:
             return _fail_both(write, child, attempt, AttemptState.NOT_SENT, failure)
-        failed.meet(write, child, attempt, failure)
-        if failed.stop_failed(write, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
+        outcomes.meet(write, child, attempt, failure)
+        if outcomes.stop_failed(write, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
             return True
         still_open = Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True)
         still_open.exclude(failure_class__in=OVERTAKEN).update(failure_class=FailureClass.INTERNAL)
@@ -660,17 +661,17 @@ def _give_back_counted(
     Attempt.objects.filter(pk=attempt.pk).update(charged=True, failure_class=kind)
     attempt.charged, attempt.failure_class = True, kind.value
     quarantine.take_in(attempt)
-    failed.meet(write, child, attempt, failure)
+    outcomes.meet(write, child, attempt, failure)
 
 
 def _give_back(
     write: GroupWrite, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
 ) -> None:
     was_running = child.status == ChildStatus.RUNNING
-    if not failed.put_back(write, child, attempt, **fields):
+    if not outcomes.put_back(write, child, attempt, **fields):
         return
     if was_running:
-        write.add(events.child_requeued(child, attempt, reason))
+        write.add(log.child_requeued(child, attempt, reason))
     if (made := adopting.result_of(child)) is not None:
         adopting.adopt(write, child, made)
 
@@ -698,17 +699,17 @@ def attempt_timed_out(*, attempt_id: int, fence: Fence, offline: bool = False) -
             return False
         if offline:
             lost = outages.lost_in_render(attempt.backend_id)
-            failed.stop_failed(write, attempt, StopReason.GAVE_UP, lost.kind, lost)
-            failed.meet(write, child, attempt, lost)
+            outcomes.stop_failed(write, attempt, StopReason.GAVE_UP, lost.kind, lost)
+            outcomes.meet(write, child, attempt, lost)
             return True
         seconds = write.group.timeout_seconds
-        failed.stop_failed(write, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
+        outcomes.stop_failed(write, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
         failure = Failure(
             kind=FailureClass.TIMEOUT,
             message=f"Timed out after {seconds} s",
             details={"phase": "running"},
         )
-        failed.meet(write, child, attempt, failure)
+        outcomes.meet(write, child, attempt, failure)
         return True
 
 
@@ -753,7 +754,7 @@ def attempt_stalled(
         quarantine.take_in(attempt)
         if refused is not None:
             # Its child waited for the end of this prompt, which may never come.
-            failed.meet(write, child, attempt, refused)
+            outcomes.meet(write, child, attempt, refused)
     hub.wake_runners()
     return True
 

@@ -8,11 +8,11 @@ from django.db import connection, transaction
 
 from backends import discovery
 from backends.models import Backend
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import CHILD_OPEN, AttemptState
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
 from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.services.writing import unit_of_work
-from jobgroups.states import CHILD_OPEN, AttemptState
 
 
 def hold_backends(backend_ids: Collection[str]) -> None:

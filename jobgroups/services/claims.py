@@ -16,14 +16,14 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from backends.models import Backend
 from backends.states import places
-from jobgroups import events
-from jobgroups.clock import now
-from jobgroups.compiled import KEY, Asked, Compiled, insert_numbered, update
-from jobgroups.failures import OVERTAKEN
+from jobgroups.database.statements import KEY, Asked, Compiled, insert_numbered, update
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import OVERTAKEN
+from jobgroups.domain.retry_policy import LONGEST_PAUSE
+from jobgroups.domain.states import AttemptState, ChildStatus
+from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.retrying import LONGEST_PAUSE
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
-from jobgroups.states import AttemptState, ChildStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,5 +221,5 @@ _LAST_NUMBER: Final = f"SELECT MAX(number) FROM {Attempt._meta.db_table} WHERE c
 def _first_claim(write: GroupWrite) -> None:
     write.group.claimed = True
     if write.group.accepted_without_runner:
-        write.add(events.group_started(write.group))
+        write.add(log.group_started(write.group))
     write.derive_anew()

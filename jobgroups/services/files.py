@@ -14,12 +14,12 @@ from typing import Final
 from django.db import connection, transaction
 from django.db.models import F
 
-from jobgroups import events
-from jobgroups.compiled import update
+from jobgroups.database.statements import update
+from jobgroups.domain.outputs import marked
+from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
-from jobgroups.outputs import marked
+from jobgroups.serializers import compact
 from jobgroups.services.writing import unit_of_work
-from jobgroups.shapes import compact
 
 _TABLE: Final = ReportedFile._meta.db_table
 #: Files in one statement: SQLite before 3.32 takes 999 values.
@@ -177,7 +177,7 @@ def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt]) -> None
         return
     for child in ChildJob.objects.select_for_update().filter(pk__in=of_child).order_by("pk"):
         if _mark_row(child, of_child[child.pk]):
-            events.tell_replaced(child.group_id, child.pk)
+            log.tell_replaced(child.group_id, child.pk)
     for old in Attempt.objects.select_for_update().filter(pk__in=replaced).order_by("pk"):
         _mark_row(old, replaced[old.pk])
 

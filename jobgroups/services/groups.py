@@ -12,17 +12,10 @@ from typing import Any, Final
 
 from django.db import IntegrityError, transaction
 
-from jobgroups import events, seeds, workflow
-from jobgroups.clock import now
-from jobgroups.compiled import insert
-from jobgroups.errors import ChildNotFound, IdempotencyConflict
-from jobgroups.hub import hub
-from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
-from jobgroups.services.backends import hold_backends
-from jobgroups.services.submitted import first_backends
-from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
-from jobgroups.shapes import compact
-from jobgroups.states import (
+from jobgroups import workflow
+from jobgroups.database.statements import insert
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import (
     CHILD_OPEN,
     ChildStatus,
     Elsewhere,
@@ -30,6 +23,15 @@ from jobgroups.states import (
     PartialOutputs,
     StopReason,
 )
+from jobgroups.errors import ChildNotFound, IdempotencyConflict
+from jobgroups.events import log
+from jobgroups.events.hub import hub
+from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
+from jobgroups.serializers import compact
+from jobgroups.services.backends import hold_backends
+from jobgroups.services.submitted import first_backends
+from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
+from jobgroups.workflow import seeds
 
 #: How long an idempotency key is remembered.
 IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)
@@ -160,7 +162,7 @@ def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) 
         insert([group])
         insert(children)
         insert(_labels(group, metadata))
-        events.record(group, [events.group_created(group)])
+        log.record(group, [log.group_created(group)])
 
 
 def _forget_old_key(submitter: str, key: str) -> None:
@@ -267,7 +269,7 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
 def _cancel(write: GroupWrite, children: Sequence[ChildJob]) -> list[ChildJob]:
     cancelled = [one for one in children if write.move_child(one, ChildStatus.CANCELLED)]
     for one in cancelled:
-        write.add(events.child_cancelled(one))
+        write.add(log.child_cancelled(one))
     # Every active attempt, not the current one alone: an older one may still be stopping.
     active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
     write.owe_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)

@@ -11,15 +11,16 @@ import logging
 
 from django.db import transaction
 
-from backends import holding
+from backends import holds
 from backends.models import Backend
 from backends.states import Hold
-from jobgroups import events
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, StopReason
 from jobgroups.errors import BackendNotFound
+from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.services import adopting
-from jobgroups.services.failed import move_elsewhere, put_back
+from jobgroups.services.outcomes import move_elsewhere, put_back
 from jobgroups.services.writing import (
     Fence,
     GroupWrite,
@@ -27,7 +28,6 @@ from jobgroups.services.writing import (
     group_transaction,
     unit_of_work,
 )
-from jobgroups.states import CHILD_OPEN, ChildStatus, StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +51,7 @@ def backend_hold(
     """
     with transaction.atomic():
         row = _locked(backend_id)
-        holding.backend_held(
-            row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now()
-        )
+        holds.backend_held(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
 
 
 @unit_of_work
@@ -64,7 +62,7 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
         BackendNotFound: there is none with this id.
     """
     with transaction.atomic():
-        holding.backend_resumed(row=_locked(backend_id), by=by, moment=now())
+        holds.backend_resumed(row=_locked(backend_id), by=by, moment=now())
 
 
 @unit_of_work
@@ -85,7 +83,7 @@ def backend_quarantine(
         row = _locked(backend_id)
         moment = now()
         until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
-        holding.backend_quarantined(
+        holds.backend_quarantined(
             row=row, reason=reason, by=by or "a person", moment=moment, until=until
         )
 
@@ -99,7 +97,7 @@ def backend_release(*, backend_id: str, by: str = "") -> None:
     """
     with transaction.atomic():
         _locked(backend_id)
-        if holding.backend_released(backend_id=backend_id, moment=now()):
+        if holds.backend_released(backend_id=backend_id, moment=now()):
             logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
 
 
@@ -123,7 +121,7 @@ def quarantine_over(*, fence: Fence) -> bool:
     """
     with transaction.atomic():
         check_fence(fence)
-        return holding.backend_released(backend_id=fence.backend_id, moment=now(), due_only=True)
+        return holds.backend_released(backend_id=fence.backend_id, moment=now(), due_only=True)
 
 
 @unit_of_work
@@ -140,7 +138,7 @@ def backend_emptied(*, fence: Fence) -> bool:
         row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
         if row is None or _is_in_use(fence.backend_id):
             return False
-        holding.backend_drained(row=row, moment=now())
+        holds.backend_drained(row=row, moment=now())
         return True
 
 
@@ -197,6 +195,6 @@ def _wait_again(write: GroupWrite, child: ChildJob, attempt: Attempt, row: Backe
         write, child, reason=f"{row.id} was {held}{by}, and gave its work back."
     )
     if ran and not moved:
-        write.add(events.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
+        write.add(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
     if made is not None:
         adopting.adopt(write, child, made)

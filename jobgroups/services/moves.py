@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
-from jobgroups import events
+from jobgroups.domain.failures import OVERTAKEN
+from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import ChildNotFound, JobNotWaiting
-from jobgroups.failures import OVERTAKEN
-from jobgroups.hub import hub
+from jobgroups.events import log
+from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import rebinding
-from jobgroups.services.failed import put_back
+from jobgroups.services.outcomes import put_back
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
-from jobgroups.states import ChildStatus, StopReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +87,8 @@ def _move(write: GroupWrite, child: ChildJob, backend_id: str, by: str) -> None:
         Attempt.objects.filter(pk=attempt.pk).update(charged=False)
     put_back(write, child, attempt, backend_id=backend_id, not_before=None)
     rebinding.leave_unreachable([child])
-    person = by or events.A_PERSON
+    person = by or log.A_PERSON
     reason = f"Moved from {left or 'no backend'} by {person}."
     write.add(
-        events.child_retrying(
-            child, left=left, failure_class=None, reason=reason, requested_by=person
-        )
+        log.child_retrying(child, left=left, failure_class=None, reason=reason, requested_by=person)
     )

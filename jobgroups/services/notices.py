@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
-from jobgroups import noticing, wording
-from jobgroups.clock import now
+from jobgroups.domain import notices, text
+from jobgroups.domain.clock import now
+from jobgroups.domain.notices import Message, NoticeKind
+from jobgroups.domain.states import ChildStatus
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
-from jobgroups.noticing import Message, NoticeKind
-from jobgroups.states import ChildStatus
 
 
 def wanted(kind: NoticeKind) -> bool:
@@ -46,8 +46,8 @@ def group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
     if not wanted(NoticeKind.GROUP_ENDED) or group.completed_at is None:
         return
     lost = [one for one in children if one.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)]
-    end = noticing.GroupEnd(
-        name=wording.group_name(group.id, json.loads(group.metadata_json)),
+    end = notices.GroupEnd(
+        name=text.group_name(group.id, json.loads(group.metadata_json)),
         total=group.total_count,
         completed=group.completed_count,
         failed=group.failed_count,
@@ -57,7 +57,7 @@ def group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
         late=_late(group),
         reasons=Counter((one.failure_class, one.backend_id or "") for one in lost),
     )
-    message = noticing.group_ended(end, link_to(f"/groups/{group.id}"))
+    message = notices.group_ended(end, link_to(f"/groups/{group.id}"))
     notice_store(NoticeKind.GROUP_ENDED, message)
 
 

@@ -12,14 +12,14 @@ from typing import Final
 from django.db.models import F, QuerySet
 
 from backends.models import Backend
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import CHILD_OPEN, Elsewhere
+from jobgroups.domain.text import clock_time
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.failed import Failure, leave_offline
-from jobgroups.services.places import others_for
+from jobgroups.services.candidates import others_for
+from jobgroups.services.outcomes import Failure, leave_offline
 from jobgroups.services.writing import Fence, group_transaction, unit_of_work
-from jobgroups.states import CHILD_OPEN, Elsewhere
-from jobgroups.wording import clock_time
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
 _UNPROBED_AFTER: Final = dt.timedelta(minutes=1)

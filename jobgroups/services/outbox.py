@@ -17,13 +17,13 @@ from django.db.models import Exists, Max, OuterRef, Q, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend, Reachability
-from jobgroups import noticing, wording
-from jobgroups.clock import now
+from jobgroups.domain import notices, text
+from jobgroups.domain.clock import now
+from jobgroups.domain.notices import NoticeKind, Pace, Told
+from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
-from jobgroups.noticing import NoticeKind, Pace, Told
 from jobgroups.services.notices import link_to, notice_store, wanted
 from jobgroups.services.writing import unit_of_work
-from jobgroups.states import CHILD_OPEN, GroupStatus
 
 #: Begins ``last_error`` while a runner tells it.
 _UNDER_WAY: Final = "being told"
@@ -92,11 +92,11 @@ def _troubled(pace: Pace) -> list[_Trouble]:
 def _trouble(row: Backend) -> tuple[str, dt.datetime] | None:
     """Return the title of the notice of a backend's trouble, and since when it is in it."""
     if row.quarantined_at is not None:
-        return noticing.quarantine_title(row.id), row.quarantined_at
+        return notices.quarantine_title(row.id), row.quarantined_at
     since = row.unreachable_since
     if since is None:
         return None
-    return noticing.away_title(row.id, answers=_answers(row, since)), since
+    return notices.away_title(row.id, answers=_answers(row, since)), since
 
 
 def _answers(row: Backend, since: dt.datetime) -> bool:
@@ -117,7 +117,7 @@ def _notice_trouble(backend_id: str) -> int:
             return 0
         link = link_to("/backends")
         if row.quarantined_at is not None:
-            message = noticing.backend_quarantined(
+            message = notices.backend_quarantined(
                 row.id, row.quarantine_reason, row.quarantine_by, row.quarantine_until, link
             )
         else:
@@ -125,7 +125,7 @@ def _notice_trouble(backend_id: str) -> int:
             if not waiting:
                 return 0
             seconds, answers = (now() - since).total_seconds(), _answers(row, since)
-            message = noticing.backend_away(
+            message = notices.backend_away(
                 row.id, seconds, row.status_reason, waiting, link, answers=answers
             )
         notice_store(NoticeKind.BACKEND_TROUBLE, message)
@@ -167,8 +167,8 @@ def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
         group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
         if group is None or _emptiness_told(not_since):
             return False
-        name = wording.group_name(group.id, json.loads(group.metadata_json))
-        notice_store(NoticeKind.QUEUE_EMPTY, noticing.queue_empty(name, link_to("/")))
+        name = text.group_name(group.id, json.loads(group.metadata_json))
+        notice_store(NoticeKind.QUEUE_EMPTY, notices.queue_empty(name, link_to("/")))
         return True
 
 

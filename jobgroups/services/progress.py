@@ -12,9 +12,9 @@ from typing import Final
 
 from django.db import connection, transaction
 
+from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ChildJob
 from jobgroups.services.writing import Fence, fences_that_hold
-from jobgroups.states import ChildStatus
 
 #: The most steps that their columns hold; what a node reports has no limit of its own.
 MAX_STEPS: Final = 2**31 - 1

@@ -14,15 +14,15 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 
-from backends import holding
+from backends import holds
 from backends.models import Backend
 from backends.quarantine import Rules, counts_since, quarantine_for, reason_for
-from jobgroups.clock import now
-from jobgroups.failures import TAXONOMY, FailureClass
-from jobgroups.hub import hub
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import TAXONOMY, FailureClass
+from jobgroups.domain.states import AttemptState
+from jobgroups.domain.text import failure_words
+from jobgroups.events.hub import hub
 from jobgroups.models import Attempt
-from jobgroups.states import AttemptState
-from jobgroups.wording import failure_words
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def take_in(attempt: Attempt) -> None:
     if attempt.failure_class in COUNTED:
         _count(attempt)
     elif attempt.state == AttemptState.SUCCESS:
-        holding.backend_succeeded(backend_id=attempt.backend_id)
+        holds.backend_succeeded(backend_id=attempt.backend_id)
 
 
 def _count(attempt: Attempt) -> None:
@@ -67,7 +67,7 @@ def _count(attempt: Attempt) -> None:
         return
     words = failure_words(attempt.failure_class)
     reason = reason_for(failures, its_rules.within, row.quarantine_count, f"{words}.")
-    if holding.backend_quarantined(
+    if holds.backend_quarantined(
         row=row, reason=reason, by="", moment=moment, until=moment + lasts
     ):
         logger.warning("%s is set aside for %s: %s", row.id, lasts, reason)

@@ -10,19 +10,19 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from backends.capabilities import lacking
 from backends.models import Backend, Reachability
-from backends.selectors import backend_facts, backends_by_id
+from backends.queries import backend_facts, backends_by_id
 from backends.states import BackendState, backend_state
-from jobgroups import retrying
-from jobgroups.capabilities import lacking
-from jobgroups.clock import now
+from jobgroups.domain import retry_policy
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, Retry
+from jobgroups.domain.retry_policy import Candidate, Tried
+from jobgroups.domain.states import Elsewhere, Where
 from jobgroups.errors import BackendNotFound, BackendUnavailable, Conflict, NoOtherBackend
-from jobgroups.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, Retry
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.retrying import Candidate, Tried
 from jobgroups.services.backends import hold_backends
-from jobgroups.services.places import known_of, others_for
-from jobgroups.states import Elsewhere, Where
+from jobgroups.services.candidates import known_of, others_for
 
 #: Words for a backend at which nobody may wait: it takes nothing until a person says so, or ever.
 _SHUT: Final = {
@@ -164,7 +164,7 @@ def _target(
         return own
     fit = [one for one in candidates.values() if not (leave and one.backend_id == own)]
     out_of_memory = child.failure_class == FailureClass.OUT_OF_MEMORY
-    return retrying.choose(fit, tried, after_memory=out_of_memory)
+    return retry_policy.choose(fit, tried, after_memory=out_of_memory)
 
 
 # --- a backend that a person names ----------------------------------------------------------------

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from jobgroups import events
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus
 from jobgroups.errors import (
     ChildNotFound,
     GroupNotFinished,
@@ -20,13 +21,12 @@ from jobgroups.errors import (
     NothingToRetry,
     RunPassed,
 )
-from jobgroups.failures import FailureClass
-from jobgroups.hub import hub
+from jobgroups.events import log
+from jobgroups.events.hub import hub
 from jobgroups.models import ChildJob
 from jobgroups.services import adopting, rebinding
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
-from jobgroups.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus
 
 #: Nothing is said of where children are to be bound.
 AS_THE_GROUP_SAYS: Final = Choice()
@@ -147,16 +147,16 @@ def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, 
         write.queue_again(child, backend_id=bound[child.id], moment=moment)
         if not opens_run:
             write.add(
-                events.child_retrying(
+                log.child_retrying(
                     child,
                     left=left,
                     failure_class=FailureClass(kind) if kind else None,
                     reason=reason or "",
-                    requested_by=by or events.A_PERSON,
+                    requested_by=by or log.A_PERSON,
                 )
             )
     if opens_run:
-        write.add(events.group_reopened(write.group, chosen, by=by))
+        write.add(log.group_reopened(write.group, chosen, by=by))
     if choice.names_a_place:
         rebinding.leave_unreachable([child for child in waiting if child.id in moved])
     for child in chosen:

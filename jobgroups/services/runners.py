@@ -15,8 +15,8 @@ from django.db.models import F
 
 from backends.models import Backend
 from backends.services import backend_observed
-from jobgroups.leasing import database_now, free_names
 from jobgroups.models import Lease, Runner
+from jobgroups.queries.leases import database_now, free_names
 from jobgroups.services.writing import Fence, check_fence, unit_of_work
 
 #: How long a lease holds without a renewal: what a host that vanished drove is another runner's

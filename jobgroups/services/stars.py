@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobgroups import events
 from jobgroups.errors import ChildNotFound, GroupNotFound
+from jobgroups.events import log
 from jobgroups.models import ChildJob, JobGroup
 
 
@@ -18,7 +18,7 @@ def child_star(*, group_id: str, job_id: str, starred: bool) -> None:
         ChildNotFound: the group has no such child.
     """
     if ChildJob.objects.filter(pk=job_id, group_id=group_id).update(starred=starred):
-        events.tell_star(group_id, job_id, starred=starred)
+        log.tell_star(group_id, job_id, starred=starred)
         return
     if JobGroup.objects.filter(pk=group_id).exists():
         raise ChildNotFound(job_id)

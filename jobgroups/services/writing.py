@@ -11,22 +11,23 @@ from typing import Any, Final, ParamSpec, TypeVar
 import stamina
 from django.db import OperationalError, connection, transaction
 
-from jobgroups import events
-from jobgroups.aggregate import Counts, group_status
-from jobgroups.clock import now
-from jobgroups.compiled import KEY, Compiled, update
-from jobgroups.errors import GroupNotFound, LeaseLost
-from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
-from jobgroups.services import notices, quarantine
-from jobgroups.states import (
+from jobgroups.database.statements import KEY, Compiled, update
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import (
     CHILD_FINAL,
     CHILD_RETRIED,
     AttemptState,
     ChildStatus,
+    Counts,
     StopReason,
     attempt_sources_of,
+    group_status,
     sources_of,
 )
+from jobgroups.errors import GroupNotFound, LeaseLost
+from jobgroups.events import log
+from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
+from jobgroups.services import notices, quarantine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,10 +103,10 @@ class GroupWrite:
 
     def __init__(self, group: JobGroup) -> None:
         self.group = group
-        self._events: list[events.NewEvent] = []
+        self._events: list[log.NewEvent] = []
         self._moved = False
 
-    def add(self, event: events.NewEvent) -> None:
+    def add(self, event: log.NewEvent) -> None:
         """Have an event recorded when the transaction ends."""
         self._events.append(event)
 
@@ -211,7 +212,7 @@ class GroupWrite:
         if self._moved:
             self._derive()
         if self._events:
-            events.record(self.group, self._events)
+            log.record(self.group, self._events)
 
     def _derive(self) -> None:
         group = self.group
@@ -234,7 +235,7 @@ class GroupWrite:
         update(JobGroup, group.pk, {name: getattr(group, name) for name in _DERIVED})
         if ended:
             children = _children_of(group.id)
-            self.add(events.group_complete(group, children))
+            self.add(log.group_complete(group, children))
             notices.group_ended(group, children)
 
 

@@ -8,17 +8,17 @@ Nothing here changes what it is given: what is returned shares every untouched n
 
 from __future__ import annotations
 
-from jobgroups.workflow.checks import (
+from jobgroups.workflow.digest import digest, origins
+from jobgroups.workflow.graph import dangling_link, is_link, node_title
+from jobgroups.workflow.parameters import ALIASES, SEED_INPUTS, ParameterInvalid
+from jobgroups.workflow.template import Prepared, prepare, with_seed
+from jobgroups.workflow.validation import (
     FieldInvalid,
     TextInvalid,
     WorkflowInvalid,
     check_text,
     check_workflow,
 )
-from jobgroups.workflow.digest import digest, origins
-from jobgroups.workflow.graph import dangling_link, is_link, node_title
-from jobgroups.workflow.parameters import ALIASES, SEED_INPUTS, ParameterInvalid
-from jobgroups.workflow.prepared import Prepared, prepare, with_seed
 
 __all__ = [
     "ALIASES",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from jobgroups.workflow.graph import Node, Workflow, is_link, linked_node
 from jobgroups.workflow.parameters import SEED_INPUTS
-from jobgroups.workflow.prepared import Prepared
+from jobgroups.workflow.template import Prepared
 
 #: Inputs whose text is what a picture shows, is made from, or is called: what ComfyUI's own nodes
 #: take as free text, what widely used nodes call their prompts, and the files that people bring.

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from jobgroups.workflow.checks import FieldInvalid, shown_key
 from jobgroups.workflow.graph import Draft, is_integer, is_literal, nodes_by_title
+from jobgroups.workflow.validation import FieldInvalid, shown_key
 
 SEED_INPUTS: Final = ("seed", "noise_seed")
 

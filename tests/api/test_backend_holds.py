@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from backends.models import Backend
-from jobgroups.clock import iso, now
-from jobgroups.hub import Hub
+from jobgroups.domain.clock import iso, now
+from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup, Runner
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 from tests.farm import WORKFLOW

@@ -6,9 +6,9 @@ import datetime as dt
 
 import pytest
 
-from backends import selectors, services
+from backends import queries, services
 from backends.models import Backend
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
 from tests.api.conftest import Made
 
 pytestmark = pytest.mark.django_db
@@ -137,7 +137,7 @@ def test_a_runner_is_told_where_every_backend_is(make_backend: Made) -> None:
         "quarantine_by": "",
         "quarantine_reason": "",
     }
-    assert selectors.backend_addresses() == [
+    assert queries.backend_addresses() == [
         {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True, **free},
         {"id": "b", "url": "http://b.invalid:1", "headers": {}, "enabled": False, **free},
     ]

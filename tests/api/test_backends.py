@@ -11,13 +11,13 @@ from backends.comfyui.destinations import allow_link_local
 from backends.models import Backend
 from backends.services import BackendInvalid, backend_observed, backends_ensure
 from backends.simulator import SimulatorThread
-from jobgroups.clock import now
-from jobgroups.hub import Hub
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState
+from jobgroups.events.hub import Hub
 from jobgroups.models import Attempt, ChildJob, Runner
 from jobgroups.services import attempts, claims, runners
 from jobgroups.services.attempts import End
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState
 from tests.api.bad_servers import dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 

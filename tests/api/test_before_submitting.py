@@ -8,7 +8,7 @@ import pytest
 
 from backends.models import Backend
 from backends.simulator import SimulatorThread
-from jobgroups.seeds import MAX_SEED
+from jobgroups.workflow.seeds import MAX_SEED
 from tests.api.bad_servers import bad_server, dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 

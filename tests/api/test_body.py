@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from jobgroups.api.parsers import StrictJSONParser
+from jobgroups.api.requests.body import StrictJSONParser
 from jobgroups.models import JobGroup
 from tests.api.asgi import post_in_pieces
 from tests.api.conftest import GRAPH, Api, error_of, wrong_fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobgroups.capabilities import Known, gpu_slug, lacking
+from backends.capabilities import Known, gpu_slug, lacking
 
 BIG = Known(
     tags=["flux", "Studio A"],

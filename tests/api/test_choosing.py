@@ -16,7 +16,7 @@ from django.db import connection
 from backends.models import Backend, Reachability
 from backends.services import backend_observed
 from backends.simulator import SimulatorThread
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
 from jobgroups.models import JobGroup, Runner
 from tests.api.asgi import post_in_pieces
 from tests.api.bad_servers import WRONGS, bad_server, dead_port

@@ -10,11 +10,9 @@ import pytest
 from django.urls import get_resolver
 from pytest_django import Settings
 
-import jobgroups.api.backend_views
-import jobgroups.api.parsers  # noqa: F401 its errors are counted below
 from director.http_errors import _PLAIN
-from jobgroups.api import backend_shapes
 from jobgroups.errors import JobGroupsError
+from jobgroups.queries import backends
 from jobgroups.workflow import ALIASES
 from tests.api.conftest import Api, Made
 
@@ -66,9 +64,9 @@ def test_the_backend_in_the_examples_has_the_fields_of_one(make_backend: Made) -
     row = make_backend("gpu-1")
     blocks = [json.loads(b) for b in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
     shown = next(block["backends"][0] for block in blocks if "backends" in block)
-    assert list(shown) == list(backend_shapes.backend(row))
+    assert list(shown) == list(backends.backend(row))
     status = next(block for block in blocks if block.get("status_since"))
-    assert list(status) == list(backend_shapes.status(row))
+    assert list(status) == list(backends.status(row))
 
 
 @pytest.mark.django_db

@@ -17,8 +17,8 @@ from pytest_django import Settings
 
 from director.http_errors import JsonErrorMiddleware
 from director.pages import board
-from jobgroups import selectors
 from jobgroups.models import JobGroup
+from jobgroups.queries import groups as selectors
 from jobgroups.services import groups
 from tests.api.conftest import GRAPH, Api, error_of
 

@@ -17,13 +17,13 @@ from backends.models import Backend
 from backends.services import backend_observed
 from director.cli.failures import failure_lines
 from director.client.failures import parse_failures
-from jobgroups import failing
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
-from jobgroups.services import attempts, groups, retries, waiting
+from jobgroups.queries import failures as failing
+from jobgroups.services import attempts, expiry, groups, retries
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, ChildStatus, Elsewhere
 from tests import farm
 from tests.api.conftest import Api, wrong_fields
 
@@ -334,7 +334,7 @@ def _given_up_after_it_was_sent() -> None:
     farm.submit("gpu-1")
     claimed = farm.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    waiting.children_give_up(fence=fence, away_s=600, reason="connection refused")
+    expiry.children_give_up(fence=fence, away_s=600, reason="connection refused")
 
 
 def _stalled_after_it_was_sent() -> None:
@@ -342,31 +342,31 @@ def _stalled_after_it_was_sent() -> None:
     farm.submit("gpu-1")
     claimed = farm.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    waiting.children_give_up(
+    expiry.children_give_up(
         fence=fence, away_s=60, reason="it executes nothing", kind=FailureClass.STALLED
     )
 
 
 def _given_up_before_it_was_sent() -> None:
     farm.submit("gpu-1")
-    waiting.children_give_up(fence=farm.lease(), away_s=600, reason="connection refused")
+    expiry.children_give_up(fence=farm.lease(), away_s=600, reason="connection refused")
 
 
 def _disabled_before_it_was_sent() -> None:
     farm.submit("gpu-1")
-    waiting.children_of_disabled(fence=farm.lease())
+    expiry.children_of_disabled(fence=farm.lease())
 
 
 def _queued_for_too_long() -> None:
     farm.submit("gpu-1")
-    waiting.children_waited_too_long(fence=farm.lease(), limit_s=-1)
+    expiry.children_waited_too_long(fence=farm.lease(), limit_s=-1)
 
 
 def _queued_for_too_long_after_it_was_sent() -> None:
     fence = farm.lease()
     farm.submit("gpu-1")
     farm.claim(fence)
-    waiting.children_waited_too_long(fence=fence, limit_s=-1)
+    expiry.children_waited_too_long(fence=fence, limit_s=-1)
 
 
 def _made_up_for_by_the_next_try() -> None:

@@ -13,7 +13,7 @@ from backends.comfyui.answers import Device
 from backends.comfyui.probe import BackendReport
 from backends.models import Backend, Discovery, FoundBackend
 from backends.states import Hold
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
 from jobgroups.models import JobGroup
 from jobgroups.services import holds
 from jobgroups.services.backends import adopted_depart, backend_forget

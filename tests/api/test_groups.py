@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from backends.states import LEFT_RUNNING
-from jobgroups.clock import iso, now
+from jobgroups.domain.clock import iso, now
+from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
 from jobgroups.services import attempts, claims, groups, runners
 from jobgroups.services.attempts import End
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, ErrorType
 from tests.api.conftest import Api, error_of, wrong_fields
 
 pytestmark = pytest.mark.django_db

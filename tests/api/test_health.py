@@ -13,7 +13,7 @@ from pytest_django import Settings
 
 from backends.services import backend_observed
 from director import __version__, health
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
 from jobgroups.models import Runner
 from jobgroups.services import runners
 from tests.api.bad_servers import bad_server

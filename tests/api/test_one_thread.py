@@ -17,7 +17,7 @@ from pytest_django import Settings
 
 from director import one_thread
 from director.one_thread import OneThreadHandler
-from jobgroups.api import probe_views
+from jobgroups.api.views import probes as probe_views
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Made
 
@@ -145,7 +145,7 @@ def test_a_body_above_the_limit_is_refused_alike(farm: list[str], settings: Sett
 def test_a_crash_is_told_alike(
     farm: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("jobgroups.selectors.group_list", lambda **_: 1 / 0)
+    monkeypatch.setattr("jobgroups.queries.groups.group_list", lambda **_: 1 / 0)
     here, there = _both(("GET", "/api/job-groups", None, {}))
     assert here == there
     assert here[0] == 500

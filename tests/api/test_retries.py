@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import JobGroup
 from jobgroups.services import attempts, claims, runners
 from jobgroups.services.attempts import End
-from jobgroups.states import AttemptState, ErrorType
 from tests.api.conftest import Api, error_of, wrong_fields
 
 pytestmark = pytest.mark.django_db

@@ -8,7 +8,7 @@ import pytest
 from pytest_django import Settings
 
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.seeds import MAX_SEED
+from jobgroups.workflow.seeds import MAX_SEED
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
 
 PATH = "/api/job-group"

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from pytest_django import Settings
 
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Runner
 from tests.api.conftest import GRAPH, Api, Made, error_of
 

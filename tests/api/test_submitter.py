@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobgroups import selectors
 from jobgroups.models import JobGroup
+from jobgroups.queries import groups
 from tests.api.conftest import GRAPH, Api, wrong_fields
 
 pytestmark = pytest.mark.django_db
@@ -24,7 +24,7 @@ def test_a_submitter_is_shown_wherever_the_group_is(api: Api, farm: list[str]) -
     made = api.submit("gpu-1", submitter="  Ann O'Hara ⛰ ")["job_group_id"]
     assert api.get(f"/api/job-groups/{made}").json()["submitter"] == "Ann O'Hara ⛰"
     assert api.get("/api/job-groups").json()["results"][0]["submitter"] == "Ann O'Hara ⛰"
-    _, frame = selectors.group_stream_start(made, None)
+    _, frame = groups.group_stream_start(made, None)
     assert json.loads(frame or "")["submitter"] == "Ann O'Hara ⛰"
 
 

@@ -61,8 +61,8 @@ class _Clock:
 def _register(numbers: range) -> list[str]:
     """Register backends with a lease each, as they stand in a farm."""
     from backends.models import Backend
-    from jobgroups.leasing import database_now
     from jobgroups.models import Lease
+    from jobgroups.queries.leases import database_now
     from jobgroups.services.runners import LEASE_LIFE
 
     ids = [f"gpu-{number:05d}" for number in numbers]
@@ -76,9 +76,9 @@ def _register(numbers: range) -> list[str]:
 
 def _round() -> None:
     """Do what a runner does on each ring for work, before it wakes anybody (``RunnerService``)."""
-    from jobgroups import selectors
+    from jobgroups.queries import groups
 
-    selectors.work_for_sessions()
+    groups.work_for_sessions()
 
 
 def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int) -> None:

@@ -86,7 +86,7 @@ def _main() -> None:
 
 
 def _backends() -> None:
-    from jobgroups.clock import now
+    from jobgroups.domain.clock import now
     from jobgroups.models import Runner
     from tests import farm
 
@@ -197,7 +197,7 @@ def _submit(name: str, count: int, backend_id: str = "gpu-busy") -> Any:
 
 
 def _count(group: Any, status: str) -> None:
-    from jobgroups.clock import now
+    from jobgroups.domain.clock import now
     from jobgroups.models import ChildJob, JobGroup
 
     rows = list(ChildJob.objects.filter(group=group).values_list("status", flat=True))
@@ -215,7 +215,7 @@ def _count(group: Any, status: str) -> None:
 
 def _become(child: Any, status: str, **fields: Any) -> Any:
     """Have a child stand as said, with what its status calls for."""
-    from jobgroups.clock import now
+    from jobgroups.domain.clock import now
 
     moment = now()
     if status != "queued":
@@ -243,7 +243,7 @@ def _become(child: Any, status: str, **fields: Any) -> Any:
 
 
 def _attempt(child: Any, state: str, number: int = 1, **fields: Any) -> Any:
-    from jobgroups.clock import now
+    from jobgroups.domain.clock import now
     from jobgroups.models import Attempt
 
     moment = now()
@@ -274,7 +274,7 @@ def _file(name: str) -> dict[str, str]:
 
 def _looks() -> str:
     """A group in which every look of a child occurs once, in the order of ``CHILDREN``."""
-    from jobgroups.clock import now
+    from jobgroups.domain.clock import now
     from jobgroups.models import ChildJob
 
     group = _submit(LONG_NAME, len(CHILDREN))
@@ -329,9 +329,9 @@ def _shelve(child: Any, names: Sequence[str]) -> None:
 
     from backends.simulator.pictures import encode_png
     from backends.simulator.values import Picture
-    from jobgroups.pictures.drawing import thumbnail
-    from jobgroups.pictures.selectors import child_output
-    from jobgroups.pictures.shelf import Shelf
+    from jobgroups.outputs.disk_cache import Shelf
+    from jobgroups.outputs.resize import thumbnail
+    from jobgroups.queries.outputs import child_output
 
     shelf = Shelf(settings.DIRECTOR_THUMBNAILS_DIR, 2**30)
     for number, _ in enumerate(names):

@@ -11,14 +11,14 @@ from channels.testing import WebsocketCommunicator
 
 from backends.models import FoundBackend
 from director.asgi import application
-from jobgroups.clock import now
 from jobgroups.consumers.monitor import MAX_GROUPS, groups_of
-from jobgroups.hub import Message, ProgressFrame, ReplacedFrame, StarFrame, hub
-from jobgroups.messages import packed, unpacked
+from jobgroups.database.threads import Database
+from jobgroups.domain.clock import now
+from jobgroups.domain.outputs import file_digest
+from jobgroups.events.hub import Message, ProgressFrame, ReplacedFrame, StarFrame, hub
+from jobgroups.events.messages import packed, unpacked
 from jobgroups.models import JobGroup
-from jobgroups.outputs import file_digest
-from jobgroups.runner.db import Database
-from jobgroups.services import waiting
+from jobgroups.services import expiry
 from jobgroups.services.files import output_replaced
 from jobgroups.services.stars import child_star
 from tests import farm
@@ -103,7 +103,7 @@ async def test_a_found_comfyui_and_a_failed_job_change_the_pulse(db: Any) -> Non
     found = await monitor.until("pulse")
     assert found["backends"] != before["backends"]
     await db(farm.submit)
-    await db(lambda: waiting.children_give_up(fence=fence, away_s=600, reason="no answer"))
+    await db(lambda: expiry.children_give_up(fence=fence, away_s=600, reason="no answer"))
     while (await monitor.until("pulse"))["failed"] != 1:
         pass
     await monitor.close()

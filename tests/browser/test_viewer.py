@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backends.simulator.threaded import SimulatorThread
-from jobgroups.pictures import media
+from jobgroups.outputs import media_types
 from tests.browser.conftest import free_port
 from tests.browser.desk import Desk
 from tests.served import Served
@@ -187,7 +187,7 @@ def silence() -> bytes:
 def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(
     page: Any, name: str, content: bytes
 ) -> None:
-    headers = {**media.guard_headers(name), "Content-Type": media.media_type(name)}
+    headers = {**media_types.guard_headers(name), "Content-Type": media_types.media_type(name)}
     page.route("**/*", lambda route: route.fulfill(headers=headers, body=content))
     page.goto(f"http://localhost:9820/{name}")
     if name == "a.txt":

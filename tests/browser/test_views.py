@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from director.pages import bars, estimates, filters, words
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
+from director.pages import bars, filters, words
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob
+from jobgroups.queries import estimates
 from jobgroups.services import attempts, groups
-from jobgroups.states import AttemptState
 from tests import farm
 
 pytestmark = pytest.mark.django_db

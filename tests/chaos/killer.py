@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 import httpx
 import psycopg
 
-from jobgroups.states import AttemptState
+from jobgroups.domain.states import AttemptState
 from tests.chaos.house import House, signal_group
 from tests.chaos.plan import IN_FLIGHT, Strike
 from tests.e2e.burning.machines import Machine

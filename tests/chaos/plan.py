@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from jobgroups.states import AttemptState
+from jobgroups.domain.states import AttemptState
 
 #: Attempts in these states are in flight.
 IN_FLIGHT: Final = (

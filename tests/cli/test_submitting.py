@@ -12,7 +12,7 @@ import time
 import pytest
 
 from director.demo.workflow import text_to_picture
-from jobgroups.pictures.embedded import workflow_in_png
+from jobgroups.outputs.png_workflow import workflow_in_png
 from tests.cli.conftest import Desk
 from tests.cli.way import between
 

@@ -16,10 +16,10 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
-from backends.admin import row_link
 from backends.models import Backend, Discovery, FoundBackend
-from jobgroups.clock import now
-from jobgroups.hub import Hub
+from jobgroups.admin.base import row_link
+from jobgroups.domain.clock import now
+from jobgroups.events.hub import Hub
 from jobgroups.models import (
     AbandonedPrompt,
     Attempt,

@@ -17,16 +17,16 @@ from pytest_django import Settings
 
 from backends.models import Backend, Reachability
 from backends.states import Hold
-from jobgroups import selectors
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import OVERTAKEN, FailureClass
+from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere, Where
 from jobgroups.errors import JobGroupsError
-from jobgroups.failures import OVERTAKEN, FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, holds, moves, outages, retries, waiting
+from jobgroups.queries import groups as selectors
+from jobgroups.services import attempts, claims, expiry, groups, holds, moves, outages, retries
 from jobgroups.services.claims import Claim
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, ChildStatus, Elsewhere, Where
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 
@@ -110,9 +110,9 @@ class Machine:
         holds.prompts_given_back(fence=self.fence)
         row = Backend.objects.get(pk=self.name)
         if row.hold or row.quarantined_at:
-            waiting.children_move(fence=self.fence, reason="held back.")
+            expiry.children_move(fence=self.fence, reason="held back.")
         if self.luck.random() < 0.03:
-            waiting.children_give_up(fence=self.fence, away_s=600, reason="refused")
+            expiry.children_give_up(fence=self.fence, away_s=600, reason="refused")
 
 
 def people(luck: random.Random) -> None:

@@ -9,13 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import IntegrityError, connection, transaction
 
-from jobgroups.clock import now
-from jobgroups.errors import LeaseLost
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
-from jobgroups.runner import ending
-from jobgroups.services import attempts, claims, groups
-from jobgroups.services.writing import GroupWrite, group_transaction
-from jobgroups.states import (
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import (
     ATTEMPT_ENDED,
     ATTEMPT_MOVES,
     CHILD_FINAL,
@@ -24,6 +19,11 @@ from jobgroups.states import (
     ChildStatus,
     StopReason,
 )
+from jobgroups.errors import LeaseLost
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
+from jobgroups.runner import ending
+from jobgroups.services import attempts, claims, groups
+from jobgroups.services.writing import GroupWrite, group_transaction
 from tests import farm
 
 pytestmark = pytest.mark.django_db

@@ -14,9 +14,9 @@ import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 
 from backends.models import Backend
+from jobgroups.database.threads import Database
 from jobgroups.errors import LeaseLost
 from jobgroups.models import ChildJob, Lease
-from jobgroups.runner.db import Database
 from tests import farm
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,12 +12,12 @@ from django.db.models import F, Model, Q
 from django.db.models.sql.compiler import SQLCompiler
 from django.test.utils import CaptureQueriesContext
 
-from jobgroups import selectors
-from jobgroups.clock import now
-from jobgroups.compiled import KEY, Asked, Compiled, insert, insert_numbered, update
+from jobgroups.database.statements import KEY, Asked, Compiled, insert, insert_numbered, update
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
+from jobgroups.queries import groups as selectors
 from jobgroups.services import groups
-from jobgroups.states import GroupStatus
 from tests import farm
 
 CHILDREN: Compiled[Any] = Compiled(

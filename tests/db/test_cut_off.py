@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, transaction
 
 from director.http_errors import exception_handler
-from jobgroups.compiled import insert
+from jobgroups.database.statements import insert
 from jobgroups.models import GroupLabel, JobGroup
 from jobgroups.services.progress import ProgressRow, progress_flush
 from tests import farm

@@ -11,11 +11,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from backends.models import Backend
-from director.pages import estimates
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobGroup
+from jobgroups.queries import estimates
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState
 from tests import farm
 
 pytestmark = pytest.mark.django_db

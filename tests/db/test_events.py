@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from jobgroups import events, shapes
-from jobgroups.hub import Message
+from jobgroups import serializers
+from jobgroups.domain.states import AttemptState
+from jobgroups.events import log
+from jobgroups.events.hub import Message
 from jobgroups.models import JobEvent
 from jobgroups.services import groups
-from jobgroups.states import AttemptState
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.django_db
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     """Collect what is rung, and with it whether its rows were there."""
     heard: list[Message] = []
-    monkeypatch.setattr(events.hub, "publish", heard.append)
+    monkeypatch.setattr(log.hub, "publish", heard.append)
     return heard
 
 
@@ -73,7 +74,7 @@ def test_a_bell_that_fails_is_no_failed_write(
     def broken(message: Message) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(events.hub, "publish", broken)
+    monkeypatch.setattr(log.hub, "publish", broken)
     farm.backend()
     with django_capture_on_commit_callbacks(execute=True):
         group = farm.submit()
@@ -117,11 +118,11 @@ def test_no_frame_exceeds_a_mebibyte_whatever_a_child_reports() -> None:
 
 
 def test_a_text_is_cut_at_a_whole_character() -> None:
-    assert shapes.cut("a" * 2048) == "a" * 2048
-    cut = shapes.cut("a" + "é" * 2000)
+    assert serializers.cut("a" * 2048) == "a" * 2048
+    cut = serializers.cut("a" + "é" * 2000)
     assert cut is not None
     assert len(cut.encode()) <= 2048
-    assert shapes.cut(None) is None
+    assert serializers.cut(None) is None
 
 
 def test_each_group_numbers_its_own_events_from_one_without_a_gap() -> None:

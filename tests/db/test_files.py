@@ -13,15 +13,15 @@ from django.test.utils import CaptureQueriesContext
 
 from backends.comfyui.outputs import collect_outputs
 from backends.models import Reachability
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
-from jobgroups.hub import hub
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, ErrorType
+from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.services import adopting, attempts, files
 from jobgroups.services.attempts import End
 from jobgroups.services.claims import Claim
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, ErrorType
 from tests import farm
 
 db = pytest.mark.django_db

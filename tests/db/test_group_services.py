@@ -10,14 +10,14 @@ import pytest
 from django.db import transaction
 
 from backends.models import Backend
-from jobgroups import selectors
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState
 from jobgroups.errors import ChildNotFound, GroupNotFound, IdempotencyConflict, InvalidRequest
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Runner
-from jobgroups.selectors import GroupFilter
-from jobgroups.services import attempts, groups, runners, waiting
+from jobgroups.queries import groups as selectors
+from jobgroups.queries.groups import GroupFilter
+from jobgroups.services import attempts, expiry, groups, runners
 from jobgroups.services.writing import group_transaction
-from jobgroups.states import AttemptState
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -159,7 +159,7 @@ def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not() -> Non
     running, sent = farm.claim(fence), farm.claim(fence)
     farm.start(running, fence)
     attempts.attempt_accepted(attempt_id=sent.attempt_id, fence=fence)
-    assert waiting.children_give_up(fence=fence, away_s=600.0, reason="refused") == 2
+    assert expiry.children_give_up(fence=fence, away_s=600.0, reason="refused") == 2
     statuses = [child.status for child in group.children.order_by("position")]
     assert statuses == ["running", "failed", "failed"]
     child = group.children.get(position=1)
@@ -173,7 +173,7 @@ def test_children_of_a_disabled_backend_fail_unless_they_were_sent() -> None:
     fence = farm.lease()
     group = farm.submit("gpu-1", "gpu-1")
     farm.claim(fence)
-    assert waiting.children_of_disabled(fence=fence) == 1
+    assert expiry.children_of_disabled(fence=fence) == 1
     assert [child.status for child in group.children.order_by("position")] == ["queued", "failed"]
 
 
@@ -181,9 +181,9 @@ def test_a_child_that_waited_a_day_times_out_as_queued() -> None:
     farm.backend()
     fence = farm.lease()
     group = farm.submit()
-    assert waiting.children_waited_too_long(fence=fence, limit_s=86_400) == 0
+    assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 0
     ChildJob.objects.update(queued_at=now() - dt.timedelta(seconds=86_401))
-    assert waiting.children_waited_too_long(fence=fence, limit_s=86_400) == 1
+    assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 1
     child = group.children.get()
     assert child.status == "timeout"
     assert json.loads(child.error_details_json or "") == {"phase": "queued"}

@@ -11,14 +11,14 @@ from django.db import connection
 
 from backends.models import Backend
 from backends.states import Hold
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, Elsewhere, StopReason
 from jobgroups.errors import BackendNotFound, Conflict, LeaseLost
-from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, claims, groups, holds, quarantine
 from jobgroups.services.claims import Claim
 from jobgroups.services.writing import Fence, group_transaction
-from jobgroups.states import AttemptState, Elsewhere, StopReason
 from tests import farm
 
 pytestmark = pytest.mark.django_db

@@ -13,17 +13,17 @@ from pytest_django import Settings
 
 from backends.models import Backend, Reachability
 from backends.states import Hold
-from jobgroups import selectors
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
-from jobgroups.hub import hub
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, Elsewhere, PartialOutputs
+from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, holds, retries, waiting
+from jobgroups.queries import groups as selectors
+from jobgroups.services import attempts, claims, expiry, groups, holds, retries
 from jobgroups.services.attempts import MAX_UNCHARGED
 from jobgroups.services.claims import Claim
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, Elsewhere, PartialOutputs
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 
@@ -75,7 +75,7 @@ def row(name: str = "gpu-1") -> Backend:
 
 
 def give_up(fence: Fence) -> None:
-    waiting.children_give_up(fence=fence, away_s=600, reason="connection refused")
+    expiry.children_give_up(fence=fence, away_s=600, reason="connection refused")
 
 
 # --- what counts against the backend --------------------------------------------------------------
@@ -400,12 +400,12 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
     groups.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     # Nobody waits for that end yet.
-    assert waiting.children_let_go(fence=fence) == 0
+    assert expiry.children_let_go(fence=fence) == 0
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert only(group).backend_id == "gpu-2"
     assert idle(other)
-    assert waiting.children_let_go(fence=fence) == 1
-    assert waiting.children_let_go(fence=fence) == 0
+    assert expiry.children_let_go(fence=fence) == 1
+    assert expiry.children_let_go(fence=fence) == 0
     farm.finish(begin(other), other)
     assert only(group).status == "completed"
     old = Attempt.objects.get(pk=claimed.attempt_id)
@@ -418,7 +418,7 @@ def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
     begin(fence)
     groups.group_cancel(group_id=group.id)
     retries.group_retry(group_id=group.id)
-    assert waiting.children_let_go(fence=fence) == 0
+    assert expiry.children_let_go(fence=fence) == 0
     assert idle(fence)
 
 
@@ -473,7 +473,7 @@ def age(group: JobGroup, hours: float) -> None:
 
 
 def waited(fence: Fence) -> int:
-    return waiting.children_waited_too_long(fence=fence, limit_s=86_400)
+    return expiry.children_waited_too_long(fence=fence, limit_s=86_400)
 
 
 def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from jobgroups import leasing
+from jobgroups.database.locks import DatabaseLock
+from jobgroups.domain.leases import Leases
 from jobgroups.models import Lease, Runner
-from jobgroups.runner.locks import DatabaseLock
+from jobgroups.queries import leases
 from jobgroups.services import runners
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.writing import check_fence, group_transaction
-from jobgroups.sharing import Leases
 from tests import farm
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,7 +33,7 @@ def on_postgres() -> None:
 def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
     """Register a runner whose last heartbeat is so old, in seconds."""
     runners.runner_started(name=name, instance="1", version="0")
-    moment = leasing.database_now()
+    moment = leases.database_now()
     Runner.objects.filter(name=name).update(
         heartbeat_at=moment - dt.timedelta(seconds=age),
         started_at=moment - dt.timedelta(seconds=lived),
@@ -88,9 +88,9 @@ def test_how_the_leases_stand() -> None:
     farm.lease("gpu-2", "b")
     runners.lease_release(fence=farm.lease("gpu-3", "b"))
     farm.lease("gpu-4", "gone")
-    long_ago = leasing.database_now() - dt.timedelta(seconds=6)
+    long_ago = leases.database_now() - dt.timedelta(seconds=6)
     Lease.objects.filter(pk="gpu-4").update(until=long_ago)
-    seen = leasing.leases_seen("a")
+    seen = leases.leases_seen("a")
     assert 10.0 < (seen.next_free_in or 0.0) <= 12.0
     assert seen == Leases(
         left_lying=frozenset({"gpu-4"}),
@@ -118,16 +118,16 @@ def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once
     farm.backend("gpu-1")
     runner("a", age=5.0)
     farm.lease("gpu-1", "a")
-    lock = DatabaseLock(f"{leasing.NAME_LOCK}a", "")
+    lock = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     assert lock.try_acquire()
     try:
-        assert leasing.free_names() == frozenset()
+        assert leases.free_names() == frozenset()
         assert runners.lease_take(backend_id="gpu-1", runner="b") is None
-        assert not leasing.is_something_free("b")
+        assert not leases.is_something_free("b")
     finally:
         lock.release()
-    _until(lambda: leasing.free_names() == {"a"})
-    assert leasing.is_something_free("b")
+    _until(lambda: leases.free_names() == {"a"})
+    assert leases.is_something_free("b")
     assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
 
 
@@ -135,14 +135,14 @@ def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once
 def test_a_lock_that_is_missing_proves_nothing_while_the_heart_beats() -> None:
     on_postgres()
     runner("a", age=1.0)
-    assert leasing.free_names() == frozenset()
+    assert leases.free_names() == frozenset()
 
 
 @pytest.mark.postgres
 def test_a_lock_whose_connection_was_cut_is_taken_again() -> None:
     on_postgres()
-    lock = DatabaseLock(f"{leasing.NAME_LOCK}a", "")
-    other = DatabaseLock(f"{leasing.NAME_LOCK}a", "")
+    lock = DatabaseLock(f"{leases.NAME_LOCK}a", "")
+    other = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     assert lock.try_acquire()
     assert lock.keep()
     with connection.cursor() as cursor:
@@ -187,7 +187,7 @@ def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -
     on_postgres()
     farm.backend("gpu-1")
     fence = farm.lease("gpu-1", "a")
-    Lease.objects.update(until=leasing.database_now() - dt.timedelta(seconds=1))
+    Lease.objects.update(until=leases.database_now() - dt.timedelta(seconds=1))
     with meanwhile(lambda: check_fence(fence)):
         began = time.monotonic()
         assert runners.lease_take(backend_id="gpu-1", runner="b") is None
@@ -200,7 +200,7 @@ def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
     on_postgres()
     farm.backend("gpu-1")
     fence = farm.lease("gpu-1", "a")
-    Lease.objects.update(until=leasing.database_now() - dt.timedelta(seconds=1))
+    Lease.objects.update(until=leases.database_now() - dt.timedelta(seconds=1))
     row = ProgressRow(
         child_id="j_none",
         attempt_id=0,

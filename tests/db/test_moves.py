@@ -10,7 +10,8 @@ import pytest
 from django.db import connection
 
 from backends.models import Backend, Reachability
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.errors import (
     BackendNotFound,
     BackendUnavailable,
@@ -19,11 +20,10 @@ from jobgroups.errors import (
     JobNotWaiting,
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, waiting
+from jobgroups.services import attempts, claims, expiry, groups
 from jobgroups.services.attempts import End
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, ErrorType
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -333,7 +333,7 @@ def test_a_backend_that_is_lost_during_the_removal_keeps_no_job(
     _, claimed = accepted(first)
     move(JobGroup.objects.get())
     assert idle(second)
-    assert waiting.children_let_go(fence=first) == 1
+    assert expiry.children_let_go(fence=first) == 1
     assert not idle(second)
     attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=first, reason="it restarted")
     assert only(JobGroup.objects.get()).backend_id == "gpu-2"

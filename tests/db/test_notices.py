@@ -12,14 +12,14 @@ from django.db import connection, transaction
 from pytest_django import Settings
 
 from backends.models import Backend, Reachability
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.notices import NoticeKind, Pace
+from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
-from jobgroups.noticing import NoticeKind, Pace
 from jobgroups.services import groups, outbox
 from jobgroups.services.outbox import Due
 from jobgroups.services.retries import group_retry
-from jobgroups.states import AttemptState
 from tests import farm
 
 pytestmark = pytest.mark.django_db(transaction=True)

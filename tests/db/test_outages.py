@@ -11,14 +11,14 @@ import pytest
 from pytest_django import Settings
 
 from backends.models import Backend, Reachability
-from jobgroups import selectors
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState, Elsewhere, Where
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.queries import groups as selectors
 from jobgroups.services import attempts, claims, groups, outages, retries, runners
 from jobgroups.services.claims import Claim
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, Elsewhere, Where
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 

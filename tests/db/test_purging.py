@@ -15,7 +15,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import (
     AbandonedPrompt,
@@ -25,10 +26,9 @@ from jobgroups.models import (
     JobEvent,
     JobGroup,
 )
-from jobgroups.services import purging
-from jobgroups.services.purging import Purged, groups_purge, groups_purgeable
+from jobgroups.services import purge
+from jobgroups.services.purge import Purged, groups_purge, groups_purgeable
 from jobgroups.services.retries import group_retry
-from jobgroups.states import AttemptState
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -147,7 +147,7 @@ def test_a_group_that_was_opened_again_between_is_passed() -> None:
     """The choice is made once more under the rows' locks."""
     first, second = _ended(), _ended()
     JobGroup.objects.filter(pk=first.pk).update(completed_at=None, status="running")
-    assert purging._delete([first.pk, second.pk], now() - _CUT, False).groups == 1
+    assert purge._delete([first.pk, second.pk], now() - _CUT, False).groups == 1
     assert JobGroup.objects.get() == first
 
 

@@ -12,8 +12,8 @@ from django.db import connection
 from backends.models import Backend
 from director.pages import board
 from director.pages.filters import Filters
-from jobgroups import selectors
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.errors import (
     ChildNotFound,
     Conflict,
@@ -24,11 +24,11 @@ from jobgroups.errors import (
     RunPassed,
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, runners, waiting
+from jobgroups.queries import groups as selectors
+from jobgroups.services import attempts, claims, expiry, groups, runners
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import group_retry
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, Elsewhere
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -125,7 +125,7 @@ def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(fence: F
     assert (child.not_before, child.uncharged_count, child.failure_class) == (None, 0, "")
     assert (child.current_attempt_id, child.steps_completed, child.steps_total) == (None, 0, 0)
     # A day's wait counts from the retry: it must not time out at once.
-    assert waiting.children_waited_too_long(fence=fence, limit_s=86_400) == 0
+    assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 0
     (attempt,) = child.attempts.all()
     assert (attempt.run, attempt.state, attempt.error_message) == (1, "error", "CUDA out of memory")
 

@@ -11,15 +11,15 @@ import pytest
 from django.db import connection
 
 from backends.models import Backend
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.errors import BackendUnavailable, Conflict
-from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import groups
 from jobgroups.services.backends import backend_forget
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import Retried, group_retry
-from jobgroups.states import AttemptState, Elsewhere
 from tests import farm
 
 pytestmark = pytest.mark.django_db

@@ -11,8 +11,9 @@ import pytest
 from django.db import connection
 
 from backends.models import Backend, Reachability
-from jobgroups import selectors
-from jobgroups.clock import iso, now
+from jobgroups.domain.clock import iso, now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, Elsewhere, Where
 from jobgroups.errors import (
     BackendNotFound,
     BackendUnavailable,
@@ -23,13 +24,12 @@ from jobgroups.errors import (
     NoOtherBackend,
     RunPassed,
 )
-from jobgroups.failures import FailureClass
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.queries import groups as selectors
 from jobgroups.services import attempts, claims, groups
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, Elsewhere, Where
 from tests import farm
 
 pytestmark = pytest.mark.django_db

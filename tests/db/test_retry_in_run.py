@@ -13,14 +13,14 @@ from pytest_django import Settings
 
 from backends.models import Backend, Reachability
 from backends.states import Hold
-from jobgroups.clock import iso, now
-from jobgroups.failures import FailureClass
+from jobgroups.domain.clock import iso, now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, places, waiting
+from jobgroups.services import attempts, candidates, claims, expiry, groups
 from jobgroups.services.attempts import MAX_UNCHARGED
 from jobgroups.services.claims import Claim
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, Elsewhere
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -466,7 +466,7 @@ def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_other
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = farm.claim(away)
     stays = farm.submit("gpu-1")
-    moved = waiting.children_move(
+    moved = expiry.children_move(
         fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE
     )
     assert moved == 3
@@ -489,7 +489,7 @@ def test_a_child_that_was_moved_may_come_back_to_the_backend_it_was_submitted_to
     first, second = machine("gpu-1"), machine("gpu-2")
     group = submit("gpu-1", "gpu-2")
     groups.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
-    waiting.children_move(fence=first, reason="gpu-1 is drained.")
+    expiry.children_move(fence=first, reason="gpu-1 is drained.")
     fail(begin(second), second, FATAL)
     assert group.children.earliest("position").backend_id == "gpu-1"
 
@@ -503,7 +503,7 @@ def test_giving_up_fails_what_may_go_nowhere_and_sends_the_rest_elsewhere() -> N
     ChildJob.objects.filter(group=stays).update(queued_at=now())
     sent = farm.claim(away)
     assert sent.group_id == goes.id
-    assert waiting.children_give_up(fence=away, away_s=600.0, reason="no answer") == 4
+    assert expiry.children_give_up(fence=away, away_s=600.0, reason="no answer") == 4
     assert only_statuses(stays) == ["failed", "failed"]
     assert {event["failure_class"] for event in farm.log(stays)[1:3]} == {"unreachable"}
     assert set(goes.children.values_list("status", "backend_id")) == {("queued", "gpu-2")}
@@ -522,7 +522,7 @@ def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept
     group = farm.submit("gpu-1")
     farm.claim(stuck)
     kind = FailureClass.STALLED
-    waiting.children_give_up(fence=stuck, away_s=600.0, reason="nothing runs", kind=kind)
+    expiry.children_give_up(fence=stuck, away_s=600.0, reason="nothing runs", kind=kind)
     assert (only(group).status, only(group).failure_class) == ("failed", "stalled")
     assert Attempt.objects.get().failure_class == "stalled"
     assert Backend.objects.get().quarantined_at is not None
@@ -533,7 +533,7 @@ def test_children_of_a_disabled_backend_are_moved_where_they_may_go() -> None:
     machine("gpu-2")
     stays, goes = farm.submit("gpu-1"), submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
-    waiting.children_of_disabled(fence=fence)
+    expiry.children_of_disabled(fence=fence)
     assert only(stays).status == "failed"
     assert (only(goes).status, only(goes).backend_id) == ("queued", "gpu-2")
 
@@ -545,13 +545,13 @@ def test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment(
     machine("gpu-2")
     machine("gpu-3")
     group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
-    hold = places.hold_backends
+    hold = candidates.hold_backends
 
     def forgotten_first(ids: list[str]) -> None:
         Backend.objects.filter(pk="gpu-2").delete()
         hold(ids)
 
-    monkeypatch.setattr(places, "hold_backends", forgotten_first)
+    monkeypatch.setattr(candidates, "hold_backends", forgotten_first)
     fail(begin(fence), fence, FATAL)
     assert only(group).backend_id == "gpu-3"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from backends.models import Backend, Reachability
-from jobgroups import shapes
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
+from jobgroups import serializers
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.services import attempts, groups, places, retries, waiting
+from jobgroups.services import attempts, candidates, expiry, groups, retries
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
-from jobgroups.states import AttemptState, Elsewhere
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -49,7 +49,7 @@ def replay(group: JobGroup) -> list[str]:
     found = groups.group_replay(submitter="", key="k", digest="d")
     assert found is not None
     assert found.group.pk == group.pk
-    answer = shapes.submitted(found.group, found.children)
+    answer = serializers.submitted(found.group, found.children)
     return [child["backend_id"] for child in answer["child_jobs"]]
 
 
@@ -59,7 +59,7 @@ def test_a_replay_names_the_first_backends_after_a_try_elsewhere_and_a_move() ->
     group = submitted("gpu-1", "gpu-2")
     fail(first)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
-    waiting.children_move(fence=second, reason="it is away.")
+    expiry.children_move(fence=second, reason="it is away.")
     assert bound(group) == ["gpu-3", "gpu-3"]
     before = list(ChildJob.objects.order_by("position").values())
     assert replay(group) == ["gpu-1", "gpu-2"]
@@ -70,7 +70,7 @@ def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
     first = machine("gpu-1")
     group = submitted("gpu-1", elsewhere=Elsewhere.NEVER)
     # Never sent: no attempt, and no event but the end, knows where it was.
-    waiting.children_give_up(fence=first, away_s=600, reason="refused")
+    expiry.children_give_up(fence=first, away_s=600, reason="refused")
     second = machine("gpu-2")
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
@@ -84,13 +84,13 @@ def test_a_retry_elsewhere_by_a_person_makes_no_backend_one_of_the_groups() -> N
     first, second = machine("gpu-1"), machine("gpu-2")
     machine("gpu-3")
     group = submitted("gpu-1", elsewhere=Elsewhere.GROUP)
-    waiting.children_give_up(fence=first, away_s=600, reason="refused")
+    expiry.children_give_up(fence=first, away_s=600, reason="refused")
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert bound(group) == ["gpu-2"]
     Backend.objects.filter(pk="gpu-1").update(enabled=True)
     group = farm.fresh(group)
-    found = places.others_for(group, Elsewhere.GROUP, besides=["gpu-2"])
+    found = candidates.others_for(group, Elsewhere.GROUP, besides=["gpu-2"])
     # The one it was submitted to, though nothing was ever sent there; not those it was let go to once.
     assert [one.backend_id for one in found] == ["gpu-1"]
     fail(second)

@@ -10,7 +10,7 @@ import pytest
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from backends.models import Backend
-from jobgroups.runner.db import Database
+from jobgroups.database.threads import Database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -48,7 +48,7 @@ LIFE = {
     "during a progress flush": Step("jobgroups.runner.reporting:progress_flush", "uncommitted", 3),
     "after the end, before history": Step(f"{DRIVER}._settle", "before", 15),
     "before the final commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 15),
-    "before the bell of a commit": Step("jobgroups.hub:Hub.publish", "before", 60),
+    "before the bell of a commit": Step("jobgroups.events.hub:Hub.publish", "before", 60),
     "after the final commit": Step(f"{ATTEMPTS}:attempt_ended", "after", 15),
     "before the last child's commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", CHILDREN),
     "after the last child's commit": Step(f"{ATTEMPTS}:attempt_ended", "after", CHILDREN),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobgroups.failures import FailureClass
+from jobgroups.domain.failures import FailureClass
 from tests.e2e.burning import eight, promises
 from tests.e2e.burning.machines import Build
 from tests.e2e.burning.scene import Scene, rare_picture, scene

@@ -14,8 +14,8 @@ from PIL import Image
 
 from backends.comfyui.outputs import collect_outputs
 from backends.simulator import Simulator
-from jobgroups.api.asynchronous import close_reading
-from jobgroups.api.output_views import thumbnails
+from jobgroups.api.views.async_base import close_reading
+from jobgroups.api.views.outputs import thumbnails
 from tests import farm
 from tests.runner.conftest import in_thread
 

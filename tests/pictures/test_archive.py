@@ -9,8 +9,8 @@ import pytest
 
 from backends.models import Backend
 from jobgroups.models import ChildJob
-from jobgroups.pictures.archive import entry_names
-from jobgroups.pictures.selectors import OutputFile
+from jobgroups.outputs.archive import entry_names
+from jobgroups.queries.outputs import OutputFile
 from tests.api.conftest import error_of, wrong_fields
 from tests.pictures.conftest import Gallery, body, file
 from tests.runner.conftest import in_thread

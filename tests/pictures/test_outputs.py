@@ -8,7 +8,7 @@ import pytest
 
 from backends.models import Backend
 from backends.services import backend_update
-from jobgroups.pictures import media
+from jobgroups.outputs import media_types
 from tests.api.conftest import error_of
 from tests.pictures.conftest import Gallery, body, fetched, file, picture
 from tests.runner.conftest import in_thread
@@ -95,7 +95,7 @@ async def test_every_kind_of_file_is_saved_with_its_seed_and_backend(
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.flac", "a.txt", "a.png", "a.html", "a.svg"])
 def test_no_file_may_run_a_script_or_load_from_elsewhere(name: str) -> None:
-    policy = media.guard_headers(name)["Content-Security-Policy"]
+    policy = media_types.guard_headers(name)["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "sandbox" in policy
     assert "script" not in policy
@@ -104,7 +104,7 @@ def test_no_file_may_run_a_script_or_load_from_elsewhere(name: str) -> None:
 
 
 def test_a_name_cannot_end_its_header() -> None:
-    value = media.disposition("a.png", named_as='a"; x=\r\nSet-Cookie: b\\é.png')
+    value = media_types.disposition("a.png", named_as='a"; x=\r\nSet-Cookie: b\\é.png')
     assert "\r" not in value
     assert "\n" not in value
     assert value.count('"') == 2

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from jobgroups.pictures import drawing
-from jobgroups.pictures.drawing import NotDrawable, thumbnail
-from jobgroups.pictures.shelf import Shelf
+from jobgroups.outputs import resize
+from jobgroups.outputs.disk_cache import Shelf
+from jobgroups.outputs.resize import NotDrawable, thumbnail
 from tests import farm
 from tests.api.conftest import error_of, wrong_fields
 from tests.pictures.conftest import Gallery, file, picture
@@ -111,7 +111,7 @@ async def test_a_backend_that_says_nothing_keeps_no_other_ones_pictures(gallery:
 async def test_an_original_that_dribbles_is_not_awaited_for_ever(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobgroups.pictures.thumbnails._WITHIN", 0.4)
+    monkeypatch.setattr("jobgroups.outputs.thumbnails._WITHIN", 0.4)
 
     gone = asyncio.Event()
 
@@ -157,7 +157,7 @@ async def test_what_cannot_be_drawn_has_no_thumbnail(gallery: Gallery, content: 
 async def test_what_is_too_large_has_no_thumbnail(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobgroups.api.output_views.MAX_SOURCE_BYTES", 100)
+    monkeypatch.setattr("jobgroups.api.views.outputs.MAX_SOURCE_BYTES", 100)
     url = await gallery.one("a.png", picture())
     error_of(await gallery.get(f"{url}?w=320"), 404, "no_thumbnail")
 
@@ -220,7 +220,7 @@ def test_drawing_takes_the_memory_of_one_decoded_picture(tmp_path: Path) -> None
     program = (
         "import io, re, sys\n"
         "from PIL import Image\n"
-        "from jobgroups.pictures.drawing import thumbnail\n"
+        "from jobgroups.outputs.resize import thumbnail\n"
         "def peak():\n"
         "    status = open('/proc/self/status').read()\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024\n"
@@ -242,9 +242,9 @@ def test_drawing_takes_the_memory_of_one_decoded_picture(tmp_path: Path) -> None
 def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = drawing._upright
+    plain = resize._upright
     large = picture(size=(2_000, 2_000))
-    monkeypatch.setattr(drawing, "_SMALL_PIXELS", 2**20)
+    monkeypatch.setattr(resize, "_SMALL_PIXELS", 2**20)
     under_way: list[int] = []
     most: list[int] = []
     began, may_go = threading.Event(), threading.Event()
@@ -259,7 +259,7 @@ def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
         under_way.pop()
         return plain(image, width)
 
-    monkeypatch.setattr(drawing, "_upright", noted)
+    monkeypatch.setattr(resize, "_upright", noted)
     with ThreadPoolExecutor(4) as threads:
         drawn = [threads.submit(thumbnail, large, 160) for _ in range(3)]
         began.wait(20)

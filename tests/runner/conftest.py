@@ -14,7 +14,7 @@ from django.db import connection
 
 from backends.models import Backend
 from backends.simulator import Simulator
-from jobgroups.hub import Hub
+from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
 from jobgroups.runner.service import RunnerService, RunnerSettings
 from jobgroups.runner.timing import Timing

@@ -15,12 +15,12 @@ import pytest
 from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.states import Hold
+from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
-from jobgroups.queueing import waiting_reasons
+from jobgroups.queries.waiting_reasons import waiting_reasons
 from jobgroups.runner.attempt import AttemptDriver
 from jobgroups.runner.service import RunnerService
 from jobgroups.services import holds
-from jobgroups.states import Elsewhere
 from tests.runner.conftest import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -255,8 +255,8 @@ async def quarantine(name: str, *, by: str) -> None:
     if by:
         await in_thread(holds.backend_quarantine)(backend_id=name, by=by, reason="it smokes")
         return
-    from backends import holding
-    from jobgroups.clock import now
+    from backends import holds as holding
+    from jobgroups.domain.clock import now
 
     def set_aside() -> None:
         moment = now()

@@ -8,9 +8,9 @@ import time
 import pytest
 from django.db import OperationalError
 
+from jobgroups.domain.states import AttemptState
 from jobgroups.runner.supervision import SupervisedRunner
 from jobgroups.services import runners
-from jobgroups.states import AttemptState
 from tests.runner.conftest import Farm, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

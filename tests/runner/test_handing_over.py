@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from backends.models import Backend
+from jobgroups.domain.states import AttemptState
 from jobgroups.models import Lease
 from jobgroups.runner.session import BackendSession
-from jobgroups.states import AttemptState
 from tests.runner.conftest import Farm, in_thread, until
 from tests.runner.test_rare_moments import no_renewal_comes, renewals_come_again, session_of
 

@@ -10,11 +10,11 @@ import pytest
 from backends.models import Backend
 from backends.services import backend_update
 from backends.states import Hold
+from jobgroups.domain.states import Elsewhere
 from jobgroups.errors import Conflict
 from jobgroups.models import Attempt
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_forget
-from jobgroups.states import Elsewhere
 from tests.runner.conftest import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

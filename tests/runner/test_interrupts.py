@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.models import Backend
-from jobgroups import selectors
+from jobgroups.queries import groups
 from jobgroups.runner.interrupts import Interrupts
 from jobgroups.runner.timing import Timing
 from tests.runner.conftest import SCALE, Farm, in_thread, until
@@ -104,7 +104,7 @@ async def accepted(farm: Farm, group: Any) -> str:
 async def noted(farm: Farm, group: Any, why: str) -> bool:
     """Whether job and backend say why the stopped prompt still renders."""
     (child,) = await farm.children(group)
-    detail = await in_thread(selectors.child_detail)(group.id, child.id)
+    detail = await in_thread(groups.child_detail)(group.id, child.id)
     note = detail["attempts"][0]["left_running"] or ""
     return note.startswith("It still renders: ") and why in note and await backend_says(why)
 

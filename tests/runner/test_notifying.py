@@ -18,10 +18,10 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from backends.models import Backend
-from jobgroups.clock import now
+from jobgroups.database.threads import Database
+from jobgroups.domain.clock import now
+from jobgroups.domain.notices import Pace
 from jobgroups.models import Notice
-from jobgroups.noticing import Pace
-from jobgroups.runner.db import Database
 from jobgroups.runner.notifying import Notifier
 from jobgroups.runner.supervision import SupervisedRunner
 from tests.browser.conftest import free_port

@@ -15,10 +15,10 @@ from pytest_django import Settings
 
 from backends.models import Backend
 from backends.simulator import Simulator
-from jobgroups import selectors
+from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
+from jobgroups.queries import groups
 from jobgroups.runner.timing import Timing
-from jobgroups.states import Elsewhere
 from tests.runner.conftest import SCALE, Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -144,7 +144,7 @@ async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeou
     sim.crash()
 
     async def reason() -> str | None:
-        snapshot = await in_thread(selectors.group_snapshot)(group.id)
+        snapshot = await in_thread(groups.group_snapshot)(group.id)
         return snapshot["child_jobs"][0]["waiting_reason"]
 
     said = await until(reason, 3)

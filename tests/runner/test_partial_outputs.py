@@ -9,8 +9,8 @@ import pytest
 from pytest_django import Settings
 
 from backends.simulator import Simulator
+from jobgroups.domain.states import Elsewhere, PartialOutputs
 from jobgroups.models import JobGroup
-from jobgroups.states import Elsewhere, PartialOutputs
 from tests.runner.conftest import Farm, text_to_image, until
 from tests.runner.test_retry_elsewhere import outcome, seen, started
 

@@ -10,9 +10,9 @@ import pytest
 from pytest_django import Settings
 
 from backends.models import Backend
-from jobgroups.clock import now
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
-from jobgroups.states import Elsewhere
 from tests.runner.conftest import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

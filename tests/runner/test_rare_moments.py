@@ -13,7 +13,7 @@ from django.db import OperationalError
 from backends.comfyui.event_socket import EventSocket
 from backends.comfyui.protocol import Progress
 from backends.models import Backend
-from jobgroups.hub import Hub
+from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.session import BackendSession

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from backends.models import Backend, Reachability
+from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import Retried, group_retry
-from jobgroups.states import Elsewhere
 from tests.runner.conftest import Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -8,8 +8,8 @@ import pytest
 from pytest_django import Settings
 
 from backends.models import Backend
+from jobgroups.domain.states import Elsewhere
 from jobgroups.models import Attempt, JobGroup
-from jobgroups.states import Elsewhere
 from tests.runner.conftest import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -8,9 +8,9 @@ import datetime as dt
 
 import pytest
 
+from jobgroups.database.threads import Database
 from jobgroups.models import Runner
 from jobgroups.runner import supervision
-from jobgroups.runner.db import Database
 from jobgroups.runner.discovery import discover
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervision import SupervisedRunner

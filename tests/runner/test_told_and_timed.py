@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from backends import selectors as backend_selectors
+from backends import queries as backend_selectors
 from backends.comfyui.client import ComfyClient
 from backends.states import Hold
-from jobgroups.hub import Message
+from jobgroups.domain.states import Elsewhere
+from jobgroups.events.hub import Message
 from jobgroups.models import ChildJob
 from jobgroups.runner import attempt as attempt_module
 from jobgroups.runner import looking
 from jobgroups.runner.looking import Sight
 from jobgroups.runner.timing import Timing
 from jobgroups.services import holds
-from jobgroups.states import Elsewhere
 from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_FAILED = "jobgroups/services/failed.py"
+_FAILED = "jobgroups/services/outcomes.py"
 _ATTEMPTS = "jobgroups/services/attempts.py"
-_PLACES = "jobgroups/services/places.py"
-_RETRYING = "jobgroups/retrying.py"
+_PLACES = "jobgroups/services/candidates.py"
+_RETRYING = "jobgroups/domain/retry_policy.py"
 _CLAIMS = "jobgroups/services/claims.py"
 _RUNNER_ATTEMPT = "jobgroups/runner/attempt.py"
 _IN_RUN = "tests/db/test_retry_in_run.py"

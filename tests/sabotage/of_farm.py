@@ -6,9 +6,9 @@ from tests.sabotage.breakage import Breakage, Edit
 
 _WRITING = "jobgroups/services/writing.py"
 _RUNNERS = "jobgroups/services/runners.py"
-_LEASING = "jobgroups/leasing.py"
-_SHARING = "jobgroups/sharing.py"
-_LOCKS = "jobgroups/runner/locks.py"
+_LEASING = "jobgroups/queries/leases.py"
+_SHARING = "jobgroups/domain/leases.py"
+_LOCKS = "jobgroups/database/locks.py"
 _SESSION = "jobgroups/runner/session.py"
 _LEASES = "tests/db/test_leasing.py"
 _ON_POSTGRES = "tests/e2e/test_on_postgresql.py"

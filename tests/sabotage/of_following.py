@@ -162,7 +162,9 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         broken="A write that the database does not take is not repeated.",
         hurts="A disk that is full for a second ends the runner, and with it every backend's session.",
         edits=(
-            Edit("jobgroups/runner/db.py", "except TRANSIENT as error:", "except () as error:"),
+            Edit(
+                "jobgroups/database/threads.py", "except TRANSIENT as error:", "except () as error:"
+            ),
         ),
         notices=f"{_FAULTS}::test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only",
     ),

@@ -11,7 +11,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="A body of 16 MB with 8 million numbers takes more than 1 GB of memory.",
         edits=(
             Edit(
-                "jobgroups/workflow/checks.py",
+                "jobgroups/workflow/validation.py",
                 "return () if _SOUND.issuperset(map(type, value)) else enumerate(value)",
                 "return list(enumerate(value))",
             ),
@@ -81,7 +81,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="A page of large pictures takes the memory of all of them.",
         edits=(
             Edit(
-                "jobgroups/pictures/drawing.py",
+                "jobgroups/outputs/resize.py",
                 "with _large_drawn if pixels > _SMALL_PIXELS else contextlib.nullcontext():",
                 "with contextlib.nullcontext():",
             ),

@@ -16,7 +16,9 @@ OF_RETRYING: tuple[Breakage, ...] = (
         broken="A retry queues whatever child is named, also one that completed.",
         hurts="Somebody's finished picture is thrown away and rendered again.",
         edits=(
-            Edit("jobgroups/states.py", "CHILD_FINAL - {ChildStatus.COMPLETED}", "CHILD_FINAL"),
+            Edit(
+                "jobgroups/domain/states.py", "CHILD_FINAL - {ChildStatus.COMPLETED}", "CHILD_FINAL"
+            ),
             Edit(_RETRIES, "    if completed:\n", "    if False:\n"),
         ),
         notices=f"{_TESTS}::test_what_completed_is_not_retried",
@@ -56,7 +58,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RETRIES,
-                "        write.add(events.group_reopened(write.group, chosen, by=by))\n",
+                "        write.add(log.group_reopened(write.group, chosen, by=by))\n",
                 "        pass\n",
             ),
         ),

@@ -6,9 +6,9 @@ from tests.sabotage.breakage import Breakage, Edit
 
 _WRITING = "jobgroups/services/writing.py"
 _RUNNERS = "jobgroups/services/runners.py"
-_EVENTS = "jobgroups/events.py"
+_EVENTS = "jobgroups/events/log.py"
 _STREAM = "jobgroups/consumers/stream.py"
-_BRIDGE = "jobgroups/runner/db.py"
+_BRIDGE = "jobgroups/database/threads.py"
 _TOGETHER = "tests/db/test_committed_together.py"
 _ROWS = "tests/db/test_attempt_services.py"
 _TOLD = "tests/db/test_events.py"
@@ -34,7 +34,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="cached answer replaces",
         broken="A file that ComfyUI's cache reported again counts as written anew.",
         hurts="The first of two jobs with one seed loses its picture.",
-        edits=(Edit("jobgroups/outputs.py", "node in executed and item", "item"),),
+        edits=(Edit("jobgroups/domain/outputs.py", "node in executed and item", "item"),),
         notices=f"{_FILES}::test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file",
     ),
     Breakage(
@@ -59,7 +59,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="A file that another client's prompt wrote is shown for the job.",
         edits=(
             Edit(
-                "jobgroups/pictures/fetching.py",
+                "jobgroups/outputs/download.py",
                 "            if _is_younger(file, answer):\n",
                 "            if False:\n",
             ),
@@ -178,7 +178,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="After each reconnect an event is applied twice.",
         edits=(
             Edit(
-                "jobgroups/selectors.py",
+                "jobgroups/queries/groups.py",
                 "        return since, None",
                 "        return max(since - 1, 0), None",
             ),
@@ -196,7 +196,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="lost last event not healed",
         broken="Nobody compares the log's length with what was heard.",
         hurts="If the last ring is lost, a client waits for `group_complete` for ever.",
-        edits=(Edit("jobgroups/hub.py", "if self._reach(seq):", "if False:"),),
+        edits=(Edit("jobgroups/events/hub.py", "if self._reach(seq):", "if False:"),),
         notices="tests/unit/test_hub.py::test_the_timer_pokes_once_where_the_log_is_longer_than_heard",
         within=10,
     ),

@@ -75,7 +75,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         hurts="Jobs whose machine was off all night have failed, and the page says nothing did.",
         edits=(
             Edit(
-                "jobgroups/failing.py",
+                "jobgroups/queries/failures.py",
                 "[_lost_children(since), ",
                 "[_lost_children(since).exclude(current_attempt=None), ",
             ),
@@ -88,7 +88,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         hurts="The badge shows 4 failed jobs where the API has 6.",
         edits=(
             Edit(
-                "jobgroups/failing.py",
+                "jobgroups/queries/failures.py",
                 "return _lost(now() - WINDOWS[window])[",
                 "return _lost(now() - WINDOWS[window]).filter(current_attempt__ended_at__gt=now() - WINDOWS[window])[",
             ),

@@ -7,8 +7,7 @@ from itertools import combinations_with_replacement, product
 
 import pytest
 
-from jobgroups.aggregate import Counts, group_status
-from jobgroups.states import CHILD_FINAL, ChildStatus, GroupStatus
+from jobgroups.domain.states import CHILD_FINAL, ChildStatus, Counts, GroupStatus, group_status
 
 QUEUED, RUNNING = ChildStatus.QUEUED, ChildStatus.RUNNING
 COMPLETED, FAILED = ChildStatus.COMPLETED, ChildStatus.FAILED

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.comfyui.outputs import plain_error
-from jobgroups.failures import (
+from jobgroups.domain.failures import (
     RETRIED,
     TAXONOMY,
     FailureClass,

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from jobgroups import hub as hub_module
-from jobgroups.hub import Hub, Subscription
-from jobgroups.messages import EventFrame, Message, Poke, ProgressFrame, packed, unpacked
+from jobgroups.events import hub as hub_module
+from jobgroups.events.hub import Hub, Subscription
+from jobgroups.events.messages import EventFrame, Message, Poke, ProgressFrame, packed, unpacked
 
 
 def event(seq: int, child_id: str | None = None, *, ends: bool = False) -> EventFrame:

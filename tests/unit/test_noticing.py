@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from jobgroups import noticing, wording
-from jobgroups.failures import FailureClass
-from jobgroups.noticing import GroupEnd, Message, NoticeKind, Pace, Told
+from jobgroups.domain import notices, text
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.notices import GroupEnd, Message, NoticeKind, Pace, Told
 
 
 def end(**fields: Any) -> GroupEnd:
@@ -72,18 +72,18 @@ def end(**fields: Any) -> GroupEnd:
     ],
 )
 def test_a_group_is_told_in_one_plain_sentence(ended: GroupEnd, title: str, body: str) -> None:
-    assert noticing.group_ended(ended) == Message(title, body)
+    assert notices.group_ended(ended) == Message(title, body)
 
 
 def test_the_link_stands_on_a_line_of_its_own_and_titles_fit_their_column() -> None:
-    told = noticing.group_ended(end(name="x" * 400), "http://farm/groups/jg_1")
+    told = notices.group_ended(end(name="x" * 400), "http://farm/groups/jg_1")
     assert told.body.split("\n")[1:] == ["http://farm/groups/jg_1"]
     assert len(told.title) == 250
 
 
 def test_every_failure_class_has_words() -> None:
-    assert set(wording.FAILURE_WORDS) == set(FailureClass)
-    assert wording.failure_words("") == "failed"
+    assert set(text.FAILURE_WORDS) == set(FailureClass)
+    assert text.failure_words("") == "failed"
 
 
 def told(kind: NoticeKind, title: str) -> Told:
@@ -92,7 +92,7 @@ def told(kind: NoticeKind, title: str) -> Told:
 
 def test_one_notice_is_sent_as_it_is() -> None:
     one = told(NoticeKind.GROUP_ENDED, "a: done")
-    assert noticing.merged([one], "http://farm/") == Message(one.title, one.body)
+    assert notices.merged([one], "http://farm/") == Message(one.title, one.body)
 
 
 def test_many_become_one_with_trouble_and_failures_first() -> None:
@@ -100,7 +100,7 @@ def test_many_become_one_with_trouble_and_failures_first() -> None:
     many.insert(150, told(NoticeKind.GROUP_ENDED, "bad: 1 of 2 done, 1 failed"))
     many.append(told(NoticeKind.BACKEND_TROUBLE, "gpu-2 is quarantined"))
     many.append(told(NoticeKind.QUEUE_EMPTY, "The queue is empty"))
-    message = noticing.merged(many, "http://farm/")
+    message = notices.merged(many, "http://farm/")
     assert message.title == "gpu-2 is quarantined, 201 groups ended, the queue is empty"
     lines = message.body.split("\n")
     assert lines[0].startswith("gpu-2 is quarantined")
@@ -111,7 +111,7 @@ def test_many_become_one_with_trouble_and_failures_first() -> None:
 
 def test_two_backends_in_trouble_are_counted() -> None:
     many = [told(NoticeKind.BACKEND_TROUBLE, f"gpu-{one} does not answer") for one in (1, 2)]
-    assert noticing.merged(many).title == "2 backends in trouble"
+    assert notices.merged(many).title == "2 backends in trouble"
 
 
 def test_pauses_double_up_to_the_longest() -> None:
@@ -131,6 +131,6 @@ def test_a_model_is_named_without_folder_and_ending() -> None:
         "1": {"class_type": "LoraLoader", "inputs": {"lora_name": "x.safetensors"}},
         "4": {"class_type": "C", "inputs": {"ckpt_name": "sdxl\\base_1.0.safetensors"}},
     }
-    assert wording.model_name(graph) == "base_1.0"
-    assert wording.model_name({"1": {"inputs": {"ckpt_name": ["4", 0]}}}) == ""
-    assert wording.model_name([1]) == ""
+    assert text.model_name(graph) == "base_1.0"
+    assert text.model_name({"1": {"inputs": {"ckpt_name": ["4", 0]}}}) == ""
+    assert text.model_name([1]) == ""

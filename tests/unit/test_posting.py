@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobgroups.noticing import Message
+from jobgroups.domain.notices import Message
 from jobgroups.runner import posting
 
 # One of apprise's many services still uses it.

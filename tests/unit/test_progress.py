@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobgroups.progress import CEILING, EXPANSION_CEILING, MAX_WEIGHT, ProgressTracker, node_weights
+from jobgroups.workflow.progress import (
+    CEILING,
+    EXPANSION_CEILING,
+    MAX_WEIGHT,
+    ProgressTracker,
+    node_weights,
+)
 
 
 @dataclass(frozen=True, slots=True)

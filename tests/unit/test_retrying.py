@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobgroups.failures import RETRIED, TAXONOMY, FailureClass, Retry
-from jobgroups.retrying import (
+from jobgroups.domain.failures import RETRIED, TAXONOMY, FailureClass, Retry
+from jobgroups.domain.retry_policy import (
     LONGEST_PAUSE,
     Candidate,
     Policy,
@@ -16,7 +16,7 @@ from jobgroups.retrying import (
     next_backend,
     pause,
 )
-from jobgroups.states import Elsewhere
+from jobgroups.domain.states import Elsewhere
 
 NAMES = ["gpu-1", "gpu-2", "gpu-3", "gpu-4"]
 GIB = 2**30

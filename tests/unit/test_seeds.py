@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobgroups.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hashed, seeds
+from jobgroups.workflow.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hashed, seeds
 
 ALL = list(SeedStrategy)
 strategies = st.sampled_from(ALL)
@@ -68,19 +68,19 @@ def test_random_passes_over_a_hash_that_is_too_near(monkeypatch: pytest.MonkeyPa
         4: 0,
         5: MAX_SEED,
     }
-    monkeypatch.setattr("jobgroups.seeds.hashed", lambda _, counter: drawn[counter])
+    monkeypatch.setattr("jobgroups.workflow.seeds.hashed", lambda _, counter: drawn[counter])
     assert seeds(SeedStrategy.RANDOM, 42, 3) == [42, 42 + MIN_DISTANCE, MAX_SEED]
 
 
 def test_a_hash_is_compared_with_all_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     far, near = 10 * MIN_DISTANCE, 5 * MIN_DISTANCE
     drawn = {1: far, 2: near, 3: near + 1, 4: near - 1, 5: far + 1, 6: 7 * MIN_DISTANCE}
-    monkeypatch.setattr("jobgroups.seeds.hashed", lambda _, counter: drawn[counter])
+    monkeypatch.setattr("jobgroups.workflow.seeds.hashed", lambda _, counter: drawn[counter])
     assert seeds(SeedStrategy.RANDOM, 0, 4) == [0, far, near, 7 * MIN_DISTANCE]
 
 
 def test_the_distance_is_linear_and_does_not_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobgroups.seeds.hashed", lambda *_: MAX_SEED)
+    monkeypatch.setattr("jobgroups.workflow.seeds.hashed", lambda *_: MAX_SEED)
     assert seeds(SeedStrategy.RANDOM, 0, 2) == [0, MAX_SEED]
 
 
@@ -139,7 +139,7 @@ def test_a_negative_count_is_refused() -> None:
 
 def test_another_process_with_another_hash_seed_gives_the_same_seeds() -> None:
     program = (
-        "from jobgroups.seeds import SeedStrategy, seeds;"
+        "from jobgroups.workflow.seeds import SeedStrategy, seeds;"
         "print([seeds(strategy, 7, 50) for strategy in SeedStrategy])"
     )
     answer = subprocess.run(

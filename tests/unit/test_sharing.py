@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobgroups.sharing import Leases, share, to_give, to_take
+from jobgroups.domain.leases import Leases, share, to_give, to_take
 
 EIGHT = frozenset(f"gpu-{n}" for n in range(8))
 

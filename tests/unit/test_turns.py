@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from director.sqlite3.turns import Turns
+from jobgroups.database.sqlite3.fifo_lock import Turns
 
 
 def _wait_until_waiting(turns: Turns, count: int) -> None:

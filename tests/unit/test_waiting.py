@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.states import BackendState, Standing
-from jobgroups.waiting import BackendNow, ChildNow, waiting_reason
+from jobgroups.domain.waiting_reasons import BackendNow, ChildNow, waiting_reason
 
 NOW = dt.datetime(2026, 2, 1, 21, 10, tzinfo=dt.UTC)
 EARLIER = dt.datetime(2026, 2, 1, 21, 4, 10, tzinfo=dt.UTC)

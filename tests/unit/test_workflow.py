@@ -22,8 +22,8 @@ from jobgroups.workflow import (
     prepare,
     with_seed,
 )
-from jobgroups.workflow.checks import MAX_DEPTH, shown_key
-from jobgroups.workflow.seeding import NO_SEED
+from jobgroups.workflow.seed_inputs import NO_SEED
+from jobgroups.workflow.validation import MAX_DEPTH, shown_key
 
 
 def node(class_type: str = "KSampler", title: str | None = None, **inputs: Any) -> dict[str, Any]:

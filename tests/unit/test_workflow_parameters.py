@@ -8,7 +8,7 @@ import pytest
 
 from jobgroups.workflow import ALIASES, ParameterInvalid, prepare
 from jobgroups.workflow.parameters import INTEGER_INPUTS, SEED_INPUTS
-from jobgroups.workflow.prepared import MAX_WARNINGS
+from jobgroups.workflow.template import MAX_WARNINGS
 
 
 def node(class_type: str = "KSampler", title: str | None = None, **inputs: Any) -> dict[str, Any]:

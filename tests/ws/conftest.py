@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from jobgroups.consumers import close_rows
-from jobgroups.hub import hub
-from jobgroups.runner.db import Database
+from jobgroups.database.threads import Database
+from jobgroups.events.hub import hub
 from tests.ws.played_runner import PlayedRunner
 
 

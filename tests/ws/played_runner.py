@@ -8,15 +8,15 @@ from typing import Any
 
 from backends.models import Backend, Reachability
 from backends.states import Hold
-from jobgroups import selectors
-from jobgroups.clock import now
-from jobgroups.failures import FailureClass
-from jobgroups.hub import hub
-from jobgroups.messages import Message, ProgressFrame
-from jobgroups.services import attempts, claims, groups, holds, runners, waiting
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.states import AttemptState, ErrorType
+from jobgroups.events.hub import hub
+from jobgroups.events.messages import Message, ProgressFrame
+from jobgroups.queries import groups as selectors
+from jobgroups.serializers import compact
+from jobgroups.services import attempts, claims, expiry, groups, holds, runners
 from jobgroups.services.writing import Fence
-from jobgroups.shapes import compact
-from jobgroups.states import AttemptState, ErrorType
 
 WORKFLOW = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}}}
 
@@ -120,7 +120,7 @@ class PlayedRunner:
 
     def moved(self, claim: claims.Claim) -> None:
         """Tell that nothing is sent to its backend for a while."""
-        waiting.children_move(fence=self.fence_of(claim), reason="it is drained")
+        expiry.children_move(fence=self.fence_of(claim), reason="it is drained")
 
     def given_back(self, claim: claims.Claim) -> None:
         """Have its backend paused at once, and resumed: what stands there waits again."""

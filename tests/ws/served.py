@@ -22,9 +22,9 @@ TALK = 10_000
 
 def obey() -> None:
     """Do what stands on the standard input, in the process that serves."""
-    from jobgroups import hub as hub_module
     from jobgroups.consumers import close_all
-    from jobgroups.messages import Message, ProgressFrame
+    from jobgroups.events import hub as hub_module
+    from jobgroups.events.messages import Message, ProgressFrame
     from tests.ws.played_runner import PlayedRunner
 
     runner = PlayedRunner()

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from jobgroups import hub as hub_module
-from jobgroups import selectors
+from jobgroups.domain.states import Elsewhere, Where
 from jobgroups.errors import Conflict
-from jobgroups.hub import hub
-from jobgroups.messages import Message
+from jobgroups.events import hub as hub_module
+from jobgroups.events.hub import hub
+from jobgroups.events.messages import Message
 from jobgroups.models import ChildJob
+from jobgroups.queries import groups as selectors
 from jobgroups.services import groups, moves, retries
 from jobgroups.services.rebinding import Choice
-from jobgroups.states import Elsewhere, Where
 from tests.ws.client_state import COUNTS, ClientState, picked
 from tests.ws.clients import Watcher, watching
 from tests.ws.conftest import Writer

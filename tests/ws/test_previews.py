@@ -18,13 +18,20 @@ from backends.comfyui.event_socket import EventSocket
 from backends.comfyui.events import Executing, ExecutionStart, Preview
 from jobgroups.consumers.job_group import previews_of
 from jobgroups.consumers.stream import ChildHead, Stream
-from jobgroups.hub import Hub
-from jobgroups.hub import hub as process_hub
-from jobgroups.messages import EventFrame, Message, PreviewFrame, ProgressFrame, packed, unpacked
+from jobgroups.events.hub import Hub
+from jobgroups.events.hub import hub as process_hub
+from jobgroups.events.messages import (
+    EventFrame,
+    Message,
+    PreviewFrame,
+    ProgressFrame,
+    packed,
+    unpacked,
+)
 from jobgroups.runner import previews as previews_module
 from jobgroups.runner.attempt import Course
 from jobgroups.runner.previews import GAP, SessionPreviews
-from jobgroups.shapes import compact
+from jobgroups.serializers import compact
 from tests.runner.conftest import Farm, farm, text_to_image  # noqa: F401 farm is a fixture
 from tests.ws.clients import watching
 from tests.ws.conftest import Writer

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from jobgroups import hub as hub_module
-from jobgroups import relay as relay_module
-from jobgroups.hub import Hub, Subscription
-from jobgroups.messages import Entry, EventFrame, Message, Poke, ProgressFrame
+from jobgroups.events import hub as hub_module
+from jobgroups.events import relay as relay_module
+from jobgroups.events.hub import Hub, Subscription
+from jobgroups.events.messages import Entry, EventFrame, Message, Poke, ProgressFrame
 from tests.ws.redis_line import RedisLine
 
 pytestmark = pytest.mark.redis
@@ -144,7 +144,7 @@ async def test_a_process_without_a_loop_rings_too(
     queue = await web.subscribe("g")
     program = (
         "import django; django.setup()\n"
-        "from jobgroups.hub import hub; from jobgroups.messages import EventFrame, Message\n"
+        "from jobgroups.events.hub import hub; from jobgroups.events.messages import EventFrame, Message\n"
         "hub.publish(Message('g', events=(EventFrame(1, 'event 1', 'j_1'),)))\n"
         "hub.wake_runners()\n"
     )

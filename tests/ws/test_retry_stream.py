@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobgroups import selectors
+from jobgroups.queries import groups as selectors
 from jobgroups.services import groups, retries
 from tests.ws.client_state import ClientState, picked
 from tests.ws.clients import watching

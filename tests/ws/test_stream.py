@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from jobgroups import hub as hub_module
-from jobgroups import selectors
 from jobgroups.consumers import close_all
-from jobgroups.hub import hub
-from jobgroups.messages import EventFrame, Message
+from jobgroups.events import hub as hub_module
+from jobgroups.events.hub import hub
+from jobgroups.events.messages import EventFrame, Message
+from jobgroups.queries import groups as selectors
 from jobgroups.services import groups
 from tests.ws.clients import Watcher, settled, watching
 from tests.ws.conftest import Writer
@@ -91,7 +91,7 @@ async def test_a_log_longer_than_a_page_is_resumed_whole(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobgroups.consumers.job_group.PAGE", 2)
-    monkeypatch.setattr("jobgroups.consumers.rows.PAGE", 2)
+    monkeypatch.setattr("jobgroups.consumers.reads.PAGE", 2)
     group_id = await writer.do(writer.runner.submit)
     await writer.do(writer.runner.run_to_end)
     async with watching(group_id, "?since=0") as client:
@@ -326,7 +326,7 @@ async def test_an_event_heard_twice_or_late_is_sent_once(writer: Writer) -> None
 async def test_events_between_subscription_and_snapshot_come_once(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobgroups.consumers import job_group, rows
+    from jobgroups.consumers import job_group, reads
 
     group_id = await writer.do(writer.runner.submit)
     reading, go_on = asyncio.Event(), asyncio.Event()
@@ -334,7 +334,7 @@ async def test_events_between_subscription_and_snapshot_come_once(
     async def held_read(selector: object, *args: object, **kwargs: object) -> object:
         reading.set()
         await go_on.wait()
-        return await rows.read(selector, *args, **kwargs)  # type: ignore[arg-type]
+        return await reads.read(selector, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(job_group, "read", held_read)
     async with watching(group_id) as client:

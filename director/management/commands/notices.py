@@ -9,9 +9,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from jobgroups.clock import iso
+from jobgroups.domain.clock import iso
+from jobgroups.domain.notices import Message, Pace
 from jobgroups.models import Notice
-from jobgroups.noticing import Message, Pace
 from jobgroups.runner.posting import services_of
 
 _TRIAL = Message("The Director can reach you", "This is a trial. Nothing happened.")

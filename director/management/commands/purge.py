@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand
 
 from director.cli.values import age
 from director.cli.words import plural
-from jobgroups.clock import iso, now
-from jobgroups.services.purging import YOUNGEST, Purged, groups_purge, groups_purgeable
+from jobgroups.domain.clock import iso, now
+from jobgroups.services.purge import YOUNGEST, Purged, groups_purge, groups_purgeable
 
 #: Further back calendars end; nobody means that.
 _OLDEST: Final = dt.timedelta(days=36_500)

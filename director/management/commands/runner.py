@@ -12,12 +12,12 @@ from django.core.management.base import BaseCommand, CommandError
 from director import datadir, ending, starting
 from director.cli import output
 from director.loops import use_fast_loop
-from jobgroups.hub import hub
-from jobgroups.runner.db import Database
-from jobgroups.runner.locks import Lock, NameTaken
+from jobgroups.database.locks import Lock, NameTaken
+from jobgroups.database.threads import Database
+from jobgroups.events.hub import hub
+from jobgroups.queries.groups import group_seqs
 from jobgroups.runner.service import RunnerReplaced
 from jobgroups.runner.supervision import SupervisedRunner
-from jobgroups.selectors import group_seqs
 
 
 class Command(BaseCommand):

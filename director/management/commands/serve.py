@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from director import datadir, ending, listening, starting
 from director.cli import output
 from director.loops import use_fast_loop
-from jobgroups.runner.locks import FileLock, Lock, NameTaken
+from jobgroups.database.locks import FileLock, Lock, NameTaken
 
 DEFAULT_PORT = 9820
 _REFUSALS = (

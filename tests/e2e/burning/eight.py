@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jobgroups.failures import FailureClass
+from jobgroups.domain.failures import FailureClass
 from tests.e2e.burning.machines import Build
 from tests.e2e.burning.promises import quarantines
 from tests.e2e.burning.scene import Scene, large_picture, rare_picture

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from jobgroups.failures import TAXONOMY, FailureClass, Retry
+from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
 from tests.e2e.burning.machines import Machines
 from tests.e2e.killing.director import rows
 from tests.e2e.killing.gpus import Entry

@@ -1,0 +1,1 @@
+"""What a request may say: bodies, fields, query and path parameters."""

@@ -1,0 +1,181 @@
+"""A request's body as a JSON object, or the reason why it is none.
+
+Strict where leniency would store something else than what was meant: a key given twice, ``NaN``,
+NUL, lone surrogates, numbers no double can hold, bottomless nesting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import IO, Any, Final, NoReturn
+
+from django.conf import settings
+from django.http import HttpRequest, UnreadablePostError
+from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
+
+from jobgroups.errors import InvalidRequest, JobGroupsError
+from jobgroups.workflow import TextInvalid, check_text
+from jobgroups.workflow.validation import shown_key
+
+_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+
+
+class UnsupportedMediaType(JobGroupsError):
+    """The body is declared as something else than JSON in UTF-8."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+    def __init__(
+        self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8."
+    ) -> None:
+        super().__init__(detail)
+
+
+class PayloadTooLarge(JobGroupsError):
+    """The body is longer than ``DIRECTOR_MAX_BODY_BYTES``."""
+
+    code = "payload_too_large"
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body must have at most {limit} bytes.")
+
+
+class InvalidJSON(JobGroupsError):
+    """The body is not JSON."""
+
+    code = "invalid_json"
+
+
+class _Refused(ValueError):
+    """JSON that Python's reader would let pass; its text is the clause for the client."""
+
+
+class StrictJSONParser(BaseParser):
+    """The only parser of the API."""
+
+    media_type = "application/json"
+
+    def parse(
+        self,
+        stream: IO[Any] | HttpRequest,
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Read at most the limit and one byte more, so that a body without a length is bounded too.
+
+        Raises:
+            PayloadTooLarge: it goes on.
+            InvalidJSON: it is not UTF-8, not JSON, or cut off.
+            InvalidRequest: it is no object, or holds what cannot be stored.
+        """
+        limit: int = settings.DIRECTOR_MAX_BODY_BYTES
+        try:
+            content: bytes = stream.read(limit + 1)
+        except UnreadablePostError:
+            raise InvalidJSON("The body broke off.") from None
+        if len(content) > limit:
+            raise PayloadTooLarge(limit)
+        return _object(_decoded(content))
+
+
+def json_body(request: Request) -> dict[str, Any]:
+    """Return the request's body, which must be a JSON object.
+
+    DRF's ``request.data`` is not used: it takes a chunked body for an empty one, and a ``*/*`` as
+    the body's type for any.
+
+    Raises:
+        UnsupportedMediaType: another media type, charset or encoding; also none at all.
+        JobGroupsError: as :meth:`StrictJSONParser.parse`.
+    """
+    plain: HttpRequest = request._request
+    _check_media_type(plain)
+    declared = plain.headers.get("Content-Length", "")
+    if declared.isdecimal() and int(declared) > settings.DIRECTOR_MAX_BODY_BYTES:
+        raise PayloadTooLarge(settings.DIRECTOR_MAX_BODY_BYTES)
+    return StrictJSONParser().parse(plain)
+
+
+def optional_json_body(request: Request) -> dict[str, Any]:
+    """Return the request's body as :func:`json_body` does; none at all is an empty object.
+
+    For what can be asked without saying anything: ``curl -X POST`` sends neither a body nor its type.
+    """
+    plain: HttpRequest = request._request
+    if plain.headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in plain.headers:
+        return {}
+    return json_body(request)
+
+
+def _check_media_type(request: HttpRequest) -> None:
+    params: Mapping[str, str] = request.content_params or {}
+    charset = params.get("charset", "utf-8").lower()
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if request.content_type != "application/json" or charset not in _CHARSETS:
+        raise UnsupportedMediaType
+    if encoding != "identity":
+        raise UnsupportedMediaType(
+            "The body must be sent uncompressed, without a Content-Encoding."
+        )
+
+
+def _decoded(content: bytes) -> object:
+    try:
+        # Some shells' editors put a byte order mark before what they write.
+        return json.loads(
+            content.decode("utf-8-sig"),
+            parse_constant=_no_constant,
+            object_pairs_hook=_no_repeats,
+        )
+    except UnicodeDecodeError:
+        raise InvalidJSON("The body is not UTF-8.") from None
+    except RecursionError:
+        raise InvalidJSON("The body is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidJSON(f"The body is not JSON: {_at(error)}.") from None
+    except _Refused as refused:
+        raise InvalidJSON(f"The body is not JSON: {refused}.") from None
+    except ValueError:
+        # Python's own bound against quadratic work: 4300 digits.
+        raise InvalidJSON("The body is not JSON: a number has too many digits.") from None
+
+
+def _at(error: json.JSONDecodeError) -> str:
+    if not error.doc.strip():
+        return "it is empty"
+    # Some of Python's messages end in " at" or ":" themselves, for a place that follows.
+    reason = error.msg.rstrip(": ").removesuffix(" at")
+    return f"{reason[:1].lower()}{reason[1:]} at line {error.lineno}, column {error.colno}"
+
+
+def _no_constant(_name: str) -> NoReturn:
+    raise _Refused("NaN and Infinity are not numbers of JSON")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        counted = Counter(key for key, _ in pairs)
+        key = next(key for key, count in counted.items() if count > 1)
+        raise _Refused(f'an object has the key "{shown_key(key)}" more than once')
+    return found
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    try:
+        for key, field in value.items():
+            check_text({key: None}, field="body")
+            check_text(field, field=shown_key(key), outer=1)
+    except TextInvalid as error:
+        raise InvalidRequest(
+            f"{error.field}: {error.message}",
+            errors=[{"field": error.field, "message": error.message}],
+        ) from None
+    return value

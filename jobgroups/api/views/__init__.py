@@ -1,0 +1,1 @@
+"""The REST endpoints: a view parses, calls a service or a query, and renders."""

@@ -1,0 +1,81 @@
+"""What failed lately, and which jobs behind it can be tried again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobgroups.api.requests import query_params
+from jobgroups.api.views.base import ApiView
+from jobgroups.domain.clock import iso
+from jobgroups.queries import failures
+from jobgroups.serializers import cut
+
+
+class FailuresView(ApiView):
+    """``/api/failures``"""
+
+    def get(self, request: Request) -> Response:
+        """Return what failed, by cause, backend and workflow, the worst first."""
+        window = query_params.failures_query(request.query_params)
+        found = failures.recent_failures(window)
+        return Response(
+            {
+                "window": window,
+                "since": iso(found.since),
+                "failed_jobs": found.lost,
+                "results": [_row(one) for one in found.rows],
+                "recovered": [_row(one) for one in found.recovered],
+                "left_out": found.more,
+                "only_newest": failures.MOST_FAILURES if found.cut else None,
+            }
+        )
+
+
+class FailedJobsView(ApiView):
+    """``/api/failures/jobs``"""
+
+    def get(self, request: Request) -> Response:
+        """Return the failed jobs behind a row, by group."""
+        asked = query_params.failed_jobs_query(request.query_params)
+        found = failures.failed_jobs(**asdict(asked))
+        return Response(
+            {
+                "groups": [
+                    {
+                        "job_group_id": one.group_id,
+                        "name": one.name,
+                        "finished": one.finished,
+                        "job_ids": one.job_ids,
+                    }
+                    for one in found
+                ]
+            }
+        )
+
+
+def _row(row: failures.Row) -> dict[str, Any]:
+    example = row.example
+    return {
+        "failure_class": row.failure_class,
+        "backend_id": row.backend_id,
+        "workflow": row.workflow,
+        "workflow_name": row.workflow_name,
+        "groups": len(row.groups),
+        "failures": row.failures,
+        "failed_jobs": row.lost,
+        "retrying": row.open,
+        "first_at": iso(row.first),
+        "last_at": iso(row.last),
+        "example": example
+        and {
+            "job_group_id": example.group_id,
+            "job_id": example.job_id,
+            "attempt": example.attempt,
+            "message": cut(example.message),
+            "at": iso(example.at),
+        },
+    }

@@ -1,0 +1,74 @@
+"""ComfyUIs that discovery found on the runner's machine: list, add, ignore.
+
+The paths lie among those of backends; no backend is registered under the id ``found``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from backends import discovery
+from backends.models import FoundBackend
+from jobgroups.api.requests import payloads
+from jobgroups.api.requests.body import json_body
+from jobgroups.api.views.backends import BackendView, look_at, shown, translated
+from jobgroups.api.views.base import ApiView
+from jobgroups.domain.clock import iso, iso_or_none
+from jobgroups.errors import AddressNotFound
+
+
+class FoundListView(BackendView):
+    """``/api/backends/found``"""
+
+    def get(self, request: Request, backend_id: str) -> Response:
+        """Return the ComfyUIs that are offered or ignored."""
+        return Response({"found": [_found(row) for row in discovery.found_list()]})
+
+
+class FoundAddView(ApiView):
+    """``/api/backends/found/add``"""
+
+    def post(self, request: Request) -> Response:
+        """Register a ComfyUI that was found."""
+        url = payloads.address_said(json_body(request))
+        with _listed():
+            row = discovery.found_add(url=url)
+        look_at(row)
+        return Response(shown(row.id), status=201)
+
+
+class FoundIgnoreView(ApiView):
+    """``/api/backends/found/ignore`` and ``…/unignore``"""
+
+    def post(self, request: Request, *, ignored: bool) -> Response:
+        """Offer a ComfyUI no longer, or again."""
+        url = payloads.address_said(json_body(request))
+        with _listed():
+            row = discovery.found_ignore(url=url, ignored=ignored)
+        return Response(_found(row))
+
+
+@contextmanager
+def _listed() -> Iterator[None]:
+    try:
+        with translated():
+            yield
+    except discovery.NotFound:
+        raise AddressNotFound from None
+
+
+def _found(row: FoundBackend) -> dict[str, Any]:
+    return {
+        "url": row.url,
+        "comfyui_version": row.comfyui_version or None,
+        "devices": row.devices,
+        "first_seen_at": iso(row.first_seen_at),
+        "last_seen_at": iso(row.last_seen_at),
+        "ignored": row.ignored_at is not None,
+        "ignored_at": iso_or_none(row.ignored_at),
+    }

@@ -1,0 +1,114 @@
+"""Groups and their children over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Final
+
+from django.http import HttpResponse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobgroups import serializers
+from jobgroups.api.requests import path_params, payloads, query_params
+from jobgroups.api.requests.body import json_body
+from jobgroups.api.submission import submit
+from jobgroups.api.views.base import ApiView
+from jobgroups.api.views.pagination import with_query
+from jobgroups.domain.states import ChildStatus
+from jobgroups.errors import GroupNotFound
+from jobgroups.queries import groups as selectors
+from jobgroups.services import groups
+
+#: Events a page; a frame of theirs may have up to 1 MiB, most have a few hundred bytes.
+EVENTS_PAGE: Final = 500
+
+
+class SubmitView(ApiView):
+    """``/api/job-group``"""
+
+    def post(self, request: Request) -> Response:
+        """Submit a group."""
+        asked = payloads.submission(json_body(request), request.headers.get("Idempotency-Key"))
+        made = submit(asked)
+        headers = {"Idempotency-Replayed": "true"} if made.replayed else None
+        return Response(
+            serializers.submitted(made.group, made.children), status=201, headers=headers
+        )
+
+
+class GroupListView(ApiView):
+    """``/api/job-groups``"""
+
+    def get(self, request: Request) -> Response:
+        """List groups, newest first."""
+        asked = query_params.list_query(request.query_params)
+        page = selectors.group_list(narrowed=asked.narrowed, cursor=asked.cursor, limit=asked.limit)
+        return Response(
+            {
+                "results": page.results,
+                "next": with_query(request, cursor=page.next_cursor),
+                "previous": with_query(request, cursor=page.previous_cursor),
+            }
+        )
+
+
+class GroupView(ApiView):
+    """``/api/job-groups/{id}``"""
+
+    def get(self, request: Request, group_id: str) -> Response:
+        """Return a group with its children."""
+        return Response(selectors.group_snapshot(path_params.group_id(group_id)))
+
+    def delete(self, request: Request, group_id: str) -> Response:
+        """Cancel what is not final in a group."""
+        done = groups.group_cancel(group_id=path_params.group_id(group_id))
+        return Response(asdict(done))
+
+
+class WorkflowView(ApiView):
+    """``/api/job-groups/{id}/workflow``"""
+
+    def get(self, request: Request, group_id: str) -> HttpResponse:
+        """Return the workflow as it was given: the stored text, not read and written anew."""
+        text = selectors.group_workflow(path_params.group_id(group_id))
+        return HttpResponse(text, content_type="application/json")
+
+
+class EventsView(ApiView):
+    """``/api/job-groups/{id}/events``"""
+
+    def get(self, request: Request, group_id: str) -> HttpResponse:
+        """Return a page of stored events: the frames' texts, as sockets get them."""
+        since = query_params.since_query(request.query_params)
+        if not selectors.group_exists(path_params.group_id(group_id)):
+            raise GroupNotFound(group_id)
+        found = selectors.group_events(group_id, since=since, limit=EVENTS_PAGE + 1)
+        page, more = found[:EVENTS_PAGE], len(found) > EVENTS_PAGE
+        following = with_query(request, since=str(page[-1][0])) if more else None
+        frames = ",".join(text for _, text in page)
+        text = f'{{"events":[{frames}],"next":{serializers.compact(following)}}}'
+        return HttpResponse(text, content_type="application/json")
+
+
+class JobView(ApiView):
+    """``/api/job-groups/{id}/jobs/{job_id}``"""
+
+    def get(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Return a child with its attempts."""
+        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
+        return Response(selectors.child_detail(group, job))
+
+    def delete(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Cancel one child; the answer has the shape of a group's cancellation."""
+        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
+        by_us = groups.child_cancel(group_id=group, job_id=job)
+        status = selectors.child_detail(group, job)["status"]
+        return Response(
+            {
+                "cancelled": status == ChildStatus.CANCELLED,
+                "interrupted": int(by_us),
+                "already_complete": int(status == ChildStatus.COMPLETED),
+                "already_failed": int(status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)),
+            }
+        )

@@ -1,0 +1,98 @@
+"""What the pages need around pictures: the zip, stars, seeds beforehand, the workflow in a PNG."""
+
+from __future__ import annotations
+
+import secrets
+
+from django.conf import settings
+from django.http import HttpRequest, StreamingHttpResponse, UnreadablePostError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobgroups.api.requests import path_params, query_params
+from jobgroups.api.requests.body import PayloadTooLarge
+from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
+from jobgroups.api.views.base import ApiView
+from jobgroups.errors import JobGroupsError, NoOutputs, NoWorkflow
+from jobgroups.outputs import media_types
+from jobgroups.outputs.archive import zipped
+from jobgroups.outputs.png_workflow import workflow_in_png
+from jobgroups.queries.outputs import group_outputs
+from jobgroups.services.stars import child_star
+from jobgroups.workflow.seeds import MAX_SEED, seeds
+
+
+class NotDeclaredPng(JobGroupsError):
+    """The body is declared as something else than a PNG."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+    def __init__(self) -> None:
+        super().__init__("The body must be sent as Content-Type: image/png.")
+
+
+class ZipView(AsyncApiView):
+    """``/api/job-groups/{id}/outputs.zip``"""
+
+    async def get(self, request: HttpRequest, group_id: str) -> StreamingHttpResponse:
+        """Return all originals of a group, or those of its starred children."""
+        starred = query_params.which_query(request.GET) == "starred"
+        group = path_params.group_id(group_id)
+        files = await read(group_outputs, group, starred=starred)
+        if not files:
+            raise NoOutputs(starred=starred)
+        body = zipped(files, note_replaced)
+        name = f"{group}-starred.zip" if starred else f"{group}.zip"
+        headers = {
+            **media_types.GUARD_HEADERS,
+            "Content-Type": "application/zip",
+            "Content-Disposition": f"attachment; {media_types.named(name)}",
+        }
+        return StreamingHttpResponse(body, headers=headers)
+
+
+class StarView(ApiView):
+    """``/api/job-groups/{id}/jobs/{job_id}/star``"""
+
+    def put(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Star a child."""
+        return self._set(group_id, job_id, starred=True)
+
+    def delete(self, request: Request, group_id: str, job_id: str) -> Response:
+        """Take a child's star away."""
+        return self._set(group_id, job_id, starred=False)
+
+    def _set(self, group_id: str, job_id: str, *, starred: bool) -> Response:
+        group, job = path_params.group_id(group_id), path_params.job_id(job_id)
+        child_star(group_id=group, job_id=job, starred=starred)
+        return Response({"job_id": job, "starred": starred})
+
+
+class SeedsView(ApiView):
+    """``/api/seeds``"""
+
+    def get(self, request: Request) -> Response:
+        """Return the seeds that a submission with these fields would deal."""
+        asked = query_params.seeds_query(request.query_params, settings.DIRECTOR_MAX_CHILDREN)
+        base = secrets.randbelow(MAX_SEED + 1) if asked.base_seed is None else asked.base_seed
+        dealt = seeds(asked.strategy, base, asked.count)
+        return Response({"strategy": asked.strategy, "base_seed": base, "seeds": dealt})
+
+
+class WorkflowFromPngView(ApiView):
+    """``/api/workflow-from-png``"""
+
+    def post(self, request: Request) -> Response:
+        """Return the workflow that a PNG was made with."""
+        plain: HttpRequest = request._request
+        if plain.content_type != "image/png":
+            raise NotDeclaredPng
+        limit: int = settings.DIRECTOR_MAX_BODY_BYTES
+        try:
+            content = plain.read(limit + 1)
+        except UnreadablePostError:
+            raise NoWorkflow("The body broke off.") from None
+        if len(content) > limit:
+            raise PayloadTooLarge(limit)
+        return Response({"workflow_json": workflow_in_png(content)})

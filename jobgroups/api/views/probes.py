@@ -1,0 +1,105 @@
+"""Looking at ComfyUIs that are not registered: is one there, and which are on this machine?
+
+Nothing is stored. The paths lie among those of backends: one that is named ``test`` or ``find`` is
+served there as before, since only POST is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from backends import queries
+from backends.comfyui.address import check_headers, normalise_url
+from backends.comfyui.destinations import check_url
+from backends.comfyui.errors import BackendError
+from backends.comfyui.probe import BackendReport, probe
+from jobgroups.api.requests import payloads
+from jobgroups.api.requests.body import json_body
+from jobgroups.api.views.backends import BackendView
+from jobgroups.errors import InvalidRequest
+
+#: A person waits for the test and knows the address; what is looked for is near.
+_TEST_SECONDS: Final = 5.0
+_FIND_SECONDS: Final = 1.5
+
+
+class BackendTestView(BackendView):
+    """``/api/backends/test``"""
+
+    def post(self, request: Request, backend_id: str) -> Response:
+        """Say whether a ComfyUI answers at an address, or what is wrong."""
+        said = payloads.backend_said(json_body(request), new=True)
+        url = _checked(said.url or "", said.headers)
+        answer = async_to_sync(_asked)(said.url or "", said.headers, _TEST_SECONDS)
+        failed = isinstance(answer, str)
+        return Response({"ok": not failed, **_shown(url, answer, _registered())})
+
+
+class BackendFindView(BackendView):
+    """``/api/backends/find``"""
+
+    def post(self, request: Request, backend_id: str) -> Response:
+        """Return the ComfyUIs that answer on this machine's usual ports."""
+        urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
+        answers = async_to_sync(_all_asked)(urls)
+        known = _registered()
+        there = {url: one for url, one in answers.items() if isinstance(one, BackendReport)}
+        found = [_shown(url, report, known) for url, report in there.items()]
+        return Response({"found": found})
+
+
+def _checked(url: str, headers: Mapping[str, str] | None) -> str:
+    """Return the canonical address; what cannot be one is the request's fault."""
+    field = "url"
+    try:
+        canonical = normalise_url(url).url
+        check_url(canonical)
+        field = "headers"
+        check_headers(headers or {})
+    except ValueError as error:
+        message = f"Is not usable: {error}"
+        raise InvalidRequest(
+            f"{field}: {message}", errors=[{"field": field, "message": message}]
+        ) from None
+    return canonical
+
+
+async def _asked(url: str, headers: Mapping[str, str] | None, within: float) -> BackendReport | str:
+    try:
+        return await probe(url, headers=headers, timeout=within)
+    except BackendError as error:
+        return error.detail
+
+
+async def _all_asked(urls: Iterable[str]) -> dict[str, BackendReport | str]:
+    async with asyncio.TaskGroup() as tasks:
+        asked = {
+            url: tasks.create_task(_asked(url, None, _FIND_SECONDS), name=f"find {url}")
+            for url in urls
+        }
+    return {url: task.result() for url, task in asked.items()}
+
+
+def _registered() -> dict[str, str]:
+    return {row["url"]: row["id"] for row in queries.backend_addresses()}
+
+
+def _shown(url: str, answer: BackendReport | str, known: Mapping[str, str]) -> dict[str, Any]:
+    report = None if isinstance(answer, str) else answer
+    return {
+        "url": url,
+        "backend_id": known.get(url),
+        "comfyui_version": report.version if report else None,
+        "devices": [
+            {"name": one.name, "vram_total": one.vram_total, "vram_free": one.vram_free}
+            for one in (report.devices if report else ())
+        ],
+        "reason": answer if isinstance(answer, str) else None,
+    }

@@ -1,0 +1,87 @@
+"""What every page wants to know each second: is a runner alive, is there a new group, did a backend change,
+how many jobs are failed.
+
+Read once a second in a process, however many pages are open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Final
+
+import msgspec
+
+from backends.discovery import found_list
+from backends.queries import backend_list
+from jobgroups.consumers.reads import read
+from jobgroups.queries import failures, groups
+
+#: Seconds between two readings, and how old one may be that is shared.
+PULSE_SECONDS: Final = 1.0
+_SHARED_SECONDS: Final = 0.8
+
+
+class Pulse(msgspec.Struct, frozen=True):
+    """One reading.
+
+    Attributes:
+        runner: whether a runner is alive.
+        newest: id of the newest group, empty where there is none.
+        backends: changes whenever something that a person sees of a backend does.
+        failed: jobs that failed in the last day and are failed now, at most ``failing.MOST_COUNTED``.
+    """
+
+    runner: bool
+    newest: str
+    backends: str
+    failed: int
+
+
+def _read() -> Pulse:
+    newest = groups.group_list(narrowed=groups.GroupFilter(), cursor=None, limit=1).results
+    return Pulse(
+        runner=groups.runner_alive(),
+        newest=newest[0]["job_group_id"] if newest else "",
+        backends=_backends(),
+        failed=failures.lost_count(),
+    )
+
+
+def _backends() -> str:
+    seen = [
+        (
+            row.id,
+            row.name,
+            row.enabled,
+            row.reachability,
+            row.status_reason,
+            (row.hold, row.hold_now, row.said_by, row.said_reason, row.said_at),
+            (row.quarantined_at, row.quarantine_until, row.quarantine_reason),
+            row.quarantine_count,
+            row.queue_running,
+            row.queue_pending,
+            row.queue_foreign,
+            row.comfyui_version,
+        )
+        for row in backend_list()
+    ]
+    loads = [(key, str(load)) for key, load in sorted(groups.backend_loads().items())]
+    found = [(row.url, row.ignored_at) for row in found_list()]
+    return hashlib.sha256(repr((seen, loads, found)).encode()).hexdigest()[:16]
+
+
+class Heart:
+    """The process's newest reading. Used from one loop."""
+
+    def __init__(self) -> None:
+        self._newest: tuple[float, Pulse] | None = None
+
+    async def beat(self) -> Pulse:
+        """Return a reading that is younger than a second."""
+        if self._newest is None or time.monotonic() - self._newest[0] > _SHARED_SECONDS:
+            self._newest = (time.monotonic(), await read(_read))
+        return self._newest[1]
+
+
+heart = Heart()

@@ -1,0 +1,1 @@
+"""Connections, threads and SQL: how the processes use the database."""

@@ -1,0 +1,244 @@
+"""What notices say, and how many are made one message. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Final
+
+from jobgroups.domain.text import counted, duration, failure_words
+
+#: Lines of a merged message; a telephone shows fewer still.
+_MOST_LINES: Final = 40
+_MOST_REASONS: Final = 3
+_MOST_TITLE: Final = 250
+
+
+class NoticeKind(StrEnum):
+    """What people can be told of; ``DIRECTOR_NOTIFY_ON`` names those that are wanted."""
+
+    GROUP_ENDED = "group_ended"  #: A run of a group has ended, however.
+    BACKEND_TROUBLE = (
+        "backend_trouble"  #: Work waits for a backend that is away, or it was set aside.
+    )
+    QUEUE_EMPTY = "queue_empty"  #: Nothing waits or runs any more.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The times of notices, in seconds.
+
+    Attributes:
+        look: between two looks for what is to be told.
+        gap: between two messages: what comes up meanwhile is told in one.
+        patience: how long a service may take; what it does later is not waited for.
+        claim: after so long a runner that took notices up and told nothing is taken to be dead.
+        retry_first, retry_most: the first and the longest pause before a service is tried again.
+        give_up: a notice so old is tried no more.
+        trouble_after: a backend must be away so long.
+        settled_after: a runner that lives so long has looked at every backend.
+        quiet: nothing must have waited or run for so long.
+        empty_every: the empty queue is told of at most this often.
+        keep: a notice so old is forgotten.
+    """
+
+    look: float = 5.0
+    gap: float = 60.0
+    patience: float = 30.0
+    claim: float = 120.0
+    retry_first: float = 60.0
+    retry_most: float = 3_600.0
+    give_up: float = 86_400.0
+    trouble_after: float = 60.0
+    settled_after: float = 30.0
+    quiet: float = 30.0
+    empty_every: float = 1_800.0
+    keep: float = 30 * 86_400.0
+
+    @classmethod
+    def scaled(cls, factor: float) -> Pace:
+        """Return the times multiplied by ``factor``: tests shorten them, nobody else needs to."""
+        whole = cls()
+        return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
+
+    def pause_after(self, tries: int) -> float:
+        """Return the pause after so many tries that failed."""
+        return min(self.retry_first * 2.0 ** (max(tries, 1) - 1), self.retry_most)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a service is to show."""
+
+    title: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A notice as it is stored."""
+
+    kind: str
+    title: str
+    body: str
+
+
+# --- a group --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupEnd:
+    """How a run of a group ended.
+
+    Attributes:
+        name: as people call the group.
+        seconds: how long the run took.
+        is_cancelled: somebody cancelled the group as a whole.
+        late: of those that completed, how many did so on a later try.
+        reasons: how many failed, by ``(failure class, backend id)``.
+    """
+
+    name: str
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    seconds: float
+    is_cancelled: bool = False
+    late: int = 0
+    reasons: Mapping[tuple[str, str], int]
+
+
+def group_ended(end: GroupEnd, link: str = "") -> Message:
+    """Return the message: ``shot_001: 11 of 12 done, 1 failed (out of memory on gpu-2), took 14 min``."""
+    done = _done(end)
+    if end.late:
+        done = f"{done} ({'' if end.total == 1 else f'{end.late} '}on a later try)"
+    failed = f"{end.failed} failed" if end.failed else ""
+    why = f"{failed} ({_reasons(end)})" if failed and end.reasons else failed
+    cancelled = f"{end.cancelled} cancelled" if end.cancelled and not end.is_cancelled else ""
+    took = f"took {duration(end.seconds)}"
+    title = f"{end.name}: {_listed(_done(end), failed, cancelled)}"
+    body = f"{end.name}: {_listed(done, why, cancelled, took)}"
+    return Message(title[:_MOST_TITLE], _with_link(body, link))
+
+
+def _done(end: GroupEnd) -> str:
+    if end.is_cancelled:
+        return f"cancelled, {end.completed} of {end.total} done"
+    if end.completed == end.total:
+        return "done" if end.total == 1 else f"all {end.total} done"
+    return f"{end.completed} of {end.total} done"
+
+
+def _reasons(end: GroupEnd) -> str:
+    worst = sorted(end.reasons.items(), key=lambda one: (-one[1], one[0]))
+    alone = len(worst) == 1
+    said = [
+        f"{'' if alone else f'{count} '}{failure_words(failure_class)}"
+        + (f" on {backend_id}" if backend_id else "")
+        for (failure_class, backend_id), count in worst[:_MOST_REASONS]
+    ]
+    rest = sum(count for _, count in worst[_MOST_REASONS:])
+    return ", ".join([*said, f"{rest} for other reasons"] if rest else said)
+
+
+def _listed(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _with_link(body: str, link: str) -> str:
+    return f"{body}\n{link}" if link else body
+
+
+# --- a backend, the queue -------------------------------------------------------------------------
+
+
+def backend_away(
+    backend_id: str, seconds: float, reason: str, waiting: int, link: str, *, answers: bool = False
+) -> Message:
+    """Return the message of a backend for which work waits and that cannot take it.
+
+    Args:
+        backend_id: the backend.
+        seconds: for how long in a row.
+        reason: what is wrong with it, as a clause; may be empty.
+        waiting: jobs that wait for it.
+        link: to the backends; may be empty.
+        answers: whether it answers, and is not fit all the same.
+    """
+    jobs = counted(waiting, "job waits", "jobs wait")
+    why = f" ({reason})" if reason else ""
+    does = "answers but has taken no jobs for" if answers else "has not answered for"
+    body = f"{backend_id} {does} {duration(seconds)}{why}; {jobs} for it."
+    return Message(away_title(backend_id, answers=answers), _with_link(body, link))
+
+
+def away_title(backend_id: str, *, answers: bool = False) -> str:
+    """Return the title by which it is known whether somebody was told already."""
+    return f"{backend_id} takes no jobs" if answers else f"{backend_id} does not answer"
+
+
+def backend_quarantined(
+    backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str
+) -> Message:
+    """Return the message of a backend that was set aside, until a time or until it is released."""
+    who = f" by {by}" if by else ""
+    why = f": {reason}" if reason else ""
+    end = "it is released" if until is None else f"{until.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
+    body = f"{backend_id} is quarantined{who}{why.rstrip('.')}. It gets no jobs until {end}."
+    if until is not None:
+        body = f"{body} If it answers then, it gets one at a time until one succeeds."
+    return Message(quarantine_title(backend_id), _with_link(body, link))
+
+
+def quarantine_title(backend_id: str) -> str:
+    """Return the title by which it is known whether somebody was told already."""
+    return f"{backend_id} is quarantined"
+
+
+def queue_empty(last: str, link: str) -> Message:
+    """Return the message that nothing is left to do.
+
+    Args:
+        last: name of the group that ended last.
+        link: to the list of groups; may be empty.
+    """
+    body = f"Nothing waits or runs any more. The last group was {last}."
+    return Message("The queue is empty", _with_link(body, link))
+
+
+# --- many in one ----------------------------------------------------------------------------------
+
+
+def merged(notices: Sequence[Told], link: str = "") -> Message:
+    """Return one message for notices that come together: trouble first, then failures, then the rest."""
+    if len(notices) == 1:
+        return Message(notices[0].title, notices[0].body)
+    in_order = sorted(notices, key=_urgency)
+    lines = [one.body.partition("\n")[0] for one in in_order[:_MOST_LINES]]
+    rest = len(in_order) - len(lines)
+    if rest:
+        lines.append(f"… and {rest} more")
+    return Message(_heading(notices)[:_MOST_TITLE], _with_link("\n".join(lines), link))
+
+
+def _urgency(notice: Told) -> int:
+    if notice.kind == NoticeKind.BACKEND_TROUBLE:
+        return 0
+    return 1 if " failed" in notice.title else 2
+
+
+def _heading(notices: Sequence[Told]) -> str:
+    number = Counter(one.kind for one in notices)
+    groups, backends = number[NoticeKind.GROUP_ENDED], number[NoticeKind.BACKEND_TROUBLE]
+    trouble = {one.title for one in notices if one.kind == NoticeKind.BACKEND_TROUBLE}
+    said_trouble = next(iter(trouble)) if len(trouble) == 1 else f"{backends} backends in trouble"
+    return _listed(
+        said_trouble if backends else "",
+        counted(groups, "group ended", "groups ended") if groups else "",
+        "the queue is empty" if number[NoticeKind.QUEUE_EMPTY] else "",
+    )

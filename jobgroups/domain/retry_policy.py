@@ -1,0 +1,127 @@
+"""Where a child is tried again after a failure, and when: a policy and a snapshot in, a choice out. Pure.
+
+A group's policy bounds it three times: by the number of charged attempts within a run, by the classes
+of failure after which it is tried again at all, and by the backends to which a child may go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
+from jobgroups.domain.states import Elsewhere
+
+#: Seconds: the longest pause before a child is tried again.
+LONGEST_PAUSE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a group wants its failures met."""
+
+    #: Charged attempts that a child may have within one run.
+    max_attempts: int
+    elsewhere: Elsewhere
+    #: None: after every class that may be tried again.
+    retry_on: frozenset[FailureClass] | None = None
+
+    @classmethod
+    def stored(
+        cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None
+    ) -> Policy:
+        """Return the policy out of a group's columns."""
+        return cls(
+            max_attempts=max_attempts,
+            elsewhere=Elsewhere(elsewhere),
+            retry_on=None if retry_on is None else frozenset(map(FailureClass, retry_on)),
+        )
+
+    def allows(self, failure: FailureClass, charged: int) -> bool:
+        """Whether a child is tried again after so many charged attempts, the last of this class."""
+        if charged >= self.max_attempts or TAXONOMY[failure].retry is Retry.NEVER:
+            return False
+        return self.retry_on is None or failure in self.retry_on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A backend at which a child may wait, and which has what the group requires."""
+
+    backend_id: str
+    #: Bytes of its largest device; 0 where that is not known.
+    vram: int = 0
+    #: What stands before a child there: children that are not final, and other people's prompts.
+    waiting: int = 0
+    #: False: a child would wait there until it comes back or is let go on.
+    works: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What was tried of a child in this run."""
+
+    #: The backends of its failed attempts, in order; one that failed it twice stands here twice.
+    failed_at: Sequence[str] = ()
+    #: Those where its failure could only be met elsewhere: it never comes back to them in this run.
+    barred: frozenset[str] = frozenset()
+
+
+def choose(
+    candidates: Iterable[Candidate], tried: Tried, *, after_memory: bool = False
+) -> str | None:
+    """Return the backend at which a child is to be tried next, None where there is none.
+
+    One that works now comes first, then one that failed the child less often, then the one where the
+    least waits, then the first by id. After an out of memory the larger card comes before all but the
+    first of these; one that ran out of it once counts as untried, for its memory was freed since.
+    """
+
+    def rank(one: Candidate) -> tuple[bool, int, int, int, int, str]:
+        failures = list(tried.failed_at).count(one.backend_id)
+        vram = 0
+        forgiven = failures
+        if after_memory:
+            vram, forgiven = one.vram, max(failures - 1, 0)
+        return not one.works, forgiven, -vram, failures, one.waiting, one.backend_id
+
+    fit = [one for one in candidates if one.backend_id not in tried.barred]
+    return min(fit, key=rank).backend_id if fit else None
+
+
+def next_backend(
+    failure: FailureClass,
+    *,
+    own: Candidate | None,
+    others: Iterable[Candidate],
+    tried: Tried,
+    policy: Policy,
+) -> str | None:
+    """Return where a child is tried again after a failure that the policy allows to be met.
+
+    Args:
+        failure: of the attempt that has just failed.
+        own: the backend at which it failed; None where that takes nothing more.
+        others: those to which the child may go, the own one aside; not looked at where it may go
+            nowhere.
+        tried: with this failure in it.
+        policy: the group's.
+    """
+    open_to = list(others) if policy.elsewhere is not Elsewhere.NEVER else []
+    if own is not None and TAXONOMY[failure].retry is Retry.HERE:
+        open_to.append(own)
+    return choose(open_to, tried, after_memory=failure is FailureClass.OUT_OF_MEMORY)
+
+
+def pause(charged: int, *, backoff: float, luck: float) -> float:
+    """Return the seconds to wait before the next attempt, so that many children do not come at once.
+
+    Args:
+        charged: attempts so far, at least 1: each doubles the pause.
+        backoff: seconds after the first one.
+        luck: from 0 to 1, drawn by the caller: half the pause to one and a half.
+    """
+    # Bounded before it is doubled: 2.0 ** 2000 is an error and no long pause.
+    doubled = backoff * 2.0 ** min(max(charged, 1) - 1, 16)
+    return min(doubled * (0.5 + luck), LONGEST_PAUSE)

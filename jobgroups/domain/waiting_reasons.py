@@ -1,0 +1,242 @@
+"""Why a child waits, in one sentence: a queued one, or one whose backend went offline. Pure.
+
+The same sentence stands in the API, on the page and in the command line.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Final
+
+from backends.states import LEFT_RUNNING, BackendState, Standing
+from jobgroups.domain.text import clock_time, sentence
+
+_ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendNow:
+    """What is known of a backend that children wait for."""
+
+    backend_id: str
+    #: Its word, why, since when and by whom.
+    standing: Standing
+    #: Since when it has not been reachable, None while it is; and why, as a clause.
+    away_since: dt.datetime | None = None
+    away_reason: str = ""
+    #: How long it may be away before what waits for it is given up.
+    give_up_after: dt.timedelta = dt.timedelta(minutes=10)
+    #: Whether it answers no query at all, rather than being unfit.
+    is_offline: bool = False
+    #: How long it may be away before its jobs move to other backends, where their groups allow it.
+    move_after: dt.timedelta = dt.timedelta(minutes=1)
+    #: Of one that is set aside: when it is tried again, None: when somebody releases it.
+    quarantine_until: dt.datetime | None = None
+    #: Prompts there that are not ours.
+    foreign: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildNow:
+    """What is known of a queued child."""
+
+    #: Of its current attempt; None: it was not sent yet.
+    state: str | None = None
+    #: Its place among what waits for its backend and was not sent, from 1; None: not known.
+    place: int | None = None
+    #: It is not sent before this time.
+    not_before: dt.datetime | None = None
+    #: The backend at which an older attempt of it is still being stopped, "" if none is.
+    stopping_at: str = ""
+    #: Whether that is because a person moved it.
+    is_moved: bool = False
+    #: Whether its group lets it go to another backend.
+    goes_elsewhere: bool = False
+    #: When it ends as a timeout if it still waits; None: not known.
+    ends_at: dt.datetime | None = None
+    #: Whether its prompt is being stopped since ComfyUI refused some of its outputs.
+    partly_refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningNow:
+    """What is known of a running child whose backend does not answer."""
+
+    #: When its time is up.
+    time_is_up: dt.datetime
+    #: Whether its group has it retried on another backend, and again at all.
+    goes_elsewhere: bool = False
+    is_retried: bool = False
+
+
+def waiting_reason(
+    child: ChildNow, backend: BackendNow | None, *, now: dt.datetime, runner_alive: bool
+) -> str:
+    """Return the sentence.
+
+    Args:
+        child: what waits.
+        backend: what it waits for; None: it is no longer registered.
+        now: the moment of the snapshot.
+        runner_alive: whether anybody would send it.
+    """
+    if not runner_alive:
+        return "No runner is alive to send it."
+    if backend is None:
+        return "Its backend is no longer registered."
+    if child.state is not None:
+        return _sent(child, backend, now)
+    if child.stopping_at:
+        # At the backend that it waits for, what keeps that from answering keeps it from being stopped.
+        held = _held(child, backend, now) if child.stopping_at == backend.backend_id else None
+        if child.is_moved:
+            return held or f"Its prompt is being removed from the queue of {child.stopping_at}."
+        return held or f"Its attempt at {child.stopping_at} is still being stopped."
+    return _held(child, backend, now) or _in_line(child, backend, now)
+
+
+def offline_reason(child: RunningNow, backend: BackendNow, *, now: dt.datetime) -> str:
+    """Return the sentence for a running child whose backend is offline, and what happens next."""
+    assert backend.away_since is not None  # noqa: S101 it is offline
+    ends: list[str] = []
+    if child.goes_elsewhere:
+        ends.append(_moves(backend, backend.away_since, now))
+    if child.time_is_up > now:
+        what = "Retried" if child.is_retried else "Fails"
+        at = clock_time(child.time_is_up, now)
+        ends.append(f"{what} at {at} if the backend does not answer by then.")
+    return " ".join([_since(backend, backend.away_since, now), *ends])
+
+
+def left_running(attempt_state: str, status_reason: str, *, stopping: bool) -> str:
+    """Return why an attempt's prompt still renders although it is to be stopped, ``""`` if it does not.
+
+    One prompt runs at a backend at a time, so that the backend's reason is the attempt's.
+
+    Args:
+        attempt_state: of the attempt.
+        status_reason: of its backend, as a runner last stored it.
+        stopping: whether the attempt is to be stopped and has not ended.
+    """
+    if not stopping or attempt_state != "running" or not status_reason.startswith(LEFT_RUNNING):
+        return ""
+    return f"It still renders: {status_reason.removeprefix(LEFT_RUNNING).rstrip('.')}."
+
+
+def _in_line(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
+    if child.not_before is not None and child.not_before > now:
+        return f"Tried again on {backend.backend_id} at {clock_time(child.not_before, now)}."
+    if child.place is None:
+        return f"Waits for {backend.backend_id}{_others(backend)}."
+    return f"{_ordinal(child.place)} in line for {backend.backend_id}{_others(backend)}."
+
+
+def _sent(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
+    """Return why a child waits that has an attempt: it stands at the backend, or may."""
+    if backend.away_since is not None:
+        moves = child.goes_elsewhere and backend.is_offline
+        return _away(backend, backend.away_since, now, moves=moves)
+    name, state = backend.backend_id, child.state
+    if child.partly_refused:
+        return f"{name} refused a part of the workflow; the rest is being stopped."
+    if state == "intent":
+        return f"Being sent to {name}."
+    if state == "uncertain":
+        return f"{name} has not confirmed that it took this job; looking whether it has it."
+    return f"In the queue of {name}{_others(backend)}."
+
+
+def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
+    """Return what keeps the backend from being sent anything, None where nothing does.
+
+    What was said of it comes first: it may be away besides.
+    """
+    name, standing = backend.backend_id, backend.standing
+    why = f": {standing.reason.rstrip('.')}" if standing.reason else ""
+    match standing.state:
+        case BackendState.DISABLED:
+            return f"{name} is disabled{_by(standing, now)}{why}."
+        case BackendState.QUARANTINED:
+            until = backend.quarantine_until
+            end = "somebody releases it" if until is None else clock_time(until, now)
+            by = f" by {standing.by}" if standing.by else ""
+            last = _limit(child, now) if standing.by else _quarantine_end(backend, now)
+            return f"{name} is quarantined{by} until {end}{why}.{_elsewhere(child)}{last}"
+        case BackendState.DRAINING:
+            stays = "" if child.goes_elsewhere else " It may go nowhere else."
+            said = f"{name} is being drained{_by(standing, now)}{why}."
+            return f"{said}{_elsewhere(child)}{stays}{_limit(child, now)}"
+        case BackendState.PAUSED:
+            return f"{name} is paused{_by(standing, now)}{why}.{_limit(child, now)}"
+        case _:
+            return _unseen(child, backend, now)
+
+
+def _unseen(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
+    name = backend.backend_id
+    if backend.away_since is not None:
+        return _away(backend, backend.away_since, now, moves=child.goes_elsewhere)
+    if backend.standing.state is BackendState.UNKNOWN:
+        return f"{name} has not been heard from yet."
+    if backend.standing.state is BackendState.OFFLINE:
+        return f"{name}: {backend.standing.reason or 'it does not answer.'}"
+    return None
+
+
+def _away(backend: BackendNow, since: dt.datetime, now: dt.datetime, *, moves: bool) -> str:
+    gives_up_at = since + backend.give_up_after
+    move = f" {_moves(backend, since, now)}" if moves else ""
+    end = f" Given up at {clock_time(gives_up_at, now)}." if gives_up_at > now else ""
+    return f"{_since(backend, since, now)}{move}{end}"
+
+
+def _moves(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
+    moves_at = since + backend.move_after
+    when = f"at {clock_time(moves_at, now)}" if moves_at > now else "as soon as possible"
+    return f"Moves to another backend {when}."
+
+
+def _since(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
+    away = f"{backend.backend_id} has not been reachable since {clock_time(since, now)}"
+    return sentence(f"{away}: {backend.away_reason or 'no answer'}")
+
+
+def _limit(child: ChildNow, now: dt.datetime) -> str:
+    """Return how long a person's hold keeps a job at most."""
+    if child.ends_at is None or child.ends_at <= now:
+        return ""
+    return f" The job waits at most until {clock_time(child.ends_at, now)}."
+
+
+def _quarantine_end(backend: BackendNow, now: dt.datetime) -> str:
+    """Return when a quarantine by the Director ends the jobs that wait, where it lasts longer."""
+    since, until = backend.standing.since, backend.quarantine_until
+    if since is None or until is None:
+        return ""
+    gives_up_at = since + backend.give_up_after
+    return f" Given up at {clock_time(gives_up_at, now)}." if now < gives_up_at < until else ""
+
+
+def _elsewhere(child: ChildNow) -> str:
+    return " It goes elsewhere once another backend works." if child.goes_elsewhere else ""
+
+
+def _by(standing: Standing, now: dt.datetime) -> str:
+    by = f" by {standing.by}" if standing.by else ""
+    since = f" since {clock_time(standing.since, now)}" if standing.since is not None else ""
+    return f"{by}{since}"
+
+
+def _others(backend: BackendNow) -> str:
+    if not backend.foreign:
+        return ""
+    verb = "is" if backend.foreign == 1 else "are"
+    return f", behind {backend.foreign} that {verb} not ours"
+
+
+def _ordinal(number: int) -> str:
+    """Return ``1st``, ``2nd``, ``3rd``, ``11th``."""
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{_ENDINGS.get(number % 10, 'th')}"

@@ -1,0 +1,270 @@
+"""The only maker of events: each a row in the transaction that moved something, rung after commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.db import connection, transaction
+
+from jobgroups import serializers
+from jobgroups.database.statements import insert
+from jobgroups.domain.clock import iso, iso_or_none, now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.events.hub import EventFrame, Message, ReplacedFrame, StarFrame, hub
+from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that has no number yet."""
+
+    type: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    child_id: str | None = None
+    ends_child: bool = False
+
+
+def group_created(group: JobGroup) -> NewEvent:
+    """The group is stored: always its event 1."""
+    return NewEvent(
+        "group_created",
+        {
+            "job_group_id": group.id,
+            "total": group.total_count,
+            "created_at": iso(group.created_at),
+        },
+    )
+
+
+def group_started(group: JobGroup) -> NewEvent:
+    """A runner has taken up a group that was accepted while none was alive."""
+    return NewEvent("group_started", {"job_group_id": group.id})
+
+
+#: The actor of an event where the request named none.
+A_PERSON: Final = "a person"
+
+
+def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "") -> NewEvent:
+    """A retry opened the group's next run, which is this event's: these children wait again.
+
+    ``backend_ids`` says where each of them is bound to, in the order of ``job_ids``.
+    """
+    return NewEvent(
+        "group_reopened",
+        {
+            "job_group_id": group.id,
+            "job_ids": [child.id for child in children],
+            "backend_ids": [child.backend_id or "" for child in children],
+            "reopened_at": iso(children[0].queued_at),
+            "requested_by": by or A_PERSON,
+        },
+    )
+
+
+def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
+    """The backend has shown the first sign of executing the child."""
+    return _of_child(
+        child,
+        "child_started",
+        seed=child.seed,
+        attempt=attempt.number,
+        started_at=iso(attempt.started_at or now()),
+    )
+
+
+def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
+    """An attempt ended without being charged, and its child waits again."""
+    return _of_child(child, "child_requeued", attempt=attempt.number, reason=reason)
+
+
+def child_retrying(
+    child: ChildJob,
+    *,
+    left: str,
+    failure_class: FailureClass | None,
+    reason: str,
+    requested_by: str | None = None,
+) -> NewEvent:
+    """The child waits for another try: by its group's policy, or because a person retried or moved it.
+
+    Args:
+        child: as it waits now, bound to its next backend.
+        left: the backend at which it failed, or for which it waited in vain.
+        failure_class: of the attempt that failed, or of what keeps ``left`` from working; None: a
+            person holds it back, or it is set aside.
+        reason: what happened, as a sentence.
+        requested_by: the person who retried or moved it; None: its group's policy did.
+    """
+    return NewEvent(
+        "child_retrying",
+        {
+            "job_id": child.id,
+            "backend_id": left,
+            "seed": child.seed,
+            "attempt": child.attempt_count,
+            "failure_class": failure_class,
+            "reason": serializers.cut(reason),
+            "next_backend_id": child.backend_id or "",
+            "not_before": iso_or_none(child.not_before),
+            "queued_at": iso(child.queued_at),
+            "requested_by": requested_by,
+        },
+        child_id=child.id,
+    )
+
+
+def child_completed(child: ChildJob) -> NewEvent:
+    """The child has its result."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    shape = serializers.child(child)
+    return _of_child(
+        child,
+        "child_completed",
+        ends=True,
+        seed=child.seed,
+        outputs=shape["outputs"],
+        warnings=shape["warnings"],
+        completed_at=iso(child.completed_at),
+    )
+
+
+def child_failed(child: ChildJob) -> NewEvent:
+    """The child failed; ``error`` is ComfyUI's message, or ours where ComfyUI has none."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    return _of_child(
+        child,
+        "child_failed",
+        ends=True,
+        seed=child.seed,
+        attempt=child.attempt_count,
+        error=serializers.cut(child.error_message),
+        error_type=child.error_type,
+        failure_class=child.failure_class or None,
+        error_details=_cut_texts(serializers.child(child)["error_details"]),
+        failed_at=iso(child.completed_at),
+    )
+
+
+def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
+    """The child's time was up."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    return _of_child(
+        child,
+        "child_timeout",
+        ends=True,
+        seed=child.seed,
+        attempt=child.attempt_count,
+        timeout_seconds=timeout_seconds,
+        error=child.error_message,
+        failure_class=child.failure_class or None,
+        error_details=serializers.child(child)["error_details"],
+        timed_out_at=iso(child.completed_at),
+    )
+
+
+def child_cancelled(child: ChildJob) -> NewEvent:
+    """Somebody cancelled the child or its group."""
+    assert child.completed_at is not None  # noqa: S101 the caller has just set it
+    return _of_child(
+        child, "child_cancelled", ends=True, seed=child.seed, cancelled_at=iso(child.completed_at)
+    )
+
+
+def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
+    """Every child is final: once a run, the last event of it."""
+    return NewEvent(
+        "group_complete",
+        {
+            "job_group_id": group.id,
+            "status": group.status,
+            "total": group.total_count,
+            "succeeded": group.completed_count,
+            "failed": group.failed_count,
+            "cancelled": group.cancelled_count,
+            "completed_at": None if group.completed_at is None else iso(group.completed_at),
+            "results": [serializers.result(child) for child in children],
+        },
+    )
+
+
+#: Written out: with every event, the making of this statement would take longer than the statement.
+_MOVE_ON: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"  # noqa: S608 a name of ours
+
+
+def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
+    """Number the events, store them, and ring once after the commit.
+
+    Args:
+        group: its row, locked by the caller's transaction; its ``seq`` is moved on, here and in
+            the database.
+        new: the events, in order.
+    """
+    assert connection.in_atomic_block, "events are rows of their transaction"  # noqa: S101
+    moment = now()
+    rows = [
+        JobEvent(
+            group_id=group.id,
+            seq=group.seq + offset,
+            run=group.run,
+            type=event.type,
+            frame=_frame(event, group.seq + offset, group.run),
+            created_at=moment,
+        )
+        for offset, event in enumerate(new, start=1)
+    ]
+    insert(rows)
+    group.seq += len(rows)
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVE_ON, [group.seq, group.pk])
+    frames = tuple(
+        EventFrame(row.seq, row.frame, event.child_id, event.ends_child)
+        for row, event in zip(rows, new, strict=True)
+    )
+    _tell_after_commit(Message(group_id=group.id, events=frames))
+
+
+def tell_star(group_id: str, job_id: str, *, starred: bool) -> None:
+    """Have the pages that show a child learn of its star, after the commit. No event: no row, no seq."""
+    _tell_after_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
+
+
+def tell_replaced(group_id: str, job_id: str) -> None:
+    """Notify the pages that show a child that a file of it was replaced. No event, as with a star."""
+    _tell_after_commit(Message(group_id=group_id, replaced=(ReplacedFrame(job_id),)))
+
+
+def _tell_after_commit(message: Message) -> None:
+    def ring() -> None:
+        hub.publish(message)
+
+    # robust: a bell that fails must not look like a write that failed. A function, no partial: Django
+    # names the callback in its log by __qualname__, which a partial has not, and raises that instead.
+    transaction.on_commit(ring, robust=True)
+
+
+def _frame(event: NewEvent, seq: int, run: int) -> str:
+    frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
+    if event.type == "group_complete":
+        return serializers.fitted(frame, ("outputs", "error"), within="results")
+    return serializers.fitted(
+        frame, ("error_details", "outputs", "warnings", "backend_ids", "job_ids")
+    )
+
+
+def _of_child(child: ChildJob, kind: str, *, ends: bool = False, **fields: Any) -> NewEvent:
+    named = {"job_id": child.id, "backend_id": child.backend_id or "", **fields}
+    return NewEvent(kind, named, child_id=child.id, ends_child=ends)
+
+
+def _cut_texts(value: Any) -> Any:
+    """Cut every text in a JSON value at 2 KiB."""
+    if isinstance(value, str):
+        return serializers.cut(value)
+    if isinstance(value, list):
+        return [_cut_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _cut_texts(item) for key, item in value.items()}
+    return value

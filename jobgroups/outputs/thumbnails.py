@@ -1,0 +1,125 @@
+"""A file's thumbnail: from the shelf, else made in one of a few threads, once however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import IO, Final, ParamSpec, TypeVar
+
+from backends.comfyui.errors import AnswerTooLarge
+from jobgroups.errors import BackendAway, NoThumbnail
+from jobgroups.outputs import download
+from jobgroups.outputs.disk_cache import Shelf
+from jobgroups.outputs.resize import NotDrawable, thumbnail
+from jobgroups.queries.outputs import OutputFile
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: A page needs few sizes; any number would fill the shelf with copies of one picture.
+WIDTHS: Final = (160, 320, 640, 1280, 2560)
+#: Pictures that are drawn at once; of large ones one, see ``drawing``.
+_AT_ONCE: Final = 2
+#: Threads for reading and writing files, so that a kept thumbnail does not wait for one that is drawn.
+_FILE_THREADS: Final = 2
+#: Originals that are fetched at once: from one backend, and from all. One that is away or dribbles must
+#: not keep the pictures of the others from coming.
+_FROM_ONE: Final = 2
+_FROM_ALL: Final = 8
+#: Seconds in which a whole original must have come.
+_WITHIN: Final = 60.0
+#: Bytes of an original that are held in memory; a longer one lies on disk while it is drawn.
+_IN_MEMORY: Final = 16 * 2**20
+
+
+class Thumbnails:
+    """Makes and keeps thumbnails. Used in one loop at a time.
+
+    Args:
+        folder, limit_bytes: of the shelf.
+        max_source_bytes: the longest original that is read.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: int, max_source_bytes: int) -> None:
+        self._shelf = Shelf(folder, limit_bytes)
+        self._max_source = max_source_bytes
+        self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
+        self._drawing = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
+        # An asyncio lock belongs to a loop: none is kept longer than somebody waits for it.
+        self._making: weakref.WeakValueDictionary[object, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = (
+            weakref.WeakValueDictionary()
+        )
+
+    async def of(self, file: OutputFile, width: int) -> bytes:
+        """Return a file's thumbnail as WebP. One that was made outlives the file.
+
+        Raises:
+            NoThumbnail: the file is no picture that can be drawn.
+            OutputGone, BackendAway: as ``fetching.pieces``.
+        """
+        name = f"{file.identity}-{width}.webp"
+        kept = await self._in_thread(self._shelf.get, name)
+        if kept is not None:
+            return kept
+        loop = asyncio.get_running_loop()
+        lock = self._making.setdefault((id(loop), name), asyncio.Lock())
+        async with lock:
+            kept = await self._in_thread(self._shelf.get, name)
+            return kept if kept is not None else await self._made(file, width, name)
+
+    async def _made(self, file: OutputFile, width: int, name: str) -> bytes:
+        async with self._source(file.backend_id, _FROM_ONE), self._source("", _FROM_ALL):
+            try:
+                drawn = await self._drawn(file, width)
+            except AnswerTooLarge:
+                raise NoThumbnail("It is too large.") from None
+            except NotDrawable as error:
+                raise NoThumbnail(str(error)) from error
+        await self._in_thread(self._shelf.put, name, drawn)
+        return drawn
+
+    def _source(self, backend_id: str, at_once: int) -> asyncio.Semaphore:
+        key = (id(asyncio.get_running_loop()), backend_id)
+        return self._sources.setdefault(key, asyncio.Semaphore(at_once))
+
+    async def _drawn(self, file: OutputFile, width: int) -> bytes:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
+            await self._fetch(file, original)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._drawing, thumbnail, original, width)
+
+    async def _fetch(self, file: OutputFile, original: IO[bytes]) -> None:
+        try:
+            async with asyncio.timeout(_WITHIN):
+                pieces = download.pieces(file, max_bytes=self._max_source)
+                async with contextlib.aclosing(pieces):
+                    async for piece in pieces:
+                        await self._in_thread(_append, original, piece)
+        except TimeoutError:
+            reason = f"It did not send the whole file within {_WITHIN:g} s."
+            raise BackendAway(file.backend_id, reason) from None
+
+    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        call = partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._files, call)
+
+    def close(self) -> None:
+        """Wait for what is being drawn and end the threads."""
+        self._drawing.shutdown(wait=True)
+        self._files.shutdown(wait=True)
+
+
+def _append(file: IO[bytes], piece: bytes) -> None:
+    try:
+        file.write(piece)
+    except OSError as error:
+        raise NoThumbnail("The disk for what is drawn is full.") from error

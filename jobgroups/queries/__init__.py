@@ -1,0 +1,1 @@
+"""Every read of the database, but for those of the HTML pages."""

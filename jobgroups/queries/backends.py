@@ -1,0 +1,87 @@
+"""Backends as the JSON objects that clients see. Pure over loaded rows; headers never get here."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from backends.models import Backend
+from backends.queries import backend_facts
+from backends.states import Standing, backend_state, is_on_probation
+from jobgroups.domain.clock import iso, iso_or_none, now
+from jobgroups.queries.groups import BackendLoad
+
+NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
+
+
+def backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
+    """Return a backend with every field of its schema."""
+    changing = status(row, load)
+    return {
+        "backend_id": row.id,
+        "name": row.name,
+        "url": row.url,
+        "enabled": row.enabled,
+        "status": changing["status"],
+        "status_reason": changing["status_reason"],
+        "status_since": changing["status_since"],
+        "status_by": changing["status_by"],
+        "queue_ours": changing["queue_ours"],
+        "queue_foreign": changing["queue_foreign"],
+        "running": changing["running"],
+        "hold": changing["hold"],
+        "hold_now": changing["hold_now"],
+        "said_by": row.said_by or None,
+        "said_reason": row.said_reason or None,
+        "said_at": iso_or_none(row.said_at),
+        "quarantine": changing["quarantine"],
+        "on_probation": changing["on_probation"],
+        "tags": row.tags,
+        "devices": row.devices,
+        "comfyui_version": row.comfyui_version or None,
+        "last_seen_at": iso_or_none(row.last_seen_at),
+        "adopted_at": iso_or_none(row.adopted_at),
+    }
+
+
+def status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
+    """Return the fields of a backend that change by themselves.
+
+    ``queue_ours`` and ``queue_foreign`` are prompts that wait or execute there, ``running`` those
+    that execute, whoever's; all as of the last look, but for ours, which are known.
+    """
+    standing = standing_of(row, load)
+    since = standing.since
+    return {
+        "backend_id": row.id,
+        "enabled": row.enabled,
+        "status": standing.state.value,
+        "status_reason": standing.reason or None,
+        "status_since": iso_or_none(since),
+        "status_by": standing.by or None,
+        "queue_ours": load.running + load.accepted,
+        "queue_foreign": row.queue_foreign,
+        "running": max(row.queue_running, load.running),
+        "hold": row.hold or None,
+        "hold_now": row.hold_now,
+        "quarantine": _quarantine(row),
+        "on_probation": is_on_probation(backend_facts(row, now=now())),
+        "devices": row.devices,
+        "comfyui_version": row.comfyui_version or None,
+        "last_seen_at": iso_or_none(row.last_seen_at),
+    }
+
+
+def standing_of(row: Backend, load: BackendLoad = NO_LOAD) -> Standing:
+    """Return the one word for a backend, with why, since when and by whom."""
+    return backend_state(backend_facts(row, now=now(), ours=load.running + load.accepted))
+
+
+def _quarantine(row: Backend) -> dict[str, Any] | None:
+    if row.quarantined_at is None:
+        return None
+    return {
+        "since": iso(row.quarantined_at),
+        "until": iso_or_none(row.quarantine_until),
+        "reason": row.quarantine_reason or None,
+        "by": row.quarantine_by or None,
+    }

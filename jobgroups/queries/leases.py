@@ -1,0 +1,103 @@
+"""What the rows say of runners and leases, by the database's clock: who lives, and who holds what."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final
+
+from django.db import connection
+
+from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Leases
+from jobgroups.models import Lease, Runner
+
+#: A runner is alive while its heartbeat is younger.
+HEARTBEAT_LIFE: Final = dt.timedelta(seconds=10)
+#: A lease that has been free for so long is wanted by nobody who has room for it.
+LEFT_LYING: Final = dt.timedelta(seconds=5)
+#: A runner has settled once it has lived for so long: only then others make room for it.
+SETTLED: Final = dt.timedelta(seconds=3)
+#: What is locked in PostgreSQL by a process that runs under a name; the name follows.
+NAME_LOCK: Final = "comfyui-director: runner "
+#: Seconds within which a living runner takes the lock on its name again that it lost.
+LOCK_RETAKEN: Final = 4.0
+
+# A session's lock on a number of 64 bits is shown as two halves.
+_FREE_NAMES: Final = f"""
+    SELECT name FROM {Runner._meta.db_table} WHERE NOT EXISTS (
+        SELECT 1 FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32) | objid::bigint = hashtextextended(%s || name, 0)
+    )
+    AND heartbeat_at < statement_timestamp() - %s * interval '1 second'
+    AND pg_postmaster_start_time() < statement_timestamp() - %s * interval '1 second'
+"""  # noqa: S608 no input in it
+
+
+def database_now() -> dt.datetime:
+    """Return the time by the database's clock, which is one for all runners; whole milliseconds.
+
+    On SQLite, whose file is this machine's, that is this machine's clock.
+    """
+    if connection.vendor != "postgresql":
+        return now()
+    with connection.cursor() as cursor:
+        # The statement's time, not the transaction's, which may have waited for a lock.
+        cursor.execute("SELECT date_trunc('milliseconds', statement_timestamp())")
+        moment: dt.datetime = cursor.fetchone()[0]
+    return moment
+
+
+def free_names() -> frozenset[str]:
+    """Return the runners that are dead for certain: nobody holds the lock on their name.
+
+    Such a lock dies with its process, and also where PostgreSQL is restarted or cuts the connection
+    off; a runner that lives takes it again with a heartbeat. So a missing one proves nothing in the
+    server's first seconds, nor while the heartbeat is young. On SQLite there is one runner.
+    """
+    if connection.vendor != "postgresql":
+        return frozenset()
+    with connection.cursor() as cursor:
+        cursor.execute(_FREE_NAMES, [NAME_LOCK, LOCK_RETAKEN, 2 * LOCK_RETAKEN])
+        return frozenset(name for (name,) in cursor.fetchall())
+
+
+def leases_seen(runner: str) -> Leases:
+    """Return how the leases stand for a runner."""
+    moment, dead = database_now(), free_names()
+    living = Runner.objects.filter(
+        stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_LIFE
+    ).exclude(name__in={runner, *dead})
+    started = dict(living.order_by().values_list("name", "started_at"))
+    others: dict[str, str] = {}
+    lying: set[str] = set()
+    ends: list[dt.datetime] = []
+    rows = Lease.objects.exclude(runner=runner).order_by()
+    for backend_id, holder, until in rows.values_list("backend_id", "runner", "until"):
+        if holder and holder not in dead and until is not None and until > moment:
+            others[backend_id] = holder
+            ends.append(until)
+        elif until is None or until <= moment - LEFT_LYING:
+            lying.add(backend_id)
+    return Leases(
+        left_lying=frozenset(lying),
+        others=others,
+        rivals=frozenset(started),
+        settled=frozenset(name for name, began in started.items() if began <= moment - SETTLED),
+        next_free_in=(min(ends) - moment).total_seconds() if ends else None,
+    )
+
+
+def is_something_free(runner: str) -> bool:
+    """Return whether a lease that a runner does not hold is free, so that a look is worth while."""
+    if connection.vendor != "postgresql":
+        return False
+    others = Lease.objects.exclude(runner=runner)
+    free = others.filter(until__lt=database_now()) | others.filter(until__isnull=True)
+    return free.exists() or others.filter(runner__in=free_names()).exists()
+
+
+def leases_held(runner: str) -> list[tuple[str, int]]:
+    """Return backend and epoch of each lease that stands in a runner's name."""
+    return list(Lease.objects.filter(runner=runner).order_by().values_list("backend_id", "epoch"))

@@ -1,0 +1,137 @@
+"""The files that children reported, and where each lies now. Sync; reads only."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.models import Backend
+from jobgroups.domain.outputs import REPLACED, download_name, file_digest, reported_files
+from jobgroups.errors import ChildNotFound, GroupNotFound, OutputGone, OutputNotFound
+from jobgroups.models import ChildJob, JobGroup
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file that a child reported, at its backend's present address.
+
+    Attributes:
+        url: the backend's base URL.
+        headers: what a person registered for it; secret.
+        kind: ComfyUI's ``type``: ``output``, ``temp`` or ``input``.
+    """
+
+    backend_id: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    prompt_id: str
+    filename: str
+    subfolder: str
+    kind: str
+    seed: int
+    job_id: str = ""
+    #: Of the file, as ``jobgroups.domain.outputs`` compares files.
+    digest: str = ""
+    #: Whether a later job is known to have written another file of this name.
+    replaced: bool = False
+    #: Whether it is replaced and the job reported several files of its name: a kept thumbnail may be of another.
+    ambiguous: bool = False
+    #: When the job that wrote it ended at the latest, and whether the backend's clock says so.
+    ended_at: dt.datetime | None = None
+    ended_by_backend: bool = False
+
+    @property
+    def download_name(self) -> str:
+        """``{seed}_{backend}_{name}``, safe on every file system: as pages, zips and browsers save it."""
+        return download_name(self.seed, self.backend_id, self.filename)
+
+    @property
+    def identity(self) -> str:
+        """Names the content, 64 hex digits.
+
+        The prompt is part of it: ComfyUI gives the name of a removed file to another picture
+        (PROTOCOL trap 9).
+        """
+        parts = [self.backend_id, self.prompt_id, self.filename, self.kind, self.subfolder]
+        if self.ambiguous:
+            parts.append(REPLACED)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
+    """Return a child's file by its place: images first, then the other keys in ComfyUI's order.
+
+    Raises:
+        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
+        OutputNotFound: the child has not reported so many files.
+        OutputGone: its backend is not registered any more.
+    """
+    children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
+    child = children.select_related("current_attempt").first()
+    if child is None:
+        raise (
+            ChildNotFound(job_id)
+            if JobGroup.objects.filter(pk=group_id).exists()
+            else GroupNotFound(group_id)
+        )
+    outputs = json.loads(child.outputs_json or "{}")
+    files = list(reported_files(outputs))
+    if not 0 <= number < len(files):
+        raise OutputNotFound(job_id, number, len(files))
+    backend = Backend.objects.filter(pk=child.backend_id).first()
+    if backend is None:
+        raise OutputGone("Its backend is not registered any more.")
+    return _located(child, backend, outputs, files[number])
+
+
+def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
+    """Return every file of a group whose backend is registered, child by child.
+
+    Args:
+        starred: only those of children that somebody starred.
+
+    Raises:
+        GroupNotFound: there is no such group.
+    """
+    if not JobGroup.objects.filter(pk=group_id).exists():
+        raise GroupNotFound(group_id)
+    children = ChildJob.objects.filter(group_id=group_id, outputs_json__isnull=False)
+    if starred:
+        children = children.filter(starred=True)
+    backends = Backend.objects.in_bulk()
+    return [
+        _located(child, backends[child.backend_id], outputs, item)
+        for child in children.select_related("current_attempt").order_by("position")
+        if child.backend_id in backends
+        for outputs in [json.loads(child.outputs_json or "{}")]
+        for item in reported_files(outputs)
+    ]
+
+
+def _located(
+    child: ChildJob, backend: Backend, outputs: Mapping[str, Any], item: Mapping[str, Any]
+) -> OutputFile:
+    attempt = child.current_attempt
+    by_backend = None if attempt is None else attempt.backend_ended_at
+    replaced = item.get("reason") == REPLACED
+    same = (one for one in reported_files(outputs) if one.get("url") == item["url"])
+    return OutputFile(
+        backend_id=backend.id,
+        url=backend.url,
+        headers=dict(backend.headers),
+        prompt_id=str(outputs.get("prompt_id", "")),
+        filename=item["filename"],
+        subfolder=str(item.get("subfolder", "")),
+        kind=str(item.get("type", "output")),
+        seed=child.seed,
+        job_id=child.id,
+        digest=file_digest(backend.id, item),
+        replaced=replaced,
+        ambiguous=replaced and len(list(same)) > 1,
+        ended_at=by_backend or child.completed_at,
+        ended_by_backend=by_backend is not None,
+    )

@@ -1,0 +1,175 @@
+"""Rows as the JSON objects that clients see: the one place that names their fields.
+
+Every function takes loaded rows and asks the database nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jobgroups.domain.clock import iso, iso_or_none
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Elsewhere
+from jobgroups.models import Attempt, ChildJob, JobGroup
+
+#: Texts in events are cut at this many characters' worth of UTF-8 (contract: 2 KiB).
+MAX_TEXT_BYTES = 2048
+#: No frame exceeds 1 MiB (daphne's and many clients' limit); a little is left for the envelope.
+MAX_FRAME_BYTES = 2**20 - 4096
+
+
+def compact(value: object) -> str:
+    """Return the value as JSON text without blanks, non-ASCII kept."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _loaded(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def cut(text: str | None) -> str | None:
+    """Cut a text to 2 KiB of UTF-8, at a whole character, with an ellipsis where it was longer."""
+    if text is None or len(text.encode()) <= MAX_TEXT_BYTES:
+        return text
+    return text.encode()[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
+
+
+def child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]:
+    """Return a ``ChildJob`` with every field of its schema, null where nothing is known yet."""
+    return {
+        "job_id": row.id,
+        "backend_id": row.backend_id or "",
+        "seed": row.seed,
+        "status": row.status,
+        "progress": round(row.progress, 2),
+        "current_step": row.current_step,
+        "outputs": _loaded(row.outputs_json),
+        "error_message": row.error_message,
+        "error_type": row.error_type,
+        "failure_class": row.failure_class or None,
+        "queued_at": iso(row.queued_at),
+        "started_at": iso_or_none(row.started_at),
+        "completed_at": iso_or_none(row.completed_at),
+        "attempts": row.attempt_count,
+        "waiting_reason": waiting_reason if row.status in CHILD_OPEN else None,
+        "error_details": _loaded(row.error_details_json),
+        "warnings": _loaded(row.warnings_json),
+        "starred": row.starred,
+    }
+
+
+def group(row: JobGroup) -> dict[str, Any]:
+    """Return a group's status without its children."""
+    return {
+        "job_group_id": row.id,
+        "status": row.status,
+        "completed_count": row.completed_count,
+        "failed_count": row.failed_count,
+        "cancelled_count": row.cancelled_count,
+        "total_count": row.total_count,
+        "created_at": iso(row.created_at),
+        "completed_at": iso_or_none(row.completed_at),
+        "metadata": _loaded(row.metadata_json),
+        "warnings": _loaded(row.warnings_json),
+        "skipped_backends": _loaded(row.skipped_backends_json),
+        "seed_strategy": row.seed_strategy,
+        "base_seed": row.base_seed,
+        "timeout_seconds": row.timeout_seconds,
+        "max_attempts": row.max_attempts,
+        "retry_elsewhere": False if row.retry_elsewhere == Elsewhere.NEVER else row.retry_elsewhere,
+        "retry_on": row.retry_on,
+        "partial_outputs": row.partial_outputs,
+        "submitter": row.submitter or None,
+        "run": row.run,
+        "seq": row.seq,
+    }
+
+
+def submitted(row: JobGroup, children: Iterable[ChildJob]) -> dict[str, Any]:
+    """Return the answer to a submission, also to its repetition: as it was when it was stored."""
+    return {
+        "job_group_id": row.id,
+        "child_jobs": [
+            {
+                "job_id": one.id,
+                "backend_id": one.backend_id or "",
+                "seed": one.seed,
+                "status": ChildStatus.QUEUED.value,
+            }
+            for one in children
+        ],
+        "status": "pending" if row.accepted_without_runner else "running",
+        "created_at": iso(row.created_at),
+        "warnings": _loaded(row.warnings_json),
+        "skipped_backends": _loaded(row.skipped_backends_json),
+    }
+
+
+def attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
+    """Return one attempt of a child, with what it had made even if it failed.
+
+    Args:
+        row: the attempt.
+        left_running: why its prompt still renders although it is to be stopped.
+    """
+    return {
+        "number": row.number,
+        "run": row.run,
+        "backend_id": row.backend_id,
+        "prompt_id": row.prompt_id,
+        "outcome": row.state,
+        "charged": row.charged,
+        "outputs": _loaded(row.outputs_json),
+        "error_message": row.error_message,
+        "error_type": row.error_type,
+        "failure_class": row.failure_class or None,
+        "error_details": _loaded(row.error_details_json),
+        "created_at": iso(row.created_at),
+        "accepted_at": iso_or_none(row.accepted_at),
+        "started_at": iso_or_none(row.started_at),
+        "ended_at": iso_or_none(row.ended_at),
+        "stop_requested_at": iso_or_none(row.stop_requested_at),
+        "stop_reason": row.stop_reason or None,
+        "left_running": left_running or None,
+        "warnings": _loaded(row.warnings_json),
+    }
+
+
+def result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, Any]:
+    """Return a child's line in ``group_complete``."""
+    return {
+        "job_id": row.id,
+        "backend_id": row.backend_id or "",
+        "seed": row.seed,
+        "status": row.status,
+        "outputs": _loaded(row.outputs_json) if with_outputs else None,
+        "error": cut(row.error_message),
+    }
+
+
+def fitted(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None) -> str:
+    """Return a frame's text; where it would exceed 1 MiB, without the values of ``keys``.
+
+    What was dropped is said (``"truncated": [key, …]``): the client asks the REST API for it.
+
+    Args:
+        frame: what is to be sent.
+        keys: what may be dropped, the most dispensable first.
+        within: the list of objects whose keys they are; None: the frame's own.
+    """
+    text = compact(frame)
+    dropped: list[str] = []
+    short = dict(frame)
+    for key in keys:
+        if len(text.encode()) <= MAX_FRAME_BYTES:
+            break
+        if within is None and short.get(key) is None:
+            continue
+        dropped.append(key)
+        if within is None:
+            short[key] = None
+        else:
+            short[within] = [{**item, key: None} for item in short[within]]
+        text = compact({**short, "truncated": dropped})
+    return text

@@ -1,0 +1,146 @@
+"""To which backends a child may go that was not submitted to them: a snapshot for ``retrying``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from django.db.models import Count
+
+from backends.capabilities import Known, lacking
+from backends.models import Backend
+from backends.queries import backend_facts
+from backends.states import BackendState, Hold, backend_state
+from jobgroups.domain import retry_policy
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
+from jobgroups.domain.retry_policy import Candidate, Tried
+from jobgroups.domain.states import CHILD_OPEN, Elsewhere
+from jobgroups.errors import Conflict
+from jobgroups.models import ChildJob, JobGroup
+from jobgroups.services.backends import hold_backends
+from jobgroups.services.submitted import first_backends
+
+#: What a backend is doing while children are given to it that were not submitted to it.
+_WORKS = frozenset({BackendState.ONLINE, BackendState.BUSY})
+
+
+class Others:
+    """The backends to which a group's waiting children may go, looked at once for many of them.
+
+    Args:
+        group: the children's; its policy says among which backends.
+        left: the backend that they leave.
+    """
+
+    def __init__(self, group: JobGroup, left: str) -> None:
+        self._group = group
+        self._left = left
+        self._open: dict[str, Candidate] | None = None
+
+    def take(self, tried: Tried) -> str | None:
+        """Return the best backend for one more child, None where there is none.
+
+        It is kept from being forgotten until the transaction ends, and the child counts as one that
+        waits there, so that the next one does not come behind it where another stands idle.
+        """
+        if self._open is None:
+            elsewhere = Elsewhere(self._group.retry_elsewhere)
+            found = others_for(self._group, elsewhere, besides={self._left})
+            self._open = {one.backend_id: one for one in found}
+        while (target := retry_policy.choose(self._open.values(), tried)) is not None:
+            taken = self._open.pop(target)
+            if hold(target):
+                self._open[target] = replace(taken, waiting=taken.waiting + 1)
+                return target
+        return None
+
+
+def hold(backend_id: str) -> bool:
+    """Keep a backend from being forgotten until the caller's transaction ends; False if it just was."""
+    try:
+        hold_backends([backend_id])
+    except Conflict:
+        return False
+    return True
+
+
+def tried_of(group: JobGroup, child: ChildJob) -> Tried:
+    """Return where a child has failed in its group's present run."""
+    rows = child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number")
+    failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in rows]
+    return Tried(
+        failed_at=[backend_id for backend_id, _ in failed],
+        barred=frozenset(one for one, retry in failed if retry is Retry.ELSEWHERE),
+    )
+
+
+def others_for(
+    group: JobGroup, elsewhere: Elsewhere, *, besides: Collection[str]
+) -> list[Candidate]:
+    """Return the backends to which a group's child may go now: they work, and have what the group requires.
+
+    Args:
+        group: the child's.
+        elsewhere: among which backends.
+        besides: ids of those that are left out.
+    """
+    if elsewhere is Elsewhere.NEVER:
+        return []
+    rows = Backend.objects.exclude(pk__in=besides).order_by("id")
+    fit = [row for row in rows if _works(row) and not _lacks(row, group)]
+    if fit and elsewhere is Elsewhere.GROUP:
+        within = _submitted_to(group)
+        fit = [row for row in fit if row.id in within]
+    return _candidates(fit) if fit else []
+
+
+def own_candidate(backend_id: str) -> Candidate | None:
+    """Return the backend at which an attempt failed, None where it takes no children any more.
+
+    One that is paused, away or set aside keeps its children: they wait for it.
+    """
+    row = Backend.objects.filter(pk=backend_id, enabled=True).exclude(hold=Hold.DRAIN).first()
+    return None if row is None else _candidates([row])[0]
+
+
+def _candidates(rows: Collection[Backend]) -> list[Candidate]:
+    ids = [row.id for row in rows]
+    open_children = ChildJob.objects.filter(backend_id__in=ids, status__in=CHILD_OPEN)
+    counted = open_children.order_by().values_list("backend_id").annotate(Count("id"))
+    waiting = dict(counted)
+    return [
+        Candidate(
+            backend_id=row.id,
+            vram=_vram(row.devices),
+            waiting=waiting.get(row.id, 0) + row.queue_foreign,
+            works=_works(row),
+        )
+        for row in rows
+    ]
+
+
+def _works(row: Backend) -> bool:
+    return backend_state(backend_facts(row, now=now())).state in _WORKS
+
+
+def _lacks(row: Backend, group: JobGroup) -> bool:
+    return bool(lacking(known_of(row), group.required_capabilities))
+
+
+def known_of(row: Backend) -> Known:
+    """Return what is known of a backend, as its capabilities are derived from it."""
+    return Known(tags=row.tags, devices=row.devices, comfyui_version=row.comfyui_version)
+
+
+def _vram(devices: Collection[Mapping[str, Any]]) -> int:
+    sizes = [device.get("vram_total") for device in devices]
+    return max((size for size in sizes if isinstance(size, int)), default=0)
+
+
+def _submitted_to(group: JobGroup) -> set[str]:
+    """Return the backends that a group was submitted to, those included that were skipped then."""
+    skipped = {one["backend_id"] for one in json.loads(group.skipped_backends_json)}
+    return {one for one in (*first_backends(group).values(), *skipped) if one}
