@@ -21,7 +21,7 @@ from jobgroups.api.views.async_base import close_reading
 from jobgroups.consumers import close_all, close_rows, read_seqs
 from jobgroups.database.locks import Lock
 from jobgroups.events.hub import hub
-from jobgroups.runner.supervision import SupervisedRunner
+from jobgroups.runner.supervisor import SupervisedRunner
 
 logger = logging.getLogger(__name__)
 

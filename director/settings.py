@@ -434,7 +434,7 @@ LOGGING = {
         "psycopg.pool": {"level": "ERROR"},
         # A traceback a second while Redis is away, where ``jobgroups.events.relay`` says it in one line.
         "channels_redis": {"level": "CRITICAL"},
-        # They write URLs with their passwords; ``jobgroups.runner.posting`` says what went wrong.
+        # They write URLs with their passwords; ``jobgroups.runner.notices.channels`` says what went wrong.
         "apprise": {"handlers": ["nowhere"], "level": "WARNING", "propagate": False},
         "urllib3": {"handlers": ["nowhere"], "level": "CRITICAL", "propagate": False},
         "django": {"level": "WARNING"},

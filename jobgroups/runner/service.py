@@ -20,11 +20,16 @@ from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
 from jobgroups.queries import groups
 from jobgroups.queries import leases as leasing
-from jobgroups.runner.housekeeping import orders_of
-from jobgroups.runner.leases import LeaseClock
-from jobgroups.runner.reporting import Reporter
-from jobgroups.runner.session import BackendAddress, BackendSession, Surroundings, address_of
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
+from jobgroups.runner.lease_clock import LeaseClock
+from jobgroups.runner.progress import Reporter
+from jobgroups.runner.session.reconciler import orders_of
+from jobgroups.runner.session.session import (
+    BackendAddress,
+    BackendSession,
+    Surroundings,
+    address_of,
+)
 from jobgroups.services import runners
 from jobgroups.services.writing import Fence
 

@@ -102,13 +102,13 @@ class Units:
         "PostgreSQL, longer for a start or an end with each child of the group", _CALLS
     )
     # --- what the code fixes
-    runner_threads: float = _fixed(4, "`jobgroups/runner/supervision.py`")
+    runner_threads: float = _fixed(4, "`jobgroups/runner/supervisor.py`")
     runner_connections: float = _fixed(
         9, "4 threads, pulse, name and its lock, progress, hub: `jobgroups/runner/service.py`"
     )
     web_connections: float = _fixed(20, "the pool's `max_size`: `director/settings.py`")
-    progress_per_s: float = _fixed(10, "1 / `progress_gap`: `jobgroups/runner/timing.py`")
-    flushes_per_s: float = _fixed(4, "1 / `flush`: `jobgroups/runner/timing.py`")
+    progress_per_s: float = _fixed(10, "1 / `progress_gap`: `jobgroups/runner/intervals.py`")
+    flushes_per_s: float = _fixed(4, "1 / `flush`: `jobgroups/runner/intervals.py`")
 
 
 _STORED: Final[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))

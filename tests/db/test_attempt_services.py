@@ -21,7 +21,7 @@ from jobgroups.domain.states import (
 )
 from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
-from jobgroups.runner import ending
+from jobgroups.runner.attempt import result
 from jobgroups.services import attempts, claims, groups
 from jobgroups.services.writing import GroupWrite, group_transaction
 from tests import farm
@@ -284,8 +284,8 @@ def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_di
     claimed = farm.claim(fence)
     farm.start(claimed, fence)
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
-    stopped = ending.interrupted(
-        ending.Prompt(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
+    stopped = result.interrupted(
+        result.Prompt(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
     )
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=stopped)
     said = Attempt.objects.get().error_message

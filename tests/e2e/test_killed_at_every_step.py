@@ -31,7 +31,7 @@ GROUPS = "jobgroups.services.groups"
 RETRIES = "jobgroups.services.retries"
 MOVES = "jobgroups.services.moves"
 CLIENT = "backends.comfyui.client:ComfyClient"
-DRIVER = "jobgroups.runner.attempt:AttemptDriver"
+DRIVER = "jobgroups.runner.attempt.driver:AttemptDriver"
 
 #: Name → where the plug is pulled, in the order of a child's life.
 LIFE = {
@@ -44,8 +44,8 @@ LIFE = {
     "pending": Step(f"{ATTEMPTS}:attempt_accepted", "after", 15),
     "before the start's commit": Step(f"{ATTEMPTS}:attempt_started", "uncommitted", 15),
     "running": Step(f"{ATTEMPTS}:attempt_started", "after", 15),
-    "before a progress flush": Step("jobgroups.runner.reporting:progress_flush", "before", 3),
-    "during a progress flush": Step("jobgroups.runner.reporting:progress_flush", "uncommitted", 3),
+    "before a progress flush": Step("jobgroups.runner.progress:progress_flush", "before", 3),
+    "during a progress flush": Step("jobgroups.runner.progress:progress_flush", "uncommitted", 3),
     "after the end, before history": Step(f"{DRIVER}._settle", "before", 15),
     "before the final commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 15),
     "before the bell of a commit": Step("jobgroups.events.hub:Hub.publish", "before", 60),
@@ -374,8 +374,8 @@ def move(play: Scene, child: dict[str, str], target: str) -> None:
 
 RECOVERY = {
     "as a lease was taken": Step("jobgroups.services.runners:lease_take", "after", 2),
-    "as it looks for the first time": Step("jobgroups.runner.attempt:look", "before", 1),
-    "as its look was answered": Step("jobgroups.runner.attempt:look", "after", 3),
+    "as it looks for the first time": Step("jobgroups.runner.attempt.driver:look", "before", 1),
+    "as its look was answered": Step("jobgroups.runner.attempt.driver:look", "after", 3),
     "as it stores a doubt": Step(f"{ATTEMPTS}:attempt_uncertain", "uncommitted", 1),
 }
 

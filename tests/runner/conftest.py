@@ -16,8 +16,8 @@ from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
+from jobgroups.runner.intervals import Timing
 from jobgroups.runner.service import RunnerService, RunnerSettings
-from jobgroups.runner.timing import Timing
 from jobgroups.services import groups
 
 #: The runner's times, shortened so that a look every 5 s is one every half second.

@@ -18,7 +18,7 @@ from backends.states import Hold
 from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
 from jobgroups.queries.waiting_reasons import waiting_reasons
-from jobgroups.runner.attempt import AttemptDriver
+from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.service import RunnerService
 from jobgroups.services import holds
 from tests.runner.conftest import Farm, in_thread, until

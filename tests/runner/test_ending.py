@@ -9,7 +9,7 @@ import pytest
 from django.db import OperationalError
 
 from jobgroups.domain.states import AttemptState
-from jobgroups.runner.supervision import SupervisedRunner
+from jobgroups.runner.supervisor import SupervisedRunner
 from jobgroups.services import runners
 from tests.runner.conftest import Farm, until
 

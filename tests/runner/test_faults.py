@@ -17,7 +17,7 @@ import pytest
 from backends.comfyui.protocol import ExecutionError
 from backends.models import Backend
 from jobgroups.models import JobGroup
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
 from tests.farm import allow_writes
 from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
 

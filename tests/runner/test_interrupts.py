@@ -10,8 +10,8 @@ import pytest
 
 from backends.models import Backend
 from jobgroups.queries import groups
-from jobgroups.runner.interrupts import Interrupts
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
+from jobgroups.runner.session.interrupts import Interrupts
 from tests.runner.conftest import SCALE, Farm, in_thread, until
 
 #: Versions that stop whatever runs, or may.

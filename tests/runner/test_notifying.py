@@ -22,8 +22,8 @@ from jobgroups.database.threads import Database
 from jobgroups.domain.clock import now
 from jobgroups.domain.notices import Pace
 from jobgroups.models import Notice
-from jobgroups.runner.notifying import Notifier
-from jobgroups.runner.supervision import SupervisedRunner
+from jobgroups.runner.notices.notifier import Notifier
+from jobgroups.runner.supervisor import SupervisedRunner
 from tests.browser.conftest import free_port
 from tests.inbox import SECRET, Inbox
 from tests.runner.conftest import Farm, in_thread, until

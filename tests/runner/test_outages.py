@@ -18,7 +18,7 @@ from backends.simulator import Simulator
 from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
 from jobgroups.queries import groups
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
 from tests.runner.conftest import SCALE, Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -15,10 +15,10 @@ from backends.comfyui.protocol import Progress
 from backends.models import Backend
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
+from jobgroups.runner.intervals import Timing
 from jobgroups.runner.service import RunnerReplaced, RunnerService
-from jobgroups.runner.session import BackendSession
-from jobgroups.runner.supervision import SupervisedRunner
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.session.session import BackendSession
+from jobgroups.runner.supervisor import SupervisedRunner
 from jobgroups.services import runners
 from jobgroups.services.claims import child_claim
 from jobgroups.services.runners import LEASE_LIFE

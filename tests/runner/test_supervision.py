@@ -10,10 +10,10 @@ import pytest
 
 from jobgroups.database.threads import Database
 from jobgroups.models import Runner
-from jobgroups.runner import supervision
+from jobgroups.runner import supervisor
 from jobgroups.runner.discovery import discover
 from jobgroups.runner.service import RunnerReplaced, RunnerService
-from jobgroups.runner.supervision import SupervisedRunner
+from jobgroups.runner.supervisor import SupervisedRunner
 from tests.api.bad_servers import WRONGS, bad_server
 from tests.runner.conftest import Farm, in_thread, until
 
@@ -53,7 +53,7 @@ async def test_a_service_loop_that_dies_is_started_again_and_the_rows_say_so(
 async def test_a_defect_in_one_backends_session_ends_no_other_and_is_opened_again(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobgroups.runner.session import BackendSession
+    from jobgroups.runner.session.session import BackendSession
 
     await farm.backend("gpu-1", seconds=0.1)
     await farm.backend("gpu-2", seconds=0.1)
@@ -195,5 +195,5 @@ async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_an
 def test_settings_say_what_a_runner_needs(settings: object) -> None:
     settings.DIRECTOR_DEPTH = 3  # type: ignore[attr-defined]
     settings.DIRECTOR_TIME_SCALE = 0.5  # type: ignore[attr-defined]
-    made = supervision.settings_of("local")
+    made = supervisor.settings_of("local")
     assert (made.depth, made.timing.look_every) == (3, 2.5)

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from backends.comfyui.client import ComfyClient
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
 from tests.runner.conftest import Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

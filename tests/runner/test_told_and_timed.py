@@ -17,10 +17,10 @@ from backends.states import Hold
 from jobgroups.domain.states import Elsewhere
 from jobgroups.events.hub import Message
 from jobgroups.models import ChildJob
-from jobgroups.runner import attempt as attempt_module
-from jobgroups.runner import looking
-from jobgroups.runner.looking import Sight
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.attempt import driver as attempt_module
+from jobgroups.runner.attempt import lookup
+from jobgroups.runner.attempt.lookup import Sight
+from jobgroups.runner.intervals import Timing
 from jobgroups.services import holds
 from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
 
@@ -87,7 +87,7 @@ async def test_a_prompt_that_is_heard_of_all_the_time_is_not_looked_for(
 
     async def noted(client: ComfyClient, prompt_id: str, **options: Any) -> Sight:
         looks.append(prompt_id)
-        return await looking.look(client, prompt_id, **options)
+        return await lookup.look(client, prompt_id, **options)
 
     monkeypatch.setattr(attempt_module, "look", noted)
     await farm.backend("gpu-1", seconds=2.0)

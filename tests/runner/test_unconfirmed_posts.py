@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobgroups.models import JobGroup
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
 from tests.runner.conftest import SCALE, Farm, text_to_image, until
 from tests.runner.test_faults import completes_once, executions
 

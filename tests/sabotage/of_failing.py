@@ -9,7 +9,7 @@ _ATTEMPTS = "jobgroups/services/attempts.py"
 _PLACES = "jobgroups/services/candidates.py"
 _RETRYING = "jobgroups/domain/retry_policy.py"
 _CLAIMS = "jobgroups/services/claims.py"
-_RUNNER_ATTEMPT = "jobgroups/runner/attempt.py"
+_RUNNER_ATTEMPT = "jobgroups/runner/attempt/driver.py"
 _IN_RUN = "tests/db/test_retry_in_run.py"
 _FARM = "tests/runner/test_retry_elsewhere.py"
 _OUTAGES = "tests/runner/test_outages.py"
@@ -88,7 +88,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNER_ATTEMPT,
-                "if end.failure in ending.FREED_AFTER and self._session.may_change_backend:",
+                "if end.failure in result.FREED_AFTER and self._session.may_change_backend:",
                 "if False:",
             ),
         ),
@@ -192,7 +192,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         hurts="Its jobs are rendered a second time on other backends.",
         edits=(
             Edit(
-                "jobgroups/runner/observing.py",
+                "jobgroups/runner/session/health.py",
                 "if since is None or self._session.sockets.last_frame_at > since:",
                 "if since is None:",
             ),

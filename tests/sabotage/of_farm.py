@@ -9,7 +9,7 @@ _RUNNERS = "jobgroups/services/runners.py"
 _LEASING = "jobgroups/queries/leases.py"
 _SHARING = "jobgroups/domain/leases.py"
 _LOCKS = "jobgroups/database/locks.py"
-_SESSION = "jobgroups/runner/session.py"
+_SESSION = "jobgroups/runner/session/session.py"
 _LEASES = "tests/db/test_leasing.py"
 _ON_POSTGRES = "tests/e2e/test_on_postgresql.py"
 _TWO = "tests/e2e/test_two_runners.py"
@@ -196,7 +196,7 @@ OF_FARM: tuple[Breakage, ...] = (
         hurts="A runner that was paused in between sends what another one has long rendered.",
         edits=(
             Edit(
-                "jobgroups/runner/attempt.py",
+                "jobgroups/runner/attempt/driver.py",
                 "                may_send=lambda: self._session.may_change_backend,\n",
                 "",
             ),

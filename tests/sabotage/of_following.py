@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_ATTEMPT = "jobgroups/runner/attempt.py"
-_SESSION = "jobgroups/runner/session.py"
+_ATTEMPT = "jobgroups/runner/attempt/driver.py"
+_SESSION = "jobgroups/runner/session/session.py"
 _FAULTS = "tests/runner/test_faults.py"
 _PARTIAL = "tests/runner/test_partial_outputs.py"
 
@@ -16,7 +16,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="ComfyUI tells a prompt's progress and end to the id that sent it: nobody hears them.",
         edits=(
             Edit(
-                "jobgroups/runner/sockets.py",
+                "jobgroups/runner/session/sockets.py",
                 "if client_id != self._main_id and client_id not in self._follows:",
                 "if False:",
             ),
@@ -119,7 +119,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="What was cancelled while it was down renders to its end.",
         edits=(
             Edit(
-                "jobgroups/runner/courses.py",
+                "jobgroups/runner/attempt/spec.py",
                 "stop_requested=row.stop_requested_at is not None,",
                 "stop_requested=False,",
             ),
@@ -150,7 +150,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="A user's interrupt right after a cancel is ignored: the job is rendered again.",
         edits=(
             Edit(
-                "jobgroups/runner/interrupts.py",
+                "jobgroups/runner/session/interrupts.py",
                 "        if target in self._ended:\n",
                 "        if target:\n",
             ),
@@ -187,7 +187,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="A job whose second output ComfyUI refused is shown as completed, without a warning.",
         edits=(
             Edit(
-                "jobgroups/runner/omissions.py",
+                "jobgroups/runner/attempt/omissions.py",
                 'described.get("output_node") is True',
                 "False",
             ),
@@ -211,7 +211,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         name="blocked node without a word",
         broken="The error frame of a blocked node is dropped.",
         hurts="A job completes without an output, and its user does not learn why.",
-        edits=(Edit(_ATTEMPT, "            self._warn(ending.blocked(event))\n", ""),),
+        edits=(Edit(_ATTEMPT, "            self._warn(result.blocked(event))\n", ""),),
         notices="tests/runner/test_warnings.py::test_blocked_node_is_a_warning_with_its_message",
     ),
     Breakage(
@@ -220,12 +220,12 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="The new holder of the lease has sent a prompt there, and the flag stops that one.",
         edits=(
             Edit(
-                "jobgroups/runner/attempt.py",
+                "jobgroups/runner/attempt/driver.py",
                 "        if not self._session.may_change_backend:\n            return\n        if sight.place",
                 "        if sight.place",
             ),
             Edit(
-                "jobgroups/runner/session.py",
+                "jobgroups/runner/session/session.py",
                 "        if self.may_change_backend:\n            with self.interrupts",
                 "        if True:\n            with self.interrupts",
             ),
@@ -238,7 +238,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="The new holder of the lease may have adopted it: its child would end as interrupted.",
         edits=(
             Edit(
-                "jobgroups/runner/session.py",
+                "jobgroups/runner/session/session.py",
                 "        if self.may_change_backend:\n            with self.interrupts",
                 "        if True:\n            with self.interrupts",
             ),
@@ -251,7 +251,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="The new holder of the lease may have adopted it: its child would wait for nothing.",
         edits=(
             Edit(
-                "jobgroups/runner/observing.py",
+                "jobgroups/runner/session/health.py",
                 "            if session.may_change_backend:\n                await session.client.delete",
                 "            if session:\n                await session.client.delete",
             ),
@@ -264,7 +264,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="No progress and no preview of that backend are shown until the runner restarts.",
         edits=(
             Edit(
-                "jobgroups/runner/sockets.py",
+                "jobgroups/runner/session/sockets.py",
                 "            and self._status_at < sent_at\n",
                 "            and self._status_at < 0\n",
             ),

@@ -92,7 +92,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         hurts="The runner dies between word and deed: the machine that was wanted renders on.",
         edits=(
             Edit(
-                "jobgroups/runner/housekeeping.py",
+                "jobgroups/runner/session/reconciler.py",
                 "        if orders.hold and orders.at_once:\n",
                 "        if orders.hold and orders.at_once and not self._session.drivers:\n",
             ),

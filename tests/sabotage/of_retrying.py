@@ -135,7 +135,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         hurts="A job whose move was void fails as if a user had interrupted it.",
         edits=(
             Edit(
-                "jobgroups/runner/attempt.py",
+                "jobgroups/runner/attempt/driver.py",
                 "            if not await self._session.stop_is_stored(self.course.attempt_id):\n",
                 "            if False:\n",
             ),

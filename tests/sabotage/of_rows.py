@@ -43,7 +43,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="A job shows the picture of another seed that has the name of its own removed file.",
         edits=(
             Edit(
-                "jobgroups/runner/attempt.py",
+                "jobgroups/runner/attempt/driver.py",
                 "if made[one] or (node in own and writers.get(one, own[node]) != own[node])",
                 "if made[one]",
             ),

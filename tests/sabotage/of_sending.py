@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_ATTEMPT = "jobgroups/runner/attempt.py"
+_ATTEMPT = "jobgroups/runner/attempt/driver.py"
 _ATTEMPTS = "jobgroups/services/attempts.py"
 _CLAIMS = "jobgroups/services/claims.py"
 _FAULTS = "tests/runner/test_faults.py"
@@ -59,7 +59,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="It is not found there and sent again: the child is rendered twice.",
         edits=(
             Edit(
-                "jobgroups/runner/looking.py",
+                "jobgroups/runner/attempt/lookup.py",
                 "if mark is not None and _has_mark(item, mark):",
                 "if False:",
             ),
@@ -78,7 +78,9 @@ OF_SENDING: tuple[Breakage, ...] = (
         broken="An uncertain prompt that is absent at the first look was never accepted.",
         hurts="A POST still on its way lands after the child was given to another attempt.",
         edits=(
-            Edit("jobgroups/runner/timing.py", "look_for: float = 30.0", "look_for: float = 0.0"),
+            Edit(
+                "jobgroups/runner/intervals.py", "look_for: float = 30.0", "look_for: float = 0.0"
+            ),
         ),
         notices=f"{_FAULTS}::test_a_post_that_lands_during_the_looks_is_one_render",
     ),
@@ -99,7 +101,9 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="abandoned prompts forgotten",
         broken="Nobody looks for prompts that were given up as never accepted.",
         hurts="One that lands late renders for nobody, while others wait for the GPU.",
-        edits=(Edit("jobgroups/runner/observing.py", "if not listed:", "if listed is not None:"),),
+        edits=(
+            Edit("jobgroups/runner/session/health.py", "if not listed:", "if listed is not None:"),
+        ),
         notices=f"{_FAULTS}::test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted",
     ),
     Breakage(
@@ -154,7 +158,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="Two runners that both believe in their lease send one child each.",
         edits=(
             Edit(
-                "jobgroups/runner/leases.py",
+                "jobgroups/runner/lease_clock.py",
                 " and time.monotonic() - renewed_at <= _HALF_S",
                 "",
             ),

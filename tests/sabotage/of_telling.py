@@ -39,7 +39,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         name="told again where it was taken",
         broken="A service that took a notice gets it again with each try of another one.",
         hurts="While the mail server is down, the same group ends in the chat all night.",
-        edits=(Edit("jobgroups/runner/notifying.py", "if one.id not in taken]", "]"),),
+        edits=(Edit("jobgroups/runner/notices/notifier.py", "if one.id not in taken]", "]"),),
         notices=f"{_NOTIFYING}::test_one_service_that_fails_keeps_no_other_from_being_told"
         "_and_none_is_told_twice",
     ),
@@ -49,7 +49,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         hurts="With each start of the Director the chat tells again of what the mail server cannot take.",
         edits=(
             Edit(
-                "jobgroups/runner/notifying.py",
+                "jobgroups/runner/notices/notifier.py",
                 "{one.id for one in due if service.mark in one.taken_by}",
                 "set()",
             ),
@@ -62,7 +62,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         hurts="A token of a chat stands in the log and in the admin.",
         edits=(
             Edit(
-                "jobgroups/runner/posting.py",
+                "jobgroups/runner/notices/channels.py",
                 "text = re.sub(re.escape(part), _HIDDEN, text, flags=re.IGNORECASE)",
                 "pass",
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_OBSERVING = "jobgroups/runner/observing.py"
+_OBSERVING = "jobgroups/runner/session/health.py"
 _BOUNDS = "tests/runner/test_bounded_waits.py"
 
 OF_WAITS: tuple[Breakage, ...] = (

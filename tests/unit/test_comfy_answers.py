@@ -10,7 +10,7 @@ from backends.comfyui import answers
 from backends.comfyui.errors import ProtocolError
 from backends.comfyui.events import ExecutionError
 from backends.comfyui.refusals import answer_lost, refused_outputs, sentence
-from jobgroups.runner import ending
+from jobgroups.runner.attempt import result
 
 RECORDED = json.loads((Path(__file__).parent / "frames" / "answers.json").read_text())
 
@@ -289,7 +289,7 @@ def test_success_keeps_the_errors_of_blocked_nodes_when_its_history_has_them() -
     entry = answers.history_entry(text, "p")
     assert entry is not None
     assert (entry.outcome, entry.error) == ("success", None)
-    prompt = ending.Prompt(prompt_id="p", workflow={}, base_url="http://gpu-1")
-    assert ending.from_history(prompt, entry, {}).warnings == (
+    prompt = result.Prompt(prompt_id="p", workflow={}, base_url="http://gpu-1")
+    assert result.from_history(prompt, entry, {}).warnings == (
         "ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobgroups.domain.notices import Message
-from jobgroups.runner import posting
+from jobgroups.runner.notices import channels
 
 # One of apprise's many services still uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -27,13 +27,13 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_a_reason_has_no_part_of_the_url(url: str, text: str) -> None:
-    shown = posting.without_secrets(text, url)
+    shown = channels.without_secrets(text, url)
     for secret in ("p@ss", "p%40ss", "AAbbCC", "123456", "hunter22", "10.0.0.9", "tok-1", "ann"):
         assert secret not in shown
 
 
 def test_what_apprise_does_not_understand_is_said_without_it() -> None:
-    wrong = posting.send("nosuchthing://user:verysecret@host", Message("a", "b"))
+    wrong = channels.send("nosuchthing://user:verysecret@host", Message("a", "b"))
     assert wrong == "apprise does not understand this URL."
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
 from tests.bench import scaling
 from tests.bench.scaling import BACKENDS, WORKS, Work, bend_at, lock_s, need, round_share
 from tests.bench.scaling_queues import Call, Clock, Load, Process, Resource, simulate

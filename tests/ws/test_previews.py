@@ -28,9 +28,9 @@ from jobgroups.events.messages import (
     packed,
     unpacked,
 )
-from jobgroups.runner import previews as previews_module
-from jobgroups.runner.attempt import Course
-from jobgroups.runner.previews import GAP, SessionPreviews
+from jobgroups.runner.attempt.driver import Course
+from jobgroups.runner.session import previews as previews_module
+from jobgroups.runner.session.previews import GAP, SessionPreviews
 from jobgroups.serializers import compact
 from tests.runner.conftest import Farm, farm, text_to_image  # noqa: F401 farm is a fixture
 from tests.ws.clients import watching

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from jobgroups.domain.clock import iso
 from jobgroups.domain.notices import Message, Pace
 from jobgroups.models import Notice
-from jobgroups.runner.posting import services_of
+from jobgroups.runner.notices.channels import services_of
 
 _TRIAL = Message("The Director can reach you", "This is a trial. Nothing happened.")
 

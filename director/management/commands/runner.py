@@ -17,7 +17,7 @@ from jobgroups.database.threads import Database
 from jobgroups.events.hub import hub
 from jobgroups.queries.groups import group_seqs
 from jobgroups.runner.service import RunnerReplaced
-from jobgroups.runner.supervision import SupervisedRunner
+from jobgroups.runner.supervisor import SupervisedRunner
 
 
 class Command(BaseCommand):

@@ -99,7 +99,7 @@ def _wire(step: str, moment: str, call: int) -> None:
 
 
 def _shorten_timeouts(seconds: float) -> None:
-    from jobgroups.runner.courses import Courses
+    from jobgroups.runner.attempt.spec import Courses
 
     def shortened(make: Callable[..., Any]) -> Callable[..., Any]:
         return lambda self, row: dataclasses.replace(make(self, row), timeout_s=seconds)

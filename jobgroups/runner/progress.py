@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from jobgroups.database.threads import TRANSIENT, Database
 from jobgroups.events.hub import Hub, Message, ProgressFrame
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.intervals import Timing
 from jobgroups.serializers import compact
 from jobgroups.services.progress import (
     MAX_STEPS,

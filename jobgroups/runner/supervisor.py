@@ -13,9 +13,9 @@ from jobgroups.database.threads import TRANSIENT, Database
 from jobgroups.domain.notices import Pace
 from jobgroups.events.hub import Hub
 from jobgroups.runner.discovery import discover
-from jobgroups.runner.notifying import Notifier
+from jobgroups.runner.intervals import Timing
+from jobgroups.runner.notices.notifier import Notifier
 from jobgroups.runner.service import RunnerReplaced, RunnerService, RunnerSettings
-from jobgroups.runner.timing import Timing
 from jobgroups.services import runners
 
 logger = logging.getLogger(__name__)

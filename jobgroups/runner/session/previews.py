@@ -25,7 +25,7 @@ from jobgroups.events.hub import Hub, Message, PreviewFrame
 from jobgroups.serializers import MAX_FRAME_BYTES, compact
 
 if TYPE_CHECKING:
-    from jobgroups.runner.attempt import Course
+    from jobgroups.runner.attempt.driver import Course
 
 logger = logging.getLogger(__name__)
 

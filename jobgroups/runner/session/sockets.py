@@ -17,7 +17,7 @@ from backends.comfyui.errors import BackendError
 from backends.comfyui.protocol import Status
 
 if TYPE_CHECKING:
-    from jobgroups.runner.session import BackendSession
+    from jobgroups.runner.session.session import BackendSession
 
 logger = logging.getLogger(__name__)
 

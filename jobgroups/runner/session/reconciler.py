@@ -22,7 +22,7 @@ from jobgroups.domain.text import sentence
 from jobgroups.services import expiry, holds, outages
 
 if TYPE_CHECKING:
-    from jobgroups.runner.session import BackendSession
+    from jobgroups.runner.session.session import BackendSession
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from jobgroups import workflow
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
-from jobgroups.runner import ending
-from jobgroups.runner.attempt import Course
+from jobgroups.runner.attempt import result
+from jobgroups.runner.attempt.driver import Course
 from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Courses:
             started_at=row.started_at,
             node_outputs=json.loads(row.node_outputs_json),
             warnings=json.loads(row.warnings_json),
-            answer=ending.unconfirmed_stored(row.error_message, row.error_details_json)
+            answer=result.unconfirmed_stored(row.error_message, row.error_details_json)
             if row.state == AttemptState.UNCERTAIN
             else None,
             node_errors=None if row.node_errors_json is None else json.loads(row.node_errors_json),

@@ -18,7 +18,7 @@ from jobgroups.queries import groups
 from jobgroups.services import attempts, runners
 
 if TYPE_CHECKING:
-    from jobgroups.runner.session import BackendSession
+    from jobgroups.runner.session.session import BackendSession
 
 logger = logging.getLogger(__name__)
 

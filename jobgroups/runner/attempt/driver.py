@@ -40,16 +40,16 @@ from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
 from jobgroups.queries import groups
-from jobgroups.runner import ending
-from jobgroups.runner.looking import Place, Sight, ended, look
-from jobgroups.runner.omissions import omitted_outputs
+from jobgroups.runner.attempt import result
+from jobgroups.runner.attempt.lookup import Place, Sight, ended, look
+from jobgroups.runner.attempt.omissions import omitted_outputs
 from jobgroups.services import attempts
 from jobgroups.services.attempts import AttemptNow, End
 from jobgroups.workflow import dangling_link, origins
 from jobgroups.workflow.progress import ProgressTracker
 
 if TYPE_CHECKING:
-    from jobgroups.runner.session import BackendSession
+    from jobgroups.runner.session.session import BackendSession
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class AttemptDriver:
         self._news = asyncio.Event()
         self._tracker = ProgressTracker(dict(course.workflow))
         self._report = session.child_report(course)
-        self._prompt = ending.Prompt(
+        self._prompt = result.Prompt(
             prompt_id=course.prompt_id, workflow=course.workflow, base_url=session.client.url
         )
         self._heard_start = False
@@ -184,9 +184,9 @@ class AttemptDriver:
         return True
 
     def _take_in_end(self, event: ExecutionSuccess | ExecutionError | ExecutionInterrupted) -> None:
-        if isinstance(event, ExecutionError) and ending.is_blocked(event):
+        if isinstance(event, ExecutionError) and result.is_blocked(event):
             # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this message.
-            self._warn(ending.blocked(event))
+            self._warn(result.blocked(event))
             return
         # No end yet: the history decides. The closing frame follows at once; if it does not, the
         # history is queried.
@@ -337,7 +337,7 @@ class AttemptDriver:
                 attempts.attempt_refused,
                 message=error.detail,
                 details=_refusal(error),
-                kind=ending.refusal_class(error),
+                kind=result.refusal_class(error),
             )
             self._refused()
         except AnswerLost as error:
@@ -370,7 +370,7 @@ class AttemptDriver:
             await self._store(
                 attempts.attempt_uncertain,
                 message=None if answer is None else answer.detail,
-                details=None if answer is None else ending.unconfirmed_details(answer),
+                details=None if answer is None else result.unconfirmed_details(answer),
             )
         )
         self._look_at = time.monotonic()
@@ -522,7 +522,7 @@ class AttemptDriver:
             self._look_at = moment + self._timing.stop_wait
             return
         if self._deleted and self.state is AttemptState.ACCEPTED:
-            await self._end(ending.interrupted(self._prompt, self._outputs, ran=False))
+            await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
         else:
             await self._lost()
 
@@ -539,9 +539,9 @@ class AttemptDriver:
     async def _refused_by_answer(self, answer: PromptUnconfirmed) -> None:
         await self._store(
             attempts.attempt_refused,
-            message=ending.unconfirmed_message(answer, self._session.backend_id),
-            details=ending.unconfirmed_details(answer),
-            kind=ending.unconfirmed_class(answer),
+            message=result.unconfirmed_message(answer, self._session.backend_id),
+            details=result.unconfirmed_details(answer),
+            kind=result.unconfirmed_class(answer),
             remember_until=None if answer.raised else self._remember_until(),
         )
         self._refused()
@@ -583,7 +583,7 @@ class AttemptDriver:
 
     async def _settle_without_history(self) -> None:
         frame = self._heard_end
-        end = None if frame is None else ending.from_frame(self._prompt, frame, self._outputs)
+        end = None if frame is None else result.from_frame(self._prompt, frame, self._outputs)
         if end is not None:
             await self._end(end)
             return
@@ -607,13 +607,13 @@ class AttemptDriver:
         found = await self._omitted_outputs(sight)
         if found is not None:
             self._take_node_errors(found)
-        end = ending.from_history(self._prompt, sight.entry, self._outputs)
+        end = result.from_history(self._prompt, sight.entry, self._outputs)
         await self._end(replace(end, node_errors=found))
 
     async def _end(self, end: End) -> None:
         if end.state is AttemptState.SUCCESS:
             end = await self._without_replaced(end)
-        end = await ending.check_cached_files(self._session.client, end, self._cached)
+        end = await result.check_cached_files(self._session.client, end, self._cached)
         self._warn(*end.warnings)
         executed = self._executed(end.node_outputs)
         own = origins(self.course.workflow) if executed else {}
@@ -630,9 +630,9 @@ class AttemptDriver:
         if end.state is AttemptState.INTERRUPTED and end.ran:
             self._session.interrupts.target_ended(self.prompt_id)
             struck = not await self._stop_is_stored() and await self._was_struck()
-        if end.failure in ending.FREED_AFTER and self._session.may_change_backend:
+        if end.failure in result.FREED_AFTER and self._session.may_change_backend:
             # Before the end is stored: the next prompt there may follow at once.
-            await ending.free_memory(self._session.client)
+            await result.free_memory(self._session.client)
         store = attempts.attempt_struck if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
@@ -673,7 +673,7 @@ class AttemptDriver:
         """Return the end with its time by the clock that dates the backend's files."""
         session = self._session
         if session.files_ahead is None:
-            session.files_ahead = await ending.files_ahead(session.client, end)
+            session.files_ahead = await result.files_ahead(session.client, end)
         if end.backend_ended_at is None or not session.files_ahead:
             return end
         return replace(end, backend_ended_at=end.backend_ended_at + session.files_ahead)
@@ -769,7 +769,7 @@ class AttemptDriver:
             # It may have started meanwhile, and then delete did nothing: look again at once.
             again = await look(self._session.client, self.prompt_id)
             if again.place is Place.ABSENT:
-                await self._end(ending.interrupted(self._prompt, self._outputs, ran=False))
+                await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
                 return
             await self._act_on(again)
             sight = again

@@ -14,7 +14,7 @@ from jobgroups.services import attempts, claims
 from jobgroups.services.claims import Claim
 
 if TYPE_CHECKING:
-    from jobgroups.runner.session import BackendSession
+    from jobgroups.runner.session.session import BackendSession
 
 logger = logging.getLogger(__name__)
 

@@ -25,17 +25,17 @@ from jobgroups.database.threads import Database
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.queries import groups
-from jobgroups.runner.attempt import AttemptDriver, Course
-from jobgroups.runner.claiming import Claimer
-from jobgroups.runner.courses import Courses
-from jobgroups.runner.housekeeping import Housekeeper, Orders
-from jobgroups.runner.interrupts import Interrupts
-from jobgroups.runner.leases import LeaseClock
-from jobgroups.runner.observing import Observer
-from jobgroups.runner.previews import SessionPreviews
-from jobgroups.runner.reporting import ChildReport, Reporter
-from jobgroups.runner.sockets import Sockets
-from jobgroups.runner.timing import Timing
+from jobgroups.runner.attempt.driver import AttemptDriver, Course
+from jobgroups.runner.attempt.spec import Courses
+from jobgroups.runner.intervals import Timing
+from jobgroups.runner.lease_clock import LeaseClock
+from jobgroups.runner.progress import ChildReport, Reporter
+from jobgroups.runner.session.claimer import Claimer
+from jobgroups.runner.session.health import Observer
+from jobgroups.runner.session.interrupts import Interrupts
+from jobgroups.runner.session.previews import SessionPreviews
+from jobgroups.runner.session.reconciler import Housekeeper, Orders
+from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts, runners
 from jobgroups.services.writing import Fence
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from jobgroups.database.threads import Database
 from jobgroups.domain import notices as noticing
 from jobgroups.domain.notices import Pace
-from jobgroups.runner.posting import Service, services_of
+from jobgroups.runner.notices.channels import Service, services_of
 from jobgroups.services import notices, outbox
 from jobgroups.services.outbox import Due
 

@@ -1,0 +1,1 @@
+"""The driver of one attempt, from the POST to its stored end."""

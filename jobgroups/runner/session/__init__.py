@@ -1,0 +1,1 @@
+"""The session of one backend, while this runner holds its lease."""
