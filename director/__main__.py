@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from director.cli import app, output
-from director.cli.exits import Failure, Status
+from director.cli.exit_status import Failure, Status
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def _manage(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(int(Status.INTERRUPTED))
     except DatabaseError as error:
-        from director.starting import why_not  # noqa: PLC0415 needs loaded apps
+        from director.server.startup import why_not  # noqa: PLC0415 needs loaded apps
 
         sentence = why_not(error)
         if sentence is None:

@@ -17,9 +17,10 @@ django.setup(set_prefix=False)
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
-from director.one_thread import LenientRequest, routed  # noqa: E402
-from director.origins import Receive, Scope, Send, guarded  # noqa: E402
-from director.sign_in import signed_in  # noqa: E402
+from director.security.origins import guarded  # noqa: E402
+from director.security.sign_in import signed_in  # noqa: E402
+from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
+from director.web.threaded_handler import LenientRequest, routed  # noqa: E402
 from jobgroups.consumers import read_seqs  # noqa: E402
 from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402

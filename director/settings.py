@@ -100,14 +100,14 @@ DIRECTOR_DATA_DIR = Path(
 ).expanduser()
 DIRECTOR_DATA_DIR = DIRECTOR_DATA_DIR.absolute()
 
-#: The file that ``director.datadir.prepare`` writes once, readable by its owner only.
+#: The file that ``director.server.data_dir.prepare`` writes once, readable by its owner only.
 DIRECTOR_SECRET_KEY_FILE = DIRECTOR_DATA_DIR / "secret-key"
 
 
 def _secret_key() -> str:
     """Return the configured key, else the data folder's, else one for this process alone.
 
-    Importing settings writes nothing: ``serve`` keeps the key by ``director.datadir.prepare``.
+    Importing settings writes nothing: ``serve`` keeps the key by ``director.server.data_dir.prepare``.
     """
     given = str(env.str("DIRECTOR_SECRET_KEY", default="")).strip()
     if given:
@@ -123,7 +123,7 @@ def _secret_key() -> str:
 
 SECRET_KEY = _secret_key()
 DEBUG = _flag("DIRECTOR_DEBUG", default=False)
-DEFAULT_EXCEPTION_REPORTER_FILTER = "director.debug_pages.SecretsFilter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "director.security.debug_filter.SecretsFilter"
 
 # --- who may ask ----------------------------------------------------------------------------------
 
@@ -332,10 +332,10 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
-    "director.csp.CspMiddleware",
-    "director.origins.OriginMiddleware",
-    "director.http_errors.JsonErrorMiddleware",
-    "director.sign_in.SignInMiddleware",
+    "director.security.csp.CspMiddleware",
+    "director.security.origins.OriginMiddleware",
+    "director.web.errors.JsonErrorMiddleware",
+    "director.security.sign_in.SignInMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -343,13 +343,13 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-#: What of them the API needs: see ``director.one_thread``.
+#: What of them the API needs: see ``director.web.threaded_handler``.
 DIRECTOR_API_MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "director.csp.CspMiddleware",
-    "director.origins.OriginMiddleware",
-    "director.http_errors.JsonErrorMiddleware",
-    "director.sign_in.SignInMiddleware",
+    "director.security.csp.CspMiddleware",
+    "director.security.origins.OriginMiddleware",
+    "director.web.errors.JsonErrorMiddleware",
+    "director.security.sign_in.SignInMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -405,7 +405,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["jobgroups.api.requests.body.StrictJSONParser"],
-    "EXCEPTION_HANDLER": "director.http_errors.exception_handler",
+    "EXCEPTION_HANDLER": "director.web.errors.exception_handler",
 }
 
 DIRECTOR_LOG_LEVEL = str(env.str("DIRECTOR_LOG_LEVEL", default="INFO")).strip().upper()

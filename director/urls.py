@@ -6,15 +6,15 @@ from django.contrib import admin
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
-from director import http_errors
-from director.health import HealthView
-from director.sign_in import sign_in, sign_out
+from director.security.sign_in import sign_in, sign_out
+from director.web import errors
+from director.web.health import HealthView
 
 urlpatterns = [
     path("api/health", HealthView.as_view()),
     path("api/health/", HealthView.as_view()),
     path("api/", include("jobgroups.api.urls")),
-    re_path(r"^api(?:/.*)?$", http_errors.unknown_path),
+    re_path(r"^api(?:/.*)?$", errors.unknown_path),
     path("sign-in", sign_in),
     path("sign-in/", sign_in),
     path("sign-out", sign_out),
@@ -23,7 +23,7 @@ urlpatterns = [
     path("", include("director.pages.urls")),
 ]
 
-handler400 = http_errors.bad_request
-handler403 = http_errors.permission_denied
-handler404 = http_errors.page_not_found
-handler500 = http_errors.server_error
+handler400 = errors.bad_request
+handler403 = errors.permission_denied
+handler404 = errors.page_not_found
+handler500 = errors.server_error

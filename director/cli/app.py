@@ -12,24 +12,24 @@ from typing import Any, Final
 import click
 
 from director import __version__
-from director.cli import output, values
+from director.cli import option_types, output
 from director.cli.environment import is_colourless
-from director.cli.exits import Failure, Status, usage
+from director.cli.exit_status import Failure, Status, usage
 
 #: Name → where it is defined, and what it does in a few words.
 _CLIENT: Final = {
-    "submit": ("director.cli.submitting:submit", "Render a workflow, once on each backend."),
+    "submit": ("director.cli.submit:submit", "Render a workflow, once on each backend."),
     "watch": ("director.cli.groups:watch", "Show a group as it comes along, to its end."),
     "list": ("director.cli.groups:list_", "List groups, newest first."),
     "show": ("director.cli.groups:show", "Show a group, its children, and what went wrong."),
     "save": ("director.cli.groups:save", "Save the files that a group made."),
-    "retry": ("director.cli.acting:retry", "Render again what failed."),
-    "move": ("director.cli.acting:move", "Have a waiting child rendered at another backend."),
-    "cancel": ("director.cli.acting:cancel", "Cancel groups, or children of one."),
-    "open": ("director.cli.acting:open_", "Open a group's page in the browser."),
+    "retry": ("director.cli.actions:retry", "Render again what failed."),
+    "move": ("director.cli.actions:move", "Have a waiting child rendered at another backend."),
+    "cancel": ("director.cli.actions:cancel", "Cancel groups, or children of one."),
+    "open": ("director.cli.actions:open_", "Open a group's page in the browser."),
     "events": ("director.cli.groups:events", "Print what happened to a group."),
     "failures": ("director.cli.failures:failures", "What failed lately, by cause and backend."),
-    "backends": ("director.cli.farm:backends", "The ComfyUIs: list, add, pause, test …"),
+    "backends": ("director.cli.backends:backends", "The ComfyUIs: list, add, pause, test …"),
 }
 #: Management commands, which ``director.__main__`` hands to Django.
 _LOCAL: Final = {
@@ -108,7 +108,7 @@ def unknown_command(name: str, others: Iterable[str] = ()) -> Failure:
     epilog="director COMMAND --help shows examples. Where the Director is: --server, or DIRECTOR_URL;"
     " its token, if it has one: DIRECTOR_TOKEN. docs/cli.md has all of it.",
 )
-@click.option("--server", type=values.filled, metavar="URL", help="Address of the Director.")
+@click.option("--server", type=option_types.filled, metavar="URL", help="Address of the Director.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.version_option(__version__, prog_name="director", message="%(prog)s %(version)s")
 @click.pass_context

@@ -7,8 +7,8 @@ from typing import Final
 
 import click
 
-from director.cli import words
-from director.cli.talking import Asked, asking
+from director.cli import text
+from director.cli.connection import Asked, asking
 from director.client import FailureRow, Failures
 
 _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
@@ -39,7 +39,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
     within = f"the last {_WITHIN[found.window]}"
     if not found.results and not found.recovered:
         return [f"Nothing failed in {within}."]
-    jobs = words.plural(found.failed_jobs, "job")
+    jobs = text.plural(found.failed_jobs, "job")
     lines = [
         f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."
     ]
@@ -50,7 +50,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
     if found.recovered:
         lines += ["Done on a later try:", *_table(found.recovered)]
     if found.left_out:
-        lines.append(f"{words.plural(found.left_out, 'more row')}.")
+        lines.append(f"{text.plural(found.left_out, 'more row')}.")
     return lines
 
 
@@ -72,10 +72,10 @@ def _table(rows: Sequence[FailureRow]) -> list[str]:
             str(one.failures),
             str(one.failed_jobs),
             str(one.retrying),
-            words.local(one.last_at),
+            text.local(one.last_at),
             one.workflow_name,
             "" if one.example is None else f"{one.example.job_group_id}: {one.example.message}",
         )
         for one in rows
     ]
-    return words.columns(heads, cells)
+    return text.columns(heads, cells)

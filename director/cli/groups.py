@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import click
 
-from director.cli import environment, values, words
-from director.cli.exits import Failure, Status
-from director.cli.saving import DEFAULT_NAME, Saver, Saving, failed_to_save
-from director.cli.showing import showing
-from director.cli.talking import Asked, asking
-from director.cli.watching import watch_to_end
+from director.cli import environment, option_types
+from director.cli import text as words
+from director.cli.connection import Asked, asking
+from director.cli.display import showing
+from director.cli.downloads import DEFAULT_NAME, Saver, Saving, failed_to_save
+from director.cli.exit_status import Failure, Status
+from director.cli.watch import watch_to_end
 from director.client import Attempt, Child, Director, Event, Group
 
 _STATES: Final = ("pending", "running", "partial_complete", "completed", "failed", "cancelled")
@@ -26,8 +27,10 @@ _FAILED: Final = ("failed", "partial_complete")
 
 
 @click.command(epilog="\b\nExamples:\n  director watch jg_0c1d9a77e3f2 --save pictures\n")
-@click.argument("group_id", metavar="ID", type=values.identifier)
-@click.option("--save", "folder", type=values.folder, metavar="DIR", help="Save each file there.")
+@click.argument("group_id", metavar="ID", type=option_types.identifier)
+@click.option(
+    "--save", "folder", type=option_types.folder, metavar="DIR", help="Save each file there."
+)
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status tells.")
 @asking
@@ -52,12 +55,12 @@ def watch(asked: Asked, group_id: str, folder: Path | None, name: str, quiet: bo
     "--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST)."
 )
 @click.option(
-    "--since", type=values.moment, metavar="WHEN", help="Not older: 30m, 1h, 2d, 2026-02-01."
+    "--since", type=option_types.moment, metavar="WHEN", help="Not older: 30m, 1h, 2d, 2026-02-01."
 )
-@click.option("--before", type=values.moment, metavar="WHEN", help="Older than that.")
+@click.option("--before", type=option_types.moment, metavar="WHEN", help="Older than that.")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="In this state.")
 @click.option(
-    "-b", "--backend", type=values.filled, metavar="ID", help="With a job on this backend."
+    "-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend."
 )
 @click.option(
     "--meta", "notes", multiple=True, metavar="KEY=VALUE", help="With this in its metadata."
@@ -83,7 +86,7 @@ def list_(
         "created_after": since,
         "created_before": before,
         "backend": backend,
-        "metadata": values.metadata(notes),
+        "metadata": option_types.metadata(notes),
         "submitter": environment.submitter() if mine else None,
         "limit": min(limit, 200),
     }
@@ -154,8 +157,8 @@ def _what(group: Group) -> str:
     epilog="\b\nExamples:\n  director show jg_0c1d9a77e3f2\n  director show jg_0c1d9a77e3f2 j_91ce44d07b3a"
     "\n  director show jg_0c1d9a77e3f2 --workflow > workflow.json\n"
 )
-@click.argument("group_id", metavar="ID", type=values.identifier)
-@click.argument("job_id", metavar="[JOB]", type=values.identifier, required=False)
+@click.argument("group_id", metavar="ID", type=option_types.identifier)
+@click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
 @click.option("--workflow", is_flag=True, help="Print the workflow as it was submitted.")
 @asking
 def show(asked: Asked, group_id: str, job_id: str | None, workflow: bool) -> None:
@@ -251,9 +254,14 @@ def _why_ended(attempt: Attempt) -> str:
 
 
 @click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to pictures\n")
-@click.argument("group_id", metavar="ID", type=values.identifier)
+@click.argument("group_id", metavar="ID", type=option_types.identifier)
 @click.option(
-    "--to", "folder", type=values.folder, metavar="DIR", default=".", help="Folder (else this one)."
+    "--to",
+    "folder",
+    type=option_types.folder,
+    metavar="DIR",
+    default=".",
+    help="Folder (else this one).",
 )
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
 @asking
@@ -277,7 +285,7 @@ def save(asked: Asked, group_id: str, folder: Path, name: str) -> int:
 @click.command(
     epilog="\b\nExamples:\n  director events jg_0c1d9a77e3f2\n  director events jg_0c1d9a77e3f2 --follow --json\n"
 )
-@click.argument("group_id", metavar="ID", type=values.identifier)
+@click.argument("group_id", metavar="ID", type=option_types.identifier)
 @click.option("--since", type=click.IntRange(0), default=0, help="Only those after this number.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as they come, until the group has ended.")
 @asking

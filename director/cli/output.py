@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from director.cli.exits import Failure, Status
+from director.cli.exit_status import Failure, Status
 
 if TYPE_CHECKING:
 

@@ -11,8 +11,8 @@ from urllib.parse import urljoin
 from director.client.calls import RETRY_DELAYS_S
 from director.client.errors import NotFound, UnexpectedAnswer, Unreachable, error_from_answer
 from director.client.events import ChildCompleted
+from director.client.file_writer import Landing, relative_path
 from director.client.groups import Child, Group, OutputFile
-from director.client.landing import Landing, relative_path
 from director.client.steps import Answer, Flow, Pause, Save
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from director.client.errors import DirectorError
-from director.client.landing import Landing
+from director.client.file_writer import Landing
 
 T = TypeVar("T")
 

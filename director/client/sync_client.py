@@ -9,14 +9,16 @@ from typing import Any, TypeVar, Unpack
 
 import httpx
 
-from director.client import calls, downloads, streaming, waiting
+from director.client import calls, downloads
+from director.client import stream as streaming
+from director.client import wait as waiting
 from director.client.backends import Backend, Found, Health
+from director.client.backoff import Patience
 from director.client.downloads import Downloadable
 from director.client.events import Event
 from director.client.failures import Failures
+from director.client.file_writer import DEFAULT_TEMPLATE
 from director.client.groups import CancelResult, Child, Group, MoveResult, RetryResult
-from director.client.landing import DEFAULT_TEMPLATE
-from director.client.reconnecting import Patience
 from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
 from director.client.steps import Flow
 from director.client.sync_wire import SyncWire, emissions, run

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from director import listening
 from director.client import AsyncDirector
 from director.demo.processes import Processes, ProcessFailed
 from director.demo.witness import Entry
+from director.server import listen
 
 BACKENDS: Final = 3
 #: Where a Director is expected; another one may run there.
@@ -70,8 +70,8 @@ async def start(processes: Processes, *, folder: Path, seconds: float) -> Farm:
 def _port() -> int:
     """Return the Director's usual port, or 0 (any) where that is taken."""
     try:
-        return listening.places("localhost", _USUAL_PORT)[0].port
-    except listening.CannotListen:
+        return listen.places("localhost", _USUAL_PORT)[0].port
+    except listen.CannotListen:
         return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from director.demo.leash import GRACE_S
+from director.demo.child_process import GRACE_S
 
 #: Seconds until a process must be ready; a first start compiles every module.
 READY_WITHIN_S: Final = 60.0
@@ -149,7 +149,7 @@ class Processes:
             ProcessFailed: it did not become ready.
         """
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "director.demo.leash", *arguments),
+            *(sys.executable, "-m", "director.demo.child_process", *arguments),
             cwd=settings.BASE_DIR,
             env=_environment(self._folder),
             stdin=asyncio.subprocess.PIPE,

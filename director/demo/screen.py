@@ -23,7 +23,7 @@ from director.client import (
     Event,
     Group,
 )
-from director.demo.checking import Told
+from director.demo.checks import Told
 
 #: Percent between two plain lines about one child.
 _PLAIN_EVERY: Final = 25.0

@@ -11,7 +11,7 @@ from django.http import QueryDict
 from backends.models import Backend
 from backends.queries import backends_by_id
 from backends.states import Hold
-from director.pages import words
+from director.pages import text as words
 from jobgroups.domain import text
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass

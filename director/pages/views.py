@@ -12,8 +12,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from backends.queries import backend_list
-from director.pages import again, board, cards, filters, machines
+from director.pages import backends as machines
 from director.pages import failures as failed
+from director.pages import filters, group_detail, group_list, new_group
 from jobgroups.domain.states import GroupStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.workflow.seeds import SeedStrategy
@@ -34,7 +35,7 @@ def _groups_context(request: HttpRequest) -> dict[str, object]:
     offered = [one for one in machines.offers() if not one.ignored]
     return {
         "filters": chosen,
-        "board": board.board(chosen),
+        "board": group_list.board(chosen),
         "query": chosen.query(),
         "offered": offered,
     }
@@ -48,7 +49,7 @@ def groups(request: HttpRequest) -> HttpResponse:
     choices = {
         "states": states,
         "backends": backend_list(),
-        "submitters": board.submitters(),
+        "submitters": group_list.submitters(),
     }
     return _page(request, "groups", {**choices, **_groups_context(request)})
 
@@ -65,7 +66,7 @@ def groups_part(request: HttpRequest) -> HttpResponse:
 def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
     """One row of the list."""
     try:
-        row = board.one_row(group_id)
+        row = group_list.one_row(group_id)
     except GroupNotFound:
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
     return _page(request, "parts/row", {"row": row})
@@ -99,9 +100,9 @@ def _group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     number = str(request.GET.get("page", "1"))
     page = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1
     try:
-        shown = cards.group_page(group_id, page)
+        shown = group_detail.group_page(group_id, page)
     except GroupNotFound:
-        newest = board.board(filters.Filters()).rows[:5]
+        newest = group_list.board(filters.Filters()).rows[:5]
         status = HTTPStatus.NOT_FOUND
         return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
     return _page(request, template, {"shown": shown, "row": shown.row})
@@ -112,7 +113,7 @@ def _group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
 def card_part(request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
     """One child's card."""
     try:
-        card = cards.one_card(group_id, job_id)
+        card = group_detail.one_card(group_id, job_id)
     except (GroupNotFound, ChildNotFound):
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
     return _page(request, "parts/card", {"card": card})
@@ -164,14 +165,14 @@ def submit(request: HttpRequest) -> HttpResponse:
     group_id, seed = str(request.GET.get("from", ""))[:64], str(request.GET.get("seed", ""))
     context = {
         "shop": machines.shop(),
-        "again": again.again(group_id.replace("\0", ""), seed),
+        "again": new_group.again(group_id.replace("\0", ""), seed),
         "quick": (1, 4, 12),
         "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
-        "on_failure": again.ON_FAILURE,
-        "retry_on": again.RETRY_ON,
-        "partial_outputs": again.PARTIAL_OUTPUTS,
-        "usual": again.usual(settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE),
+        "on_failure": new_group.ON_FAILURE,
+        "retry_on": new_group.RETRY_ON,
+        "partial_outputs": new_group.PARTIAL_OUTPUTS,
+        "usual": new_group.usual(settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE),
     }
     return _page(request, "submit", context)

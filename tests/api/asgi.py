@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from director.one_thread import OneThreadHandler
+from director.web.threaded_handler import OneThreadHandler
 
 
 async def post_in_pieces(path: str, pieces: Sequence[bytes]) -> tuple[int, dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from django.urls import get_resolver
 from pytest_django import Settings
 
-from director.http_errors import _PLAIN
+from director.web.errors import _PLAIN
 from jobgroups.errors import JobGroupsError
 from jobgroups.queries import backends
 from jobgroups.workflow import ALIASES

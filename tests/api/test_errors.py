@@ -15,8 +15,8 @@ from django.test import RequestFactory
 from django.urls import get_resolver
 from pytest_django import Settings
 
-from director.http_errors import JsonErrorMiddleware
-from director.pages import board
+from director.pages import group_list
+from director.web.errors import JsonErrorMiddleware
 from jobgroups.models import JobGroup
 from jobgroups.queries import groups as selectors
 from jobgroups.services import groups
@@ -208,7 +208,7 @@ def _breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         raise error
 
     monkeypatch.setattr(selectors, "group_list", broken)
-    monkeypatch.setattr(board, "submitters", broken)
+    monkeypatch.setattr(group_list, "submitters", broken)
 
 
 def test_a_defect_is_a_500_that_tells_the_log_everything_and_the_client_nothing(

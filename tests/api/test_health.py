@@ -12,7 +12,8 @@ from django.db import OperationalError
 from pytest_django import Settings
 
 from backends.services import backend_observed
-from director import __version__, health
+from director import __version__
+from director.web import health
 from jobgroups.domain.clock import now
 from jobgroups.models import Runner
 from jobgroups.services import runners

@@ -15,8 +15,8 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connection
 from pytest_django import Settings
 
-from director import one_thread
-from director.one_thread import OneThreadHandler
+from director.web import threaded_handler
+from director.web.threaded_handler import OneThreadHandler
 from jobgroups.api.views import probes as probe_views
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Made
@@ -168,12 +168,12 @@ def test_a_request_goes_to_one_of_a_few_threads_and_their_connections_stay(
 
     async def ask() -> None:
         handler = OneThreadHandler()
-        for _ in range(2 * one_thread.READING + 1):
+        for _ in range(2 * threaded_handler.READING + 1):
             await _answer(handler, "GET", "/api/backends", None, {})
 
     asyncio.run(ask())
     assert {name.rsplit("_", 1)[0] for name, _ in seen} == {"api-reading"}
-    assert len({name for name, _ in seen}) <= one_thread.READING
+    assert len({name for name, _ in seen}) <= threaded_handler.READING
     if connection.vendor == "sqlite":
         assert len(set(seen)) == len({name for name, _ in seen})
 
@@ -231,7 +231,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
 
         taken, status, probes = asyncio.run(ask())
     assert (status, taken < 1.4) == (201, True), taken
-    done = one_thread.PROBING + one_thread.PROBES_WAITING
+    done = threaded_handler.PROBING + threaded_handler.PROBES_WAITING
     assert sorted(status for status, _, _ in probes) == [200] * done + [429] * (64 - done)
     _, headers, body = next(one for one in probes if one[0] == 429)
     assert json.loads(body)["code"] == "too_many_requests"
@@ -239,7 +239,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
 
 
 def test_a_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
-    large = {"url": "http://127.0.0.1:9", "name": "x" * one_thread.LARGE_BYTES}
+    large = {"url": "http://127.0.0.1:9", "name": "x" * threaded_handler.LARGE_BYTES}
     for path in ("/api/backends", "/api/backends/test/"):
         ask = _answer(OneThreadHandler(), "POST", path, large, {})
         status, _, body = asyncio.run(ask)
@@ -250,14 +250,14 @@ def test_large_bodies_take_turns_in_threads_of_their_own(
     farm: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six at once took 8 GB; and they must not occupy the threads that submissions need."""
-    large = {"metadata": {"x": "y" * one_thread.LARGE_BYTES}}
+    large = {"metadata": {"x": "y" * threaded_handler.LARGE_BYTES}}
     plain = OneThreadHandler.get_response
     may_go = threading.Event()
     inside: set[str] = set()
     most: list[int] = []
 
     def noted(self: Any, request: Any) -> Any:
-        if int(request.headers["Content-Length"]) < one_thread.LARGE_BYTES:
+        if int(request.headers["Content-Length"]) < threaded_handler.LARGE_BYTES:
             return plain(self, request)
         name = threading.current_thread().name
         inside.add(name)
@@ -279,7 +279,7 @@ def test_large_bodies_take_turns_in_threads_of_their_own(
             posts = [tasks.create_task(post(large)) for _ in range(6)]
             try:
                 async with asyncio.timeout(10):
-                    while len(inside) < one_thread.LARGE:
+                    while len(inside) < threaded_handler.LARGE:
                         await asyncio.sleep(0.01)
                     small = await post(GOOD)
             finally:
@@ -288,7 +288,7 @@ def test_large_bodies_take_turns_in_threads_of_their_own(
 
     assert asyncio.run(ask()) == [201, *[400] * 6]
     assert len(most) == 6
-    assert max(most) == one_thread.LARGE
+    assert max(most) == threaded_handler.LARGE
 
 
 def test_a_client_that_goes_before_its_body_is_there_gets_nothing_and_breaks_nothing() -> None:

@@ -14,8 +14,8 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import URLResolver, get_resolver
 
-from director import sign_in, throttle
-from director.sign_in import COOKIE, signed_in
+from director.security import sign_in, throttle
+from director.security.sign_in import COOKIE, signed_in
 from tests.api.conftest import Api, error_of
 
 TOKEN = "correct-horse-battery"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from director.pages import bars, filters, words
+from director.pages import filters, status_bar
+from director.pages import text as words
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState
@@ -33,15 +34,17 @@ def test_backends_work_side_by_side_and_each_through_its_own() -> None:
 
 
 def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
-    children = [bars.Segment(f"j_{n}", "queued" if n % 2 else "failed", 0.0) for n in range(51)]
-    assert len(bars.bar_of(children[:50]).segments) == 50
-    bar = bars.bar_of(children)
+    children = [
+        status_bar.Segment(f"j_{n}", "queued" if n % 2 else "failed", 0.0) for n in range(51)
+    ]
+    assert len(status_bar.bar_of(children[:50]).segments) == 50
+    bar = status_bar.bar_of(children)
     assert [(one.status, one.start, one.length) for one in bar.blocks] == [
         ("failed", 0, 26),
         ("queued", 26, 25),
     ]
     assert bar.label == "26 failed, 25 queued"
-    assert bars.bar_of([]).label == "no jobs"
+    assert status_bar.bar_of([]).label == "no jobs"
 
 
 @pytest.mark.parametrize(

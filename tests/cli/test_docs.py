@@ -13,7 +13,7 @@ import pytest
 
 from backends.simulator.threaded import SimulatorThread
 from director.cli.app import _CLIENT, _LOCAL
-from director.cli.exits import Status
+from director.cli.exit_status import Status
 from tests.cli.conftest import Desk
 from tests.served import ROOT
 

@@ -20,9 +20,9 @@ from backends.comfyui.client import ComfyClient
 from backends.models import Backend
 from backends.simulator import Simulator
 from backends.simulator.threaded import SimulatorThread
-from director.diagnosis.findings import Finding, Level
-from director.diagnosis.machines import _Answer, _finding
-from director.diagnosis.places import file_system
+from director.doctor.backends import _Answer, _finding
+from director.doctor.findings import Finding, Level
+from director.doctor.host import file_system
 from tests.served import ROOT, Served, stop_in_order
 from tests.servers import needs_servers, postgres
 

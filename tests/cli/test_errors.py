@@ -11,7 +11,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from director.cli.app import _LOCAL, app
-from director.cli.farm import backends
+from director.cli.backends import backends
 from tests.cli.conftest import Desk
 from tests.served import Served, stop_in_order
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from django.db import connection, transaction
 
-from director.http_errors import exception_handler
+from director.web.errors import exception_handler
 from jobgroups.database.statements import insert
 from jobgroups.models import GroupLabel, JobGroup
 from jobgroups.services.progress import ProgressRow, progress_flush

@@ -190,7 +190,7 @@ def test_a_director_that_somebody_else_kills_fails_the_demo(tmp_path: Path) -> N
     """Only the kill of the third act is part of the play."""
     with serving(tmp_path) as demo:
         demo.read_until("gpu-1: started")
-        interrupt(only(tmp_path, "leash serve"), signal.SIGKILL)
+        interrupt(only(tmp_path, "child_process serve"), signal.SIGKILL)
         assert demo.end() == 1, demo.said
     # Whichever is noticed first: that it is gone, or that it tells nothing any more.
     assert re.search(r"Director ended with status -9|event stream was closed", demo.said)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from director.listening import shown_hosts
+from director.server.listen import shown_hosts
 from tests.served import ROOT, Served, serving
 
 

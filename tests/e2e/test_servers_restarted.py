@@ -315,7 +315,7 @@ import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "director.settings"
 import django
 django.setup()
-from director import starting
+from director.server import startup as starting
 lock = starting.runner_lock("room-1")
 starting.hold(lock, print)
 print("It has looked.")

@@ -24,7 +24,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="32 large bodies take all memory at once, and no submission finds a free thread.",
         edits=(
             Edit(
-                "director/one_thread.py",
+                "director/web/threaded_handler.py",
                 "    if body_bytes > LARGE_BYTES:\n        return _large\n",
                 "",
             ),
@@ -39,7 +39,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="A client without a token fills the disk.",
         edits=(
             Edit(
-                "director/admission.py",
+                "director/server/admission.py",
                 "            self._refuse_unless_admitted(length or 0)\n",
                 "            pass\n",
             ),
@@ -52,7 +52,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="A client with a token fills the disk by one request.",
         edits=(
             Edit(
-                "director/admission.py",
+                "director/server/admission.py",
                 "            self._limit = limit_of(_path_of(self))\n",
                 "            pass\n",
             ),
@@ -65,7 +65,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="64 tests of a silent address delay every submission by 9.5 s.",
         edits=(
             Edit(
-                "director/one_thread.py",
+                "director/web/threaded_handler.py",
                 "    if _probes(request):\n        return _probing\n",
                 "",
             ),
@@ -97,7 +97,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="The form takes any number of guesses.",
         edits=(
             Edit(
-                "director/sign_in.py",
+                "director/security/sign_in.py",
                 "        throttle.note(_address(request))\n        return _form(",
                 "        return _form(",
             ),
@@ -110,7 +110,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         hurts="Other users read the database, and with it the headers of backends.",
         edits=(
             Edit(
-                "director/datadir.py",
+                "director/server/data_dir.py",
                 "folder.mkdir(mode=0o700, parents=True, exist_ok=True)",
                 "folder.mkdir(mode=0o755, parents=True, exist_ok=True)",
             ),

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.cli import picking, values, words
-from director.cli.exits import Failure
-from director.cli.following import FINAL, Followed, Row
-from director.cli.showing import drawn, line
+from director.cli import option_types, selection
+from director.cli import text as words
+from director.cli.display import drawn, line
+from director.cli.exit_status import Failure
+from director.cli.progress import FINAL, Followed, Row
 from director.client import Backend
 from director.client.events import parse_event
 
@@ -34,7 +35,7 @@ from director.client.events import parse_event
     ],
 )
 def test_a_parameter_is_json_where_it_reads_as_such(text: str, value: Any) -> None:
-    assert list(values.parameters([text]).values()) == [value]
+    assert list(option_types.parameters([text]).values()) == [value]
 
 
 @pytest.mark.parametrize(
@@ -42,25 +43,25 @@ def test_a_parameter_is_json_where_it_reads_as_such(text: str, value: Any) -> No
     [("n=3", 3), ("n=1.10", "1.10"), ("n=010", "010"), ("n=1e3", "1e3"), ("n=true", True)],
 )
 def test_a_note_loses_nothing_of_its_text(text: str, value: Any) -> None:
-    assert values.metadata([text]) == {"n": value}
+    assert option_types.metadata([text]) == {"n": value}
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5h", 5400), ("2D", 172_800)])
 def test_an_age_is_a_number_with_its_unit(text: str, seconds: float) -> None:
-    assert values.age(text) == dt.timedelta(seconds=seconds)
-    gone = dt.datetime.now(dt.UTC) - values.moment(text)
+    assert option_types.age(text) == dt.timedelta(seconds=seconds)
+    gone = dt.datetime.now(dt.UTC) - option_types.moment(text)
     assert abs(gone.total_seconds() - seconds) < 5
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "1y", "h", "-1h", "99999999999d"])
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
-        values.moment(text)
+        option_types.moment(text)
 
 
 def test_a_moment_without_a_zone_is_local() -> None:
-    assert values.moment("2026-02-01").tzinfo is not None
-    assert values.moment("2026-02-01T07:00:00Z") == dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
+    assert option_types.moment("2026-02-01").tzinfo is not None
+    assert option_types.moment("2026-02-01T07:00:00Z") == dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
 
 # --- which backends -------------------------------------------------------------------------------
@@ -74,24 +75,28 @@ def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> B
 
 def test_an_id_wins_over_a_tag_and_a_tag_names_all() -> None:
     known = [_backend("a", tags=("b", "big, red")), _backend("b"), _backend("c", tags=("b",))]
-    assert [one.backend_id for one in picking.named(["b"], known)] == ["b"]
-    assert [one.backend_id for one in picking.named(["big, red", "c,a"], known)] == ["a", "c", "a"]
+    assert [one.backend_id for one in selection.named(["b"], known)] == ["b"]
+    assert [one.backend_id for one in selection.named(["big, red", "c,a"], known)] == [
+        "a",
+        "c",
+        "a",
+    ]
     with pytest.raises(Failure, match="'d'"):
-        picking.named(["d"], known)
+        selection.named(["d"], known)
 
 
 def test_children_are_dealt_to_those_that_can_take_them() -> None:
     known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
-    picked = picking.for_children([], every=True, count=5, known=known)
+    picked = selection.for_children([], every=True, count=5, known=known)
     assert picked.backend_ids == ["a", "c", "a", "c", "a"]
     assert picked.left_out == [("b", "offline")]
-    named = picking.for_children(["b", "a"], every=False, count=None, known=known)
+    named = selection.for_children(["b", "a"], every=False, count=None, known=known)
     assert named.backend_ids == ["b", "a"], "the Director says why one takes nothing"
 
 
 def test_where_nobody_can_all_are_asked_for() -> None:
     known = [_backend("a", "offline"), _backend("b", "offline")]
-    assert picking.for_children([], every=True, count=None, known=known).backend_ids == ["a", "b"]
+    assert selection.for_children([], every=True, count=None, known=known).backend_ids == ["a", "b"]
 
 
 # --- a group that is watched ----------------------------------------------------------------------

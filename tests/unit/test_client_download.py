@@ -13,7 +13,7 @@ import pytest
 
 from director import client
 from director.client import Child, OutputFile, Outputs
-from director.client.landing import Landing, relative_path, safe_part
+from director.client.file_writer import Landing, relative_path, safe_part
 from tests.unit.client_driver import client_kinds
 from tests.unit.client_server import FakeDirector
 
@@ -234,7 +234,7 @@ def test_a_file_system_without_hard_links_overwrites_nothing_either(
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no hard links here")
 
-    monkeypatch.setattr("director.client.landing.os.link", refuse)
+    monkeypatch.setattr("director.client.file_writer.os.link", refuse)
     target = tmp_path / "a.png"
     landed = []
     for content in (b"first", b"second", b"first"):

@@ -21,10 +21,10 @@ from director.client import (
     InitialState,
     UnknownEvent,
 )
+from director.client.backoff import LONGEST_DELAY_S, Outage, Patience
 from director.client.errors import Unreachable
 from director.client.events import parse_event
-from director.client.reconnecting import LONGEST_DELAY_S, Outage, Patience
-from director.client.streaming import Position, Stream
+from director.client.stream import Position, Stream
 from tests.unit.client_driver import client_kinds
 from tests.unit.client_server import FakeDirector, child
 
@@ -459,7 +459,7 @@ def test_waiting_too_long_is_told(director: Any, server: FakeDirector) -> None:
 def test_waiting_without_sockets_polls(
     director: Any, server: FakeDirector, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr("director.client.waiting.POLL_S", 0.05)
+    monkeypatch.setattr("director.client.wait.POLL_S", 0.05)
     group_id = server.group()
     server.refuse_sockets = status
     path = f"/api/job-groups/{group_id}"
@@ -479,7 +479,7 @@ def test_waiting_without_sockets_polls(
 def test_a_silent_stream_does_not_hide_the_end(
     director: Any, server: FakeDirector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("director.client.waiting.SAFETY_POLL_S", 0.1)
+    monkeypatch.setattr("director.client.wait.SAFETY_POLL_S", 0.1)
     group_id = server.group()
     server.skip = {2}
 

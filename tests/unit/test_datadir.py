@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from director.datadir import DataFolderUnusable, prepare
+from director.server.data_dir import DataFolderUnusable, prepare
 
 
 @pytest.mark.parametrize("below", ["", "data", "deep/data"])

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from director.client import Child, Group
-from director.demo.checking import Outage, Told, png_digest, shortcomings
+from director.demo.checks import Outage, Told, png_digest, shortcomings
 from director.demo.witness import Render, renders
 
 KILLED_AT = 100.0

@@ -8,8 +8,8 @@ import re
 import pytest
 from pytest_django import Settings
 
-from director import health
-from director.health import Check, Facts
+from director.web import health
+from director.web.health import Check, Facts
 from jobgroups.models import Runner
 from tests.served import ROOT
 

@@ -9,7 +9,7 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
-from director.origins import OriginMiddleware, is_allowed, parse_origin
+from director.security.origins import OriginMiddleware, is_allowed, parse_origin
 
 LOOPBACK = [
     "http://localhost",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from director.pacing import STALL_SECONDS, ClientStalled, _Pace
+from director.server.daphne import STALL_SECONDS, ClientStalled, _Pace
 
 
 async def test_response_ends_when_its_client_reads_nothing() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from director.pages import words
+from director.pages import text
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from director.pages import words
 def test_those_that_a_machine_failed_before_are_told_apart(
     completed: int, total: int, tries: Mapping[int, int], said: str
 ) -> None:
-    assert words.done_word(completed, total, tries) == said
+    assert text.done_word(completed, total, tries) == said
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_those_that_a_machine_failed_before_are_told_apart(
     ],
 )  # fmt: skip
 def test_what_a_group_does_when_one_fails(tries: int, elsewhere: bool | str, said: str) -> None:
-    assert words.on_failure(tries, elsewhere) == said
+    assert text.on_failure(tries, elsewhere) == said
 
 
 def test_the_failures_after_which_it_is_tried_again_are_named() -> None:
-    said = words.on_failure(2, False, ["out_of_memory", "cuda_fatal"])
+    said = text.on_failure(2, False, ["out_of_memory", "cuda_fatal"])
     assert said.endswith("only, after these alone: out of memory, GPU failure")

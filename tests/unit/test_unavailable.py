@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.db import OperationalError
 
-from director.http_errors import exception_handler
+from director.web.errors import exception_handler
 
 
 @pytest.mark.parametrize(

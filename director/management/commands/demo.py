@@ -16,8 +16,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director.client import DirectorError
 from director.demo.processes import ProcessFailed
+from director.demo.scenario import Plan, run
 from director.demo.screen import Screen
-from director.demo.story import Plan, run
 
 #: What a shell says of a program that Ctrl-C ended.
 _INTERRUPTED = 130

@@ -12,8 +12,8 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand
 
 from director import __version__
-from director.diagnosis import report
-from director.diagnosis.findings import Finding, Level
+from director.doctor import report
+from director.doctor.findings import Finding, Level
 from director.management.commands.serve import DEFAULT_PORT
 
 _INDENT: Final = " " * 9

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand
 
-from director.cli.values import age
-from director.cli.words import plural
+from director.cli.option_types import age
+from director.cli.text import plural
 from jobgroups.domain.clock import iso, now
 from jobgroups.services.purge import YOUNGEST, Purged, groups_purge, groups_purgeable
 

@@ -9,9 +9,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from director import datadir, ending, starting
 from director.cli import output
-from director.loops import use_fast_loop
+from director.server import data_dir, shutdown, startup
+from director.server.event_loop import use_fast_loop
 from jobgroups.database.locks import Lock, NameTaken
 from jobgroups.database.threads import Database
 from jobgroups.events.hub import hub
@@ -41,18 +41,18 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Prepare as ``serve`` does, take the name's lock, and run."""
-        ending.leave_at_signals()
-        starting.allow_many_files()
-        name = starting.runner_name(options["name"])
+        shutdown.leave_at_signals()
+        startup.allow_many_files()
+        name = startup.runner_name(options["name"])
         try:
-            folder = datadir.prepare(self._say)
+            folder = data_dir.prepare(self._say)
             self._say(f"Data folder: {folder}")
-            starting.reach_database(self._say)
-            lock = starting.runner_lock(name)
-            starting.hold(lock, self._say)
+            startup.reach_database(self._say)
+            lock = startup.runner_lock(name)
+            startup.hold(lock, self._say)
             try:
-                starting.say_what_lacks(self._say)
-                starting.open_database(migrate=not options["no_migrate"], say=self._say)
+                startup.say_what_lacks(self._say)
+                startup.open_database(migrate=not options["no_migrate"], say=self._say)
                 use_fast_loop()
                 asyncio.run(self._run(name, lock))
             finally:
@@ -67,7 +67,7 @@ class Command(BaseCommand):
         runner = SupervisedRunner(
             name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
         )
-        ending.on_signals(loop, runner.stop)
+        shutdown.on_signals(loop, runner.stop)
         try:
             await runner.run(ready=lambda: self._say(f"Runner {name} is ready."))
         finally:
@@ -78,4 +78,4 @@ class Command(BaseCommand):
         output.say(self.stdout, sentence)
 
 
-_REFUSALS = (datadir.DataFolderUnusable, NameTaken, RunnerReplaced, starting.CannotStart)
+_REFUSALS = (data_dir.DataFolderUnusable, NameTaken, RunnerReplaced, startup.CannotStart)

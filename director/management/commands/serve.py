@@ -9,17 +9,17 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from director import datadir, ending, listening, starting
 from director.cli import output
-from director.loops import use_fast_loop
+from director.server import data_dir, listen, shutdown, startup
+from director.server.event_loop import use_fast_loop
 from jobgroups.database.locks import FileLock, Lock, NameTaken
 
 DEFAULT_PORT = 9820
 _REFUSALS = (
-    datadir.DataFolderUnusable,
-    listening.CannotListen,
+    data_dir.DataFolderUnusable,
+    listen.CannotListen,
     NameTaken,
-    starting.CannotStart,
+    startup.CannotStart,
 )
 
 
@@ -53,17 +53,17 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Check, lock, migrate, listen."""
         host = options["host"]
-        is_guarded = listening.is_loopback(host) or bool(settings.DIRECTOR_TOKEN)
+        is_guarded = listen.is_loopback(host) or bool(settings.DIRECTOR_TOKEN)
         if not is_guarded and not options["allow_anonymous"]:
             raise CommandError(
                 f"--host {host} lets everybody on the network use the Director. Set DIRECTOR_TOKEN"
                 " to have them sign in, or add --allow-anonymous if that is what you want."
             )
-        ending.leave_at_signals()
-        starting.allow_many_files()
+        shutdown.leave_at_signals()
+        startup.allow_many_files()
         try:
-            folder = datadir.prepare(self._say)
-            places = listening.places(host, options["port"])
+            folder = data_dir.prepare(self._say)
+            places = listen.places(host, options["port"])
             self._say(f"Data folder: {folder}")
             code = self._serve(places, host, options)
         except _REFUSALS as error:
@@ -71,32 +71,32 @@ class Command(BaseCommand):
         if code:
             raise CommandError("The Director ended because of a defect; see the log above.")
 
-    def _serve(self, places: list[listening.Place], host: str, options: dict[str, Any]) -> int:
-        runner_name = None if options["no_runner"] else starting.runner_name()
+    def _serve(self, places: list[listen.Place], host: str, options: dict[str, Any]) -> int:
+        runner_name = None if options["no_runner"] else startup.runner_name()
         with ExitStack() as held:
             self._hold(held, _folder_lock(places[0].port, alone=runner_name is not None))
-            starting.reach_database(self._say)
+            startup.reach_database(self._say)
             name_lock = None
             if runner_name is not None:
-                name_lock = starting.runner_lock(runner_name)
+                name_lock = startup.runner_lock(runner_name)
                 self._hold(held, name_lock)
             else:
-                starting.say_what_lacks(self._say)
-            starting.open_database(migrate=not options["no_migrate"], say=self._say)
-            if not listening.is_loopback(host):
-                settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *listening.own_names(host)]
+                startup.say_what_lacks(self._say)
+            startup.open_database(migrate=not options["no_migrate"], say=self._say)
+            if not listen.is_loopback(host):
+                settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *listen.own_names(host)]
             use_fast_loop()
-            from director.serving import serve  # noqa: PLC0415 importing daphne installs a reactor
+            from director.server.process import serve  # noqa: PLC0415 importing daphne installs a reactor
 
             return serve(
                 places=places,
                 runner_name=runner_name,
                 lock=name_lock,
-                announce=lambda port: self._announce(listening.shown_hosts(host), port),
+                announce=lambda port: self._announce(listen.shown_hosts(host), port),
             )
 
     def _hold(self, held: ExitStack, lock: Lock) -> None:
-        starting.hold(lock, self._say)
+        startup.hold(lock, self._say)
         held.callback(lock.release)
 
     def _say(self, sentence: str) -> None:

@@ -1,0 +1,214 @@
+"""How a group is shown while it is watched: bars on a terminal, lines elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import click
+
+from director.cli.environment import is_colourless
+from director.cli.progress import Followed, Row
+from director.cli.text import coloured, is_terminal
+from director.client import Event, Group, GroupComplete, InitialState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+#: Which children stay in sight where there are more than lines.
+_FIRST_SHOWN: Final = ("running", "failed", "timeout", "queued", "cancelled", "completed")
+_COLOURS: Final = {"completed": "green", "running": "cyan", "failed": "red", "timeout": "red"}
+_REFRESHES_PER_SECOND: Final = 8
+
+
+class Show(Protocol):
+    """Where a watched group's news go."""
+
+    def see(self, event: Event) -> None:
+        """Show an event."""
+
+    def saved(self, job_id: str, path: Path) -> None:
+        """Tell of a file that was saved; called from other threads."""
+
+
+@contextmanager
+def showing(*, as_json: bool, quiet: bool = False) -> Iterator[Show]:
+    """Choose how to show: a program's way, none, a terminal's, or a log file's."""
+    if as_json:
+        yield JsonLines()
+    elif quiet:
+        yield Silence()
+    elif is_terminal():
+        with _bars() as bars:
+            yield bars
+    else:
+        yield Lines()
+
+
+class Silence:
+    """Shows nothing."""
+
+    def see(self, event: Event) -> None:
+        """Show nothing."""
+
+    def saved(self, job_id: str, path: Path) -> None:
+        """Show nothing."""
+
+
+class JsonLines:
+    """Each event on a line, as the stream sent it; a line for each saved file."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def see(self, event: Event) -> None:
+        """Print the event."""
+        self._print(event.raw)
+
+    def saved(self, job_id: str, path: Path) -> None:
+        """Print where the file lies."""
+        self._print({"type": "file_saved", "job_id": job_id, "path": str(path)})
+
+    def _print(self, value: dict[str, Any]) -> None:
+        with self._lock:
+            click.echo(json.dumps(value, ensure_ascii=False))
+
+
+class Lines:
+    """One line a change."""
+
+    def __init__(self) -> None:
+        self._followed = Followed()
+        self._lock = threading.Lock()
+
+    def see(self, event: Event) -> None:
+        """Print the children that an event moved."""
+        for row in self._followed.see(event):
+            if not (isinstance(event, InitialState) and row.status == "queued"):
+                self._print(line(row))
+
+    def saved(self, job_id: str, path: Path) -> None:
+        """Print where the file lies."""
+        self._print(f"saved {path}")
+
+    def _print(self, text: str) -> None:
+        with self._lock:
+            click.echo(text)
+
+
+def line(row: Row) -> str:
+    """Return a child in one line: ``gpu-2 seed 43: failed: CUDA out of memory``."""
+    word = {"running": "started", "timeout": "timed out", "queued": "waits"}.get(
+        row.status, row.status
+    )
+    if row.status == "completed" and row.attempt > 1:
+        word = f"completed with attempt {row.attempt}"
+    note = f": {row.note}" if row.note and row.status != "running" else ""
+    return f"{row.backend_id} seed {row.seed}: {coloured(row.status, word)}{note}"
+
+
+# --- bars -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bars() -> Iterator[Bars]:
+    from rich.console import Console  # noqa: PLC0415 imported where bars are drawn
+    from rich.live import Live  # noqa: PLC0415 likewise
+
+    console = Console(no_color=is_colourless(), highlight=False)
+    bars = Bars(console)
+    live = Live(
+        console=console, get_renderable=bars.drawn, refresh_per_second=_REFRESHES_PER_SECOND
+    )
+    with live:
+        bars.live = live
+        yield bars
+
+
+class Bars:
+    """A bar a child, and one line for those that there is no room for."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._followed = Followed()
+        self._lock = threading.Lock()
+        self.live: Live | None = None
+
+    def see(self, event: Event) -> None:
+        """Move the bars; the end is drawn at once."""
+        with self._lock:
+            self._followed.see(event)
+        if isinstance(event, GroupComplete) and self.live is not None:
+            self.live.refresh()
+
+    def saved(self, job_id: str, path: Path) -> None:
+        """Print above the bars where the file lies."""
+        self._console.print(f"saved {path}", markup=False, soft_wrap=True)
+
+    def drawn(self) -> Text:
+        """Return all bars as they are now, no wider and no higher than the terminal."""
+        from rich.text import Text  # noqa: PLC0415 as in _bars
+
+        with self._lock:
+            rows = list(self._followed.rows.values())
+        lines = [Text.assemble(*parts) for parts in drawn(rows, *self._console.size)]
+        return Text("\n", no_wrap=True, overflow="crop").join(lines)
+
+
+#: A piece of a line, and its style.
+Part = tuple[str, str]
+
+
+def drawn(rows: list[Row], width: int, height: int) -> list[list[Part]]:
+    """Return the lines for the children, each ``width`` columns at most, ``height`` - 2 in all."""
+    room = max(3, height - 2)
+    shown = rows
+    if len(rows) > room:
+        order = sorted(rows, key=lambda row: _FIRST_SHOWN.index(row.status))
+        first = {row.job_id for row in order[: room - 1]}
+        shown = [row for row in rows if row.job_id in first]
+    names = min(max((len(row.backend_id) for row in rows), default=0), max(8, width // 4))
+    seeds = max((len(str(row.seed)) for row in rows), default=0) if width >= 72 else 0
+    lines = [_bar(row, width, names, seeds) for row in shown]
+    if len(shown) < len(rows):
+        lines.append([(_rest(rows, shown, width), "dim")])
+    return lines
+
+
+def _bar(row: Row, width: int, names: int, seeds: int) -> list[Part]:
+    name = row.backend_id if len(row.backend_id) <= names else f"{row.backend_id[: names - 1]}…"
+    head = f"{name:<{names}} " + (f"{row.seed!s:>{seeds}} " if seeds else "")
+    length = max(6, min(36, (width - len(head) - 6) // 2))
+    colour = _COLOURS.get(row.status, "")
+    filled = length if row.is_final else round(length * row.progress / 100)
+    tail = f"{row.progress:3.0f} % " if row.status == "running" else ""
+    word = row.note if row.status == "running" else ": ".join(filter(None, (row.status, row.note)))
+    left = width - len(head) - length - 1 - len(tail)
+    text = word if len(word) <= left else f"{word[: max(0, left - 1)]}…"
+    return [
+        (head, ""),
+        ("━" * filled, colour),
+        ("─" * (length - filled), "dim"),
+        (f" {tail}{text}", colour if row.is_final else ""),
+    ]
+
+
+def _rest(rows: list[Row], shown: list[Row], width: int) -> str:
+    hidden = [row for row in rows if row not in shown]
+    by_status = {
+        status: sum(row.status == status for row in hidden) for status in reversed(_FIRST_SHOWN)
+    }
+    names = {"queued": "waiting", "completed": "done", "timeout": "timed out"}
+    parts = [f"{number} {names.get(s, s)}" for s, number in by_status.items() if number]
+    return f"and {len(hidden)} more: {', '.join(parts)}"[:width]
+
+
+def ended_well(group: Group) -> bool:
+    """Whether every child of a group completed."""
+    return group.finished and group.completed_count == group.total_count

@@ -1,0 +1,135 @@
+"""What is known of a group while it is watched, event by event. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from director.cli.text import plain_line
+from director.client import Child, ChildProgress, Event, GroupComplete, InitialState
+
+FINAL: Final = frozenset({"completed", "failed", "timeout", "cancelled"})
+_STATUS_OF: Final = {
+    "child_started": "running",
+    "child_progress": "running",
+    "child_completed": "completed",
+    "child_failed": "failed",
+    "child_timeout": "timeout",
+    "child_cancelled": "cancelled",
+    "child_retrying": "queued",
+    "child_requeued": "queued",
+}
+
+
+@dataclass(slots=True)
+class Row:
+    """One child as it is shown.
+
+    Attributes:
+        progress: percent.
+        note: what it is doing, or what went wrong, on one line.
+        attempt: number of the attempt that runs or was the last.
+    """
+
+    job_id: str
+    backend_id: str
+    seed: int | None
+    status: str = "queued"
+    progress: float = 0.0
+    note: str = ""
+    attempt: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more comes in this run."""
+        return self.status in FINAL
+
+
+@dataclass(slots=True)
+class Followed:
+    """A group's children, by job id in their order."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def see(self, event: Event) -> list[Row]:
+        """Take in an event; return the children whose status it changed."""
+        if isinstance(event, InitialState):
+            return self._replace(event.group.child_jobs)
+        if isinstance(event, GroupComplete):
+            return []
+        if event.type == "group_reopened":
+            return self._reopen(event.raw.get("job_ids"))
+        status = _STATUS_OF.get(event.type)
+        row = self.rows.get(str(event.raw.get("job_id")))
+        if status is None or row is None:
+            return []
+        if isinstance(event, ChildProgress):
+            return self._progress(row, event)
+        before = (row.status, row.note)
+        self._take(row, status, event.raw)
+        # Waiting again is news also where it had not started.
+        return [row] if (row.status, row.note) != before else []
+
+    def _replace(self, children: Iterable[Child]) -> list[Row]:
+        before = {row.job_id: row.status for row in self.rows.values()}
+        self.rows = {child.job_id: _row(child) for child in children}
+        return [row for row in self.rows.values() if before.get(row.job_id) != row.status]
+
+    def _reopen(self, job_ids: Any) -> list[Row]:
+        chosen = job_ids if isinstance(job_ids, list) else []
+        rows = [self.rows[job_id] for job_id in chosen if job_id in self.rows]
+        for row in rows:
+            row.status, row.progress, row.note = "queued", 0.0, "once more"
+        return rows
+
+    def _progress(self, row: Row, event: ChildProgress) -> list[Row]:
+        is_new = row.status != "running"
+        row.status, row.progress = "running", event.progress
+        steps = f" {event.steps_completed}/{event.steps_total}" if event.steps_total else ""
+        row.note = plain_line(f"{event.current_step or ''}{steps}")
+        return [row] if is_new else []
+
+    def _take(self, row: Row, status: str, raw: dict[str, Any]) -> None:
+        row.status = status
+        row.backend_id = str(raw.get("next_backend_id") or raw.get("backend_id") or row.backend_id)
+        row.attempt = int(raw.get("attempt") or row.attempt)
+        row.note = plain_line(_note(status, raw))
+        if status == "completed":
+            row.progress = 100.0
+        elif status == "queued":
+            row.progress = 0.0
+
+
+def _row(child: Child) -> Row:
+    note = child.waiting_reason or child.error_message or child.current_step or ""
+    if child.status == "completed":
+        note = _warned(child.warnings)
+    return Row(
+        job_id=child.job_id,
+        backend_id=child.backend_id,
+        seed=child.seed,
+        status=child.status,
+        progress=child.progress,
+        note=plain_line(note),
+        attempt=child.attempt_count,
+    )
+
+
+def _warned(warnings: Any) -> str:
+    """Return a completed child's warnings on one line."""
+    texts = warnings if isinstance(warnings, list | tuple) else ()
+    return "; ".join(f"warning: {one}" for one in texts)
+
+
+def _note(status: str, raw: dict[str, Any]) -> str:
+    if status == "completed":
+        return _warned(raw.get("warnings"))
+    if status == "queued":
+        failed_at = raw.get("backend_id")
+        return f"again, after {failed_at}: {raw.get('reason') or 'it came to nothing there'}"
+    if status == "timeout":
+        return str(raw.get("error") or f"Timed out after {raw.get('timeout_seconds')} s")
+    if status == "failed":
+        return str(raw.get("error") or "")
+    return ""

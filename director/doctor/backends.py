@@ -1,0 +1,149 @@
+"""Each backend: does it answer, is it new enough, does it show previews, is its clock right?"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backends.comfyui.answers import SystemStats
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import BackendError
+from backends.comfyui.exchange import Timeouts
+from backends.comfyui.versions import keeps_prompt_id, supports_targeted_interrupt
+from backends.models import Backend
+from backends.queries import backend_list
+from director.doctor.findings import SEVERITY, Finding, Level
+
+_ANSWER_WITHIN_S: Final = 5.0
+#: A clock that is off by less confuses nobody.
+_CLOCK_S: Final = 60.0
+_GIB: Final = 2**30
+#: With ``none``, which is ComfyUI's default, there are no previews.
+_PREVIEW_OPTION: Final = "--preview-method"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a backend said; ``skew`` is how many seconds its clock is ahead, None if unknown."""
+
+    stats: SystemStats
+    waiting: int
+    skew: float | None
+
+
+def backends() -> list[Finding]:
+    """Ask every registered backend, side by side."""
+    rows = backend_list()
+    if not rows:
+        return [
+            Finding(
+                "Backends",
+                Level.WARNING,
+                "None is registered.",
+                "director backends add http://HOST:8188, or director backends find --add",
+            )
+        ]
+    answers = asyncio.run(_all_asked(rows))
+    return [_finding(row, answers[row.id]) for row in rows]
+
+
+async def _all_asked(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
+    async with asyncio.TaskGroup() as tasks:
+        asked = {
+            row.id: tasks.create_task(_asked(row), name=f"examine {row.id}")
+            for row in rows
+            if row.enabled
+        }
+    found = {backend_id: task.result() for backend_id, task in asked.items()}
+    return {row.id: found.get(row.id, "It was not asked.") for row in rows}
+
+
+async def _asked(row: Backend) -> _Answer | str:
+    limits = Timeouts(
+        connect_s=_ANSWER_WITHIN_S, silence_s=_ANSWER_WITHIN_S, total_s=_ANSWER_WITHIN_S
+    )
+    try:
+        async with ComfyClient(row.url, headers=row.headers, timeouts=limits) as comfy:
+            stats = await comfy.system_stats()
+            waiting = await comfy.queue_remaining()
+            asked_at = dt.datetime.now(dt.UTC)
+            clock = await comfy.clock()
+            # Whole seconds, read somewhere between the question and the answer.
+            skew = None if clock is None else (clock - asked_at).total_seconds()
+            return _Answer(stats, waiting, skew)
+    except BackendError as error:
+        return error.detail
+    except ValueError as error:
+        return str(error)
+
+
+def _finding(row: Backend, answer: _Answer | str) -> Finding:
+    subject = f"Backend {row.id}"
+    if not row.enabled:
+        todo = f"director backends enable {row.id}"
+        return Finding(subject, Level.NOTE, f"{row.url} is disabled.", todo)
+    if isinstance(answer, str):
+        todo = (
+            "Is ComfyUI running there, started with --listen, and no firewall between?"
+            f" Not coming back: director backends disable {row.id}"
+        )
+        return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
+    level, said, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
+    for how_bad, wrong, todo in sorted(
+        _wrongs(row, answer), key=lambda one: -SEVERITY.index(one[0])
+    ):
+        level = max(level, how_bad, key=SEVERITY.index)
+        said.append(wrong)
+        todos.append(todo)
+    return Finding(subject, level, " ".join(filter(None, said)), "\n".join(dict.fromkeys(todos)))
+
+
+def _described(answer: _Answer) -> str:
+    memory = sum(one.vram_total or 0 for one in answer.stats.devices) / _GIB
+    devices = ", ".join(one.name for one in answer.stats.devices[:4]) or "no device"
+    previews = "previews on" if _has_previews(answer.stats) else "no previews"
+    waiting = f"{answer.waiting} waiting or running" if answer.waiting else "idle"
+    version = f"ComfyUI {answer.stats.version or 'of unknown version'}"
+    return f"{version}, {devices} ({memory:.0f} GB), {previews}, {waiting}"
+
+
+def _has_previews(stats: SystemStats) -> bool:
+    words = list(stats.arguments)
+    joined = {word.partition("=")[2] for word in words if word.startswith(f"{_PREVIEW_OPTION}=")}
+    if _PREVIEW_OPTION in words[:-1]:
+        joined.add(words[words.index(_PREVIEW_OPTION) + 1])
+    return bool(joined - {"none", ""})
+
+
+def _wrongs(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
+    """Return level, sentence and remedy of all that is wrong."""
+    found: list[tuple[Level, str, str]] = []
+    update = "Update ComfyUI there."
+    is_new_enough = keeps_prompt_id(answer.stats.version)
+    if not is_new_enough:
+        wrong = "It is too old to be trusted with prompts (before 0.3.45): it is given none."
+        found.append((Level.PROBLEM, wrong, update))
+    if row.quarantined_at is not None:
+        wrong = f"It is quarantined: {_reason(row.quarantine_reason)}."
+        found.append((Level.WARNING, wrong, f"director backends release {row.id}"))
+    if row.hold:
+        wrong = f"A person holds it ({row.get_hold_display()}): {_reason(row.said_reason)}."
+        found.append((Level.NOTE, wrong, f"director backends resume {row.id}"))
+    if is_new_enough and not supports_targeted_interrupt(answer.stats.version):
+        wrong = "What renders there cannot be stopped (before 0.3.57)."
+        found.append((Level.WARNING, wrong, update))
+    if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
+        way = "ahead" if answer.skew > 0 else "behind"
+        wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: its file names and logs mislead."
+        found.append((Level.WARNING, wrong, "Set that machine's clock by NTP."))
+    if not _has_previews(answer.stats):
+        todo = f"For live previews start ComfyUI there with {_PREVIEW_OPTION} auto."
+        found.append((Level.NOTE, "", todo))
+    return found
+
+
+def _reason(given: str) -> str:
+    return given.rstrip(".") or "no reason was given"

@@ -1,0 +1,143 @@
+"""The data folder and the port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+
+from director import __version__
+from director.client import Director, DirectorError, Health, Unreachable
+from director.doctor.findings import Finding, Level
+from director.server import listen
+from director.server.data_dir import open_to_others
+
+#: Bytes that should be free: the database grows, and a full disk ends every write.
+_LITTLE: Final = 2**30
+_TOO_LITTLE: Final = 2**26
+#: File systems on which SQLite's locks and shared memory do not work between machines.
+_REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p"})
+_MOUNTS: Final = Path("/proc/self/mounts")
+#: Seconds for the answer of a Director on this machine.
+_ANSWER_WITHIN_S: Final = 3.0
+
+
+def data_folder() -> Finding:
+    """Whether the data folder is there, can be written, and has room."""
+    folder: Path = settings.DIRECTOR_DATA_DIR
+    if not folder.exists():
+        return _not_made(folder)
+    if not folder.is_dir():
+        todo = "Set DIRECTOR_DATA_DIR to a folder."
+        return Finding("Data folder", Level.PROBLEM, f"{folder} is no folder.", todo)
+    if why := _why_unwritable(folder):
+        todo = "Make it writable for this user, or set DIRECTOR_DATA_DIR to another folder."
+        return Finding("Data folder", Level.PROBLEM, f"{folder} cannot be written: {why}.", todo)
+    if any(folder.iterdir()) and (wrong := open_to_others(folder)):
+        return Finding("Data folder", Level.WARNING, wrong, f"chmod 700 {folder}")
+    return _room(folder)
+
+
+def _not_made(folder: Path) -> Finding:
+    above = next(one for one in folder.parents if one.exists())
+    why = _why_unwritable(above) if above.is_dir() else "it is no folder"
+    if not why:
+        return Finding("Data folder", Level.NOTE, f"{folder} is not there yet: serve makes it.")
+    todo = "Set DIRECTOR_DATA_DIR to a folder that can be made."
+    said = f"{folder} is not there and cannot be made: {above} cannot be written ({why})."
+    return Finding("Data folder", Level.PROBLEM, said, todo)
+
+
+def _why_unwritable(folder: Path) -> str:
+    """Return why nothing can be written in a folder; empty where it can.
+
+    It is tried, with a file that nobody sees: permissions alone do not tell of a disk that is mounted
+    for reading, or full.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=".writable-") as probe:
+            probe.write(b"x")
+            probe.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if os.access(folder, os.R_OK | os.X_OK) else "Its files cannot be read"
+
+
+def _room(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    said = f"{folder}, {free / 2**30:.1f} GB free."
+    if free < _LITTLE:
+        level = Level.PROBLEM if free < _TOO_LITTLE else Level.WARNING
+        todo = "Make room: director purge --older-than 90d deletes old groups."
+        return Finding("Data folder", level, said, todo)
+    kind = file_system(folder)
+    if kind in _REMOTE and settings.DIRECTOR_ON_SQLITE:
+        todo = "Set DIRECTOR_DATA_DIR to a local disk, or use PostgreSQL (DIRECTOR_DATABASE_URL)."
+        said = (
+            f"{said} It is on a network file system ({kind}), where SQLite may lose what it wrote."
+        )
+        return Finding("Data folder", Level.WARNING, said, todo)
+    return Finding("Data folder", Level.OK, said)
+
+
+def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
+    """Return the kind of file system that a folder is on, ``""`` where the system does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    place, found = folder.resolve(), (0, "")
+    for words in (line.split() for line in lines):
+        # Blanks in a mount point are written \040.
+        point = Path(words[1].replace("\\040", " "))
+        if place.is_relative_to(point) and len(point.parts) >= found[0]:
+            found = (len(point.parts), words[2])
+    return found[1]
+
+
+def port(number: int) -> Finding:
+    """Whether a Director answers on the port, something else does, or nobody."""
+    subject = f"Port {number}"
+    try:
+        health = _asked(number)
+    except Unreachable:
+        return _silent(subject, number)
+    except DirectorError as error:
+        if error.code == "sign_in_required":
+            todo = "Set DIRECTOR_TOKEN here as it is set there, and this says more."
+            said = "A Director answers and asks for its token."
+            return Finding(subject, Level.NOTE, said, todo)
+        todo = f"End it, or serve on another: director serve --port {number + 1}"
+        return Finding(subject, Level.WARNING, "Something else than a Director answers.", todo)
+    said = f"A Director {health.version} answers and is {health.status}.{_not_well(health)}"
+    if health.version != __version__:
+        todo = f"This is {__version__}. Start that one again, or ask with the Python that runs it."
+        return Finding(subject, Level.WARNING, said, todo)
+    level = {"ok": Level.OK, "down": Level.PROBLEM}.get(health.status, Level.WARNING)
+    return Finding(subject, level, said)
+
+
+def _not_well(health: Health) -> str:
+    """Return what it says of itself where it is not well."""
+    checks = [(name, one) for name, one in health.checks.items() if one.get("status") != "ok"]
+    return "".join(f" {name}: {one.get('detail')}" for name, one in checks)
+
+
+def _asked(number: int) -> Health:
+    url = f"http://localhost:{number}"
+    with Director(url, settings.DIRECTOR_TOKEN or None, timeout=_ANSWER_WITHIN_S) as director:
+        return director.health()
+
+
+def _silent(subject: str, number: int) -> Finding:
+    try:
+        listen.places("localhost", number)
+    except listen.CannotListen:
+        todo = f"See what holds it, or serve on another: director serve --port {number + 1}"
+        said = "It is taken, and what holds it does not answer."
+        return Finding(subject, Level.PROBLEM, said, todo)
+    return Finding(subject, Level.NOTE, "Nobody listens: no Director runs on it.", "director serve")

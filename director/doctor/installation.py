@@ -1,0 +1,103 @@
+"""This Python, the packages, and the settings that are in force."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+from django.core import checks
+from packaging.requirements import Requirement
+
+from backends.comfyui.address import normalise_url
+from backends.comfyui.destinations import check_url
+from director.doctor.findings import Finding, Level
+from director.settings import env
+
+_PACKAGE: Final = "comfyui-director"
+_OLDEST: Final = (3, 11)
+
+
+def python() -> Finding:
+    """Whether this Python is new enough."""
+    said = f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}."
+    if sys.version_info < _OLDEST:
+        return Finding("Python", Level.PROBLEM, said, "Install Python 3.11 or newer.")
+    return Finding("Python", Level.OK, said)
+
+
+def packages() -> Finding:
+    """Whether everything that the Director needs is installed, in a version that it was made for."""
+    todo = f"Install what is meant: {sys.executable} -m pip install -U {_PACKAGE}"
+    needed = list(_requirements())
+    if missing := [one.name for one in needed if _version(one.name) is None]:
+        said = f"Missing: {', '.join(missing)}."
+        return Finding("Packages", Level.PROBLEM, said, todo)
+    if odd := [sentence for one in needed if (sentence := _odd(one))]:
+        return Finding("Packages", Level.WARNING, " ".join(odd), todo)
+    shown = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "httpx"))
+    return Finding("Packages", Level.OK, f"All that are needed are there: {shown} …")
+
+
+def _requirements() -> Iterator[Requirement]:
+    """Yield what is needed without extras: of a source tree as it says now, else as installed."""
+    project = Path(settings.BASE_DIR) / "pyproject.toml"
+    if project.is_file():
+        listed = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        listed = metadata.requires(_PACKAGE) or []
+    for text in listed:
+        needed = Requirement(text)
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            yield needed
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _odd(needed: Requirement) -> str:
+    version = _version(needed.name) or ""
+    if needed.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{needed.name} is {version}; the Director was made for {needed.specifier}."
+
+
+def variables() -> Finding:
+    """Which settings were made, and whether one of them is misspelt. Values are not told."""
+    warned = [
+        message.msg
+        for message in checks.run_checks()
+        if message.id is not None and message.id.startswith("director.")
+    ]
+    if warned:
+        todo = "Correct the variable's name, or unset it."
+        return Finding("Settings", Level.WARNING, " ".join(warned), todo)
+    if wrong := _malformed_backend():
+        todo = "Correct it: serve and runner do not start with it."
+        return Finding("Settings", Level.PROBLEM, wrong, todo)
+    made = sorted(name for name in settings.DIRECTOR_SETTINGS if _is_set(name))
+    said = f"Set: {', '.join(made)}." if made else "All are as they come."
+    return Finding("Settings", Level.OK, said)
+
+
+def _malformed_backend() -> str:
+    """Return what is wrong with an address in ``DIRECTOR_BACKENDS``, without it: it may hold a password."""
+    for number, word in enumerate(settings.DIRECTOR_BACKENDS, start=1):
+        try:
+            check_url(normalise_url(word).url)
+        except ValueError as error:
+            return f"DIRECTOR_BACKENDS: address {number}: {error}"
+    return ""
+
+
+def _is_set(name: str) -> bool:
+    return bool(str(env.str(name, default="")).strip())

@@ -1,0 +1,298 @@
+"""The backends as people see them: trouble first, and what each of them is at. Reads rows only."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.db.models import Count
+
+from backends.discovery import found_list
+from backends.models import Backend, FoundBackend, Reachability
+from backends.queries import backend_list
+from backends.states import TAKES_CHILDREN, TROUBLE_FIRST, BackendState
+from director.pages import text
+from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
+from jobgroups.models import Attempt, ChildJob
+from jobgroups.queries import backends
+from jobgroups.queries.groups import BackendLoad, backend_loads, runner_alive
+
+#: Above this many a table reads better than lanes.
+LANES: Final = 12
+_COLUMNS: Final = (
+    "Name",
+    "State",
+    "Ours",
+    "Waiting",
+    "Not ours",
+    "GPU",
+    "Version",
+    "Done in a day",
+    "Failed in a day",
+)
+_DAY: Final = dt.timedelta(days=1)
+_STATE_WORDS: Final = {
+    BackendState.UNKNOWN: "Not heard from yet",
+    BackendState.ONLINE: "Free",
+    BackendState.BUSY: "Busy",
+    BackendState.PAUSED: "Paused",
+    BackendState.DRAINING: "Being drained",
+    BackendState.OFFLINE: "Away",
+    BackendState.DISABLED: "Disabled",
+    BackendState.QUARANTINED: "Quarantined",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A prompt of ours that stands at a backend."""
+
+    group_id: str
+    job_id: str
+    name: str
+    runs: bool
+    stopping: bool
+    progress: float
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One backend."""
+
+    id: str
+    name: str
+    url: str
+    enabled: bool
+    status: str
+    word: str
+    reason: str
+    since: str
+    since_at: str
+    #: Why it does not answer, where another word stands for it; ``silent`` also where one says so.
+    away: str
+    silent: bool
+    #: Who said so; empty where it was seen, or nobody gave a name.
+    by: str
+    #: ``pause``, ``drain`` or empty, whatever else is the matter with it.
+    hold: str
+    #: Whether what ran there is given back.
+    gives_back: bool
+    #: Of one that is set aside: in how long it is tried again; empty: when it is released.
+    tried_in: str
+    gpu: str
+    vram: str
+    version: str
+    tags: list[str]
+    work: list[Work]
+    waiting: int
+    #: Of those that wait, the ones whose group lets them go to another backend.
+    movable: int
+    foreign: int
+    completed_day: int
+    failed_day: int
+    #: Whether discovery registered it without a question, and no person has changed it.
+    adopted: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes children and sends them now."""
+        return self.status in ("online", "busy")
+
+    @property
+    def takes_children(self) -> bool:
+        """Whether it may be submitted to: where it is paused they wait."""
+        return self.status in TAKES_CHILDREN
+
+    @property
+    def leaves(self) -> bool:
+        """Whether its removal is offered: discovery registered it, and it does not answer."""
+        return self.adopted and self.status == BackendState.OFFLINE
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it is set aside."""
+        return self.status == BackendState.QUARANTINED
+
+    @property
+    def runs(self) -> int:
+        """Prompts of ours that execute there."""
+        return sum(one.runs and not one.stopping for one in self.work)
+
+    @property
+    def stands(self) -> int:
+        """Prompts of ours that wait in its own queue."""
+        return sum(not one.runs and not one.stopping for one in self.work)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A ComfyUI that discovery found and that is not registered."""
+
+    url: str
+    address: str
+    version: str
+    gpu: str
+    vram: str
+    ignored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """All of them."""
+
+    machines: list[Machine]
+    #: ``(status, word, how many)``, trouble first.
+    counts: list[tuple[str, str, int]]
+    lanes: bool
+    runner_alive: bool
+    offers: list[Offer]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Titles of the table's columns."""
+        return _COLUMNS
+
+    @property
+    def usable(self) -> list[Machine]:
+        """Those that take children now."""
+        return [one for one in self.machines if one.usable]
+
+
+def shop() -> Shop:
+    """Return every backend, trouble first."""
+    rows = backend_list()
+    loads = backend_loads()
+    work, ends, movable = _work(), _ends(), _movable()
+    machines = [
+        _machine(
+            row,
+            loads.get(row.id, backends.NO_LOAD),
+            work[row.id],
+            ends[row.id],
+            movable.get(row.id, 0),
+        )
+        for row in rows
+    ]
+    machines.sort(key=lambda one: (TROUBLE_FIRST.index(BackendState(one.status)), one.id))
+    counted = Counter(one.status for one in machines)
+    counts = [(one.value, _STATE_WORDS[one], counted[one]) for one in TROUBLE_FIRST if counted[one]]
+    return Shop(machines, counts, len(machines) <= LANES, runner_alive(), offers())
+
+
+def offers() -> list[Offer]:
+    """Return the ComfyUIs that discovery found, those that are not ignored first."""
+    return sorted((_offer(row) for row in found_list()), key=lambda one: (one.ignored, one.url))
+
+
+def _offer(row: FoundBackend) -> Offer:
+    gpu, vram = _device(row.devices)
+    address = row.url.split("://", 1)[1]
+    return Offer(row.url, address, row.comfyui_version, gpu, vram, row.ignored_at is not None)
+
+
+def _work() -> dict[str, list[Work]]:
+    rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group")
+    found: dict[str, list[Work]] = defaultdict(list)
+    for one in rows.defer("child__group__workflow_json").order_by("backend_id", "id"):
+        found[one.backend_id].append(_piece(one))
+    return found
+
+
+def _movable() -> dict[str, int]:
+    """Return how many of the children that wait for each backend may go elsewhere."""
+    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    may_go = waits.exclude(group__retry_elsewhere=Elsewhere.NEVER).order_by()
+    counted = may_go.values_list("backend_id").annotate(Count("id"))
+    return {backend_id or "": number for backend_id, number in counted}
+
+
+def _piece(one: Attempt) -> Work:
+    child, group = one.child, one.child.group
+    runs = one.state == AttemptState.RUNNING
+    return Work(
+        group_id=group.id,
+        job_id=child.id,
+        name=text.group_name(group.id, json.loads(group.metadata_json)),
+        runs=runs,
+        stopping=one.stop_requested_at is not None,
+        progress=child.progress if runs else 0.0,
+        step=child.current_step or "",
+    )
+
+
+def _ends() -> dict[str, Counter[str]]:
+    """Return how the last day's children ended, by backend."""
+    rows = ChildJob.objects.filter(completed_at__gt=now() - _DAY).order_by()
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for backend_id, status, count in rows.values_list("backend_id", "status").annotate(Count("id")):
+        found[backend_id or ""][status] = count
+    return found
+
+
+def _machine(
+    row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int
+) -> Machine:
+    shown = backends.backend(row, load)
+    since = shown["status_since"]
+    gpu, vram = _device(row.devices)
+    return Machine(
+        id=row.id,
+        name=row.name or row.id,
+        url=row.url,
+        enabled=row.enabled,
+        status=shown["status"],
+        word=_STATE_WORDS[BackendState(shown["status"])],
+        reason=shown["status_reason"] or "",
+        since="" if since is None else _since(since),
+        since_at=since or "",
+        away=_away(row, shown["status"]),
+        silent=row.reachability != Reachability.ONLINE,
+        by=shown["status_by"] or "",
+        hold=row.hold,
+        gives_back=row.hold_now,
+        tried_in=_until(row.quarantine_until),
+        gpu=gpu,
+        vram=vram,
+        version=row.comfyui_version,
+        tags=[str(tag) for tag in row.tags],
+        work=list(work),
+        waiting=load.waiting,
+        movable=movable,
+        foreign=row.queue_foreign,
+        completed_day=ends.get(ChildStatus.COMPLETED, 0),
+        failed_day=ends.get(ChildStatus.FAILED, 0) + ends.get(ChildStatus.TIMEOUT, 0),
+        adopted=row.adopted_at is not None,
+    )
+
+
+def _since(since: str) -> str:
+    return text.duration((now() - text.moment(since)).total_seconds())
+
+
+def _away(row: Backend, status: str) -> str:
+    if row.reachability != Reachability.OFFLINE or status == BackendState.OFFLINE:
+        return ""
+    return row.status_reason or "no answer"
+
+
+def _until(moment: dt.datetime | None) -> str:
+    if moment is None:
+        return ""
+    left = (moment - now()).total_seconds()
+    return text.duration(left) if left > 0 else "a moment"
+
+
+def _device(devices: Any) -> tuple[str, str]:
+    """Return the first device's name without CUDA's words around it, and its memory in words."""
+    if not isinstance(devices, list) or not devices or not isinstance(devices[0], Mapping):
+        return "", ""
+    first = devices[0]
+    name = str(first.get("name", "")).split(" : ")[0]
+    free, total = text.memory(first.get("vram_free")), text.memory(first.get("vram_total"))
+    return name.removeprefix("cuda:0 "), f"{free or '0 GB'} of {total} free" if total else ""

@@ -1,0 +1,415 @@
+"""A group's page: its head, and a card for each child. Reads rows, writes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from backends.models import Backend, Reachability
+from backends.queries import backends_by_id
+from director.pages import group_list
+from director.pages import text as words
+from director.pages.outputs import Output, outputs_of
+from jobgroups.domain import text
+from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
+from jobgroups.domain.outputs import reported_files
+from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus
+from jobgroups.domain.text import counted
+from jobgroups.domain.waiting_reasons import left_running
+from jobgroups.errors import ChildNotFound, GroupNotFound
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.queries import groups
+
+#: Cards on one page of a group.
+PAGE: Final = 120
+#: Details of an error that its card says anyway.
+_SAID_IN_WORDS: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
+
+_OF_A_TRY: Final = (
+    "child_id",
+    "number",
+    "run",
+    "backend_id",
+    "state",
+    "error_message",
+    "failure_class",
+    "stop_requested_at",
+    "ended_at",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One attempt, in words."""
+
+    number: int
+    run: int
+    backend_id: str
+    backend_name: str
+    words: str
+    #: ComfyUI's message, or the Director's.
+    reason: str
+    #: What that means and what helps, and in a few words; empty where it did not fail.
+    meaning: str
+    failure: str
+    #: Whether it is to be stopped and has not ended, and why it is left running then.
+    stopping: bool
+    left_running: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One child as people see it."""
+
+    group_id: str
+    #: The group's run, and whether that has ended: before, only what failed can be tried again.
+    run: int
+    ended: bool
+    job_id: str
+    position: int
+    status: str
+    word: str
+    seed: int
+    backend_id: str
+    backend_name: str
+    progress: float
+    step: str
+    waiting: str
+    #: Whether it runs at a backend that does not answer: how far it is, nobody knows.
+    silent: bool
+    error: str
+    #: What that means and what helps, "" where nobody knows.
+    meaning: str
+    #: Whether another backend may not have what it failed by.
+    better_elsewhere: bool
+    error_type: str
+    error_node: str
+    traceback: str
+    warnings: list[str]
+    outputs: list[Output]
+    tries: list[Try]
+    #: On which try it is done, as attempts that failed count; 1 also where it is not done.
+    done_on: int
+    took: str
+    starred: bool
+
+    @property
+    def open(self) -> bool:
+        """Whether it can be cancelled."""
+        return self.status not in CHILD_FINAL
+
+    @property
+    def to_retry(self) -> bool:
+        """Whether it can be rendered again in this group."""
+        if not self.ended:
+            return self.status in CHILD_RETRIED_IN_RUN
+        return not self.open and self.status != ChildStatus.COMPLETED
+
+    @property
+    def tries_said(self) -> str:
+        """On which try it was done, else how many attempts there were."""
+        if self.done_on > 1:
+            return f"Done {words.on_try(self.done_on)}"
+        failed = [one for one in self.tries if one.failure]
+        if self.open and failed:
+            last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
+            return f"{counted(len(failed), 'failed attempt', 'failed attempts')}, {last}"
+        return counted(len(self.tries), "attempt", "attempts")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a prompt of it is being stopped: what is shown of it changes without an event."""
+        return any(one.stopping for one in self.tries)
+
+    @property
+    def left_running(self) -> list[str]:
+        """Why a prompt that is to be stopped still renders, one sentence for each."""
+        return [one.left_running for one in self.tries if one.left_running]
+
+    @property
+    def shows_tries(self) -> bool:
+        """Whether its attempts say more than its state does."""
+        return len(self.tries) > 1 or any(one.failure for one in self.tries)
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether its attempts are of more than one run."""
+        return len({one.run for one in self.tries}) > 1
+
+    @property
+    def pictures(self) -> list[Output]:
+        """What can be looked at, also as a thumbnail that outlived its file."""
+        return [one for one in self.outputs if one.is_picture and (one.replaced or not one.missing)]
+
+    @property
+    def replaced(self) -> list[Output]:
+        """The files that a later file of the same name has replaced."""
+        return [one for one in self.outputs if one.replaced]
+
+    @property
+    def files(self) -> list[Output]:
+        """What can only be fetched."""
+        return [one for one in self.outputs if not one.is_picture and not one.missing]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A backend that took nothing when the group was submitted, and how often it was named."""
+
+    backend_id: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPage:
+    """All that a group's page shows."""
+
+    row: group_list.Row
+    cards: list[Card]
+    metadata: list[tuple[str, str]]
+    warnings: list[str]
+    skipped: list[Skipped]
+    page: int
+    pages: int
+    strategy: str
+    base_seed: int
+    timeout_seconds: int
+    #: What is done when one fails.
+    on_failure: str
+    #: What is done if ComfyUI refuses some outputs.
+    partial_outputs: str
+    #: Whether any child of the group has a file that can be downloaded.
+    has_files: bool
+    #: How many children of the group are to be kept and have one.
+    starred: int
+
+    @property
+    def skipped_said(self) -> str:
+        """How many backends were left out, and what that cost."""
+        said = counted(len(self.skipped), "backend left out", "backends left out")
+        fewer = sum(one.count for one in self.skipped)
+        return f"{said}: {counted(fewer, 'picture fewer', 'pictures fewer')}"
+
+    @property
+    def first_failed(self) -> str:
+        """Id of the first child on this page that failed or timed out."""
+        return next((one.job_id for one in self.cards if one.status in ("failed", "timeout")), "")
+
+
+def group_page(group_id: str, page: int = 1) -> GroupPage:
+    """Return a group's page.
+
+    Raises:
+        GroupNotFound: there is no such group.
+    """
+    # The row first: what is read after it may show more than its seq says, which the stream tells
+    # again, and never less.
+    row = group_list.one_row(group_id)
+    snapshot = groups.group_snapshot(group_id)
+    children: list[dict[str, Any]] = snapshot["child_jobs"]
+    pages = max(-(-len(children) // PAGE), 1)
+    page = min(max(page, 1), pages)
+    shown = list(enumerate(children))[(page - 1) * PAGE : page * PAGE]
+    return GroupPage(
+        row=row,
+        cards=_cards(_Group(row.id, row.run, row.ended), shown),
+        metadata=_metadata(snapshot["metadata"]),
+        warnings=[str(one) for one in snapshot["warnings"]],
+        skipped=_skipped(snapshot["skipped_backends"]),
+        page=page,
+        pages=pages,
+        strategy=snapshot["seed_strategy"],
+        base_seed=snapshot["base_seed"],
+        timeout_seconds=snapshot["timeout_seconds"],
+        on_failure=words.on_failure(
+            snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]
+        ),
+        partial_outputs=words.PARTIAL_OUTPUTS[snapshot["partial_outputs"]],
+        has_files=any(_has_files(child) for child in children),
+        starred=sum(bool(child["starred"]) and _has_files(child) for child in children),
+    )
+
+
+def _has_files(child: Mapping[str, Any]) -> bool:
+    return any(not one.get("missing") for one in reported_files(child["outputs"] or {}))
+
+
+def one_card(group_id: str, job_id: str) -> Card:
+    """Return one child's card.
+
+    Raises:
+        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
+    """
+    group = _group(group_id)
+    detail = groups.child_detail(group_id, job_id)
+    position = ChildJob.objects.filter(pk=job_id).values_list("position", flat=True).first()
+    if position is None:
+        raise ChildNotFound(job_id)
+    return _cards(group, [(position, detail)])[0]
+
+
+def _skipped(skipped: Iterable[Mapping[str, str]]) -> list[Skipped]:
+    """Return each backend once: it stands there as often as it was named."""
+    found = Counter((one["backend_id"], one["reason"]) for one in skipped)
+    return [Skipped(backend_id, reason, count) for (backend_id, reason), count in found.items()]
+
+
+def _metadata(metadata: Any) -> list[tuple[str, str]]:
+    if not isinstance(metadata, Mapping):
+        return []
+    return [
+        (str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in metadata.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What a card needs to know of its group."""
+
+    id: str
+    run: int
+    ended: bool
+
+
+def _group(group_id: str) -> _Group:
+    rows = JobGroup.objects.filter(pk=group_id).values_list("run", "completed_at")
+    for run, completed_at in rows:
+        return _Group(group_id, run, completed_at is not None)
+    raise GroupNotFound(group_id)
+
+
+def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Card]:
+    rows = list(
+        Attempt.objects.filter(child_id__in=[child["job_id"] for _, child in children])
+        .order_by("child_id", "number")
+        .only(*_OF_A_TRY)
+    )
+    named = {child["backend_id"] for _, child in children} | {row.backend_id for row in rows}
+    known = backends_by_id(named)
+    tries = _tries(rows, known)
+    done_on = group_list.tries_needed(
+        child["job_id"]
+        for _, child in children
+        if child["status"] == ChildStatus.COMPLETED and len(tries[child["job_id"]]) > 1
+    )
+    return [
+        _card(
+            group,
+            position,
+            child,
+            tries[child["job_id"]],
+            done_on=done_on.get(child["job_id"], 1),
+            backend=known.get(child["backend_id"]),
+        )
+        for position, child in children
+    ]
+
+
+def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
+    """Return a backend's name; the id outlives its backend, the name does not."""
+    row = known.get(backend_id)
+    return backend_id if row is None else row.name or row.id
+
+
+def _tries(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[Try]]:
+    found: dict[str, list[Try]] = defaultdict(list)
+    for row in rows:
+        said = words.ATTEMPT_WORDS.get(row.state, row.state)
+        backend = known.get(row.backend_id)
+        if row.is_stopping:
+            said = "is being stopped"
+        found[row.child_id].append(
+            Try(
+                number=row.number,
+                run=row.run,
+                backend_id=row.backend_id,
+                backend_name=_name(row.backend_id, known),
+                words=said,
+                reason=row.error_message or "",
+                meaning=_meaning(row.failure_class),
+                failure=text.failure_words(row.failure_class) if row.failure_class else "",
+                stopping=row.is_stopping,
+                left_running=left_running(
+                    row.state,
+                    "" if backend is None else backend.status_reason,
+                    stopping=row.is_stopping,
+                ),
+            )
+        )
+    return found
+
+
+def _meaning(failure_class: str) -> str:
+    return TAXONOMY[FailureClass(failure_class)].sentence if failure_class else ""
+
+
+def _card(
+    group: _Group,
+    position: int,
+    child: Mapping[str, Any],
+    tries: list[Try],
+    *,
+    done_on: int,
+    backend: Backend | None,
+) -> Card:
+    details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
+    return Card(
+        group_id=group.id,
+        run=group.run,
+        ended=group.ended,
+        job_id=child["job_id"],
+        position=position + 1,
+        status=child["status"],
+        word=words.CHILD_WORDS.get(child["status"], child["status"]),
+        seed=child["seed"],
+        backend_id=child["backend_id"],
+        backend_name=child["backend_id"] if backend is None else backend.name or backend.id,
+        progress=child["progress"],
+        step=child["current_step"] or "",
+        waiting=child["waiting_reason"] or "",
+        silent=child["status"] == ChildStatus.RUNNING
+        and backend is not None
+        and backend.reachability == Reachability.OFFLINE,
+        error=child["error_message"] or "",
+        meaning=_meaning(child["failure_class"] or ""),
+        better_elsewhere=child["failure_class"] in BETTER_ELSEWHERE,
+        error_type=child["error_type"] or "",
+        error_node=_node(details),
+        traceback=_traceback(details),
+        warnings=[str(one) for one in child["warnings"] or []],
+        outputs=outputs_of(group.id, child),
+        tries=tries,
+        done_on=done_on,
+        took=_took(child),
+        starred=child["starred"],
+    )
+
+
+def _node(details: Mapping[str, Any]) -> str:
+    node, kind = details.get("node_id"), details.get("node_type")
+    if node is None and kind is None:
+        return ""
+    return f"{kind or 'node'} ({node})" if node is not None else str(kind)
+
+
+def _traceback(details: Mapping[str, Any]) -> str:
+    lines = details.get("traceback")
+    if isinstance(lines, list):
+        return "".join(str(line) for line in lines)
+    if isinstance(lines, str):
+        return lines
+    rest = {key: value for key, value in details.items() if key not in _SAID_IN_WORDS}
+    return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
+
+
+def _took(child: Mapping[str, Any]) -> str:
+    started, ended = child["started_at"], child["completed_at"]
+    if started is None or ended is None:
+        return ""
+    from_, to = (words.moment(one) for one in (started, ended))
+    return words.duration((to - from_).total_seconds())

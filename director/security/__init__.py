@@ -1,0 +1,1 @@
+"""Sign-in, origins, limits and headers that protect users."""

@@ -1,0 +1,191 @@
+"""Whose pages may use the Director: the check of ``Origin``, for HTTP and for WebSockets.
+
+Without the header a program asks, which could send any: allowed. With it a browser asks on behalf of
+a page, which must be served from this machine, by the Director itself, or be listed in
+``DIRECTOR_ALLOWED_ORIGINS``. So no page of a stranger, also not one whose name was rebound to
+127.0.0.1, can start renders or read pictures. (Channels' own validator refuses programs.)
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any, Final
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http.request import split_domain_port, validate_host
+from django.utils.cache import patch_vary_headers
+from django.utils.decorators import sync_and_async_middleware
+
+from director.web.asgi_types import Application, Receive, Scope, Send
+from jobgroups.consumers.socket import error_frame
+
+_ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+_PREFLIGHT: Final = {
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key",
+    "Access-Control-Max-Age": "600",
+}
+_CODE: Final = "origin_not_allowed"
+_REFUSED: Final = (
+    "Pages of this origin may not use the Director; "
+    "whoever runs it can list the origin in DIRECTOR_ALLOWED_ORIGINS."
+)
+#: WebSocket close code of what a stranger's page opens.
+STRANGER: Final = 4403
+#: Headers of ours that a page may read besides the usual ones.
+_EXPOSED: Final = "Idempotency-Replayed, Location, Retry-After"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a page comes from. ``host`` in lower case, IPv6 in brackets; ``port`` always given."""
+
+    scheme: str
+    host: str
+    port: str
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this machine: localhost, 127.0.0.0/8 or [::1]."""
+        if self.host in ("localhost", "[::1]"):
+            return True
+        try:
+            return ipaddress.IPv4Address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def is_at(self, host_header: str) -> bool:
+        """Whether it is the very address that a request was sent to.
+
+        The scheme is left open: behind a proxy that ends TLS the Director does not know its own.
+        """
+        host, port = split_domain_port(host_header)
+        return (host, port or _DEFAULT_PORTS[self.scheme]) == (self.host, self.port)
+
+
+def parse_origin(text: str) -> Origin | None:
+    """Return the origin in a header or setting; None for ``null`` and all that is none."""
+    match = _ORIGIN.fullmatch(text.strip().lower())
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    return Origin(scheme, host, str(int(port)) if port else _DEFAULT_PORTS[scheme])
+
+
+def is_allowed(origin: str | None, host: str | None) -> bool:
+    """Return whether a request may be served.
+
+    Args:
+        origin: its ``Origin`` header, None where it has none.
+        host: its ``Host`` header, None where it has none.
+    """
+    if origin is None:
+        return True
+    page = parse_origin(origin)
+    if page is None:
+        return False
+    return page.is_loopback or _is_listed(page) or _is_own(page, host)
+
+
+def is_own(origin: str | None, host: str | None) -> bool:
+    """Return whether a page of the Director's own asks, or one that its owner has listed.
+
+    Narrower than :func:`is_allowed`: other loopback pages, and programs, are not meant.
+    """
+    page = None if origin is None else parse_origin(origin)
+    return page is not None and (_is_listed(page) or _is_own(page, host))
+
+
+def _is_listed(page: Origin) -> bool:
+    return any(page == parse_origin(listed) for listed in settings.DIRECTOR_ALLOWED_ORIGINS)
+
+
+def _is_own(page: Origin, host: str | None) -> bool:
+    # The host must be one of ours: a stranger's name that was rebound to us is its own "same" origin.
+    return (
+        host is not None and validate_host(page.host, settings.ALLOWED_HOSTS) and page.is_at(host)
+    )
+
+
+# --- HTTP -----------------------------------------------------------------------------------------
+
+
+def _refusal() -> HttpResponse:
+    return JsonResponse({"detail": _REFUSED, "code": _CODE}, status=403)
+
+
+def _early_answer(request: HttpRequest) -> HttpResponse | None:
+    """Return the answer to what never reaches a view: a stranger's request, or a preflight."""
+    origin = request.headers.get("Origin")
+    if not is_allowed(origin, request.headers.get("Host")):
+        return _refusal()
+    preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    if origin is None or not preflight:
+        return None
+    return HttpResponse(status=204, headers=_PREFLIGHT)
+
+
+def _marked(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Let an allowed page read the response; a cache must not give it to another one."""
+    patch_vary_headers(response, ["Origin"])
+    origin = request.headers.get("Origin")
+    if origin is not None and is_allowed(origin, request.headers.get("Host")):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+    return response
+
+
+def origin_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Refuse requests of strangers' pages with 403, and answer allowed pages as CORS asks."""
+    if iscoroutinefunction(get_response):
+
+        async def in_loop(request: HttpRequest) -> HttpResponseBase:
+            return _marked(request, _early_answer(request) or await get_response(request))
+
+        return in_loop
+
+    def in_thread(request: HttpRequest) -> HttpResponseBase:
+        return _marked(request, _early_answer(request) or get_response(request))
+
+    return in_thread
+
+
+#: The name that the settings know it by.
+OriginMiddleware = sync_and_async_middleware(origin_middleware)
+
+
+# --- WebSockets -----------------------------------------------------------------------------------
+
+
+def guarded(application: Application) -> Application:
+    """Wrap a WebSocket application: a stranger's page is told so by a frame, and closed with 4403.
+
+    Refused before the handshake, it would learn no more than that something failed; and so would
+    whoever writes a page that ought to be listed.
+    """
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        origins = values(scope, b"origin")
+        hosts = values(scope, b"host")
+        host = hosts[0] if len(hosts) == 1 else None
+        if len(origins) <= 1 and is_allowed(origins[0] if origins else None, host):
+            await application(scope, receive, send)
+        elif (await receive())["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": error_frame(_CODE, _REFUSED)})
+            await send({"type": "websocket.close", "code": STRANGER})
+
+    return guard
+
+
+def values(scope: Scope, name: bytes) -> list[str]:
+    """Return the values of a connection's header, given in lower case; each as it came."""
+    headers: list[tuple[bytes, bytes]] = scope.get("headers", [])
+    return [value.decode("latin-1") for key, value in headers if key.lower() == name]

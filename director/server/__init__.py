@@ -1,0 +1,1 @@
+"""The processes: start, event loop, HTTP server, end."""

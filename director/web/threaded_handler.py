@@ -1,0 +1,173 @@
+"""Serves the API's requests each in one thread, from the first middleware to the last.
+
+Django's own handler goes to a thread and back for every middleware, for the view, and for the request's
+signals: a dozen times, which costs more than all the work between. And it opens a thread for each
+request, with a new connection to the database. Here a request goes over once, to one of a few threads
+that keep their connection.
+
+The API's chain leaves out what only pages need (session, user, CSRF token, messages: the API reads none of
+them) and the static files. Views that are coroutines stay in the loop, with Django's own handler.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from typing import Any, Final, TypeAlias, cast
+
+from django.conf import settings
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.exception import convert_exception_to_response
+from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
+from django.utils.module_loading import import_string
+
+from director.web.asgi_types import Application, Receive, Scope, Send
+from director.web.errors import error_response
+from jobgroups.database.threads import Database
+
+_Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
+
+#: Threads for what only reads rows: that takes a millisecond, and more would only wait for each other.
+READING: Final = 4
+#: Threads for all else. A submission may wait 1.7 s for backends that are doubtful, and promises an
+#: answer within 2 s: as many may come at once. They are started as they are needed.
+ACTING: Final = 32
+#: Threads for requests with a large body, whatever they do. Python's objects take up to 40 bytes for a byte
+#: of JSON: the number of threads bounds the memory, and large bodies never delay the others.
+LARGE: Final = 2
+#: Bytes above which a body is large. Workflows with images inside are; others have a tenth of that.
+LARGE_BYTES: Final = 256 * 2**10
+
+#: Threads for requests that probe an address, which may take 5 s each, and how many such requests may wait for
+#: a thread. A probe never takes a thread that a submission needs.
+PROBING: Final = 16
+PROBES_WAITING: Final = 16
+_PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test"})
+#: Seconds until a probe that was refused may be sent again.
+_PROBE_AGAIN: Final = "5"
+
+_reading = Database(threads=READING, name="api-reading")
+_acting = Database(threads=ACTING, name="api-acting")
+_large = Database(threads=LARGE, name="api-large")
+_probing = Database(threads=PROBING, name="api-probing")
+
+
+def close_threads() -> None:
+    """Close the threads and their connections. For the end of the process: nothing is served after."""
+    _reading.close()
+    _acting.close()
+    _large.close()
+    _probing.close()
+
+
+def _threads_for(request: HttpRequest, body_bytes: int) -> Database:
+    if _probes(request):
+        return _probing
+    if body_bytes > LARGE_BYTES:
+        return _large
+    # The health check asks others than the database, which may keep it waiting.
+    reads = request.method in ("GET", "HEAD") and not request.path.startswith("/api/health")
+    return _reading if reads else _acting
+
+
+def _probes(request: HttpRequest) -> bool:
+    return request.method == "POST" and request.path.rstrip("/") in _PROBES
+
+
+def _refused_probe(body_bytes: int) -> HttpResponse | None:
+    """Return the answer to a probe that would take too much memory, or wait too long for a thread."""
+    if body_bytes > LARGE_BYTES:
+        detail = f"The body must have at most {LARGE_BYTES} bytes."
+        return error_response(413, detail, "payload_too_large")
+    if _probing.load >= PROBING + PROBES_WAITING:
+        detail = "Too many addresses are being probed; try again in a few seconds."
+        headers = {"Retry-After": _PROBE_AGAIN}
+        return error_response(429, detail, "too_many_requests", headers=headers)
+    return None
+
+
+class LenientRequest(ASGIRequest):
+    """A request without a content type where the header cannot be read: Django raises for some of these."""
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        try:
+            super()._set_content_type_params(meta)  # type: ignore[misc]  # the stubs lack it
+        except ValueError:
+            self.content_type, self.content_params = "", {}
+
+
+class OneThreadHandler(ASGIHandler):
+    """Django's handler, its chain of middleware and the view run as one piece in a thread."""
+
+    request_class = LenientRequest
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        """Build the API's chain. Hooks beside ``__call__`` are for pages, where a middleware has any."""
+        plain: Any = self
+        chain: Any = convert_exception_to_response(plain._get_response)
+        for name in reversed(settings.DIRECTOR_API_MIDDLEWARE):
+            chain = convert_exception_to_response(import_string(name)(chain))
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        self._middleware_chain = chain
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request. A client that goes meanwhile stops nothing."""
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with body:
+            body_bytes = body.seek(0, io.SEEK_END)
+            body.seek(0)
+            request, refusal = self.create_request(scope, body)
+            response: Any = refusal
+            if request is not None:
+                threads = _threads_for(request, body_bytes)
+                if threads is _probing and (refused := _refused_probe(body_bytes)):
+                    cast(Any, request).refused = refused
+                    threads = _reading
+                response = await threads.call(self._made, request)
+            await self.send_response(response, send)
+            response.close()
+
+    def _get_response(self, request: Any) -> HttpResponseBase:
+        # In the place of the view, so that the middleware adds its headers to a refusal too.
+        if hasattr(request, "refused"):
+            return cast(HttpResponse, request.refused)
+        view: Any = super()
+        return cast(HttpResponseBase, view._get_response(request))
+
+    def _made(self, request: ASGIRequest) -> HttpResponseBase:
+        try:
+            return self.get_response(request)
+        finally:
+            # A pool lends its connections for one request; SQLite's is kept unless it met an error.
+            if connection.errors_occurred or not settings.DIRECTOR_ON_SQLITE:
+                connection.close()
+
+
+def routed(pages: Application) -> Application:
+    """Return an application that serves the API's plain views in a thread, the rest with ``pages``."""
+    in_thread: Any = OneThreadHandler()
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        application = in_thread if _is_for_thread(scope["path"]) else pages
+        await application(scope, receive, send)
+
+    return route
+
+
+def _is_for_thread(path: str) -> bool:
+    if not path.startswith("/api/"):
+        return False
+    try:
+        return not iscoroutinefunction(resolve(path).func)
+    except Resolver404:
+        return False
