@@ -271,7 +271,7 @@ class ComfyClient:
     async def interrupt(self, prompt_id: str) -> None:
         """Stop this prompt if it is running; repeat until its end is seen (PROTOCOL trap 4).
 
-        Below 0.3.57 ComfyUI ignores the id and stops whatever runs: check
+        Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check
         ``supports_targeted_interrupt`` first, else the queue.
 
         Raises:

@@ -32,7 +32,7 @@ class BackendError(Exception):
         code: stable name of the condition, one per class.
         not_sent: True only where it is certain that no byte of the request
             reached the backend.
-        detail: a sentence for a person, in one line whatever the backend sent.
+        detail: a sentence for a person, in one line, also if the backend sent several.
         url: the backend's base URL, ``""`` where none is known.
     """
 
