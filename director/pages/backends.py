@@ -20,7 +20,8 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.queries import backends
-from jobgroups.queries.groups import BackendLoad, backend_loads, runner_alive
+from jobgroups.queries.backends import BackendLoad, backend_loads
+from jobgroups.queries.leases import runner_alive
 
 #: Above this many a table reads better than lanes.
 LANES: Final = 12

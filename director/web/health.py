@@ -26,7 +26,7 @@ from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso
 from jobgroups.models import Runner
 from jobgroups.queries import backends as backend_shapes
-from jobgroups.queries.groups import backend_loads
+from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.leases import HEARTBEAT_LIFE, database_now
 
 logger = logging.getLogger(__name__)

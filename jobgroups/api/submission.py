@@ -7,7 +7,7 @@ from django.conf import settings
 from jobgroups.api.backend_selection import choose
 from jobgroups.api.requests.payloads import Asked
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
-from jobgroups.queries import groups
+from jobgroups.queries import leases
 from jobgroups.services.groups import Submission, Submitted, group_replay, group_submit
 
 
@@ -26,7 +26,7 @@ def submit(asked: Asked) -> Submitted:
     """
     if (replay := _replay(asked)) is not None:
         return replay
-    alive = groups.runner_alive()
+    alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
     choice = choose(asked.backend_ids, asked.required_capabilities)

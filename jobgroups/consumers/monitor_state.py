@@ -15,7 +15,7 @@ import msgspec
 from backends.discovery import found_list
 from backends.queries import backend_list
 from jobgroups.consumers.reads import read
-from jobgroups.queries import failures, groups
+from jobgroups.queries import backends, failures, groups, leases
 
 #: Seconds between two readings, and how old one may be that is shared.
 PULSE_SECONDS: Final = 1.0
@@ -41,7 +41,7 @@ class Pulse(msgspec.Struct, frozen=True):
 def _read() -> Pulse:
     newest = groups.group_list(narrowed=groups.GroupFilter(), cursor=None, limit=1).results
     return Pulse(
-        runner=groups.runner_alive(),
+        runner=leases.runner_alive(),
         newest=newest[0]["job_group_id"] if newest else "",
         backends=_backends(),
         failed=failures.lost_count(),
@@ -66,7 +66,7 @@ def _backends() -> str:
         )
         for row in backend_list()
     ]
-    loads = [(key, str(load)) for key, load in sorted(groups.backend_loads().items())]
+    loads = [(key, str(load)) for key, load in sorted(backends.backend_loads().items())]
     found = [(row.url, row.ignored_at) for row in found_list()]
     return hashlib.sha256(repr((seen, loads, found)).encode()).hexdigest()[:16]
 

@@ -1,14 +1,61 @@
-"""Backends as the JSON objects that clients see. Pure over loaded rows; headers never get here."""
+"""Backends with what stands at them, as the JSON objects that clients see; headers never get there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+
+from django.db.models import Count
 
 from backends.models import Backend
 from backends.queries import backend_facts
 from backends.states import Standing, backend_state, is_on_probation
 from jobgroups.domain.clock import iso, iso_or_none, now
-from jobgroups.queries.groups import BackendLoad
+from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
+from jobgroups.errors import BackendNotFound
+from jobgroups.models import Attempt, ChildJob
+
+
+@dataclass(frozen=True, slots=True)
+class BackendLoad:
+    """What of ours stands at a backend."""
+
+    running: int
+    accepted: int
+    waiting: int
+
+
+def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, BackendLoad]:
+    """Return, for each backend with work of ours, what runs there, stands there and waits for it."""
+    active = Attempt.objects.filter(ended_at__isnull=True)
+    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    if backend_ids is not None:
+        active = active.filter(backend_id__in=backend_ids)
+        waits = waits.filter(backend_id__in=backend_ids)
+    counted: dict[str, list[int]] = {}
+    for backend_id, state, count in (
+        active.order_by().values_list("backend_id", "state").annotate(Count("id"))
+    ):
+        slot = 0 if state == AttemptState.RUNNING else 1
+        counted.setdefault(backend_id, [0, 0, 0])[slot] += count
+    for backend, count in waits.order_by().values_list("backend_id").annotate(Count("id")):
+        counted.setdefault(backend or "", [0, 0, 0])[2] += count
+    return {backend_id: BackendLoad(*numbers) for backend_id, numbers in counted.items()}
+
+
+def backend_in_use(backend_id: str) -> tuple[int, int]:
+    """Return how many children are not final, and how many attempts may still run, on a backend.
+
+    Raises:
+        BackendNotFound: there is no such backend.
+    """
+    if not Backend.objects.filter(pk=backend_id).exists():
+        raise BackendNotFound(backend_id)
+    children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
+    attempts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True).count()
+    return children, attempts
+
 
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
 

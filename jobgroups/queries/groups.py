@@ -7,31 +7,26 @@ import binascii
 import datetime as dt
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from django.db import transaction
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from backends.models import Backend
 from jobgroups import serializers
-from jobgroups.database.statements import KEY, Asked, Compiled
-from jobgroups.domain.clock import iso, now
-from jobgroups.domain.retry_policy import LONGEST_PAUSE
-from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
+from jobgroups.database.statements import KEY, Compiled
+from jobgroups.domain.clock import iso
+from jobgroups.domain.states import CHILD_OPEN
 from jobgroups.domain.waiting_reasons import left_running
-from jobgroups.errors import BackendNotFound, ChildNotFound, GroupNotFound, InvalidRequest
+from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
 from jobgroups.models import (
-    AbandonedPrompt,
-    Attempt,
     ChildJob,
     JobEvent,
     JobGroup,
-    ReportedFile,
-    Runner,
 )
-from jobgroups.queries.leases import HEARTBEAT_LIFE, database_now
+from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.waiting_reasons import waiting_reasons
 
 _CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
@@ -108,12 +103,6 @@ def group_workflow(group_id: str) -> str:
     return found[0]
 
 
-def file_origins(*, digests: Collection[str]) -> dict[str, str]:
-    """Return the origin of the node that has written each file, where it is known."""
-    rows = ReportedFile.objects.filter(digest__in=digests, executed=True).exclude(origin="")
-    return dict(rows.values_list("digest", "origin"))
-
-
 def group_seqs(group_ids: Sequence[str]) -> dict[str, int]:
     """Return the number of the last event of each of the groups."""
     return dict(JobGroup.objects.filter(pk__in=group_ids).values_list("id", "seq"))
@@ -179,6 +168,27 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
         for one in rows
     ]
     return {**row, "attempt_count": row["attempts"], "attempts": attempts}
+
+
+def first_backends(group: JobGroup) -> dict[str, str]:
+    """Return the backend that each child of a group was submitted to, by the child's id, in order.
+
+    Within the first run every move is a ``child_retrying`` that names what was left. A retry by a
+    person, which opens another run, may bind a child anew without any: where it was before stands in
+    the end of the first one.
+    """
+    rows = group.children.order_by("position").values_list("id", "backend_id")
+    first = {child_id: backend_id or "" for child_id, backend_id in rows}
+    log = JobEvent.objects.filter(group=group, run=1)
+    if group.run > 1:
+        for frame in log.filter(type="group_complete").values_list("frame", flat=True):
+            first |= {one["job_id"]: one["backend_id"] for one in json.loads(frame)["results"]}
+    moves = log.filter(type="child_retrying").order_by("-seq")
+    for frame in moves.values_list("frame", flat=True):
+        # The last one that is read is the first one that was.
+        move = json.loads(frame)
+        first[move["job_id"]] = move["backend_id"]
+    return first
 
 
 # --- the list -------------------------------------------------------------------------------------
@@ -272,164 +282,3 @@ def _place(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | None]:
             errors=[{"field": "cursor", "message": "not a cursor of this list"}],
         ) from None
     return way == "b", place
-
-
-# --- backends and runners -------------------------------------------------------------------------
-
-
-def runner_alive() -> bool:
-    """Return whether any runner's heartbeat is younger than 10 s."""
-    return _alive.first(beaten_after=database_now() - HEARTBEAT_LIFE) is not None
-
-
-_alive: Final = Compiled(
-    lambda: (
-        Runner.objects.filter(heartbeat_at__gt=Asked("beaten_after"), stopped_at__isnull=True)
-        .only("name")
-        .order_by()[:1]
-    )
-)
-
-
-@dataclass(frozen=True, slots=True)
-class BackendLoad:
-    """What of ours stands at a backend."""
-
-    running: int
-    accepted: int
-    waiting: int
-
-
-def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, BackendLoad]:
-    """Return, for each backend with work of ours, what runs there, stands there and waits for it."""
-    active = Attempt.objects.filter(ended_at__isnull=True)
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
-    if backend_ids is not None:
-        active = active.filter(backend_id__in=backend_ids)
-        waits = waits.filter(backend_id__in=backend_ids)
-    counted: dict[str, list[int]] = {}
-    for backend_id, state, count in (
-        active.order_by().values_list("backend_id", "state").annotate(Count("id"))
-    ):
-        slot = 0 if state == AttemptState.RUNNING else 1
-        counted.setdefault(backend_id, [0, 0, 0])[slot] += count
-    for backend, count in waits.order_by().values_list("backend_id").annotate(Count("id")):
-        counted.setdefault(backend or "", [0, 0, 0])[2] += count
-    return {backend_id: BackendLoad(*numbers) for backend_id, numbers in counted.items()}
-
-
-def backend_in_use(backend_id: str) -> tuple[int, int]:
-    """Return how many children are not final, and how many attempts may still run, on a backend.
-
-    Raises:
-        BackendNotFound: there is no such backend.
-    """
-    if not Backend.objects.filter(pk=backend_id).exists():
-        raise BackendNotFound(backend_id)
-    children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
-    attempts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True).count()
-    return children, attempts
-
-
-# --- what a runner takes up -----------------------------------------------------------------------
-
-
-def active_attempts(backend_id: str) -> list[Attempt]:
-    """Return what may stand or run at a backend, oldest first, with child and group loaded."""
-    rows = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
-    return list(rows.select_related("child__group").order_by("id"))
-
-
-def attempt_loaded(attempt_id: int) -> Attempt:
-    """Return one attempt with child and group loaded."""
-    return Attempt.objects.select_related("child__group").get(pk=attempt_id)
-
-
-def was_unconfirmed_before(attempt_id: int) -> bool:
-    """Return whether an earlier prompt of an attempt's child got an answer that did not confirm it.
-
-    Counted at the same backend and in the same run. The answer stands in the details of the attempt,
-    which was never accepted.
-    """
-    this = Attempt.objects.only("child_id", "run", "backend_id", "number").get(pk=attempt_id)
-    earlier = Attempt.objects.filter(
-        child_id=this.child_id,
-        run=this.run,
-        backend_id=this.backend_id,
-        number__lt=this.number,
-        state=AttemptState.NEVER_ACCEPTED,
-        error_details_json__isnull=False,
-    )
-    texts = earlier.values_list("error_details_json", flat=True)
-    return any(json.loads(text or "{}").get("unconfirmed") is True for text in texts)
-
-
-def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:
-    """Return the prompt ids that may yet turn up at a backend, oldest first."""
-    return _abandoned(backend_id)
-
-
-_abandoned: Final = Compiled(
-    lambda: (
-        AbandonedPrompt.objects.filter(backend_id=KEY).select_related("attempt").order_by("since")
-    )
-)
-
-
-def stops_owed(backend_id: str) -> set[int]:
-    """Return the ids of active attempts at a backend whose stop is owed."""
-    owed = Attempt.objects.filter(
-        backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False
-    )
-    return set(owed.values_list("pk", flat=True))
-
-
-def work_for_sessions() -> tuple[set[str], dict[str, set[int]]]:
-    """Return the backends for which a child waits, and each backend's attempts to be stopped."""
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
-    owed = Attempt.objects.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
-    stops: dict[str, set[int]] = {}
-    for backend_id, attempt_id in owed.order_by().values_list("backend_id", "pk"):
-        stops.setdefault(backend_id, set()).add(attempt_id)
-    backends = waits.order_by().values_list("backend_id", flat=True).distinct()
-    return {backend_id for backend_id in backends if backend_id}, stops
-
-
-def next_try_in(backend_id: str) -> float | None:
-    """Return after how many seconds the pause of a child that waits for a backend ends first.
-
-    None where no child pauses there. What is further off than any pause was said before the clock was
-    set back, and is due already.
-    """
-    moment = now()
-    longest = moment + dt.timedelta(seconds=LONGEST_PAUSE)
-    first = _pauses_first.first(backend_id, moment=moment, longest=longest)
-    if first is None or first.not_before is None:
-        return None
-    return (first.not_before - moment).total_seconds()
-
-
-_pauses_first: Final = Compiled(
-    lambda: (
-        ChildJob.objects.filter(
-            backend_id=KEY,
-            status=ChildStatus.QUEUED,
-            current_attempt__isnull=True,
-            not_before__gt=Asked("moment"),
-            not_before__lte=Asked("longest"),
-        )
-        .only("not_before")
-        .order_by("not_before")[:1]
-    )
-)
-
-
-def backends_with_prompts() -> set[str]:
-    """Return the backends at which prompts of ours may stand, or turn up, or for which children wait."""
-    active = Attempt.objects.filter(ended_at__isnull=True).order_by()
-    abandoned = AbandonedPrompt.objects.order_by()
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED).order_by()
-    found: set[str | None] = set(active.values_list("backend_id", flat=True).distinct())
-    found |= set(abandoned.values_list("backend_id", flat=True).distinct())
-    found |= set(waits.values_list("backend_id", flat=True).distinct())
-    return {backend_id for backend_id in found if backend_id}

@@ -7,6 +7,7 @@ from typing import Final
 
 from django.db import connection
 
+from jobgroups.database.statements import Asked, Compiled
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import Leases
 from jobgroups.models import Lease, Runner
@@ -101,3 +102,17 @@ def is_something_free(runner: str) -> bool:
 def leases_held(runner: str) -> list[tuple[str, int]]:
     """Return backend and epoch of each lease that stands in a runner's name."""
     return list(Lease.objects.filter(runner=runner).order_by().values_list("backend_id", "epoch"))
+
+
+def runner_alive() -> bool:
+    """Return whether any runner's heartbeat is younger than 10 s."""
+    return _alive.first(beaten_after=database_now() - HEARTBEAT_LIFE) is not None
+
+
+_alive: Final = Compiled(
+    lambda: (
+        Runner.objects.filter(heartbeat_at__gt=Asked("beaten_after"), stopped_at__isnull=True)
+        .only("name")
+        .order_by()[:1]
+    )
+)

@@ -18,8 +18,8 @@ from jobgroups.database.threads import Database
 from jobgroups.domain.leases import Leases, to_give, to_take
 from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
-from jobgroups.queries import groups
 from jobgroups.queries import leases as leasing
+from jobgroups.queries import work
 from jobgroups.runner.intervals import Timing
 from jobgroups.runner.lease_clock import LeaseClock
 from jobgroups.runner.progress import Reporter
@@ -285,7 +285,7 @@ class RunnerService:
                     await self._work.wait()
 
     async def _pass_on(self, database: Database) -> None:
-        waiting, stops = await database.store(groups.work_for_sessions)
+        waiting, stops = await database.store(work.work_for_sessions)
         for backend_id, held in self._held.items():
             if backend_id in waiting:
                 held.session.wake()
@@ -294,7 +294,7 @@ class RunnerService:
     async def _match_backends(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
         rows = await around.database.store(backend_selectors.backend_addresses)
-        busy = await around.database.store(groups.backends_with_prompts)
+        busy = await around.database.store(work.backends_with_prompts)
         leases = await around.database.store(leasing.leases_seen, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
         for backend_id, held in list(self._held.items()):

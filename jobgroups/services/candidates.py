@@ -20,8 +20,8 @@ from jobgroups.domain.retry_policy import Candidate, Tried
 from jobgroups.domain.states import CHILD_OPEN, Elsewhere
 from jobgroups.errors import Conflict
 from jobgroups.models import ChildJob, JobGroup
+from jobgroups.queries.groups import first_backends
 from jobgroups.services.backends import hold_backends
-from jobgroups.services.submitted import first_backends
 
 #: What a backend is doing while children are given to it that were not submitted to it.
 _WORKS = frozenset({BackendState.ONLINE, BackendState.BUSY})

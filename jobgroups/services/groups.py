@@ -27,9 +27,9 @@ from jobgroups.errors import ChildNotFound, IdempotencyConflict
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
+from jobgroups.queries.groups import first_backends
 from jobgroups.serializers import compact
 from jobgroups.services.backends import hold_backends
-from jobgroups.services.submitted import first_backends
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
 from jobgroups.workflow import seeds
 

@@ -76,9 +76,9 @@ def _register(numbers: range) -> list[str]:
 
 def _round() -> None:
     """Do what a runner does on each ring for work, before it wakes anybody (``RunnerService``)."""
-    from jobgroups.queries import groups
+    from jobgroups.queries import work
 
-    groups.work_for_sessions()
+    work.work_for_sessions()
 
 
 def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int) -> None:

@@ -15,6 +15,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.errors import ChildNotFound, GroupNotFound, IdempotencyConflict, InvalidRequest
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Runner
 from jobgroups.queries import groups as selectors
+from jobgroups.queries import leases
 from jobgroups.queries.groups import GroupFilter
 from jobgroups.services import attempts, expiry, groups, runners
 from jobgroups.services.writing import group_transaction
@@ -278,16 +279,16 @@ def test_a_cursor_from_elsewhere_is_refused(cursor: str) -> None:
 
 
 def test_a_runner_is_alive_while_its_heart_beats() -> None:
-    assert not selectors.runner_alive()
+    assert not leases.runner_alive()
     runners.runner_started(name="r", instance="i", version="1")
-    assert selectors.runner_alive()
+    assert leases.runner_alive()
     Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
-    assert not selectors.runner_alive()
+    assert not leases.runner_alive()
     assert runners.runner_beat(name="r", instance="i")
-    assert selectors.runner_alive()
+    assert leases.runner_alive()
     assert not runners.runner_beat(name="r", instance="another")
     runners.runner_stopped(name="r", instance="i")
-    assert not selectors.runner_alive()
+    assert not leases.runner_alive()
 
 
 def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> None:

@@ -10,7 +10,7 @@ from backends.comfyui.client import ComfyClient
 from backends.models import Backend, Reachability
 from jobgroups.domain.states import Where
 from jobgroups.models import Attempt, JobGroup
-from jobgroups.queries import groups
+from jobgroups.queries import work
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import child_retry
@@ -105,7 +105,7 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     group, child = await pending(farm, seconds=2.0)
     await kill_all(farm)
     await move(farm, group, child)
-    _, stops = await in_thread(groups.work_for_sessions)()
+    _, stops = await in_thread(work.work_for_sessions)()
 
     async def both_started() -> bool:
         return len(witnessed(farm, "gpu-1", "started")) == 2

@@ -13,7 +13,7 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import Message, ProgressFrame
-from jobgroups.queries import groups as selectors
+from jobgroups.queries import work
 from jobgroups.serializers import compact
 from jobgroups.services import attempts, claims, expiry, groups, holds, runners
 from jobgroups.services.writing import Fence
@@ -72,7 +72,7 @@ class PlayedRunner:
 
     def fence_of(self, claim: claims.Claim) -> Fence:
         """Return the right under which the attempt is written."""
-        return self.fences[selectors.attempt_loaded(claim.attempt_id).backend_id]
+        return self.fences[work.attempt_loaded(claim.attempt_id).backend_id]
 
     def started(self, claim: claims.Claim) -> None:
         """Tell the first sign of execution."""

@@ -19,7 +19,7 @@ from jobgroups.api.views.base import ApiView
 from jobgroups.errors import BackendExists, BackendInUse, BackendNotFound, InvalidRequest
 from jobgroups.events.hub import hub
 from jobgroups.models import Lease
-from jobgroups.queries import backends, groups
+from jobgroups.queries import backends
 from jobgroups.services.backends import backend_forget
 
 
@@ -28,7 +28,7 @@ class BackendListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """Return every backend."""
-        loads = groups.backend_loads()
+        loads = backends.backend_loads()
         rows = backend_selectors.backend_list()
         shown = [backends.backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows]
         return Response({"backends": shown})
@@ -91,7 +91,7 @@ class BackendStatusView(ApiView):
     def get(self, request: Request, backend_id: str) -> Response:
         """Return what changes of a backend by itself."""
         row = _existing(path_params.backend_id(backend_id))
-        load = groups.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
+        load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
         return Response(backends.status(row, load))
 
 
@@ -109,7 +109,7 @@ def shown(backend_id: str) -> dict[str, object]:
         BackendNotFound: there is none with this id.
     """
     row = _existing(backend_id)
-    load = groups.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
+    load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
     return backends.backend(row, load)
 
 
@@ -129,7 +129,7 @@ def _claims_held_off(backend_id: str) -> Iterator[None]:
 
 
 def _refuse_while_active(backend_id: str) -> None:
-    _, attempts = groups.backend_in_use(backend_id)
+    _, attempts = backends.backend_in_use(backend_id)
     if attempts:
         raise BackendInUse(
             f"{_count(attempts, 'prompt')} of ours may still run at the present address; "

@@ -39,7 +39,7 @@ from backends.comfyui.refusals import refused_outputs
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
-from jobgroups.queries import groups
+from jobgroups.queries import work
 from jobgroups.runner.attempt import result
 from jobgroups.runner.attempt.lookup import Place, Sight, ended, look
 from jobgroups.runner.attempt.omissions import omitted_outputs
@@ -533,7 +533,7 @@ class AttemptDriver:
         the second time. Its server may be a gateway that queues later, or a proxy whose login ended.
         """
         return answer.raised or await self._session.database.store(
-            groups.was_unconfirmed_before, self.course.attempt_id
+            work.was_unconfirmed_before, self.course.attempt_id
         )
 
     async def _refused_by_answer(self, answer: PromptUnconfirmed) -> None:
@@ -653,7 +653,7 @@ class AttemptDriver:
             return end
         made = outputs.digests(backend_id, end.node_outputs, self._executed(end.node_outputs))
         writers = await self._session.database.store(
-            groups.file_origins, digests=set[str]().union(*named.values())
+            work.file_origins, digests=set[str]().union(*named.values())
         )
         own = origins(self.course.workflow)
         replaced: dict[str, Collection[str]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from backends.comfyui.versions import keeps_prompt_id
 from jobgroups.database.threads import TRANSIENT
-from jobgroups.queries import groups
+from jobgroups.queries import work
 from jobgroups.services import attempts, claims
 from jobgroups.services.claims import Claim
 
@@ -70,7 +70,7 @@ class Claimer:
         session = self._session
         patience = session.timing.safety_poll
         if self._may_claim():
-            due_in = await session.database.store(groups.next_try_in, session.backend_id)
+            due_in = await session.database.store(work.next_try_in, session.backend_id)
             if due_in is not None:
                 return min(due_in, patience)
         return patience

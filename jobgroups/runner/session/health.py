@@ -14,7 +14,7 @@ from backends.comfyui.versions import keeps_prompt_id
 from backends.states import LEFT_RUNNING
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import AbandonedPrompt
-from jobgroups.queries import groups
+from jobgroups.queries import work
 from jobgroups.services import attempts, runners
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class Observer:
     async def _meet_abandoned(self) -> None:
         """Remove or adopt prompts of closed attempts that turned up after all."""
         session = self._session
-        listed = await session.database.store(groups.abandoned_prompts, session.backend_id)
+        listed = await session.database.store(work.abandoned_prompts, session.backend_id)
         if not listed:
             return
         queue = await session.client.queue()
@@ -329,6 +329,6 @@ class Observer:
 
     async def _drive_abandoned(self, attempt_id: int) -> None:
         session = self._session
-        row = await session.database.store(groups.attempt_loaded, attempt_id)
+        row = await session.database.store(work.attempt_loaded, attempt_id)
         if row.prompt_id not in session.drivers:
             session.drive(session.courses.of_attempt(row))

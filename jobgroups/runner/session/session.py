@@ -24,7 +24,7 @@ from backends.comfyui.versions import supports_targeted_interrupt
 from jobgroups.database.threads import Database
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
-from jobgroups.queries import groups
+from jobgroups.queries import work
 from jobgroups.runner.attempt.driver import AttemptDriver, Course
 from jobgroups.runner.attempt.spec import Courses
 from jobgroups.runner.intervals import Timing
@@ -240,7 +240,7 @@ class BackendSession:
 
     async def stop_is_stored(self, attempt_id: int) -> bool:
         """Whether the stop of an attempt was asked for, by the rows."""
-        return attempt_id in await self.database.store(groups.stops_owed, self.backend_id)
+        return attempt_id in await self.database.store(work.stops_owed, self.backend_id)
 
     # --- what the runner tells --------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class BackendSession:
         await self.housekeeper.end_waits()
 
     async def _take_up(self) -> None:
-        for row in await self.database.store(groups.active_attempts, self.backend_id):
+        for row in await self.database.store(work.active_attempts, self.backend_id):
             self.drive(self.courses.of_attempt(row))
 
     def drive(self, course: Course) -> None:
@@ -383,7 +383,7 @@ class BackendSession:
         return None
 
     async def _taken_up_again(self, attempt_id: int) -> AttemptDriver | None:
-        row = await self.database.store(groups.attempt_loaded, attempt_id)
+        row = await self.database.store(work.attempt_loaded, attempt_id)
         if row.ended_at is not None:
             return None
         again = AttemptDriver(self, self.courses.of_attempt(row))
