@@ -384,7 +384,7 @@ class Attempt(models.Model):
 class ReportedFile(models.Model):
     """A file at a backend that an attempt reported, as long as no later attempt has replaced the file.
 
-    ComfyUI gives the name of a removed file to another picture (PROTOCOL trap 9). These rows are how the
+    ComfyUI gives the name of a removed file to another picture (comfyui-protocol.md, trap 9). These rows are how the
     transaction that ends the later attempt finds the earlier one.
     """
 

@@ -2,7 +2,7 @@
 
 Pure: no socket, no clock, no loop. Workflows inside queue and history are not
 decoded. Every function raises ``ProtocolError`` for a body of another shape.
-Facts refer to PROTOCOL, section 1.
+Facts refer to comfyui-protocol.md, "HTTP".
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def refusal(body: bytes) -> Refusal:
 
 
 def queue(body: bytes) -> Queue:
-    """``GET /queue``; ComfyUI's pending list is a heap and is sorted here (PROTOCOL, Other routes)."""
+    """``GET /queue``; ComfyUI's pending list is a heap and is sorted here (comfyui-protocol.md, "Other routes")."""
     wire = _decode(_queue, body, "queue")
     pending = sorted(wire.queue_pending, key=lambda item: item.number)
     return Queue(
@@ -276,7 +276,7 @@ def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
 
     Returns:
         None where ComfyUI answers ``{}``: pending, running, deleted, unknown or
-        lost in a restart all look the same (PROTOCOL trap 7).
+        lost in a restart all look the same (comfyui-protocol.md, trap 7).
     """
     wire = _decode(_history, body, "history").get(prompt_id)
     if wire is None:
@@ -296,7 +296,7 @@ def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
 
 
 def _outcome(status: _WireStatus) -> Outcome:
-    """An interrupt is ``error`` too and is told by the last message (PROTOCOL, Other routes).
+    """An interrupt is ``error`` too and is told by the last message (comfyui-protocol.md, "Other routes").
 
     A ``success`` whose last message is ``execution_error`` is none: ComfyUI 0.3.64 writes that for a
     dependency cycle through an input that the node's class does not declare (seen on a real one). A

@@ -105,13 +105,13 @@ class ComfyClient:
         extra_data: Mapping[str, Any] | None = None,
         may_send: Callable[[], bool] | None = None,
     ) -> answers.Accepted:
-        """Queue a prompt. Never repeat it with the same id: ComfyUI would run it again (PROTOCOL trap 8).
+        """Queue a prompt. Never repeat it with the same id: ComfyUI would run it again (comfyui-protocol.md, trap 8).
 
         It goes over a new connection, so that "nothing listens" is told from "sent
         and lost".
 
         Args:
-            prompt: node id to node, every node with ``inputs`` (PROTOCOL trap 1b). A node without
+            prompt: node id to node, every node with ``inputs`` (comfyui-protocol.md, trap 1b). A node without
                 ``_meta`` is sent with an empty one: some ComfyUIs answer 500 for a renamed class else.
             prompt_id: ours, fresh.
             client_id: of the open socket that is to hear the events.
@@ -209,7 +209,7 @@ class ComfyClient:
         )
 
     async def queue(self, *, new_connection: bool = False) -> answers.Queue:
-        """What runs and what waits. The answer carries every workflow: ask rarely (PROTOCOL trap 12).
+        """What runs and what waits. The answer carries every workflow: ask rarely (comfyui-protocol.md, trap 12).
 
         Raises:
             BackendError: see ``_get``.
@@ -261,7 +261,7 @@ class ComfyClient:
         """Take pending prompts out of the queue; running and unknown ones are not touched.
 
         It is a race, and of two prompts with one id only the first is deleted: look
-        at the queue afterwards (PROTOCOL trap 6).
+        at the queue afterwards (comfyui-protocol.md, trap 6).
 
         Raises:
             BackendError: see ``_post``.
@@ -269,7 +269,7 @@ class ComfyClient:
         await self._post("/queue", {"delete": [_text(prompt_id) for prompt_id in prompt_ids]})
 
     async def interrupt(self, prompt_id: str) -> None:
-        """Stop this prompt if it is running; repeat until its end is seen (PROTOCOL trap 4).
+        """Stop this prompt if it is running; repeat until its end is seen (comfyui-protocol.md, trap 4).
 
         Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check
         ``supports_targeted_interrupt`` first, else the queue.
@@ -316,7 +316,7 @@ class ComfyClient:
             yield answer
 
     async def has_file(self, filename: str, *, subfolder: str = "", type: str = "output") -> bool:  # noqa: A002  # ComfyUI's name
-        """Whether a file is there: a cached node may name one that is gone (PROTOCOL trap 9).
+        """Whether a file is there: a cached node may name one that is gone (comfyui-protocol.md, trap 9).
 
         Raises:
             BackendError: the question was not answered.
@@ -425,7 +425,7 @@ def _with_meta(node: Any) -> Any:
 
 
 def _text(identifier: str) -> str:
-    """An id that is no string ends ComfyUI's process or becomes another id (PROTOCOL trap 1c)."""
+    """An id that is no string ends ComfyUI's process or becomes another id (comfyui-protocol.md, trap 1c)."""
     if not isinstance(identifier, str) or not identifier:
         raise ValueError("An identifier must be a string and not empty.")
     return identifier

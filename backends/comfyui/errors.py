@@ -64,7 +64,7 @@ class AnswerLost(BackendError):
 
     Attributes:
         status: HTTP status of the answer where there was one (a 500 may have
-            queued the prompt: PROTOCOL trap 1), else None.
+            queued the prompt: comfyui-protocol.md, trap 1), else None.
     """
 
     code = "answer_lost"
@@ -101,7 +101,7 @@ class PromptRefused(BackendError):
     Attributes:
         status: 400 or 413.
         error_type: ComfyUI's name for it, such as
-            ``prompt_outputs_failed_validation`` (PROTOCOL, POST /prompt).
+            ``prompt_outputs_failed_validation`` (comfyui-protocol.md, "POST /prompt").
         message: ComfyUI's message, without details.
         details: ComfyUI's details, often ``""``.
         node_errors: node id to ComfyUI's own object, ``{}`` where no node is named.
@@ -179,7 +179,7 @@ class SocketLost(BackendError):
 
     Attributes:
         close_code: the WebSocket close code; 1006 means that the connection
-            broke without a close frame (a killed server: PROTOCOL section 2).
+            broke without a close frame (a killed server: comfyui-protocol.md, "WebSocket").
     """
 
     code = "socket_lost"

@@ -32,7 +32,7 @@ from backends.comfyui.protocol import MAX_BINARY_FRAME_BYTES, Event, parse
 
 logger = logging.getLogger(__name__)
 
-#: Types 1 and 4 (PROTOCOL section 2, binary frames).
+#: Types 1 and 4 (comfyui-protocol.md, "Binary frames").
 _PREVIEW_HEADS: Final = (b"\x00\x00\x00\x01", b"\x00\x00\x00\x04")
 
 
@@ -40,7 +40,7 @@ class EventSocket:
     """An open socket. Iterate over it to read its events; read without pause.
 
     A socket that is not read stalls the events of every client of that ComfyUI
-    (PROTOCOL trap 2), so the loop over it must wait for nothing else.
+    (comfyui-protocol.md, trap 2), so the loop over it must wait for nothing else.
 
     Attributes:
         client_id: prompts sent with it are heard here.
@@ -77,7 +77,7 @@ class EventSocket:
                 return event
 
     async def close(self) -> None:
-        """Close and wait for the close: until then ComfyUI may route events here (PROTOCOL section 2)."""
+        """Close and wait for the close: until then ComfyUI may route events here (comfyui-protocol.md, "WebSocket")."""
         self._closing = True
         await self._connection.close()
 
@@ -122,7 +122,7 @@ async def open_socket(
 
     Args:
         url: the backend's base URL.
-        client_id: new for each socket, never one that is open (PROTOCOL section 2,
+        client_id: new for each socket, never one that is open (comfyui-protocol.md, "WebSocket",
             second socket).
         previews: whether preview images are wanted.
 
@@ -206,7 +206,7 @@ async def _connected_anywhere(uri: str, options: dict[str, Any]) -> ClientConnec
 
 
 async def _send_feature_flags(connection: ClientConnection, url: str, *, previews: bool) -> None:
-    """Must be the first message; a later one is ignored (PROTOCOL section 2, type 4)."""
+    """Must be the first message; a later one is ignored (comfyui-protocol.md, "Binary frames")."""
     flags = {"type": "feature_flags", "data": {"supports_preview_metadata": previews}}
     try:
         await connection.send(msgspec.json.encode(flags).decode())

@@ -1,7 +1,6 @@
 """What ComfyUI tells on its socket: one frozen type for each kind of frame.
 
-Pure data. ``protocol.parse`` makes them; facts refer to PROTOCOL, the description
-of the wire recorded from ComfyUI 0.3.64.
+Pure data. ``protocol.parse`` makes them; docs/comfyui-protocol.md describes the wire format.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ ImageType: TypeAlias = Literal["jpeg", "png"]
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The queue's length; goes to every socket, and is each socket's first frame (PROTOCOL section 2)."""
+    """The queue's length; goes to every socket, and is each socket's first frame (comfyui-protocol.md, "WebSocket")."""
 
     #: Pending and running prompts together.
     queue_remaining: int
@@ -39,7 +38,7 @@ class Executing(msgspec.Struct, frozen=True, kw_only=True):
     """A node began, or, with ``node`` None, the prompt has ended, however it ended.
 
     After a reconnect ComfyUI repeats the current node without ``prompt_id`` and
-    ``display_node`` (PROTOCOL section 2, reconnect).
+    ``display_node`` (comfyui-protocol.md, "WebSocket").
     """
 
     node: str | None
@@ -83,7 +82,7 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExecutionSuccess(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt ran through; its history may not be written yet (PROTOCOL trap 3)."""
+    """The prompt ran through; its history may not be written yet (comfyui-protocol.md, trap 3)."""
 
     prompt_id: str
 
@@ -104,7 +103,7 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExecutionInterrupted(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt was stopped; ``node_id`` may be the node after the one that would not stop (PROTOCOL trap 5)."""
+    """The prompt was stopped; ``node_id`` may be the node after the one that would not stop (comfyui-protocol.md, trap 5)."""
 
     prompt_id: str
     node_id: str | None = None

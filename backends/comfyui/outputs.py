@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-#: What ComfyUI adds behind the message of an out-of-memory error (execution.py; PROTOCOL section 2).
+#: What ComfyUI adds behind the message of an out-of-memory error (execution.py; comfyui-protocol.md, "WebSocket").
 _TIPS: Final = re.compile(
     r"\n?(This error means you ran out of memory on your GPU\.|TIPS: If the workflow worked before).*\Z",
     re.DOTALL,

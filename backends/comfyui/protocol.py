@@ -2,8 +2,7 @@
 
 Pure: no socket, no clock, no loop. ``parse`` is the only door. Only the fields
 that are read are decoded; new fields and new types of later ComfyUI versions
-change nothing. Facts and numbers of traps refer to PROTOCOL, the description of
-the wire recorded from ComfyUI 0.3.64.
+change nothing. docs/comfyui-protocol.md describes the wire format.
 """
 
 from __future__ import annotations
@@ -190,7 +189,7 @@ def parse(frame: str | bytes) -> Event | None:
 
 
 def _parse_text(frame: str) -> Event | None:
-    """``{"type": str, "data": object}`` (PROTOCOL section 2)."""
+    """``{"type": str, "data": object}`` (comfyui-protocol.md, "WebSocket")."""
     if len(frame) > MAX_TEXT_FRAME_BYTES:
         raise ProtocolError(f"text frame of {len(frame)} characters", frame)
     try:
@@ -233,7 +232,7 @@ def _type_of(frame: str) -> str:
 
 
 def _parse_binary(frame: bytes) -> Event | None:
-    """Big-endian uint32 type, then payload (PROTOCOL section 2, binary frames)."""
+    """Big-endian uint32 type, then payload (comfyui-protocol.md, "Binary frames")."""
     if len(frame) > MAX_BINARY_FRAME_BYTES:
         raise ProtocolError(f"binary frame of {len(frame)} bytes", frame)
     match _uint32(frame, 0):

@@ -1,4 +1,4 @@
-"""The node cache: what the last prompt computed, found again by what went into it (PROTOCOL 2)."""
+"""The node cache: what the last prompt computed, found again by what went into it (comfyui-protocol.md, "WebSocket")."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class NodeCache:
     def enter(self, graph: Graph) -> None:
         """Start a prompt: sign its nodes, drop what none of them can use.
 
-        Raises KeyError for a node without "inputs": the worker dies of it (PROTOCOL trap 1b).
+        Raises KeyError for a node without "inputs": the worker dies of it (comfyui-protocol.md, trap 1b).
         """
         self._keys = {}
         self.sign(graph, graph.prompt)

@@ -83,18 +83,22 @@ KINDS: dict[str, Kind] = {
         "sampling stops at `step` until the fault is cleared (or interrupted, if allowed)",
         {"step": 1, "interruptible": True},
     ),
-    "uninterruptible": Kind("samplers don't look at the interrupt flag (PROTOCOL trap 5)"),
+    "uninterruptible": Kind(
+        "samplers don't look at the interrupt flag (comfyui-protocol.md, trap 5)"
+    ),
     "slow_start": Kind(
-        "a popped prompt waits before it clears the interrupt flag (PROTOCOL trap 4)",
+        "a popped prompt waits before it clears the interrupt flag (comfyui-protocol.md, trap 4)",
         {"seconds": 1.0},
     ),
-    "interrupt_lost": Kind("an interrupt is answered 200 and forgotten (PROTOCOL trap 4)"),
+    "interrupt_lost": Kind(
+        "an interrupt is answered 200 and forgotten (comfyui-protocol.md, trap 4)"
+    ),
     "interrupt_late": Kind(
         "an interrupt's flag rises only seconds later, on whatever runs then", {"seconds": 1.0}
     ),
     # the end of a prompt
     "late_history": Kind(
-        "execution_success goes out, the history entry is written seconds later (PROTOCOL trap 3)",
+        "execution_success goes out, the history entry is written seconds later (comfyui-protocol.md, trap 3)",
         {"seconds": 1.0},
     ),
     "late_history_entry": Kind(
@@ -112,7 +116,7 @@ KINDS: dict[str, Kind] = {
     "other_prompt_id": Kind(
         "POST /prompt is queued under an id of the server's own and answered 200 without it"
     ),
-    "prompt_500": Kind("POST /prompt is queued and answered 500 (PROTOCOL trap 1a)"),
+    "prompt_500": Kind("POST /prompt is queued and answered 500 (comfyui-protocol.md, trap 1a)"),
     "late_post": Kind(
         "POST /prompt breaks at once and is queued seconds later all the same", {"seconds": 2.0}
     ),
@@ -132,9 +136,13 @@ KINDS: dict[str, Kind] = {
     "drop_sockets": _action("all sockets (or client_id's) break without a close frame"),
     "stall_sockets": _action("all sockets (or client_id's) stay open and go silent, pings too"),
     "deaf": _action("the server forgets all clientIds (or client_id's): open, but no frames"),
-    "slow_frames": Kind("each frame is sent that much later (PROTOCOL trap 2)", {"seconds": 0.5}),
+    "slow_frames": Kind(
+        "each frame is sent that much later (comfyui-protocol.md, trap 2)", {"seconds": 0.5}
+    ),
     # the server
-    "worker_dead": _action("the worker dies; HTTP goes on as if all were well (PROTOCOL trap 1)"),
+    "worker_dead": _action(
+        "the worker dies; HTTP goes on as if all were well (comfyui-protocol.md, trap 1)"
+    ),
     "crash": _action("the process dies and stays down until it's restarted"),
     "restart": _action("the process dies, is down for seconds and has forgotten all", down=1.0),
     "refuse_connections": _action("new connections are refused for seconds", seconds=2.0),

@@ -1,4 +1,4 @@
-"""`--gc-pause`: the pause in which ComfyUI collects garbage (PROTOCOL trap 11).
+"""`--gc-pause`: the pause in which ComfyUI collects garbage (comfyui-protocol.md, trap 11).
 
 It comes right after the end of a prompt, at most every 10 s (one that was put off comes when they
 are over), and HTTP stands still with the worker.

@@ -1,4 +1,4 @@
-"""GET /view and POST /upload/image, with their many ways to say no (PROTOCOL 1)."""
+"""GET /view and POST /upload/image, with their many ways to say no (comfyui-protocol.md, "HTTP")."""
 
 # Names are judged as text here, as ComfyUI does it; a Path would change them.
 # ruff: noqa: PTH103, PTH110, PTH113, PTH118, PTH119, PTH122, PTH123

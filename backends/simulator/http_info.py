@@ -1,4 +1,4 @@
-"""The routes that describe the server: nodes, models, memory, features (PROTOCOL 1)."""
+"""The routes that describe the server: nodes, models, memory, features (comfyui-protocol.md, "HTTP")."""
 
 from __future__ import annotations
 

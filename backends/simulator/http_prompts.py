@@ -1,4 +1,4 @@
-"""The routes about prompts: POST /prompt, the queue, interrupts, the history (PROTOCOL 1)."""
+"""The routes about prompts: POST /prompt, the queue, interrupts, the history (comfyui-protocol.md, "HTTP")."""
 
 from __future__ import annotations
 

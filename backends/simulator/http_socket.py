@@ -1,4 +1,4 @@
-"""GET /ws: the socket of a client (PROTOCOL 2)."""
+"""GET /ws: the socket of a client (comfyui-protocol.md, "WebSocket")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The sockets of one server and the one line of frames to all of them.
 
 Frames are sent one after another, each awaited before the next, as ComfyUI does: a socket that
-doesn't read stalls everybody (PROTOCOL trap 2).
+doesn't read stalls everybody (comfyui-protocol.md, trap 2).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Hub:
 
     async def publish(self) -> None:
         """Send queued frames for ever. Raises TypeError for a client_id no dict can look up:
-        ComfyUI's process ends then (PROTOCOL trap 1c)."""
+        ComfyUI's process ends then (comfyui-protocol.md, trap 1c)."""
         while True:
             frame, client_id = await self._frames.get()
             if fault := self._faults.take("slow_frames", client_id=client_id):

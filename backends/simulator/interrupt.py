@@ -1,4 +1,4 @@
-"""The interrupt flag of the process: one for all prompts, as ComfyUI has it (PROTOCOL trap 4)."""
+"""The interrupt flag of the process: one for all prompts, as ComfyUI has it (comfyui-protocol.md, trap 4)."""
 
 from __future__ import annotations
 

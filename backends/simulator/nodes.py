@@ -134,7 +134,7 @@ def _save(
 
 
 async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Send pictures as binary frames instead of saving them (PROTOCOL 2)."""
+    """Send pictures as binary frames instead of saving them (comfyui-protocol.md, "WebSocket")."""
     images: Batch = inputs["images"]
     for number, picture in enumerate(images):
         data = await ctx.life.paint(pictures.encode_png, picture, ctx.life.config.name)

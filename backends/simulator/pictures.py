@@ -23,7 +23,7 @@ _SKY = 160  # palette entries 0-159: the sky, from top to horizon
 _SUN, _GLOW, _INK, _PAPER = 160, 161, 254, 255
 _HILLS = 170  # palette entries 170-...: one for each range of hills
 _RANGES = 5
-PREVIEW_SIDE = 512  # pixels; smaller previews are scaled up, as ComfyUI does (PROTOCOL 2)
+PREVIEW_SIDE = 512  # pixels; smaller previews are scaled up, as ComfyUI does (comfyui-protocol.md, "WebSocket")
 
 
 def paint(picture: Picture, caption: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The progress of one prompt's nodes, told in frames (PROTOCOL 2)."""
+"""The progress of one prompt's nodes, told in frames (comfyui-protocol.md, "WebSocket")."""
 
 from __future__ import annotations
 

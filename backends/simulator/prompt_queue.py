@@ -26,7 +26,7 @@ class PromptQueue:
     """A heap of waiting prompts, the running one, and what became of the others.
 
     The heap compares whole items, so two with equal number and prompt_id make it compare dicts:
-    `put` and `get` raise TypeError then, as ComfyUI's do (PROTOCOL trap 1a).
+    `put` and `get` raise TypeError then, as ComfyUI's do (comfyui-protocol.md, trap 1a).
     """
 
     def __init__(self, witness: Witness, on_change: Callable[[], None]) -> None:

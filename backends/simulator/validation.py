@@ -1,4 +1,4 @@
-"""Checks a prompt as ComfyUI does before it is queued, with its error bodies (PROTOCOL 1).
+"""Checks a prompt as ComfyUI does before it is queued, with its error bodies (comfyui-protocol.md, "HTTP").
 
 Two things follow from ComfyUI's order and are kept: values are converted in place (queue and
 history show the converted ones), and only what leads to an output is looked at.

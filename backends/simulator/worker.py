@@ -1,4 +1,4 @@
-"""The worker: one prompt after another, until it dies of one (PROTOCOL trap 1)."""
+"""The worker: one prompt after another, until it dies of one (comfyui-protocol.md, trap 1)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def work(life: Life) -> None:
 async def _run_next(life: Life) -> None:
     """One prompt from the queue to its last frame."""
     task, item = life.queue.get()
-    await asyncio.sleep(0)  # an interrupt that comes in here is lost (PROTOCOL trap 4)
+    await asyncio.sleep(0)  # an interrupt that comes in here is lost (comfyui-protocol.md, trap 4)
     facts = {"prompt_id": item[1], "extra_data": item[3]}
     if isinstance(item[3], dict):
         facts["client_id"] = item[3].get("client_id")
@@ -50,7 +50,9 @@ async def _run_next(life: Life) -> None:
     if fault := life.faults.take("late_history", **execution.run.facts):
         await asyncio.sleep(fault["seconds"])
     else:
-        await asyncio.sleep(0)  # execution_success leaves before the history (PROTOCOL trap 3)
+        await asyncio.sleep(
+            0
+        )  # execution_success leaves before the history (comfyui-protocol.md, trap 3)
     life.queue.finish(task, _entry_now(life, execution, entry))
     if life.client_id is not None:
         told = {"node": None, "prompt_id": execution.prompt_id}

@@ -54,7 +54,7 @@ class OutputFile:
         """Names the content, 64 hex digits.
 
         The prompt is part of it: ComfyUI gives the name of a removed file to another picture
-        (PROTOCOL trap 9).
+        (comfyui-protocol.md, trap 9).
         """
         parts = [self.backend_id, self.prompt_id, self.filename, self.kind, self.subfolder]
         if self.ambiguous:

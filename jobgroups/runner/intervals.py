@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """The runner's times. The sources are PROTOCOL.md's traps and the laws in docs/architecture.md.
+    """The runner's times. The sources are the traps in comfyui-protocol.md and the laws in docs/architecture.md.
 
     Attributes:
         beat: between two heartbeats with which the leases are renewed.

@@ -1,6 +1,6 @@
 """Records which attempt a file at a backend belongs to, and marks the outputs whose file was replaced.
 
-ComfyUI gives the name of a removed file to another picture (PROTOCOL trap 9). Without the mark, the
+ComfyUI gives the name of a removed file to another picture (comfyui-protocol.md, trap 9). Without the mark, the
 Director would serve the picture of a later job for an earlier one. A mark is no event, as a star is none.
 """
 

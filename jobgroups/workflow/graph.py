@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 #: One node: ``{"class_type": str, "inputs": {name: literal or link}[, "_meta": {"title": str}]}``.
 Node: TypeAlias = Mapping[str, Any]
-#: Node id → node, as ``POST /prompt`` takes it (PROTOCOL section 1).
+#: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
 Workflow: TypeAlias = Mapping[str, Node]
 
 LINK_LENGTH: Final = 2

@@ -37,7 +37,7 @@ _RUNNING: Final = "running"
 
 
 class NodeState(Protocol):
-    """One node inside a ``progress_state`` frame (PROTOCOL section 2)."""
+    """One node inside a ``progress_state`` frame (comfyui-protocol.md, "WebSocket")."""
 
     @property
     def value(self) -> float: ...

@@ -1,7 +1,7 @@
 """What is refused before anything else looks at it: text nobody can store, graphs that are none.
 
 The graph's inputs are not judged here, ComfyUI does that. What is judged is what would break a
-ComfyUI that answered 200 (PROTOCOL trap 1), and what no JSON or database can carry.
+ComfyUI that answered 200 (comfyui-protocol.md, trap 1), and what no JSON or database can carry.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
 
     Raises:
         WorkflowInvalid: With the path of the first thing that is wrong. A node without ``inputs``
-            kills the worker thread of a ComfyUI that had answered 200 (PROTOCOL trap 1b).
+            kills the worker thread of a ComfyUI that had answered 200 (comfyui-protocol.md, trap 1b).
     """
     if not isinstance(workflow, dict):
         raise WorkflowInvalid(field, "Must be an object of node ids and nodes.")
@@ -114,7 +114,7 @@ def _is_editor_format(workflow: Mapping[str, Any]) -> bool:
 
 
 def _is_request(workflow: Mapping[str, Any]) -> bool:
-    """Whether it is what ComfyUI's ``POST /prompt`` takes (PROTOCOL section 1), not the graph in it."""
+    """Whether it is what ComfyUI's ``POST /prompt`` takes (comfyui-protocol.md, "HTTP"), not the graph in it."""
     prompt = workflow.get("prompt")
     return isinstance(prompt, dict) and "class_type" not in prompt and "inputs" not in prompt
 

@@ -37,6 +37,6 @@ REMOVED: Final = {
 }
 
 #: Recordings in which interrupts followed the POST within a millisecond. Whether such an interrupt
-#: finds its prompt running is a race (PROTOCOL trap 4), so the replay sends it once the prompt has
+#: finds its prompt running is a race (comfyui-protocol.md, trap 4), so the replay sends it once the prompt has
 #: started: that is the outcome recorded all ten times.
 INTERRUPT_AFTER_START: Final = frozenset({"11_interrupt_uninterruptible"})

@@ -279,7 +279,7 @@ def picture(colour: tuple[int, int, int]) -> bytes:
 
 
 def decoded(message: str | bytes) -> Event:
-    """A received frame in the form of a recorded one (PROTOCOL section 2, binary frames)."""
+    """A received frame in the form of a recorded one (comfyui-protocol.md, "Binary frames")."""
     if isinstance(message, str):
         return {"frame": json.loads(message)}
     (event_type,) = struct.unpack_from(">I", message)

@@ -41,7 +41,7 @@ class ComfyUI:
 
     def pending(self) -> list[str]:
         """Return the ids of the waiting prompts in the order in which they will run."""
-        # The queue is listed in heap order (PROTOCOL, other routes): the numbers tell.
+        # The queue is listed in heap order (comfyui-protocol.md, "Other routes"): the numbers tell.
         return [item[1] for item in sorted(self.get("/queue")["queue_pending"])]
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What a ComfyUI, its network and its other users do to a render, and what becomes of the child.
 
-Each fault is one that a real ComfyUI showed (PROTOCOL.md's traps) or that networks show. After each
+Each fault is one that a real ComfyUI showed (the traps in comfyui-protocol.md) or that networks show. After each
 the same is asked: executions per prompt at most one, one end, and the sentence a person reads.
 """
 

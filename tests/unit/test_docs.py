@@ -100,3 +100,19 @@ def test_waits_page_names_tests_that_exist() -> None:
     for path, name in named:
         source = (ROOT / "tests" / path).read_text(encoding="utf-8")
         assert f"def {name}(" in source, f"{path}::{name}"
+
+
+def test_references_to_the_protocol_page_name_its_headings() -> None:
+    page = (ROOT / "docs" / "comfyui-protocol.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^#+ (.+)$", page, re.MULTILINE))
+    traps = {heading.split(":")[0].lower() for heading in headings}
+    found = 0
+    for folder in ("jobgroups", "backends", "director", "tests"):
+        for file in (ROOT / folder).rglob("*.py"):
+            text = re.sub(r"\s*\n\s*(#:?\s*)?", " ", file.read_text(encoding="utf-8"))
+            for trap, heading in re.findall(
+                r'comfyui-protocol\.md, (?:(trap \d+)[a-e]?|"([^"]+)")', text
+            ):
+                found += 1
+                assert trap in traps or heading in headings, f"{file}: {trap or heading}"
+    assert found > 20

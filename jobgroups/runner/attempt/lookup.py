@@ -43,8 +43,8 @@ async def look(
     """Ask history, queue, history: a prompt moves from one to the other while we ask.
 
     The queue answers with whole workflows, so it is asked only where the history is empty, and the
-    history once more where the queue does not have it: it may have ended in between (PROTOCOL
-    traps 7 and 12).
+    history once more where the queue does not have it: it may have ended in between
+    (comfyui-protocol.md, trap 7 and trap 12).
 
     Args:
         client: of the backend.

@@ -174,7 +174,7 @@ def _shortened(lines: Sequence[str]) -> list[str]:
 
 
 async def check_cached_files(client: ComfyClient, end: End, cached: Collection[str]) -> End:
-    """Mark files of a cached run that are gone: it names old ones (PROTOCOL trap 9).
+    """Mark files of a cached run that are gone: it names old ones (comfyui-protocol.md, trap 9).
 
     Args:
         client: of the backend.

@@ -229,7 +229,7 @@ class Observer:
         return None
 
     async def _look_for_a_dead_worker(self) -> None:
-        """Note since when prompts are pending and nothing runs (PROTOCOL trap 1)."""
+        """Note since when prompts are pending and nothing runs (comfyui-protocol.md, trap 1)."""
         drivers = self._session.drivers.values()
         pending = any(driver.is_pending for driver in drivers)
         running = any(not driver.is_pending for driver in drivers)

@@ -1,7 +1,7 @@
 """A session's sockets: one that hears, and one for each older id that a prompt is told to.
 
 ComfyUI sends a prompt's events only to the socket whose id sent it; a second socket with that id
-silences both (PROTOCOL section 2). So every main socket has a new id, kept on the attempts it hears,
+silences both (comfyui-protocol.md, "WebSocket"). So every main socket has a new id, kept on the attempts it hears,
 and after a reconnect the old ids are followed until their prompts have ended.
 """
 
