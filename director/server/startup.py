@@ -20,7 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
 from backends.services import BackendInvalid, backends_ensure
-from jobgroups.database.locks import DatabaseLock, FileLock, Lock, own_connection
+from jobgroups.database.locks import DatabaseLock, FileLock, Lock, dedicated_connection
 from jobgroups.queries.leases import NAME_LOCK
 
 Say = Callable[[str], object]
@@ -142,7 +142,7 @@ def hold(lock: Lock, say: Say) -> None:
         say: takes a sentence for the person who started this, while PostgreSQL is waited for.
 
     Raises:
-        NameTaken: another process has it.
+        AlreadyLocked: another process has it.
         CannotStart: waiting would not help.
     """
 
@@ -196,7 +196,7 @@ def why_away() -> str | None:
         CannotStart: it has answered, and refuses.
     """
     try:
-        own_connection().close()
+        dedicated_connection().close()
     except psycopg.OperationalError as error:
         said = str(error)
         if "FATAL" in said and not _PASSES.search(said):

@@ -28,7 +28,7 @@ from django.utils.module_loading import import_string
 
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 
 _Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
 
@@ -51,10 +51,10 @@ _PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backend
 #: Seconds until a probe that was refused may be sent again.
 _PROBE_AGAIN: Final = "5"
 
-_reading = Database(threads=READING, name="api-reading")
-_acting = Database(threads=ACTING, name="api-acting")
-_large = Database(threads=LARGE, name="api-large")
-_probing = Database(threads=PROBING, name="api-probing")
+_reading = DatabaseThreads(threads=READING, name="api-reading")
+_acting = DatabaseThreads(threads=ACTING, name="api-acting")
+_large = DatabaseThreads(threads=LARGE, name="api-large")
+_probing = DatabaseThreads(threads=PROBING, name="api-probing")
 
 
 def close_threads() -> None:
@@ -65,7 +65,7 @@ def close_threads() -> None:
     _probing.close()
 
 
-def _threads_for(request: HttpRequest, body_bytes: int) -> Database:
+def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:
     if _probes(request):
         return _probing
     if body_bytes > LARGE_BYTES:
@@ -133,7 +133,7 @@ class OneThreadHandler(ASGIHandler):
                 if threads is _probing and (refused := _refused_probe(body_bytes)):
                     cast(Any, request).refused = refused
                     threads = _reading
-                response = await threads.call(self._made, request)
+                response = await threads.run(self._made, request)
             await self.send_response(response, send)
             response.close()
 

@@ -13,7 +13,7 @@ from typing import Final, ParamSpec, TypeVar
 import msgspec
 
 from jobgroups.consumers.stream import ChildHead
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.queries import groups
 
 P = ParamSpec("P")
@@ -22,7 +22,7 @@ R = TypeVar("R")
 #: Events read at once.
 PAGE: Final = 200
 
-_database = Database(threads=4, name="sockets")
+_database = DatabaseThreads(threads=4, name="sockets")
 
 
 class _Snapshot(msgspec.Struct):
@@ -53,7 +53,7 @@ async def read(selector: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R
     Raises:
         JobGroupsError: as the selector does.
     """
-    return await _database.store(selector, *args, **kwargs)
+    return await _database.run_with_retry(selector, *args, **kwargs)
 
 
 async def read_seqs(group_ids: list[str]) -> dict[str, int]:
@@ -62,7 +62,7 @@ async def read_seqs(group_ids: list[str]) -> dict[str, int]:
     Raises:
         django.db.Error: the database is away; the timer comes again.
     """
-    return await _database.call(groups.group_seqs, group_ids)
+    return await _database.run(groups.group_seqs, group_ids)
 
 
 def close_rows() -> None:

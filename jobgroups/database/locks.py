@@ -16,7 +16,7 @@ _CONNECT_WITHIN: Final = 3
 _ASK_AFTER: Final = 10
 
 
-class NameTaken(Exception):
+class AlreadyLocked(Exception):
     """Another process holds this lock; it is alive."""
 
 
@@ -30,10 +30,10 @@ class Lock(Protocol):
         """Take the lock.
 
         Raises:
-            NameTaken: another process has it.
+            AlreadyLocked: another process has it.
         """
 
-    def keep(self) -> bool:
+    def ensure_held(self) -> bool:
         """Return whether the lock is held still, taken again if it was lost."""
 
     def release(self) -> None:
@@ -45,7 +45,7 @@ class FileLock:
 
     Args:
         path: of the lock's file; its folder must exist.
-        refusal: what :class:`NameTaken` says, a sentence or two.
+        refusal: what :class:`AlreadyLocked` says, a sentence or two.
     """
 
     def __init__(self, path: Path, refusal: str) -> None:
@@ -64,12 +64,12 @@ class FileLock:
         """Take the lock.
 
         Raises:
-            NameTaken: another process has it.
+            AlreadyLocked: another process has it.
         """
         if not self.try_acquire():
-            raise NameTaken(self._refusal)
+            raise AlreadyLocked(self._refusal)
 
-    def keep(self) -> bool:
+    def ensure_held(self) -> bool:
         """Return True: nothing but its process's end takes a file's lock away."""
         return True
 
@@ -83,7 +83,7 @@ class DatabaseLock:
 
     Args:
         subject: what is locked, within this database; no other program's.
-        refusal: what :class:`NameTaken` says, a sentence or two.
+        refusal: what :class:`AlreadyLocked` says, a sentence or two.
     """
 
     def __init__(self, subject: str, refusal: str) -> None:
@@ -98,7 +98,7 @@ class DatabaseLock:
             psycopg.OperationalError: the server does not answer.
         """
         if self._connection is None:
-            self._connection = own_connection()
+            self._connection = dedicated_connection()
             if self._connection.info.host and not self._connection.info.host.startswith("/"):
                 for name, value in (("idle", _ASK_AFTER), ("interval", 5), ("count", 3)):
                     self._connection.execute(f"SET tcp_keepalives_{name} = {value}")
@@ -110,14 +110,14 @@ class DatabaseLock:
         """Take the lock.
 
         Raises:
-            NameTaken: another process has it.
+            AlreadyLocked: another process has it.
             psycopg.OperationalError: the server does not answer.
         """
         if not self.try_acquire():
             self.release()
-            raise NameTaken(self._refusal)
+            raise AlreadyLocked(self._refusal)
 
-    def keep(self) -> bool:
+    def ensure_held(self) -> bool:
         """Return whether the lock is held still, taken again if its connection broke.
 
         False: the server has not noticed yet that the old connection is gone, or another process was
@@ -146,7 +146,7 @@ class DatabaseLock:
             taken.close()
 
 
-def own_connection() -> psycopg.Connection[Any]:
+def dedicated_connection() -> psycopg.Connection[Any]:
     """Connect to PostgreSQL beside the pool: a session's lock lives and dies with its connection.
 
     Raises:

@@ -19,7 +19,7 @@ from django.db.models.query import get_related_populators
 M = TypeVar("M", bound=Model)
 
 
-class Asked(Expression):
+class Parameter(Expression):
     """Stands in a query set for a value that is given each time it is asked, by this name."""
 
     def __init__(self, name: str) -> None:
@@ -32,14 +32,14 @@ class Asked(Expression):
 
 
 #: Stands for the one value of a query that has but one.
-KEY: Final = Asked("key")
+KEY: Final = Parameter("key")
 
 
-class Compiled(Generic[M]):
+class PreparedQuery(Generic[M]):
     """A query set with parameters: the instances are as if it had been asked itself.
 
     Args:
-        rows: makes the query set, with ``KEY``, or an ``Asked`` for each name, in place of what is asked
+        rows: makes the query set, with ``KEY``, or an ``Parameter`` for each name, in place of what is asked
             for. Where it locks rows, it is asked within a transaction only.
     """
 
@@ -53,7 +53,7 @@ class Compiled(Generic[M]):
         query: _Query[M] | None = getattr(self._of_thread, "query", None)
         if query is None:
             query = self._of_thread.query = _Query(self._rows())
-        return query.ask({KEY.name: key, **values})
+        return query.execute({KEY.name: key, **values})
 
     def first(self, key: Any = None, **values: Any) -> M | None:
         """Ask, and return the first row that is found, if any is."""
@@ -96,9 +96,9 @@ class _Query(Generic[M]):
         converters = compiler.get_converters([column[0] for column in compiler.select])
         return lambda rows: compiler.apply_converters(rows, converters) if converters else rows
 
-    def ask(self, values: Mapping[str, Any]) -> list[M]:
+    def execute(self, values: Mapping[str, Any]) -> list[M]:
         asked = [
-            _prepared(values[one.name]) if isinstance(one, Asked) else one
+            _adapted(values[one.name]) if isinstance(one, Parameter) else one
             for one in self._parameters
         ]
         with connection.cursor() as cursor:
@@ -115,7 +115,7 @@ class _Query(Generic[M]):
         return made
 
 
-def _prepared(value: Any) -> Any:
+def _adapted(value: Any) -> Any:
     is_moment = isinstance(value, dt.datetime)
     return connection.ops.adapt_datetimefield_value(value) if is_moment else value
 
@@ -123,8 +123,8 @@ def _prepared(value: Any) -> Any:
 # --- updates --------------------------------------------------------------------------------------
 
 
-def update(
-    model: type[Model], key: Any, fields: Mapping[str, Any], **among: Collection[Any]
+def update_where(
+    model: type[Model], key: Any, fields: Mapping[str, Any], **allowed: Collection[Any]
 ) -> bool:
     """Update one row, as ``filter(pk=key, …__in=among).update(**fields)`` does.
 
@@ -137,11 +137,13 @@ def update(
     Returns:
         Whether the row was there and was so.
     """
-    if not all(among.values()):
+    if not all(allowed.values()):
         # None of no values: PostgreSQL takes no empty list.
         return False
-    sql, columns = _updating(model, tuple(fields), tuple((one, len(among[one])) for one in among))
-    given = [*fields.values(), key, *(value for values in among.values() for value in values)]
+    sql, columns = _updating(
+        model, tuple(fields), tuple((one, len(allowed[one])) for one in allowed)
+    )
+    given = [*fields.values(), key, *(value for values in allowed.values() for value in values)]
     prepared = [
         column.get_db_prep_save(value, connection)
         for column, value in zip(columns, given, strict=True)
@@ -203,7 +205,7 @@ def insert(rows: Sequence[Model]) -> None:
         row._state.db = connection.alias
 
 
-def insert_numbered(row: Model) -> None:
+def insert_returning_id(row: Model) -> None:
     """Insert one row, and set the number that the database gives it."""
     number = type(row)._meta.auto_field
     if number is None or not connection.features.can_return_columns_from_insert:

@@ -34,10 +34,10 @@ TRANSIENT: Final = (OperationalError, InterfaceError, InternalError)
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 #: So many units of work share a commit at most; fewer where somebody else waits to write.
-_MOST_TOGETHER: Final = 16
+_MAX_BATCH: Final = 16
 
 
-class Database:
+class DatabaseThreads:
     """Threads with connections of their own, kept open between units of work.
 
     Args:
@@ -48,9 +48,9 @@ class Database:
             work that share a transaction take their locks in no order.
     """
 
-    def __init__(self, *, threads: int, name: str, together: bool = False) -> None:
-        self._together = together
-        self._waiting: deque[_Unit] = deque()
+    def __init__(self, *, threads: int, name: str, batch_commits: bool = False) -> None:
+        self._batch_commits = batch_commits
+        self._waiting: deque[_Job] = deque()
         #: The number of units of work that wait or run.
         self.load = 0
         self._connections: list[BaseDatabaseWrapper] = []
@@ -63,12 +63,12 @@ class Database:
         own.inc_thread_sharing()  # it is closed after the thread, and so from another one
         self._connections.append(own)
 
-    async def call(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one unit of work in a database thread; what it returns is stored by then."""
-        unit = _Unit(functools.partial(work, *args, **kwargs))
+        unit = _Job(functools.partial(work, *args, **kwargs))
         self._waiting.append(unit)
         # A turn each: one that finds nothing left has had its unit done by another's.
-        self._executor.submit(self._take_turn)
+        self._executor.submit(self._run_next)
         self.load += 1
         try:
             result: R = await asyncio.wrap_future(unit.done)
@@ -76,16 +76,16 @@ class Database:
             self.load -= 1
         return result
 
-    def _take_turn(self) -> None:
+    def _run_next(self) -> None:
         unit = self._next()
         if unit is None:
             return
-        if self._together and self._waiting:
-            self._run_together(unit)
+        if self._batch_commits and self._waiting:
+            self._run_batch(unit)
         else:
             unit.run()
 
-    def _next(self) -> _Unit | None:
+    def _next(self) -> _Job | None:
         """Return the unit of work that has waited longest and is still wanted."""
         with contextlib.suppress(IndexError):
             while True:
@@ -94,7 +94,7 @@ class Database:
                     return unit
         return None
 
-    def _run_together(self, first: _Unit) -> None:
+    def _run_batch(self, first: _Job) -> None:
         """Run units of work in one transaction, each within a savepoint of its own, and tell their outcomes.
 
         What a unit raises ends itself alone. Where the database refuses anything, the commit too, or
@@ -107,7 +107,7 @@ class Database:
             _make_usable()
             with transaction.atomic():
                 outcomes = [_outcome_in_transaction(first.work)]
-                while len(units) < _MOST_TOGETHER and not _somebody_waits():
+                while len(units) < _MAX_BATCH and not _writers_waiting():
                     unit = self._next()
                     if unit is None:
                         break
@@ -118,9 +118,9 @@ class Database:
                 unit.run()
             return
         for unit, outcome in zip(units, outcomes, strict=True):
-            unit.tell(*outcome)
+            unit.set_result(*outcome)
 
-    async def store(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run_with_retry(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a unit of work again and again until the database takes it.
 
         A database error is never an outcome: what is known is held here until it is stored. What
@@ -129,7 +129,7 @@ class Database:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self.call(work, *args, **kwargs)
+                return await self.run(work, *args, **kwargs)
             except TRANSIENT as error:
                 logger.warning(
                     "The database did not take %s (%s); trying again in %.1f s.",
@@ -161,20 +161,20 @@ def _make_usable() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
+class _Job:
     """A unit of work, and where its outcome is told."""
 
     work: Callable[[], Any]
     done: Future[Any] = field(default_factory=Future)
 
     def run(self) -> None:
-        self.tell(*_outcome(self._work_on_a_usable_connection))
+        self.set_result(*_outcome(self._work_on_a_usable_connection))
 
     def _work_on_a_usable_connection(self) -> Any:
         _make_usable()
         return self.work()
 
-    def tell(self, result: Any, error: BaseException | None) -> None:
+    def set_result(self, result: Any, error: BaseException | None) -> None:
         if error is None:
             self.done.set_result(result)
         else:
@@ -188,17 +188,17 @@ def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return None, error
 
 
-class _Spoilt(Exception):
+class _BatchAborted(Exception):
     """One of the units of work keeps the others from being committed."""
 
 
-def _somebody_waits() -> bool:
+def _writers_waiting() -> bool:
     """Whether somebody in this process waits to write, as far as the database's backend knows."""
-    return bool(getattr(connection, "somebody_waits", False))
+    return bool(getattr(connection, "has_waiting_writers", False))
 
 
 def _outcome_in_transaction(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     result, error = _outcome(work)
     if connection.needs_rollback or isinstance(error, TRANSIENT):
-        raise _Spoilt from error
+        raise _BatchAborted from error
     return result, error

@@ -16,7 +16,7 @@ from django.db.models import F, Q, QuerySet
 
 from backends.models import Backend
 from jobgroups import serializers
-from jobgroups.database.statements import KEY, Compiled
+from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN
 from jobgroups.domain.waiting_reasons import left_running
@@ -63,10 +63,10 @@ def _group(group_id: str) -> JobGroup:
 
 
 #: All of a group but what can be long and is seldom asked for.
-_groups: Final = Compiled(
+_groups: Final = PreparedQuery(
     lambda: JobGroup.objects.filter(pk=KEY).order_by().defer("workflow_json", "parameters_json")
 )
-_children: Final = Compiled(
+_children: Final = PreparedQuery(
     lambda: (
         ChildJob.objects.filter(group_id=KEY)
         .order_by("position")

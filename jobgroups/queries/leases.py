@@ -7,7 +7,7 @@ from typing import Final
 
 from django.db import connection
 
-from jobgroups.database.statements import Asked, Compiled
+from jobgroups.database.statements import Parameter, PreparedQuery
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import Leases
 from jobgroups.models import Lease, Runner
@@ -109,9 +109,9 @@ def runner_alive() -> bool:
     return _alive.first(beaten_after=database_now() - HEARTBEAT_LIFE) is not None
 
 
-_alive: Final = Compiled(
+_alive: Final = PreparedQuery(
     lambda: (
-        Runner.objects.filter(heartbeat_at__gt=Asked("beaten_after"), stopped_at__isnull=True)
+        Runner.objects.filter(heartbeat_at__gt=Parameter("beaten_after"), stopped_at__isnull=True)
         .only("name")
         .order_by()[:1]
     )

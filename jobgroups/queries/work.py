@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection
 from typing import Final
 
-from jobgroups.database.statements import KEY, Asked, Compiled
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import now
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
@@ -49,7 +49,7 @@ def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:
     return _abandoned(backend_id)
 
 
-_abandoned: Final = Compiled(
+_abandoned: Final = PreparedQuery(
     lambda: (
         AbandonedPrompt.objects.filter(backend_id=KEY).select_related("attempt").order_by("since")
     )
@@ -89,14 +89,14 @@ def next_try_in(backend_id: str) -> float | None:
     return (first.not_before - moment).total_seconds()
 
 
-_pauses_first: Final = Compiled(
+_pauses_first: Final = PreparedQuery(
     lambda: (
         ChildJob.objects.filter(
             backend_id=KEY,
             status=ChildStatus.QUEUED,
             current_attempt__isnull=True,
-            not_before__gt=Asked("moment"),
-            not_before__lte=Asked("longest"),
+            not_before__gt=Parameter("moment"),
+            not_before__lte=Parameter("longest"),
         )
         .only("not_before")
         .order_by("not_before")[:1]

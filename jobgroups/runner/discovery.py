@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from backends import discovery
 from backends.comfyui.errors import BackendError
 from backends.comfyui.probe import BackendReport, probe
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import Hub
 from jobgroups.services.backends import adopted_depart
 
@@ -20,23 +20,24 @@ LOOK_EVERY = 10.0
 _ANSWER_WITHIN = 1.5
 
 
-async def discover(*, ports: Iterable[int], database: Database, hub: Hub) -> None:
+async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub) -> None:
     """Register or offer the ComfyUIs that answer on this machine's ``ports``, until cancelled.
 
     Which of the two is decided in ``backends.discovery``.
     """
     urls = [f"http://localhost:{port}" for port in ports]
     while True:
-        registered = await database.store(discovery.addresses_registered)
+        registered = await database.run_with_retry(discovery.addresses_registered)
         leaving = {url: registered[url] for url in urls if registered.get(url)}
         answers = await _answers([url for url in urls if url not in registered or url in leaving])
-        adopted = await database.store(discovery.answers_store, answers=answers)
+        adopted = await database.run_with_retry(discovery.answers_store, answers=answers)
         for backend_id in adopted:
             logger.info("discovery: registered %s (a ComfyUI on this machine)", backend_id)
         departed = [
             backend_id
             for url, backend_id in leaving.items()
-            if url not in answers and await database.store(adopted_depart, backend_id=backend_id)
+            if url not in answers
+            and await database.run_with_retry(adopted_depart, backend_id=backend_id)
         ]
         for backend_id in departed:
             logger.info("discovery: removed %s (no answer, no jobs)", backend_id)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from jobgroups.database.threads import TRANSIENT, Database
+from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.events.hub import Hub, Message, ProgressFrame
 from jobgroups.runner.intervals import Timing
 from jobgroups.serializers import compact
@@ -134,7 +134,7 @@ class Reporter:
         self.timing = timing
         #: Child id to its newest progress that is not stored yet.
         self.dirty: dict[str, ProgressRow] = {}
-        self._database = Database(threads=1, name="runner-progress")
+        self._database = DatabaseThreads(threads=1, name="runner-progress")
 
     async def run(self) -> None:
         """Flush until cancelled. A database that is away costs stored progress, nothing else."""
@@ -147,7 +147,7 @@ class Reporter:
             self.dirty.clear()
             try:
                 if not relaxed:
-                    await self._database.call(relax_durability)
+                    await self._database.run(relax_durability)
                     relaxed = True
                 await self._flush(rows)
             except TRANSIENT as error:
@@ -158,7 +158,7 @@ class Reporter:
                 logger.exception("Progress was not stored.")
 
     async def _flush(self, rows: Sequence[ProgressRow]) -> None:
-        await self._database.call(progress_flush, rows=rows)
+        await self._database.run(progress_flush, rows=rows)
 
     def close(self) -> None:
         """End the flush thread."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 from backends import queries as backend_selectors
 from backends.comfyui.exchange import Timeouts
 from jobgroups.database.locks import Lock
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import Leases, to_give, to_take
 from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
@@ -130,9 +130,9 @@ class RunnerService:
         """
         self._loop = asyncio.get_running_loop()
         threads = self._settings.threads
-        database = Database(threads=threads, name="runner-db", together=threads == 1)
-        pulse = Database(threads=1, name="runner-pulse")
-        naming = Database(threads=1, name="runner-name")
+        database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
+        pulse = DatabaseThreads(threads=1, name="runner-pulse")
+        naming = DatabaseThreads(threads=1, name="runner-name")
         reporter = Reporter(hub=self._hub, timing=self._timing)
         try:
             if await self._signed_on(pulse):
@@ -147,7 +147,11 @@ class RunnerService:
                 await asyncio.shield(asyncio.to_thread(bridge.close))
 
     async def _serve(
-        self, database: Database, pulse: Database, naming: Database, reporter: Reporter
+        self,
+        database: DatabaseThreads,
+        pulse: DatabaseThreads,
+        naming: DatabaseThreads,
+        reporter: Reporter,
     ) -> None:
         around = Surroundings(
             database=database,
@@ -184,9 +188,9 @@ class RunnerService:
                 while any(one.is_sending for one in sessions):  # noqa: ASYNC110 for some tens of milliseconds
                     await asyncio.sleep(0.02)
 
-    async def _signed_on(self, pulse: Database) -> bool:
+    async def _signed_on(self, pulse: DatabaseThreads) -> bool:
         """Register as alive, however long the database is away; False: a stop came before."""
-        signing = pulse.store(
+        signing = pulse.run_with_retry(
             runners.runner_started,
             name=self._settings.name,
             instance=self._instance,
@@ -202,20 +206,20 @@ class RunnerService:
                 task.cancel()
         return not self._stopping.is_set()
 
-    async def _sign_off(self, pulse: Database) -> None:
+    async def _sign_off(self, pulse: DatabaseThreads) -> None:
         try:
             async with asyncio.timeout(_SIGN_OFF_WITHIN):
-                await pulse.store(
+                await pulse.run_with_retry(
                     runners.runner_stopped, name=self._settings.name, instance=self._instance
                 )
         except TimeoutError:
             logger.warning("The end of this runner was not stored; its leases end by themselves.")
 
-    async def _beat(self, pulse: Database) -> None:
+    async def _beat(self, pulse: DatabaseThreads) -> None:
         """Renew heartbeat and leases, on a connection of its own: a slow write must not cost them."""
         beaten_at = time.monotonic()
         while True:
-            if not await pulse.store(self._renew):
+            if not await pulse.run_with_retry(self._renew):
                 name = self._settings.name
                 raise RunnerReplaced(f"Another process runs under the name {name}.")
             gone, beaten_at = time.monotonic() - beaten_at, time.monotonic()
@@ -251,14 +255,14 @@ class RunnerService:
                 one.ending = True
                 one.task.cancel()
 
-    async def _keep_name(self, naming: Database) -> None:
+    async def _keep_name(self, naming: DatabaseThreads) -> None:
         """Hold the lock on the name, which a restart of PostgreSQL takes away."""
         lock = self._name_lock
         if lock is None:
             return
         was_held = True
         while True:
-            is_held = await naming.store(lock.keep)
+            is_held = await naming.run_with_retry(lock.ensure_held)
             if was_held and not is_held:
                 logger.warning(
                     "The lock on the name %s was lost, and is not free yet; it is taken again.",
@@ -284,8 +288,8 @@ class RunnerService:
                 async with asyncio.timeout(due_at - time.monotonic()):
                     await self._work.wait()
 
-    async def _pass_on(self, database: Database) -> None:
-        waiting, stops = await database.store(work.work_for_sessions)
+    async def _pass_on(self, database: DatabaseThreads) -> None:
+        waiting, stops = await database.run_with_retry(work.work_for_sessions)
         for backend_id, held in self._held.items():
             if backend_id in waiting:
                 held.session.wake()
@@ -293,9 +297,9 @@ class RunnerService:
 
     async def _match_backends(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
-        rows = await around.database.store(backend_selectors.backend_addresses)
-        busy = await around.database.store(work.backends_with_prompts)
-        leases = await around.database.store(leasing.leases_seen, self._settings.name)
+        rows = await around.database.run_with_retry(backend_selectors.backend_addresses)
+        busy = await around.database.run_with_retry(work.backends_with_prompts)
+        leases = await around.database.run_with_retry(leasing.leases_seen, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
         for backend_id, held in list(self._held.items()):
             row = wanted.get(backend_id)
@@ -319,7 +323,7 @@ class RunnerService:
         self, row: dict[str, Any], tasks: asyncio.TaskGroup, around: Surroundings
     ) -> None:
         asked_at = time.monotonic()
-        fence = await around.database.store(
+        fence = await around.database.run_with_retry(
             runners.lease_take, backend_id=row["id"], runner=self._settings.name
         )
         if fence is None:
@@ -333,7 +337,7 @@ class RunnerService:
 
     async def _close(self, held: _Held, around: Surroundings) -> None:
         """Take in that a session is over: nobody drives the backend, so its lease is free."""
-        await around.database.store(runners.lease_release, fence=held.session.fence)
+        await around.database.run_with_retry(runners.lease_release, fence=held.session.fence)
         if held.goes:
             self._hub.wake_runners()
         if held.ending:

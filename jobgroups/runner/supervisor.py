@@ -9,7 +9,7 @@ from collections.abc import Callable
 from django.conf import settings
 
 from jobgroups.database.locks import Lock
-from jobgroups.database.threads import TRANSIENT, Database
+from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.domain.notices import Pace
 from jobgroups.events.hub import Hub
 from jobgroups.runner.discovery import discover
@@ -100,7 +100,7 @@ class SupervisedRunner:
             ready()
 
     async def _discover(self) -> None:
-        database = Database(threads=1, name="runner-discovery")
+        database = DatabaseThreads(threads=1, name="runner-discovery")
         try:
             await discover(ports=settings.DIRECTOR_DISCOVER_PORTS, database=database, hub=self._hub)
         finally:
@@ -108,7 +108,7 @@ class SupervisedRunner:
 
     async def _notify(self, service: RunnerService) -> None:
         await service.wait_ready()
-        database = Database(threads=1, name="runner-notices")
+        database = DatabaseThreads(threads=1, name="runner-notices")
         pace = Pace.scaled(settings.DIRECTOR_TIME_SCALE)
         try:
             await Notifier(
@@ -121,9 +121,9 @@ class SupervisedRunner:
             await asyncio.shield(asyncio.to_thread(database.close))
 
     async def _record(self, defect: BaseExceptionGroup[Exception]) -> None:
-        database = Database(threads=1, name="runner-defect")
+        database = DatabaseThreads(threads=1, name="runner-defect")
         try:
-            await database.call(
+            await database.run(
                 runners.runner_failed, name=self._settings.name, error=_words(defect)
             )
         except TRANSIENT:

@@ -17,7 +17,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 
 from backends.comfyui.refusals import partly
-from jobgroups.database.statements import KEY, Compiled
+from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now, unjumped
 from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
@@ -93,7 +93,7 @@ class End:
     last_step: tuple[str | None, int, int] | None = None
 
 
-_whose: Final = Compiled(
+_whose: Final = PreparedQuery(
     lambda: (
         Attempt.objects.filter(pk=KEY)
         .only("child_id")
@@ -101,10 +101,10 @@ _whose: Final = Compiled(
         .order_by()
     )
 )
-_locked_child: Final = Compiled(
+_locked_child: Final = PreparedQuery(
     lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by()
 )
-_locked_attempt: Final = Compiled(
+_locked_attempt: Final = PreparedQuery(
     lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by()
 )
 

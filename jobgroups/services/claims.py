@@ -16,7 +16,13 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from backends.models import Backend
 from backends.states import places
-from jobgroups.database.statements import KEY, Asked, Compiled, insert_numbered, update
+from jobgroups.database.statements import (
+    KEY,
+    Parameter,
+    PreparedQuery,
+    insert_returning_id,
+    update_where,
+)
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
@@ -98,7 +104,7 @@ def _has_place(backend_id: str, depth: int, *, locked: bool = False) -> bool:
     return not stopping and len(active) < _places(backend_id, depth, locked=locked)
 
 
-_active: Final = Compiled(
+_active: Final = PreparedQuery(
     lambda: (
         Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True)
         .only("state", "stop_requested_at")
@@ -126,17 +132,17 @@ def _what_holds() -> QuerySet[Backend]:
     )
 
 
-_holds: Final = Compiled(_what_holds)
+_holds: Final = PreparedQuery(_what_holds)
 #: A failure that is being stored may set the backend aside: wait for that.
-_locked_holds: Final = Compiled(lambda: _what_holds().select_for_update(no_key=True))
+_locked_holds: Final = PreparedQuery(lambda: _what_holds().select_for_update(no_key=True))
 
 
 def _claimable() -> QuerySet[ChildJob]:
     due = (
         Q(not_before__isnull=True)
-        | Q(not_before__lte=Asked("moment"))
+        | Q(not_before__lte=Parameter("moment"))
         # One that is longer than any pause was said before the clock was set back.
-        | Q(not_before__gt=Asked("longest"))
+        | Q(not_before__gt=Parameter("longest"))
     )
     # Two prompts of one child never run at once, but where the older one hangs, is out of reach or cannot
     # be followed elsewhere, and its end may never be seen. What stands at this backend is settled first.
@@ -151,11 +157,11 @@ def _claimable() -> QuerySet[ChildJob]:
     )
 
 
-_oldest: Final = Compiled(
+_oldest: Final = PreparedQuery(
     lambda: _claimable().order_by("queued_at", "group_id", "position").only("group_id")[:1]
 )
-_still_waiting: Final = Compiled(
-    lambda: _claimable().filter(pk=Asked("child_id")).select_for_update(of=("self",)).order_by()
+_still_waiting: Final = PreparedQuery(
+    lambda: _claimable().filter(pk=Parameter("child_id")).select_for_update(of=("self",)).order_by()
 )
 
 
@@ -190,8 +196,8 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
             epoch=fence.epoch,
             created_at=now(),
         )
-        insert_numbered(attempt)
-        update(ChildJob, child.pk, {"current_attempt": attempt.pk})
+        insert_returning_id(attempt)
+        update_where(ChildJob, child.pk, {"current_attempt": attempt.pk})
         if not write.group.claimed:
             _first_claim(write)
         return Claim(

@@ -14,7 +14,7 @@ from typing import Final
 from django.db import connection, transaction
 from django.db.models import F
 
-from jobgroups.database.statements import update
+from jobgroups.database.statements import update_where
 from jobgroups.domain.outputs import marked
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
@@ -186,4 +186,4 @@ def _mark_row(row: ChildJob | Attempt, replaced: Collection[str]) -> bool:
     if row.outputs_json is None:
         return False
     text = compact(marked(json.loads(row.outputs_json), row.backend_id or "", replaced))
-    return text != row.outputs_json and update(type(row), row.pk, {"outputs_json": text})
+    return text != row.outputs_json and update_where(type(row), row.pk, {"outputs_json": text})

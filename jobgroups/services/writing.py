@@ -11,7 +11,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import stamina
 from django.db import OperationalError, connection, transaction
 
-from jobgroups.database.statements import KEY, Compiled, update
+from jobgroups.database.statements import KEY, PreparedQuery, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import (
     CHILD_FINAL,
@@ -134,7 +134,7 @@ class GroupWrite:
             fields.setdefault("completed_at", now())
         current = {} if attempt is None else {"current_attempt_id": [attempt.pk]}
         moved = {"status": to, **fields}
-        if not update(ChildJob, child.pk, moved, status=sources_of(to), **current):
+        if not update_where(ChildJob, child.pk, moved, status=sources_of(to), **current):
             return False
         for name, value in {"status": to.value, **fields}.items():
             setattr(child, name, value)
@@ -185,7 +185,7 @@ class GroupWrite:
     def move_attempt(self, attempt: Attempt, to: AttemptState, **fields: Any) -> bool:
         """Move an attempt if its stored state allows it, and return whether this call did."""
         moved = {"state": to, **fields}
-        if not update(Attempt, attempt.pk, moved, state=attempt_sources_of(to)):
+        if not update_where(Attempt, attempt.pk, moved, state=attempt_sources_of(to)):
             return False
         known = attempt.failure_class
         for name, value in {"state": to.value, **fields}.items():
@@ -232,7 +232,7 @@ class GroupWrite:
         ended = counts.all_final and group.completed_at is None
         if ended:
             group.completed_at = now()
-        update(JobGroup, group.pk, {name: getattr(group, name) for name in _DERIVED})
+        update_where(JobGroup, group.pk, {name: getattr(group, name) for name in _DERIVED})
         if ended:
             children = _children_of(group.id)
             self.add(log.group_complete(group, children))
@@ -254,8 +254,10 @@ _DERIVED: Final = (
     "claimed",
     "cancelled_at",
 )
-_children_of: Final = Compiled(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))
-_locked_group: Final = Compiled(
+_children_of: Final = PreparedQuery(
+    lambda: ChildJob.objects.filter(group_id=KEY).order_by("position")
+)
+_locked_group: Final = PreparedQuery(
     lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()
 )
 

@@ -12,7 +12,7 @@ from channels.testing import WebsocketCommunicator
 from backends.models import FoundBackend
 from director.asgi import application
 from jobgroups.consumers.monitor import MAX_GROUPS, groups_of
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import file_digest
 from jobgroups.events.hub import Message, ProgressFrame, ReplacedFrame, StarFrame, hub
@@ -51,8 +51,8 @@ class Monitor:
 
 @pytest.fixture
 async def db(transactional_db: None) -> AsyncIterator[Any]:
-    database = Database(threads=1, name="test")
-    yield database.call
+    database = DatabaseThreads(threads=1, name="test")
+    yield database.run
     database.close()
     await hub.aclose()
 

@@ -14,7 +14,7 @@ import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 
 from backends.models import Backend
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.errors import LeaseLost
 from jobgroups.models import ChildJob, Lease
 from tests import farm
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def database() -> Iterator[Database]:
+def database() -> Iterator[DatabaseThreads]:
     """Return a database thread whose units of work share commits."""
-    made = Database(threads=1, name="test-together", together=True)
+    made = DatabaseThreads(threads=1, name="test-together", batch_commits=True)
     yield made
     made.close()
 
 
-async def _told(database: Database, *works: Callable[[], Any]) -> list[Any]:
+async def _told(database: DatabaseThreads, *works: Callable[[], Any]) -> list[Any]:
     """Run units of work that all wait for the one before them, and return what each was told."""
     begin = threading.Event()
-    first = asyncio.create_task(database.call(lambda: begin.wait(5)))
-    waiting = [asyncio.create_task(database.call(work)) for work in works]
+    first = asyncio.create_task(database.run(lambda: begin.wait(5)))
+    waiting = [asyncio.create_task(database.run(work)) for work in works]
     await asyncio.sleep(0.05)
     begin.set()
     assert await first
@@ -51,7 +51,7 @@ def _stored() -> set[str]:
     return set(Backend.objects.values_list("id", flat=True))
 
 
-def test_what_waits_is_committed_together(database: Database) -> None:
+def test_what_waits_is_committed_together(database: DatabaseThreads) -> None:
     inside: list[bool] = []
 
     def work(name: str) -> str:
@@ -64,18 +64,18 @@ def test_what_waits_is_committed_together(database: Database) -> None:
     assert _stored() == set(names)
 
 
-def test_nobody_is_told_before_the_commit(database: Database) -> None:
+def test_nobody_is_told_before_the_commit(database: DatabaseThreads) -> None:
     """Whoever is told that an intent is stored sends the prompt at once."""
     seen: list[set[str]] = []
 
     async def one(name: str) -> None:
-        await database.call(lambda: _backend(name))
+        await database.run(lambda: _backend(name))
         # From another connection: what is not committed is not there.
         seen.append(await asyncio.to_thread(_seen_elsewhere))
 
     async def all_of_them() -> None:
         begin = threading.Event()
-        first = asyncio.create_task(database.call(lambda: begin.wait(5)))
+        first = asyncio.create_task(database.run(lambda: begin.wait(5)))
         tasks = [asyncio.create_task(one(f"gpu-{number}")) for number in range(4)]
         await asyncio.sleep(0.05)
         begin.set()
@@ -92,7 +92,7 @@ def _seen_elsewhere() -> set[str]:
         connection.close()
 
 
-def test_what_one_raises_costs_the_others_nothing(database: Database) -> None:
+def test_what_one_raises_costs_the_others_nothing(database: DatabaseThreads) -> None:
     def refused() -> None:
         with transaction.atomic():
             farm.backend("gpu-lost")
@@ -106,7 +106,9 @@ def test_what_one_raises_costs_the_others_nothing(database: Database) -> None:
     assert _stored() == {"gpu-1", "gpu-2"}
 
 
-def test_one_that_leaves_the_transaction_unusable_is_refused_alone(database: Database) -> None:
+def test_one_that_leaves_the_transaction_unusable_is_refused_alone(
+    database: DatabaseThreads,
+) -> None:
     runs: list[str] = []
 
     def twice() -> None:
@@ -124,7 +126,7 @@ def test_one_that_leaves_the_transaction_unusable_is_refused_alone(database: Dat
     assert runs.count("gpu-1") == 2, "it was run again, for itself"
 
 
-def test_a_commit_that_is_refused_refuses_only_whose_fault_it_is(database: Database) -> None:
+def test_a_commit_that_is_refused_refuses_only_whose_fault_it_is(database: DatabaseThreads) -> None:
     """A foreign key is looked at when all is committed."""
 
     def orphan() -> None:
@@ -139,15 +141,15 @@ def test_a_commit_that_is_refused_refuses_only_whose_fault_it_is(database: Datab
 
 
 def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
-    database: Database,
+    database: DatabaseThreads,
 ) -> None:
     """Else what a runner waits to store is never stored, and nobody learns of it."""
 
     async def course() -> list[Any]:
-        await database.call(farm.allow_writes, allowed=False)
+        await database.run(farm.allow_writes, allowed=False)
         async with asyncio.timeout(10):
             told = await _told(database, *(partial(_backend, f"gpu-{n}") for n in (1, 2, 3)))
-        await database.call(farm.allow_writes, allowed=True)
+        await database.run(farm.allow_writes, allowed=True)
         return [*told, *await _told(database, partial(_backend, "gpu-4"))]
 
     *refused, stored = asyncio.run(course())
@@ -157,7 +159,7 @@ def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
     assert _stored() == {"gpu-4"}
 
 
-def test_what_the_database_refuses_one_is_not_refused_the_others(database: Database) -> None:
+def test_what_the_database_refuses_one_is_not_refused_the_others(database: DatabaseThreads) -> None:
     def away() -> None:
         raise OperationalError("disk I/O error")
 
@@ -166,12 +168,12 @@ def test_what_the_database_refuses_one_is_not_refused_the_others(database: Datab
     assert _stored() == {"gpu-1"}
 
 
-def test_what_nobody_waits_for_any_more_is_not_begun(database: Database) -> None:
+def test_what_nobody_waits_for_any_more_is_not_begun(database: DatabaseThreads) -> None:
     async def course() -> None:
         begin = threading.Event()
-        first = asyncio.create_task(database.call(lambda: begin.wait(5)))
-        left = asyncio.create_task(database.call(lambda: _backend("gpu-left")))
-        kept = asyncio.create_task(database.call(lambda: _backend("gpu-kept")))
+        first = asyncio.create_task(database.run(lambda: begin.wait(5)))
+        left = asyncio.create_task(database.run(lambda: _backend("gpu-left")))
+        kept = asyncio.create_task(database.run(lambda: _backend("gpu-kept")))
         await asyncio.sleep(0.05)
         left.cancel()
         await asyncio.sleep(0)
@@ -183,7 +185,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun(database: Database) -> None
 
 
 def test_what_shares_a_commit_is_ended_early_where_somebody_waits_to_write(
-    database: Database,
+    database: DatabaseThreads,
 ) -> None:
     if connection.vendor != "sqlite":
         pytest.skip("PostgreSQL has many writers.")
@@ -206,7 +208,7 @@ def test_what_shares_a_commit_is_ended_early_where_somebody_waits_to_write(
             waits.start()
             asked.wait(5)
             end = time.monotonic() + 5
-            while not connection.somebody_waits:  # type: ignore[attr-defined]
+            while not connection.has_waiting_writers:  # type: ignore[attr-defined]
                 assert time.monotonic() < end
 
     asyncio.run(_told(database, *(partial(one, number) for number in range(4))))

@@ -12,7 +12,14 @@ from django.db.models import F, Model, Q
 from django.db.models.sql.compiler import SQLCompiler
 from django.test.utils import CaptureQueriesContext
 
-from jobgroups.database.statements import KEY, Asked, Compiled, insert, insert_numbered, update
+from jobgroups.database.statements import (
+    KEY,
+    Parameter,
+    PreparedQuery,
+    insert,
+    insert_returning_id,
+    update_where,
+)
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
@@ -20,7 +27,7 @@ from jobgroups.queries import groups as selectors
 from jobgroups.services import groups
 from tests import farm
 
-CHILDREN: Compiled[Any] = Compiled(
+CHILDREN: PreparedQuery[Any] = PreparedQuery(
     lambda: (
         ChildJob.objects.filter(group_id=KEY)
         .order_by("position")
@@ -62,7 +69,7 @@ def test_the_instances_are_those_of_the_query_set() -> None:
 @pytest.mark.django_db
 def test_what_was_deferred_is_read_when_it_is_wanted() -> None:
     group = _group()
-    compiled: Compiled[JobGroup] = Compiled(
+    compiled: PreparedQuery[JobGroup] = PreparedQuery(
         lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json")
     )
     [found] = compiled(group.id)
@@ -78,10 +85,10 @@ def test_nothing_is_compiled_a_second_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(CHILDREN(group.id)) == 3
 
 
-WAITING: Compiled[ChildJob] = Compiled(
+WAITING: PreparedQuery[ChildJob] = PreparedQuery(
     lambda: ChildJob.objects.filter(
-        ~Q(backend_id=Asked("other")),
-        Q(not_before__isnull=True) | Q(not_before__lte=Asked("moment")),
+        ~Q(backend_id=Parameter("other")),
+        Q(not_before__isnull=True) | Q(not_before__lte=Parameter("moment")),
         group_id=KEY,
         status="queued",
     ).order_by("position")
@@ -107,7 +114,7 @@ def test_what_is_asked_for_by_name_is_new_each_time_and_the_rest_stays() -> None
 @pytest.mark.django_db
 def test_a_row_that_must_be_there_is_missed() -> None:
     group = _group()
-    one: Compiled[JobGroup] = Compiled(lambda: JobGroup.objects.filter(pk=KEY))
+    one: PreparedQuery[JobGroup] = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY))
     assert one.get(group.id) == group
     with pytest.raises(JobGroup.DoesNotExist):
         one.get("jg_000000000000")
@@ -208,12 +215,12 @@ def test_one_row_is_told_its_number(old: bool, monkeypatch: pytest.MonkeyPatch) 
     child = ChildJob.objects.filter(group=group, status="queued").get()
     given = {"child": child, "run": 1, "backend_id": "gpu-1", "epoch": 1, "created_at": now()}
     made = Attempt(number=1, prompt_id="p", client_id="c", **given)
-    insert_numbered(made)
+    insert_returning_id(made)
     assert not made._state.adding
     stored = Attempt.objects.get(pk=made.pk)
     assert _values(stored) == _values(made)
     other = Attempt(number=2, prompt_id="q", client_id="c", **given)
-    insert_numbered(other)
+    insert_returning_id(other)
     assert other.pk > made.pk
 
 
@@ -241,7 +248,7 @@ def test_an_update_stores_what_a_query_set_would() -> None:
         "submitter": "é",
         "completed_at": None,
     }
-    assert update(JobGroup, group.pk, fields)
+    assert update_where(JobGroup, group.pk, fields)
     stored = farm.fresh(group)
     JobGroup.objects.filter(pk=group.pk).update(**fields)
     assert _values(stored) == _values(farm.fresh(group))
@@ -253,14 +260,16 @@ def test_an_update_changes_one_row_and_only_as_it_must_be() -> None:
     group = _group()
     done, runs, waits = ChildJob.objects.filter(group=group).order_by("position")
     attempt = [runs.current_attempt_id]
-    assert not update(ChildJob, waits.pk, {"warnings_json": "x"}, status=["running", "failed"])
-    assert not update(ChildJob, runs.pk, {"warnings_json": "x"}, status=[])
-    assert not update(
+    assert not update_where(
+        ChildJob, waits.pk, {"warnings_json": "x"}, status=["running", "failed"]
+    )
+    assert not update_where(ChildJob, runs.pk, {"warnings_json": "x"}, status=[])
+    assert not update_where(
         ChildJob, done.pk, {"warnings_json": "x"}, status=["completed"], current_attempt_id=attempt
     )
-    assert update(
+    assert update_where(
         ChildJob, runs.pk, {"warnings_json": "x"}, status=["running"], current_attempt_id=attempt
     )
     assert [farm.fresh(one).warnings_json for one in (done, runs, waits)] == ["[]", "x", "[]"]
-    assert update(ChildJob, waits.pk, {"current_attempt": None})
-    assert not update(ChildJob, "j_000000000000", {"warnings_json": "x"})
+    assert update_where(ChildJob, waits.pk, {"current_attempt": None})
+    assert not update_where(ChildJob, "j_000000000000", {"warnings_json": "x"})

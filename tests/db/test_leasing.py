@@ -144,17 +144,17 @@ def test_a_lock_whose_connection_was_cut_is_taken_again() -> None:
     lock = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     other = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     assert lock.try_acquire()
-    assert lock.keep()
+    assert lock.ensure_held()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-    _until(lock.keep)
+    _until(lock.ensure_held)
     assert not other.try_acquire()
     lock.release()
     _until(other.try_acquire)
-    assert not lock.keep(), "it is another one's by now"
+    assert not lock.ensure_held(), "it is another one's by now"
     other.release()
 
 

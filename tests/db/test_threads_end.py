@@ -10,13 +10,13 @@ import pytest
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from backends.models import Backend
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def test_threads_that_are_at_work_close_their_connections_too() -> None:
-    database = Database(threads=4, name="test-end")
+    database = DatabaseThreads(threads=4, name="test-end")
     opened: list[Any] = []
     meet, over = threading.Barrier(3), threading.Event()
 
@@ -28,7 +28,7 @@ def test_threads_that_are_at_work_close_their_connections_too() -> None:
         over.wait(10)
 
     async def two_at_work() -> None:
-        works = [asyncio.create_task(database.call(work)) for _ in range(2)]
+        works = [asyncio.create_task(database.run(work)) for _ in range(2)]
         await asyncio.to_thread(meet.wait, 10)
         ended = asyncio.create_task(asyncio.to_thread(database.close))
         await asyncio.sleep(0.2)

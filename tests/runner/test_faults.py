@@ -497,7 +497,7 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     group = await farm.submit("gpu-1")
     await farm.status_of(group, "running")
     database = service._held["gpu-1"].session.database
-    await database.call(allow_writes, allowed=False)
+    await database.run(allow_writes, allowed=False)
     await sim.wait_for("ended")
 
     def refused() -> int:
@@ -509,6 +509,6 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     await until(refused_often_or_over, 10)
     assert not farm._tasks[service].done()
     assert (await farm.group(group)).completed_at is None
-    await database.call(allow_writes, allowed=True)
+    await database.run(allow_writes, allowed=True)
     await completes_once(farm, group)
     assert [row.state for row in await farm.attempts(group)] == ["success"]

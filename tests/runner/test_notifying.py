@@ -18,7 +18,7 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from backends.models import Backend
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.notices import Pace
 from jobgroups.models import Notice
@@ -54,7 +54,7 @@ def abyss() -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def notifying(*urls: str, name: str = "local", pace: Pace = PACE) -> AsyncIterator[None]:
-    database = Database(threads=1, name="notices")
+    database = DatabaseThreads(threads=1, name="notices")
     notifier = Notifier(urls=urls, name=name, pace=pace, database=database)
     task = asyncio.get_running_loop().create_task(notifier.run())
     try:

@@ -74,7 +74,7 @@ async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
 async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(farm: Farm) -> None:
     sim = await farm.backend(seconds=2.0)
     session = await session_of(await farm.runner(timing=ONLY_HEARING))
-    call = session.database.call
+    call = session.database.run
 
     async def call_slowly(work: Any, *args: Any, **fields: Any) -> Any:
         found = await call(work, *args, **fields)
@@ -84,7 +84,7 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
                 await asyncio.sleep(0.01)
         return found
 
-    session.database.call = call_slowly  # type: ignore[method-assign]
+    session.database.run = call_slowly  # type: ignore[method-assign]
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=20))
 
     async def far() -> bool:
@@ -178,7 +178,7 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
     await farm.backend(seconds=0.1)
     service = await farm.runner()
     session = await session_of(service)
-    call = session.database.call
+    call = session.database.run
 
     async def call_late(work: Any, *args: Any, **fields: Any) -> Any:
         found = await call(work, *args, **fields)
@@ -186,7 +186,7 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
             no_renewal_comes(service)
         return found
 
-    session.database.call = call_late  # type: ignore[method-assign]
+    session.database.run = call_late  # type: ignore[method-assign]
     group = await farm.submit("gpu-1")
 
     async def given_back() -> bool:
@@ -194,7 +194,7 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
 
     await until(given_back)
     assert "accepted" not in farm.kinds()
-    session.database.call = call  # type: ignore[method-assign]
+    session.database.run = call  # type: ignore[method-assign]
     await renewals_come_again(service)
     session.wake()
     assert (await farm.finished(group)).status == "completed"
@@ -347,7 +347,7 @@ async def test_a_claim_whose_answer_was_lost_on_the_way_is_made_again(
     await farm.backend(seconds=0.1)
     service = await farm.runner()
     session = await session_of(service)
-    call, lost = session.database.call, []
+    call, lost = session.database.run, []
 
     async def call_and_lose(work: Any, *args: Any, **fields: Any) -> Any:
         found = await call(work, *args, **fields)

@@ -8,7 +8,7 @@ import datetime as dt
 
 import pytest
 
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.models import Runner
 from jobgroups.runner import supervisor
 from jobgroups.runner.discovery import discover
@@ -32,7 +32,7 @@ async def test_a_service_loop_that_dies_is_started_again_and_the_rows_say_so(
     deaths = iter([True])
     pass_on = RunnerService._pass_on
 
-    async def dies_once(self: RunnerService, database: Database) -> None:
+    async def dies_once(self: RunnerService, database: DatabaseThreads) -> None:
         if next(deaths, False):
             raise RuntimeError("a defect on purpose")
         await pass_on(self, database)
@@ -89,7 +89,7 @@ async def test_comfyuis_on_this_machine_are_found_also_later_ones_and_once(
     from jobgroups.runner import discovery
 
     monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
-    database = Database(threads=1, name="test-discovery")
+    database = DatabaseThreads(threads=1, name="test-discovery")
     async with Simulator(name="early") as early, Simulator(name="late") as late:
         late_port = late.port
         ports = [early.port, late_port, 9]
@@ -121,7 +121,7 @@ async def test_what_is_no_comfyui_is_neither_registered_nor_offered(
     from jobgroups.runner import discovery
 
     monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
-    database = Database(threads=1, name="test-discovery")
+    database = DatabaseThreads(threads=1, name="test-discovery")
     quick_wrongs = sorted({*WRONGS} - {"endless", "nothing"})
     with contextlib.ExitStack() as servers:
         ports = [
@@ -166,7 +166,7 @@ async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_an
 
     monkeypatch.setattr(discovery, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(rule, "DEPARTURE_AFTER", dt.timedelta(0))
-    database = Database(threads=1, name="test-discovery")
+    database = DatabaseThreads(threads=1, name="test-discovery")
     async with Simulator(name="guest") as guest:
         finding = asyncio.get_running_loop().create_task(
             discover(ports=[guest.port], database=database, hub=farm.hub)

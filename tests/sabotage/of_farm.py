@@ -156,7 +156,7 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/service.py",
-                "        await around.database.store(runners.lease_release, fence=held.session.fence)\n"
+                "        await around.database.run_with_retry(runners.lease_release, fence=held.session.fence)\n"
                 "        if held.goes:\n",
                 "        if held.goes:\n",
             ),

@@ -76,8 +76,8 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _WRITING,
-                "update(ChildJob, child.pk, moved, status=sources_of(to), **current)",
-                "update(ChildJob, child.pk, moved, **current)",
+                "update_where(ChildJob, child.pk, moved, status=sources_of(to), **current)",
+                "update_where(ChildJob, child.pk, moved, **current)",
             ),
         ),
         notices=f"{_ROWS}::test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only",

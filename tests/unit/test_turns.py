@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
-from jobgroups.database.sqlite3.fifo_lock import Turns
+from jobgroups.database.sqlite3.fifo_lock import FifoLock
 
 
-def _wait_until_waiting(turns: Turns, count: int) -> None:
+def _wait_until_waiting(turns: FifoLock, count: int) -> None:
     end = time.monotonic() + 5.0
     while len(turns._waiting) != count:
         assert time.monotonic() < end
@@ -16,41 +16,41 @@ def _wait_until_waiting(turns: Turns, count: int) -> None:
 
 
 def test_turns_come_in_the_order_of_asking() -> None:
-    turns = Turns()
-    assert turns.take(1.0)
+    turns = FifoLock()
+    assert turns.acquire(1.0)
     came: list[int] = []
 
     def ask(number: int) -> None:
-        assert turns.take(5.0)
+        assert turns.acquire(5.0)
         came.append(number)
-        turns.give()
+        turns.release()
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for number, one in enumerate(threads):
         one.start()
         _wait_until_waiting(turns, number + 1)
-    turns.give()
+    turns.release()
     for one in threads:
         one.join()
     assert came == list(range(8))
-    assert turns.take(0.0)
+    assert turns.acquire(0.0)
 
 
 def test_who_gives_a_turn_and_asks_again_is_behind_those_who_wait() -> None:
     """A runner that writes without pause keeps no submission waiting."""
-    turns = Turns()
-    assert turns.take(1.0)
-    waits = threading.Thread(target=lambda: turns.take(5.0))
+    turns = FifoLock()
+    assert turns.acquire(1.0)
+    waits = threading.Thread(target=lambda: turns.acquire(5.0))
     waits.start()
     _wait_until_waiting(turns, 1)
-    turns.give()
-    assert not turns.take(0.05)
+    turns.release()
+    assert not turns.acquire(0.05)
     waits.join()
 
 
 def test_a_turn_that_does_not_come_in_time_is_nobodys() -> None:
-    turns = Turns()
-    assert turns.take(0.0)
-    assert not turns.take(0.01)
-    turns.give()
-    assert turns.take(0.0)
+    turns = FifoLock()
+    assert turns.acquire(0.0)
+    assert not turns.acquire(0.01)
+    turns.release()
+    assert turns.acquire(0.0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobgroups.consumers import close_rows
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
 from tests.ws.played_runner import PlayedRunner
 
@@ -18,11 +18,11 @@ class Writer:
 
     def __init__(self) -> None:
         self.runner = PlayedRunner()
-        self._database = Database(threads=1, name="test-writer")
+        self._database = DatabaseThreads(threads=1, name="test-writer")
 
     async def do(self, step: Any, *args: Any, **kwargs: Any) -> Any:
         """Do one step; once it returns, it is committed and rung."""
-        return await self._database.call(step, *args, **kwargs)
+        return await self._database.run(step, *args, **kwargs)
 
     def close(self) -> None:
         """End the thread and its connection."""

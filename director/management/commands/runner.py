@@ -12,8 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 from director.cli import output
 from director.server import data_dir, shutdown, startup
 from director.server.event_loop import use_fast_loop
-from jobgroups.database.locks import Lock, NameTaken
-from jobgroups.database.threads import Database
+from jobgroups.database.locks import AlreadyLocked, Lock
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
 from jobgroups.queries.groups import group_seqs
 from jobgroups.runner.service import RunnerReplaced
@@ -62,8 +62,8 @@ class Command(BaseCommand):
 
     async def _run(self, name: str, lock: Lock) -> None:
         loop = asyncio.get_running_loop()
-        reader = Database(threads=1, name="hub")
-        hub.bind(loop, read_seqs=lambda ids: reader.call(group_seqs, ids))
+        reader = DatabaseThreads(threads=1, name="hub")
+        hub.bind(loop, read_seqs=lambda ids: reader.run(group_seqs, ids))
         runner = SupervisedRunner(
             name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
         )
@@ -78,4 +78,4 @@ class Command(BaseCommand):
         output.say(self.stdout, sentence)
 
 
-_REFUSALS = (data_dir.DataFolderUnusable, NameTaken, RunnerReplaced, startup.CannotStart)
+_REFUSALS = (data_dir.DataFolderUnusable, AlreadyLocked, RunnerReplaced, startup.CannotStart)

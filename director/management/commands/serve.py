@@ -12,13 +12,13 @@ from django.core.management.base import BaseCommand, CommandError
 from director.cli import output
 from director.server import data_dir, listen, shutdown, startup
 from director.server.event_loop import use_fast_loop
-from jobgroups.database.locks import FileLock, Lock, NameTaken
+from jobgroups.database.locks import AlreadyLocked, FileLock, Lock
 
 DEFAULT_PORT = 9820
 _REFUSALS = (
     data_dir.DataFolderUnusable,
     listen.CannotListen,
-    NameTaken,
+    AlreadyLocked,
     startup.CannotStart,
 )
 

@@ -15,7 +15,7 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.settings import api_settings
 
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.files import output_replaced
 
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[..., Awaitable[HttpResponseBase]]
 
 #: Where these views read rows: they must not leave their loop for the process's shared thread.
-_database = Database(threads=2, name="async-views")
-read = _database.call
+_database = DatabaseThreads(threads=2, name="async-views")
+read = _database.run
 
 
 async def note_replaced(file: OutputFile) -> None:

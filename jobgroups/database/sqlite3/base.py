@@ -14,10 +14,10 @@ from typing import Any, Final
 from django.db import OperationalError
 from django.db.backends.sqlite3 import base
 
-from jobgroups.database.sqlite3.fifo_lock import Turns
+from jobgroups.database.sqlite3.fifo_lock import FifoLock
 
 #: By the file.
-_turns: Final[defaultdict[str, Turns]] = defaultdict(Turns)
+_locks: Final[defaultdict[str, FifoLock]] = defaultdict(FifoLock)
 _guard: Final = threading.Lock()
 #: Seconds, as sqlite3 itself takes where OPTIONS say nothing.
 _TIMEOUT: Final = 5.0
@@ -32,44 +32,44 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Whose turn it is while a transaction is open.
-        self._turn: Turns | None = None
+        self._held_lock: FifoLock | None = None
 
     @property
-    def somebody_waits(self) -> bool:
+    def has_waiting_writers(self) -> bool:
         """Whether somebody waits for the turn that is this connection's."""
-        return self._turn is not None and self._turn.are_waited_for
+        return self._held_lock is not None and self._held_lock.has_waiters
 
     def _start_transaction_under_autocommit(self) -> None:
         with _guard:
-            turns = _turns[str(self.settings_dict["NAME"])]
+            turns = _locks[str(self.settings_dict["NAME"])]
         within = float(self.settings_dict["OPTIONS"].get("timeout", _TIMEOUT))
-        if not turns.take(within):
+        if not turns.acquire(within):
             # As SQLite says it: whoever tries again on that does so here.
             raise OperationalError("database is locked")
-        self._turn = turns
+        self._held_lock = turns
         try:
             super()._start_transaction_under_autocommit()  # type: ignore[misc]
         except BaseException:
-            self._end_turn()
+            self._release_lock()
             raise
 
     def _commit(self) -> None:
         super()._commit()  # type: ignore[misc]
-        self._end_turn()
+        self._release_lock()
 
     def _rollback(self) -> None:
         try:
             super()._rollback()  # type: ignore[misc]
         finally:
-            self._end_turn()
+            self._release_lock()
 
     def _close(self) -> None:
         try:
             super()._close()  # type: ignore[misc]
         finally:
-            self._end_turn()
+            self._release_lock()
 
-    def _end_turn(self) -> None:
-        turn, self._turn = self._turn, None
+    def _release_lock(self) -> None:
+        turn, self._held_lock = self._held_lock, None
         if turn is not None:
-            turn.give()
+            turn.release()

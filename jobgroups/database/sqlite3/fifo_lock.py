@@ -1,4 +1,4 @@
-"""Turns: who came first is first."""
+"""A lock in order of arrival."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 
-class Turns:
+class FifoLock:
     """A lock that is handed to whoever has waited longest.
 
     ``threading.Lock`` goes to whoever asks at the right moment: a thread that frees it and takes it again
@@ -19,11 +19,11 @@ class Turns:
         self._waiting: deque[threading.Lock] = deque()
 
     @property
-    def are_waited_for(self) -> bool:
+    def has_waiters(self) -> bool:
         """Whether anybody waits for a turn."""
         return bool(self._waiting)
 
-    def take(self, within: float) -> bool:
+    def acquire(self, within: float) -> bool:
         """Wait for a turn, so many seconds at most; False: it did not come."""
         with self._guard:
             if not self._is_taken:
@@ -41,7 +41,7 @@ class Turns:
             self._waiting.remove(turn)
         return False
 
-    def give(self) -> None:
+    def release(self) -> None:
         """End one's turn: the next one's begins."""
         with self._guard:
             if self._waiting:

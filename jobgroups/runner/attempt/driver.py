@@ -532,7 +532,7 @@ class AttemptDriver:
         An exception in ComfyUI's handler is one at once: the handler has ended. Any other answer is one
         the second time. Its server may be a gateway that queues later, or a proxy whose login ended.
         """
-        return answer.raised or await self._session.database.store(
+        return answer.raised or await self._session.database.run_with_retry(
             work.was_unconfirmed_before, self.course.attempt_id
         )
 
@@ -652,7 +652,7 @@ class AttemptDriver:
         if not any(named.values()):
             return end
         made = outputs.digests(backend_id, end.node_outputs, self._executed(end.node_outputs))
-        writers = await self._session.database.store(
+        writers = await self._session.database.run_with_retry(
             work.file_origins, digests=set[str]().union(*named.values())
         )
         own = origins(self.course.workflow)
@@ -783,7 +783,7 @@ class AttemptDriver:
     # --- small things -----------------------------------------------------------------------------
 
     async def _store(self, work: Any, **fields: Any) -> Any:
-        return await self._session.database.store(
+        return await self._session.database.run_with_retry(
             work, attempt_id=self.course.attempt_id, fence=self._session.fence, **fields
         )
 

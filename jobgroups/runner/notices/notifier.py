@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain import notices as noticing
 from jobgroups.domain.notices import Pace
 from jobgroups.runner.notices.channels import Service, services_of
@@ -27,7 +27,9 @@ class Notifier:
         database: a thread of its own.
     """
 
-    def __init__(self, *, urls: Sequence[str], name: str, pace: Pace, database: Database) -> None:
+    def __init__(
+        self, *, urls: Sequence[str], name: str, pace: Pace, database: DatabaseThreads
+    ) -> None:
         self._services = services_of(urls)
         self._name = name
         self._pace = pace
@@ -48,7 +50,7 @@ class Notifier:
             await asyncio.sleep(self._pace.look)
 
     async def _look(self) -> None:
-        store = self._database.store
+        store = self._database.run_with_retry
         # Before, a row may still say what was seen when the last runner ended, hours ago.
         if time.monotonic() - self._began_at >= self._pace.settled_after:
             await store(outbox.trouble_noticed, self._pace)
@@ -82,11 +84,13 @@ class Notifier:
         told = [one for one in due if all(one.id in ids for ids in taken.values())]
         rest = [one for one in due if one not in told]
         if told:
-            await self._database.store(outbox.notices_sent, [one.id for one in told])
+            await self._database.run_with_retry(outbox.notices_sent, [one.id for one in told])
         if rest:
             error = " ".join(wrong)
             logger.warning("%d notices could not be told: %s", len(rest), error)
-            await self._database.store(outbox.notices_failed, rest, pace=self._pace, error=error)
+            await self._database.run_with_retry(
+                outbox.notices_failed, rest, pace=self._pace, error=error
+            )
 
     async def _post(
         self, service: Service, due: Sequence[Due], taken: set[int], wrong: list[str]
@@ -109,4 +113,4 @@ class Notifier:
         if len(self._services) > 1:
             # At once: another one may hang, and whatever ends this process meanwhile, it is not told
             # again here.
-            await self._database.store(outbox.notices_taken, mark=service.mark, ids=ids)
+            await self._database.run_with_retry(outbox.notices_taken, mark=service.mark, ids=ids)

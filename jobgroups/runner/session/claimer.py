@@ -70,7 +70,7 @@ class Claimer:
         session = self._session
         patience = session.timing.safety_poll
         if self._may_claim():
-            due_in = await session.database.store(work.next_try_in, session.backend_id)
+            due_in = await session.database.run_with_retry(work.next_try_in, session.backend_id)
             if due_in is not None:
                 return min(due_in, patience)
         return patience
@@ -113,7 +113,7 @@ class Claimer:
         self._is_claiming = True
         try:
             # Called, not stored: what repeats a claim that was taken claims another child.
-            return await session.database.call(
+            return await session.database.run(
                 claims.child_claim,
                 fence=session.fence,
                 client_id=client_id,
@@ -140,8 +140,8 @@ class Claimer:
     async def _give_back_missed(self) -> None:
         """Let children wait again whose claim nobody here knows of: nothing of it was sent."""
         session = self._session
-        stored = await session.database.store(claims.claims_stored, fence=session.fence)
+        stored = await session.database.run_with_retry(claims.claims_stored, fence=session.fence)
         for attempt_id in sorted(stored - session.in_hand):
-            await session.database.store(
+            await session.database.run_with_retry(
                 attempts.attempt_not_sent, attempt_id=attempt_id, fence=session.fence
             )

@@ -272,7 +272,7 @@ class Observer:
             # The same as a moment ago: a farm's idle backends need not cost a synced write each look.
             return
         session = self._session
-        await session.database.store(runners.backend_seen, fence=session.fence, **seen)
+        await session.database.run_with_retry(runners.backend_seen, fence=session.fence, **seen)
         self._stored, self._stored_at = seen, moment
 
     def _queue_split(self) -> tuple[int, int, int]:
@@ -291,7 +291,7 @@ class Observer:
     async def _meet_abandoned(self) -> None:
         """Remove or adopt prompts of closed attempts that turned up after all."""
         session = self._session
-        listed = await session.database.store(work.abandoned_prompts, session.backend_id)
+        listed = await session.database.run_with_retry(work.abandoned_prompts, session.backend_id)
         if not listed:
             return
         queue = await session.client.queue()
@@ -310,13 +310,13 @@ class Observer:
             # It ended while nobody looked: a driver stores its end.
             await self._drive_abandoned(abandoned.attempt_id)
         else:
-            await session.database.store(
+            await session.database.run_with_retry(
                 attempts.abandoned_forget_old, attempt_id=abandoned.attempt_id, fence=session.fence
             )
 
     async def _met_running(self, abandoned: AbandonedPrompt) -> None:
         session = self._session
-        adopted = await session.database.store(
+        adopted = await session.database.run_with_retry(
             attempts.abandoned_met,
             attempt_id=abandoned.attempt_id,
             fence=session.fence,
@@ -329,6 +329,6 @@ class Observer:
 
     async def _drive_abandoned(self, attempt_id: int) -> None:
         session = self._session
-        row = await session.database.store(work.attempt_loaded, attempt_id)
+        row = await session.database.run_with_retry(work.attempt_loaded, attempt_id)
         if row.prompt_id not in session.drivers:
             session.drive(session.courses.of_attempt(row))

@@ -209,7 +209,9 @@ class Housekeeper:
             await self._store(expiry.children_of_quarantined, message=message)
 
     async def _store(self, work: Any, **fields: Any) -> Any:
-        return await self._session.database.store(work, fence=self._session.fence, **fields)
+        return await self._session.database.run_with_retry(
+            work, fence=self._session.fence, **fields
+        )
 
 
 def _is_over(orders: Orders) -> bool:

@@ -21,7 +21,7 @@ from backends.comfyui.exchange import Timeouts
 from backends.comfyui.protocol import Event, Preview, Status, Text
 from backends.comfyui.texts import one_line
 from backends.comfyui.versions import supports_targeted_interrupt
-from jobgroups.database.threads import Database
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.queries import work
@@ -53,7 +53,7 @@ _MOST_PAUSES: Final = 30
 class Surroundings:
     """What all sessions of a runner share."""
 
-    database: Database
+    database: DatabaseThreads
     reporter: Reporter
     timing: Timing
     lease_clock: LeaseClock
@@ -240,7 +240,7 @@ class BackendSession:
 
     async def stop_is_stored(self, attempt_id: int) -> bool:
         """Whether the stop of an attempt was asked for, by the rows."""
-        return attempt_id in await self.database.store(work.stops_owed, self.backend_id)
+        return attempt_id in await self.database.run_with_retry(work.stops_owed, self.backend_id)
 
     # --- what the runner tells --------------------------------------------------------------------
 
@@ -326,13 +326,13 @@ class BackendSession:
         """
         reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
         self.observer.away(reason)
-        await self.database.store(
+        await self.database.run_with_retry(
             runners.backend_seen, fence=self.fence, reachable=False, heard=False, reason=reason
         )
         await self.housekeeper.end_waits()
 
     async def _take_up(self) -> None:
-        for row in await self.database.store(work.active_attempts, self.backend_id):
+        for row in await self.database.run_with_retry(work.active_attempts, self.backend_id):
             self.drive(self.courses.of_attempt(row))
 
     def drive(self, course: Course) -> None:
@@ -383,7 +383,7 @@ class BackendSession:
         return None
 
     async def _taken_up_again(self, attempt_id: int) -> AttemptDriver | None:
-        row = await self.database.store(work.attempt_loaded, attempt_id)
+        row = await self.database.run_with_retry(work.attempt_loaded, attempt_id)
         if row.ended_at is not None:
             return None
         again = AttemptDriver(self, self.courses.of_attempt(row))
@@ -393,7 +393,7 @@ class BackendSession:
 
     async def fail_broken(self, attempt_id: int, message: str) -> None:
         """Store that a defect of the Director keeps it from sending or following a prompt."""
-        await self.database.store(
+        await self.database.run_with_retry(
             attempts.attempt_broken, attempt_id=attempt_id, fence=self.fence, message=message
         )
 
