@@ -16,8 +16,8 @@ Nothing of the server is imported: no Django. ``AsyncDirector`` has the same met
 
 from __future__ import annotations
 
-from director.client.async_client import AsyncDirector
 from director.client.backends import Backend, Device, Found, Health, Quarantine
+from director.client.client import AsyncDirector, Director
 from director.client.errors import (
     BackendInUse,
     BackendNotFound,
@@ -81,7 +81,6 @@ from director.client.groups import (
     SkippedBackend,
 )
 from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
-from director.client.sync_client import Director
 
 __all__ = [
     "AsyncDirector",

@@ -18,7 +18,7 @@ _jitter: Final = secrets.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class ReconnectPolicy:
     """How long a stream or a wait outlives an outage of the server.
 
     Attributes:
@@ -41,8 +41,8 @@ def backoff() -> Iterator[float]:
 class Outage:
     """Failures in a row. It begins with the first and is over with the first sign of life."""
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    def __init__(self, policy: ReconnectPolicy) -> None:
+        self._policy = policy
         self._since: float | None = None
         self._delays = backoff()
 
@@ -52,15 +52,15 @@ class Outage:
         Raises:
             DirectorError: ``error`` itself, when the patience is at its end.
         """
-        now = self._patience.clock()
+        now = self._policy.clock()
         if self._since is None:
             self._since = now
-        limit = self._patience.give_up_seconds
+        limit = self._policy.give_up_seconds
         if limit is not None and now - self._since >= limit:
             raise error
         return next(self._delays)
 
-    def over(self) -> None:
+    def reset(self) -> None:
         """Note a sign of life."""
         if self._since is not None:
             self._since = None

@@ -1,4 +1,4 @@
-"""Fetching what children made from where it is."""
+"""Downloads the files of jobs from their addresses."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urljoin
 
-from director.client.calls import RETRY_DELAYS_S
+from director.client import calls
 from director.client.errors import NotFound, UnexpectedAnswer, Unreachable, error_from_answer
 from director.client.events import ChildCompleted
-from director.client.file_writer import Landing, relative_path
+from director.client.file_writer import AtomicFile, relative_path
 from director.client.groups import Child, Group, OutputFile
-from director.client.steps import Answer, Flow, Pause, Save
+from director.client.wire import Answer, Wire
 
 logger = logging.getLogger(__name__)
 
 Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
 
 
-def _files(source: object) -> Iterator[OutputFile]:
-    """Yield the files to fetch: one that is asked for itself, else those that still exist.
+async def download(
+    wire: Wire, base_url: str, source: Downloadable, folder: Path, template: str
+) -> tuple[Path, ...]:
+    """Save every file of ``source`` below ``folder``; return the paths in order.
 
-    Those that do not are named in the log.
+    Args:
+        base_url: The Director's address, for urls that are relative to it.
 
     Raises:
-        TypeError: It is nothing that has files.
+        TypeError: ``source`` has no files.
+        NotFound: The file is missing at its backend.
+        DirectorError: The file could not be downloaded.
+        OSError: The file could not be written.
     """
+    targets = [(file, folder / relative_path(file, template)) for file in _files(source)]
+    paths = [await _save(wire, _address(base_url, file), target) for file, target in targets]
+    return tuple(paths)
+
+
+def _files(source: object) -> Iterator[OutputFile]:
+    """Yield the files to download: a single ``OutputFile`` always, of others those that are not missing."""
     match source:
         case OutputFile():
             yield source
@@ -50,29 +63,6 @@ def _existing(files: Iterable[OutputFile]) -> Iterator[OutputFile]:
             yield file
 
 
-def download(base_url: str, source: Downloadable, folder: Path, template: str) -> Flow[list[Path]]:
-    """Save every file of ``source`` below ``folder``; return the paths in order.
-
-    Args:
-        base_url: The Director's address, for urls that are relative to it.
-
-    Raises:
-        TypeError: ``source`` is nothing that has files.
-        NotFound: The file is gone.
-        DirectorError: It could not be fetched.
-        OSError: It could not be written.
-    """
-    return (yield from _saved(base_url, list(_files(source)), folder, template))
-
-
-def _saved(base_url: str, files: list[OutputFile], folder: Path, template: str) -> Flow[list[Path]]:
-    targets = [folder / relative_path(file, template) for file in files]
-    paths: list[Path] = []
-    for file, target in zip(files, targets, strict=True):
-        paths.append((yield from _fetched(_address(base_url, file), target)))
-    return paths
-
-
 def _address(base_url: str, file: OutputFile) -> str:
     if file.missing:
         raise NotFound(file.why_missing)
@@ -84,19 +74,19 @@ def _address(base_url: str, file: OutputFile) -> str:
         raise UnexpectedAnswer(f"{file.url!r} is no address of a file.") from error
 
 
-def _fetched(url: str, target: Path) -> Flow[Path]:
-    """Save one file, from the start again if the connection breaks in the middle."""
-    for delay in RETRY_DELAYS_S:
+async def _save(wire: Wire, url: str, target: Path) -> Path:
+    """Save one file, from the start again if the connection is lost."""
+    for delay in calls.RETRY_DELAYS_S:
         try:
-            return (yield from _fetched_once(url, target))
+            return await _save_once(wire, url, target)
         except Unreachable:
-            yield Pause(delay)
-    return (yield from _fetched_once(url, target))
+            await wire.sleep(delay)
+    return await _save_once(wire, url, target)
 
 
-def _fetched_once(url: str, target: Path) -> Flow[Path]:
-    with Landing(target) as landing:
-        result: Path | Answer = yield Save(url, landing)
+async def _save_once(wire: Wire, url: str, target: Path) -> Path:
+    with AtomicFile(target) as file:
+        result = await wire.save(url, file)
     if isinstance(result, Answer):
         raise error_from_answer(result.status, result.content)
     return result

@@ -72,7 +72,7 @@ def relative_path(file: OutputFile, template: str) -> Path:
     return Path(*(safe_part(part) for part in filled.split("/") if part))
 
 
-class Landing:
+class AtomicFile:
     """One file on its way to ``target``. A context manager: what did not land is removed.
 
     ``write`` the content, then ``land``.
@@ -83,7 +83,7 @@ class Landing:
         self._temporary = target.with_name(f".{uuid.uuid4().hex}.part")
         self._file: BinaryIO | None = None
 
-    def __enter__(self) -> Landing:
+    def __enter__(self) -> AtomicFile:
         self._target.parent.mkdir(parents=True, exist_ok=True)
         # Not tempfile: its files are readable by their owner alone, and stay so once renamed.
         self._file = self._temporary.open("xb")
@@ -104,7 +104,7 @@ class Landing:
             raise AssertionError("a landing is written to inside its with block")
         self._file.write(chunk)
 
-    def land(self) -> Path:
+    def commit(self) -> Path:
         """Give the content its name, and return that.
 
         A file of that name with the same content is left as it is and returned; with another

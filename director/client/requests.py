@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict, Unpack
 from urllib.parse import quote
 
-from director.client.steps import Request, dump
+from director.client.wire import Request, dump
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -317,7 +317,7 @@ def delete_backend(backend_id: str) -> Request:
     return Request("DELETE", _path("backends", backend_id))
 
 
-def tell_backend(
+def change_hold(
     backend_id: str,
     word: str,
     *,

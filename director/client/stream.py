@@ -1,20 +1,22 @@
 """A group's events, each state event once and in order, over any number of connections.
 
 1. Connect, with ``?since=`` once a number is known.
-2. Pass on what continues the numbering; drop what was seen; at a gap, connect again.
-3. ``initial_state`` replaces all that was known, also in the middle (the server's log went back).
-4. A lost connection is opened again after a growing delay; 4008 (we read too slowly) at once.
-5. End after ``group_complete`` of the newest run, or never if asked to follow.
+2. Yield the event with the next number, drop earlier ones, connect again after a gap.
+3. ``initial_state`` replaces everything before it, also in the middle (the server's log went back).
+4. A lost connection is opened again after a growing delay; after 4008 (client too slow) at once.
+5. End after ``group_complete`` of the newest run; with ``follow`` never.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
 from director.client import calls, requests
-from director.client.backoff import Outage, Patience
+from director.client.backoff import Outage, ReconnectPolicy
 from director.client.decode import load
 from director.client.errors import (
     DirectorError,
@@ -24,13 +26,14 @@ from director.client.errors import (
     error_from_body,
 )
 from director.client.events import Event, GroupComplete, InitialState, parse_event
-from director.client.steps import Closed, Connect, Emit, Flow, Hangup, Pause, Receive
+from director.client.groups import parse_group
+from director.client.wire import Closed, Wire
 
-#: Close codes of the server, see the contract of the stream.
+#: Close codes of the server (docs/api.md).
 TOO_SLOW: Final = 4008
 SHUTTING_DOWN: Final = 4012
 NOT_FOUND: Final = 4404
-#: Everything from here on is the server's own; what it does not mean to be retried ends the stream.
+#: The server's own codes. Those that do not mean a retry end the stream.
 _APPLICATION_CODES: Final = range(4000, 5000)
 
 
@@ -44,18 +47,18 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class Position:
-    """Where in a group's log the caller stands.
+    """The caller's position in a group's log.
 
     Attributes:
-        seq: Number of the last state event passed on; None before the first.
-        run: The newest run heard of.
+        seq: Number of the last state event that was yielded; None before the first.
+        run: The newest run of the events so far.
     """
 
     seq: int | None = None
     run: int = 1
 
     def admit(self, event: Event) -> Verdict:
-        """Decide about ``event``, and move on if it is passed on."""
+        """Return what to do with ``event``; advance if it is taken."""
         if isinstance(event, InitialState):
             self.seq = event.seq
         elif event.seq is not None:
@@ -73,7 +76,7 @@ class Position:
 
 
 class _Gap(DirectorError):
-    """The numbering jumped; connecting again with ``since`` fills it. Never leaves this module."""
+    """The numbering jumped; connecting again with ``since`` fills the gap. Never leaves this module."""
 
     @property
     def transient(self) -> bool:
@@ -88,41 +91,39 @@ class Stream:
     position: Position
     outage: Outage
     follow: bool
-    #: Where the last gap was met: a second one at the same place is in the server's log itself.
+    #: Position of the last gap. A second gap at the same position is in the server's log itself.
     gap_at: int | None = None
-    #: The last ``error`` frame; it gives the reason of the close that comes after it.
-    complaint: dict[str, Any] | None = None
+    #: The last ``error`` frame: the reason of the close that follows.
+    error_frame: dict[str, Any] | None = None
 
-    def read(self) -> Flow[None]:
-        """Connect and emit until the group's end.
+    async def read(self, wire: Wire) -> AsyncGenerator[Event]:
+        """Connect and yield events until the group's end.
 
         Raises:
             DirectorError: The connection could not be opened, or was closed.
         """
-        self.complaint = None
-        yield Hangup()
-        yield Connect(requests.stream_path(self.group_id, self.position.seq))
-        while True:
-            frame: str | Closed = yield Receive()
-            if isinstance(frame, Closed):
-                raise self._reason(frame.code)
-            event = self._accepted(load(frame))
-            if event is None:
-                continue
-            yield Emit(event)
-            if self.position.is_end(event) and not self.follow:
-                yield Hangup()
-                return
+        self.error_frame = None
+        path = requests.stream_path(self.group_id, self.position.seq)
+        async with aclosing(await wire.connect(path)) as socket:
+            while (frame := await socket.receive()) is not None:
+                if isinstance(frame, Closed):
+                    raise self._close_error(frame.code)
+                event = self._accept(load(frame))
+                if event is None:
+                    continue
+                yield event
+                if self.position.is_end(event) and not self.follow:
+                    return
 
-    def _accepted(self, frame: dict[str, Any]) -> Event | None:
-        """Return the event to pass on, None if there is none."""
+    def _accept(self, frame: dict[str, Any]) -> Event | None:
+        """Return the event of a frame if it is to be yielded."""
         if frame.get("type") == "error":
-            self.complaint = frame
+            self.error_frame = frame
             return None
         event = parse_event(frame)
         match self.position.admit(event):
             case Verdict.TAKE:
-                self.outage.over()
+                self.outage.reset()
                 return event
             case Verdict.DROP:
                 return None
@@ -136,17 +137,17 @@ class Stream:
         self.gap_at = at
         return _Gap("The numbering of events jumped.")
 
-    def _reason(self, code: int) -> DirectorError:
+    def _close_error(self, code: int) -> DirectorError:
+        frame = self.error_frame or {}
         if code == NOT_FOUND:
-            complaint = self.complaint or {}
-            detail = complaint.get("detail") or f"Job group {self.group_id} not found"
-            return GroupNotFound(str(detail), code="group_not_found", body=complaint)
-        if code in _APPLICATION_CODES and code not in {TOO_SLOW, SHUTTING_DOWN} and self.complaint:
-            return error_from_body(self.complaint, status=None)
+            detail = frame.get("detail") or f"Job group {self.group_id} not found"
+            return GroupNotFound(str(detail), code="group_not_found", body=frame)
+        if code in _APPLICATION_CODES and code not in {TOO_SLOW, SHUTTING_DOWN} and frame:
+            return error_from_body(frame, status=None)
         return StreamClosed(code)
 
-    def pause_after(self, error: DirectorError) -> float:
-        """Return the seconds to wait before connecting again.
+    def delay_after(self, error: DirectorError) -> float:
+        """Return the seconds to wait before the next connection.
 
         Raises:
             DirectorError: ``error``, if the outage has lasted too long.
@@ -157,37 +158,45 @@ class Stream:
         too_slow = isinstance(error, StreamClosed) and error.close_code == TOO_SLOW
         return 0.0 if too_slow else delay
 
+    async def is_over(self, wire: Wire) -> bool:
+        """Return whether no event follows the position, and set the newest run.
 
-def stream(
-    group_id: str, *, since: int | None, reconnect: bool, follow: bool, patience: Patience
-) -> Flow[None]:
-    """Emit the events of a group.
+        A finished group that is resumed at its end sends no event (unless it is retried later), so the
+        status is read.
+        """
+        group = await calls.call(wire, requests.status(self.group_id), parse_group)
+        self.position.run = group.run
+        return group.finished and group.seq == self.position.seq
+
+
+async def stream(
+    wire: Wire,
+    group_id: str,
+    *,
+    since: int | None,
+    reconnect: bool,
+    follow: bool,
+    policy: ReconnectPolicy,
+) -> AsyncGenerator[Event]:
+    """Yield the events of a group.
 
     Raises:
         GroupNotFound: There is no such group.
         StreamClosed: The connection ended and ``reconnect`` is off.
-        DirectorError: What kept the stream from coming back, when the patience was at its end.
+        DirectorError: The error of the last connection, after ``give_up_seconds``.
     """
-    requests.stream_path(group_id, since)  # a wrong id is the caller's error, told at once
-    watched = Stream(group_id, Position(seq=since), Outage(patience), follow)
-    if since is not None and not follow and (yield from _is_over(watched)):
+    requests.stream_path(group_id, since)  # a wrong id raises at once
+    reader = Stream(group_id, Position(seq=since), Outage(policy), follow)
+    if since is not None and not follow and await reader.is_over(wire):
         return
     while True:
         try:
-            return (yield from watched.read())
+            async with aclosing(reader.read(wire)) as events:
+                async for event in events:
+                    yield event
+            return
         except DirectorError as error:
             if not error.transient or not (reconnect or isinstance(error, _Gap)):
                 raise
-            pause = watched.pause_after(error)
-        yield Pause(pause)
-
-
-def _is_over(watched: Stream) -> Flow[bool]:
-    """Tell whether nothing comes after the position any more, and learn of the newest run.
-
-    A finished group that is resumed at its very end says nothing at all (unless it is retried
-    some day), so that has to be asked.
-    """
-    group = yield from calls.status(watched.group_id)
-    watched.position.run = group.run
-    return group.finished and group.seq == watched.position.seq
+            delay = reader.delay_after(error)
+        await wire.sleep(delay)

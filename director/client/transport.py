@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from director import __version__
 from director.client.errors import DirectorError, Unreachable, error_from_answer
-from director.client.steps import Answer, Request
+from director.client.wire import Answer, Request
 
 DEFAULT_URL: Final = "http://localhost:9820"
 #: What a header can carry and a Director takes as its token.
@@ -84,7 +84,7 @@ class Address:
             "headers": headers,
         }
 
-    def socket_options(self, path: str, timeout: float | None) -> dict[str, Any]:
+    def socket_options(self, path: str, timeout: float) -> dict[str, Any]:
         """Return the arguments of websockets' ``connect`` for the stream at ``path``."""
         headers = self.headers_for(self.url)
         agent = headers.pop("User-Agent")
@@ -96,7 +96,7 @@ class Address:
             "compression": None,
             "proxy": None,
             "ssl": _authorities() if self.url.startswith("https:") else None,
-            "open_timeout": 10.0 if timeout is None else timeout,
+            "open_timeout": timeout,
             "close_timeout": CLOSE_TIMEOUT_S,
             "max_size": MAX_FRAME_BYTES,
         }
@@ -177,6 +177,7 @@ def close_code(error: ConnectionClosed) -> int:
     return error.rcvd.code if error.rcvd else 1006
 
 
-def answer_of(response: httpx.Response) -> Answer:
-    """Return a response that was read whole."""
-    return Answer(response.status_code, dict(response.headers), response.content)
+def answer_of(response: httpx.Response, content: bytes | None = None) -> Answer:
+    """Return a response that was read, or the part of it that was read."""
+    body = response.content if content is None else content
+    return Answer(response.status_code, dict(response.headers), body)

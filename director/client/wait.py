@@ -1,4 +1,4 @@
-"""Waiting for a group's end: the status decides, the stream only says when to look.
+"""Waits for a group's end. The status decides; the stream only says when to read the status.
 
 A stream that is lost, silent or impossible (a proxy without WebSockets) costs lateness, never the
 result.
@@ -10,115 +10,124 @@ from dataclasses import dataclass
 from typing import Final
 
 from director.client import calls, requests
-from director.client.backoff import Outage, Patience
+from director.client.backoff import Outage, ReconnectPolicy
 from director.client.decode import load
 from director.client.errors import DirectorError, StreamClosed, WaitTimeout
-from director.client.groups import Group
-from director.client.steps import Closed, Connect, Flow, Hangup, Pause, Receive
+from director.client.groups import Group, parse_group
+from director.client.wire import Closed, Socket, Wire
 
-#: Seconds between looks where there is no stream.
+#: Seconds between reads of the status where there is no stream.
 POLL_S: Final = 2.0
-#: Seconds after which the status is read although the stream said nothing of an end.
+#: Seconds after which the status is read although the stream sent no end.
 SAFETY_POLL_S: Final = 15.0
 
 
 @dataclass(slots=True)
 class Watch:
-    """One caller's wait for one group. Times are of the patience's clock."""
+    """One caller's wait for one group. Times are by the policy's clock."""
 
+    wire: Wire
     group_id: str
-    patience: Patience
+    policy: ReconnectPolicy
     outage: Outage
-    #: When the caller wants to be back; None: at the end, however late.
+    #: When the caller's time is up; None: never.
     deadline: float | None
-    connected: bool = False
-    streamable: bool = True
+    socket: Socket | None = None
+    is_streamable: bool = True
 
     def left(self, at_most: float) -> float:
-        """Return the seconds until the deadline, ``at_most`` that many, never below 0."""
+        """Return the seconds until the deadline, at most ``at_most`` and never below 0."""
         if self.deadline is None:
             return at_most
-        return max(0.0, min(at_most, self.deadline - self.patience.clock()))
+        return max(0.0, min(at_most, self.deadline - self.policy.clock()))
 
-    def expired(self) -> bool:
-        """Whether the caller's time is up."""
-        return self.deadline is not None and self.patience.clock() >= self.deadline
+    def is_expired(self) -> bool:
+        """Return whether the caller's time is up."""
+        return self.deadline is not None and self.policy.clock() >= self.deadline
 
-    def look(self) -> Flow[Group]:
-        """Read the status, through an outage if need be.
+    async def status(self) -> Group:
+        """Read the status, again after each failure that may pass.
 
         Raises:
             WaitTimeout: The deadline came first.
         """
+        request = requests.status(self.group_id)
         while True:
             try:
-                # The last look of an expired wait still needs time to be answered.
+                # The last request of an expired wait still needs time for its answer.
                 limit = None if self.deadline is None else max(1.0, self.left(30.0))
-                group = yield from calls.status(self.group_id, timeout=limit, delays=())
+                group = await calls.call(self.wire, request, parse_group, timeout=limit, delays=())
             except DirectorError as error:
                 if not error.transient:
                     raise
-                yield from self._pause_or_expire(self.outage.delay(error))
+                delay = self.outage.delay(error)
+                if self.is_expired():
+                    raise WaitTimeout(
+                        f"Job group {self.group_id} had not ended in time."
+                    ) from error
+                await self.wire.sleep(self.left(delay))
             else:
-                self.outage.over()
+                self.outage.reset()
                 return group
 
-    def _pause_or_expire(self, seconds: float) -> Flow[None]:
-        if self.expired():
-            raise WaitTimeout(f"Job group {self.group_id} had not ended in time.")
-        yield Pause(self.left(seconds))
+    async def listen(self, seq: int | None) -> None:
+        """Return when the group may have ended, or when the status is to be read anyway."""
+        if self.is_streamable and self.socket is None:
+            await self._connect(seq)
+        if self.socket is not None:
+            await self._until_end(self.socket)
+        elif not self.is_streamable:
+            await self.wire.sleep(self.left(POLL_S))
 
-    def listen(self, seq: int | None) -> Flow[None]:
-        """Return when the group may have ended, or when it is time to look anyway."""
-        if self.streamable and not self.connected:
-            yield from self._connect(seq)
-        if self.connected:
-            yield from self._until_news()
-        elif not self.streamable:
-            yield Pause(self.left(POLL_S))
-
-    def _connect(self, seq: int | None) -> Flow[None]:
-        yield Hangup()
+    async def _connect(self, seq: int | None) -> None:
         try:
             path = requests.stream_path(self.group_id, seq)
-            yield Connect(path, max(1.0, self.left(10.0)))
+            self.socket = await self.wire.connect(path, max(1.0, self.left(10.0)))
         except DirectorError as error:
-            # Refused for good: look every now and then instead. Otherwise try again after a look.
-            self.streamable = error.transient
+            # A permanent refusal: poll. Otherwise connect again after the next status.
+            self.is_streamable = error.transient
             if error.transient:
-                yield Pause(self.left(self.outage.delay(error)))
-        else:
-            self.connected = True
+                await self.wire.sleep(self.left(self.outage.delay(error)))
 
-    def _until_news(self) -> Flow[None]:
-        look_at = self.patience.clock() + self.left(SAFETY_POLL_S)
-        while (remaining := look_at - self.patience.clock()) > 0:
-            frame: str | Closed | None = yield Receive(remaining)
+    async def _until_end(self, socket: Socket) -> None:
+        end = self.policy.clock() + self.left(SAFETY_POLL_S)
+        while (remaining := end - self.policy.clock()) > 0:
+            frame = await socket.receive(remaining)
             if frame is None:
                 return
             if isinstance(frame, Closed):
-                self.connected = False
-                yield Pause(self.left(self.outage.delay(StreamClosed(frame.code))))
+                await self.hang_up()
+                await self.wire.sleep(self.left(self.outage.delay(StreamClosed(frame.code))))
                 return
             if load(frame).get("type") == "group_complete":
                 return
 
+    async def hang_up(self) -> None:
+        """Close the stream if it is open."""
+        if self.socket is not None:
+            await self.socket.aclose()
+            self.socket = None
 
-def wait(group_id: str, *, timeout: float | None, patience: Patience) -> Flow[Group]:
+
+async def wait(
+    wire: Wire, group_id: str, *, timeout: float | None, policy: ReconnectPolicy
+) -> Group:
     """Return the group once ``completed_at`` is set.
 
     Raises:
-        WaitTimeout: It had not ended after ``timeout`` seconds.
+        WaitTimeout: The group had not ended after ``timeout`` seconds.
         GroupNotFound: There is no such group.
-        DirectorError: The server stayed away longer than the patience.
+        DirectorError: The server was away for ``give_up_seconds``.
     """
-    deadline = None if timeout is None else patience.clock() + timeout
-    watch = Watch(group_id, patience, Outage(patience), deadline)
-    while True:
-        group = yield from watch.look()
-        if group.finished:
-            yield Hangup()
-            return group
-        if watch.expired():
-            raise WaitTimeout(f"Job group {group_id} is {group.status} after {timeout:g} s.")
-        yield from watch.listen(group.seq)
+    deadline = None if timeout is None else policy.clock() + timeout
+    watch = Watch(wire, group_id, policy, Outage(policy), deadline)
+    try:
+        while True:
+            group = await watch.status()
+            if group.finished:
+                return group
+            if watch.is_expired():
+                raise WaitTimeout(f"Job group {group_id} is {group.status} after {timeout:g} s.")
+            await watch.listen(group.seq)
+    finally:
+        await watch.hang_up()

@@ -13,7 +13,7 @@ import pytest
 
 from director import client
 from director.client import Child, OutputFile, Outputs
-from director.client.file_writer import Landing, relative_path, safe_part
+from director.client.file_writer import AtomicFile, relative_path, safe_part
 from tests.unit.client_driver import client_kinds
 from tests.unit.client_server import FakeDirector
 
@@ -207,9 +207,9 @@ def test_no_name_leaves_the_folder(name: str, tmp_path: Path) -> None:
         assert target.resolve().is_relative_to(folder.resolve())
         assert target != folder
         assert ".." not in target.parts
-        with Landing(target) as landing:
-            landing.write(b"x")
-            assert landing.land().read_bytes() == b"x"
+        with AtomicFile(target) as written:
+            written.write(b"x")
+            assert written.commit().read_bytes() == b"x"
 
 
 def test_a_name_keeps_its_extension_and_its_plain_letters() -> None:
@@ -238,9 +238,9 @@ def test_a_file_system_without_hard_links_overwrites_nothing_either(
     target = tmp_path / "a.png"
     landed = []
     for content in (b"first", b"second", b"first"):
-        with Landing(target) as landing:
-            landing.write(content)
-            landed.append(landing.land())
+        with AtomicFile(target) as written:
+            written.write(content)
+            landed.append(written.commit())
     assert [p.name for p in landed] == ["a.png", "a_2.png", "a.png"]
     assert [p.read_bytes() for p in landed] == [b"first", b"second", b"first"]
     assert names(tmp_path) == ["a.png", "a_2.png"]

@@ -21,7 +21,7 @@ from director.client import (
     InitialState,
     UnknownEvent,
 )
-from director.client.backoff import LONGEST_DELAY_S, Outage, Patience
+from director.client.backoff import LONGEST_DELAY_S, Outage, ReconnectPolicy
 from director.client.errors import Unreachable
 from director.client.events import parse_event
 from director.client.stream import Position, Stream
@@ -271,9 +271,9 @@ def test_a_group_that_is_gone_is_not_found_also_without_a_frame(
 
 
 def test_only_a_reader_that_was_too_slow_comes_back_at_once() -> None:
-    stream = Stream("jg_1", Position(seq=1), Outage(Patience()), follow=False)
-    assert stream.pause_after(client.StreamClosed(4008)) == 0.0
-    assert stream.pause_after(client.StreamClosed(4012)) > 0.0
+    stream = Stream("jg_1", Position(seq=1), Outage(ReconnectPolicy()), follow=False)
+    assert stream.delay_after(client.StreamClosed(4008)) == 0.0
+    assert stream.delay_after(client.StreamClosed(4012)) > 0.0
 
 
 def test_an_error_frame_gives_the_reason_of_the_close(director: Any, server: FakeDirector) -> None:
@@ -567,22 +567,22 @@ class Clock:
 
 
 def test_delays_grow_to_a_limit_and_start_over_after_a_sign_of_life() -> None:
-    outage = Outage(Patience(None))
+    outage = Outage(ReconnectPolicy(None))
     delays = [outage.delay(Unreachable("away")) for _ in range(20)]
     assert 0.1 <= delays[0] <= 0.2
     assert LONGEST_DELAY_S / 2 <= delays[-1] <= LONGEST_DELAY_S
-    outage.over()
+    outage.reset()
     assert outage.delay(Unreachable("away")) <= 0.2
 
 
 def test_an_outage_is_measured_from_its_first_failure() -> None:
     clock = Clock()
-    outage = Outage(Patience(10.0, clock))
+    outage = Outage(ReconnectPolicy(10.0, clock))
     lost = Unreachable("away")
     outage.delay(lost)
     clock.now += 9.9
     outage.delay(lost)
-    outage.over()
+    outage.reset()
     clock.now += 50
     outage.delay(lost)
     clock.now += 10
