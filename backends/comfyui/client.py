@@ -18,19 +18,19 @@ import msgspec
 from backends.comfyui import answers
 from backends.comfyui.address import check_headers, normalise_url
 from backends.comfyui.errors import (
-    AnswerLost,
     AnswerTooLarge,
     NotComfyUI,
-    NotSentAnyMore,
     PromptRefused,
     PromptUnconfirmed,
     ProtocolError,
+    ResponseLost,
+    SendAborted,
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
 from backends.comfyui.exchange import (
     Answer,
     Exchange,
-    OpenAnswer,
+    StreamedAnswer,
     Timeouts,
     check_status,
     tls_context,
@@ -121,10 +121,10 @@ class ComfyClient:
 
         Raises:
             BackendUnreachable: not sent.
-            NotSentAnyMore: not sent, since ``may_send`` said no.
+            SendAborted: not sent, since ``may_send`` said no.
             PromptRefused: ComfyUI said no (400, 413).
             PromptUnconfirmed: an answer that ComfyUI's API does not give, or its 500 for an exception.
-            AnswerLost: everything else; the prompt may be queued.
+            ResponseLost: everything else; the prompt may be queued.
         """
         body = {
             "prompt": {node_id: _with_meta(node) for node_id, node in prompt.items()},
@@ -135,7 +135,7 @@ class ComfyClient:
             body["extra_data"] = extra_data
         encoded = msgspec.json.encode(body)
         try:
-            answer = await self._exchange.ask(
+            answer = await self._exchange.request(
                 "POST",
                 "/prompt",
                 new_connection=True,
@@ -146,14 +146,14 @@ class ComfyClient:
             return self._accepted(answer)
         except (AnswerTooLarge, NotComfyUI, ProtocolError) as exc:
             detail = f"The prompt was sent and not answered properly: {exc.detail}"
-            raise AnswerLost(detail, url=self.url) from exc
+            raise ResponseLost(detail, url=self.url) from exc
 
     async def _at_last(
         self, body: bytes, may_send: Callable[[], bool] | None
     ) -> AsyncIterator[bytes]:
         if may_send is not None and not may_send():
             detail = "It was taken back before it was sent."
-            raise NotSentAnyMore(detail, url=self.url)
+            raise SendAborted(detail, url=self.url)
         yield body
 
     def _accepted(self, answer: Answer) -> answers.Accepted:
@@ -169,7 +169,7 @@ class ComfyClient:
             case status if not raised and (status >= 500 or status in (408, 425, 429)):
                 # A proxy's answer: the ComfyUI behind it may still queue the prompt.
                 detail = f"The prompt was answered with {status}; it may be queued."
-                raise AnswerLost(detail, url=self.url, status=status)
+                raise ResponseLost(detail, url=self.url, status=status)
             case _:
                 raise self._unconfirmed(answer, raised=raised)
 
@@ -297,7 +297,7 @@ class ComfyClient:
         type: str = "output",  # noqa: A002  # ComfyUI's name
         max_bytes: int | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[OpenAnswer]:
+    ) -> AsyncIterator[StreamedAnswer]:
         """Open a file; 404 and ComfyUI's other refusals are statuses, not errors.
 
         Args:
@@ -353,7 +353,7 @@ class ComfyClient:
             BackendError: see ``_post``.
         """
         fields = {"type": type, "subfolder": subfolder, "overwrite": str(overwrite).lower()}
-        answer = await self._exchange.ask(
+        answer = await self._exchange.request(
             "POST", "/upload/image", files={"image": (filename, image)}, data=fields
         )
         return self._read(answer, answers.uploaded_image, "POST /upload/image")
@@ -383,12 +383,12 @@ class ComfyClient:
 
         Raises:
             BackendUnreachable: no connection.
-            AnswerLost: no whole answer, or a server error.
+            ResponseLost: no whole answer, or a server error.
             AnswerTooLarge: cut off at ``max_answer_bytes``.
             AccessDenied: 401 or 403.
             NotComfyUI: an answer of another kind.
         """
-        answer = await self._exchange.ask(
+        answer = await self._exchange.request(
             "GET", path, new_connection=new_connection, max_bytes=max_bytes
         )
         return self._read(answer, read, f"GET {path}")
@@ -397,9 +397,9 @@ class ComfyClient:
         """Tell, and take 200 as done; its body is empty.
 
         Raises:
-            BackendError: as ``_get``; after ``AnswerLost`` it may have been carried out.
+            BackendError: as ``_get``; after ``ResponseLost`` it may have been carried out.
         """
-        answer = await self._exchange.ask(
+        answer = await self._exchange.request(
             "POST", path, content=msgspec.json.encode(body), headers=_JSON
         )
         check_status(answer.status, url=self.url, asked=f"POST {path}")

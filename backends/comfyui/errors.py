@@ -2,8 +2,8 @@
 
 * BackendError
     * BackendUnreachable   the connection never stood: nothing was sent
-    * NotSentAnyMore       the caller took it back before a byte of it was on its way
-    * AnswerLost           something was sent and no proper answer came back
+    * SendAborted       the caller took it back before a byte of it was on its way
+    * ResponseLost           something was sent and no proper answer came back
         * PromptUnconfirmed    a whole answer to a prompt that neither accepts nor refuses it
     * PromptRefused        ComfyUI looked at the prompt and said no (400, 413)
     * AnswerTooLarge       the answer went over the limit and was cut off
@@ -14,7 +14,7 @@
 
 A library's exceptions never leave this package: they are translated where they
 occur, with the cause kept. For a submitted prompt only three matter:
-``BackendUnreachable`` and ``NotSentAnyMore`` (not sent), ``PromptRefused`` (refused) and ``AnswerLost``
+``BackendUnreachable`` and ``SendAborted`` (not sent), ``PromptRefused`` (refused) and ``ResponseLost``
 (uncertain: it may be queued). ``PromptUnconfirmed`` is uncertain too, until a look-up finds nothing queued.
 """
 
@@ -52,14 +52,14 @@ class BackendUnreachable(BackendError):
     not_sent = True
 
 
-class NotSentAnyMore(BackendError):
+class SendAborted(BackendError):
     """The connection stood, and the caller no longer wanted the prompt sent: not a byte of it was."""
 
     code = "not_sent_any_more"
     not_sent = True
 
 
-class AnswerLost(BackendError):
+class ResponseLost(BackendError):
     """The request went out and no proper answer came; it may have been carried out.
 
     Attributes:
@@ -74,7 +74,7 @@ class AnswerLost(BackendError):
         self.status = status
 
 
-class PromptUnconfirmed(AnswerLost):
+class PromptUnconfirmed(ResponseLost):
     """A whole answer to ``POST /prompt`` that neither accepts nor refuses the prompt as ComfyUI does.
 
     The same prompt gets the same answer again: a redirect, a 200 without a ``prompt_id``, a 404.

@@ -20,10 +20,10 @@ from websockets.exceptions import (
 
 from backends.comfyui.destinations import CheckedConnection, PeerRefused, permitted_addresses
 from backends.comfyui.errors import (
-    AnswerLost,
     BackendUnreachable,
     NotComfyUI,
     ProtocolError,
+    ResponseLost,
     SocketLost,
 )
 from backends.comfyui.exchange import USER_AGENT, Timeouts, check_status, reason_of
@@ -128,7 +128,7 @@ async def open_socket(
 
     Raises:
         BackendUnreachable: no connection could be made.
-        AnswerLost: the handshake broke off or took too long.
+        ResponseLost: the handshake broke off or took too long.
         AccessDenied: 401 or 403.
         NotComfyUI: anything else than a WebSocket answers there.
         SocketLost: it ended before its first message was sent.
@@ -175,7 +175,7 @@ async def _connected(
         return await _connected_anywhere(uri, options)
     except TimeoutError as exc:
         detail = f"The event socket did not open within {timeouts.open_s:g} s."
-        raise AnswerLost(detail, url=url) from exc
+        raise ResponseLost(detail, url=url) from exc
     except OSError as exc:
         raise BackendUnreachable(f"No connection: {reason_of(exc)}.", url=url) from exc
     except InvalidStatus as exc:
@@ -214,9 +214,9 @@ async def _send_feature_flags(connection: ClientConnection, url: str, *, preview
         raise _lost(exc, url) from exc
 
 
-def _bad_handshake(exc: Exception, url: str) -> AnswerLost | NotComfyUI:
+def _bad_handshake(exc: Exception, url: str) -> ResponseLost | NotComfyUI:
     if isinstance(exc.__cause__, EOFError):
-        return AnswerLost("The connection ended while the event socket was opened.", url=url)
+        return ResponseLost("The connection ended while the event socket was opened.", url=url)
     return NotComfyUI(
         f"The event socket was not answered as a WebSocket: {str(exc).rstrip('.')}.", url=url
     )

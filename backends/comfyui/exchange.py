@@ -1,6 +1,6 @@
 """One HTTP exchange with a backend: bounded in bytes and in time, errors translated.
 
-Nothing of httpx leaves this module but through ``Answer`` and ``OpenAnswer``.
+Nothing of httpx leaves this module but through ``Answer`` and ``StreamedAnswer``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import httpx
 from backends.comfyui.destinations import CheckedNetwork
 from backends.comfyui.errors import (
     AccessDenied,
-    AnswerLost,
     AnswerTooLarge,
     BackendUnreachable,
     NotComfyUI,
+    ResponseLost,
 )
 from backends.comfyui.loopback import LOOPBACK_HOSTS, is_localhost
 
@@ -73,7 +73,7 @@ class Answer:
         return "html" in self.content_type or self.body[:64].lstrip()[:1] == b"<"
 
 
-class OpenAnswer:
+class StreamedAnswer:
     """An answer whose head has come and whose body is read by the caller.
 
     Attributes:
@@ -114,12 +114,12 @@ class OpenAnswer:
 
         Raises:
             AnswerTooLarge: it is longer than allowed.
-            AnswerLost: it broke off, or paused for too long.
+            ResponseLost: it broke off, or paused for too long.
         """
         read = 0
         body = self._response.aiter_raw()
         while True:
-            with translated(self._url, silence_s=self._silence_s):
+            with map_errors(self._url, silence_s=self._silence_s):
                 chunk = await anext(body, None)
             if chunk is None:
                 return
@@ -157,7 +157,7 @@ class Exchange:
         await self._kept.aclose()
         await self._fresh.aclose()
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -178,7 +178,7 @@ class Exchange:
 
         Raises:
             BackendUnreachable: no connection; nothing was sent.
-            AnswerLost: something was sent and no whole answer came.
+            ResponseLost: something was sent and no whole answer came.
             AnswerTooLarge: the answer exceeds the limit.
             NotComfyUI: the answer is compressed, though nobody asked for it.
         """
@@ -186,7 +186,7 @@ class Exchange:
         max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)
         # Who sets a deadline waits for a server that thinks, as validation does.
         silence_s = total_s or self._timeouts.silence_s
-        with translated(self._url, silence_s=silence_s, limit_s=limit_s):
+        with map_errors(self._url, silence_s=silence_s, limit_s=limit_s):
             async with asyncio.timeout(limit_s):
                 response = await self._send(method, path, new_connection, silence_s, request)
                 try:
@@ -203,7 +203,7 @@ class Exchange:
     @contextlib.asynccontextmanager
     async def open(
         self, method: str, path: str, *, max_bytes: int | None = None, **request: Any
-    ) -> AsyncIterator[OpenAnswer]:
+    ) -> AsyncIterator[StreamedAnswer]:
         """Send one request and leave the body to the caller.
 
         Args:
@@ -214,13 +214,13 @@ class Exchange:
             BackendError: as ``ask``.
         """
         silence_s = self._timeouts.silence_s
-        with translated(self._url, silence_s=silence_s):
+        with map_errors(self._url, silence_s=silence_s):
             response = await self._send(method, path, False, silence_s, request)
         try:
             _check_encoding(response, self._url)
             if max_bytes is not None and (_length(response) or 0) > max_bytes:
                 raise _too_large(self._url, max_bytes, f"{method} {path}")
-            yield OpenAnswer(
+            yield StreamedAnswer(
                 response,
                 url=self._url,
                 max_bytes=max_bytes,
@@ -256,7 +256,7 @@ class Exchange:
 
 
 @contextlib.contextmanager
-def translated(url: str, *, silence_s: float, limit_s: float | None = None) -> Iterator[None]:
+def map_errors(url: str, *, silence_s: float, limit_s: float | None = None) -> Iterator[None]:
     """Turn the libraries' exceptions into ours.
 
     Args:
@@ -270,12 +270,12 @@ def translated(url: str, *, silence_s: float, limit_s: float | None = None) -> I
         raise BackendUnreachable(f"No connection: {reason_of(exc)}.", url=url) from exc
     except httpx.TimeoutException as exc:
         detail = f"No whole answer came: {silence_s:g} s passed without a byte."
-        raise AnswerLost(detail, url=url) from exc
+        raise ResponseLost(detail, url=url) from exc
     except TimeoutError as exc:
         within = "" if limit_s is None else f" within {limit_s:g} s"
-        raise AnswerLost(f"No whole answer came{within}.", url=url) from exc
+        raise ResponseLost(f"No whole answer came{within}.", url=url) from exc
     except (httpx.HTTPError, httpx.StreamError, OSError) as exc:
-        raise AnswerLost(f"The answer broke off: {reason_of(exc)}.", url=url) from exc
+        raise ResponseLost(f"The answer broke off: {reason_of(exc)}.", url=url) from exc
 
 
 def check_status(status: int, *, url: str, asked: str) -> None:
@@ -286,7 +286,7 @@ def check_status(status: int, *, url: str, asked: str) -> None:
 
     Raises:
         AccessDenied: 401, 403.
-        AnswerLost: 5xx, 408, 425, 429.
+        ResponseLost: 5xx, 408, 425, 429.
         NotComfyUI: a redirect, which is never followed, and any other.
     """
     if status == 200:
@@ -294,7 +294,7 @@ def check_status(status: int, *, url: str, asked: str) -> None:
     if status in (401, 403):
         raise AccessDenied(f"{asked} was denied with {status}.", url=url, status=status)
     if status >= 500 or status in (408, 425, 429):
-        raise AnswerLost(f"{asked} was answered with {status}.", url=url, status=status)
+        raise ResponseLost(f"{asked} was answered with {status}.", url=url, status=status)
     if 300 <= status < 400:
         detail = f"{asked} was answered with a redirect ({status}), which is not followed."
         raise NotComfyUI(detail, url=url, status=status)

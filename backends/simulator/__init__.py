@@ -17,6 +17,6 @@ from backends.simulator.faults import FaultError
 from backends.simulator.process import PortInUse
 from backends.simulator.server import Simulator
 from backends.simulator.threaded import SimulatorThread
-from backends.simulator.witness import read_witness
+from backends.simulator.witness import read_audit_log
 
-__all__ = ["Config", "FaultError", "PortInUse", "Simulator", "SimulatorThread", "read_witness"]
+__all__ = ["Config", "FaultError", "PortInUse", "Simulator", "SimulatorThread", "read_audit_log"]

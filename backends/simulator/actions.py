@@ -6,13 +6,13 @@ from typing import Any
 
 from backends.simulator.faults import Fault
 from backends.simulator.http_prompts import raise_flag, submit
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 
 FOREIGN_CLIENT = "somebody-else"
 _FOREIGN_STEPS = 10
 
 
-def carry_out(life: Life, fault: Fault) -> None:
+def carry_out(life: ServerState, fault: Fault) -> None:
     """Do what was ordered, now."""
     client_id: str = fault["client_id"]
     match fault.name:
@@ -33,7 +33,7 @@ def carry_out(life: Life, fault: Fault) -> None:
                 submit(life, _foreign(index, fault["seconds"], front=fault["front"]))
 
 
-def _delete(life: Life, prompt_id: str) -> None:
+def _delete(life: ServerState, prompt_id: str) -> None:
     if prompt_id:
         life.queue.delete(prompt_id)
     else:

@@ -183,7 +183,7 @@ def _fault(text: str) -> str:
     """Check an order at once, so that a wrong one is told before anything starts."""
     try:
         name, options = parse_fault(text)
-        Faults(lambda _fault, _facts: None).order(name, **options)
+        Faults(lambda _fault, _facts: None).inject(name, **options)
     except FaultError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

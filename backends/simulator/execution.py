@@ -8,9 +8,9 @@ from typing import Any
 
 from backends.simulator import node_inputs, nodes
 from backends.simulator.cache import Ui
-from backends.simulator.graph import Agenda, Graph, is_link
+from backends.simulator.graph import ExecutionOrder, Graph, is_link
 from backends.simulator.interrupt import Interrupted
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, PromptRun
 from backends.simulator.progress import Progress
 from backends.simulator.prompt_queue import HistoryEntry, Item
@@ -26,7 +26,7 @@ _OOM_TIPS = (
 class Execution:
     """One run of one prompt."""
 
-    def __init__(self, life: Life, item: Item) -> None:
+    def __init__(self, life: ServerState, item: Item) -> None:
         _, self.prompt_id, prompt, extra_data, self.outputs = item
         prompt = copy.deepcopy(prompt)  # running notes things in it that nobody else sees
         self.life = life
@@ -49,7 +49,7 @@ class Execution:
         life.client_id = self.client_id
         self._start()
         self._prepare()
-        await life.moment("started", **self.run.facts)
+        await life.apply_due_faults("started", **self.run.facts)
         try:
             await self._run_nodes()
         finally:
@@ -72,7 +72,9 @@ class Execution:
 
     async def _run_nodes(self) -> None:
         cache = self.life.cache
-        agenda = Agenda(self.graph, self.life.catalog, lambda n: cache.output(n) is not None)
+        agenda = ExecutionOrder(
+            self.graph, self.life.catalog, lambda n: cache.output(n) is not None
+        )
         for output in self.outputs:
             agenda.add(output)
         while agenda:
@@ -93,7 +95,7 @@ class Execution:
         self.life.witness.write("ended", outcome="success", **self._whose())
         self.say("execution_success", {"prompt_id": self.prompt_id})
 
-    async def _run_node(self, node_id: str, agenda: Agenda) -> bool:
+    async def _run_node(self, node_id: str, agenda: ExecutionOrder) -> bool:
         """Run a node; False if it waits for the nodes it expanded into."""
         cache = self.life.cache
         if cache.output(node_id) is not None:
@@ -173,7 +175,7 @@ class Execution:
             self.life.hub.send("execution_error", told, self.client_id)
         return Outcome((Blocker(None),) * len(self.life.catalog.returns(class_type)))
 
-    def _expand(self, node_id: str, outcome: Outcome, agenda: Agenda) -> None:
+    def _expand(self, node_id: str, outcome: Outcome, agenda: ExecutionOrder) -> None:
         for new_id, node in outcome.expand.items():
             self.graph.add(new_id, node, node_id)
         self.life.cache.sign(self.graph, outcome.expand)

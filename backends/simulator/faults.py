@@ -207,7 +207,7 @@ class Faults:
         self._ids = itertools.count(1)
         self._on_hit = on_hit
 
-    def order(self, name: str, **options: Any) -> Fault:
+    def inject(self, name: str, **options: Any) -> Fault:
         """Add one. Raises FaultError for an unknown name or option, or a value of another type."""
         fault = self._make(name, options)
         self._orders.append(fault)
@@ -294,7 +294,7 @@ def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), options
 
 
-def catalogue() -> dict[str, Any]:
+def fault_kinds() -> dict[str, Any]:
     """Every kind with its options, for `GET /simulator/faults`."""
     return {n: {"help": k.help, "options": {**_COMMON, **k.options}} for n, k in KINDS.items()}
 

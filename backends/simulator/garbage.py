@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 
 INTERVAL = 10.0  # seconds from one collection to the next
 
 
-class Garbage:
+class GarbageCollection:
     """When the next collection is due."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, life: ServerState) -> None:
         self._life = life
         self._wanted = False
         self._last = float("-inf")  # loop time
@@ -30,7 +30,7 @@ class Garbage:
         self.left()
         self._last = float("-inf")
 
-    def patience(self) -> float | None:
+    def delay_until_due(self) -> float | None:
         """Seconds that the worker may wait for a prompt until a collection is due; None: any."""
         if not self._wanted:
             return None
@@ -38,7 +38,7 @@ class Garbage:
 
     async def collect(self) -> None:
         """Stand still if a collection is due."""
-        if self.patience() != 0.0:
+        if self.delay_until_due() != 0.0:
             return
         self._wanted = False
         self._life.awake.clear()

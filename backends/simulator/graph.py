@@ -50,7 +50,7 @@ class Graph:
         return node_id
 
 
-class Agenda:
+class ExecutionOrder:
     """The nodes still to run: those that outputs need and no cache has."""
 
     def __init__(self, graph: Graph, catalog: Catalog, is_cached: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator.faults import Fault, FaultError, catalogue
+from backends.simulator.faults import Fault, FaultError, fault_kinds
 from backends.simulator.http_keys import LIFE
 
 routes = web.RouteTableDef()
@@ -30,13 +30,13 @@ async def order(request: web.Request) -> web.Response:
     try:
         body = await request.json()
         orders = body if isinstance(body, list) else [body]
-        faults = [_order(life.faults.order, entry) for entry in orders]
+        faults = [_order(life.faults.inject, entry) for entry in orders]
     except (FaultError, json.JSONDecodeError, UnicodeDecodeError) as error:
         return web.json_response({"error": str(error)}, status=400)
     answer = web.json_response({"orders": [fault.report() for fault in faults]})
     for fault in faults:
         if fault.options.get("at") == "now":
-            request.app[LIFE].spawn(life.moment("now"))
+            request.app[LIFE].spawn(life.apply_due_faults("now"))
             break
     return answer
 
@@ -52,7 +52,7 @@ def _order(make: Any, entry: Any) -> Fault:
 async def orders(request: web.Request) -> web.Response:
     """What is ordered, and what could be."""
     faults = request.app[LIFE].faults
-    return web.json_response({"orders": faults.report(), "catalogue": catalogue()})
+    return web.json_response({"orders": faults.report(), "catalogue": fault_kinds()})
 
 
 @routes.delete("/simulator/faults")

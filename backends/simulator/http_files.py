@@ -33,10 +33,12 @@ async def view(request: web.Request) -> web.StreamResponse:
     query = request.rel_url.query
     headers = {"Content-Disposition": f'filename="{name}"'}
     if "preview" in query:
-        kind, data = await life.paint(_preview, path, query["preview"], query.get("channel", ""))
+        kind, data = await life.run_in_thread(
+            _preview, path, query["preview"], query.get("channel", "")
+        )
         return web.Response(body=data, content_type=f"image/{kind}", headers=headers)
     if query.get("channel") in ("rgb", "a"):
-        data = await life.paint(_channel, path, query["channel"])
+        data = await life.run_in_thread(_channel, path, query["channel"])
         return web.Response(body=data, content_type="image/png", headers=headers)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     safe = "application/octet-stream" if kind in _DOWNLOAD_ONLY else kind

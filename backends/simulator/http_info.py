@@ -11,7 +11,7 @@ from aiohttp import web
 
 from backends.simulator.http_keys import LIFE
 from backends.simulator.hub import SERVER_FEATURES
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 
 routes = web.RouteTableDef()
 
@@ -47,7 +47,7 @@ async def system_stats(request: web.Request) -> web.Response:
     return web.json_response(stats(request.app[LIFE]))
 
 
-def stats(life: Life) -> dict[str, Any]:
+def stats(life: ServerState) -> dict[str, Any]:
     """The body of /system_stats; a busy device has less of its memory free."""
     busy = bool(life.queue.running)
     system = {
@@ -66,12 +66,12 @@ def stats(life: Life) -> dict[str, Any]:
     return {"system": system, "devices": [_device(life, busy=busy)]}
 
 
-def _arguments(life: Life) -> list[str]:
+def _arguments(life: ServerState) -> list[str]:
     previews = ["--preview-method", "auto"] if life.config.preview_fps else []
     return ["main.py", "--listen", life.config.host, "--port", str(life.config.port), *previews]
 
 
-def _device(life: Life, *, busy: bool) -> dict[str, Any]:
+def _device(life: ServerState, *, busy: bool) -> dict[str, Any]:
     gb = life.config.vram_gb
     total = _RAM if gb is None else int(gb * _GIB)
     free = total // 4 if busy else total * 3 // 4

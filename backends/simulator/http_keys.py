@@ -6,9 +6,9 @@ import asyncio
 
 from aiohttp import web
 
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 
-LIFE: web.AppKey[Life] = web.AppKey("life", Life)
+LIFE: web.AppKey[ServerState] = web.AppKey("life", ServerState)
 
 
 async def break_connection(request: web.Request) -> web.Response:

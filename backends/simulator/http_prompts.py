@@ -11,11 +11,11 @@ from aiohttp import web
 
 from backends.simulator import lenient
 from backends.simulator.http_keys import LIFE, break_connection
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 from backends.simulator.prompt_queue import Item, LenientItem
 from backends.simulator.replacements import replace_nodes
 from backends.simulator.validation import Verdict, no_prompt, validate
-from backends.simulator.witness import marks
+from backends.simulator.witness import redact_extra_data
 
 routes = web.RouteTableDef()
 
@@ -44,13 +44,13 @@ async def post_prompt(request: web.Request) -> web.Response:
     if hidden is not None and answer.status == 200:
         return web.json_response({"status": "queued"})
     if answer.status == 200:
-        await life.moment("accepted", **facts)
+        await life.apply_due_faults("accepted", **facts)
         return await _after_queueing(request, life, answer, facts)
     return answer
 
 
 async def _after_queueing(
-    request: web.Request, life: Life, answer: web.Response, facts: dict[str, Any]
+    request: web.Request, life: ServerState, answer: web.Response, facts: dict[str, Any]
 ) -> web.Response:
     """The answer to a queued prompt, or what was ordered in its place."""
     if fault := life.faults.take("delay_answer", **facts):
@@ -70,12 +70,12 @@ def _facts(body: Any) -> dict[str, Any]:
     return found | {"prompt_id": str(body["prompt_id"]) if "prompt_id" in body else None}
 
 
-async def _queue_later(life: Life, body: Any, seconds: float) -> None:
+async def _queue_later(life: ServerState, body: Any, seconds: float) -> None:
     await asyncio.sleep(seconds)
     submit(life, body)
 
 
-def submit(life: Life, body: Any) -> web.Response:
+def submit(life: ServerState, body: Any) -> web.Response:
     """Queue a submission, or refuse it. Raises whatever Python raises for a malformed one."""
     number = _number(life, body)
     if "prompt" not in body:
@@ -93,13 +93,13 @@ def submit(life: Life, body: Any) -> web.Response:
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
         return web.json_response(refusal, status=400)
     item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
-    life.witness.write("accepted", number=number, **whose, extra_data=marks(extra_data))
+    life.witness.write("accepted", number=number, **whose, extra_data=redact_extra_data(extra_data))
     life.queue.put(LenientItem(item) if is_lenient else item)
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
     return web.json_response(answer)
 
 
-def _number(life: Life, body: Any) -> float:
+def _number(life: ServerState, body: Any) -> float:
     """The place in the queue; the counter is consumed by refused submissions too."""
     if "number" in body:
         return float(body["number"])
@@ -112,7 +112,7 @@ def _wants(body: Any, key: str) -> bool:
     return key in body and bool(body[key])
 
 
-def _verdict(life: Life, prompt: Any, body: Any) -> tuple[Verdict, bool]:
+def _verdict(life: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]:
     """What validation says, and whether leniency has overruled it."""
     targets = body.get("partial_execution_targets")
     if not life.config.lenient:
@@ -172,7 +172,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def raise_flag(life: Life, prompt_id: Any = None) -> None:
+def raise_flag(life: ServerState, prompt_id: Any = None) -> None:
     """Raise the interrupt flag, unless it's ordered to get lost or to come late."""
     facts = {"prompt_id": prompt_id}
     if life.faults.take("interrupt_lost", **facts):
@@ -183,7 +183,7 @@ def raise_flag(life: Life, prompt_id: Any = None) -> None:
     life.interrupt.set()
 
 
-async def _raise_later(life: Life, seconds: float) -> None:
+async def _raise_later(life: ServerState, seconds: float) -> None:
     await asyncio.sleep(seconds)
     life.interrupt.set()
 
@@ -207,7 +207,9 @@ async def get_history_of(request: web.Request) -> web.Response:
     return _history(life, {} if entry is None else {prompt_id: entry}, prompt_id)
 
 
-def _history(life: Life, found: dict[str, Any], prompt_id: str | None = None) -> web.Response:
+def _history(
+    life: ServerState, found: dict[str, Any], prompt_id: str | None = None
+) -> web.Response:
     facts = {"prompt_id": prompt_id}
     if life.faults.take("empty_history", **facts):
         found = {}

@@ -11,7 +11,7 @@ from aiohttp import WSMsgType, web
 
 from backends.simulator.http_keys import LIFE
 from backends.simulator.hub import SERVER_FEATURES
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 
 routes = web.RouteTableDef()
 
@@ -40,13 +40,13 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     return response
 
 
-async def _greet(life: Life, client_id: str) -> None:
+async def _greet(life: ServerState, client_id: str) -> None:
     await life.hub.send_now("status", {"status": life.status(), "sid": client_id}, client_id)
     if life.client_id == client_id and life.last_node_id is not None:
         await life.hub.send_now("executing", {"node": life.last_node_id}, client_id)
 
 
-async def _listen(life: Life, client_id: str, response: web.WebSocketResponse) -> None:
+async def _listen(life: ServerState, client_id: str, response: web.WebSocketResponse) -> None:
     """Read what the client says: only feature flags as its first message matter."""
     is_first = True
     async for message in response:

@@ -18,21 +18,21 @@ from backends.simulator.folders import Folders
 from backends.simulator.hub import Hub
 from backends.simulator.interrupt import InterruptFlag
 from backends.simulator.prompt_queue import PromptQueue
-from backends.simulator.witness import Witness
+from backends.simulator.witness import AuditLog
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 @dataclass(slots=True)
-class Life:
+class ServerState:
     """What the routes, the worker and the sockets of one process share."""
 
     config: Config
     folders: Folders
     catalog: Catalog
     faults: Faults
-    witness: Witness
+    witness: AuditLog
     act: Callable[[Fault], None]  # carry out an action that is due
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # run something aside until this life ends
     painters: ThreadPoolExecutor
@@ -53,7 +53,7 @@ class Life:
 
     def __post_init__(self) -> None:
         self.hub = Hub(self.faults)
-        self.queue = PromptQueue(self.witness, self.tell_status)
+        self.queue = PromptQueue(self.witness, self.send_status)
         self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
         self.awake.set()
 
@@ -61,7 +61,7 @@ class Life:
         """How many prompts are pending or running."""
         return {"exec_info": {"queue_remaining": self.queue.depth()}}
 
-    def tell_status(self) -> None:
+    def send_status(self) -> None:
         """Send the depth of the queue to all sockets."""
         self.hub.send("status", {"status": self.status()})
 
@@ -75,7 +75,7 @@ class Life:
                 return fault
         return None
 
-    async def moment(self, name: str, step: int = 0, **facts: Any) -> None:
+    async def apply_due_faults(self, name: str, step: int = 0, **facts: Any) -> None:
         """Carry out what was ordered for this moment of a prompt's life."""
         due = self.faults.take_actions(name, step, **facts)
         for fault in due:
@@ -85,7 +85,7 @@ class Life:
         if self.ended:
             await asyncio.Event().wait()  # until the cancellation that is on its way
 
-    async def paint(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run_in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do slow work in a thread, so that HTTP stays responsive."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.painters, lambda: work(*args, **kwargs))

@@ -69,7 +69,7 @@ def _is_loopback(name: str | None) -> bool:
 
 
 @web.middleware
-async def stand_still(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def wait_for_gc(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Keep a request waiting while garbage is collected."""
     if not request.path.startswith(CONTROL):
         await request.app[LIFE].awake.wait()
@@ -77,7 +77,7 @@ async def stand_still(request: web.Request, handler: Handler) -> web.StreamRespo
 
 
 @web.middleware
-async def misbehave(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Do what a fault about this route orders, else nothing."""
     if request.path.startswith(CONTROL):
         return await handler(request)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.simulator.graph import Node
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 from backends.simulator.progress import Preview, Progress
 
 
@@ -33,7 +33,7 @@ class Outcome:
 class PromptRun:
     """The prompt being run, as all its nodes see it."""
 
-    life: Life
+    life: ServerState
     prompt_id: str
     prompt: dict[str, Node]
     extra_data: Any
@@ -63,7 +63,7 @@ class NodeContext:
     class_type: str
 
     @property
-    def life(self) -> Life:
+    def life(self) -> ServerState:
         """The server it runs on."""
         return self.run.life
 

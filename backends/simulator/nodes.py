@@ -76,7 +76,7 @@ async def batch_images(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 async def load_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """A picture from the input folder. Raises OSError, as Pillow does for a file that is none."""
     path = ctx.life.folders.path(inputs["image"])
-    width, height = await ctx.life.paint(_size_of, path)
+    width, height = await ctx.life.run_in_thread(_size_of, path)
     return Outcome((Batch([Picture(width=width, height=height, file=Path(path))]), Opaque("MASK")))
 
 
@@ -109,7 +109,7 @@ async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -
     height, width, _ = images[0].shape
     saved = []
     for number, picture in enumerate(images):
-        name, subfolder = await ctx.life.paint(
+        name, subfolder = await ctx.life.run_in_thread(
             _save, ctx, picture, kind, prefix.replace("%batch_num%", str(number)), (width, height)
         )
         saved.append({"filename": name, "subfolder": subfolder, "type": kind})
@@ -137,7 +137,7 @@ async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outc
     """Send pictures as binary frames instead of saving them (comfyui-protocol.md, "WebSocket")."""
     images: Batch = inputs["images"]
     for number, picture in enumerate(images):
-        data = await ctx.life.paint(pictures.encode_png, picture, ctx.life.config.name)
+        data = await ctx.life.run_in_thread(pictures.encode_png, picture, ctx.life.config.name)
         ctx.step(number, len(images), Preview(data, "png"))
     return Outcome()
 

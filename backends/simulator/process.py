@@ -22,7 +22,7 @@ from backends.simulator import (
 )
 from backends.simulator.config import MAX_UPLOAD_BYTES
 from backends.simulator.http_keys import LIFE
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 from backends.simulator.worker import work
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Process:
     """A running server. `kill` ends it as SIGKILL would: at once, without a word to anybody."""
 
     def __init__(
-        self, life: Life, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self, life: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     ) -> None:
         self.life = life
         self._spawn = spawn
@@ -62,8 +62,8 @@ class Process:
         """Listen and work; returns the port. Raises PortInUse."""
         await self._runner.setup()
         bound = await self.listen(port)
-        self._worker = self.run_aside(work(self.life))
-        self.run_aside(self._publish(on_crash))
+        self._worker = self.spawn_background(work(self.life))
+        self.spawn_background(self._publish(on_crash))
         return bound
 
     async def listen(self, port: int) -> int:
@@ -82,7 +82,7 @@ class Process:
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
-    async def refuse(self, port: int, seconds: float) -> None:
+    async def reject_connections(self, port: int, seconds: float) -> None:
         """Refuse new connections for a while; those that stand go on."""
         self.stop_listening()
         await asyncio.sleep(seconds)
@@ -100,7 +100,7 @@ class Process:
             logger.warning("%s: the process died of a client_id", self.life.config.name)
             on_crash()
 
-    def run_aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something until it's done or this process dies."""
         task = self._spawn(work)
         self._tasks.add(task)
@@ -123,7 +123,7 @@ class Process:
         for task in self._tasks:
             task.cancel()
 
-    async def bury(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until nothing of it is left."""
         async with self._burial:  # the runner can't be cleaned up twice at once
             await self._runner.cleanup()
@@ -136,15 +136,15 @@ def _in_use(host: str, port: int) -> str:
     )
 
 
-def _application(life: Life) -> web.Application:
+def _application(life: ServerState) -> web.Application:
     """All routes, bare and under /api, and ComfyUI's 404 for the rest."""
     app = web.Application(
         client_max_size=MAX_UPLOAD_BYTES,
         middlewares=[
             middlewares.plain_errors,
-            middlewares.stand_still,
+            middlewares.wait_for_gc,
             middlewares.check_origin,
-            middlewares.misbehave,
+            middlewares.inject_fault,
         ],
     )
     app[LIFE] = life

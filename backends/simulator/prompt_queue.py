@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from backends.simulator.witness import Witness
+from backends.simulator.witness import AuditLog
 
 Item = tuple[Any, str, Any, Any, list[str]]  # number, prompt_id, prompt, extra_data, outputs
 HistoryEntry = dict[str, Any]
@@ -29,7 +29,7 @@ class PromptQueue:
     `put` and `get` raise TypeError then, as ComfyUI's do (comfyui-protocol.md, trap 1a).
     """
 
-    def __init__(self, witness: Witness, on_change: Callable[[], None]) -> None:
+    def __init__(self, witness: AuditLog, on_change: Callable[[], None]) -> None:
         self.pending: list[Item] = []
         self.running: dict[int, Item] = {}
         self.history: dict[str, HistoryEntry] = {}

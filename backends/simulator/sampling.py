@@ -41,7 +41,7 @@ async def sample(ctx: NodeContext, plan: Plan) -> None:
         await ctx.wait(start + step * step_seconds - clock(), interruptible=look)
         preview = await _preview(ctx, plan, step)
         ctx.step(step, plan.steps, preview, look=look)
-        await ctx.life.moment("step", step, **ctx.run.facts)
+        await ctx.life.apply_due_faults("step", step, **ctx.run.facts)
     if failing is not None:
         raise NodeFailure(failing["type"], failing["message"])
 
@@ -68,7 +68,9 @@ async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
         return None
     ctx.run.last_preview = now
     caption = ctx.life.config.name
-    image = await ctx.life.paint(pictures.encode_preview, plan.picture, caption, step / plan.steps)
+    image = await ctx.life.run_in_thread(
+        pictures.encode_preview, plan.picture, caption, step / plan.steps
+    )
     return Preview(image)
 
 

@@ -17,9 +17,9 @@ from backends.simulator.catalog import Catalog
 from backends.simulator.config import Config
 from backends.simulator.faults import Fault, Faults, parse_fault
 from backends.simulator.folders import Folders
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 from backends.simulator.process import PortInUse, Process
-from backends.simulator.witness import Entry, Witness
+from backends.simulator.witness import AuditLog, Entry
 
 _PORT_PATIENCE = 10.0  # seconds a restarted server waits for its port
 
@@ -39,7 +39,7 @@ class Simulator:
         self, config: Config | None = None, *, faults: Iterable[str] = (), **settings: Any
     ) -> None:
         self.config = replace(config or Config(), **settings)
-        self.witness = Witness(self.config.name, self.config.witness)
+        self.witness = AuditLog(self.config.name, self.config.witness)
         self.faults = Faults(self._note_fault)
         self._stack = contextlib.AsyncExitStack()
         self._group: asyncio.TaskGroup | None = None
@@ -49,7 +49,7 @@ class Simulator:
         self._returns: set[asyncio.Task[None]] = set()
         for text in faults:
             name, options = parse_fault(text)
-            self.faults.order(name, **options)
+            self.faults.inject(name, **options)
 
     async def __aenter__(self) -> Self:
         """Start listening. Raises PortInUse."""
@@ -58,7 +58,7 @@ class Simulator:
         except BaseException:
             await self._stack.aclose()
             raise
-        self._process_now().run_aside(self.life.moment("now"))
+        self._process_now().spawn_background(self.life.apply_due_faults("now"))
         return self
 
     async def _open(self) -> None:
@@ -101,7 +101,7 @@ class Simulator:
         return f"http://{host}:{self.config.port}"
 
     @property
-    def life(self) -> Life:
+    def life(self) -> ServerState:
         """The present process's memory: its queue, history, sockets."""
         return self._process_now().life
 
@@ -123,7 +123,7 @@ class Simulator:
     async def wait_for(
         self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
     ) -> Entry:
-        """Wait for a witness entry; see `Witness.wait_for`."""
+        """Wait for a witness entry; see `AuditLog.wait_for`."""
         return await self.witness.wait_for(kind, timeout=timeout, since=since, **match)
 
     # what a test does to it
@@ -133,7 +133,7 @@ class Simulator:
 
         Raises FaultError.
         """
-        fault = self.faults.order(name, **options)
+        fault = self.faults.inject(name, **options)
         if fault.options.get("at") == "now":
             for due in self.faults.take_actions("now"):
                 self._act(due)
@@ -169,14 +169,14 @@ class Simulator:
 
     async def _start(self) -> None:
         self._folders.wipe_temp()
-        life = Life(
+        life = ServerState(
             config=self.config,
             folders=self._folders,
             catalog=self._catalog,
             faults=self.faults,
             witness=self.witness,
             act=self._act,
-            spawn=lambda work: _drop(process.run_aside(work)),
+            spawn=lambda work: _drop(process.spawn_background(work)),
             painters=self._painters,
         )
         process = Process(life, self._spawn)
@@ -184,7 +184,7 @@ class Simulator:
             port = await process.start(self.config.port, self.crash)
         except OSError:
             process.kill()
-            await process.bury()
+            await process.wait_closed()
             raise
         self.config = life.config = replace(self.config, port=port)
         self._process = process
@@ -196,7 +196,7 @@ class Simulator:
             task.cancel()
         if self.is_up:
             self._die("stopped")
-        await self._process_now().bury()
+        await self._process_now().wait_closed()
 
     def _die(self, kind: str, **facts: Any) -> None:
         """End the present process and tell the witness what is lost with it."""
@@ -211,7 +211,7 @@ class Simulator:
         self.witness.write(kind, life=self._lives, **facts)
 
     async def _come_back(self, down_s: float) -> None:
-        await self._process_now().bury()
+        await self._process_now().wait_closed()
         await asyncio.sleep(down_s)
         async with asyncio.timeout(_PORT_PATIENCE):
             while not self._closing:
@@ -242,7 +242,7 @@ class Simulator:
             task.add_done_callback(self._returns.discard)
         elif fault.name == "refuse_connections":
             process = self._process_now()
-            process.run_aside(process.refuse(self.port, fault["seconds"]))
+            process.spawn_background(process.reject_connections(self.port, fault["seconds"]))
         elif fault.name == "worker_dead":
             self._process_now().kill_worker()
         else:

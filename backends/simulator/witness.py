@@ -26,7 +26,7 @@ _OPENING = "accepted"
 _CLOSING = frozenset({"ended", "deleted", "lost"})
 
 
-class Witness:
+class AuditLog:
     """Entries of one server, in order; on disk too if a path was given."""
 
     def __init__(self, name: str, path: Path | None = None) -> None:
@@ -40,7 +40,7 @@ class Witness:
 
     def _open(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        earlier = [entry for entry in read_witness(path) if entry.get("backend") == self.name]
+        earlier = [entry for entry in read_audit_log(path) if entry.get("backend") == self.name]
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         for entry in earlier:
             if entry["kind"] == "started":
@@ -100,7 +100,7 @@ class Witness:
             self._file = None
 
 
-def read_witness(path: Path) -> list[Entry]:
+def read_audit_log(path: Path) -> list[Entry]:
     """All entries of a witness file, oldest first; a line cut off by a full disk is skipped."""
     if not path.exists():
         return []
@@ -124,7 +124,7 @@ def unfinished(entries: list[Entry]) -> list[Entry]:
     return [entry for left in open_entries.values() for entry in left]
 
 
-def marks(extra_data: Any) -> Any:
+def redact_extra_data(extra_data: Any) -> Any:
     """`extra_data` as the witness keeps it: without the workflow, and capped."""
     if isinstance(extra_data, dict):
         extra_data = {k: v for k, v in extra_data.items() if k != "extra_pnginfo"}

@@ -7,21 +7,21 @@ import contextlib
 import logging
 
 from backends.simulator.execution import Execution
-from backends.simulator.garbage import Garbage
+from backends.simulator.garbage import GarbageCollection
 from backends.simulator.lenient import LenientExecution
-from backends.simulator.life import Life
+from backends.simulator.life import ServerState
 from backends.simulator.prompt_queue import HistoryEntry, LenientItem
 
 logger = logging.getLogger(__name__)
 
 
-async def work(life: Life) -> None:
+async def work(life: ServerState) -> None:
     """Run prompts for ever. What kills ComfyUI's worker thread ends this, and HTTP goes on."""
-    garbage = Garbage(life)
+    garbage = GarbageCollection(life)
     try:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(garbage.patience()):
+                async with asyncio.timeout(garbage.delay_until_due()):
                     await life.queue.wake.wait()
             life.queue.wake.clear()
             await _tidy(life, garbage)
@@ -34,7 +34,7 @@ async def work(life: Life) -> None:
     life.worker_alive = False
 
 
-async def _run_next(life: Life) -> None:
+async def _run_next(life: ServerState) -> None:
     """One prompt from the queue to its last frame."""
     task, item = life.queue.get()
     await asyncio.sleep(0)  # an interrupt that comes in here is lost (comfyui-protocol.md, trap 4)
@@ -46,7 +46,7 @@ async def _run_next(life: Life) -> None:
     kind = LenientExecution if isinstance(item, LenientItem) else Execution
     execution = kind(life, item)
     entry = await execution.go()
-    await life.moment("finishing", **execution.run.facts)
+    await life.apply_due_faults("finishing", **execution.run.facts)
     if fault := life.faults.take("late_history", **execution.run.facts):
         await asyncio.sleep(fault["seconds"])
     else:
@@ -57,10 +57,10 @@ async def _run_next(life: Life) -> None:
     if life.client_id is not None:
         told = {"node": None, "prompt_id": execution.prompt_id}
         life.hub.send("executing", told, life.client_id)
-    await life.moment("ended", **execution.run.facts)
+    await life.apply_due_faults("ended", **execution.run.facts)
 
 
-def _entry_now(life: Life, execution: Execution, entry: HistoryEntry) -> HistoryEntry | None:
+def _entry_now(life: ServerState, execution: Execution, entry: HistoryEntry) -> HistoryEntry | None:
     """The history entry to write now: none if it's ordered late or never."""
     if life.faults.take("no_history", **execution.run.facts):
         return None
@@ -70,12 +70,12 @@ def _entry_now(life: Life, execution: Execution, entry: HistoryEntry) -> History
     return entry
 
 
-async def _remember_later(life: Life, entry: HistoryEntry, seconds: float) -> None:
+async def _remember_later(life: ServerState, entry: HistoryEntry, seconds: float) -> None:
     await asyncio.sleep(seconds)
     life.queue.remember(entry)
 
 
-async def _tidy(life: Life, garbage: Garbage) -> None:
+async def _tidy(life: ServerState, garbage: GarbageCollection) -> None:
     """Empty the node cache if POST /free asked for it; collect garbage if it's time."""
     if life.free_requested:
         life.free_requested = False

@@ -9,7 +9,7 @@ from typing import Final
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import AnswerTooLarge, BackendError
-from backends.comfyui.exchange import OpenAnswer, Timeouts
+from backends.comfyui.exchange import StreamedAnswer, Timeouts
 from jobgroups.domain.clock import now
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
 from jobgroups.queries.outputs import OutputFile
@@ -29,7 +29,7 @@ _GONE: Final = frozenset({400, 403, 404})
 @contextlib.asynccontextmanager
 async def opened(
     file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
-) -> AsyncIterator[OpenAnswer]:
+) -> AsyncIterator[StreamedAnswer]:
     """Open a file at its backend: 200, 206, 304 or 416.
 
     Args:
@@ -71,7 +71,7 @@ async def opened(
         raise BackendAway(file.backend_id, error.detail) from error
 
 
-def _is_younger(file: OutputFile, answer: OpenAnswer) -> bool:
+def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     """Return whether the file was written after its job had ended.
 
     Where the end is known by the Director's clock alone (an attempt of a release that did not store the

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from backends.simulator import read_witness
+from backends.simulator import read_audit_log
 from tests.served import ROOT
 
 Entry = dict[str, Any]
@@ -69,7 +69,7 @@ class Gpus:
 
     def seen(self) -> list[Entry]:
         """Return what their witness saw, oldest first."""
-        return read_witness(self._witness)
+        return read_audit_log(self._witness)
 
     def close(self) -> None:
         """End them."""

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from backends.simulator import read_witness
+from backends.simulator import read_audit_log
 from tests.chaos.killer import Tally
 from tests.chaos.plan import IN_FLIGHT
 from tests.e2e.burning import promises
@@ -34,7 +34,7 @@ def check(folder: Path) -> str:
     Raises:
         AssertionError: a law was broken; it says which, and by whom.
     """
-    entries = read_witness(folder / WITNESS)
+    entries = read_audit_log(folder / WITNESS)
     unasked = json.loads((folder / RUN).read_text(encoding="utf-8"))["unasked"]
     _check_promised(folder)
     verdict.check(folder, entries, unasked=unasked)

@@ -20,14 +20,14 @@ from aiohttp import WSMsgType, web
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import (
     AccessDenied,
-    AnswerLost,
     AnswerTooLarge,
     BackendError,
     BackendUnreachable,
     NotComfyUI,
-    NotSentAnyMore,
     PromptRefused,
     PromptUnconfirmed,
+    ResponseLost,
+    SendAborted,
     SocketLost,
 )
 from backends.comfyui.events import Executing, FeatureFlags, Preview, Status
@@ -225,7 +225,7 @@ async def test_a_connection_that_never_stands_is_not_sent() -> None:
                 filler = stack.enter_context(socket.socket())
                 filler.setblocking(False)
                 filler.connect_ex(address)
-            with pytest.raises((BackendUnreachable, AnswerLost)) as caught:
+            with pytest.raises((BackendUnreachable, ResponseLost)) as caught:
                 await submitted(f"http://127.0.0.1:{address[1]}")
     # Where the system accepts on the program's behalf, the same server is a silent one.
     assert caught.value.not_sent == isinstance(caught.value, BackendUnreachable)
@@ -274,7 +274,7 @@ UNCERTAIN: dict[str, Handler] = {
 @pytest.mark.parametrize("handler", UNCERTAIN.values(), ids=UNCERTAIN)
 async def test_anything_else_after_sending_is_uncertain(handler: Handler) -> None:
     async with serving(handler) as server, asyncio.timeout(SOON):
-        with pytest.raises(AnswerLost) as caught:
+        with pytest.raises(ResponseLost) as caught:
             await submitted(server.url)
     assert not caught.value.not_sent
     assert len(server.requests) == 1, "it was sent again"
@@ -325,7 +325,7 @@ async def test_an_answer_that_comes_again_says_what_it_was(
 )
 async def test_an_answer_of_a_proxy_alone_confirms_nothing(handler: Handler) -> None:
     async with serving(handler) as server:
-        with pytest.raises(AnswerLost) as caught:
+        with pytest.raises(ResponseLost) as caught:
             await submitted(server.url)
     assert not isinstance(caught.value, PromptUnconfirmed)
 
@@ -345,7 +345,7 @@ async def test_a_connection_that_breaks_after_sending_is_uncertain(
     answer: bytes, reset: bool
 ) -> None:
     async with raw_serving(answer, reset=reset) as url:
-        with pytest.raises(AnswerLost):
+        with pytest.raises(ResponseLost):
             await submitted(url)
 
 
@@ -408,12 +408,12 @@ BAD_ANSWERS: dict[str, tuple[Handler, type[BackendError]]] = {
     ),
     "login": (answering(b"", 401), AccessDenied),
     "forbidden": (answering(b"", 403), AccessDenied),
-    "500": (answering(b"boom", 500), AnswerLost),
-    "503": (answering(b"", 503), AnswerLost),
+    "500": (answering(b"boom", 500), ResponseLost),
+    "503": (answering(b"", 503), ResponseLost),
     "endless": (endless, AnswerTooLarge),
     "too long": (answering(b" " * 200_000), AnswerTooLarge),
-    "dripping": (dripping, AnswerLost),
-    "silent": (hanging, AnswerLost),
+    "dripping": (dripping, ResponseLost),
+    "silent": (hanging, ResponseLost),
 }
 QUESTIONS: dict[str, Callable[[ComfyClient], Awaitable[Any]]] = {
     "history": lambda comfy: comfy.history("p"),
@@ -451,7 +451,7 @@ async def test_a_reset_in_the_middle_of_an_answer_is_a_lost_answer() -> None:
         raw_serving(b'HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"queue', reset=True) as url,
         ComfyClient(url, timeouts=QUICK) as comfy,
     ):
-        with pytest.raises(AnswerLost):
+        with pytest.raises(ResponseLost):
             await comfy.queue()
 
 
@@ -506,7 +506,7 @@ async def test_the_client_still_works_after_a_bad_answer() -> None:
         serving(handler) as server,
         ComfyClient(server.url, timeouts=QUICK, max_answer_bytes=100_000) as comfy,
     ):
-        for error in (AnswerTooLarge, AnswerLost, AnswerLost):
+        for error in (AnswerTooLarge, ResponseLost, ResponseLost):
             with pytest.raises(error):
                 await comfy.queue_remaining()
         assert await comfy.queue_remaining() == 2
@@ -620,7 +620,7 @@ async def test_a_file_that_breaks_off_is_a_lost_answer() -> None:
         ComfyClient(url, timeouts=QUICK) as comfy,
         comfy.view("a.png") as file,
     ):
-        with pytest.raises(AnswerLost):
+        with pytest.raises(ResponseLost):
             _ = [chunk async for chunk in file.chunks()]
 
 
@@ -882,8 +882,8 @@ SOCKET_ANSWERS: dict[str, tuple[Handler, type[BackendError]]] = {
     "404": (answering(b"", 404), NotComfyUI),
     "redirect": (answering(b"", 307, Location="/other"), NotComfyUI),
     "origin": (answering(b"", 403), AccessDenied),
-    "500": (answering(b"", 500), AnswerLost),
-    "silent": (hanging, AnswerLost),
+    "500": (answering(b"", 500), ResponseLost),
+    "silent": (hanging, ResponseLost),
 }
 
 
@@ -904,7 +904,7 @@ async def test_a_socket_that_does_not_open_says_why(
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"), [(b"", AnswerLost), (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", NotComfyUI)]
+    ("answer", "error"), [(b"", ResponseLost), (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", NotComfyUI)]
 )
 async def test_a_handshake_without_http_says_why(answer: bytes, error: type[BackendError]) -> None:
     async with raw_serving(answer) as url, ComfyClient(url, timeouts=QUICK) as comfy:
@@ -935,9 +935,9 @@ async def test_a_probe_reports_version_and_devices() -> None:
 @pytest.mark.parametrize(
     ("handler", "error"),
     [
-        (hanging, AnswerLost),
+        (hanging, ResponseLost),
         (endless, AnswerTooLarge),
-        (dripping, AnswerLost),
+        (dripping, ResponseLost),
         (answering({}), NotComfyUI),
     ],
     ids=["silent", "endless", "dripping", "other"],
@@ -989,7 +989,7 @@ async def test_a_prompt_that_is_taken_back_while_it_connects_is_not_sent() -> No
     server = await asyncio.start_server(take, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server, ComfyClient(f"http://127.0.0.1:{port}", timeouts=QUICK) as comfy:
-        with pytest.raises(NotSentAnyMore) as taken_back:
+        with pytest.raises(SendAborted) as taken_back:
             await comfy.submit({"1": {}}, prompt_id="p", client_id="c", may_send=lambda: False)
         assert taken_back.value.not_sent
         async with asyncio.timeout(SOON):

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.errors import AnswerLost
+from backends.comfyui.errors import ResponseLost
 from backends.comfyui.exchange import Timeouts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n"
@@ -57,7 +57,7 @@ async def talking(talk: Talk) -> AsyncIterator[str]:
 async def test_silence_is_said_with_the_seconds_of_silence(talk: Talk) -> None:
     times = Timeouts(silence_s=0.3, total_s=20.0)
     async with talking(talk) as url, ComfyClient(url, timeouts=times) as comfy:
-        with pytest.raises(AnswerLost) as caught:
+        with pytest.raises(ResponseLost) as caught:
             await comfy.system_stats()
     assert caught.value.detail == "No whole answer came: 0.3 s passed without a byte."
 
@@ -65,6 +65,6 @@ async def test_silence_is_said_with_the_seconds_of_silence(talk: Talk) -> None:
 async def test_an_answer_without_end_is_said_with_the_seconds_of_the_whole() -> None:
     times = Timeouts(silence_s=20.0, total_s=0.4)
     async with talking(dripping) as url, ComfyClient(url, timeouts=times) as comfy:
-        with pytest.raises(AnswerLost) as caught:
+        with pytest.raises(ResponseLost) as caught:
             await comfy.system_stats()
     assert caught.value.detail == "No whole answer came within 0.4 s."

@@ -35,7 +35,7 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
         return session.may_go
 
     await until(nothing_is_there)
-    sim.faults.order("delay_answer", seconds=1.0)
+    sim.faults.inject("delay_answer", seconds=1.0)
     group = await farm.submit("gpu-1")
     await driving(session, AttemptState.INTENT)
     assert not session.may_go, "its answer is still to come"

@@ -35,7 +35,7 @@ OF_SENDING: tuple[Breakage, ...] = (
             Edit(
                 _ATTEMPT,
                 "except BackendUnreachable as error:",
-                "except (BackendUnreachable, AnswerLost) as error:",
+                "except (BackendUnreachable, ResponseLost) as error:",
             ),
         ),
         notices=f"{_FAULTS}::test_a_lost_answer_is_looked_for_and_not_sent_again",

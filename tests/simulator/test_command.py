@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backends.simulator import SimulatorThread, read_witness
+from backends.simulator import SimulatorThread, read_audit_log
 from backends.simulator.cli import add_arguments, main, simulators
 from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, Config
 
@@ -114,12 +114,12 @@ def test_killed_server_leaves_a_witness_and_the_next_one_tells_the_loss(tmp_path
     arguments = ("--port", "0", "--json", "--witness", str(path))
     with started(*arguments) as process:
         post(announced(process)[0], {"prompt": LONG, "prompt_id": "mine"})
-        assert next(e["kind"] for e in read_witness(path)) == "accepted"
+        assert next(e["kind"] for e in read_audit_log(path)) == "accepted"
         process.kill()
         process.wait()
     with started(*arguments) as process:
         announced(process)
-        lost = [e["prompt_id"] for e in read_witness(path) if e["kind"] == "lost"]
+        lost = [e["prompt_id"] for e in read_audit_log(path) if e["kind"] == "lost"]
     assert lost == ["mine"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.simulator.faults import KINDS, Fault, FaultError, Faults, catalogue, parse_fault
+from backends.simulator.faults import KINDS, Fault, FaultError, Faults, fault_kinds, parse_fault
 
 
 def ignore(_fault: Fault, _facts: Mapping[str, Any]) -> None:
@@ -20,19 +20,19 @@ def faults() -> Faults:
 
 
 def test_order_is_taken_once_by_default(faults: Faults) -> None:
-    faults.order("lose_answer")
+    faults.inject("lose_answer")
     assert faults.take("lose_answer") is not None
     assert faults.take("lose_answer") is None
 
 
 def test_count_and_after_are_kept(faults: Faults) -> None:
-    faults.order("lose_answer", count=2, after=1)
+    faults.inject("lose_answer", count=2, after=1)
     taken = [faults.take("lose_answer") is not None for _ in range(5)]
     assert taken == [False, True, True, False, False]
 
 
 def test_count_0_is_for_ever(faults: Faults) -> None:
-    faults.order("empty_history", count=0)
+    faults.inject("empty_history", count=0)
     assert all(faults.take("empty_history") for _ in range(50))
 
 
@@ -50,33 +50,33 @@ def test_count_0_is_for_ever(faults: Faults) -> None:
 def test_filters_choose_whom_it_hits(
     faults: Faults, options: dict[str, Any], facts: dict[str, Any], hit: bool
 ) -> None:
-    faults.order("slow", **options)
+    faults.inject("slow", **options)
     assert (faults.take("slow", **facts) is not None) is hit
 
 
 def test_filtered_chance_does_not_count(faults: Faults) -> None:
-    faults.order("slow", prompt_id="p")
+    faults.inject("slow", prompt_id="p")
     assert faults.take("slow", prompt_id="q") is None
     assert faults.take("slow", prompt_id="p") is not None
 
 
 def test_route_is_a_prefix_and_method_is_exact(faults: Faults) -> None:
-    faults.order("html", route="/history", method="get", count=0)
+    faults.inject("html", route="/history", method="get", count=0)
     assert faults.take_route(method="GET", path="/history/x")
     assert not faults.take_route(method="POST", path="/history")
     assert not faults.take_route(method="GET", path="/queue")
 
 
 def test_actions_wait_for_their_moment_and_step(faults: Faults) -> None:
-    faults.order("drop_sockets", at="step", step=3)
+    faults.inject("drop_sockets", at="step", step=3)
     assert faults.take_actions("started") == []
     assert faults.take_actions("step", 2) == []
     assert [fault.name for fault in faults.take_actions("step", 3)] == ["drop_sockets"]
 
 
 def test_withdrawn_orders_are_gone(faults: Faults) -> None:
-    stuck = faults.order("stuck")
-    faults.order("slow")
+    stuck = faults.inject("stuck")
+    faults.inject("slow")
     faults.clear("stuck")
     assert not faults.is_ordered(stuck)
     assert faults.take("slow") is not None
@@ -100,7 +100,7 @@ def test_impossible_orders_say_what_is_possible(
     faults: Faults, name: str, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(FaultError) as error:
-        faults.order(name, **options)
+        faults.inject(name, **options)
     assert told in str(error.value)
     assert faults.report() == []
 
@@ -117,5 +117,5 @@ def test_command_line_form_is_read() -> None:
 
 
 def test_every_kind_says_what_it_does() -> None:
-    assert all(kind["help"] for kind in catalogue().values())
-    assert set(catalogue()) == set(KINDS)
+    assert all(kind["help"] for kind in fault_kinds().values())
+    assert set(fault_kinds()) == set(KINDS)

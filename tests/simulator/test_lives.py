@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from backends.simulator import PortInUse, Simulator, read_witness
+from backends.simulator import PortInUse, Simulator, read_audit_log
 from tests.simulator.artist import artist, soon
 from tests.simulator.graphs import plain_image, sampler
 
@@ -138,7 +138,7 @@ async def test_closing_tells_the_witness_what_is_lost(tmp_path: Path) -> None:
     async with Simulator(name="gpu-1", witness=path) as sim, artist(sim) as me:
         await me.queue(sampler(steps=1000, delay=1.0), prompt_id="mine")
         await sim.wait_for("started")
-    kinds = [entry["kind"] for entry in read_witness(path)]
+    kinds = [entry["kind"] for entry in read_audit_log(path)]
     assert kinds == ["accepted", "started", "lost", "stopped"]
 
 

@@ -7,39 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from backends.simulator.witness import Witness, marks, read_witness, unfinished
+from backends.simulator.witness import AuditLog, read_audit_log, redact_extra_data, unfinished
 
 
 def test_entries_are_on_disk_at_once(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "witness.jsonl"
-    witness = Witness("gpu-1", path)
+    witness = AuditLog("gpu-1", path)
     witness.write("accepted", prompt_id="p")
-    assert read_witness(path)[0]["prompt_id"] == "p"
-    assert read_witness(path)[0]["backend"] == "gpu-1"
+    assert read_audit_log(path)[0]["prompt_id"] == "p"
+    assert read_audit_log(path)[0]["backend"] == "gpu-1"
     witness.close()
 
 
 def test_two_servers_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "witness.jsonl"
-    first, second = Witness("gpu-1", path), Witness("gpu-2", path)
+    first, second = AuditLog("gpu-1", path), AuditLog("gpu-2", path)
     for number in range(20):
         first.write("accepted", prompt_id=f"a{number}")
         second.write("accepted", prompt_id=f"b{number}")
     first.close()
     second.close()
-    assert len(read_witness(path)) == 40
+    assert len(read_audit_log(path)) == 40
 
 
 def test_next_start_tells_what_a_killed_server_lost(tmp_path: Path) -> None:
     path = tmp_path / "witness.jsonl"
-    killed = Witness("gpu-1", path)
+    killed = AuditLog("gpu-1", path)
     for prompt_id in ("done", "running", "pending"):
         killed.write("accepted", prompt_id=prompt_id, client_id="c")
     killed.started("done")
     killed.write("ended", prompt_id="done", outcome="success")
     killed.started("running")
 
-    again = Witness("gpu-1", path)
+    again = AuditLog("gpu-1", path)
 
     lost = [entry["prompt_id"] for entry in again.entries if entry["kind"] == "lost"]
     assert lost == ["running", "pending"]
@@ -51,9 +51,9 @@ def test_next_start_tells_what_a_killed_server_lost(tmp_path: Path) -> None:
 
 def test_next_start_leaves_another_servers_prompts_alone(tmp_path: Path) -> None:
     path = tmp_path / "witness.jsonl"
-    first = Witness("gpu-1", path)
+    first = AuditLog("gpu-1", path)
     first.write("accepted", prompt_id="p")
-    second = Witness("gpu-2", path)
+    second = AuditLog("gpu-2", path)
     assert second.entries == []
     first.close()
     second.close()
@@ -62,7 +62,7 @@ def test_next_start_leaves_another_servers_prompts_alone(tmp_path: Path) -> None
 def test_line_cut_off_by_a_full_disk_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "witness.jsonl"
     path.write_text('{"kind": "accepted", "prompt_id": "p"}\n{"kind": "acce')
-    assert [entry["prompt_id"] for entry in read_witness(path)] == ["p"]
+    assert [entry["prompt_id"] for entry in read_audit_log(path)] == ["p"]
 
 
 def test_same_prompt_id_twice_is_unfinished_until_both_ended() -> None:
@@ -73,12 +73,12 @@ def test_same_prompt_id_twice_is_unfinished_until_both_ended() -> None:
 
 
 def test_marks_keep_what_identifies_and_drop_the_workflow() -> None:
-    assert marks({"job": "j", "extra_pnginfo": {"workflow": {}}}) == {"job": "j"}
-    assert marks({"job": "x" * 10_000}).keys() == {"truncated"}
+    assert redact_extra_data({"job": "j", "extra_pnginfo": {"workflow": {}}}) == {"job": "j"}
+    assert redact_extra_data({"job": "x" * 10_000}).keys() == {"truncated"}
 
 
 async def test_wait_for_finds_an_entry_written_before_and_one_written_later() -> None:
-    witness = Witness("gpu-1")
+    witness = AuditLog("gpu-1")
     witness.write("started", prompt_id="a")
     assert (await witness.wait_for("started", prompt_id="a"))["prompt_id"] == "a"
     async with asyncio.TaskGroup() as group:
@@ -90,7 +90,7 @@ async def test_wait_for_finds_an_entry_written_before_and_one_written_later() ->
 
 
 async def test_wait_for_says_what_it_saw_instead() -> None:
-    witness = Witness("gpu-1")
+    witness = AuditLog("gpu-1")
     witness.write("started", prompt_id="a")
     with pytest.raises(TimeoutError, match=r"no 'ended' .*last seen: \[\('started', 'a'\)\]"):
         await witness.wait_for("ended", timeout=0.01)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.comfyui.answers import system_stats
-from backends.comfyui.errors import AnswerLost, PromptRefused
+from backends.comfyui.errors import PromptRefused, ResponseLost
 from backends.comfyui.texts import one_line
 
 
@@ -28,7 +28,7 @@ def test_long_text_is_cut() -> None:
 
 
 def test_every_error_of_a_backend_is_one_line_and_a_refusal_stays_comfyuis_text() -> None:
-    assert str(AnswerLost("a\nb\x1b[0m")) == "a b [0m"
+    assert str(ResponseLost("a\nb\x1b[0m")) == "a b [0m"
     assert PromptRefused("a\nb").detail == "a\nb"
 
 

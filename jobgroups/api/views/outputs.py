@@ -12,7 +12,7 @@ from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from backends.comfyui.exchange import OpenAnswer
+from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
 from jobgroups.api.requests import path_params, query_params
 from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
@@ -109,7 +109,7 @@ async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -
         return StreamingHttpResponse(body, status=answer.status, headers=headers)
 
 
-async def _body(stack: contextlib.AsyncExitStack, answer: OpenAnswer) -> AsyncIterator[bytes]:
+async def _body(stack: contextlib.AsyncExitStack, answer: StreamedAnswer) -> AsyncIterator[bytes]:
     async with stack:
         yield b""
         async for chunk in answer.chunks():
@@ -128,7 +128,7 @@ def _asked(request: HttpRequest) -> dict[str, str]:
     return {name: value for name, value in asked.items() if value.isascii() and value.isprintable()}
 
 
-def _headers(file: OutputFile, answer: OpenAnswer) -> dict[str, str]:
+def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
     headers = {
         **media_types.guard_headers(file.filename),
         "Content-Type": media_types.media_type(file.filename),

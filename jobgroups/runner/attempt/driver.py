@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.comfyui.errors import (
-    AnswerLost,
     AnswerTooLarge,
     BackendError,
     BackendUnreachable,
-    NotSentAnyMore,
     PromptRefused,
     PromptUnconfirmed,
+    ResponseLost,
+    SendAborted,
 )
 from backends.comfyui.protocol import (
     Event,
@@ -325,7 +325,7 @@ class AttemptDriver:
                 extra_data=self._session.mark(self.course),
                 may_send=lambda: self._session.may_change_backend,
             )
-        except NotSentAnyMore:
+        except SendAborted:
             await self._store(attempts.attempt_not_sent)
             self._done = True
         except BackendUnreachable as error:
@@ -340,7 +340,7 @@ class AttemptDriver:
                 kind=result.refusal_class(error),
             )
             self._refused()
-        except AnswerLost as error:
+        except ResponseLost as error:
             logger.info("%s: %s", self._session.backend_id, error)
             self._answer = error if isinstance(error, PromptUnconfirmed) else None
             await self._uncertain()

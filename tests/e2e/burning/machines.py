@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from backends.simulator import read_witness
+from backends.simulator import read_audit_log
 from tests.e2e.killing.gpus import STRANGER, Entry, strangers_picture
 from tests.served import Launched
 
@@ -130,7 +130,7 @@ class Machines:
 
     def seen(self) -> list[Entry]:
         """Return all that the witness saw, oldest first."""
-        return read_witness(self._witness)
+        return read_audit_log(self._witness)
 
     def wait_seen(self, what: Callable[[list[Entry]], Any], within: float = 60.0) -> list[Entry]:
         """Wait until the witness's entries satisfy a condition, and return them."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from backends.simulator import read_witness
+from backends.simulator import read_audit_log
 from tests.served import ROOT
 
 STRANGER = "a-stranger"
@@ -66,7 +66,7 @@ class Gpus:
 
     def seen(self) -> list[Entry]:
         """Return all that the witness saw, oldest first."""
-        return read_witness(self._witness)
+        return read_audit_log(self._witness)
 
     def wait_seen(self, what: Callable[[list[Entry]], bool], within: float = 30.0) -> list[Entry]:
         """Wait until the witness's entries satisfy a condition, and return them."""
