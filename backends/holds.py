@@ -37,13 +37,13 @@ def backend_held(
     if not row.enabled:
         return False
     goes_on = row.hold == hold
-    at_once = at_once or (goes_on and row.hold_now)
+    at_once = at_once or (goes_on and row.evict)
     changes = {
         "hold": hold.value,
-        "hold_now": at_once,
-        "said_reason": reason[:_MAX_REASON] or (row.said_reason if goes_on else ""),
-        "said_by": by[:_MAX_BY] or (row.said_by if goes_on else ""),
-        "said_at": row.said_at if goes_on else moment,
+        "evict": at_once,
+        "changed_reason": reason[:_MAX_REASON] or (row.changed_reason if goes_on else ""),
+        "changed_by": by[:_MAX_BY] or (row.changed_by if goes_on else ""),
+        "changed_at": row.changed_at if goes_on else moment,
         **CHANGED_BY_PERSON,
     }
     return _change(row, changes)
@@ -54,7 +54,7 @@ def backend_resumed(*, row: Backend, by: str, moment: dt.datetime) -> bool:
     if not row.hold:
         return False
     return _change(
-        row, {**NOT_HELD, **CHANGED_BY_PERSON, "said_by": by[:_MAX_BY], "said_at": moment}
+        row, {**NOT_HELD, **CHANGED_BY_PERSON, "changed_by": by[:_MAX_BY], "changed_at": moment}
     )
 
 
@@ -63,21 +63,21 @@ CHANGED_BY_PERSON: Final[dict[str, Any]] = {"adopted_at": None}
 #: What ends every hold, and the reason for it.
 NOT_HELD: Final[dict[str, Any]] = {
     "hold": Hold.NONE.value,
-    "hold_now": False,
-    "said_reason": "",
+    "evict": False,
+    "changed_reason": "",
 }
 
 
 def backend_drained(*, row: Backend, moment: dt.datetime) -> None:
     """Disable a backend that was drained and is empty now; who drained it, and why, stays said."""
-    reason = f"drained: {row.said_reason}" if row.said_reason else "drained"
+    reason = f"drained: {row.changed_reason}" if row.changed_reason else "drained"
     _change(
         row,
         {
             **NOT_HELD,
             "enabled": False,
-            "said_reason": reason[:_MAX_REASON],
-            "said_at": moment,
+            "changed_reason": reason[:_MAX_REASON],
+            "changed_at": moment,
             "status_since": moment,
         },
     )
@@ -113,7 +113,7 @@ def backend_quarantined(
         "quarantine_until": until,
         "quarantine_reason": reason[:_MAX_REASON],
         "quarantine_by": by[:_MAX_BY],
-        "quarantine_count": row.quarantine_count + 1,
+        "consecutive_quarantines": row.consecutive_quarantines + 1,
     }
     if by:
         changes |= CHANGED_BY_PERSON
@@ -135,7 +135,7 @@ def backend_released(*, backend_id: str, moment: dt.datetime, due_only: bool = F
     if due_only:
         rows = rows.filter(quarantine_until__lte=moment)
     by = {} if due_only else CHANGED_BY_PERSON
-    return rows.update(**NOT_QUARANTINED, **by, forgiven_at=moment) > 0
+    return rows.update(**NOT_QUARANTINED, **by, failures_reset_at=moment) > 0
 
 
 #: What a backend that is not set aside looks like. The count is what its probation hangs on.
@@ -165,7 +165,7 @@ def backend_switched(row: Backend, enabled: bool, moment: dt.datetime) -> dict[s
     """Return the columns of an enabling or disabling: it is a new word, and ends every hold."""
     if enabled == row.enabled:
         return {}
-    said = {**NOT_HELD, "said_by": "", "said_at": moment}
+    said = {**NOT_HELD, "changed_by": "", "changed_at": moment}
     return {"enabled": enabled, "status_since": moment, **said}
 
 

@@ -46,10 +46,14 @@ class Backend(models.Model):
         choices=[(one.value, one.name.lower()) for one in Hold],
     )
     #: Whether what runs there is given back at once rather than awaited.
-    hold_now = models.BooleanField(default=False, db_default=False)
-    said_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
-    said_by = models.CharField(max_length=150, blank=True, default="", db_default="")
-    said_at = models.DateTimeField(null=True, blank=True)
+    evict = models.BooleanField(default=False, db_default=False, db_column="hold_now")
+    changed_reason = models.CharField(
+        max_length=500, blank=True, default="", db_default="", db_column="said_reason"
+    )
+    changed_by = models.CharField(
+        max_length=150, blank=True, default="", db_default="", db_column="said_by"
+    )
+    changed_at = models.DateTimeField(null=True, blank=True, db_column="said_at")
 
     # Set aside by its failures, or by a person.
     quarantined_at = models.DateTimeField(null=True, blank=True)
@@ -58,9 +62,11 @@ class Backend(models.Model):
     quarantine_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
     quarantine_by = models.CharField(max_length=150, blank=True, default="", db_default="")
     #: Quarantines in a row, without a success between; each is longer than the one before.
-    quarantine_count = models.IntegerField(default=0, db_default=0)
+    consecutive_quarantines = models.IntegerField(
+        default=0, db_default=0, db_column="quarantine_count"
+    )
     #: Failures before this time count no more: it was released.
-    forgiven_at = models.DateTimeField(null=True, blank=True)
+    failures_reset_at = models.DateTimeField(null=True, blank=True, db_column="forgiven_at")
 
     # Observed by the runner, or by a POST that asked.
     reachability = models.CharField(

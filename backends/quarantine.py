@@ -25,10 +25,12 @@ class Rules:
     forgive: dt.timedelta
 
 
-def counts_since(rules: Rules, now: dt.datetime, forgiven_at: dt.datetime | None) -> dt.datetime:
+def counts_since(
+    rules: Rules, now: dt.datetime, failures_reset_at: dt.datetime | None
+) -> dt.datetime:
     """Return since when a backend's failures are counted: those before a release are forgiven."""
     window = now - rules.within
-    return window if forgiven_at is None else max(window, forgiven_at)
+    return window if failures_reset_at is None else max(window, failures_reset_at)
 
 
 def quarantine_for(rules: Rules, *, failures: int, in_a_row: int) -> dt.timedelta | None:

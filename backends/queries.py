@@ -29,8 +29,8 @@ def backends_by_id(backend_ids: Iterable[str]) -> dict[str, Backend]:
 _ORDERS: Final = (
     "enabled",
     "hold",
-    "hold_now",
-    "said_by",
+    "evict",
+    "changed_by",
     "quarantined_at",
     "quarantine_until",
     "quarantine_by",
@@ -41,7 +41,7 @@ _ORDERS: Final = (
 def backend_addresses() -> list[dict[str, Any]]:
     """Return what a runner needs to know of every backend.
 
-    ``id, url, headers``, and what was said of it: ``enabled, hold, hold_now, said_by,
+    ``id, url, headers``, and what was said of it: ``enabled, hold, evict, changed_by,
     quarantined_at, quarantine_until, quarantine_by, quarantine_reason``.
     """
     rows = Backend.objects.order_by("id").values("id", "url", "headers", *_ORDERS)
@@ -69,13 +69,13 @@ def backend_facts(row: Backend, *, now: dt.datetime, ours: int = 0) -> Facts:
         created_at=row.created_at,
         enabled=row.enabled,
         hold=row.hold,
-        said_reason=row.said_reason,
-        said_by=row.said_by,
-        said_at=row.said_at,
+        changed_reason=row.changed_reason,
+        changed_by=row.changed_by,
+        changed_at=row.changed_at,
         quarantined_at=row.quarantined_at,
         quarantine_reason=row.quarantine_reason,
         quarantine_by=row.quarantine_by,
-        quarantine_count=row.quarantine_count,
+        consecutive_quarantines=row.consecutive_quarantines,
         reachability=row.reachability,
         status_reason=row.status_reason,
         status_since=row.status_since,

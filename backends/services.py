@@ -261,8 +261,8 @@ def _unobserved() -> dict[str, Any]:
     """Return the columns of a backend at an address where nothing was seen yet, nor failed."""
     return {
         **NOT_QUARANTINED,
-        "quarantine_count": 0,
-        "forgiven_at": _now(),
+        "consecutive_quarantines": 0,
+        "failures_reset_at": _now(),
         "reachability": Reachability.UNKNOWN.value,
         "status_reason": "",
         "status_since": _now(),

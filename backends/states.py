@@ -77,14 +77,14 @@ class Facts:
     created_at: dt.datetime
     enabled: bool = True
     hold: str = ""
-    said_reason: str = ""
-    said_by: str = ""
-    said_at: dt.datetime | None = None
+    changed_reason: str = ""
+    changed_by: str = ""
+    changed_at: dt.datetime | None = None
     quarantined_at: dt.datetime | None = None
     quarantine_reason: str = ""
     quarantine_by: str = ""
     #: Quarantines in a row; above 0 and not quarantined: it is on probation.
-    quarantine_count: int = 0
+    consecutive_quarantines: int = 0
     #: ``unknown``, ``online`` or ``offline``, as a runner last saw it.
     reachability: str = "unknown"
     status_reason: str = ""
@@ -107,8 +107,8 @@ class Standing:
 def backend_state(facts: Facts) -> Standing:
     """Return the strongest word that is true of a backend (see ``PRECEDENCE``), and what it rests on."""
     if not facts.enabled:
-        since = facts.said_at or facts.status_since
-        return Standing(BackendState.DISABLED, facts.said_reason, since, facts.said_by)
+        since = facts.changed_at or facts.status_since
+        return Standing(BackendState.DISABLED, facts.changed_reason, since, facts.changed_by)
     if facts.quarantined_at is not None:
         return Standing(
             BackendState.QUARANTINED,
@@ -118,7 +118,7 @@ def backend_state(facts: Facts) -> Standing:
         )
     if facts.hold:
         state = BackendState.DRAINING if facts.hold == Hold.DRAIN else BackendState.PAUSED
-        return Standing(state, facts.said_reason, facts.said_at, facts.said_by)
+        return Standing(state, facts.changed_reason, facts.changed_at, facts.changed_by)
     return _seen(facts)
 
 
@@ -146,11 +146,11 @@ def _probation(facts: Facts) -> str:
 
 def is_on_probation(facts: Facts) -> bool:
     """Whether it was let out of quarantine and has not succeeded since."""
-    return facts.quarantined_at is None and facts.quarantine_count > 0
+    return facts.quarantined_at is None and facts.consecutive_quarantines > 0
 
 
 def places(
-    *, enabled: bool, hold: str, quarantined: bool, quarantine_count: int, depth: int
+    *, enabled: bool, hold: str, quarantined: bool, consecutive_quarantines: int, depth: int
 ) -> int:
     """Return how many prompts of ours may stand at a backend, by what was said and what it failed.
 
@@ -158,9 +158,9 @@ def places(
         enabled: whether a person lets it work.
         hold: a ``Hold``'s value.
         quarantined: whether it is set aside now.
-        quarantine_count: quarantines in a row; not quarantined any more, it is on probation.
+        consecutive_quarantines: quarantines in a row; not quarantined any more, it is on probation.
         depth: prompts that may stand at a backend of which nothing is wrong.
     """
     if not enabled or hold or quarantined:
         return 0
-    return min(depth, 1) if quarantine_count else depth
+    return min(depth, 1) if consecutive_quarantines else depth

@@ -56,7 +56,7 @@ class JobGroup(models.Model):
     run = models.IntegerField(default=1)
     cancelled_at = models.DateTimeField(null=True, blank=True)
     #: Whether a runner has claimed any child in any run; tells ``pending`` from ``running``.
-    claimed = models.BooleanField(default=False)
+    has_claimed_child = models.BooleanField(default=False, db_column="claimed")
     accepted_without_runner = models.BooleanField(default=False)
 
     # What was asked.
@@ -196,7 +196,7 @@ class ChildJob(models.Model):
     #: Attempts made in all, charged or not.
     attempt_count = models.IntegerField(default=0)
     #: Attempts of this run that ended without being charged; bounded, see ``services.attempts``.
-    uncharged_count = models.IntegerField(default=0)
+    uncounted_attempts = models.IntegerField(default=0, db_column="uncharged_count")
     #: Not claimed before this time (backoff between attempts).
     not_before = models.DateTimeField(null=True, blank=True)
 
@@ -299,7 +299,7 @@ class Attempt(models.Model):
         max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value
     )
     #: Whether it counts against ``max_attempts``; false where nothing of it was executed.
-    charged = models.BooleanField(default=True)
+    is_counted = models.BooleanField(default=True, db_column="charged")
 
     created_at = models.DateTimeField()
     uncertain_since = models.DateTimeField(null=True, blank=True)
@@ -425,11 +425,11 @@ class AbandonedPrompt(models.Model):
     attempt = models.OneToOneField(Attempt, on_delete=models.CASCADE, related_name="abandoned")
     backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="abandoned_prompts")
     prompt_id = models.CharField(max_length=64, unique=True)
-    since = models.DateTimeField()
-    until = models.DateTimeField()
+    created_at = models.DateTimeField(db_column="since")
+    expires_at = models.DateTimeField(db_column="until")
 
     class Meta:
-        ordering: ClassVar = ["since"]
+        ordering: ClassVar = ["created_at"]
 
     def __str__(self) -> str:
         return self.prompt_id
@@ -499,7 +499,7 @@ class Lease(models.Model):
     #: Name of the runner; empty when nobody holds it.
     runner = models.CharField(max_length=100, blank=True, default="")
     epoch = models.BigIntegerField(default=0)
-    until = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True, db_column="until")
 
     class Meta:
         ordering: ClassVar = ["backend"]
@@ -522,20 +522,20 @@ class Notice(models.Model):
     body = models.TextField()
     created_at = models.DateTimeField()
     #: Null once it was sent or given up.
-    next_try_at = models.DateTimeField(null=True, blank=True)
-    tries = models.IntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True, blank=True, db_column="next_try_at")
+    attempt_count = models.IntegerField(default=0, db_column="tries")
     sent_at = models.DateTimeField(null=True, blank=True)
     last_error = models.CharField(max_length=500, blank=True, default="")
     #: Marks of the services that took it while another one has not, with blanks between them.
-    taken_by = models.TextField(blank=True, default="", db_default="")
+    delivered_to = models.TextField(blank=True, default="", db_default="", db_column="taken_by")
 
     class Meta:
         ordering: ClassVar = ["id"]
         indexes: ClassVar = [
             models.Index(
                 name="notice_due",
-                fields=["next_try_at"],
-                condition=Q(next_try_at__isnull=False),
+                fields=["next_attempt_at"],
+                condition=Q(next_attempt_at__isnull=False),
             ),
         ]
 

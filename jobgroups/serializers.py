@@ -119,7 +119,7 @@ def attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
         "backend_id": row.backend_id,
         "prompt_id": row.prompt_id,
         "outcome": row.state,
-        "charged": row.charged,
+        "charged": row.is_counted,
         "outputs": _loaded(row.outputs_json),
         "error_message": row.error_message,
         "error_type": row.error_type,

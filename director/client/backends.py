@@ -38,8 +38,8 @@ class Backend:
             why, since when and by whom.
         queue_ours: Prompts of the Director that stand or run there.
         queue_foreign: Prompts of other people.
-        hold: ``pause`` or ``drain``; with ``hold_now`` what ran there is given back.
-        said_by: Who paused, drained, enabled or disabled it last; ``said_reason`` and ``said_at``
+        hold: ``pause`` or ``drain``; with ``evict`` what ran there is given back.
+        changed_by: Who paused, drained, enabled or disabled it last; ``changed_reason`` and ``changed_at``
             say why and when.
         quarantine: Since when it is set aside, until when, why and by whom; None: it is not.
         on_probation: It was let out of quarantine and has not succeeded since.
@@ -58,10 +58,10 @@ class Backend:
     queue_foreign: int = 0
     running: int = 0
     hold: str | None = None
-    hold_now: bool = False
-    said_by: str | None = None
-    said_reason: str | None = None
-    said_at: Moment | None = None
+    evict: bool = False
+    changed_by: str | None = None
+    changed_reason: str | None = None
+    changed_at: Moment | None = None
     quarantine: Quarantine | None = None
     on_probation: bool = False
     tags: tuple[str, ...] = ()

@@ -130,7 +130,7 @@ def _wrongs(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
         wrong = f"It is quarantined: {_reason(row.quarantine_reason)}."
         found.append((Level.WARNING, wrong, f"director backends release {row.id}"))
     if row.hold:
-        wrong = f"A person holds it ({row.get_hold_display()}): {_reason(row.said_reason)}."
+        wrong = f"A person holds it ({row.get_hold_display()}): {_reason(row.changed_reason)}."
         found.append((Level.NOTE, wrong, f"director backends resume {row.id}"))
     if is_new_enough and not supports_targeted_interrupt(answer.stats.version):
         wrong = "What renders there cannot be stopped (before 0.3.57)."

@@ -256,7 +256,7 @@ def _machine(
         silent=row.reachability != Reachability.ONLINE,
         by=shown["status_by"] or "",
         hold=row.hold,
-        gives_back=row.hold_now,
+        gives_back=row.evict,
         tried_in=_until(row.quarantine_until),
         gpu=gpu,
         vram=vram,

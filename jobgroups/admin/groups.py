@@ -276,14 +276,14 @@ class AttemptAdmin(ReadOnlyAdmin):
         "number",
         "backend_link",
         "state",
-        "charged",
+        "is_counted",
         "error_type",
         "stop_reason",
         "created_at",
         "started_at",
         "ended_at",
     )
-    list_filter = ("state", "charged", "stop_reason", "error_type", "backend", "created_at")
+    list_filter = ("state", "is_counted", "stop_reason", "error_type", "backend", "created_at")
     search_fields = ("prompt_id", "client_id", "child__id", "child__group__id", "error_message")
     ordering = ("-id",)
     exclude = (
@@ -383,8 +383,8 @@ class JobEventAdmin(ReadOnlyAdmin):
 class AbandonedPromptAdmin(ReadOnlyAdmin):
     """Prompts that may yet turn up although their attempts were closed."""
 
-    list_display = ("prompt_id", "attempt_link", "backend_link", "since", "until")
-    list_filter = ("backend", "until")
+    list_display = ("prompt_id", "attempt_link", "backend_link", "created_at", "expires_at")
+    list_filter = ("backend", "expires_at")
     search_fields = ("prompt_id",)
     exclude = ("attempt", "backend")
     readonly_fields: ClassVar = ["attempt_link", "backend_link"]
@@ -445,7 +445,7 @@ class RunnerAdmin(ReadOnlyAdmin):
 class LeaseAdmin(ReadOnlyAdmin):
     """Which runner holds which backend, and until when."""
 
-    list_display = ("__str__", "backend_link", "runner_link", "epoch", "until")
+    list_display = ("__str__", "backend_link", "runner_link", "epoch", "expires_at")
     list_filter = ("runner",)
     search_fields = ("backend__id", "runner")
     exclude = ("backend", "runner")
@@ -466,6 +466,14 @@ class LeaseAdmin(ReadOnlyAdmin):
 class NoticeAdmin(ReadOnlyAdmin):
     """What people were told outside of the Director, or are to be told."""
 
-    list_display = ("title", "kind", "created_at", "sent_at", "tries", "next_try_at", "last_error")
+    list_display = (
+        "title",
+        "kind",
+        "created_at",
+        "sent_at",
+        "attempt_count",
+        "next_attempt_at",
+        "last_error",
+    )
     list_filter = ("kind",)
     search_fields = ("title", "body")

@@ -75,7 +75,7 @@ def leases_seen(runner: str) -> Leases:
     lying: set[str] = set()
     ends: list[dt.datetime] = []
     rows = Lease.objects.exclude(runner=runner).order_by()
-    for backend_id, holder, until in rows.values_list("backend_id", "runner", "until"):
+    for backend_id, holder, until in rows.values_list("backend_id", "runner", "expires_at"):
         if holder and holder not in dead and until is not None and until > moment:
             others[backend_id] = holder
             ends.append(until)
@@ -95,7 +95,7 @@ def is_something_free(runner: str) -> bool:
     if connection.vendor != "postgresql":
         return False
     others = Lease.objects.exclude(runner=runner)
-    free = others.filter(until__lt=database_now()) | others.filter(until__isnull=True)
+    free = others.filter(expires_at__lt=database_now()) | others.filter(expires_at__isnull=True)
     return free.exists() or others.filter(runner__in=free_names()).exists()
 
 

@@ -66,7 +66,7 @@ def _offline_reasons(
     policy = Policy.stored(
         max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
     )
-    counted = Attempt.objects.filter(child__in=lost, run=group.run, charged=True).order_by()
+    counted = Attempt.objects.filter(child__in=lost, run=group.run, is_counted=True).order_by()
     charged = dict(counted.values_list("child_id").annotate(Count("id")))
     limit = dt.timedelta(seconds=group.timeout_seconds)
     reasons: dict[str, str] = {}

@@ -51,7 +51,9 @@ def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:
 
 _abandoned: Final = PreparedQuery(
     lambda: (
-        AbandonedPrompt.objects.filter(backend_id=KEY).select_related("attempt").order_by("since")
+        AbandonedPrompt.objects.filter(backend_id=KEY)
+        .select_related("attempt")
+        .order_by("created_at")
     )
 )
 

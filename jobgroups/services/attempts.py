@@ -272,7 +272,7 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
             "stop_requested_at": None,
             "stop_reason": "",
             "failure_class": "",
-            "charged": True,
+            "is_counted": True,
         }
         _adopt(child, attempt)
         reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
@@ -453,7 +453,7 @@ def _class_stored(attempt: Attempt, state: AttemptState, end: End) -> str:
         return end.failure or ""
     if attempt.failure_class:
         return attempt.failure_class
-    asked_for = attempt.stop_requested_at is not None or not attempt.charged
+    asked_for = attempt.stop_requested_at is not None or not attempt.is_counted
     if state is AttemptState.INTERRUPTED and asked_for:
         return ""
     return _failure_of(end).kind
@@ -568,7 +568,9 @@ def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
 def attempt_not_sent(*, attempt_id: int, fence: Fence) -> bool:
     """The connection never stood, so nothing can have arrived: the child waits again."""
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        closed = write.move_attempt(attempt, AttemptState.NOT_SENT, ended_at=now(), charged=False)
+        closed = write.move_attempt(
+            attempt, AttemptState.NOT_SENT, ended_at=now(), is_counted=False
+        )
         if closed:
             _give_back(write, child, attempt, reason="not sent: the backend was not reachable")
         return closed
@@ -585,7 +587,7 @@ def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: dt.
             attempt,
             AttemptState.NEVER_ACCEPTED,
             ended_at=now(),
-            charged=False,
+            is_counted=False,
         )
         if not closed:
             return False
@@ -601,8 +603,8 @@ def _abandon(attempt: Attempt, until: dt.datetime) -> None:
         attempt=attempt,
         backend_id=attempt.backend_id,
         prompt_id=attempt.prompt_id,
-        since=now(),
-        until=until,
+        created_at=now(),
+        expires_at=until,
     )
 
 
@@ -622,8 +624,8 @@ def attempt_lost(*, attempt_id: int, fence: Fence, reason: str) -> bool:
         if attempt.started_at is not None and not was_to_stop:
             failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
             return _fail_both(write, child, attempt, AttemptState.LOST, failure)
-        charged = attempt.charged and attempt.started_at is not None
-        closed = write.move_attempt(attempt, AttemptState.LOST, ended_at=now(), charged=charged)
+        charged = attempt.is_counted and attempt.started_at is not None
+        closed = write.move_attempt(attempt, AttemptState.LOST, ended_at=now(), is_counted=charged)
         if closed:
             _give_back_counted(write, child, attempt, reason, FailureClass.BACKEND_LOST)
         return closed
@@ -636,8 +638,8 @@ def attempt_struck(*, attempt_id: int, fence: Fence, end: End) -> bool:
     Nobody asked for it, so the child waits again, uncharged.
     """
     with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        Attempt.objects.filter(pk=attempt.pk).update(charged=False)
-        attempt.charged = False
+        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
+        attempt.is_counted = False
         if attempt.state in attempt_sources_of(AttemptState.INTERRUPTED):
             end = _without_replaced(attempt, end)
         if not _close(write, attempt, AttemptState.INTERRUPTED, end):
@@ -652,14 +654,16 @@ def _give_back_counted(
 ) -> None:
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
-    if child.uncharged_count + 1 < MAX_UNCHARGED:
-        _give_back(write, child, attempt, reason=reason, uncharged_count=child.uncharged_count + 1)
+    if child.uncounted_attempts + 1 < MAX_UNCHARGED:
+        _give_back(
+            write, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1
+        )
         return
     message = sentence(f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}")
     failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
     # All of them together are one attempt that counts: else a policy could go on for ever.
-    Attempt.objects.filter(pk=attempt.pk).update(charged=True, failure_class=kind)
-    attempt.charged, attempt.failure_class = True, kind.value
+    Attempt.objects.filter(pk=attempt.pk).update(is_counted=True, failure_class=kind)
+    attempt.is_counted, attempt.failure_class = True, kind.value
     quarantine.take_in(attempt)
     outcomes.meet(write, child, attempt, failure)
 
@@ -784,7 +788,7 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
             AttemptState.RUNNING,
             started_at=now(),
             ended_at=None,
-            charged=True,
+            is_counted=True,
             failure_class="",
             **_answer_forgotten(attempt),
             stop_requested_at=None,
@@ -798,5 +802,5 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
 def abandoned_forget_old(*, attempt_id: int, fence: Fence) -> bool:
     """Take a prompt off the abandoned list once its time is over."""
     with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
-        old = AbandonedPrompt.objects.filter(attempt=attempt, until__lte=unjumped())
+        old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=unjumped())
         return old.delete()[0] > 0

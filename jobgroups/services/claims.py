@@ -121,14 +121,14 @@ def _places(backend_id: str, depth: int, *, locked: bool) -> int:
         enabled=row.enabled,
         hold=row.hold,
         quarantined=row.quarantined_at is not None,
-        quarantine_count=row.quarantine_count,
+        consecutive_quarantines=row.consecutive_quarantines,
         depth=depth,
     )
 
 
 def _what_holds() -> QuerySet[Backend]:
     return Backend.objects.filter(pk=KEY).only(
-        "enabled", "hold", "quarantined_at", "quarantine_count"
+        "enabled", "hold", "quarantined_at", "consecutive_quarantines"
     )
 
 
@@ -198,7 +198,7 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
         )
         insert_returning_id(attempt)
         update_where(ChildJob, child.pk, {"current_attempt": attempt.pk})
-        if not write.group.claimed:
+        if not write.group.has_claimed_child:
             _first_claim(write)
         return Claim(
             attempt_id=attempt.pk,
@@ -225,7 +225,7 @@ _LAST_NUMBER: Final = f"SELECT MAX(number) FROM {Attempt._meta.db_table} WHERE c
 
 
 def _first_claim(write: GroupWrite) -> None:
-    write.group.claimed = True
+    write.group.has_claimed_child = True
     if write.group.accepted_without_runner:
         write.add(log.group_started(write.group))
     write.derive_anew()

@@ -172,14 +172,14 @@ def prompts_given_back(*, fence: Fence) -> set[int]:
 def _given_back(attempt_id: int, group_id: str, fence: Fence) -> bool:
     with group_transaction(group_id, fence=fence) as write:
         row = Backend.objects.filter(pk=fence.backend_id).first()
-        if row is None or not row.hold_now:
+        if row is None or not row.evict:
             # Resumed a moment ago.
             return False
         child = ChildJob.objects.select_for_update(of=("self",)).get(attempts=attempt_id)
         attempt = Attempt.objects.select_for_update().get(pk=attempt_id)
         if not write.owe_stop([attempt.pk], StopReason.GIVEN_BACK):
             return False
-        Attempt.objects.filter(pk=attempt.pk).update(charged=False)
+        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
         _wait_again(write, child, attempt, row)
         return True
 
@@ -189,7 +189,7 @@ def _wait_again(write: GroupWrite, child: ChildJob, attempt: Attempt, row: Backe
     if not put_back(write, child, attempt):
         return
     held = "drained" if row.hold == Hold.DRAIN else "paused"
-    by = f" by {row.said_by}" if row.said_by else ""
+    by = f" by {row.changed_by}" if row.changed_by else ""
     made = adopting.result_of(child)
     moved = made is None and move_elsewhere(
         write, child, reason=f"{row.id} was {held}{by}, and gave its work back."

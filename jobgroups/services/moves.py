@@ -84,7 +84,7 @@ def _move(write: GroupWrite, child: ChildJob, backend_id: str, by: str) -> None:
     if attempt is not None:
         # Accepted, on its way, or perhaps there: what it is, the runner finds out, and removes it.
         write.owe_stop([attempt.pk], StopReason.MOVED)
-        Attempt.objects.filter(pk=attempt.pk).update(charged=False)
+        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
     put_back(write, child, attempt, backend_id=backend_id, not_before=None)
     rebinding.leave_unreachable([child])
     person = by or log.A_PERSON

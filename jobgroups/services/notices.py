@@ -32,7 +32,7 @@ def notice_store(kind: NoticeKind, message: Message) -> Notice:
     """Store a notice that is to be told soon."""
     moment = now()
     return Notice.objects.create(
-        kind=kind, title=message.title, body=message.body, created_at=moment, next_try_at=moment
+        kind=kind, title=message.title, body=message.body, created_at=moment, next_attempt_at=moment
     )
 
 

@@ -43,14 +43,14 @@ class Due:
     """A notice that was taken up to be told.
 
     Attributes:
-        taken_by: marks of the services that took it at an earlier try.
+        delivered_to: marks of the services that took it at an earlier try.
     """
 
     id: int
     told: Told
     tries: int
     created_at: dt.datetime
-    taken_by: frozenset[str] = frozenset()
+    delivered_to: frozenset[str] = frozenset()
 
 
 # --- what only time tells -------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def notices_claim(*, pace: Pace, by: str) -> list[Due]:
         pace: how long a claim holds, and how far messages are apart.
         by: name of the runner that tells them.
     """
-    if not Notice.objects.filter(next_try_at__lte=now()).exists():
+    if not Notice.objects.filter(next_attempt_at__lte=now()).exists():
         return []
     return _claim(pace, by)
 
@@ -191,31 +191,35 @@ def notices_claim(*, pace: Pace, by: str) -> list[Due]:
 def _claim(pace: Pace, by: str) -> list[Due]:
     with transaction.atomic():
         waiting = list(
-            Notice.objects.select_for_update().filter(next_try_at__isnull=False).order_by("id")
+            Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id")
         )
         moment = now()
         recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.gap))
         if recent.exists() or any(_is_under_way(one, moment) for one in waiting):
             return []
-        due = [one for one in waiting if one.next_try_at is not None and one.next_try_at <= moment]
+        due = [
+            one
+            for one in waiting
+            if one.next_attempt_at is not None and one.next_attempt_at <= moment
+        ]
         return [_taken(one, pace, by, moment) for one in due[:_MOST]]
 
 
 def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
-    if notice.next_try_at is None or notice.next_try_at <= moment:
+    if notice.next_attempt_at is None or notice.next_attempt_at <= moment:
         return False
     return notice.last_error.startswith(_UNDER_WAY)
 
 
 def _taken(notice: Notice, pace: Pace, by: str, moment: dt.datetime) -> Due:
-    Notice.objects.filter(pk=notice.pk, next_try_at=notice.next_try_at).update(
-        next_try_at=moment + dt.timedelta(seconds=pace.claim),
-        tries=notice.tries + 1,
+    Notice.objects.filter(pk=notice.pk, next_attempt_at=notice.next_attempt_at).update(
+        next_attempt_at=moment + dt.timedelta(seconds=pace.claim),
+        attempt_count=notice.attempt_count + 1,
         last_error=f"{_UNDER_WAY} by {by}",
     )
     told = Told(notice.kind, notice.title, notice.body)
-    taken_by = frozenset(notice.taken_by.split())
-    return Due(notice.pk, told, notice.tries + 1, notice.created_at, taken_by)
+    delivered_to = frozenset(notice.delivered_to.split())
+    return Due(notice.pk, told, notice.attempt_count + 1, notice.created_at, delivered_to)
 
 
 @unit_of_work
@@ -226,8 +230,8 @@ def notices_taken(*, mark: str, ids: Collection[int]) -> None:
         mark: the service's.
         ids: of the notices.
     """
-    mine = Notice.objects.filter(pk__in=ids, sent_at=None).exclude(taken_by__contains=mark)
-    mine.update(taken_by=Concat("taken_by", Value(f" {mark}")))
+    mine = Notice.objects.filter(pk__in=ids, sent_at=None).exclude(delivered_to__contains=mark)
+    mine.update(delivered_to=Concat("delivered_to", Value(f" {mark}")))
 
 
 @unit_of_work
@@ -236,9 +240,9 @@ def notices_sent(ids: Collection[int]) -> None:
     with transaction.atomic():
         moment = now()
         mine = Notice.objects.filter(pk__in=ids, sent_at=None)
-        mine.update(sent_at=moment, next_try_at=None, last_error="", taken_by="")
-        put_off = Notice.objects.filter(next_try_at__gt=moment, tries__gt=0)
-        put_off.exclude(last_error__startswith=_UNDER_WAY).update(next_try_at=moment)
+        mine.update(sent_at=moment, next_attempt_at=None, last_error="", delivered_to="")
+        put_off = Notice.objects.filter(next_attempt_at__gt=moment, attempt_count__gt=0)
+        put_off.exclude(last_error__startswith=_UNDER_WAY).update(next_attempt_at=moment)
 
 
 @unit_of_work
@@ -250,11 +254,11 @@ def notices_failed(failed: Sequence[Due], *, pace: Pace, error: str) -> list[int
         for one in failed:
             rows = Notice.objects.filter(pk=one.id, sent_at=None)
             if (moment - one.created_at).total_seconds() >= pace.give_up:
-                rows.update(next_try_at=None, last_error=f"Given up: {error}"[:500])
+                rows.update(next_attempt_at=None, last_error=f"Given up: {error}"[:500])
                 given_up.append(one.id)
                 continue
             again = moment + dt.timedelta(seconds=pace.pause_after(one.tries))
-            rows.update(next_try_at=again, last_error=error[:500])
+            rows.update(next_attempt_at=again, last_error=error[:500])
     return given_up
 
 

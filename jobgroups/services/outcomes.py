@@ -256,7 +256,7 @@ def _wait_at(
     )
     # Whole milliseconds, as now() has them: what is stored is what is sent.
     pause = dt.timedelta(milliseconds=round(1000 * seconds))
-    fields = {"attempt_count": attempts_with(child, attempt), "uncharged_count": 0}
+    fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
     return _rebind(write, child, attempt, failure, target, not_before=now() + pause, **fields)
 
 
@@ -277,7 +277,7 @@ def _rebind(
 def _charged(group: JobGroup, child: ChildJob) -> int:
     """Count the attempts of this run that were charged and are over, or as good as over."""
     over = Q(ended_at__isnull=False) | ~Q(failure_class="")
-    return child.attempts.filter(over, run=group.run, charged=True).count()
+    return child.attempts.filter(over, run=group.run, is_counted=True).count()
 
 
 def _tell(
@@ -341,8 +341,8 @@ def leave_offline(
     if not stop_failed(write, attempt, StopReason.GAVE_UP, failure.kind, failure):
         return False
     if not ran:
-        Attempt.objects.filter(pk=attempt.pk).update(charged=False)
-        attempt.charged = False
+        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
+        attempt.is_counted = False
     if made is not None:
         return _take_earlier(write, child, attempt, made)
     assert target is not None  # noqa: S101 see above

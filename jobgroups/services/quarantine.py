@@ -61,12 +61,12 @@ def _count(attempt: Attempt) -> None:
         return
     moment = now()
     its_rules = rules()
-    failures = _counted_since(row, counts_since(its_rules, moment, row.forgiven_at))
-    lasts = quarantine_for(its_rules, failures=failures, in_a_row=row.quarantine_count)
+    failures = _counted_since(row, counts_since(its_rules, moment, row.failures_reset_at))
+    lasts = quarantine_for(its_rules, failures=failures, in_a_row=row.consecutive_quarantines)
     if lasts is None:
         return
     words = failure_words(attempt.failure_class)
-    reason = reason_for(failures, its_rules.within, row.quarantine_count, f"{words}.")
+    reason = reason_for(failures, its_rules.within, row.consecutive_quarantines, f"{words}.")
     if holds.backend_quarantined(
         row=row, reason=reason, by="", moment=moment, until=moment + lasts
     ):

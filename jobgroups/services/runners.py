@@ -50,7 +50,7 @@ def runner_started(*, name: str, instance: str, version: str) -> None:
 
 def _free_all(name: str, moment: dt.datetime) -> None:
     # With the time since when each is free: see ``lease_release``.
-    Lease.objects.filter(runner=name).update(runner="", until=moment)
+    Lease.objects.filter(runner=name).update(runner="", expires_at=moment)
 
 
 @unit_of_work
@@ -61,7 +61,7 @@ def runner_beat(*, name: str, instance: str) -> bool:
         alive = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
         if not alive.update(heartbeat_at=moment):
             return False
-        Lease.objects.filter(runner=name).update(until=moment + LEASE_LIFE)
+        Lease.objects.filter(runner=name).update(expires_at=moment + LEASE_LIFE)
         return True
 
 
@@ -97,7 +97,7 @@ def backend_seen(*, fence: Fence, **seen: Any) -> None:
 
 @unit_of_work
 def lease_release(*, fence: Fence) -> bool:
-    """Hand a backend over: its lease is free from now on, with the time since when in ``until``.
+    """Hand a backend over: its lease is free from now on, with the time since when in ``expires_at``.
 
     Called when nothing of this runner speaks to the backend any more.
 
@@ -109,7 +109,7 @@ def lease_release(*, fence: Fence) -> bool:
         # As a whole: whoever still writes under it is waited for.
         if ours.select_for_update().first() is None:
             return False
-        return bool(ours.update(runner="", until=database_now()))
+        return bool(ours.update(runner="", expires_at=database_now()))
 
 
 def lease_take(*, backend_id: str, runner: str) -> Fence | None:
@@ -140,12 +140,12 @@ def _lease_take(backend_id: str, runner: str) -> Fence | None:
         lease = rows.filter(backend_id=backend_id).first()
         if lease is None:
             return None
-        held = lease.runner not in ("", runner) and lease.until is not None
+        held = lease.runner not in ("", runner) and lease.expires_at is not None
         moment = database_now()
-        holds = held and lease.until is not None and lease.until > moment
+        holds = held and lease.expires_at is not None and lease.expires_at > moment
         if holds and lease.runner not in free_names():
             return None
         Lease.objects.filter(pk=lease.pk).update(
-            runner=runner, epoch=F("epoch") + 1, until=moment + LEASE_LIFE
+            runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_LIFE
         )
         return Fence(backend_id, lease.epoch + 1)

@@ -159,7 +159,7 @@ class GroupWrite:
             "run": self.group.run,
             "backend_id": backend_id,
             "current_attempt_id": None,
-            "uncharged_count": 0,
+            "uncounted_attempts": 0,
             "not_before": None,
             "progress": 0.0,
             "current_step": None,
@@ -223,7 +223,7 @@ class GroupWrite:
         group.status = group_status(
             by_status,
             cancelled=group.cancelled_at is not None,
-            claimed=group.claimed,
+            claimed=group.has_claimed_child,
             accepted_without_runner=group.accepted_without_runner,
         ).value
         group.completed_count = counts.completed
@@ -251,7 +251,7 @@ _DERIVED: Final = (
     "failed_count",
     "cancelled_count",
     "completed_at",
-    "claimed",
+    "has_claimed_child",
     "cancelled_at",
 )
 _children_of: Final = PreparedQuery(

@@ -37,9 +37,9 @@ def test_a_pause_is_shown_with_why_since_when_and_by_whom(api: Api, rung: list[s
     assert answer.status_code == 200
     shown = answer.json()
     assert (shown["status"], shown["status_by"]) == ("paused", "anna")
-    assert shown["status_reason"] == shown["said_reason"] == "the fan is loud"
-    assert shown["status_since"] == shown["said_at"]
-    assert (shown["hold"], shown["hold_now"], shown["enabled"]) == ("pause", False, True)
+    assert shown["status_reason"] == shown["changed_reason"] == "the fan is loud"
+    assert shown["status_since"] == shown["changed_at"]
+    assert (shown["hold"], shown["evict"], shown["enabled"]) == ("pause", False, True)
     assert shown == api.get(PATH).json()
     assert rung, "the runner is told"
     assert api.post(f"{PATH}/pause", {}).json() == shown
@@ -48,14 +48,14 @@ def test_a_pause_is_shown_with_why_since_when_and_by_whom(api: Api, rung: list[s
 def test_a_resume_ends_it(api: Api) -> None:
     api.post(f"{PATH}/pause", {"now": True})
     shown = api.post(f"{PATH}/resume", {"by": "ben"}).json()
-    assert (shown["status"], shown["hold"], shown["hold_now"]) == ("online", None, False)
-    assert shown["said_by"] == "ben"
+    assert (shown["status"], shown["hold"], shown["evict"]) == ("online", None, False)
+    assert shown["changed_by"] == "ben"
     assert api.post(f"{PATH}/resume", {}).json() == shown
 
 
 def test_a_drain_is_no_pause(api: Api) -> None:
     shown = api.post(f"{PATH}/drain", {"now": True}).json()
-    assert (shown["status"], shown["hold"], shown["hold_now"]) == ("draining", "drain", True)
+    assert (shown["status"], shown["hold"], shown["evict"]) == ("draining", "drain", True)
 
 
 def test_a_quarantine_lasts_for_minutes_or_until_a_release(api: Api) -> None:
@@ -135,7 +135,7 @@ def test_a_body_that_is_no_object_is_refused(api: Api, body: str) -> None:
 
 def test_a_disabled_backend_stays_as_it_is(api: Api) -> None:
     disabled = api.patch(PATH, {"enabled": False}).json()
-    assert (disabled["status"], disabled["status_since"]) == ("disabled", disabled["said_at"])
+    assert (disabled["status"], disabled["status_since"]) == ("disabled", disabled["changed_at"])
     for what in ("pause", "drain", "resume"):
         assert api.post(f"{PATH}/{what}", {"by": "anna"}).json() == disabled
 
@@ -144,8 +144,8 @@ def test_enabling_ends_every_hold(api: Api) -> None:
     api.post(f"{PATH}/pause", {"now": True, "by": "anna", "reason": "lunch"})
     api.patch(PATH, {"enabled": False})
     shown = api.patch(PATH, {"enabled": True}).json()
-    assert (shown["status"], shown["hold"], shown["hold_now"]) == ("online", None, False)
-    assert (shown["said_by"], shown["said_reason"]) == (None, None)
+    assert (shown["status"], shown["hold"], shown["evict"]) == ("online", None, False)
+    assert (shown["changed_by"], shown["changed_reason"]) == (None, None)
 
 
 def test_another_address_is_another_machine(api: Api) -> None:

@@ -130,8 +130,8 @@ def test_a_runner_is_told_where_every_backend_is(make_backend: Made) -> None:
     make_backend("a", url="http://a.invalid:1", headers={"X-A": "1"})
     free = {
         "hold": "",
-        "hold_now": False,
-        "said_by": "",
+        "evict": False,
+        "changed_by": "",
         "quarantined_at": None,
         "quarantine_until": None,
         "quarantine_by": "",

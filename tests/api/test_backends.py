@@ -37,10 +37,10 @@ FIELDS = [
     "queue_foreign",
     "running",
     "hold",
-    "hold_now",
-    "said_by",
-    "said_reason",
-    "said_at",
+    "evict",
+    "changed_by",
+    "changed_reason",
+    "changed_at",
     "quarantine",
     "on_probation",
     "tags",
@@ -332,6 +332,7 @@ def test_a_change_of_nothing_is_no_error(api: Api, make_backend: Made) -> None:
         ({"enabled": "no"}, "enabled"),
         ({"tags": "a"}, "tags"),
         ({"status": "online"}, "status"),
+        ({"hold_now": True}, "hold_now"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(

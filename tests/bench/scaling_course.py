@@ -70,7 +70,9 @@ def _register(numbers: range) -> list[str]:
         [Backend(id=one, name=one, url=f"http://{one}.test:8188") for one in ids]
     )
     until = database_now() + 10_000 * LEASE_LIFE
-    Lease.objects.bulk_create([Lease(backend_id=one, runner=_RUNNER, until=until) for one in ids])
+    Lease.objects.bulk_create(
+        [Lease(backend_id=one, runner=_RUNNER, expires_at=until) for one in ids]
+    )
     return ids
 
 

@@ -105,15 +105,17 @@ def _backends() -> None:
             }
         ],
     }
-    said = {"said_by": "ann@studio", "said_at": moment - dt.timedelta(hours=2)}
+    said = {"changed_by": "ann@studio", "changed_at": moment - dt.timedelta(hours=2)}
     farm.backend("gpu-online", **seen, tags=["flux", "big"])
     farm.backend("gpu-busy", **seen, queue_running=1, queue_pending=3, queue_foreign=2)
-    farm.backend("gpu-paused", **seen, hold="pause", said_reason="A driver is installed.", **said)
+    farm.backend(
+        "gpu-paused", **seen, hold="pause", changed_reason="A driver is installed.", **said
+    )
     farm.backend(
         "gpu-draining",
         **seen,
         hold="drain",
-        said_reason="Moves to Studio B on Monday, and nobody knows yet when it is back.",
+        changed_reason="Moves to Studio B on Monday, and nobody knows yet when it is back.",
         **said,
     )
     farm.backend(
@@ -123,7 +125,7 @@ def _backends() -> None:
         unreachable_since=moment - dt.timedelta(minutes=7),
     )
     farm.backend("gpu-unknown")
-    farm.backend("gpu-disabled", enabled=False, **{**said, "said_reason": "Sold."})
+    farm.backend("gpu-disabled", enabled=False, **{**said, "changed_reason": "Sold."})
     farm.backend(
         "gpu-quarantined",
         **seen,
@@ -131,7 +133,7 @@ def _backends() -> None:
         quarantined_at=moment - dt.timedelta(minutes=3),
         quarantine_until=moment + dt.timedelta(minutes=12),
         quarantine_reason="3 failures in 10 minutes, the last: CUDA error: an illegal memory access",
-        quarantine_count=1,
+        consecutive_quarantines=1,
     )
     Runner.objects.create(
         name="played",

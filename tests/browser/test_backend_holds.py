@@ -64,10 +64,10 @@ def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, 
     page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
     expect(lane).to_contain_text("Paused by Anna")
     expect(lane).to_contain_text("the fan is <i>loud</i>")
-    assert backend(desk)["hold_now"] is False
+    assert backend(desk)["evict"] is False
     lane.get_by_role("button", name="Resume").click()
     expect(lane).to_contain_text("Busy")
-    assert backend(desk)["said_by"] == "Anna", "the name is remembered"
+    assert backend(desk)["changed_by"] == "Anna", "the name is remembered"
 
 
 def test_paused_now_what_runs_is_given_back_and_the_card_says_why_it_waits(

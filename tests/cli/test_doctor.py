@@ -289,7 +289,7 @@ def test_a_disabled_and_a_quarantined_one_say_how_to_get_them_back() -> None:
 
 
 def test_all_that_is_wrong_with_a_backend_is_told_the_worst_first() -> None:
-    found = _of(-90.0, (), hold="pause", said_reason="driver update.")
+    found = _of(-90.0, (), hold="pause", changed_reason="driver update.")
     assert found.level is Level.WARNING
     clock, hold = found.said.index("90 s behind"), found.said.index(": driver update.")
     assert clock < hold

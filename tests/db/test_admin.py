@@ -199,8 +199,8 @@ def test_holds_and_quarantines_go_through_the_services_in_the_users_name(
         return Backend.objects.get()
 
     paused = run("pause")
-    assert (paused.hold, paused.hold_now, paused.said_by) == ("pause", False, "admin")
-    assert run("pause_now").hold_now
+    assert (paused.hold, paused.evict, paused.changed_by) == ("pause", False, "admin")
+    assert run("pause_now").evict
     assert run("drain").hold == "drain"
     assert run("resume").hold == ""
     aside = run("set_aside")

@@ -258,7 +258,7 @@ def assert_rendered_once() -> None:
     """Check that no child was sent again that had its picture, or whose prompt might yet run."""
     for child in ChildJob.objects.all():
         rows = list(child.attempts.order_by("number"))
-        charged = Counter(row.run for row in rows if row.charged and row.ended_at)
+        charged = Counter(row.run for row in rows if row.is_counted and row.ended_at)
         retried = filter(is_retry_of_failed, farm.log(child.group))
         more = Counter((event["run"], event["job_id"]) for event in retried)
         for run, count in charged.items():

@@ -168,7 +168,7 @@ def test_what_was_not_sent_waits_again_and_is_not_charged() -> None:
     first = farm.claim(fence)
     attempts.attempt_not_sent(attempt_id=first.attempt_id, fence=fence)
     child = group.children.get()
-    assert (child.status, child.current_attempt_id, child.uncharged_count) == ("queued", None, 0)
+    assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
     second = farm.claim(fence)
     assert (second.child_id, second.number) == (first.child_id, 2)
     assert second.prompt_id != first.prompt_id
@@ -235,7 +235,7 @@ def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fail
     failed, waiting = group.children.order_by("position")
     assert (failed.status, failed.error_type) == ("failed", "ConnectionError")
     assert (waiting.status, waiting.current_attempt_id) == ("queued", None)
-    assert not Attempt.objects.get(pk=second.attempt_id).charged
+    assert not Attempt.objects.get(pk=second.attempt_id).is_counted
 
 
 def test_a_prompt_hit_by_the_stop_of_another_one_waits_again() -> None:

@@ -244,7 +244,7 @@ def test_an_update_stores_what_a_query_set_would() -> None:
         "status": GroupStatus.RUNNING,
         "cancelled_at": moment,
         "retry_on": ["timeout"],
-        "claimed": True,
+        "has_claimed_child": True,
         "submitter": "é",
         "completed_at": None,
     }

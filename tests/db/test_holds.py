@@ -140,22 +140,26 @@ def test_a_hold_says_who_why_and_since_when_and_saying_it_again_keeps_that(fence
     first = row()
     pause()
     again = row()
-    assert (again.hold, again.said_by, again.said_reason) == ("pause", "anna", "the fan is loud")
-    assert again.said_at == first.said_at
+    assert (again.hold, again.changed_by, again.changed_reason) == (
+        "pause",
+        "anna",
+        "the fan is loud",
+    )
+    assert again.changed_at == first.changed_at
     pause(by="ben", at_once=True)
-    assert (row().said_by, row().hold_now, row().said_at) == ("ben", True, first.said_at)
+    assert (row().changed_by, row().evict, row().changed_at) == ("ben", True, first.changed_at)
     pause()
-    assert row().hold_now, "what was asked for at once is owed"
+    assert row().evict, "what was asked for at once is owed"
     holds.backend_resume(backend_id=GPU, by="anna")
     resumed = row()
-    assert (resumed.hold, resumed.hold_now, resumed.said_reason) == ("", False, "")
+    assert (resumed.hold, resumed.evict, resumed.changed_reason) == ("", False, "")
 
 
 def test_a_drain_replaces_a_pause(fence: Fence) -> None:
     pause(reason="lunch", by="anna", at_once=True)
     drain(by="ben")
-    assert (row().hold, row().hold_now, row().said_by) == ("drain", False, "ben")
-    assert row().said_reason == ""
+    assert (row().hold, row().evict, row().changed_by) == ("drain", False, "ben")
+    assert row().changed_reason == ""
 
 
 def test_a_disabled_backend_is_not_held_besides(fence: Fence) -> None:
@@ -188,11 +192,11 @@ def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fenc
     pause(at_once=True, by="anna")
     assert holds.prompts_given_back(fence=fence) == {claimed.attempt_id}
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
-    assert (attempt.stop_reason, attempt.charged) == (StopReason.GIVEN_BACK, False)
+    assert (attempt.stop_reason, attempt.is_counted) == (StopReason.GIVEN_BACK, False)
     assert attempt.ended_at is None, "its stop is owed until its prompt is seen to end"
     child = child_of(group)
     assert (child.status, child.current_attempt_id, child.progress) == ("queued", None, 0.0)
-    assert child.uncharged_count == 0
+    assert child.uncounted_attempts == 0
     last = farm.log(group)[-1]
     assert last["type"] == "child_requeued"
     assert last["reason"] == "given back: gpu-1 was paused by anna"
@@ -209,7 +213,7 @@ def test_what_is_given_back_again_and_again_fails_nobody(fence: Fence) -> None:
         farm.finish(claimed, fence, AttemptState.INTERRUPTED)
         holds.backend_resume(backend_id=GPU)
     assert child_of(group).status == "queued"
-    assert set(Attempt.objects.values_list("failure_class", "charged")) == {("", False)}
+    assert set(Attempt.objects.values_list("failure_class", "is_counted")) == {("", False)}
     farm.finish(farm.claim(fence), fence)
     assert farm.fresh(group).status == "completed"
 
@@ -330,7 +334,7 @@ def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: Fenc
     assert holds.backend_emptied(fence=fence)
     drained = row()
     assert (drained.enabled, drained.hold) == (False, "")
-    assert (drained.said_by, drained.said_reason) == ("anna", "drained: new card")
+    assert (drained.changed_by, drained.changed_reason) == ("anna", "drained: new card")
     assert not holds.backend_emptied(fence=fence)
 
 
@@ -408,7 +412,7 @@ def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(fence: F
     assert aside.quarantined_at is not None
     assert aside.quarantine_until == aside.quarantined_at + dt.timedelta(minutes=10)
     assert aside.quarantine_reason.startswith("3 failures within 10 min; last: ")
-    assert (aside.quarantine_by, aside.quarantine_count) == ("", 1)
+    assert (aside.quarantine_by, aside.consecutive_quarantines) == ("", 1)
     farm.submit()
     assert tried(fence) is None
 
@@ -436,7 +440,7 @@ def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: Fence
 def test_two_failures_at_once_both_count(fence: Fence) -> None:
     for _ in range(10):
         Attempt.objects.all().delete()
-        Backend.objects.update(quarantined_at=None, quarantine_count=0)
+        Backend.objects.update(quarantined_at=None, consecutive_quarantines=0)
         JobGroup.objects.all().delete()
         fail(fence)
         farm.submit()
@@ -472,7 +476,7 @@ def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: Fence) -> N
         None,
         "",
     )
-    assert freed.quarantine_count == 1
+    assert freed.consecutive_quarantines == 1
     farm.submit(GPU, GPU)
     farm.claim(fence)
     assert tried(fence) is None, "one prompt at a time until one succeeds"
@@ -486,7 +490,7 @@ def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: Fence) 
     back = row()
     assert back.quarantined_at is not None
     assert back.quarantine_until == back.quarantined_at + dt.timedelta(minutes=20)
-    assert back.quarantine_count == 2
+    assert back.consecutive_quarantines == 2
     assert back.quarantine_reason.startswith("It failed again on probation: ")
 
 
@@ -496,7 +500,7 @@ def test_a_success_ends_the_probation(fence: Fence) -> None:
     holds.backend_release(backend_id=GPU)
     farm.submit()
     farm.finish(farm.claim(fence), fence)
-    assert row().quarantine_count == 0
+    assert row().consecutive_quarantines == 0
     fail(fence)
     fail(fence)
     assert row().quarantined_at is None, "what was before the release is forgiven"
@@ -522,7 +526,7 @@ def test_a_persons_quarantine_lasts_until_a_person_ends_it(fence: Fence) -> None
     holds.backend_quarantine(backend_id=GPU, by="ben", minutes=60)
     again = row()
     assert again.quarantined_at == aside.quarantined_at
-    assert (again.quarantine_by, again.quarantine_count) == ("ben", 1)
+    assert (again.quarantine_by, again.consecutive_quarantines) == ("ben", 1)
     assert again.quarantine_until is not None
 
 
@@ -534,7 +538,10 @@ def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: Fence) -> 
     aside = row()
     end = farm.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
-    assert (row().quarantine_by, row().quarantine_count) == ("anna", aside.quarantine_count)
+    assert (row().quarantine_by, row().consecutive_quarantines) == (
+        "anna",
+        aside.consecutive_quarantines,
+    )
 
 
 def test_a_prompt_that_hangs_counts_before_it_ends(fence: Fence) -> None:

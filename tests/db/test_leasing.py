@@ -89,7 +89,7 @@ def test_how_the_leases_stand() -> None:
     runners.lease_release(fence=farm.lease("gpu-3", "b"))
     farm.lease("gpu-4", "gone")
     long_ago = leases.database_now() - dt.timedelta(seconds=6)
-    Lease.objects.filter(pk="gpu-4").update(until=long_ago)
+    Lease.objects.filter(pk="gpu-4").update(expires_at=long_ago)
     seen = leases.leases_seen("a")
     assert 10.0 < (seen.next_free_in or 0.0) <= 12.0
     assert seen == Leases(
@@ -187,7 +187,7 @@ def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -
     on_postgres()
     farm.backend("gpu-1")
     fence = farm.lease("gpu-1", "a")
-    Lease.objects.update(until=leases.database_now() - dt.timedelta(seconds=1))
+    Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
     with meanwhile(lambda: check_fence(fence)):
         began = time.monotonic()
         assert runners.lease_take(backend_id="gpu-1", runner="b") is None
@@ -200,7 +200,7 @@ def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
     on_postgres()
     farm.backend("gpu-1")
     fence = farm.lease("gpu-1", "a")
-    Lease.objects.update(until=leases.database_now() - dt.timedelta(seconds=1))
+    Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
     row = ProgressRow(
         child_id="j_none",
         attempt_id=0,

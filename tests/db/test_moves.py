@@ -129,7 +129,7 @@ def test_a_pause_before_the_next_try_ends_with_a_move(first: Fence, second: Fenc
 @pytest.mark.parametrize(
     ("shut", "said"),
     [
-        ({"enabled": False, "said_reason": "cleaning"}, "disabled"),
+        ({"enabled": False, "changed_reason": "cleaning"}, "disabled"),
         ({"hold": "drain"}, "drained"),
         ({"quarantined_at": now(), "quarantine_reason": "it failed."}, "quarantined"),
         ({"tags": []}, "lacks flux"),
@@ -189,7 +189,7 @@ def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
     done = move(group)
     assert done.removing_from == "gpu-1"
     attempt = Attempt.objects.get()
-    assert (attempt.stop_reason, attempt.charged) == ("moved", False)
+    assert (attempt.stop_reason, attempt.is_counted) == ("moved", False)
     assert (only(group).backend_id, only(group).current_attempt_id) == ("gpu-2", None)
     assert idle(second)
     removed(claimed, first)
@@ -229,7 +229,7 @@ def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
     assert (stored.stop_requested, stored.current) == (False, True)
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.backend_id) == ("running", "gpu-1")
-    assert (attempt.stop_reason, attempt.charged) == ("", True)
+    assert (attempt.stop_reason, attempt.is_counted) == ("", True)
     void, started = farm.log(group)[-2:]
     assert (void["backend_id"], void["next_backend_id"]) == ("gpu-2", "gpu-1")
     assert "stays" in void["reason"]

@@ -64,7 +64,7 @@ def test_the_end_of_a_group_is_told_once_with_its_link(group: JobGroup) -> None:
     assert (one.kind, one.title) == (NoticeKind.GROUP_ENDED, "shot_001: all 2 done")
     link = f"http://farm.example/groups/{group.id}"
     assert re.fullmatch(rf"shot_001: all 2 done, took \d+ s\n{link}", one.body)
-    assert one.next_try_at is not None
+    assert one.next_attempt_at is not None
     assert one.sent_at is None
 
 
@@ -255,7 +255,9 @@ def test_what_ended_long_ago_is_no_news(group: JobGroup) -> None:
 def notice(**fields: Any) -> Notice:
     moment = now()
     given = {"kind": "group_ended", "title": "a: done", "body": "a: done, took 1 s"}
-    return Notice.objects.create(**{**given, "created_at": moment, "next_try_at": moment, **fields})
+    return Notice.objects.create(
+        **{**given, "created_at": moment, "next_attempt_at": moment, **fields}
+    )
 
 
 def claim(by: str = "one") -> list[Due]:
@@ -268,7 +270,7 @@ def test_what_one_runner_tells_no_other_does() -> None:
     notice()
     assert claim("two") == []
     # The first died with it.
-    Notice.objects.exclude(tries=0).update(next_try_at=now())
+    Notice.objects.exclude(attempt_count=0).update(next_attempt_at=now())
     assert len(claim("two")) == 2
 
 
@@ -307,10 +309,10 @@ def test_what_failed_is_put_off_longer_each_time_and_told_with_the_next_success(
     for _ in range(3):
         outbox.notices_failed(claim(), pace=PACE, error="entry 1 (json) did not take it: refused")
         one.refresh_from_db()
-        assert one.next_try_at is not None
-        pauses.append(round((one.next_try_at - now()).total_seconds(), -1))
+        assert one.next_attempt_at is not None
+        pauses.append(round((one.next_attempt_at - now()).total_seconds(), -1))
         assert one.last_error == "entry 1 (json) did not take it: refused"
-        Notice.objects.update(next_try_at=now())
+        Notice.objects.update(next_attempt_at=now())
     assert pauses == [60, 120, 240]
     outbox.notices_failed(claim(), pace=PACE, error="refused")
     other = notice()
@@ -318,20 +320,20 @@ def test_what_failed_is_put_off_longer_each_time_and_told_with_the_next_success(
     assert due.id == other.id
     outbox.notices_sent([due.id])
     one.refresh_from_db()
-    assert one.next_try_at is not None
-    assert one.next_try_at <= now()
+    assert one.next_attempt_at is not None
+    assert one.next_attempt_at <= now()
 
 
 def test_after_a_day_it_is_given_up_and_says_why() -> None:
     one = notice(created_at=now() - dt.timedelta(hours=25))
     assert outbox.notices_failed(claim(), pace=PACE, error="refused") == [one.id]
     one.refresh_from_db()
-    assert (one.next_try_at, one.sent_at, one.last_error) == (None, None, "Given up: refused")
+    assert (one.next_attempt_at, one.sent_at, one.last_error) == (None, None, "Given up: refused")
     assert claim() == []
 
 
 def test_old_notices_are_forgotten() -> None:
-    notice(created_at=now() - dt.timedelta(days=31), next_try_at=None)
+    notice(created_at=now() - dt.timedelta(days=31), next_attempt_at=None)
     kept = notice()
     assert outbox.notices_forget_old(PACE) == 1
     assert list(Notice.objects.all()) == [kept]

@@ -141,7 +141,7 @@ def test_running_job_is_retried_on_another_backend_and_counts() -> None:
     child, attempt = only(group), attempt_of(claimed)
     assert (child.status, child.backend_id, child.progress) == ("queued", "gpu-2", 0.0)
     assert (attempt.failure_class, attempt.stop_reason) == ("backend_lost", "gave_up")
-    assert (attempt.charged, attempt.ended_at) == (True, None)
+    assert (attempt.is_counted, attempt.ended_at) == (True, None)
     told = farm.log(group)[-1]
     assert (told["type"], told["failure_class"]) == ("child_retrying", "backend_lost")
     assert told["reason"].startswith("gpu-1 went offline at ")
@@ -159,7 +159,7 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
     go_offline()
     assert move(fence) == {claimed.attempt_id}
     attempt = attempt_of(claimed)
-    assert (attempt.failure_class, attempt.charged) == ("unreachable", False)
+    assert (attempt.failure_class, attempt.is_counted) == ("unreachable", False)
     told = farm.log(group)[-1]
     assert (told["type"], told["failure_class"], told["reason"]) == (
         "child_retrying",

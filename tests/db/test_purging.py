@@ -121,8 +121,8 @@ def test_a_group_with_an_abandoned_prompt_stays() -> None:
         attempt=attempt,
         backend_id=attempt.backend_id,
         prompt_id=attempt.prompt_id,
-        since=now(),
-        until=now() + dt.timedelta(hours=1),
+        created_at=now(),
+        expires_at=now() + dt.timedelta(hours=1),
     )
     assert _purge() == Purged()
     assert AbandonedPrompt.objects.count() == 1

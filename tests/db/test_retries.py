@@ -106,7 +106,7 @@ def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(fence: F
     group = ended(fence, ERROR)
     ChildJob.objects.update(
         not_before=now() + dt.timedelta(hours=1),
-        uncharged_count=4,
+        uncounted_attempts=4,
         progress=60.0,
         current_step="KSampler",
         steps_completed=12,
@@ -122,7 +122,7 @@ def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(fence: F
     assert [row[name] for name in [*null, "started_at", "completed_at"]] == [None] * 7
     assert (row["warnings"], row["attempts"]) == ([], 1)
     (child,) = children(group)
-    assert (child.not_before, child.uncharged_count, child.failure_class) == (None, 0, "")
+    assert (child.not_before, child.uncounted_attempts, child.failure_class) == (None, 0, "")
     assert (child.current_attempt_id, child.steps_completed, child.steps_total) == (None, 0, 0)
     # A day's wait counts from the retry: it must not time out at once.
     assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 0
@@ -352,7 +352,7 @@ def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(fence: Fence,
         "broken": lambda: attempts.attempt_broken(attempt_id=attempt_id, fence=fence, message="x"),
     }[late]()
     (child,) = children(group)
-    assert (child.status, child.current_attempt_id, child.uncharged_count) == ("queued", None, 0)
+    assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
     assert farm.log(group) == before
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 
 NEVER, GROUP, ANY = Elsewhere.NEVER, Elsewhere.GROUP, Elsewhere.ANY
 SHUT: dict[str, dict[str, Any]] = {
-    "disabled": {"enabled": False, "said_reason": "cleaning the fans"},
+    "disabled": {"enabled": False, "changed_reason": "cleaning the fans"},
     "drained": {"hold": "drain"},
     "quarantined": {"quarantined_at": now(), "quarantine_reason": "3 failures in 10 min."},
 }
@@ -74,7 +74,7 @@ def test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do(
     (told,) = refused.value.extra["unavailable_backends"]
     assert told["backend_id"] == "gpu-1"
     assert "retry_elsewhere" in refused.value.detail
-    for reason in (shut.get("said_reason"), shut.get("quarantine_reason")):
+    for reason in (shut.get("changed_reason"), shut.get("quarantine_reason")):
         assert not reason or reason.rstrip(".") in told["reason"]
     assert farm.log(group) == before
     assert farm.fresh(group).run == 1

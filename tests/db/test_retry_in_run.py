@@ -312,7 +312,7 @@ def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
     assert idle(fence)
     child = only(group)
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
-    assert child.attempts.filter(charged=True).count() == 2
+    assert child.attempts.filter(is_counted=True).count() == 2
 
 
 # --- time is up -----------------------------------------------------------------------------------

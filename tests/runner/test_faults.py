@@ -73,7 +73,7 @@ async def test_a_post_that_never_arrived_is_sent_again_under_a_new_id(farm: Farm
     states = [row.state for row in await farm.attempts(group)]
     assert states == ["never_accepted", "success"]
     (child,) = await farm.children(group)
-    assert child.uncharged_count == 1
+    assert child.uncounted_attempts == 1
 
 
 async def test_a_post_that_lands_after_all_looks_is_removed_and_shows_no_second_result(

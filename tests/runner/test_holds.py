@@ -75,7 +75,7 @@ async def looked_often(farm: Farm) -> None:
 
 async def attempts_of(farm: Farm, group: Any) -> list[tuple[str, str, bool]]:
     rows: list[Attempt] = await farm.settled(group)
-    return [(one.backend_id, one.state, one.charged) for one in rows]
+    return [(one.backend_id, one.state, one.is_counted) for one in rows]
 
 
 # --- paused ---------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ async def test_a_drained_backend_finishes_gives_the_rest_away_and_is_disabled(fa
 
     await until(disabled)
     drained = await row()
-    assert (drained.said_by, drained.said_reason) == ("anna", "drained: new card")
+    assert (drained.changed_by, drained.changed_reason) == ("anna", "drained: new card")
 
 
 async def test_what_may_go_nowhere_waits_at_a_backend_that_is_being_drained(farm: Farm) -> None:

@@ -74,7 +74,7 @@ async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm
     assert len(witnessed(farm, "gpu-1", "started")) == 1, "what ran there was left alone"
     assert "interrupted" not in farm.kinds("gpu-1")
     assert len(witnessed(farm, "gpu-2", "started")) == 1
-    rows = [(one.backend_id, one.state, one.charged) for one in await farm.settled(group)]
+    rows = [(one.backend_id, one.state, one.is_counted) for one in await farm.settled(group)]
     assert ("gpu-1", "interrupted", False) in rows
     removed = [one for one in await farm.attempts(group) if one.stop_reason == "moved"]
     sent = [one for one in await farm.attempts(group) if one.backend_id == "gpu-2"]

@@ -80,7 +80,7 @@ async def supervised(farm: Farm) -> AsyncIterator[None]:
 def notice(title: str, kind: str = "group_ended") -> Notice:
     moment = now()
     return Notice.objects.create(
-        kind=kind, title=title, body=f"{title}, took 1 s", created_at=moment, next_try_at=moment
+        kind=kind, title=title, body=f"{title}, took 1 s", created_at=moment, next_attempt_at=moment
     )
 
 
@@ -117,7 +117,7 @@ async def test_a_group_is_told_once_the_service_that_was_down_is_up(
     assert first.startswith("shot_001: done, took ")
     assert link == f"http://farm.example/groups/{group.id}"
     (row,) = await stored()
-    assert row.tries >= 2
+    assert row.attempt_count >= 2
     assert row.last_error == ""
     ours = [one for one in caplog.records if not one.name.startswith(("apprise", "urllib3"))]
     assert not [one for one in ours if SECRET in one.getMessage()]
@@ -202,7 +202,7 @@ async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is
     async with notifying(inbox.url, other.url):
 
         async def tried_twice() -> bool:
-            return (await stored())[0].tries >= 2
+            return (await stored())[0].attempt_count >= 2
 
         await until(tried_twice)
         await in_thread(notice)("b: done")
@@ -229,7 +229,7 @@ async def test_what_a_service_took_it_is_not_told_again_by_the_next_runner(inbox
 
             async def tried(tries: int = tries) -> bool:
                 (row,) = await stored()
-                return row.tries >= tries and "did not take it" in row.last_error
+                return row.attempt_count >= tries and "did not take it" in row.last_error
 
             await until(tried)
     other.open()
@@ -239,7 +239,7 @@ async def test_what_a_service_took_it_is_not_told_again_by_the_next_runner(inbox
     other.close()
     assert inbox.titles == ["a: done"]
     assert other.titles == ["a: done"]
-    assert (await stored())[0].taken_by == ""
+    assert (await stored())[0].delivered_to == ""
 
 
 async def test_of_two_runners_beside_a_service_that_is_down_one_tells(inbox: Inbox) -> None:
@@ -249,7 +249,7 @@ async def test_of_two_runners_beside_a_service_that_is_down_one_tells(inbox: Inb
     async with notifying(inbox.url, down, name="one"), notifying(inbox.url, down, name="two"):
 
         async def tried() -> bool:
-            return (await stored())[0].tries >= 4
+            return (await stored())[0].attempt_count >= 4
 
         await until(tried)
     assert inbox.titles == ["a: done"]
@@ -328,7 +328,7 @@ def test_the_command_lists_what_was_told() -> None:
     call_command("notices", stdout=out)
     assert out.getvalue() == "Nobody was told of anything yet.\n"
     notice("a: done")
-    Notice.objects.update(tries=2, last_error="entry 1 (json) did not take it: refused")
+    Notice.objects.update(attempt_count=2, last_error="entry 1 (json) did not take it: refused")
     out = io.StringIO()
     call_command("notices", stdout=out)
     assert out.getvalue().endswith(

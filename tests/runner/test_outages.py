@@ -198,7 +198,7 @@ async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job
         ("gpu-2", "success", ""),
         ("gpu-2", "success", ""),
     ]
-    charged = {row.failure_class: row.charged for row in await farm.attempts(group)}
+    charged = {row.failure_class: row.is_counted for row in await farm.attempts(group)}
     assert (charged["backend_lost"], charged["unreachable"]) == (True, False)
     assert len(started(farm, "gpu-2")) == 2
     await sim.restart()

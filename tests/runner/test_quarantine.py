@@ -99,7 +99,7 @@ async def test_when_its_time_is_over_it_is_asked_and_works_again(farm: Farm) -> 
     assert (await farm.finished(group)).status == "completed"
     assert most == 1, "one prompt at a time until one succeeds"
     freed = await row()
-    assert (freed.quarantined_at, freed.quarantine_count) == (None, 0)
+    assert (freed.quarantined_at, freed.consecutive_quarantines) == (None, 0)
 
 
 async def most_at_once(farm: Farm, group: JobGroup) -> int:
@@ -127,7 +127,7 @@ async def test_one_that_fails_on_probation_is_sent_straight_back(farm: Farm) -> 
 
     async def back_again() -> Any:
         found = await row()
-        return found if found.quarantine_count == 2 and found.quarantined_at else None
+        return found if found.consecutive_quarantines == 2 and found.quarantined_at else None
 
     back = await until(back_again)
     assert posted(farm) == 3

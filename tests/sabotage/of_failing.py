@@ -23,8 +23,8 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _FAILED,
-                "return child.attempts.filter(over, run=group.run, charged=True).count()",
-                "return 1 + 0 * child.attempts.filter(over, run=group.run, charged=True).count()",
+                "return child.attempts.filter(over, run=group.run, is_counted=True).count()",
+                "return 1 + 0 * child.attempts.filter(over, run=group.run, is_counted=True).count()",
             ),
         ),
         notices=f"{_IN_RUN}::test_max_attempts_are_counted_and_the_last_failure_ends_the_child",
@@ -44,7 +44,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         name="nothing is too little",
         broken="Tries that come to nothing never count, however many there are.",
         hurts="A backend that forgets every prompt keeps a child for ever.",
-        edits=(Edit(_ATTEMPTS, "update(charged=True, failure_class=kind)", "update()"),),
+        edits=(Edit(_ATTEMPTS, "update(is_counted=True, failure_class=kind)", "update()"),),
         notices=f"{_IN_RUN}::test_tries_that_come_to_nothing_count_as_one_attempt",
         within=20,
     ),

@@ -69,8 +69,8 @@ OF_HOLDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "backends/states.py",
-                "return min(depth, 1) if quarantine_count",
-                "return depth if quarantine_count",
+                "return min(depth, 1) if consecutive_quarantines",
+                "return depth if consecutive_quarantines",
             ),
         ),
         notices=f"{_ROWS}::test_a_release_forgives_what_was_and_puts_it_on_probation",
@@ -81,7 +81,9 @@ OF_HOLDING: tuple[Breakage, ...] = (
         hurts="A child whose machine was paused has no try left for a real failure.",
         edits=(
             Edit(
-                _HOLDS, "        Attempt.objects.filter(pk=attempt.pk).update(charged=False)\n", ""
+                _HOLDS,
+                "        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)\n",
+                "",
             ),
         ),
         notices=f"{_ROWS}::test_what_runs_is_given_back_uncharged_and_its_child_waits_again",

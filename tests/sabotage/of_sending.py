@@ -123,7 +123,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="uncharged retries without end",
         broken="A child may be given back uncharged any number of times.",
         hurts="A backend that swallows prompts keeps a group running for ever.",
-        edits=(Edit(_ATTEMPTS, "if child.uncharged_count + 1 < MAX_UNCHARGED:", "if True:"),),
+        edits=(Edit(_ATTEMPTS, "if child.uncounted_attempts + 1 < MAX_UNCHARGED:", "if True:"),),
         notices=f"{_ROWS}::test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough",
     ),
     Breakage(

@@ -50,7 +50,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/notices/notifier.py",
-                "{one.id for one in due if service.mark in one.taken_by}",
+                "{one.id for one in due if service.mark in one.delivered_to}",
                 "set()",
             ),
         ),

@@ -26,14 +26,14 @@ BEFORE = NOW - dt.timedelta(minutes=5)
 
 #: What makes each word true.
 TRUE_OF: dict[BackendState, dict[str, Any]] = {
-    BackendState.DISABLED: {"enabled": False, "said_at": BEFORE, "said_by": "anna"},
+    BackendState.DISABLED: {"enabled": False, "changed_at": BEFORE, "changed_by": "anna"},
     BackendState.QUARANTINED: {
         "quarantined_at": BEFORE,
         "quarantine_reason": "3 failures",
         "quarantine_by": "",
     },
-    BackendState.DRAINING: {"hold": "drain", "said_at": BEFORE, "said_by": "anna"},
-    BackendState.PAUSED: {"hold": "pause", "said_at": BEFORE, "said_by": "anna"},
+    BackendState.DRAINING: {"hold": "drain", "changed_at": BEFORE, "changed_by": "anna"},
+    BackendState.PAUSED: {"hold": "pause", "changed_at": BEFORE, "changed_by": "anna"},
     BackendState.OFFLINE: {
         "reachability": "offline",
         "status_reason": "connection refused",
@@ -93,10 +93,10 @@ def test_an_answer_that_nobody_renewed_is_none() -> None:
 
 
 def test_a_probation_is_said_of_a_backend_that_works() -> None:
-    freed = facts(**TRUE_OF[BackendState.ONLINE], quarantine_count=2)
+    freed = facts(**TRUE_OF[BackendState.ONLINE], consecutive_quarantines=2)
     assert is_on_probation(freed)
     assert "On probation" in backend_state(freed).reason
-    assert not is_on_probation(facts(quarantined_at=BEFORE, quarantine_count=1))
+    assert not is_on_probation(facts(quarantined_at=BEFORE, consecutive_quarantines=1))
     assert not is_on_probation(facts())
 
 
@@ -108,7 +108,11 @@ def test_only_a_backend_that_nothing_holds_back_takes_prompts(
     hold: Hold, enabled: bool, quarantined: bool, in_a_row: int, free: int
 ) -> None:
     found = places(
-        enabled=enabled, hold=hold, quarantined=quarantined, quarantine_count=in_a_row, depth=2
+        enabled=enabled,
+        hold=hold,
+        quarantined=quarantined,
+        consecutive_quarantines=in_a_row,
+        depth=2,
     )
     works = enabled and hold is Hold.NONE and not quarantined
     assert found == (free if works else 0)

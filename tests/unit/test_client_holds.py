@@ -24,10 +24,10 @@ BACKEND = {
     "status_since": SINCE,
     "status_by": "anna",
     "hold": "pause",
-    "hold_now": True,
-    "said_by": "ben",
-    "said_reason": None,
-    "said_at": SINCE,
+    "evict": True,
+    "changed_by": "ben",
+    "changed_reason": None,
+    "changed_at": SINCE,
     "quarantine": {"since": SINCE, "until": None, "reason": "it smokes", "by": "anna"},
     "on_probation": False,
 }
@@ -68,7 +68,7 @@ def test_a_backend_is_told(
 ) -> None:
     told = getattr(director, f"{word}_backend")("gpu-1", **said)
     since = dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
-    assert (told.status, told.status_by, told.hold, told.hold_now) == (
+    assert (told.status, told.status_by, told.hold, told.evict) == (
         "quarantined",
         "anna",
         "pause",
@@ -86,7 +86,7 @@ def test_what_an_older_director_does_not_say_is_none(
     old = {name: BACKEND[name] for name in known}
     server.answers["GET", "/api/backends/gpu-1"] = (200, old)
     told = director.backend("gpu-1")
-    assert (told.hold, told.quarantine, told.on_probation, told.said_at) == (
+    assert (told.hold, told.quarantine, told.on_probation, told.changed_at) == (
         None,
         None,
         False,

@@ -59,7 +59,9 @@ class Command(BaseCommand):
 def _state(notice: Notice) -> str:
     if notice.sent_at is not None:
         return f"told {iso(notice.sent_at)}"
-    if notice.next_try_at is None:
+    if notice.next_attempt_at is None:
         return f"not told ({notice.last_error})"
-    tries = f", tried {notice.tries} times: {notice.last_error}" if notice.tries else ""
+    tries = (
+        f", tried {notice.attempt_count} times: {notice.last_error}" if notice.attempt_count else ""
+    )
     return f"waits{tries}"

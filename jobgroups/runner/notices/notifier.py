@@ -73,7 +73,7 @@ class Notifier:
     async def _tell(self, due: Sequence[Due]) -> None:
         wrong: list[str] = []
         taken = {
-            service: {one.id for one in due if service.mark in one.taken_by}
+            service: {one.id for one in due if service.mark in one.delivered_to}
             for service in self._services
         }
         async with asyncio.TaskGroup() as tasks:

@@ -62,8 +62,8 @@ def orders_of(row: Mapping[str, Any]) -> Orders:
     return Orders(
         enabled=row["enabled"],
         hold=Hold(row["hold"]),
-        at_once=row["hold_now"],
-        by=row["said_by"],
+        at_once=row["evict"],
+        by=row["changed_by"],
         quarantined_at=row["quarantined_at"],
         quarantine_until=row["quarantine_until"],
         quarantine_by=row["quarantine_by"],
