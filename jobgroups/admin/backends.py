@@ -121,7 +121,7 @@ class BackendAdmin(ReadOnlyAdmin):
                 # Forgotten by somebody else a moment ago.
                 continue
             count += 1
-        hub.wake_runners()
+        hub.notify_runners()
         said = f"{counted(count, 'backend is', 'backends are')} {word}."
         self.message_user(request, said, messages.SUCCESS)
 
@@ -149,7 +149,7 @@ class FoundBackendAdmin(ReadOnlyAdmin):
     def add(self, request: HttpRequest, queryset: QuerySet[FoundBackend]) -> None:
         """Register the ComfyUIs."""
         self._each(request, queryset, discovery.found_add, "added")
-        hub.wake_runners()
+        hub.notify_runners()
 
     @admin.action(description="Ignore: offer them no longer", permissions=["operate"])
     def ignore(self, request: HttpRequest, queryset: QuerySet[FoundBackend]) -> None:

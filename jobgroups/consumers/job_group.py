@@ -22,7 +22,7 @@ from jobgroups.consumers.socket import (
 from jobgroups.consumers.stream import Stream
 from jobgroups.errors import GroupNotFound
 from jobgroups.events.hub import hub
-from jobgroups.events.messages import Entry, EventFrame, Poke, PreviewFrame, ProgressFrame
+from jobgroups.events.messages import Entry, EventFrame, PreviewFrame, ProgressFrame, SeqHint
 from jobgroups.queries import groups
 
 #: No group has an id that is longer or holds anything else; a database need not see such.
@@ -95,7 +95,7 @@ class JobGroupConsumer(Socket):
                     of_child = entry.child_id is not None
                     for text in stream.event(entry.seq, entry.text, of_child=of_child):
                         await self.send_text(text)
-            case Poke():
+            case SeqHint():
                 if entry.seq > stream.sent:
                     await self._catch_up(stream)
 

@@ -24,9 +24,9 @@ from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import (
     Entry,
     EventFrame,
-    Poke,
     ProgressFrame,
     ReplacedFrame,
+    SeqHint,
     StarFrame,
 )
 
@@ -106,7 +106,7 @@ class MonitorConsumer(Socket):
                 self._progress[entry.child_id] = [group_id, entry.child_id, percent]
                 self._progressed.set()
             case EventFrame():
-                if entry.ends_child:
+                if entry.is_final:
                     self._progress.pop(entry.child_id or "", None)
                 kind = _type_of(entry.text)
                 await self._say(
@@ -117,7 +117,7 @@ class MonitorConsumer(Socket):
                 await self._say("star", group=group_id, **fields)
             case ReplacedFrame():
                 await self._say("replaced", group=group_id, job=entry.child_id)
-            case Poke():
+            case SeqHint():
                 await self._say("event", group=group_id, seq=entry.seq, event="poke", job=None)
 
     async def _flush(self) -> None:

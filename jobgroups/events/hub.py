@@ -27,28 +27,28 @@ from django.db import Error as DatabaseError
 from jobgroups.events.messages import (
     Entry,
     EventFrame,
-    Gathered,
+    LatestFrames,
     Message,
-    Poke,
     PreviewFrame,
     ProgressFrame,
     ReplacedFrame,
+    SeqHint,
     StarFrame,
-    packed,
-    unpacked,
+    deserialize,
+    serialize,
 )
-from jobgroups.events.relay import CALL_SECONDS, Relay
+from jobgroups.events.relay import CALL_SECONDS, LayerRelay
 
 __all__ = [
     "Entry",
     "EventFrame",
     "Hub",
     "Message",
-    "Poke",
     "PreviewFrame",
     "ProgressFrame",
     "ReadSeqs",
     "ReplacedFrame",
+    "SeqHint",
     "StarFrame",
     "Subscription",
     "hub",
@@ -59,21 +59,21 @@ logger = logging.getLogger(__name__)
 #: Entries a socket may lag behind before it is closed as too slow.
 QUEUE_LIMIT: Final = 5_000
 #: Seconds between two looks at the watched groups' rows.
-HEAL_SECONDS: Final = 2.0
+POLL_SECONDS: Final = 2.0
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
-_WORK: Final = {**_WAKE, "work_alone": True}
+_WAKE_WORK_ONLY: Final = {**_WAKE, "work_alone": True}
 _INTEREST: Final = "hub.previews"
 #: Seconds for which another process's wish for previews is remembered.
-_INTEREST_SECONDS: Final = 3 * HEAL_SECONDS
+_INTEREST_SECONDS: Final = 3 * POLL_SECONDS
 
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
 
 
-class Waker(Protocol):
+class RunnerCallback(Protocol):
     """What a runner is told by that there may be work."""
 
-    def __call__(self, *, work_alone: bool) -> None:
+    def __call__(self, *, work_only: bool) -> None:
         """Look for work; for backends too, unless it is known that they are as they were."""
 
 
@@ -155,7 +155,7 @@ class Subscription:
         return taken
 
 
-class _Watched:
+class _Channel:
     """What the hub knows of a group that at least one socket watches."""
 
     def __init__(self) -> None:
@@ -163,35 +163,35 @@ class _Watched:
         self.last_seq = 0
         self.ended: set[str] = set()
 
-    def fan_out(self, message: Message) -> None:
+    def broadcast(self, message: Message) -> None:
         for frame in message.progress:
             if frame.child_id not in self.ended:
                 self._put(frame)
         for preview in message.previews:
-            self._show(preview)
+            self._put_preview(preview)
         for event in message.events:
-            self._note(event)
+            self._track(event)
             self._put(event)
         for star in message.stars:
             self._put(star)
         for replaced in message.replaced:
             self._put(replaced)
 
-    def _note(self, event: EventFrame) -> None:
+    def _track(self, event: EventFrame) -> None:
         # One that was overtaken tells nothing of how the child stands now.
         if event.seq <= self.last_seq:
             return
-        self._reach(event.seq - 1)
+        self._advance(event.seq - 1)
         self.last_seq = event.seq
         if event.child_id:
-            (self.ended.add if event.ends_child else self.ended.discard)(event.child_id)
+            (self.ended.add if event.is_final else self.ended.discard)(event.child_id)
 
-    def poke(self, seq: int) -> None:
+    def check_seq(self, seq: int) -> None:
         """Pass on that the log has reached ``seq``, if that was not heard."""
-        if self._reach(seq):
-            self._put(Poke(seq))
+        if self._advance(seq):
+            self._put(SeqHint(seq))
 
-    def _reach(self, seq: int) -> bool:
+    def _advance(self, seq: int) -> bool:
         if seq <= self.last_seq:
             return False
         # Events were missed, perhaps the start of a child that had ended in an earlier run: the
@@ -204,7 +204,7 @@ class _Watched:
         for subscription in self.subscriptions:
             subscription.put(entry)
 
-    def _show(self, preview: PreviewFrame) -> None:
+    def _put_preview(self, preview: PreviewFrame) -> None:
         if preview.child_id in self.ended:
             return
         for subscription in self.subscriptions:
@@ -223,12 +223,12 @@ class Hub:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._read_seqs: ReadSeqs | None = None
-        self._watched: dict[str, _Watched] = defaultdict(_Watched)
-        self._wakers: set[Waker] = set()
+        self._channels: dict[str, _Channel] = defaultdict(_Channel)
+        self._runner_callbacks: set[RunnerCallback] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._relay: Relay | None = None
+        self._relay: LayerRelay | None = None
         #: By group: what waits for the layer and may be replaced by newer.
-        self._gathered: dict[str, Gathered] = {}
+        self._latest: dict[str, LatestFrames] = {}
         #: Group whose previews another process wants, to the loop's time when that is forgotten.
         self._interest: dict[str, float] = {}
 
@@ -245,10 +245,10 @@ class Hub:
         self._loop, self._read_seqs = loop, read_seqs
         layer = get_channel_layer()
         if layer is not None:
-            self._relay = Relay(layer, self._hand_on)
+            self._relay = LayerRelay(layer, self._on_message)
             self._start("sending", self._relay.run_sending())
             self._start("receiving", self._relay.run_receiving())
-        self._start("healing", self._heal())
+        self._start("healing", self._poll_missed_events())
 
     def _start(self, name: str, service: Coroutine[Any, Any, None]) -> None:
         # The hub lives as long as its loop and belongs to no request, so no TaskGroup can own it;
@@ -273,18 +273,16 @@ class Hub:
     def publish(self, message: Message) -> None:
         """Ring for a committed transaction or for progress. From any thread; never blocks."""
         if not self._in_loop(self._deliver, message):
-            self._publish_unbound(_layer_group(message.group_id), packed(message))
+            self._publish_unbound(_layer_group(message.group_id), serialize(message))
 
-    def wake_runners(self) -> None:
-        """Tell every runner that backends may have changed, or what holds for them, and that there is work."""
-        self._ring(_WAKE)
+    def notify_runners(self, *, work_only: bool = False) -> None:
+        """Notify every runner that there may be work.
 
-    def tell_work(self) -> None:
-        """Tell every runner that there is work at backends as they were: a new group, a cancel, a retry."""
-        self._ring(_WORK)
-
-    def _ring(self, form: dict[str, Any]) -> None:
-        if not self._in_loop(self._wake, form):
+        Args:
+            work_only: whether no backend has changed: a new group, a cancel, a retry.
+        """
+        form = _WAKE_WORK_ONLY if work_only else _WAKE
+        if not self._in_loop(self._notify_all_runners, form):
             self._publish_unbound(_RUNNERS, form)
 
     def _in_loop(self, call: Callable[..., None], *args: Any) -> bool:
@@ -311,56 +309,58 @@ class Hub:
             logger.warning("The channel layer did not take a message.", exc_info=True)
 
     def _deliver(self, message: Message) -> None:
-        self._fan_out(message)
-        if self._relay is None or (message.previews and not self._is_wanted_afar(message.group_id)):
+        self._broadcast(message)
+        if self._relay is None or (
+            message.previews and not self._is_wanted_elsewhere(message.group_id)
+        ):
             return
         if message.events or message.stars or message.replaced:
             # What comes later belongs behind this message.
-            self._gathered.pop(message.group_id, None)
-            self._relay.send(_layer_group(message.group_id), packed(message))
+            self._latest.pop(message.group_id, None)
+            self._relay.send(_layer_group(message.group_id), serialize(message))
         else:
-            self._gather(message, self._relay)
+            self._send_latest(message, self._relay)
 
-    def _gather(self, message: Message, relay: Relay) -> None:
+    def _send_latest(self, message: Message, relay: LayerRelay) -> None:
         """Send progress and previews when their turn comes, the newest of each child by then.
 
         A layer that is slower than they come would else be told each of them, ever later, and events
         behind them.
         """
-        gathered = self._gathered.get(message.group_id)
+        gathered = self._latest.get(message.group_id)
         if gathered is not None:
-            gathered.take(message)
+            gathered.add(message)
             return
-        gathered = self._gathered[message.group_id] = Gathered(message.group_id)
-        gathered.take(message)
-        made = partial(self._leaving, message.group_id, gathered)
-        relay.send_made(_layer_group(message.group_id), made)
+        gathered = self._latest[message.group_id] = LatestFrames(message.group_id)
+        gathered.add(message)
+        made = partial(self._serialize_latest, message.group_id, gathered)
+        relay.send_lazy(_layer_group(message.group_id), made)
 
-    def _leaving(self, group_id: str, gathered: Gathered) -> dict[str, Any]:
-        if self._gathered.get(group_id) is gathered:
-            del self._gathered[group_id]
-        return packed(gathered.message())
+    def _serialize_latest(self, group_id: str, gathered: LatestFrames) -> dict[str, Any]:
+        if self._latest.get(group_id) is gathered:
+            del self._latest[group_id]
+        return serialize(gathered.message())
 
-    def _fan_out(self, message: Message) -> None:
-        if message.group_id in self._watched:
-            self._watched[message.group_id].fan_out(message)
+    def _broadcast(self, message: Message) -> None:
+        if message.group_id in self._channels:
+            self._channels[message.group_id].broadcast(message)
 
-    def _wake(self, form: dict[str, Any]) -> None:
-        self._wake_own(form)
+    def _notify_all_runners(self, form: dict[str, Any]) -> None:
+        self._notify_local_runners(form)
         if self._relay is not None:
             self._relay.send(_RUNNERS, form)
 
-    def _wake_own(self, form: Mapping[str, Any]) -> None:
-        for waker in tuple(self._wakers):
-            waker(work_alone=form.get("work_alone", False))
+    def _notify_local_runners(self, form: Mapping[str, Any]) -> None:
+        for callback in tuple(self._runner_callbacks):
+            callback(work_only=form.get("work_alone", False))
 
-    def _hand_on(self, form: Mapping[str, Any]) -> None:
+    def _on_message(self, form: Mapping[str, Any]) -> None:
         if form["type"] == _WAKE["type"]:
-            self._wake_own(form)
+            self._notify_local_runners(form)
         elif form["type"] == _INTEREST:
             self._note_interest(form["group"])
         else:
-            self._fan_out(unpacked(form))
+            self._broadcast(deserialize(form))
 
     # --- listening --------------------------------------------------------------------------------
 
@@ -379,7 +379,7 @@ class Hub:
         subscription = Subscription(
             group_id, on_overflow, previews=previews, stars_alone=stars_alone
         )
-        self._watched[group_id].subscriptions.add(subscription)
+        self._channels[group_id].subscriptions.add(subscription)
         if self._relay is not None:
             try:
                 await self._relay.join(_layer_group(group_id))
@@ -387,39 +387,39 @@ class Hub:
                 await self.unsubscribe(subscription)
                 raise
             if previews:
-                self._tell_interest(group_id)
+                self._announce_preview_interest(group_id)
         return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a queue; its group too, if nobody else watches it. Twice is no error."""
-        watched = self._watched.get(subscription.group_id)
+        watched = self._channels.get(subscription.group_id)
         if watched is None:
             return
         watched.subscriptions.discard(subscription)
         if not watched.subscriptions:
-            del self._watched[subscription.group_id]
+            del self._channels[subscription.group_id]
             if self._relay is not None:
                 await self._relay.leave(_layer_group(subscription.group_id))
 
-    async def listen_as_runner(self, waker: Waker) -> None:
-        """Call ``waker`` (in the loop) whenever runners are told that there may be work."""
-        self._wakers.add(waker)
+    async def add_runner_listener(self, callback: RunnerCallback) -> None:
+        """Call ``callback`` (in the loop) whenever runners are told that there may be work."""
+        self._runner_callbacks.add(callback)
         if self._relay is not None:
             await self._relay.join(_RUNNERS)
 
-    def stop_listening_as_runner(self, waker: Waker) -> None:
-        """Forget a waker."""
-        self._wakers.discard(waker)
+    def remove_runner_listener(self, callback: RunnerCallback) -> None:
+        """Forget a callback."""
+        self._runner_callbacks.discard(callback)
 
     # --- previews ---------------------------------------------------------------------------------
 
     def wants_previews(self, group_id: str) -> bool:
         """Whether anybody looks at the group's previews, here or in another process."""
-        watched = self._watched.get(group_id)
+        watched = self._channels.get(group_id)
         here = watched is not None and watched.wants_previews
-        return here or self._is_wanted_afar(group_id)
+        return here or self._is_wanted_elsewhere(group_id)
 
-    def _is_wanted_afar(self, group_id: str) -> bool:
+    def _is_wanted_elsewhere(self, group_id: str) -> bool:
         until = self._interest.get(group_id)
         return until is not None and self._loop is not None and self._loop.time() < until
 
@@ -430,25 +430,25 @@ class Hub:
         self._interest = {one: until for one, until in self._interest.items() if until > moment}
         self._interest[group_id] = moment + _INTEREST_SECONDS
 
-    def _tell_interest(self, *group_ids: str) -> None:
+    def _announce_preview_interest(self, *group_ids: str) -> None:
         if self._relay is not None:
             for group_id in group_ids:
                 self._relay.send(_RUNNERS, {"type": _INTEREST, "group": group_id})
 
     # --- healing ----------------------------------------------------------------------------------
 
-    async def _heal(self) -> None:
+    async def _poll_missed_events(self) -> None:
         """Every two seconds, poke the sockets of groups whose log is longer than was heard."""
         while True:
-            await asyncio.sleep(HEAL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             if self._relay is not None:
                 await self._relay.rejoin()
-                wanted = [one for one, group in self._watched.items() if group.wants_previews]
-                self._tell_interest(*wanted)
-            if not self._watched or self._read_seqs is None:
+                wanted = [one for one, group in self._channels.items() if group.wants_previews]
+                self._announce_preview_interest(*wanted)
+            if not self._channels or self._read_seqs is None:
                 continue
             try:
-                seqs = await self._read_seqs(list(self._watched))
+                seqs = await self._read_seqs(list(self._channels))
             except DatabaseError as error:
                 # A server that is restarted is worth a line, not a traceback every two seconds.
                 reason = str(error).strip().partition("\n")[0]
@@ -456,12 +456,12 @@ class Hub:
             except Exception:
                 logger.warning("The watched groups could not be read.", exc_info=True)
             else:
-                self._poke(seqs)
+                self._check_seqs(seqs)
 
-    def _poke(self, seqs: Mapping[str, int]) -> None:
+    def _check_seqs(self, seqs: Mapping[str, int]) -> None:
         for group_id, seq in seqs.items():
-            if group_id in self._watched:
-                self._watched[group_id].poke(seq)
+            if group_id in self._channels:
+                self._channels[group_id].check_seq(seq)
 
 
 def _is_in_a_loop() -> bool:

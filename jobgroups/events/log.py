@@ -23,7 +23,7 @@ class NewEvent:
     type: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     child_id: str | None = None
-    ends_child: bool = False
+    is_final: bool = False
 
 
 def group_created(group: JobGroup) -> NewEvent:
@@ -143,7 +143,7 @@ def child_failed(child: ChildJob) -> NewEvent:
         error=serializers.cut(child.error_message),
         error_type=child.error_type,
         failure_class=child.failure_class or None,
-        error_details=_cut_texts(serializers.child(child)["error_details"]),
+        error_details=_truncate_texts(serializers.child(child)["error_details"]),
         failed_at=iso(child.completed_at),
     )
 
@@ -194,7 +194,7 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
 _MOVE_ON: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"  # noqa: S608 a name of ours
 
 
-def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
+def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     """Number the events, store them, and ring once after the commit.
 
     Args:
@@ -220,23 +220,23 @@ def record(group: JobGroup, new: Sequence[NewEvent]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_MOVE_ON, [group.seq, group.pk])
     frames = tuple(
-        EventFrame(row.seq, row.frame, event.child_id, event.ends_child)
+        EventFrame(row.seq, row.frame, event.child_id, event.is_final)
         for row, event in zip(rows, new, strict=True)
     )
-    _tell_after_commit(Message(group_id=group.id, events=frames))
+    publish_on_commit(Message(group_id=group.id, events=frames))
 
 
-def tell_star(group_id: str, job_id: str, *, starred: bool) -> None:
+def publish_star(group_id: str, job_id: str, *, starred: bool) -> None:
     """Have the pages that show a child learn of its star, after the commit. No event: no row, no seq."""
-    _tell_after_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
+    publish_on_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
 
 
-def tell_replaced(group_id: str, job_id: str) -> None:
+def publish_replaced(group_id: str, job_id: str) -> None:
     """Notify the pages that show a child that a file of it was replaced. No event, as with a star."""
-    _tell_after_commit(Message(group_id=group_id, replaced=(ReplacedFrame(job_id),)))
+    publish_on_commit(Message(group_id=group_id, replaced=(ReplacedFrame(job_id),)))
 
 
-def _tell_after_commit(message: Message) -> None:
+def publish_on_commit(message: Message) -> None:
     def ring() -> None:
         hub.publish(message)
 
@@ -256,15 +256,15 @@ def _frame(event: NewEvent, seq: int, run: int) -> str:
 
 def _of_child(child: ChildJob, kind: str, *, ends: bool = False, **fields: Any) -> NewEvent:
     named = {"job_id": child.id, "backend_id": child.backend_id or "", **fields}
-    return NewEvent(kind, named, child_id=child.id, ends_child=ends)
+    return NewEvent(kind, named, child_id=child.id, is_final=ends)
 
 
-def _cut_texts(value: Any) -> Any:
+def _truncate_texts(value: Any) -> Any:
     """Cut every text in a JSON value at 2 KiB."""
     if isinstance(value, str):
         return serializers.cut(value)
     if isinstance(value, list):
-        return [_cut_texts(item) for item in value]
+        return [_truncate_texts(item) for item in value]
     if isinstance(value, dict):
-        return {key: _cut_texts(item) for key, item in value.items()}
+        return {key: _truncate_texts(item) for key, item in value.items()}
     return value

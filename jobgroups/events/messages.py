@@ -15,7 +15,7 @@ class EventFrame:
     text: str
     child_id: str | None = None
     #: Whether it ends the child: no progress of it is sent after.
-    ends_child: bool = False
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class ReplacedFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Poke:
+class SeqHint:
     """The group's log has reached ``seq``: read the rows if that is news."""
 
     seq: int
 
 
-Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | Poke
+Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | SeqHint
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Message:
     replaced: tuple[ReplacedFrame, ...] = ()
 
 
-class Gathered:
+class LatestFrames:
     """Progress and previews of one group that wait to be sent: the newest of each child."""
 
     def __init__(self, group_id: str) -> None:
@@ -91,7 +91,7 @@ class Gathered:
         self._progress: dict[str, ProgressFrame] = {}
         self._previews: dict[str, PreviewFrame] = {}
 
-    def take(self, message: Message) -> None:
+    def add(self, message: Message) -> None:
         """Take in what is newer."""
         self._progress |= {frame.child_id: frame for frame in message.progress}
         self._previews |= {frame.child_id: frame for frame in message.previews}
@@ -105,12 +105,12 @@ class Gathered:
         )
 
 
-def packed(message: Message) -> dict[str, Any]:
+def serialize(message: Message) -> dict[str, Any]:
     """Return the message as the channel layer takes it: strings, numbers, lists."""
     return {
         "type": "hub.message",
         "group": message.group_id,
-        "events": [[e.seq, e.text, e.child_id, e.ends_child] for e in message.events],
+        "events": [[e.seq, e.text, e.child_id, e.is_final] for e in message.events],
         "progress": [[p.child_id, p.attempt, p.percent, p.text] for p in message.progress],
         "previews": [[p.child_id, p.attempt, p.text] for p in message.previews],
         "stars": [[s.child_id, s.starred] for s in message.stars],
@@ -118,8 +118,8 @@ def packed(message: Message) -> dict[str, Any]:
     }
 
 
-def unpacked(form: Mapping[str, Any]) -> Message:
-    """Return the message that :func:`packed` made.
+def deserialize(form: Mapping[str, Any]) -> Message:
+    """Return the message that :func:`serialize` made.
 
     Raises:
         KeyError, TypeError: another version of the Director made it.

@@ -24,7 +24,7 @@ _PAUSE_SECONDS: Final = 1.0
 Form = Mapping[str, Any]
 
 
-class Relay:
+class LayerRelay:
     """Joins groups of the layer, sends to them and hands on what comes. All in one loop.
 
     Args:
@@ -32,9 +32,9 @@ class Relay:
         hand_on: called in the loop with each message that another process sent.
     """
 
-    def __init__(self, layer: Any, hand_on: Callable[[Form], None]) -> None:
+    def __init__(self, layer: Any, on_message: Callable[[Form], None]) -> None:
         self._layer = layer
-        self._hand_on = hand_on
+        self._on_message = on_message
         #: Marks our own messages, which come back to us and were delivered here already.
         self._sender = uuid.uuid4().hex
         self._channel = ""
@@ -52,7 +52,7 @@ class Relay:
             await self._join(group)
 
     async def _join(self, group: str) -> None:
-        if await self._done(self._add(group)) and group in self._wanted:
+        if await self._attempt_call(self._add(group)) and group in self._wanted:
             self._joined.add(group)
 
     async def _add(self, group: str) -> None:
@@ -65,7 +65,7 @@ class Relay:
         self._joined.discard(group)
         if self._channel:
             left = self._layer.group_discard(group, self._channel)
-            await self._done(left, reaches_it=was_joined)
+            await self._attempt_call(left, reaches_it=was_joined)
 
     async def rejoin(self) -> None:
         """Join what could not be joined before. Stops at the first that still cannot."""
@@ -77,22 +77,22 @@ class Relay:
 
     def send(self, group: str, form: Form) -> None:
         """Queue a message for the group's other processes; dropped if too many wait already."""
-        self.send_made(group, lambda: form)
+        self.send_lazy(group, lambda: form)
 
-    def send_made(self, group: str, make: Callable[[], Form]) -> None:
+    def send_lazy(self, group: str, make: Callable[[], Form]) -> None:
         """Queue a message that is made when its turn comes, or when it is dropped instead."""
         try:
             self._outgoing.put_nowait((group, make))
         except asyncio.QueueFull:
             make()
-            self._note_away("too many messages wait for it")
+            self._log_outage("too many messages wait for it")
 
     async def run_sending(self) -> None:
         """Send what is queued until cancelled."""
         while True:
             group, make = await self._outgoing.get()
             form = {**make(), "sender": self._sender}
-            if not await self._done(self._layer.group_send(group, form)):
+            if not await self._attempt_call(self._layer.group_send(group, form)):
                 self._drop_outgoing()
 
     def _drop_outgoing(self) -> None:
@@ -107,7 +107,7 @@ class Relay:
             try:
                 form = await self._layer.receive(await self._own_channel())
             except Exception as error:  # noqa: BLE001 whatever the layer raises, it is tried again
-                self._note_away(error)
+                self._log_outage(error)
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 self._received(form)
@@ -116,13 +116,13 @@ class Relay:
         if form.get("sender") == self._sender:
             return
         try:
-            self._hand_on(form)
+            self._on_message(form)
         except Exception:
             logger.warning("A message of another process was not understood.", exc_info=True)
 
     async def aclose(self) -> None:
         """Give up the channel and the layer's connections."""
-        await self._done(self._layer.flush(), reaches_it=False)
+        await self._attempt_call(self._layer.flush(), reaches_it=False)
 
     async def _own_channel(self) -> str:
         async with self._channel_lock:
@@ -131,7 +131,7 @@ class Relay:
                     self._channel = await self._layer.new_channel()
         return self._channel
 
-    async def _done(self, call: Awaitable[Any], *, reaches_it: bool = True) -> bool:
+    async def _attempt_call(self, call: Awaitable[Any], *, reaches_it: bool = True) -> bool:
         """Return whether the call came to its end.
 
         Args:
@@ -142,14 +142,14 @@ class Relay:
             async with asyncio.timeout(CALL_SECONDS):
                 await call
         except Exception as error:  # noqa: BLE001 whatever the layer raises, it costs lateness only
-            self._note_away(error)
+            self._log_outage(error)
             return False
         if self._away and reaches_it:
             self._away = False
             logger.warning("The channel layer is back.")
         return True
 
-    def _note_away(self, reason: object) -> None:
+    def _log_outage(self, reason: object) -> None:
         # Once: a layer that is away would else fill the log with one line a message.
         if not self._away:
             self._away = True

@@ -42,7 +42,7 @@ async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub)
         for backend_id in departed:
             logger.info("discovery: removed %s (no answer, no jobs)", backend_id)
         if adopted or departed:
-            hub.wake_runners()
+            hub.notify_runners()
         await asyncio.sleep(LOOK_EVERY)
 
 

@@ -112,9 +112,9 @@ class RunnerService:
         self._stopping.set()
         self._work.set()
 
-    def wake(self, *, work_alone: bool = False) -> None:
+    def wake(self, *, work_only: bool = False) -> None:
         """Look for work now; for backends too, unless it is known that they are as they were."""
-        self._look_at_backends |= not work_alone
+        self._look_at_backends |= not work_only
         self._work.set()
 
     async def wait_ready(self) -> None:
@@ -137,11 +137,11 @@ class RunnerService:
         try:
             if await self._signed_on(pulse):
                 self._ready.set()
-                await self._hub.listen_as_runner(self.wake)
+                await self._hub.add_runner_listener(self.wake)
                 await self._serve(database, pulse, naming, reporter)
             await self._sign_off(pulse)
         finally:
-            self._hub.stop_listening_as_runner(self.wake)
+            self._hub.remove_runner_listener(self.wake)
             for bridge in (database, pulse, naming, reporter):
                 # Off the loop: what is under way in a thread is waited for.
                 await asyncio.shield(asyncio.to_thread(bridge.close))
@@ -339,7 +339,7 @@ class RunnerService:
         """Take in that a session is over: nobody drives the backend, so its lease is free."""
         await around.database.run_with_retry(runners.lease_release, fence=held.session.fence)
         if held.goes:
-            self._hub.wake_runners()
+            self._hub.notify_runners()
         if held.ending:
             around.away.pop(held.address.backend_id, None)
         del self._held[held.address.backend_id]

@@ -129,7 +129,7 @@ def _attempt_transaction(
 
 
 def _ring() -> None:
-    hub.wake_runners()
+    hub.notify_runners()
 
 
 def _now_of(child: ChildJob, attempt: Attempt) -> AttemptNow:
@@ -759,7 +759,7 @@ def attempt_stalled(
         if refused is not None:
             # Its child waited for the end of this prompt, which may never come.
             outcomes.meet(write, child, attempt, refused)
-    hub.wake_runners()
+    hub.notify_runners()
     return True
 
 

@@ -150,7 +150,7 @@ def children_let_go(*, fence: Fence) -> int:
     kept = _kept(fence).order_by("id").values_list("id", "child__group_id")
     let_go = sum(_let_go(attempt_id, group_id, fence) for attempt_id, group_id in list(kept))
     if let_go:
-        hub.wake_runners()
+        hub.notify_runners()
     return let_go
 
 

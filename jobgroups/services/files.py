@@ -177,7 +177,7 @@ def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt]) -> None
         return
     for child in ChildJob.objects.select_for_update().filter(pk__in=of_child).order_by("pk"):
         if _mark_row(child, of_child[child.pk]):
-            log.tell_replaced(child.group_id, child.pk)
+            log.publish_replaced(child.group_id, child.pk)
     for old in Attempt.objects.select_for_update().filter(pk__in=replaced).order_by("pk"):
         _mark_row(old, replaced[old.pk])
 

@@ -148,7 +148,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         if not replay:
             raise
         return replay
-    hub.tell_work()
+    hub.notify_runners(work_only=True)
     return Submitted(group, children)
 
 
@@ -162,7 +162,7 @@ def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) 
         insert([group])
         insert(children)
         insert(_labels(group, metadata))
-        log.record(group, [log.group_created(group)])
+        log.append_events(group, [log.group_created(group)])
 
 
 def _forget_old_key(submitter: str, key: str) -> None:
@@ -239,7 +239,7 @@ def group_cancel(*, group_id: str) -> Cancelled:
             _cancel(write, open_children)
         finished = write.group.completed_count, write.group.failed_count
     if open_children:
-        hub.tell_work()
+        hub.notify_runners(work_only=True)
     return Cancelled(
         cancelled=write.group.status == GroupStatus.CANCELLED,
         interrupted=len(open_children),
@@ -262,7 +262,7 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
             raise ChildNotFound(job_id)
         cancelled = _cancel(write, [one for one in found if one.status in CHILD_OPEN])
     if cancelled:
-        hub.tell_work()
+        hub.notify_runners(work_only=True)
     return bool(cancelled)
 
 

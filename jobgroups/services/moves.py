@@ -69,7 +69,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
         removing_from = removed.values_list("backend_id", flat=True).first()
     if moved:
-        hub.tell_work()
+        hub.notify_runners(work_only=True)
     return Moved(
         group_id=group_id,
         job_id=job_id,

@@ -289,7 +289,7 @@ def _tell(
 
 
 def _ring() -> None:
-    hub.wake_runners()
+    hub.notify_runners()
 
 
 def _next_backend(

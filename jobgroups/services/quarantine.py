@@ -87,4 +87,4 @@ def _counted_since(row: Backend, since: dt.datetime) -> int:
 
 
 def _ring() -> None:
-    hub.wake_runners()
+    hub.notify_runners()

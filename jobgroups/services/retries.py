@@ -82,7 +82,7 @@ def group_retry(
         _check_run(write, run)
         chosen = _chosen(write, write.children(), job_ids)
         done = _queue_again(write, chosen, choice, by)
-    hub.tell_work()
+    hub.notify_runners(work_only=True)
     # The transaction has derived the group from its children when it ended.
     return replace(done, status=write.group.status)
 
@@ -121,7 +121,7 @@ def child_retry(
         if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:
             raise JobNotFailed(job_id, chosen[0].status)
         done = _queue_again(write, chosen, choice, by)
-    hub.tell_work()
+    hub.notify_runners(work_only=True)
     # The transaction has derived the group from its children when it ended.
     return replace(done, status=write.group.status)
 

@@ -18,7 +18,7 @@ def child_star(*, group_id: str, job_id: str, starred: bool) -> None:
         ChildNotFound: the group has no such child.
     """
     if ChildJob.objects.filter(pk=job_id, group_id=group_id).update(starred=starred):
-        log.tell_star(group_id, job_id, starred=starred)
+        log.publish_star(group_id, job_id, starred=starred)
         return
     if JobGroup.objects.filter(pk=group_id).exists():
         raise ChildNotFound(job_id)

@@ -212,7 +212,7 @@ class GroupWrite:
         if self._moved:
             self._derive()
         if self._events:
-            log.record(self.group, self._events)
+            log.append_events(self.group, self._events)
 
     def _derive(self) -> None:
         group = self.group

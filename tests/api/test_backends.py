@@ -55,7 +55,9 @@ FIELDS = [
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Notes each ring for the runners; nothing listens in these tests."""
     rings: list[str] = []
-    monkeypatch.setattr(Hub, "wake_runners", lambda _hub: rings.append("wake"))
+    monkeypatch.setattr(
+        Hub, "notify_runners", lambda _hub, work_only=False: work_only or rings.append("wake")
+    )
     return rings
 
 

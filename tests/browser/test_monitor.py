@@ -16,7 +16,7 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import file_digest
 from jobgroups.events.hub import Message, ProgressFrame, ReplacedFrame, StarFrame, hub
-from jobgroups.events.messages import packed, unpacked
+from jobgroups.events.messages import deserialize, serialize
 from jobgroups.models import JobGroup
 from jobgroups.services import expiry
 from jobgroups.services.files import output_replaced
@@ -171,10 +171,10 @@ def read_seq(group_id: str) -> int:
 def test_a_star_crosses_processes_and_one_of_an_older_version_sends_none() -> None:
     stars, replaced = (StarFrame("j_1", starred=True),), (ReplacedFrame("j_1"),)
     message = Message(group_id="jg_1", stars=stars, replaced=replaced)
-    form = json.loads(json.dumps(packed(message)))
-    assert unpacked(form) == message
+    form = json.loads(json.dumps(serialize(message)))
+    assert deserialize(form) == message
     del form["stars"], form["replaced"]
-    assert unpacked(form) == Message(group_id="jg_1")
+    assert deserialize(form) == Message(group_id="jg_1")
 
 
 def test_a_page_can_ask_for_so_many_groups_and_no_more() -> None:

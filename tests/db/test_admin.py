@@ -192,7 +192,9 @@ def test_holds_and_quarantines_go_through_the_services_in_the_users_name(
     group: JobGroup, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rings: list[str] = []
-    monkeypatch.setattr(Hub, "wake_runners", lambda _hub: rings.append("wake"))
+    monkeypatch.setattr(
+        Hub, "notify_runners", lambda _hub, work_only=False: work_only or rings.append("wake")
+    )
 
     def run(action: str) -> Backend:
         assert "1 backend is " in _run(admin_client, action, Backend.objects.all())

@@ -65,7 +65,7 @@ def test_one_transaction_is_one_message_whose_frames_are_the_rows(
     assert [(frame.seq, frame.text) for frame in message.events] == list(
         stored.values_list("seq", "frame")
     )
-    assert [frame.ends_child for frame in message.events] == [True, True, True, False]
+    assert [frame.is_final for frame in message.events] == [True, True, True, False]
 
 
 def test_a_bell_that_fails_is_no_failed_write(

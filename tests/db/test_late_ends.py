@@ -435,7 +435,9 @@ def test_whoever_waits_for_an_end_is_woken_by_it(
     holds.prompts_given_back(fence=fence)
     assert idle(other)
     rung: list[bool] = []
-    monkeypatch.setattr(hub, "wake_runners", lambda: rung.append(True))
+    monkeypatch.setattr(
+        hub, "notify_runners", lambda work_only=False: work_only or rung.append(True)
+    )
     with django_capture_on_commit_callbacks(execute=True):
         if ending == "not_sent":
             attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)

@@ -112,9 +112,9 @@ class Farm:
             workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields
         )
         done = await in_thread(groups.group_submit)(submission=submission, runner_alive=True)
-        self.hub.tell_work()
+        self.hub.notify_runners(work_only=True)
         for service in self._tasks:
-            service.wake(work_alone=True)
+            service.wake(work_only=True)
         return done.group
 
     def wake(self) -> None:

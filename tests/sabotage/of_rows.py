@@ -196,7 +196,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="lost last event not healed",
         broken="Nobody compares the log's length with what was heard.",
         hurts="If the last ring is lost, a client waits for `group_complete` for ever.",
-        edits=(Edit("jobgroups/events/hub.py", "if self._reach(seq):", "if False:"),),
+        edits=(Edit("jobgroups/events/hub.py", "if self._advance(seq):", "if False:"),),
         notices="tests/unit/test_hub.py::test_the_timer_pokes_once_where_the_log_is_longer_than_heard",
         within=10,
     ),

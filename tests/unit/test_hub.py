@@ -10,7 +10,14 @@ import pytest
 
 from jobgroups.events import hub as hub_module
 from jobgroups.events.hub import Hub, Subscription
-from jobgroups.events.messages import EventFrame, Message, Poke, ProgressFrame, packed, unpacked
+from jobgroups.events.messages import (
+    EventFrame,
+    Message,
+    ProgressFrame,
+    SeqHint,
+    deserialize,
+    serialize,
+)
 
 
 def event(seq: int, child_id: str | None = None, *, ends: bool = False) -> EventFrame:
@@ -38,7 +45,7 @@ class Rows:
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
-    monkeypatch.setattr(hub_module, "HEAL_SECONDS", 0.01)
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.01)
     return Rows()
 
 
@@ -55,7 +62,7 @@ async def hub(rows: Rows) -> AsyncIterator[Hub]:
 
 async def test_entries_come_out_in_the_order_they_went_in() -> None:
     queue = Subscription("g")
-    entries = [event(1), progress(5.0), Poke(3), event(2)]
+    entries = [event(1), progress(5.0), SeqHint(3), event(2)]
     for entry in entries:
         queue.put(entry)
     assert await queue.take() == entries
@@ -176,12 +183,12 @@ async def test_an_end_that_was_overtaken_does_not_silence_the_next_start(hub: Hu
 async def test_a_group_that_nobody_watches_is_forgotten(hub: Hub) -> None:
     queues = [await hub.subscribe("g") for _ in range(2)]
     await hub.unsubscribe(queues[0])
-    assert "g" in hub._watched
+    assert "g" in hub._channels
     await hub.unsubscribe(queues[1])
     await hub.unsubscribe(queues[1])
     hub.publish(Message("g", events=(event(1),)))
     await asyncio.sleep(0)
-    assert not hub._watched
+    assert not hub._channels
 
 
 # --- healing --------------------------------------------------------------------------------------
@@ -192,7 +199,7 @@ async def test_the_timer_pokes_once_where_the_log_is_longer_than_heard(
 ) -> None:
     queue = await hub.subscribe("g")
     rows.seqs["g"] = 4
-    assert await queue.take() == [Poke(4)]
+    assert await queue.take() == [SeqHint(4)]
     for _ in range(3):
         rows.read.clear()
         await rows.read.wait()
@@ -207,7 +214,7 @@ async def test_the_timer_outlives_a_database_that_is_away(
     queue = await hub.subscribe("g")
     await rows.read.wait()
     rows.seqs["g"], rows.fails = 2, False
-    assert await queue.take() == [Poke(2)]
+    assert await queue.take() == [SeqHint(2)]
     assert "could not be read" in caplog.text
 
 
@@ -220,21 +227,21 @@ class Rings:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def ring(self, *, work_alone: bool) -> None:
-        self.heard.append("work" if work_alone else "backends")
+    def ring(self, *, work_only: bool) -> None:
+        self.heard.append("work" if work_only else "backends")
 
 
 async def test_runners_are_woken_from_any_thread_until_they_stop_listening(hub: Hub) -> None:
     runner = Rings()
-    await hub.listen_as_runner(runner.ring)
-    await asyncio.to_thread(hub.wake_runners)
-    await asyncio.to_thread(hub.tell_work)
+    await hub.add_runner_listener(runner.ring)
+    await asyncio.to_thread(hub.notify_runners)
+    await asyncio.to_thread(hub.notify_runners, work_only=True)
     async with asyncio.timeout(5):
         while len(runner.heard) < 2:
             await asyncio.sleep(0.01)
     assert runner.heard == ["backends", "work"]
-    hub.stop_listening_as_runner(runner.ring)
-    hub.wake_runners()
+    hub.remove_runner_listener(runner.ring)
+    hub.notify_runners()
     await asyncio.sleep(0)
     assert runner.heard == ["backends", "work"]
 
@@ -253,7 +260,7 @@ async def test_publishing_without_a_loop_or_into_a_closed_one_raises_nothing(row
     hub._loop = loop
     loop.close()
     hub.publish(Message("g", events=(event(1),)))
-    hub.wake_runners()
+    hub.notify_runners()
 
 
 async def test_closing_ends_the_services_and_may_be_repeated(rows: Rows) -> None:
@@ -268,4 +275,4 @@ async def test_closing_ends_the_services_and_may_be_repeated(rows: Rows) -> None
 
 def test_a_message_survives_the_way_between_processes() -> None:
     message = Message("g", (event(1, "j_1", ends=True), event(2)), (progress(5.0),))
-    assert unpacked(packed(message)) == message
+    assert deserialize(serialize(message)) == message

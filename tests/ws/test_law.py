@@ -116,7 +116,7 @@ async def test_snapshot_and_events_are_the_next_snapshot(
     lossless: bool,
 ) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
-    monkeypatch.setattr(hub_module, "HEAL_SECONDS", 0.01)
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.01)
     dice = random.Random(seed)
     if not lossless:
         monkeypatch.setattr(hub, "publish", lossy(dice, hub.publish))

@@ -25,8 +25,8 @@ from jobgroups.events.messages import (
     Message,
     PreviewFrame,
     ProgressFrame,
-    packed,
-    unpacked,
+    deserialize,
+    serialize,
 )
 from jobgroups.runner.attempt.driver import Course
 from jobgroups.runner.session import previews as previews_module
@@ -230,7 +230,7 @@ def test_only_what_runs_is_shown() -> None:
 
 async def test_none_is_queued_behind_the_end_of_its_child(hub: Hub) -> None:
     watching = await hub.subscribe("g", previews=True)
-    hub.publish(Message("g", events=(EventFrame(1, "end", "j_1", ends_child=True),)))
+    hub.publish(Message("g", events=(EventFrame(1, "end", "j_1", is_final=True),)))
     hub.publish(Message("g", previews=(PreviewFrame("j_1", 1, "late"),)))
     await _delivered()
     assert [entry.text for entry in await watching.take()] == ["end"]  # type: ignore[union-attr]
@@ -268,9 +268,9 @@ async def test_a_client_that_asks_sees_what_runs_and_another_does_not(writer: Wr
 
 def test_a_preview_survives_the_way_through_the_layer() -> None:
     message = Message("g", previews=(PreviewFrame("j_1", 2, "text"),))
-    assert unpacked(packed(message)) == message
-    older = {key: value for key, value in packed(message).items() if key != "previews"}
-    assert unpacked(older) == Message("g")
+    assert deserialize(serialize(message)) == message
+    older = {key: value for key, value in serialize(message).items() if key != "previews"}
+    assert deserialize(older) == Message("g")
 
 
 class Line:
@@ -282,7 +282,7 @@ class Line:
     def send(self, group: str, form: dict[str, Any]) -> None:
         self.sent.append((group, form))
 
-    def send_made(self, group: str, make: Callable[[], dict[str, Any]]) -> None:
+    def send_lazy(self, group: str, make: Callable[[], dict[str, Any]]) -> None:
         self.sent.append((group, make()))
 
     async def join(self, group: str) -> None: ...
@@ -307,7 +307,7 @@ async def test_previews_go_to_another_process_only_while_it_asks(
     await asking.subscribe("g", previews=True)
     ((group, wish),) = web.sent
     assert group == "director.runners"
-    hub._hand_on(wish)
+    hub._on_message(wish)
     assert hub.wants_previews("g")
     hub._deliver(preview)
     assert [group for group, _ in runner.sent] == ["group.g"]

@@ -18,7 +18,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from jobgroups.events import hub as hub_module
 from jobgroups.events import relay as relay_module
 from jobgroups.events.hub import Hub, Subscription
-from jobgroups.events.messages import Entry, EventFrame, Message, Poke, ProgressFrame
+from jobgroups.events.messages import Entry, EventFrame, Message, ProgressFrame, SeqHint
 from tests.ws.redis_line import RedisLine
 
 pytestmark = pytest.mark.redis
@@ -72,7 +72,7 @@ async def start(
     prefix: str, line: RedisLine, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[], Hub]]:
     """Starts hubs with a layer each, as processes have."""
-    monkeypatch.setattr(hub_module, "HEAL_SECONDS", 0.05)
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(relay_module, "_PAUSE_SECONDS", 0.05)
     async with AsyncExitStack() as stack:
 
@@ -125,16 +125,16 @@ async def test_events_reach_every_process_once_and_in_order(start: Callable[[], 
     assert await heard(own, 1) == [event(101)]
 
 
-@pytest.mark.parametrize("work_alone", [False, True])
-async def test_another_processs_runner_is_woken(start: Callable[[], Hub], work_alone: bool) -> None:
+@pytest.mark.parametrize("work_only", [False, True])
+async def test_another_processs_runner_is_woken(start: Callable[[], Hub], work_only: bool) -> None:
     web, runner = start(), start()
     rings: list[bool] = []
-    await runner.listen_as_runner(lambda *, work_alone: rings.append(work_alone))
+    await runner.add_runner_listener(lambda *, work_only: rings.append(work_only))
     async with asyncio.timeout(DEADLINE):
         while not rings:
-            (web.tell_work if work_alone else web.wake_runners)()
+            web.notify_runners(work_only=work_only)
             await asyncio.sleep(0.1)
-    assert set(rings) == {work_alone}
+    assert set(rings) == {work_only}
 
 
 async def test_a_process_without_a_loop_rings_too(
@@ -146,7 +146,7 @@ async def test_a_process_without_a_loop_rings_too(
         "import django; django.setup()\n"
         "from jobgroups.events.hub import hub; from jobgroups.events.messages import EventFrame, Message\n"
         "hub.publish(Message('g', events=(EventFrame(1, 'event 1', 'j_1'),)))\n"
-        "hub.wake_runners()\n"
+        "hub.notify_runners()\n"
     )
     environment = {
         **os.environ,
@@ -169,7 +169,7 @@ async def test_what_is_rung_in_a_loop_whose_hub_was_closed_is_no_defect(
     hub = start()
     await hub.aclose()
     hub.publish(Message("g", progress=(ProgressFrame("j_1", 1, 5.0, ""),)))
-    hub.wake_runners()
+    hub.notify_runners()
     assert caplog.text == ""
 
 
@@ -196,7 +196,7 @@ async def test_what_is_lost_while_redis_is_away_is_healed_and_the_way_comes_back
     await line.down()
     runner.publish(Message("g", events=(event(1),)))
     rows.seqs["g"] = 1
-    assert await heard(queue, 1) == [Poke(1)]
+    assert await heard(queue, 1) == [SeqHint(1)]
     await line.up()
     await linked(runner, queue)
     runner.publish(Message("g", events=(event(2),)))

@@ -299,7 +299,7 @@ async def test_a_gap_is_filled_from_the_rows(
 async def test_a_lost_last_event_is_healed_by_the_timer(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "HEAL_SECONDS", 0.02)
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.02)
     group_id = await writer.do(writer.runner.submit)
     async with watching(group_id) as client:
         await client.next()
@@ -405,7 +405,7 @@ async def test_shutdown_closes_all_with_4012_and_forgets_them(writer: Writer) ->
                 assert (await client.next())["code"] == "shutting_down"
                 assert await client.close_code() == 4012
                 await client.communicator.send_input({"type": "websocket.disconnect"})
-    assert group_id not in hub._watched
+    assert group_id not in hub._channels
 
 
 async def test_shutdown_does_not_wait_for_a_client_that_never_answers(writer: Writer) -> None:
@@ -420,8 +420,8 @@ async def test_a_client_that_goes_is_forgotten(writer: Writer) -> None:
     group_id = await writer.do(writer.runner.submit)
     async with watching(group_id) as client:
         await client.next()
-        assert group_id in hub._watched
-    assert group_id not in hub._watched
+        assert group_id in hub._channels
+    assert group_id not in hub._channels
 
 
 async def test_a_broken_stream_says_so_and_fails_loudly(
@@ -439,7 +439,7 @@ async def test_a_broken_stream_says_so_and_fails_loudly(
         async with watching(group_id) as client:
             assert (await client.next())["code"] == "internal_error"
             await client.communicator.wait()
-    assert group_id not in hub._watched
+    assert group_id not in hub._channels
 
 
 async def test_cancel_reaches_the_stream_as_one_transaction(writer: Writer) -> None:

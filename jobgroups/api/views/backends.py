@@ -81,7 +81,7 @@ class BackendView(ApiView):
     def delete(self, request: Request, backend_id: str) -> Response:
         """Forget a backend for which nothing is waiting and on which nothing of ours may run."""
         backend_forget(backend_id=path_params.backend_id(backend_id))
-        hub.wake_runners()
+        hub.notify_runners()
         return Response(status=204)
 
 
@@ -117,7 +117,7 @@ def look_at(row: Backend) -> None:
     """Ask a backend that is new to us, so that its status is true in the answer; wake the runner."""
     if row.enabled and row.last_seen_at is None:
         backend_selection.ask([row])
-    hub.wake_runners()
+    hub.notify_runners()
 
 
 @contextmanager

@@ -91,5 +91,5 @@ def _finish(fields: Fields) -> None:
 
 def _answer(backend_id: str) -> Response:
     # The runner carries it out, and looks for what may be sent again.
-    hub.wake_runners()
+    hub.notify_runners()
     return Response(backends.shown(backend_id))
