@@ -12,11 +12,11 @@ From a shell: `python -m backends.simulator --count 3`. Needs no Django and no d
 
 from __future__ import annotations
 
+from backends.simulator.audit_log import read_audit_log
 from backends.simulator.config import Config
 from backends.simulator.faults import FaultError
 from backends.simulator.process import PortInUse
 from backends.simulator.server import Simulator
 from backends.simulator.threaded import SimulatorThread
-from backends.simulator.witness import read_audit_log
 
 __all__ = ["Config", "FaultError", "PortInUse", "Simulator", "SimulatorThread", "read_audit_log"]

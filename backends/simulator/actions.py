@@ -6,38 +6,38 @@ from typing import Any
 
 from backends.simulator.faults import Fault
 from backends.simulator.http_prompts import raise_flag, submit
-from backends.simulator.life import ServerState
+from backends.simulator.server_state import ServerState
 
 FOREIGN_CLIENT = "somebody-else"
 _FOREIGN_STEPS = 10
 
 
-def carry_out(life: ServerState, fault: Fault) -> None:
+def carry_out(state: ServerState, fault: Fault) -> None:
     """Do what was ordered, now."""
     client_id: str = fault["client_id"]
     match fault.name:
         case "drop_sockets":
-            life.hub.drop(client_id)
+            state.hub.drop(client_id)
         case "stall_sockets":
-            life.hub.stall(client_id)
+            state.hub.stall(client_id)
         case "deaf":
-            life.hub.forget(client_id)
+            state.hub.forget(client_id)
         case "clear_history":
-            life.queue.history = {}
+            state.queue.history = {}
         case "delete_pending":
-            _delete(life, fault["prompt_id"])
+            _delete(state, fault["prompt_id"])
         case "interrupt":
-            raise_flag(life)
+            raise_flag(state)
         case "foreign_prompt":
             for index in range(fault["prompts"]):
-                submit(life, _foreign(index, fault["seconds"], front=fault["front"]))
+                submit(state, _foreign(index, fault["seconds"], front=fault["front"]))
 
 
-def _delete(life: ServerState, prompt_id: str) -> None:
+def _delete(state: ServerState, prompt_id: str) -> None:
     if prompt_id:
-        life.queue.delete(prompt_id)
+        state.queue.delete(prompt_id)
     else:
-        life.queue.clear()
+        state.queue.clear()
 
 
 def _foreign(index: int, seconds: float, *, front: bool) -> dict[str, Any]:

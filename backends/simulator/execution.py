@@ -10,11 +10,11 @@ from backends.simulator import node_inputs, nodes
 from backends.simulator.cache import Ui
 from backends.simulator.graph import ExecutionOrder, Graph, is_link
 from backends.simulator.interrupt import Interrupted
-from backends.simulator.life import ServerState
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, PromptRun
 from backends.simulator.progress import Progress
 from backends.simulator.prompt_queue import HistoryEntry, Item
 from backends.simulator.sampling import SAMPLERS
+from backends.simulator.server_state import ServerState
 from backends.simulator.values import Blocker, theme_of
 
 _OOM_TIPS = (
@@ -26,16 +26,16 @@ _OOM_TIPS = (
 class Execution:
     """One run of one prompt."""
 
-    def __init__(self, life: ServerState, item: Item) -> None:
+    def __init__(self, state: ServerState, item: Item) -> None:
         _, self.prompt_id, prompt, extra_data, self.outputs = item
         prompt = copy.deepcopy(prompt)  # running notes things in it that nobody else sees
-        self.life = life
+        self.state = state
         self.item = item
         self.graph = Graph(prompt)
         self.client_id = _client_of(extra_data)
-        self.progress = Progress(life.hub, self.graph, self.prompt_id, self.client_id)
+        self.progress = Progress(state.hub, self.graph, self.prompt_id, self.client_id)
         self.run = PromptRun(
-            life, self.prompt_id, prompt, extra_data, self.client_id, self.progress, 0
+            state, self.prompt_id, prompt, extra_data, self.client_id, self.progress, 0
         )
         self.messages: list[list[Any]] = []
         self.executed: dict[str, None] = {}
@@ -44,26 +44,26 @@ class Execution:
 
     async def go(self) -> HistoryEntry:
         """Run it to its end. Raises whatever kills ComfyUI's worker (KeyError)."""
-        life = self.life
-        life.interrupt.clear()
-        life.client_id = self.client_id
+        state = self.state
+        state.interrupt.clear()
+        state.client_id = self.client_id
         self._start()
         self._prepare()
-        await life.apply_due_faults("started", **self.run.facts)
+        await state.apply_due_faults("started", **self.run.facts)
         try:
             await self._run_nodes()
         finally:
-            life.last_node_id = None
+            state.last_node_id = None
         return self._history()
 
     def _start(self) -> None:
-        life, facts = self.life, self.run.facts
-        life.witness.started(self.prompt_id, client_id=facts["client_id"])
+        state, facts = self.state, self.run.facts
+        state.witness.started(self.prompt_id, client_id=facts["client_id"])
         self.say("execution_start", {"prompt_id": self.prompt_id})
 
     def _prepare(self) -> None:
         """Look what is cached. Raises KeyError for a node without "inputs"."""
-        cache, prompt = self.life.cache, self.graph.prompt
+        cache, prompt = self.state.cache, self.graph.prompt
         cache.enter(self.graph)
         self.run.theme = theme_of(prompt)
         self.run.samplers = sum(node["class_type"] in SAMPLERS for node in prompt.values())
@@ -71,9 +71,9 @@ class Execution:
         self.say("execution_cached", {"nodes": cached, "prompt_id": self.prompt_id})
 
     async def _run_nodes(self) -> None:
-        cache = self.life.cache
+        cache = self.state.cache
         agenda = ExecutionOrder(
-            self.graph, self.life.catalog, lambda n: cache.output(n) is not None
+            self.graph, self.state.catalog, lambda n: cache.output(n) is not None
         )
         for output in self.outputs:
             agenda.add(output)
@@ -89,15 +89,15 @@ class Execution:
             except Exception as error:  # noqa: BLE001 - a node may raise anything
                 self._failed(node_id, error)
                 return
-            self.life.node_succeeded = True
+            self.state.node_succeeded = True
             if finished:
                 agenda.done(node_id)
-        self.life.witness.write("ended", outcome="success", **self._whose())
+        self.state.witness.write("ended", outcome="success", **self._whose())
         self.say("execution_success", {"prompt_id": self.prompt_id})
 
     async def _run_node(self, node_id: str, agenda: ExecutionOrder) -> bool:
         """Run a node; False if it waits for the nodes it expanded into."""
-        cache = self.life.cache
+        cache = self.state.cache
         if cache.output(node_id) is not None:
             shown = cache.shown(node_id)
             self._tell_executed(node_id, shown.output if shown else None)
@@ -125,15 +125,15 @@ class Execution:
         class_type = node["class_type"]
         self.progress.start(node_id)
         self.run_inputs = {}
-        inputs = node_inputs.gather(node, self.life.catalog, self.life.cache)
+        inputs = node_inputs.gather(node, self.state.catalog, self.state.cache)
         self.run_inputs = inputs | self._hidden(class_type, node_id)
         self._tell_executing(node_id)
-        self.life.interrupt.check()
+        self.state.interrupt.check()
         if (blocked := self._blocked(node_id, class_type, inputs)) is not None:
             return blocked
         self._fail_if_ordered(node_id, class_type)
-        node_inputs.refuse_undeclared(class_type, inputs, self.life.catalog)
-        node_inputs.refuse_constants(class_type, inputs, self.life.catalog)
+        node_inputs.refuse_undeclared(class_type, inputs, self.state.catalog)
+        node_inputs.refuse_constants(class_type, inputs, self.state.catalog)
         context = NodeContext(self.run, node_id, class_type)
         return await nodes.runner(class_type)(context, inputs)
 
@@ -145,7 +145,7 @@ class Execution:
             "EXTRA_PNGINFO": extra.get("extra_pnginfo") if isinstance(extra, dict) else None,
             "UNIQUE_ID": node_id,
         }
-        filled = self.life.catalog.hidden(class_type).items()
+        filled = self.state.catalog.hidden(class_type).items()
         return {name: hidden.get(kind) for name, kind in filled}
 
     def _fail_if_ordered(self, node_id: str, class_type: str) -> None:
@@ -153,9 +153,9 @@ class Execution:
         if class_type in SAMPLERS or class_type == "TestSampler":
             return  # these fail at the step that was asked for
         names = [node_id, class_type]
-        if not self.run.sampled and self.life.catalog.is_output(class_type):
+        if not self.run.sampled and self.state.catalog.is_output(class_type):
             names.append("")
-        if fault := self.life.node_failure(names, **self.run.facts):
+        if fault := self.state.node_failure(names, **self.run.facts):
             raise NodeFailure(fault["type"], fault["message"])
 
     def _blocked(self, node_id: str, class_type: str, inputs: dict[str, Any]) -> Outcome | None:
@@ -172,15 +172,15 @@ class Execution:
                 "current_inputs": [],
                 "current_outputs": [],
             }
-            self.life.hub.send("execution_error", told, self.client_id)
-        return Outcome((Blocker(None),) * len(self.life.catalog.returns(class_type)))
+            self.state.hub.send("execution_error", told, self.client_id)
+        return Outcome((Blocker(None),) * len(self.state.catalog.returns(class_type)))
 
     def _expand(self, node_id: str, outcome: Outcome, agenda: ExecutionOrder) -> None:
         for new_id, node in outcome.expand.items():
             self.graph.add(new_id, node, node_id)
-        self.life.cache.sign(self.graph, outcome.expand)
+        self.state.cache.sign(self.graph, outcome.expand)
         for new_id, node in outcome.expand.items():
-            if self.life.catalog.is_output(node["class_type"]):
+            if self.state.catalog.is_output(node["class_type"]):
                 agenda.add(new_id)
         for value in outcome.outputs:
             if is_link(value):
@@ -190,14 +190,14 @@ class Execution:
     # how it ends
 
     def _interrupted(self, node_id: str) -> None:
-        self.life.node_succeeded = False
+        self.state.node_succeeded = False
         real = self.graph.real(node_id)
-        self.life.witness.write("ended", outcome="interrupted", node=real, **self._whose())
+        self.state.witness.write("ended", outcome="interrupted", node=real, **self._whose())
         told = self._error_head(real, self.graph.prompt[real]["class_type"])
         self.say("execution_interrupted", told, broadcast=True)
 
     def _failed(self, node_id: str, error: Exception) -> None:
-        self.life.node_succeeded = False
+        self.state.node_succeeded = False
         real = self.graph.real(node_id)
         kind = error.kind if isinstance(error, NodeFailure) else _type_name(error)
         tips = _OOM_TIPS if kind.endswith("OutOfMemoryError") else ""
@@ -227,9 +227,9 @@ class Execution:
 
     def _report_error(self, node_id: str, report: dict[str, Any], message: str) -> None:
         facts = {"node": node_id, "exception_type": report["exception_type"], "message": message}
-        self.life.witness.write("ended", outcome="error", **facts, **self._whose())
+        self.state.witness.write("ended", outcome="error", **facts, **self._whose())
         told = self._error_head(node_id, self.graph.prompt[node_id]["class_type"]) | report
-        self.say("execution_error", told | {"current_outputs": self.life.cache.node_ids()})
+        self.say("execution_error", told | {"current_outputs": self.state.cache.node_ids()})
 
     def _error_head(self, node_id: str, class_type: str) -> dict[str, Any]:
         return {
@@ -241,7 +241,7 @@ class Execution:
 
     def _history(self) -> HistoryEntry:
         shown = self._history_ui()
-        success = self.life.node_succeeded
+        success = self.state.node_succeeded
         return {
             "prompt": self.item,
             "outputs": {node_id: ui.output for node_id, ui in shown.items()},
@@ -255,7 +255,7 @@ class Execution:
 
     def _history_ui(self) -> dict[str, Ui]:
         """What the prompt's nodes show, cached ones too."""
-        cache = self.life.cache
+        cache = self.state.cache
         return {node_id: ui for node_id in cache.node_ids() if (ui := cache.shown(node_id))}
 
     # what is told
@@ -265,21 +265,21 @@ class Execution:
         data = data | {"timestamp": int(time.time() * 1000)}
         self.messages.append([event, data])
         if self.client_id is not None or broadcast:
-            self.life.hub.send(event, data, self.client_id)
+            self.state.hub.send(event, data, self.client_id)
 
     def _tell_executing(self, node_id: str) -> None:
         if self.client_id is None:
             return
         display = self.graph.real(node_id)
-        self.life.last_node_id = display
+        self.state.last_node_id = display
         told = {"node": node_id, "display_node": display, "prompt_id": self.prompt_id}
-        self.life.hub.send("executing", told, self.client_id)
+        self.state.hub.send("executing", told, self.client_id)
 
     def _tell_executed(self, node_id: str, output: Any) -> None:
         if self.client_id is None:
             return
         told = {"node": node_id, "display_node": self.graph.real(node_id), "output": output}
-        self.life.hub.send("executed", told | {"prompt_id": self.prompt_id}, self.client_id)
+        self.state.hub.send("executed", told | {"prompt_id": self.prompt_id}, self.client_id)
 
     def _meta(self, node_id: str) -> dict[str, Any]:
         real = self.graph.real(node_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from backends.simulator.life import ServerState
+from backends.simulator.server_state import ServerState
 
 INTERVAL = 10.0  # seconds from one collection to the next
 
@@ -16,14 +16,14 @@ INTERVAL = 10.0  # seconds from one collection to the next
 class GarbageCollection:
     """When the next collection is due."""
 
-    def __init__(self, life: ServerState) -> None:
-        self._life = life
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._wanted = False
         self._last = float("-inf")  # loop time
 
     def left(self) -> None:
         """A prompt has left some behind."""
-        self._wanted = self._life.config.gc_pause > 0
+        self._wanted = self._state.config.gc_pause > 0
 
     def freed(self) -> None:
         """Memory was freed on request: collect at once."""
@@ -41,7 +41,7 @@ class GarbageCollection:
         if self.delay_until_due() != 0.0:
             return
         self._wanted = False
-        self._life.awake.clear()
-        await asyncio.sleep(self._life.config.gc_pause)
+        self._state.awake.clear()
+        await asyncio.sleep(self._state.config.gc_pause)
         self._last = asyncio.get_running_loop().time()
-        self._life.awake.set()
+        self._state.awake.set()

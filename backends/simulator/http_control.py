@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from backends.simulator.faults import Fault, FaultError, fault_kinds
-from backends.simulator.http_keys import LIFE
+from backends.simulator.http_keys import STATE
 
 routes = web.RouteTableDef()
 
@@ -26,17 +26,17 @@ routes = web.RouteTableDef()
 @routes.post("/simulator/faults")
 async def order(request: web.Request) -> web.Response:
     """Order one fault or several; all or none."""
-    life = request.app[LIFE]
+    state = request.app[STATE]
     try:
         body = await request.json()
         orders = body if isinstance(body, list) else [body]
-        faults = [_order(life.faults.inject, entry) for entry in orders]
+        faults = [_order(state.faults.inject, entry) for entry in orders]
     except (FaultError, json.JSONDecodeError, UnicodeDecodeError) as error:
         return web.json_response({"error": str(error)}, status=400)
     answer = web.json_response({"orders": [fault.report() for fault in faults]})
     for fault in faults:
         if fault.options.get("at") == "now":
-            request.app[LIFE].spawn(life.apply_due_faults("now"))
+            request.app[STATE].spawn(state.apply_due_faults("now"))
             break
     return answer
 
@@ -51,33 +51,33 @@ def _order(make: Any, entry: Any) -> Fault:
 @routes.get("/simulator/faults")
 async def orders(request: web.Request) -> web.Response:
     """What is ordered, and what could be."""
-    faults = request.app[LIFE].faults
+    faults = request.app[STATE].faults
     return web.json_response({"orders": faults.report(), "catalogue": fault_kinds()})
 
 
 @routes.delete("/simulator/faults")
 async def withdraw(request: web.Request) -> web.Response:
     """Withdraw orders."""
-    request.app[LIFE].faults.clear(request.rel_url.query.get("name"))
+    request.app[STATE].faults.clear(request.rel_url.query.get("name"))
     return web.Response(status=204)
 
 
 @routes.get("/simulator/state")
 async def state(request: web.Request) -> web.Response:
     """What a test wants to know at a glance."""
-    life = request.app[LIFE]
-    counts = Counter(entry["kind"] for entry in life.witness.entries)
+    state = request.app[STATE]
+    counts = Counter(entry["kind"] for entry in state.witness.entries)
     shown = {
-        "name": life.config.name,
-        "pending": [item[1] for item in life.queue.pending],
-        "running": [item[1] for item in life.queue.running.values()],
-        "history": len(life.queue.history),
-        "sockets": sorted(life.hub.sockets),
-        "open_sockets": len(life.hub.open),
-        "worker_alive": life.worker_alive,
+        "name": state.config.name,
+        "pending": [item[1] for item in state.queue.pending],
+        "running": [item[1] for item in state.queue.running.values()],
+        "history": len(state.queue.history),
+        "sockets": sorted(state.hub.sockets),
+        "open_sockets": len(state.hub.open),
+        "worker_alive": state.worker_alive,
         "witness": dict(counts),
-        "executions": dict(life.witness.executions),
-        "faults": life.faults.report(),
+        "executions": dict(state.witness.executions),
+        "faults": state.faults.report(),
     }
     return web.json_response(shown)
 
@@ -86,5 +86,5 @@ async def state(request: web.Request) -> web.Response:
 async def entries(request: web.Request) -> web.Response:
     """The witness's entries of this server since it was created."""
     since = int(request.rel_url.query.get("since", 0))
-    shown = request.app[LIFE].witness.entries[since:]
+    shown = request.app[STATE].witness.entries[since:]
     return web.json_response(shown, dumps=lambda value: json.dumps(value, default=str))

@@ -13,7 +13,7 @@ from aiohttp import web
 from PIL import Image
 
 from backends.simulator.folders import Folders, annotated, is_within
-from backends.simulator.http_keys import LIFE
+from backends.simulator.http_keys import STATE
 
 routes = web.RouteTableDef()
 
@@ -25,20 +25,20 @@ _DOWNLOAD_ONLY = frozenset(
 @routes.get("/view")
 async def view(request: web.Request) -> web.StreamResponse:
     """A file of the output, temp or input folder; with Range, ETag and HEAD."""
-    life = request.app[LIFE]
-    found = _find(request, life.folders)
+    state = request.app[STATE]
+    found = _find(request, state.folders)
     if isinstance(found, int):
         return web.Response(status=found)
     path, name = found
     query = request.rel_url.query
     headers = {"Content-Disposition": f'filename="{name}"'}
     if "preview" in query:
-        kind, data = await life.run_in_thread(
+        kind, data = await state.run_in_thread(
             _preview, path, query["preview"], query.get("channel", "")
         )
         return web.Response(body=data, content_type=f"image/{kind}", headers=headers)
     if query.get("channel") in ("rgb", "a"):
-        data = await life.run_in_thread(_channel, path, query["channel"])
+        data = await state.run_in_thread(_channel, path, query["channel"])
         return web.Response(body=data, content_type="image/png", headers=headers)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     safe = "application/octet-stream" if kind in _DOWNLOAD_ONLY else kind
@@ -99,7 +99,7 @@ def _alpha(image: Image.Image) -> Image.Image:
 @routes.post("/upload/image")
 async def upload_image(request: web.Request) -> web.Response:
     """Store a file. Raises for an unknown type or a text part named image: ComfyUI's 500."""
-    folders = request.app[LIFE].folders
+    folders = request.app[STATE].folders
     form: Any = await request.post()
     image, kind = form.get("image"), form.get("type", "input")
     root = folders.of(kind)

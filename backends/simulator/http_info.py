@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.simulator.http_keys import LIFE
+from backends.simulator.http_keys import STATE
 from backends.simulator.hub import SERVER_FEATURES
-from backends.simulator.life import ServerState
+from backends.simulator.server_state import ServerState
 
 routes = web.RouteTableDef()
 
@@ -30,13 +30,13 @@ _PAGE = "<!doctype html><html><head><title>ComfyUI</title></head><body>{}</body>
 @routes.get("/object_info")
 async def object_info(request: web.Request) -> web.Response:
     """Every node class."""
-    return web.json_response(request.app[LIFE].catalog.specs())
+    return web.json_response(request.app[STATE].catalog.specs())
 
 
 @routes.get("/object_info/{node_class}")
 async def object_info_of(request: web.Request) -> web.Response:
     """One node class; {} for an unknown one."""
-    catalog = request.app[LIFE].catalog
+    catalog = request.app[STATE].catalog
     name = request.match_info["node_class"]
     return web.json_response({name: catalog.spec(name)} if name in catalog else {})
 
@@ -44,35 +44,35 @@ async def object_info_of(request: web.Request) -> web.Response:
 @routes.get("/system_stats")
 async def system_stats(request: web.Request) -> web.Response:
     """Versions, memory and devices."""
-    return web.json_response(stats(request.app[LIFE]))
+    return web.json_response(stats(request.app[STATE]))
 
 
-def stats(life: ServerState) -> dict[str, Any]:
+def stats(state: ServerState) -> dict[str, Any]:
     """The body of /system_stats; a busy device has less of its memory free."""
-    busy = bool(life.queue.running)
+    busy = bool(state.queue.running)
     system = {
         "os": os.name,
         "ram_total": _RAM,
         "ram_free": _RAM * 3 // 4,
-        "comfyui_version": life.config.version,
+        "comfyui_version": state.config.version,
         "required_frontend_version": "1.27.10",
         "installed_templates_version": None,
         "required_templates_version": "0.1.95",
         "python_version": f"{platform.python_version()} (simulator)",
-        "pytorch_version": "2.13.0+cpu" if life.config.vram_gb is None else "2.13.0+cu130",
+        "pytorch_version": "2.13.0+cpu" if state.config.vram_gb is None else "2.13.0+cu130",
         "embedded_python": False,
-        "argv": _arguments(life),
+        "argv": _arguments(state),
     }
-    return {"system": system, "devices": [_device(life, busy=busy)]}
+    return {"system": system, "devices": [_device(state, busy=busy)]}
 
 
-def _arguments(life: ServerState) -> list[str]:
-    previews = ["--preview-method", "auto"] if life.config.preview_fps else []
-    return ["main.py", "--listen", life.config.host, "--port", str(life.config.port), *previews]
+def _arguments(state: ServerState) -> list[str]:
+    previews = ["--preview-method", "auto"] if state.config.preview_fps else []
+    return ["main.py", "--listen", state.config.host, "--port", str(state.config.port), *previews]
 
 
-def _device(life: ServerState, *, busy: bool) -> dict[str, Any]:
-    gb = life.config.vram_gb
+def _device(state: ServerState, *, busy: bool) -> dict[str, Any]:
+    gb = state.config.vram_gb
     total = _RAM if gb is None else int(gb * _GIB)
     free = total // 4 if busy else total * 3 // 4
     names: dict[str, Any] = {"name": "cpu", "type": "cpu", "index": None}
@@ -106,7 +106,7 @@ async def models(request: web.Request) -> web.Response:
     folder = request.match_info["folder"]
     if folder not in MODEL_FOLDERS:
         return web.Response(status=404)
-    checkpoints = list(request.app[LIFE].config.checkpoints)
+    checkpoints = list(request.app[STATE].config.checkpoints)
     return web.json_response(checkpoints if folder == "checkpoints" else [])
 
 
@@ -123,7 +123,7 @@ async def model_metadata(request: web.Request) -> web.Response:
     """What a model's file says of itself; 404 if it's not there."""
     known = request.match_info["folder"] == "checkpoints"
     name = request.rel_url.query.get("filename", "")
-    if not known or name not in request.app[LIFE].config.checkpoints:
+    if not known or name not in request.app[STATE].config.checkpoints:
         return web.Response(status=404)
     return web.json_response({"note": "random weights for tests", "format": "pt"})
 
@@ -157,6 +157,6 @@ async def nothing(_request: web.Request) -> web.Response:
 @routes.get("/")
 async def root(request: web.Request) -> web.Response:
     """A page, so that somebody who looks sees what this is."""
-    name = request.app[LIFE].config.name
+    name = request.app[STATE].config.name
     text = f"<h1>{name}</h1><p>A simulated ComfyUI on Python {sys.version_info.major}.</p>"
     return web.Response(text=_PAGE.format(text), content_type="text/html")

@@ -6,9 +6,9 @@ import asyncio
 
 from aiohttp import web
 
-from backends.simulator.life import ServerState
+from backends.simulator.server_state import ServerState
 
-LIFE: web.AppKey[ServerState] = web.AppKey("life", ServerState)
+STATE: web.AppKey[ServerState] = web.AppKey("state", ServerState)
 
 
 async def break_connection(request: web.Request) -> web.Response:

@@ -10,12 +10,12 @@ from typing import Any
 from aiohttp import web
 
 from backends.simulator import lenient
-from backends.simulator.http_keys import LIFE, break_connection
-from backends.simulator.life import ServerState
+from backends.simulator.audit_log import redact_extra_data
+from backends.simulator.http_keys import STATE, break_connection
 from backends.simulator.prompt_queue import Item, LenientItem
 from backends.simulator.replacements import replace_nodes
+from backends.simulator.server_state import ServerState
 from backends.simulator.validation import Verdict, no_prompt, validate
-from backends.simulator.witness import redact_extra_data
 
 routes = web.RouteTableDef()
 
@@ -25,39 +25,39 @@ _TARGETED_SINCE = (0, 3, 57)  # before, POST /interrupt looks at no prompt_id
 @routes.get("/prompt")
 async def get_prompt(request: web.Request) -> web.Response:
     """How many prompts are pending or running."""
-    return web.json_response(request.app[LIFE].status())
+    return web.json_response(request.app[STATE].status())
 
 
 @routes.post("/prompt")
 async def post_prompt(request: web.Request) -> web.Response:
     """Validate and queue a prompt. What is malformed raises, which is ComfyUI's 500."""
-    life = request.app[LIFE]
+    state = request.app[STATE]
     body: Any = await request.json()
     facts = _facts(body)
-    if fault := life.faults.take("late_post", **facts):
-        life.spawn(_queue_later(life, body, fault["seconds"]))
+    if fault := state.faults.take("late_post", **facts):
+        state.spawn(_queue_later(state, body, fault["seconds"]))
         return await break_connection(request)
-    hidden = life.faults.take("other_prompt_id", **facts)
+    hidden = state.faults.take("other_prompt_id", **facts)
     if hidden is not None:
         body["prompt_id"] = str(uuid.uuid4())
-    answer = submit(life, body)
+    answer = submit(state, body)
     if hidden is not None and answer.status == 200:
         return web.json_response({"status": "queued"})
     if answer.status == 200:
-        await life.apply_due_faults("accepted", **facts)
-        return await _after_queueing(request, life, answer, facts)
+        await state.apply_due_faults("accepted", **facts)
+        return await _after_queueing(request, state, answer, facts)
     return answer
 
 
 async def _after_queueing(
-    request: web.Request, life: ServerState, answer: web.Response, facts: dict[str, Any]
+    request: web.Request, state: ServerState, answer: web.Response, facts: dict[str, Any]
 ) -> web.Response:
     """The answer to a queued prompt, or what was ordered in its place."""
-    if fault := life.faults.take("delay_answer", **facts):
+    if fault := state.faults.take("delay_answer", **facts):
         await asyncio.sleep(fault["seconds"])
-    if life.faults.take("lose_answer", **facts):
+    if state.faults.take("lose_answer", **facts):
         return await break_connection(request)
-    if life.faults.take("prompt_500", **facts):
+    if state.faults.take("prompt_500", **facts):
         raise RuntimeError("500 on order, though queued")
     return answer
 
@@ -70,40 +70,42 @@ def _facts(body: Any) -> dict[str, Any]:
     return found | {"prompt_id": str(body["prompt_id"]) if "prompt_id" in body else None}
 
 
-async def _queue_later(life: ServerState, body: Any, seconds: float) -> None:
+async def _queue_later(state: ServerState, body: Any, seconds: float) -> None:
     await asyncio.sleep(seconds)
-    submit(life, body)
+    submit(state, body)
 
 
-def submit(life: ServerState, body: Any) -> web.Response:
+def submit(state: ServerState, body: Any) -> web.Response:
     """Queue a submission, or refuse it. Raises whatever Python raises for a malformed one."""
-    number = _number(life, body)
+    number = _number(state, body)
     if "prompt" not in body:
         return web.json_response(no_prompt(), status=400)
     prompt = body["prompt"]
-    replace_nodes(prompt, life.catalog, life.config.release)
+    replace_nodes(prompt, state.catalog, state.config.release)
     prompt_id = str(body.get("prompt_id", uuid.uuid4()))
-    verdict, is_lenient = _verdict(life, prompt, body)
+    verdict, is_lenient = _verdict(state, prompt, body)
     extra_data: Any = body.get("extra_data", {})
     if "client_id" in body:
         extra_data["client_id"] = body["client_id"]
     whose = _whose(prompt_id, extra_data)
     if verdict.error is not None:
-        life.witness.write("refused", error=verdict.error["type"], **whose)
+        state.witness.write("refused", error=verdict.error["type"], **whose)
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
         return web.json_response(refusal, status=400)
     item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
-    life.witness.write("accepted", number=number, **whose, extra_data=redact_extra_data(extra_data))
-    life.queue.put(LenientItem(item) if is_lenient else item)
+    state.witness.write(
+        "accepted", number=number, **whose, extra_data=redact_extra_data(extra_data)
+    )
+    state.queue.put(LenientItem(item) if is_lenient else item)
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
     return web.json_response(answer)
 
 
-def _number(life: ServerState, body: Any) -> float:
+def _number(state: ServerState, body: Any) -> float:
     """The place in the queue; the counter is consumed by refused submissions too."""
     if "number" in body:
         return float(body["number"])
-    number, life.number = life.number, life.number + 1
+    number, state.number = state.number, state.number + 1
     return -number if _wants(body, "front") else number
 
 
@@ -112,13 +114,13 @@ def _wants(body: Any, key: str) -> bool:
     return key in body and bool(body[key])
 
 
-def _verdict(life: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]:
+def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]:
     """What validation says, and whether leniency has overruled it."""
     targets = body.get("partial_execution_targets")
-    if not life.config.lenient:
-        return validate(prompt, targets, life.catalog, life.folders), False
+    if not state.config.lenient:
+        return validate(prompt, targets, state.catalog, state.folders), False
     try:
-        verdict = validate(prompt, targets, life.catalog, life.folders)
+        verdict = validate(prompt, targets, state.catalog, state.folders)
     except (TypeError, KeyError, AttributeError, IndexError):
         verdict = None
     if verdict is not None and verdict.error is None:
@@ -126,7 +128,7 @@ def _verdict(life: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]:
     outputs = lenient.plan_outputs(prompt)
     if outputs is not None:
         return Verdict(outputs=outputs), True
-    return validate(prompt, targets, life.catalog, life.folders), False
+    return validate(prompt, targets, state.catalog, state.folders), False
 
 
 def _whose(prompt_id: str, extra_data: Any) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _whose(prompt_id: str, extra_data: Any) -> dict[str, Any]:
 @routes.get("/queue")
 async def get_queue(request: web.Request) -> web.Response:
     """What runs and what waits; the waiting ones in heap order, not run order."""
-    queue = request.app[LIFE].queue
+    queue = request.app[STATE].queue
     shown = {"queue_running": list(queue.running.values()), "queue_pending": queue.pending}
     return web.json_response(shown)
 
@@ -145,7 +147,7 @@ async def get_queue(request: web.Request) -> web.Response:
 @routes.post("/queue")
 async def post_queue(request: web.Request) -> web.Response:
     """Delete pending prompts, or all of them."""
-    queue = request.app[LIFE].queue
+    queue = request.app[STATE].queue
     body = await request.json()
     if _wants(body, "clear"):
         queue.clear()
@@ -158,34 +160,34 @@ async def post_queue(request: web.Request) -> web.Response:
 @routes.post("/interrupt")
 async def post_interrupt(request: web.Request) -> web.Response:
     """Raise the flag: for whatever runs, or only if the named prompt is what runs."""
-    life = request.app[LIFE]
+    state = request.app[STATE]
     try:
         body = await request.json()
     except json.JSONDecodeError:
         body = {}
-    prompt_id = body.get("prompt_id") if life.config.release >= _TARGETED_SINCE else None
-    hit = bool(life.queue.running) if not prompt_id else life.queue.is_running(prompt_id)
-    running = [item[1] for item in life.queue.running.values()]
-    life.witness.write("interrupted", asked=prompt_id, running=running, hit=hit)
+    prompt_id = body.get("prompt_id") if state.config.release >= _TARGETED_SINCE else None
+    hit = bool(state.queue.running) if not prompt_id else state.queue.is_running(prompt_id)
+    running = [item[1] for item in state.queue.running.values()]
+    state.witness.write("interrupted", asked=prompt_id, running=running, hit=hit)
     if hit or not prompt_id:
-        raise_flag(life, prompt_id)
+        raise_flag(state, prompt_id)
     return web.Response()
 
 
-def raise_flag(life: ServerState, prompt_id: Any = None) -> None:
+def raise_flag(state: ServerState, prompt_id: Any = None) -> None:
     """Raise the interrupt flag, unless it's ordered to get lost or to come late."""
     facts = {"prompt_id": prompt_id}
-    if life.faults.take("interrupt_lost", **facts):
+    if state.faults.take("interrupt_lost", **facts):
         return
-    if fault := life.faults.take("interrupt_late", **facts):
-        life.spawn(_raise_later(life, fault["seconds"]))
+    if fault := state.faults.take("interrupt_late", **facts):
+        state.spawn(_raise_later(state, fault["seconds"]))
         return
-    life.interrupt.set()
+    state.interrupt.set()
 
 
-async def _raise_later(life: ServerState, seconds: float) -> None:
+async def _raise_later(state: ServerState, seconds: float) -> None:
     await asyncio.sleep(seconds)
-    life.interrupt.set()
+    state.interrupt.set()
 
 
 @routes.get("/history")
@@ -194,26 +196,26 @@ async def get_history(request: web.Request) -> web.Response:
     query = request.rel_url.query
     max_items = int(query["max_items"]) if "max_items" in query else None
     offset = int(query["offset"]) if "offset" in query else -1
-    life = request.app[LIFE]
-    return _history(life, life.queue.recent(max_items, offset))
+    state = request.app[STATE]
+    return _history(state, state.queue.recent(max_items, offset))
 
 
 @routes.get("/history/{prompt_id}")
 async def get_history_of(request: web.Request) -> web.Response:
     """One entry, or {} for a prompt that isn't in the history (yet, any more, or ever)."""
-    life = request.app[LIFE]
+    state = request.app[STATE]
     prompt_id = request.match_info["prompt_id"]
-    entry = life.queue.history.get(prompt_id)
-    return _history(life, {} if entry is None else {prompt_id: entry}, prompt_id)
+    entry = state.queue.history.get(prompt_id)
+    return _history(state, {} if entry is None else {prompt_id: entry}, prompt_id)
 
 
 def _history(
-    life: ServerState, found: dict[str, Any], prompt_id: str | None = None
+    state: ServerState, found: dict[str, Any], prompt_id: str | None = None
 ) -> web.Response:
     facts = {"prompt_id": prompt_id}
-    if life.faults.take("empty_history", **facts):
+    if state.faults.take("empty_history", **facts):
         found = {}
-    if fault := life.faults.take("huge_history", **facts):
+    if fault := state.faults.take("huge_history", **facts):
         padding = "x" * int(fault["megabytes"] * 1_000_000)
         found = found | {"somebody-elses-workflow": {"prompt": [0, "", {"1": padding}, {}, []]}}
     return web.json_response(found)
@@ -222,7 +224,7 @@ def _history(
 @routes.post("/history")
 async def post_history(request: web.Request) -> web.Response:
     """Forget entries, or all of them."""
-    queue = request.app[LIFE].queue
+    queue = request.app[STATE].queue
     body = await request.json()
     if _wants(body, "clear"):
         queue.history = {}
@@ -235,10 +237,10 @@ async def post_history(request: web.Request) -> web.Response:
 @routes.post("/free")
 async def post_free(request: web.Request) -> web.Response:
     """Empty the node cache when the worker comes to it."""
-    life = request.app[LIFE]
+    state = request.app[STATE]
     body = await request.json()
-    life.witness.write("freed", asked=body)
+    state.witness.write("freed", asked=body)
     if body.get("free_memory", False):
-        life.free_requested = True
-        life.queue.wake.set()
+        state.free_requested = True
+        state.queue.wake.set()
     return web.Response()

@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from backends.simulator.http_keys import LIFE
+from backends.simulator.http_keys import STATE
 from backends.simulator.hub import SERVER_FEATURES
-from backends.simulator.life import ServerState
+from backends.simulator.server_state import ServerState
 
 routes = web.RouteTableDef()
 
@@ -19,19 +19,19 @@ routes = web.RouteTableDef()
 @routes.get("/ws")
 async def socket(request: web.Request) -> web.WebSocketResponse:
     """One client's socket, from its first frame to its close."""
-    life = request.app[LIFE]
+    state = request.app[STATE]
     response = web.WebSocketResponse()
     await response.prepare(request)
     client_id = request.rel_url.query.get("clientId") or uuid.uuid4().hex
-    hub = life.hub
+    hub = state.hub
     hub.sockets.pop(client_id, None)  # the earlier socket of that id goes silent
     hub.sockets[client_id] = response
     hub.features[client_id] = {}
     if isinstance(request.transport, asyncio.Transport):
         hub.open[response] = request.transport
     try:
-        await _greet(life, client_id)
-        await _listen(life, client_id, response)
+        await _greet(state, client_id)
+        await _listen(state, client_id, response)
     finally:
         hub.open.pop(response, None)
         hub.stalled.discard(response)
@@ -40,13 +40,13 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     return response
 
 
-async def _greet(life: ServerState, client_id: str) -> None:
-    await life.hub.send_now("status", {"status": life.status(), "sid": client_id}, client_id)
-    if life.client_id == client_id and life.last_node_id is not None:
-        await life.hub.send_now("executing", {"node": life.last_node_id}, client_id)
+async def _greet(state: ServerState, client_id: str) -> None:
+    await state.hub.send_now("status", {"status": state.status(), "sid": client_id}, client_id)
+    if state.client_id == client_id and state.last_node_id is not None:
+        await state.hub.send_now("executing", {"node": state.last_node_id}, client_id)
 
 
-async def _listen(life: ServerState, client_id: str, response: web.WebSocketResponse) -> None:
+async def _listen(state: ServerState, client_id: str, response: web.WebSocketResponse) -> None:
     """Read what the client says: only feature flags as its first message matter."""
     is_first = True
     async for message in response:
@@ -56,8 +56,8 @@ async def _listen(life: ServerState, client_id: str, response: web.WebSocketResp
         if said is None:
             continue
         if is_first and said.get("type") == "feature_flags":
-            life.hub.features[client_id] = said.get("data", {})
-            await life.hub.send_now("feature_flags", SERVER_FEATURES, client_id)
+            state.hub.features[client_id] = said.get("data", {})
+            await state.hub.send_now("feature_flags", SERVER_FEATURES, client_id)
         is_first = False
 
 

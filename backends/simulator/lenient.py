@@ -53,7 +53,7 @@ class LenientExecution(Execution):
     """A run that takes the graph for what it looks like."""
 
     def _prepare(self) -> None:
-        self.life.cache.forget()
+        self.state.cache.forget()
         self.run.theme = theme_of(self.graph.prompt)
         self.say("execution_cached", {"nodes": [], "prompt_id": self.prompt_id})
         self._shown: dict[str, Ui] = {}
@@ -74,8 +74,8 @@ class LenientExecution(Execution):
         except Exception as error:  # noqa: BLE001 - as in the strict run
             self._failed(node_id, error)
         else:
-            self.life.node_succeeded = True
-            self.life.witness.write("ended", outcome="success", **self._whose())
+            self.state.node_succeeded = True
+            self.state.witness.write("ended", outcome="success", **self._whose())
             self.say("execution_success", {"prompt_id": self.prompt_id})
 
     async def _show(self, node_id: str, sampler: str) -> None:
@@ -85,7 +85,7 @@ class LenientExecution(Execution):
         self.run_inputs = _inputs(node)
         self.progress.start(node_id)
         self._tell_executing(node_id)
-        self.life.interrupt.check()
+        self.state.interrupt.check()
         context = NodeContext(self.run, node_id, class_type)
         if node_id == sampler:
             steps = sampling.steps_of(context, self.run_inputs.get("steps"))

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from backends.simulator.faults import Fault
-from backends.simulator.http_keys import LIFE, break_connection
+from backends.simulator.http_keys import STATE, break_connection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -72,7 +72,7 @@ def _is_loopback(name: str | None) -> bool:
 async def wait_for_gc(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Keep a request waiting while garbage is collected."""
     if not request.path.startswith(CONTROL):
-        await request.app[LIFE].awake.wait()
+        await request.app[STATE].awake.wait()
     return await handler(request)
 
 
@@ -82,7 +82,7 @@ async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResp
     if request.path.startswith(CONTROL):
         return await handler(request)
     path = request.path.removeprefix("/api")
-    fault = request.app[LIFE].faults.take_route(method=request.method, path=path)
+    fault = request.app[STATE].faults.take_route(method=request.method, path=path)
     if fault is None:
         return await handler(request)
     if fault.name == "slow_http":

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.simulator.graph import Node
-from backends.simulator.life import ServerState
 from backends.simulator.progress import Preview, Progress
+from backends.simulator.server_state import ServerState
 
 
 class NodeFailure(Exception):
@@ -33,7 +33,7 @@ class Outcome:
 class PromptRun:
     """The prompt being run, as all its nodes see it."""
 
-    life: ServerState
+    state: ServerState
     prompt_id: str
     prompt: dict[str, Node]
     extra_data: Any
@@ -63,14 +63,14 @@ class NodeContext:
     class_type: str
 
     @property
-    def life(self) -> ServerState:
+    def state(self) -> ServerState:
         """The server it runs on."""
-        return self.run.life
+        return self.run.state
 
     async def wait(self, seconds: float, *, interruptible: bool = True) -> None:
         """Take time. Raises Interrupted at once if it may be interrupted and is."""
         if interruptible:
-            await self.life.interrupt.sleep(seconds)
+            await self.state.interrupt.sleep(seconds)
         else:
             await asyncio.sleep(max(0.0, seconds))
 
@@ -79,13 +79,13 @@ class NodeContext:
     ) -> None:
         """Report a step; it's also where ComfyUI's nodes look at the interrupt flag."""
         if look:
-            self.life.interrupt.check()
+            self.state.interrupt.check()
         self.run.progress.step(self.node_id, value, total, preview)
 
     @property
     def memory(self) -> dict[str, Any]:
         """What this node remembers from prompt to prompt."""
-        return self.life.cache.memory(self.node_id, self.class_type)
+        return self.state.cache.memory(self.node_id, self.class_type)
 
 
 Runner = Callable[[NodeContext, dict[str, Any]], Awaitable[Outcome]]

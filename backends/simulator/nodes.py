@@ -75,8 +75,8 @@ async def batch_images(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 async def load_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """A picture from the input folder. Raises OSError, as Pillow does for a file that is none."""
-    path = ctx.life.folders.path(inputs["image"])
-    width, height = await ctx.life.run_in_thread(_size_of, path)
+    path = ctx.state.folders.path(inputs["image"])
+    width, height = await ctx.state.run_in_thread(_size_of, path)
     return Outcome((Batch([Picture(width=width, height=height, file=Path(path))]), Opaque("MASK")))
 
 
@@ -109,7 +109,7 @@ async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -
     height, width, _ = images[0].shape
     saved = []
     for number, picture in enumerate(images):
-        name, subfolder = await ctx.life.run_in_thread(
+        name, subfolder = await ctx.state.run_in_thread(
             _save, ctx, picture, kind, prefix.replace("%batch_num%", str(number)), (width, height)
         )
         saved.append({"filename": name, "subfolder": subfolder, "type": kind})
@@ -119,15 +119,15 @@ async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -
 def _save(
     ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tuple[int, int]
 ) -> tuple[str, str]:
-    folders = ctx.life.folders
+    folders = ctx.state.folders
     name, subfolder = folders.next_file(kind, prefix, *size)
     extra_data = ctx.run.extra_data
     pnginfo = extra_data.get("extra_pnginfo") if isinstance(extra_data, dict) else None
     chunks = pnginfo if isinstance(pnginfo, dict) else None
-    data = pictures.encode_png(picture, ctx.life.config.name, ctx.run.prompt, chunks)
+    data = pictures.encode_png(picture, ctx.state.config.name, ctx.run.prompt, chunks)
     path = Path(folders.of(kind), subfolder, name)
     path.write_bytes(data)
-    if ahead := ctx.life.config.file_clock:
+    if ahead := ctx.state.config.file_clock:
         moment = time.time() + ahead
         os.utime(path, (moment, moment))
     return name, subfolder
@@ -137,14 +137,14 @@ async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outc
     """Send pictures as binary frames instead of saving them (comfyui-protocol.md, "WebSocket")."""
     images: Batch = inputs["images"]
     for number, picture in enumerate(images):
-        data = await ctx.life.run_in_thread(pictures.encode_png, picture, ctx.life.config.name)
+        data = await ctx.state.run_in_thread(pictures.encode_png, picture, ctx.state.config.name)
         ctx.step(number, len(images), Preview(data, "png"))
     return Outcome()
 
 
 async def anything(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """A class without a runner: passes on what fits its outputs, or shows its pictures."""
-    catalog = ctx.life.catalog
+    catalog = ctx.state.catalog
     batch = next((value for value in inputs.values() if isinstance(value, Batch)), None)
     if catalog.is_output(ctx.class_type):
         if batch is None:

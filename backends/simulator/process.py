@@ -21,8 +21,8 @@ from backends.simulator import (
     middlewares,
 )
 from backends.simulator.config import MAX_UPLOAD_BYTES
-from backends.simulator.http_keys import LIFE
-from backends.simulator.life import ServerState
+from backends.simulator.http_keys import STATE
+from backends.simulator.server_state import ServerState
 from backends.simulator.worker import work
 
 logger = logging.getLogger(__name__)
@@ -43,16 +43,16 @@ class Process:
     """A running server. `kill` ends it as SIGKILL would: at once, without a word to anybody."""
 
     def __init__(
-        self, life: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self, state: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     ) -> None:
-        self.life = life
+        self.state = state
         self._spawn = spawn
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._worker: asyncio.Task[None]
         self._burial = asyncio.Lock()
         self._runner = web.AppRunner(
-            _application(life),
+            _application(state),
             access_log=None,
             logger=_silent,
             shutdown_timeout=_SHUTDOWN_SECONDS,
@@ -62,13 +62,13 @@ class Process:
         """Listen and work; returns the port. Raises PortInUse."""
         await self._runner.setup()
         bound = await self.listen(port)
-        self._worker = self.spawn_background(work(self.life))
+        self._worker = self.spawn_background(work(self.state))
         self.spawn_background(self._publish(on_crash))
         return bound
 
     async def listen(self, port: int) -> int:
         """Take connections (again). Raises PortInUse."""
-        host = self.life.config.host
+        host = self.state.config.host
         server = self._runner.server
         if server is None:  # the runner is being cleaned up
             return port
@@ -95,9 +95,9 @@ class Process:
 
     async def _publish(self, on_crash: Callable[[], None]) -> None:
         try:
-            await self.life.hub.publish()
+            await self.state.hub.publish()
         except TypeError:
-            logger.warning("%s: the process died of a client_id", self.life.config.name)
+            logger.warning("%s: the process died of a client_id", self.state.config.name)
             on_crash()
 
     def spawn_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -109,13 +109,13 @@ class Process:
 
     def kill_worker(self) -> None:
         """End the worker; what it runs stays in queue_running for ever."""
-        self.life.worker_alive = False
+        self.state.worker_alive = False
         self._worker.cancel()
 
     def kill(self) -> None:
         """Cut every connection, stop all work, listen no more."""
-        self.life.ended = True
-        self.life.worker_alive = False
+        self.state.ended = True
+        self.state.worker_alive = False
         self.stop_listening()
         for connection in self._runner.server.connections if self._runner.server else ():
             if connection.transport is not None:
@@ -136,7 +136,7 @@ def _in_use(host: str, port: int) -> str:
     )
 
 
-def _application(life: ServerState) -> web.Application:
+def _application(state: ServerState) -> web.Application:
     """All routes, bare and under /api, and ComfyUI's 404 for the rest."""
     app = web.Application(
         client_max_size=MAX_UPLOAD_BYTES,
@@ -147,13 +147,13 @@ def _application(life: ServerState) -> web.Application:
             middlewares.inject_fault,
         ],
     )
-    app[LIFE] = life
+    app[STATE] = state
     for module in (http_prompts, http_files, http_info, http_socket):
         app.add_routes(_under_api(module.routes))
         app.add_routes(module.routes)
     app.add_routes(http_control.routes)
     app.add_routes(http_internal.routes)
-    web_root = Path(life.folders.root, "web")
+    web_root = Path(state.folders.root, "web")
     web_root.mkdir(exist_ok=True)
     app.add_routes([web.static("/", web_root)])
     return app

@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from backends.simulator.witness import AuditLog
+from backends.simulator.audit_log import AuditLog
 
 Item = tuple[Any, str, Any, Any, list[str]]  # number, prompt_id, prompt, extra_data, outputs
 HistoryEntry = dict[str, Any]

@@ -52,5 +52,5 @@ async def block(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 async def text(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """TestText: a text as a binary frame, and as its output."""
-    ctx.life.hub.send_text(ctx.node_id, inputs["text"], ctx.run.client_id)
+    ctx.state.hub.send_text(ctx.node_id, inputs["text"], ctx.run.client_id)
     return Outcome(ui={"text": [inputs["text"]]})

@@ -27,9 +27,9 @@ class Plan:
 
 async def sample(ctx: NodeContext, plan: Plan) -> None:
     """Run the steps. Raises Interrupted; NodeFailure for an ordered error."""
-    look = ctx.life.faults.take("uninterruptible", **ctx.run.facts) is None
+    look = ctx.state.faults.take("uninterruptible", **ctx.run.facts) is None
     failing = _ordered_error(ctx, plan.picture)
-    slow = ctx.life.faults.take("slow", **ctx.run.facts)
+    slow = ctx.state.faults.take("slow", **ctx.run.facts)
     step_seconds = plan.step_seconds + (slow["seconds"] / plan.steps if slow else 0.0)
     clock = asyncio.get_running_loop().time
     start = clock()
@@ -41,7 +41,7 @@ async def sample(ctx: NodeContext, plan: Plan) -> None:
         await ctx.wait(start + step * step_seconds - clock(), interruptible=look)
         preview = await _preview(ctx, plan, step)
         ctx.step(step, plan.steps, preview, look=look)
-        await ctx.life.apply_due_faults("step", step, **ctx.run.facts)
+        await ctx.state.apply_due_faults("step", step, **ctx.run.facts)
     if failing is not None:
         raise NodeFailure(failing["type"], failing["message"])
 
@@ -50,25 +50,25 @@ def _ordered_error(ctx: NodeContext, picture: Picture) -> Any:
     """The order that this sampler shall fail, if there's one."""
     names = ("", ctx.node_id, ctx.class_type)
     pixels = picture.width * picture.height
-    return ctx.life.node_failure(names, pixels=pixels, **ctx.run.facts)
+    return ctx.state.node_failure(names, pixels=pixels, **ctx.run.facts)
 
 
 async def _stay_stuck(ctx: NodeContext, step: int) -> None:
-    fault = ctx.life.faults.take("stuck", step=step, **ctx.run.facts)
-    while fault is not None and ctx.life.faults.is_ordered(fault):
+    fault = ctx.state.faults.take("stuck", step=step, **ctx.run.facts)
+    while fault is not None and ctx.state.faults.is_ordered(fault):
         await ctx.wait(0.05, interruptible=fault["interruptible"])
 
 
 async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
     """A picture for this step, if previews are on and the last one was long enough ago."""
-    fps = ctx.life.config.preview_fps
+    fps = ctx.state.config.preview_fps
     now = asyncio.get_running_loop().time()
     due = fps > 0 and now - ctx.run.last_preview >= 1 / fps
     if not due and not plan.preview_always:
         return None
     ctx.run.last_preview = now
-    caption = ctx.life.config.name
-    image = await ctx.life.run_in_thread(
+    caption = ctx.state.config.name
+    image = await ctx.state.run_in_thread(
         pictures.encode_preview, plan.picture, caption, step / plan.steps
     )
     return Preview(image)
@@ -76,12 +76,12 @@ async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
 
 def shared_step_seconds(ctx: NodeContext, steps: int) -> float:
     """A step's share of the prompt's seconds, which all its samplers divide."""
-    return ctx.life.config.seconds / max(1, ctx.run.samplers) / steps
+    return ctx.state.config.seconds / max(1, ctx.run.samplers) / steps
 
 
 def steps_of(ctx: NodeContext, wanted: Any) -> int:
     """The number of steps: the server's setting, else the workflow's, else 20."""
-    steps = ctx.life.config.steps or wanted
+    steps = ctx.state.config.steps or wanted
     return max(1, int(steps)) if isinstance(steps, int | float) else _DEFAULT_STEPS
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from backends.simulator.actions import carry_out
+from backends.simulator.audit_log import AuditLog, Entry
 from backends.simulator.catalog import Catalog
 from backends.simulator.config import Config
 from backends.simulator.faults import Fault, Faults, parse_fault
 from backends.simulator.folders import Folders
-from backends.simulator.life import ServerState
 from backends.simulator.process import PortInUse, Process
-from backends.simulator.witness import AuditLog, Entry
+from backends.simulator.server_state import ServerState
 
 _PORT_PATIENCE = 10.0  # seconds a restarted server waits for its port
 
@@ -44,7 +44,7 @@ class Simulator:
         self._stack = contextlib.AsyncExitStack()
         self._group: asyncio.TaskGroup | None = None
         self._process: Process | None = None
-        self._lives = 0
+        self._starts = 0
         self._closing = False
         self._returns: set[asyncio.Task[None]] = set()
         for text in faults:
@@ -58,7 +58,7 @@ class Simulator:
         except BaseException:
             await self._stack.aclose()
             raise
-        self._process_now().spawn_background(self.life.apply_due_faults("now"))
+        self._process_now().spawn_background(self.state.apply_due_faults("now"))
         return self
 
     async def _open(self) -> None:
@@ -101,9 +101,9 @@ class Simulator:
         return f"http://{host}:{self.config.port}"
 
     @property
-    def life(self) -> ServerState:
+    def state(self) -> ServerState:
         """The present process's memory: its queue, history, sockets."""
-        return self._process_now().life
+        return self._process_now().state
 
     @property
     def output_folder(self) -> Path:
@@ -118,7 +118,7 @@ class Simulator:
     @property
     def is_up(self) -> bool:
         """Whether it listens (it may be down on order)."""
-        return self._process is not None and not self._process.life.ended
+        return self._process is not None and not self._process.state.ended
 
     async def wait_for(
         self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
@@ -145,11 +145,11 @@ class Simulator:
 
     def emit(self, event: str, data: Any, client_id: str | None = None) -> None:
         """Send a JSON frame of your own, to one client or to all."""
-        self.life.hub.send(event, data, client_id)
+        self.state.hub.send(event, data, client_id)
 
     def emit_raw(self, frame: str | bytes, client_id: str | None = None) -> None:
         """Send any frame, text or binary."""
-        self.life.hub.send_frame(frame, client_id)
+        self.state.hub.send_frame(frame, client_id)
 
     async def restart(self, down_s: float = 0.0) -> None:
         """Die, stay down, come back under the same address with everything forgotten."""
@@ -169,7 +169,7 @@ class Simulator:
 
     async def _start(self) -> None:
         self._folders.wipe_temp()
-        life = ServerState(
+        state = ServerState(
             config=self.config,
             folders=self._folders,
             catalog=self._catalog,
@@ -179,16 +179,16 @@ class Simulator:
             spawn=lambda work: _drop(process.spawn_background(work)),
             painters=self._painters,
         )
-        process = Process(life, self._spawn)
+        process = Process(state, self._spawn)
         try:
             port = await process.start(self.config.port, self.crash)
         except OSError:
             process.kill()
             await process.wait_closed()
             raise
-        self.config = life.config = replace(self.config, port=port)
+        self.config = state.config = replace(self.config, port=port)
         self._process = process
-        self._lives += 1
+        self._starts += 1
 
     async def _stop(self) -> None:
         self._closing = True  # one that is down comes back no more
@@ -201,14 +201,14 @@ class Simulator:
     def _die(self, kind: str, **facts: Any) -> None:
         """End the present process and tell the witness what is lost with it."""
         process = self._process_now()
-        if process.life.ended:
+        if process.state.ended:
             return
         process.kill()
-        queue = process.life.queue
+        queue = process.state.queue
         for item in [*queue.running.values(), *queue.pending]:
             client_id = item[3].get("client_id") if isinstance(item[3], dict) else None
             self.witness.write("lost", prompt_id=item[1], client_id=client_id)
-        self.witness.write(kind, life=self._lives, **facts)
+        self.witness.write(kind, starts=self._starts, **facts)
 
     async def _come_back(self, down_s: float) -> None:
         await self._process_now().wait_closed()
@@ -246,7 +246,7 @@ class Simulator:
         elif fault.name == "worker_dead":
             self._process_now().kill_worker()
         else:
-            carry_out(self.life, fault)
+            carry_out(self.state, fault)
 
     def _note_fault(self, fault: Fault, facts: Mapping[str, Any]) -> None:
         told = {key: facts[key] for key in ("prompt_id", "path", "method") if facts.get(key)}

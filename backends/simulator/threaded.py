@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
+from backends.simulator.audit_log import Entry
 from backends.simulator.server import Simulator
-from backends.simulator.witness import Entry
 
 R = TypeVar("R")
 

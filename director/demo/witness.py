@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: A line of a witness, see ``backends.simulator.witness``.
+#: A line of a witness, see ``backends.simulator.audit_log``.
 Entry = Mapping[str, Any]
 
 

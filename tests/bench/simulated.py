@@ -53,13 +53,13 @@ class _Farm:
             self._count_frames(one)
 
     def _count_frames(self, simulator: Simulator) -> None:
-        deliver = simulator.life.hub._deliver
+        deliver = simulator.state.hub._deliver
 
         async def counted(socket: web.WebSocketResponse, frame: str | bytes) -> None:
             await deliver(socket, frame)
             self._frames += 1
 
-        simulator.life.hub._deliver = counted  # type: ignore[method-assign]
+        simulator.state.hub._deliver = counted  # type: ignore[method-assign]
 
     def obey(self, word: str, *values: Any) -> Any:
         return getattr(self, f"_{word}")(*values)
@@ -84,9 +84,9 @@ class _Farm:
     def _counts(self) -> dict[str, int]:
         standing = followed = 0
         for one in self._simulators:
-            standing += one.life.queue.depth()
-            for item in one.life.queue.running.values():
-                followed += item[3].get("client_id") in one.life.hub.sockets
+            standing += one.state.queue.depth()
+            for item in one.state.queue.running.values():
+                followed += item[3].get("client_id") in one.state.hub.sockets
         return {"frames": self._frames, "standing": standing, "followed": followed}
 
 
@@ -95,7 +95,7 @@ async def _tell(simulator: Simulator, rate: float, first: float) -> None:
     while True:
         await asyncio.sleep(due - time.monotonic())
         due += 1 / rate
-        running = list(simulator.life.queue.running.values())
+        running = list(simulator.state.queue.running.values())
         prompt_id, client_id = (
             (running[0][1], running[0][3].get("client_id")) if running else ("0" * 36, None)
         )

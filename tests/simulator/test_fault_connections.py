@@ -158,7 +158,7 @@ async def test_dead_worker_behind_healthy_http() -> None:
         sim.fault("worker_dead", at="step", step=2)
         running = await me.queue(sampler(1))
         waiting = await me.queue(sampler(2))
-        await soon(lambda: not sim.life.worker_alive)
+        await soon(lambda: not sim.state.worker_alive)
         await me.interrupt(running)
         queue = await me.get("/queue")
         assert [item[1] for item in queue["queue_running"]] == [running]

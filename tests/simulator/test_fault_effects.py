@@ -112,7 +112,7 @@ async def test_stuck_prompt_may_ignore_interrupts() -> None:
         await me.until_type("executing")
         await me.interrupt(prompt_id)
         assert await me.hears_nothing()
-        assert sim.life.queue.is_running(prompt_id)
+        assert sim.state.queue.is_running(prompt_id)
 
 
 async def test_uninterruptible_sampler_runs_to_its_end_and_the_next_node_is_named() -> None:
@@ -131,7 +131,7 @@ async def test_interrupt_before_a_slow_start_is_lost() -> None:
     async with Simulator() as sim, artist(sim) as me:
         sim.fault("slow_start", seconds=0.3)
         prompt_id = await me.queue(sampler())
-        await soon(lambda: sim.life.queue.is_running(prompt_id))
+        await soon(lambda: sim.state.queue.is_running(prompt_id))
         await me.interrupt(prompt_id)
         assert "execution_success" in types(await me.until_end(prompt_id))
         told = sim.witness.find("interrupted")
@@ -177,7 +177,7 @@ async def test_history_entry_can_come_after_all_frames() -> None:
         sim.fault("late_history_entry", seconds=0.3)
         prompt_id, _ = await me.run(sampler())
         assert await me.history(prompt_id) is None
-        await soon(lambda: prompt_id in sim.life.queue.history)
+        await soon(lambda: prompt_id in sim.state.queue.history)
         assert (await me.history(prompt_id))["status"]["completed"] is True
 
 
@@ -209,7 +209,7 @@ async def test_somebody_clears_the_history_at_the_end_of_a_prompt() -> None:
     async with Simulator() as sim, artist(sim) as me:
         sim.fault("clear_history", at="ended")
         prompt_id, _ = await me.run(sampler())
-        await soon(lambda: not sim.life.queue.history)
+        await soon(lambda: not sim.state.queue.history)
         assert await me.history(prompt_id) is None
 
 

@@ -53,7 +53,7 @@ async def test_a_pause_put_off_comes_when_the_ten_seconds_are_over(
         await me.run(plain_image())
         await me.get("/prompt")
         await me.run(plain_image(2))
-        assert sim.life.awake.is_set()
+        assert sim.state.awake.is_set()
         end = time.monotonic() + 5
         while await answer_time(me) < PAUSE / 4:
             assert time.monotonic() < end

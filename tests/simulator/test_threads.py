@@ -37,7 +37,7 @@ def test_faults_and_restarts_reach_the_other_thread() -> None:
         post(sims.url, "p")
         assert sims.wait_for("ended")["message"] == "on order"
         sims.restart()
-        assert sims.wait_for("restarted")["life"] == 1
+        assert sims.wait_for("restarted")["starts"] == 1
         with pytest.raises(FaultError):
             sims.fault("flood")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.simulator.witness import AuditLog, read_audit_log, redact_extra_data, unfinished
+from backends.simulator.audit_log import AuditLog, read_audit_log, redact_extra_data, unfinished
 
 
 def test_entries_are_on_disk_at_once(tmp_path: Path) -> None:

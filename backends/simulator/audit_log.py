@@ -32,7 +32,9 @@ class AuditLog:
     def __init__(self, name: str, path: Path | None = None) -> None:
         self.name = name
         self.entries: list[Entry] = []
-        self.executions: Counter[str] = Counter()  # starts per prompt_id, over all lives
+        self.executions: Counter[str] = (
+            Counter()
+        )  # starts per prompt_id, over all starts of the server
         self._waiting: set[asyncio.Event] = set()
         self._file: int | None = None
         if path is not None:

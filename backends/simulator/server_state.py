@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
+from backends.simulator.audit_log import AuditLog
 from backends.simulator.cache import NodeCache
 from backends.simulator.catalog import Catalog
 from backends.simulator.changes import changed
@@ -18,7 +19,6 @@ from backends.simulator.folders import Folders
 from backends.simulator.hub import Hub
 from backends.simulator.interrupt import InterruptFlag
 from backends.simulator.prompt_queue import PromptQueue
-from backends.simulator.witness import AuditLog
 
 P = ParamSpec("P")
 R = TypeVar("R")
