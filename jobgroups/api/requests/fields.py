@@ -1,169 +1,210 @@
-"""Reads the fields of a JSON object strictly, and notes all that is wrong before it refuses.
+"""Strict request serializers: JSON types are not converted, and all field errors are reported at once.
 
-JSON's types are not mixed up: ``"300"``, ``300.0`` and ``true`` are no integers. An optional field
-that is ``null`` counts as left out.
+``"300"``, ``300.0`` and ``true`` are not integers. An optional field that is ``null`` counts as absent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, ClassVar, Final, TypeAlias
+
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
 
 from jobgroups.errors import InvalidRequest
 from jobgroups.serializers import compact
-from jobgroups.workflow import FieldInvalid
-from jobgroups.workflow.graph import is_integer
 from jobgroups.workflow.validation import shown_key
-
-T = TypeVar("T")
 
 #: C0, DEL and C1, and Unicode's own line and paragraph separators.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+#: Of a list with many wrong entries, the first are reported.
+_MAX_WRONG_ENTRIES: Final = 10
+
+FieldErrors: TypeAlias = list[dict[str, str]]
 
 
-class Fields:
-    """One object's fields, each read once. ``finish`` raises what was found wrong, all at once."""
+class _Strict(serializers.Field[Any, Any, Any, Any]):
+    """A field that takes one JSON type, with one sentence for whatever else is wrong with a value."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        self._body = body
-        self._read: set[str] = set()
-        self._errors: list[dict[str, str]] = []
+    json_type: ClassVar[type]
+    sentence: ClassVar[str]
 
-    # --- values -----------------------------------------------------------------------------------
+    def __init__(self, sentence: str = "", **options: Any) -> None:
+        codes = ("invalid", "blank", "max_length", "min_value", "max_value")
+        messages = dict.fromkeys(codes, sentence or self.sentence) | {"required": "Is required."}
+        super().__init__(error_messages=messages | options.pop("error_messages", {}), **options)
 
-    def integer(self, name: str, *, low: int, high: int, why: str = "") -> int | None:
-        """Return an integer from ``low`` to ``high``."""
-        value: int | None = self._value(name)
-        if value is None or (is_integer(value) and low <= value <= high):
-            return value
-        self.note(name, f"Must be an integer from {low} to {high}{why}.")
-        return None
+    def to_internal_value(self, data: Any) -> Any:
+        """Refuse another type; ``true`` is not an integer, though Python says so."""
+        if type(data) is not self.json_type:
+            self.fail("invalid")
+        return data
 
-    def flag(self, name: str) -> bool | None:
-        """Return a boolean."""
-        value = self._value(name)
-        if value is None or isinstance(value, bool):
-            return value
-        self.note(name, "Must be true or false.")
-        return None
 
-    def choice(self, name: str, allowed: Collection[str]) -> str | None:
-        """Return one of the strings that are allowed."""
-        value = self._value(name)
-        if value is None or (isinstance(value, str) and value in allowed):
-            return value
-        self.note(name, f"Must be one of {', '.join(allowed)}.")
-        return None
+class Integer(_Strict, serializers.IntegerField):
+    """An integer from ``low`` to ``high``."""
 
-    def meant(self, name: str, meanings: Sequence[tuple[bool | str, T]]) -> T | None:
-        """Return what a value stands for: each that is allowed, with its meaning."""
-        value = self._value(name)
-        if value is None:
-            return None
-        for said, meaning in meanings:
-            # By type too: 1 is not true.
-            if type(value) is type(said) and value == said:
-                return meaning
-        self.note(name, f"Must be one of {', '.join(compact(said) for said, _ in meanings)}.")
-        return None
+    json_type = int
 
-    def text(self, name: str, *, longest: int, required: bool = False) -> str | None:
-        """Return a string that is not empty."""
-        value: str | None = self._value(name, required=required)
-        if value is None or _is_text(value, longest):
-            return value
-        self.note(name, f"Must be a string of 1 to {longest} characters.")
-        return None
+    def __init__(self, low: int, high: int, *, why: str = "", **options: Any) -> None:
+        sentence = f"Must be an integer from {low} to {high}{why}."
+        super().__init__(sentence, min_value=low, max_value=high, **options)
 
-    def line(self, name: str, *, longest: int) -> str | None:
-        """Return a string of one line, the blanks around it left out; not empty."""
-        value = self._value(name)
-        if value is None:
-            return None
-        line = value.strip() if isinstance(value, str) else value
-        if not _is_text(line, longest):
-            self.note(
-                name, f"Must be a string of 1 to {longest} characters, blanks around it aside."
-            )
-        elif _CONTROL.search(line):
-            self.note(name, "Must not contain line breaks or other control characters.")
+
+class Flag(_Strict, serializers.BooleanField):
+    """A boolean."""
+
+    json_type = bool
+    sentence = "Must be true or false."
+
+
+class Object(_Strict, serializers.DictField):
+    """An object with any content."""
+
+    json_type = dict
+    sentence = "Must be an object."
+
+
+class Text(_Strict, serializers.CharField):
+    """A string that is not empty."""
+
+    json_type = str
+
+    def __init__(self, longest: int, **options: Any) -> None:
+        sentence = f"Must be a string of 1 to {longest} characters."
+        options = {"sentence": sentence, "trim_whitespace": False, **options}
+        super().__init__(max_length=longest, **options)
+
+
+class Line(Text):
+    """A string of one line, without the blanks around it; not empty."""
+
+    def __init__(self, longest: int, **options: Any) -> None:
+        sentence = f"Must be a string of 1 to {longest} characters, blanks around it aside."
+        super().__init__(longest, sentence=sentence, trim_whitespace=True, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        """Refuse control characters. Of a line that is too long, its length is reported."""
+        line: str = super().to_internal_value(data).strip()
+        if len(line) <= (self.max_length or 0) and _CONTROL.search(line):
+            raise ValidationError("Must not contain line breaks or other control characters.")
+        return line
+
+
+class Choice(serializers.ChoiceField):
+    """One of some values; of a mapping (JSON value to meaning), the meaning."""
+
+    def __init__(self, choices: Iterable[str] | Mapping[Any, Any], **options: Any) -> None:
+        if isinstance(choices, Mapping):
+            self.meanings, names = dict(choices), map(compact, choices)
         else:
-            return str(line)
-        return None
+            self.meanings, names = {one: one for one in choices}, map(str, choices)
+        sentence = f"Must be one of {', '.join(names)}."
+        messages: Any = {"invalid_choice": sentence, "required": "Is required."}
+        super().__init__(choices=list(self.meanings), error_messages=messages, **options)
 
-    def texts(
-        self, name: str, *, longest: int, most: int | None = None, required: bool = False
-    ) -> list[str] | None:
-        """Return a list of strings, none of them empty; a required one has at least one."""
-        value = self._value(name, required=required)
-        if value is None:
-            return None
-        if not isinstance(value, list):
-            self.note(name, "Must be a list of strings.")
-        elif required and not value:
-            self.note(name, "Must have at least one entry.")
-        elif most is not None and len(value) > most:
-            self.note(name, f"Must have at most {most} entries.")
-        else:
-            return self._entries(name, value, longest)
-        return None
+    def to_internal_value(self, data: Any) -> Any:
+        """Look the value up by its type too: 1 is not true."""
+        if not isinstance(data, bool | str) or data not in self.meanings:
+            self.fail("invalid_choice")
+        return self.meanings[data]
 
-    def mapping(self, name: str, *, required: bool = False) -> dict[str, Any] | None:
-        """Return an object, whatever is in it."""
-        value = self._value(name, required=required)
-        if value is None or isinstance(value, dict):
-            return value
-        self.note(name, "Must be an object.")
-        return None
 
-    def _entries(self, name: str, values: list[Any], longest: int) -> list[str] | None:
-        wrong = [at for at, value in enumerate(values) if not _is_text(value, longest)]
-        for at in wrong[:10]:
-            self.note(f"{name}.{at}", f"Must be a string of 1 to {longest} characters.")
-        return None if wrong else values
+class Texts(_Strict, serializers.ListField):
+    """A list of strings, none of them empty; with ``empty``, that sentence refuses an empty list."""
 
-    def _value(self, name: str, *, required: bool = False) -> Any:
-        self._read.add(name)
-        value = self._body.get(name)
-        if value is None and required:
-            self.note(name, "Is required.")
-        return value
+    json_type = list
+    sentence = "Must be a list of strings."
 
-    # --- what is wrong ----------------------------------------------------------------------------
+    def __init__(
+        self, longest: int, *, most: int | None = None, empty: str = "", **options: Any
+    ) -> None:
+        self.longest, self.most = longest, most
+        messages = {"empty": empty, "max_length": f"Must have at most {most} entries."}
+        super().__init__(
+            child=Text(longest), allow_empty=not empty, error_messages=messages, **options
+        )
 
-    def note(self, field: str, message: str) -> None:
-        """Note that a field is wrong."""
-        self._errors.append({"field": field, "message": message})
+    def to_internal_value(self, data: Any) -> list[str]:
+        """Check the entries without DRF's call for each: a body may have millions of them."""
+        entries: list[Any] = _Strict.to_internal_value(self, data)
+        if not entries and not self.allow_empty:
+            self.fail("empty")
+        if self.most is not None and len(entries) > self.most:
+            self.fail("max_length")
+        wrong = [at for at, value in enumerate(entries) if not self._is_entry(value)]
+        if wrong:
+            message = f"Must be a string of 1 to {self.longest} characters."
+            raise ValidationError(dict.fromkeys(map(str, wrong[:_MAX_WRONG_ENTRIES]), message))
+        return entries
 
-    def mark_read(self, name: str) -> None:
-        """Count a field as known although nothing is read out of it here."""
-        self._read.add(name)
+    def _is_entry(self, value: object) -> bool:
+        return isinstance(value, str) and 1 <= len(value) <= self.longest
 
-    def check(self, look: Callable[[], object]) -> bool:
-        """Call ``look`` and note the field that it finds wrong; return whether it found none."""
+
+class RequestSerializer(serializers.Serializer[Any]):
+    """The fields of a request. One instance serves all requests: DRF copies fields for each new one."""
+
+    #: What is wrong with a field that is not declared.
+    unknown: ClassVar[str] = "Is not a field of this."
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], errors: FieldErrors | None = None) -> dict[str, Any]:
+        """Return the checked values by field.
+
+        Args:
+            errors: what is known to be wrong.
+
+        Raises:
+            InvalidRequest: with every field that is wrong or not known.
+        """
+        values, wrong = cls.check(body)
+        unknown = [{"field": name, "message": cls.unknown} for name in cls.unknown_fields(body)]
+        raise_errors([*(errors or ()), *wrong, *unknown])
+        return values
+
+    @classmethod
+    def check(cls, body: Mapping[str, Any]) -> tuple[dict[str, Any], FieldErrors]:
+        """Return the values, or none of them and what is wrong with the declared fields."""
+        given = {name: value for name, value in body.items() if value is not None}
         try:
-            look()
-        except FieldInvalid as error:
-            self.note(error.field, error.message)
-            return False
-        return True
+            return _shared(cls).run_validation(given), []
+        except ValidationError as error:
+            return {}, _flat(error.detail)
 
-    def unknown(self) -> list[str]:
-        """Return the names that nobody read, fit to be shown."""
-        return [shown_key(name) for name in self._body if name not in self._read]
+    @classmethod
+    def unknown_fields(cls, body: Iterable[str]) -> list[str]:
+        """Return the names that are not declared, fit to be shown."""
+        serializer = _shared(cls)
+        return [shown_key(name) for name in body if not serializer.is_known(name)]
 
-    def finish(self, refuse: type[InvalidRequest] = InvalidRequest) -> None:
-        """Raise ``refuse`` with everything that was noted; return if that is nothing."""
-        if self._errors:
-            raise refuse(_sentence(self._errors), errors=self._errors)
-
-
-def _is_text(value: object, longest: int) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= longest
+    def is_known(self, name: str) -> bool:
+        """Return whether a name of the request belongs to a declared field."""
+        return name in self.fields
 
 
-def _sentence(errors: list[dict[str, str]]) -> str:
-    first = f"{errors[0]['field']}: {errors[0]['message']}"
-    more = len(errors) - 1
-    return f"{first} ({more} more in errors.)" if more else first
+@cache
+def _shared(kind: type[RequestSerializer]) -> RequestSerializer:
+    return kind()
+
+
+def raise_errors(errors: FieldErrors, refusal: type[InvalidRequest] = InvalidRequest) -> None:
+    """Raise ``refusal`` with all errors; return if there are none."""
+    if errors:
+        first = f"{errors[0]['field']}: {errors[0]['message']}"
+        more = len(errors) - 1
+        raise refusal(f"{first} ({more} more in errors.)" if more else first, errors=errors)
+
+
+def _flat(detail: Any, path: str = "") -> FieldErrors:
+    """Return DRF's nested errors in our form: a dotted path and a sentence each."""
+    if isinstance(detail, Mapping):
+        return [
+            error
+            for name, below in detail.items()
+            for error in _flat(below, f"{path}.{name}" if path else name)
+        ]
+    messages = detail if isinstance(detail, list) else [detail]
+    return [{"field": path, "message": str(message)} for message in messages]

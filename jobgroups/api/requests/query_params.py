@@ -1,4 +1,4 @@
-"""What clients ask in a URL's query, checked. Nothing here asks the database."""
+"""The query parameters of URLs. No check reads the database."""
 
 from __future__ import annotations
 
@@ -6,29 +6,36 @@ import base64
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
+from django.conf import settings
 from django.http import QueryDict
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+from rest_framework.fields import empty
 
-from jobgroups import workflow
-from jobgroups.api.requests.fields import Fields
+from jobgroups.api.requests import fields
+from jobgroups.api.requests.fields import FieldErrors, RequestSerializer
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import GroupStatus
+from jobgroups.outputs.thumbnails import WIDTHS
 from jobgroups.queries.failures import DEFAULT_WINDOW, WINDOWS
-from jobgroups.queries.groups import MAX_PAGE, GroupFilter
+from jobgroups.queries.groups import MAX_PAGE
+from jobgroups.workflow import FieldInvalid, check_text
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 from jobgroups.workflow.validation import shown_key
 
 DEFAULT_PAGE: Final = 50
+_MAX_TEXT: Final = 500
+_METADATA: Final = "metadata."
 #: Each is a join, of which SQLite has 64.
 _MAX_METADATA_FILTERS: Final = 10
 #: Characters of what is kept to be searched for (``services.groups``); longer ones match nothing.
 _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
-#: What ``selectors.group_list`` writes: its way, and the group it starts behind.
+#: What ``queries.groups.group_list`` writes: its direction, and the group it starts behind.
 _CURSOR: Final = re.compile(
     r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|jg_[0-9a-f]{12}"
 )
@@ -36,251 +43,176 @@ _CURSOR: Final = re.compile(
 _LOST_PLUS: Final = re.compile(r"(?<=[T:.0-9]{8}) (?=[0-9]{2}:?[0-9]{2}$)")
 
 
-@dataclass(frozen=True, slots=True)
-class ListQuery:
-    """Which page of the list of groups is asked for."""
-
-    narrowed: GroupFilter
-    cursor: str | None
-    limit: int
+# --- fields that only queries have ----------------------------------------------------------------
 
 
-def list_query(query: QueryDict) -> ListQuery:
-    """Check the query of the list of groups.
+class _Digits(fields.Integer):
+    """An integer in decimal digits."""
 
-    Raises:
-        InvalidRequest: with every parameter that is wrong or not known. An unknown one is refused:
-            ignored, it would give more than was asked for.
-    """
-    reader = _Query(query)
-    found = ListQuery(
-        GroupFilter(
-            status=reader.choice("status", list(GroupStatus)),
-            backend=reader.text("backend"),
-            submitter=reader.submitter(),
-            metadata=reader.metadata(),
-            created_after=reader.moment("created_after"),
-            created_before=reader.moment("created_before"),
-        ),
-        cursor=reader.cursor(),
-        limit=reader.integer("limit", low=1, high=MAX_PAGE, default=DEFAULT_PAGE),
-    )
-    reader.finish()
-    return found
+    def to_internal_value(self, data: Any) -> int:
+        if not _DIGITS.fullmatch(data):
+            self.fail("invalid")
+        return int(data)
 
 
-def since_query(query: QueryDict) -> int:
-    """Return the event number after which events are asked for, 0 where it is not said.
+class _Moment(serializers.DateTimeField):
+    """A date or a time; without a zone it is UTC. A ``+`` that was not encoded is a blank."""
 
-    Raises:
-        InvalidRequest: it is no such number, or something else is asked besides.
-    """
-    reader = _Query(query)
-    since = reader.integer("since", low=0, high=MAX_SEED, default=0)
-    reader.finish()
-    return since
-
-
-@dataclass(frozen=True, slots=True)
-class OutputQuery:
-    """How an output is wanted.
-
-    Attributes:
-        width: of a thumbnail; None: the original.
-        redirect: whether the client may be sent to the backend; a page may not go there.
-    """
-
-    width: int | None
-    redirect: bool
-
-
-def output_query(query: QueryDict, widths: Sequence[int]) -> OutputQuery:
-    """Return what ``?w=`` and ``?redirect=no`` say.
-
-    Raises:
-        InvalidRequest: the width is none of ``widths``, or something else is asked besides.
-    """
-    reader = _Query(query)
-    width = reader.choice("w", [str(one) for one in widths])
-    redirect = reader.choice("redirect", ["yes", "no"])
-    reader.finish()
-    return OutputQuery(None if width is None else int(width), redirect != "no")
-
-
-def which_query(query: QueryDict) -> str:
-    """Return ``all`` or ``starred``, the former where ``?which=`` is not said.
-
-    Raises:
-        InvalidRequest: it is neither, or something else is asked besides.
-    """
-    reader = _Query(query)
-    which = reader.choice("which", ["all", "starred"])
-    reader.finish()
-    return which or "all"
-
-
-@dataclass(frozen=True, slots=True)
-class SeedsQuery:
-    """Which seeds are asked for; without a base one is drawn."""
-
-    strategy: SeedStrategy
-    base_seed: int | None
-    count: int
-
-
-def seeds_query(query: QueryDict, most: int) -> SeedsQuery:
-    """Check the query of the seeds' preview.
-
-    Args:
-        most: seeds that can be asked for.
-
-    Raises:
-        InvalidRequest: with every parameter that is wrong or not known.
-    """
-    reader = _Query(query)
-    strategy = reader.choice("strategy", list(SeedStrategy))
-    base = reader.integer("base_seed", low=0, high=MAX_SEED, default=-1)
-    count = reader.integer("count", low=1, high=most, default=1)
-    reader.finish()
-    return SeedsQuery(
-        SeedStrategy(strategy or SeedStrategy.RANDOM), None if base < 0 else base, count
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class FailedJobsQuery:
-    """The jobs of which row of failures are asked for."""
-
-    window: str
-    failure_class: str
-    backend_id: str
-    workflow: str
-
-
-def failures_query(query: QueryDict) -> str:
-    """Return the window of failures that is asked for with ``?window=``, a day where it is not said.
-
-    Raises:
-        InvalidRequest: there is no such window, or something else is asked besides.
-    """
-    reader = _Query(query)
-    window = reader.choice("window", list(WINDOWS))
-    reader.finish()
-    return window or DEFAULT_WINDOW
-
-
-def failed_jobs_query(query: QueryDict) -> FailedJobsQuery:
-    """Check the query of the jobs behind a row of failures.
-
-    Raises:
-        InvalidRequest: with every parameter that is wrong, missing or not known.
-    """
-    reader = _Query(query)
-    window = reader.choice("window", list(WINDOWS))
-    failure_class = reader.choice("failure_class", list(FailureClass))
-    backend_id = reader.text("backend_id")
-    workflow = reader.text("workflow")
-    reader.require("failure_class", "backend_id")
-    reader.finish()
-    return FailedJobsQuery(
-        window or DEFAULT_WINDOW, failure_class or "", backend_id or "", workflow or ""
-    )
-
-
-class _Query:
-    """The parameters of a URL: texts, of which some must read as something else."""
-
-    def __init__(self, query: QueryDict) -> None:
-        self._said: dict[str, str | None] = {}
-        self._fields = Fields(self._said)
-        for name in query:
-            values = query.getlist(name)
-            if self._is_readable(name, values):
-                # ``?status=`` says as little as its absence.
-                self._said[name] = values[0] or None
-
-    def _is_readable(self, name: str, values: list[str]) -> bool:
-        """Note what is wrong with a parameter whatever it means; nobody reads it then."""
-        if not self._fields.check(lambda: workflow.check_text(name, field="query")):
-            return False
-        shown = shown_key(name)
-        if len(values) > 1:
-            self._fields.note(shown, "Must not be given more than once.")
-            return False
-        return self._fields.check(lambda: workflow.check_text("".join(values), field=shown))
-
-    def text(self, name: str) -> str | None:
-        return self._fields.text(name, longest=500)
-
-    def submitter(self) -> str | None:
-        """Read a submitter, whose name is kept without the blanks around it."""
-        return (self.text("submitter") or "").strip() or None
-
-    def choice(self, name: str, allowed: Sequence[str]) -> str | None:
-        return self._fields.choice(name, allowed)
-
-    def require(self, *names: str) -> None:
-        """Note those that were not said."""
-        for name in names:
-            if self._said.get(name) is None:
-                self._fields.note(name, "Is required.")
-
-    def integer(self, name: str, *, low: int, high: int, default: int) -> int:
-        value = self.text(name)
-        if value is None:
-            return default
-        if _DIGITS.fullmatch(value) and low <= int(value) <= high:
-            return int(value)
-        self._fields.note(name, f"Must be an integer from {low} to {high}.")
-        return default
-
-    def moment(self, name: str) -> dt.datetime | None:
-        """Read a date or a time; without a zone it is UTC. A ``+`` that was not encoded is a blank."""
-        value = self.text(name)
-        if value is None:
-            return None
+    def to_internal_value(self, value: Any) -> dt.datetime:
         try:
             moment = dt.datetime.fromisoformat(_LOST_PLUS.sub("+", value))
-            zoned = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
-            return zoned.astimezone(dt.UTC)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
         except (ValueError, OverflowError):
-            self._fields.note(name, "Must be a time such as 2026-02-01T07:00:00.000Z.")
-            return None
+            raise ValidationError("Must be a time such as 2026-02-01T07:00:00.000Z.") from None
 
-    def cursor(self) -> str | None:
-        """Return a cursor of the form that pages give; any other text could say anything."""
-        value = self.text("cursor")
-        if value is None:
-            return None
+
+class _Cursor(serializers.CharField):
+    """A cursor of the form that pages give."""
+
+    def to_internal_value(self, data: str) -> str:
         with contextlib.suppress(ValueError):
-            if _CURSOR.fullmatch(base64.urlsafe_b64decode(f"{value}===").decode("ascii")):
-                return value
-        self._fields.note("cursor", "Is not one that this list gave; start without it.")
-        return None
+            if _CURSOR.fullmatch(base64.urlsafe_b64decode(f"{data}===").decode("ascii")):
+                return data
+        raise ValidationError("Is not one that this list gave; start without it.")
 
-    def metadata(self) -> dict[str, str]:
-        """Read each ``metadata.KEY``; an empty value is one that can be searched for."""
-        names = [name for name in self._said if name.startswith("metadata.")]
-        for name in names:
-            self._fields.mark_read(name)
-        if len(names) > _MAX_METADATA_FILTERS:
-            self._fields.note("metadata", f"At most {_MAX_METADATA_FILTERS} keys can be asked for.")
-        wanted = {name.removeprefix("metadata."): self._said[name] or "" for name in names}
-        for key, value in wanted.items():
-            self._check_searchable(key, value)
-        return wanted
 
-    def _check_searchable(self, key: str, value: str) -> None:
-        """Note a key or a value that no group can be found by, however much it has it."""
-        for what, text, most in (
-            ("keys", key, _MAX_METADATA_KEY),
-            ("values", value, _MAX_METADATA_VALUE),
-        ):
-            if len(text) > most:
-                message = f"Cannot be searched for: only {what} of up to {most} characters can."
-                self._fields.note(shown_key(f"metadata.{key}"), message)
+class _Metadata(serializers.DictField):
+    """Each ``metadata.KEY``; an empty value is one that can be searched for."""
 
-    def finish(self) -> None:
-        for name in self._fields.unknown():
-            self._fields.note(name, "Is not a parameter of this path.")
-        self._fields.finish()
+    def get_value(self, dictionary: Mapping[str, str]) -> Any:
+        wanted = {
+            name.removeprefix(_METADATA): value
+            for name, value in dictionary.items()
+            if name.startswith(_METADATA)
+        }
+        return wanted or empty
+
+    def to_internal_value(self, data: dict[str, str]) -> dict[str, str]:
+        """Refuse a key or a value by which no group can be found, since only shorter ones are kept."""
+        if len(data) > _MAX_METADATA_FILTERS:
+            raise ValidationError(f"At most {_MAX_METADATA_FILTERS} keys can be asked for.")
+        wrong: dict[str, list[str]] = {}
+        for key, value in data.items():
+            for what, text, most in (
+                ("keys", key, _MAX_METADATA_KEY),
+                ("values", value, _MAX_METADATA_VALUE),
+            ):
+                if len(text) > most:
+                    message = f"Cannot be searched for: only {what} of up to {most} characters can."
+                    shown = shown_key(f"{_METADATA}{key}").removeprefix(_METADATA)
+                    wrong.setdefault(shown, []).append(message)
+        if wrong:
+            raise ValidationError(wrong)
+        return data
+
+
+# --- the queries ----------------------------------------------------------------------------------
+
+
+class QuerySerializer(RequestSerializer):
+    """The parameters of a URL. One that is not known is refused: ignored, it would give too much."""
+
+    unknown = "Is not a parameter of this path."
+
+    @classmethod
+    def read_query(cls, query: QueryDict) -> dict[str, Any]:
+        """Return the checked values by parameter; ``?status=`` counts as absent.
+
+        Raises:
+            InvalidRequest: with every parameter that is wrong, missing or not known.
+        """
+        given: dict[str, Any] = {}
+        errors: FieldErrors = []
+        for name, values in query.lists():
+            try:
+                given[name] = _only_value(name, values)
+            except FieldInvalid as error:
+                errors.append({"field": error.field, "message": error.message})
+        return cls.read(given, errors)
+
+    def to_internal_value(self, data: Mapping[str, str]) -> dict[str, Any]:
+        """Leave empty values out, but those that a field takes."""
+        given = {}
+        for name, value in data.items():
+            field = self.fields.get(name)
+            if value or field is None or getattr(field, "allow_blank", False):
+                given[name] = value
+        values: dict[str, Any] = super().to_internal_value(given)
+        return values
+
+
+def _only_value(name: str, values: list[Any]) -> str:
+    """Return a parameter's only value, checked like every text of a request."""
+    check_text(name, field="query")
+    shown = shown_key(name)
+    if len(values) > 1:
+        raise FieldInvalid(shown, "Must not be given more than once.")
+    check_text(values[0], field=shown)
+    return str(values[0])
+
+
+class GroupListQuery(QuerySerializer):
+    """``GET /api/job-groups``; all but ``cursor`` and ``limit`` is a ``GroupFilter``."""
+
+    status = fields.Choice(GroupStatus, default=None)
+    backend = fields.Text(_MAX_TEXT, default=None)
+    submitter = fields.Text(_MAX_TEXT, default=None)
+    metadata = _Metadata(default=dict)
+    created_after = _Moment(default=None)
+    created_before = _Moment(default=None)
+    cursor = _Cursor(default=None)
+    limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
+
+    def validate_submitter(self, name: str | None) -> str | None:
+        """Names are stored without the blanks around them."""
+        return (name or "").strip() or None
+
+    def is_known(self, name: str) -> bool:
+        """``metadata`` alone is not a parameter."""
+        return name.startswith(_METADATA) or (name in self.fields and name != "metadata")
+
+
+class EventsQuery(QuerySerializer):
+    """``GET /api/job-groups/{id}/events``"""
+
+    since = _Digits(0, MAX_SEED, default=0)
+
+
+class OutputQuery(QuerySerializer):
+    """``GET …/outputs/{n}``: ``w`` is the width of a thumbnail; a page does not follow redirects."""
+
+    w = fields.Choice([str(width) for width in WIDTHS], default=None)
+    redirect = fields.Choice(["yes", "no"], default="yes")
+
+
+class ZipQuery(QuerySerializer):
+    """``GET …/outputs.zip``"""
+
+    which = fields.Choice(["all", "starred"], default="all")
+
+
+class SeedsQuery(QuerySerializer):
+    """``GET /api/seeds``; without a base seed one is drawn."""
+
+    strategy = fields.Choice(SeedStrategy, default=SeedStrategy.RANDOM)
+    base_seed = _Digits(0, MAX_SEED, default=None)
+    count = fields.Text(_MAX_TEXT, default="1")
+
+    def validate_count(self, digits: str) -> int:
+        """Return as many as a group may have children, which is a setting."""
+        count: int = _Digits(1, settings.DIRECTOR_MAX_CHILDREN).run_validation(digits)
+        return count
+
+
+class FailuresQuery(QuerySerializer):
+    """``GET /api/failures``"""
+
+    window = fields.Choice(list(WINDOWS), default=DEFAULT_WINDOW)
+
+
+class FailedJobsQuery(FailuresQuery):
+    """``GET /api/failures/jobs``"""
+
+    failure_class = fields.Choice(FailureClass)
+    backend_id = fields.Text(_MAX_TEXT)
+    workflow = fields.Text(_MAX_TEXT, default="")

@@ -13,8 +13,9 @@ from backends import queries as backend_selectors
 from backends import services
 from backends.models import Backend
 from jobgroups.api import backend_selection
-from jobgroups.api.requests import path_params, payloads
+from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
+from jobgroups.api.requests.payloads import BackendRequest, NewBackendRequest
 from jobgroups.api.views.base import ApiView
 from jobgroups.errors import BackendExists, BackendInUse, BackendNotFound, InvalidRequest
 from jobgroups.events.hub import hub
@@ -35,16 +36,9 @@ class BackendListView(ApiView):
 
     def post(self, request: Request) -> Response:
         """Register a backend, and look at once whether it is there."""
-        said = payloads.backend_said(json_body(request), new=True)
+        said = NewBackendRequest.read(json_body(request))
         with translated():
-            row = services.backend_create(
-                url=said.url or "",
-                backend_id=said.backend_id,
-                name=said.name,
-                tags=said.tags or (),
-                enabled=said.enabled is not False,
-                headers=said.headers,
-            )
+            row = services.backend_create(**said)
         look_at(row)
         return Response(shown(row.id), status=201)
 
@@ -59,20 +53,13 @@ class BackendView(ApiView):
     def patch(self, request: Request, backend_id: str) -> Response:
         """Change what is named; its address only while no prompt of ours may stand there."""
         known = _existing(path_params.backend_id(backend_id))
-        said = payloads.backend_said(json_body(request), new=False)
-        if said.backend_id not in (None, known.id):
+        said = BackendRequest.read(json_body(request))
+        if said.pop("backend_id") not in (None, known.id):
             _refuse("backend_id", "Cannot be changed: jobs are remembered by it.")
         with translated(), _claims_held_off(known.id):
-            if said.url is not None and services.is_other_address(known, said.url):
+            if said["url"] is not None and services.is_other_address(known, said["url"]):
                 _refuse_while_active(known.id)
-            row = services.backend_update(
-                backend_id=known.id,
-                url=said.url,
-                name=said.name,
-                tags=said.tags,
-                enabled=said.enabled,
-                headers=said.headers,
-            )
+            row = services.backend_update(backend_id=known.id, **said)
         if row is None:
             raise BackendNotFound(known.id)
         look_at(row)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobgroups.api.requests import query_params
+from jobgroups.api.requests.query_params import FailedJobsQuery, FailuresQuery
 from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso
 from jobgroups.queries import failures
@@ -20,7 +19,7 @@ class FailuresView(ApiView):
 
     def get(self, request: Request) -> Response:
         """Return what failed, by cause, backend and workflow, the worst first."""
-        window = query_params.failures_query(request.query_params)
+        window = FailuresQuery.read_query(request.query_params)["window"]
         found = failures.recent_failures(window)
         return Response(
             {
@@ -40,8 +39,7 @@ class FailedJobsView(ApiView):
 
     def get(self, request: Request) -> Response:
         """Return the failed jobs behind a row, by group."""
-        asked = query_params.failed_jobs_query(request.query_params)
-        found = failures.failed_jobs(**asdict(asked))
+        found = failures.failed_jobs(**FailedJobsQuery.read_query(request.query_params))
         return Response(
             {
                 "groups": [

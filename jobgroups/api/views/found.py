@@ -14,8 +14,8 @@ from rest_framework.response import Response
 
 from backends import discovery
 from backends.models import FoundBackend
-from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body
+from jobgroups.api.requests.payloads import AddressRequest
 from jobgroups.api.views.backends import BackendView, look_at, shown, translated
 from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso, iso_or_none
@@ -35,7 +35,7 @@ class FoundAddView(ApiView):
 
     def post(self, request: Request) -> Response:
         """Register a ComfyUI that was found."""
-        url = payloads.address_said(json_body(request))
+        url = AddressRequest.read(json_body(request))["url"]
         with _listed():
             row = discovery.found_add(url=url)
         look_at(row)
@@ -47,7 +47,7 @@ class FoundIgnoreView(ApiView):
 
     def post(self, request: Request, *, ignored: bool) -> Response:
         """Offer a ComfyUI no longer, or again."""
-        url = payloads.address_said(json_body(request))
+        url = AddressRequest.read(json_body(request))["url"]
         with _listed():
             row = discovery.found_ignore(url=url, ignored=ignored)
         return Response(_found(row))

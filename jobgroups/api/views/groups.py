@@ -10,8 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobgroups import serializers
-from jobgroups.api.requests import path_params, payloads, query_params
+from jobgroups.api.requests import path_params, payloads
 from jobgroups.api.requests.body import json_body
+from jobgroups.api.requests.query_params import EventsQuery, GroupListQuery
 from jobgroups.api.submission import submit
 from jobgroups.api.views.base import ApiView
 from jobgroups.api.views.pagination import with_query
@@ -29,8 +30,8 @@ class SubmitView(ApiView):
 
     def post(self, request: Request) -> Response:
         """Submit a group."""
-        asked = payloads.submission(json_body(request), request.headers.get("Idempotency-Key"))
-        made = submit(asked)
+        submission = payloads.submission(json_body(request), request.headers.get("Idempotency-Key"))
+        made = submit(submission)
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
         return Response(
             serializers.submitted(made.group, made.children), status=201, headers=headers
@@ -42,8 +43,11 @@ class GroupListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """List groups, newest first."""
-        asked = query_params.list_query(request.query_params)
-        page = selectors.group_list(narrowed=asked.narrowed, cursor=asked.cursor, limit=asked.limit)
+        query = GroupListQuery.read_query(request.query_params)
+        cursor, limit = query.pop("cursor"), query.pop("limit")
+        page = selectors.group_list(
+            narrowed=selectors.GroupFilter(**query), cursor=cursor, limit=limit
+        )
         return Response(
             {
                 "results": page.results,
@@ -80,7 +84,7 @@ class EventsView(ApiView):
 
     def get(self, request: Request, group_id: str) -> HttpResponse:
         """Return a page of stored events: the frames' texts, as sockets get them."""
-        since = query_params.since_query(request.query_params)
+        since = EventsQuery.read_query(request.query_params)["since"]
         if not selectors.group_exists(path_params.group_id(group_id)):
             raise GroupNotFound(group_id)
         found = selectors.group_events(group_id, since=since, limit=EVENTS_PAGE + 1)

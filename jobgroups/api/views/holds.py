@@ -1,95 +1,64 @@
-"""Backends held back over HTTP: paused, drained, resumed, set aside, released. Each may be repeated."""
+"""Holds of backends: pause, drain, resume, quarantine, release. Each request may be repeated."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from backends.states import Hold
-from jobgroups.api.requests import path_params
+from jobgroups.api.requests import path_params, payloads
 from jobgroups.api.requests.body import optional_json_body
-from jobgroups.api.requests.fields import Fields
+from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.api.views import backends
 from jobgroups.api.views.base import ApiView
 from jobgroups.events.hub import hub
 from jobgroups.services import holds
 
-_MAX_REASON: Final = 500
-_MAX_BY: Final = 150
-#: A week: longer than that is "until somebody releases it".
-_MAX_MINUTES: Final = 10_080
 
+class _HoldView(ApiView):
+    """A request about the hold of one backend; its fields are the arguments of one service."""
 
-class BackendHoldView(ApiView):
-    """``/api/backends/{id}/pause`` and ``…/drain``"""
+    fields: ClassVar[type[RequestSerializer]] = payloads.ByRequest
+    service: ClassVar[Callable[..., object]]
 
-    def post(self, request: Request, backend_id: str, hold: str) -> Response:
-        """Hold a backend back: after what runs there now, or at once."""
+    def post(self, request: Request, backend_id: str, **more: Any) -> Response:
+        """Store the request and return the backend."""
         known = path_params.backend_id(backend_id)
-        fields = Fields(optional_json_body(request))
-        said = {"at_once": fields.flag("now") or False, **_reason(fields), **_by(fields)}
-        _finish(fields)
-        holds.backend_hold(backend_id=known, hold=Hold(hold), **said)
-        return _answer(known)
+        said = self.fields.read(optional_json_body(request))
+        type(self).service(backend_id=known, **said, **more)
+        # The runner carries it out, and reads which jobs may be sent again.
+        hub.notify_runners()
+        return Response(backends.shown(known))
 
 
-class BackendResumeView(ApiView):
-    """``/api/backends/{id}/resume``"""
+class BackendHoldView(_HoldView):
+    """``/api/backends/{id}/pause`` and ``…/drain``: after the running prompt, or now."""
 
-    def post(self, request: Request, backend_id: str) -> Response:
-        """End a pause or drain."""
-        known = path_params.backend_id(backend_id)
-        fields = Fields(optional_json_body(request))
-        said = _by(fields)
-        _finish(fields)
-        holds.backend_resume(backend_id=known, **said)
-        return _answer(known)
+    fields = payloads.HoldRequest
+
+    @staticmethod
+    def service(*, hold: str, now: bool, **said: Any) -> None:
+        """Store the hold that the path names."""
+        holds.backend_hold(hold=Hold(hold), at_once=now, **said)
 
 
-class BackendQuarantineView(ApiView):
-    """``/api/backends/{id}/quarantine``"""
+class BackendResumeView(_HoldView):
+    """``/api/backends/{id}/resume``: end a pause or drain."""
 
-    def post(self, request: Request, backend_id: str) -> Response:
-        """Set a backend aside, for some minutes or until somebody releases it."""
-        known = path_params.backend_id(backend_id)
-        fields = Fields(optional_json_body(request))
-        minutes = fields.integer("minutes", low=1, high=_MAX_MINUTES)
-        said = {**_reason(fields), **_by(fields)}
-        _finish(fields)
-        holds.backend_quarantine(backend_id=known, minutes=minutes, **said)
-        return _answer(known)
+    service = holds.backend_resume
 
 
-class BackendReleaseView(ApiView):
-    """``/api/backends/{id}/release``"""
+class BackendQuarantineView(_HoldView):
+    """``/api/backends/{id}/quarantine``: for some minutes, or until it is released."""
 
-    def post(self, request: Request, backend_id: str) -> Response:
-        """Let a backend out of quarantine, on probation."""
-        known = path_params.backend_id(backend_id)
-        fields = Fields(optional_json_body(request))
-        said = _by(fields)
-        _finish(fields)
-        holds.backend_release(backend_id=known, **said)
-        return _answer(known)
+    fields = payloads.QuarantineRequest
+    service = holds.backend_quarantine
 
 
-def _reason(fields: Fields) -> dict[str, Any]:
-    return {"reason": fields.line("reason", longest=_MAX_REASON) or ""}
+class BackendReleaseView(_HoldView):
+    """``/api/backends/{id}/release``: end a quarantine; probation follows."""
 
-
-def _by(fields: Fields) -> dict[str, Any]:
-    return {"by": fields.line("by", longest=_MAX_BY) or ""}
-
-
-def _finish(fields: Fields) -> None:
-    for name in fields.unknown():
-        fields.note(name, "Is not a field of this.")
-    fields.finish()
-
-
-def _answer(backend_id: str) -> Response:
-    # The runner carries it out, and looks for what may be sent again.
-    hub.notify_runners()
-    return Response(backends.shown(backend_id))
+    service = holds.backend_release

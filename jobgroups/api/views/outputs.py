@@ -14,12 +14,13 @@ from django.http.response import HttpResponseBase
 
 from backends.comfyui.exchange import StreamedAnswer
 from backends.comfyui.outputs import view_url
-from jobgroups.api.requests import path_params, query_params
+from jobgroups.api.requests import path_params
+from jobgroups.api.requests.query_params import OutputQuery
 from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
 from jobgroups.errors import OutputReplaced, OutputTooLarge, RangeNotSatisfiable
 from jobgroups.outputs import download, media_types
 from jobgroups.outputs.resize import MAX_SOURCE_BYTES
-from jobgroups.outputs.thumbnails import WIDTHS, Thumbnails
+from jobgroups.outputs.thumbnails import Thumbnails
 from jobgroups.queries.outputs import OutputFile, child_output
 
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")
@@ -36,15 +37,15 @@ class OutputView(AsyncApiView):
         self, request: HttpRequest, group_id: str, job_id: str, number: str
     ) -> HttpResponseBase:
         """Return the file as it is at its backend, or with ``?w=`` a thumbnail."""
-        asked = query_params.output_query(request.GET, WIDTHS)
+        query = OutputQuery.read_query(request.GET)
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
         if not _NUMBER.fullmatch(number):
             raise Http404
         file = await read(child_output, group, job, int(number))
         try:
-            if asked.width is not None:
-                return await _thumbnail(request, file, asked.width)
-            return await _original(request, file, redirect=asked.redirect)
+            if query["w"] is not None:
+                return await _thumbnail(request, file, int(query["w"]))
+            return await _original(request, file, redirect=query["redirect"] == "yes")
         except OutputReplaced:
             await note_replaced(file)
             raise

@@ -9,8 +9,9 @@ from django.http import HttpRequest, StreamingHttpResponse, UnreadablePostError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobgroups.api.requests import path_params, query_params
+from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import PayloadTooLarge
+from jobgroups.api.requests.query_params import SeedsQuery, ZipQuery
 from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
 from jobgroups.api.views.base import ApiView
 from jobgroups.errors import JobGroupsError, NoOutputs, NoWorkflow
@@ -37,7 +38,7 @@ class ZipView(AsyncApiView):
 
     async def get(self, request: HttpRequest, group_id: str) -> StreamingHttpResponse:
         """Return all originals of a group, or those of its starred children."""
-        starred = query_params.which_query(request.GET) == "starred"
+        starred = ZipQuery.read_query(request.GET)["which"] == "starred"
         group = path_params.group_id(group_id)
         files = await read(group_outputs, group, starred=starred)
         if not files:
@@ -74,10 +75,12 @@ class SeedsView(ApiView):
 
     def get(self, request: Request) -> Response:
         """Return the seeds that a submission with these fields would deal."""
-        asked = query_params.seeds_query(request.query_params, settings.DIRECTOR_MAX_CHILDREN)
-        base = secrets.randbelow(MAX_SEED + 1) if asked.base_seed is None else asked.base_seed
-        dealt = seeds(asked.strategy, base, asked.count)
-        return Response({"strategy": asked.strategy, "base_seed": base, "seeds": dealt})
+        query = SeedsQuery.read_query(request.query_params)
+        strategy, base = query["strategy"], query["base_seed"]
+        if base is None:
+            base = secrets.randbelow(MAX_SEED + 1)
+        dealt = seeds(strategy, base, query["count"])
+        return Response({"strategy": strategy, "base_seed": base, "seeds": dealt})
 
 
 class WorkflowFromPngView(ApiView):

@@ -20,8 +20,8 @@ from backends.comfyui.address import check_headers, normalise_url
 from backends.comfyui.destinations import check_url
 from backends.comfyui.errors import BackendError
 from backends.comfyui.probe import BackendReport, probe
-from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body
+from jobgroups.api.requests.payloads import NewBackendRequest
 from jobgroups.api.views.backends import BackendView
 from jobgroups.errors import InvalidRequest
 
@@ -35,9 +35,9 @@ class BackendTestView(BackendView):
 
     def post(self, request: Request, backend_id: str) -> Response:
         """Say whether a ComfyUI answers at an address, or what is wrong."""
-        said = payloads.backend_said(json_body(request), new=True)
-        url = _checked(said.url or "", said.headers)
-        answer = async_to_sync(_asked)(said.url or "", said.headers, _TEST_SECONDS)
+        said = NewBackendRequest.read(json_body(request))
+        url = _checked(said["url"], said["headers"])
+        answer = async_to_sync(_asked)(said["url"], said["headers"], _TEST_SECONDS)
         failed = isinstance(answer, str)
         return Response({"ok": not failed, **_shown(url, answer, _registered())})
 
