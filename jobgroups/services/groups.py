@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -82,12 +81,6 @@ class Cancelled:
     interrupted: int
     already_complete: int
     already_failed: int
-
-
-def digest_of(body: object) -> str:
-    """Return what tells two requests with one idempotency key apart: the body's canonical hash."""
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
