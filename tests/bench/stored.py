@@ -131,7 +131,7 @@ _LABELS = """INSERT INTO jobgroups_grouplabel (group_id, key, value) {numbers}
  SELECT {group_id}, 'scene', 'shot_' || {scene} FROM numbers UNION ALL
  SELECT {group_id}, 'project', 'p' || i % 10 FROM numbers"""
 _CHILDREN = """INSERT INTO jobgroups_childjob (id, group_id, position, backend_id, seed, status, run,
- attempt_count, uncounted_attempts, progress, steps_completed, steps_total, outputs_json,
+ attempt_count, uncharged_count, progress, steps_completed, steps_total, outputs_json,
  warnings_json, starred, queued_at, started_at, completed_at) {numbers}
  SELECT {child_id}, {group_id}, place, CASE WHEN {rare} AND place = 0 THEN 'gpu-rare'
  ELSE 'gpu-' || (i * 4 + place) % 50 END, i, {status}, 1, 1, 0, 100, 20, 20,
