@@ -106,10 +106,7 @@ def _adopt(url: str, backend_id: str, moment: dt.datetime) -> list[str]:
 def _offer(url: str, report: BackendReport, moment: dt.datetime) -> None:
     seen = {
         "comfyui_version": (report.version or "")[:64],
-        "devices": [
-            {"name": one.name, "vram_total": one.vram_total, "vram_free": one.vram_free}
-            for one in report.devices
-        ],
+        "devices": [device.to_json() for device in report.devices],
         "last_seen_at": moment,
     }
     FoundBackend.objects.update_or_create(

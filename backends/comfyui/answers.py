@@ -94,6 +94,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     #: Bytes.
     vram_free: int | None = None
 
+    def to_json(self) -> dict[str, str | int | None]:
+        """Return what of a device is stored and shown to clients."""
+        return {"name": self.name, "vram_total": self.vram_total, "vram_free": self.vram_free}
+
 
 class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     """What a ComfyUI says of itself."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from django.conf import settings
 
-from jobgroups.api.backend_selection import choose
+from jobgroups.api.backend_selection import select_backends
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
 from jobgroups.services.groups import Submission, Submitted, group_replay, group_submit
@@ -30,10 +30,12 @@ def submit(submission: Submission) -> Submitted:
     alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
-    choice = choose(submission.backend_ids, submission.required_capabilities)
-    if not choice.backend_ids:
-        raise NoOnlineBackends(choice.skipped)
-    chosen = replace(submission, backend_ids=choice.backend_ids, skipped_backends=choice.skipped)
+    selection = select_backends(submission.backend_ids, submission.required_capabilities)
+    if not selection.backend_ids:
+        raise NoOnlineBackends(selection.skipped)
+    chosen = replace(
+        submission, backend_ids=selection.backend_ids, skipped_backends=selection.skipped
+    )
     return group_submit(submission=chosen, runner_alive=alive)
 
 

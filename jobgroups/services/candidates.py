@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from django.db.models import Count
 
-from backends.capabilities import Known, lacking
+from backends.capabilities import lacking
+from backends.eligibility import capabilities_of, is_working, largest_vram
 from backends.models import Backend
-from backends.queries import backend_facts
-from backends.states import BackendState, Hold, backend_state
+from backends.states import Hold
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
@@ -22,9 +21,6 @@ from jobgroups.errors import Conflict
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.groups import first_backends
 from jobgroups.services.backends import hold_backends
-
-#: What a backend is doing while children are given to it that were not submitted to it.
-_WORKS = frozenset({BackendState.ONLINE, BackendState.BUSY})
 
 
 class Others:
@@ -90,7 +86,12 @@ def others_for(
     if elsewhere is Elsewhere.NEVER:
         return []
     rows = Backend.objects.exclude(pk__in=besides).order_by("id")
-    fit = [row for row in rows if _works(row) and not _lacks(row, group)]
+    fit = [
+        row
+        for row in rows
+        if is_working(row, now=now())
+        and not lacking(capabilities_of(row), group.required_capabilities)
+    ]
     if fit and elsewhere is Elsewhere.GROUP:
         within = _submitted_to(group)
         fit = [row for row in fit if row.id in within]
@@ -114,30 +115,12 @@ def _candidates(rows: Collection[Backend]) -> list[Candidate]:
     return [
         Candidate(
             backend_id=row.id,
-            vram=_vram(row.devices),
+            vram=largest_vram(row),
             waiting=waiting.get(row.id, 0) + row.queue_foreign,
-            works=_works(row),
+            works=is_working(row, now=now()),
         )
         for row in rows
     ]
-
-
-def _works(row: Backend) -> bool:
-    return backend_state(backend_facts(row, now=now())).state in _WORKS
-
-
-def _lacks(row: Backend, group: JobGroup) -> bool:
-    return bool(lacking(known_of(row), group.required_capabilities))
-
-
-def known_of(row: Backend) -> Known:
-    """Return what is known of a backend, as its capabilities are derived from it."""
-    return Known(tags=row.tags, devices=row.devices, comfyui_version=row.comfyui_version)
-
-
-def _vram(devices: Collection[Mapping[str, Any]]) -> int:
-    sizes = [device.get("vram_total") for device in devices]
-    return max((size for size in sizes if isinstance(size, int)), default=0)
 
 
 def _submitted_to(group: JobGroup) -> set[str]:

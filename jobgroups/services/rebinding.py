@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from backends.capabilities import lacking
+from backends.eligibility import capabilities_of
 from backends.models import Backend, Reachability
 from backends.queries import backend_facts, backends_by_id
 from backends.states import BackendState, backend_state
@@ -22,7 +23,7 @@ from jobgroups.domain.states import Elsewhere, Where
 from jobgroups.errors import BackendNotFound, BackendUnavailable, Conflict, NoOtherBackend
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.backends import hold_backends
-from jobgroups.services.candidates import known_of, others_for
+from jobgroups.services.candidates import others_for
 
 #: Words for a backend at which nobody may wait: it takes nothing until a person says so, or ever.
 _SHUT: Final = {
@@ -191,7 +192,7 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
     if row is None:
         raise BackendNotFound(backend_id)
     reason = _shut([backend_id]).get(backend_id)
-    if reason is None and (missing := lacking(known_of(row), group.required_capabilities)):
+    if reason is None and (missing := lacking(capabilities_of(row), group.required_capabilities)):
         reason = f"It lacks {', '.join(missing)}, which the group requires."
     if reason is not None:
         raise BackendUnavailable(

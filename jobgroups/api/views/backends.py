@@ -9,10 +9,9 @@ from django.db import transaction
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from backends import probes, services
 from backends import queries as backend_selectors
-from backends import services
 from backends.models import Backend
-from jobgroups.api import backend_selection
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.payloads import BackendRequest, NewBackendRequest
@@ -103,7 +102,7 @@ def shown(backend_id: str) -> dict[str, object]:
 def look_at(row: Backend) -> None:
     """Ask a backend that is new to us, so that its status is true in the answer; wake the runner."""
     if row.enabled and row.last_seen_at is None:
-        backend_selection.ask([row])
+        probes.probe_backends([row])
     hub.notify_runners()
 
 

@@ -97,9 +97,6 @@ def _shown(url: str, answer: BackendReport | str, known: Mapping[str, str]) -> d
         "url": url,
         "backend_id": known.get(url),
         "comfyui_version": report.version if report else None,
-        "devices": [
-            {"name": one.name, "vram_total": one.vram_total, "vram_free": one.vram_free}
-            for one in (report.devices if report else ())
-        ],
+        "devices": [device.to_json() for device in report.devices] if report else [],
         "reason": answer if isinstance(answer, str) else None,
     }

@@ -263,10 +263,7 @@ class Observer:
         }
         if stats is not None:
             seen["version"] = stats.version or ""
-            seen["devices"] = [
-                {"name": one.name, "vram_total": one.vram_total, "vram_free": one.vram_free}
-                for one in stats.devices
-            ]
+            seen["devices"] = [device.to_json() for device in stats.devices]
         moment = time.monotonic()
         if seen == self._stored and moment - self._stored_at < self._timing.say_again:
             # The same as a moment ago: a farm's idle backends need not cost a synced write each look.
