@@ -50,7 +50,7 @@ urlpatterns = [
     *_both("workflow-from-png", pictures.WorkflowFromPngView),
     *_both("backends/test", probes.BackendTestView, backend_id="test"),
     *_both("backends/find", probes.BackendFindView, backend_id="find"),
-    *_both("backends/found", found.FoundListView, backend_id="found"),
+    *_both("backends/found", found.FoundListView),
     *_both("backends/found/add", found.FoundAddView),
     *_both("backends/found/ignore", found.FoundIgnoreView, ignored=True),
     *_both("backends/found/unignore", found.FoundIgnoreView, ignored=False),

@@ -162,6 +162,8 @@ def test_an_address_that_was_not_found_is_refused(api: Api, decision: str) -> No
 def test_the_id_of_the_list_is_no_backends(api: Api) -> None:
     wrong = wrong_fields(api.post("/api/backends", {"url": NEW, "backend_id": "found"}))
     assert set(wrong) == {"backend_id"}
+    refused = error_of(api.patch("/api/backends/found", {"name": "x"}), 405, "method_not_allowed")
+    assert refused["detail"] == "This path takes GET, HEAD."
 
 
 # --- an adopted backend that left -----------------------------------------------------------------

@@ -16,16 +16,16 @@ from backends import discovery
 from backends.models import FoundBackend
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.payloads import AddressRequest
-from jobgroups.api.views.backends import BackendView, look_at, shown, translated
+from jobgroups.api.views.backends import look_at, shown, translated
 from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso, iso_or_none
 from jobgroups.errors import AddressNotFound
 
 
-class FoundListView(BackendView):
+class FoundListView(ApiView):
     """``/api/backends/found``"""
 
-    def get(self, request: Request, backend_id: str) -> Response:
+    def get(self, request: Request) -> Response:
         """Return the ComfyUIs that are offered or ignored."""
         return Response({"found": [_found(row) for row in discovery.found_list()]})
 
