@@ -312,12 +312,12 @@ def _model_of(group_id: str) -> str:
 
 
 def failed_jobs(
-    window: str, *, failure_class: str, backend_id: str, workflow: str
+    window: str, *, failure_class: str, backend_id: str, workflow: str | None
 ) -> list[Retriable]:
     """Return the children behind a row that are failed or timed out now, by group, newest first."""
-    rows = _lost_children(now() - WINDOWS[window]).filter(
-        cause=failure_class, place=backend_id, digest=workflow
-    )
+    rows = _lost_children(now() - WINDOWS[window]).filter(cause=failure_class, place=backend_id)
+    if workflow is not None:
+        rows = rows.filter(digest=workflow)
     found: dict[str, list[str]] = defaultdict(list)
     for group_id, job_id in rows.order_by("-at").values_list("in_group", "job")[:MOST_JOBS]:
         found[group_id].append(job_id)

@@ -224,6 +224,14 @@ def test_the_jobs_behind_a_row_are_named_by_group_the_open_ones_as_such(api: Api
             "job_ids": [ended.id],
         },
     ]
+    any_workflow = asked(api, "/api/failures/jobs?failure_class=node_error&backend_id=gpu-1")
+    assert [one["job_group_id"] for one in any_workflow["groups"]] == [
+        elsewhere.group_id,
+        unsent.group_id,
+        ended.group_id,
+    ]
+    no_workflow = "failure_class=node_error&backend_id=gpu-1&workflow="
+    assert asked(api, f"/api/failures/jobs?{no_workflow}")["groups"] == []
 
 
 @pytest.mark.parametrize(

@@ -211,8 +211,8 @@ class FailuresQuery(QuerySerializer):
 
 
 class FailedJobsQuery(FailuresQuery):
-    """``GET /api/failures/jobs``"""
+    """``GET /api/failures/jobs``; an empty ``workflow`` is that of groups from before the digest."""
 
     failure_class = fields.Choice(FailureClass)
     backend_id = fields.Text(_MAX_TEXT)
-    workflow = fields.Text(_MAX_TEXT, default="")
+    workflow = fields.Text(_MAX_TEXT, allow_blank=True, default=None)
