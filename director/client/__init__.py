@@ -11,7 +11,7 @@
                 for path in director.download(event, "pictures"):
                     print(path)
 
-Nothing of the server is imported: no Django. ``AsyncDirector`` has the same methods, awaited.
+The client imports nothing of the server, and no Django. ``AsyncDirector`` has the same methods, awaited.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a backend is, and how the Director itself is."""
+"""Backends, found ComfyUIs and the Director's health."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from director.client.decode import Moment, as_object, build
+from director.client.decode import Moment
 from director.client.groups import Raw
 
 
@@ -20,7 +20,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantine:
-    """Why a backend is set aside; ``until`` None: until somebody releases it, ``by`` None: by itself."""
+    """Reason and duration of a quarantine; ``until`` None: until a user releases it, ``by`` None: automatic."""
 
     since: Moment
     until: Moment | None = None
@@ -34,16 +34,16 @@ class Backend:
 
     Attributes:
         status: ``online``, ``busy``, ``paused``, ``draining``, ``quarantined``, ``offline``,
-            ``unknown`` or ``disabled``; ``status_reason``, ``status_since`` and ``status_by`` say
-            why, since when and by whom.
-        queue_ours: Prompts of the Director that stand or run there.
-        queue_foreign: Prompts of other people.
-        hold: ``pause`` or ``drain``; with ``evict`` what ran there is given back.
-        changed_by: Who paused, drained, enabled or disabled it last; ``changed_reason`` and ``changed_at``
-            say why and when.
-        quarantine: Since when it is set aside, until when, why and by whom; None: it is not.
-        on_probation: It was let out of quarantine and has not succeeded since.
-        adopted_at: When discovery registered it without a question; None: a person registered or changed it.
+            ``unknown`` or ``disabled``; ``status_reason``, ``status_since`` and ``status_by`` have
+            the reason, the time and the user.
+        queue_ours: Prompts of the Director that are queued or run there.
+        queue_foreign: Prompts of other clients.
+        hold: ``pause`` or ``drain``; with ``evict`` its running jobs are requeued.
+        changed_by: Who paused, drained, enabled or disabled it last; ``changed_reason`` and
+            ``changed_at`` have the reason and the time.
+        quarantine: None: not quarantined.
+        on_probation: No prompt has succeeded since its quarantine ended.
+        adopted_at: When discovery registered it automatically; None: a user registered or changed it.
     """
 
     backend_id: str
@@ -74,7 +74,7 @@ class Backend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How the Director is: ``ok``, ``degraded`` or ``down``, and each check by name."""
+    """Health of the Director: ``ok``, ``degraded`` or ``down``, and each check by name."""
 
     status: str
     version: str | None = None
@@ -84,13 +84,13 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """An address that was looked at, registered or not.
+    """An address that was probed, registered or not.
 
     Attributes:
         ok: A ComfyUI answers there.
-        backend_id: Under which it is registered, None if it is not.
-        reason: What is wrong, in words; None where it answers.
-        ignored: A person decided that it is not offered. Discovery also sets ``first_seen_at``,
+        backend_id: Id of the registered backend, None if it is not registered.
+        reason: Why it does not answer as a ComfyUI.
+        ignored: A user chose not to be offered it. Discovery also sets ``first_seen_at``,
             ``last_seen_at`` and ``ignored_at``.
     """
 
@@ -105,33 +105,3 @@ class Found:
     last_seen_at: Moment | None = None
     ignored_at: Moment | None = None
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
-
-
-def parse_found(value: Any) -> Found:
-    """Return what was found at one address.
-
-    Raises:
-        UnexpectedAnswer: It is nothing of the kind.
-    """
-    found = as_object(value)
-    return build(Found, {**found, "raw": found})
-
-
-def parse_backend(value: Any) -> Backend:
-    """Return the backend in one JSON object.
-
-    Raises:
-        UnexpectedAnswer: It is none.
-    """
-    backend = as_object(value)
-    return build(Backend, {**backend, "raw": backend})
-
-
-def parse_health(value: Any) -> Health:
-    """Return the answer of the health endpoint, healthy or not.
-
-    Raises:
-        UnexpectedAnswer: It is none.
-    """
-    health = as_object(value)
-    return build(Health, {**health, "raw": health})

@@ -1,4 +1,4 @@
-"""How long to wait before the next try of something that broke, and when to stop trying."""
+"""Delays between reconnections, and their end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from director.client.errors import DirectorError
 
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 10.0
-#: Half to whole of the delay, at random: a thousand clients of a server that comes back must not
-#: all knock at once. (Not for secrets; this source needs no exemption from the linter.)
+#: Random, so that the clients of a restarted server do not reconnect at the same moment.
 _jitter: Final = secrets.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
 class ReconnectPolicy:
-    """How long a stream or a wait outlives an outage of the server.
+    """How long a stream or a wait continues during an outage of the server.
 
     Attributes:
-        give_up_seconds: Then its error is raised; None: never.
+        give_up_seconds: Then the error is raised; None: never.
         clock: Monotonic seconds.
     """
 
@@ -31,7 +30,7 @@ class ReconnectPolicy:
 
 
 def backoff() -> Iterator[float]:
-    """Yield seconds to wait, doubling up to the longest, jittered."""
+    """Yield seconds to wait: doubled up to ``LONGEST_DELAY_S``, with jitter."""
     delay = FIRST_DELAY_S
     while True:
         yield delay * _jitter.uniform(0.5, 1.0)
@@ -39,7 +38,7 @@ def backoff() -> Iterator[float]:
 
 
 class Outage:
-    """Failures in a row. It begins with the first and is over with the first sign of life."""
+    """Consecutive failures, until the first success."""
 
     def __init__(self, policy: ReconnectPolicy) -> None:
         self._policy = policy
@@ -47,10 +46,10 @@ class Outage:
         self._delays = backoff()
 
     def delay(self, error: DirectorError) -> float:
-        """Note a failure; return the seconds to wait before the next try.
+        """Record a failure; return the seconds to wait before the next connection.
 
         Raises:
-            DirectorError: ``error`` itself, when the patience is at its end.
+            DirectorError: ``error``, after ``give_up_seconds``.
         """
         now = self._policy.clock()
         if self._since is None:
@@ -61,7 +60,7 @@ class Outage:
         return next(self._delays)
 
     def reset(self) -> None:
-        """Note a sign of life."""
+        """Record a success."""
         if self._since is not None:
             self._since = None
             self._delays = backoff()

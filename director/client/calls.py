@@ -7,8 +7,8 @@ from typing import Any, Final, TypeVar, Unpack
 from urllib.parse import parse_qs, urlsplit
 
 from director.client import requests
-from director.client.backends import Health, parse_health
-from director.client.decode import as_object, as_objects, load
+from director.client.backends import Health
+from director.client.decode import as_object, as_objects, load, parser
 from director.client.errors import Unreachable, error_from_answer
 from director.client.events import Event, parse_event
 from director.client.groups import Group, parse_group
@@ -94,7 +94,8 @@ async def events(wire: Wire, group_id: str, since: int) -> tuple[Event, ...]:
     """Return the stored events after ``since``, of all pages."""
     found: list[Event] = []
     while True:
-        page = await call(wire, requests.events(group_id, since), as_object)
+        request = requests.get("job-groups", group_id, "events", since=str(since))
+        page = await call(wire, request, as_object)
         batch = [parse_event(frame) for frame in as_objects(page.get("events", []))]
         found += batch
         if not batch or not page.get("next"):
@@ -104,10 +105,10 @@ async def events(wire: Wire, group_id: str, since: int) -> tuple[Event, ...]:
 
 async def health(wire: Wire) -> Health:
     """Return the health; a 503 with the checks is an answer, not an error."""
-    answer = await _answered(wire, requests.health(), None, None)
+    answer = await _answered(wire, requests.get("health"), None, None)
     if answer.status not in {200, 503} or b'"checks"' not in answer.content:
         raise error_from_answer(answer.status, answer.content)
-    return parse_health(load(answer.content))
+    return parser(Health)(load(answer.content))
 
 
 def listed(name: str, parse: Callable[[Any], T]) -> Callable[[dict[str, Any]], tuple[T, ...]]:

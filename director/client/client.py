@@ -11,9 +11,9 @@ from director.client import calls, downloads, requests
 from director.client import stream as event_stream
 from director.client import wait as group_wait
 from director.client.async_wire import AsyncWire
-from director.client.backends import Backend, Found, Health, parse_backend, parse_found
+from director.client.backends import Backend, Found, Health
 from director.client.backoff import ReconnectPolicy
-from director.client.decode import load
+from director.client.decode import load, parser
 from director.client.downloads import Downloadable
 from director.client.events import Event
 from director.client.failures import Failures, parse_failures
@@ -24,11 +24,8 @@ from director.client.groups import (
     Group,
     MoveResult,
     RetryResult,
-    parse_cancel,
     parse_child,
     parse_group,
-    parse_move,
-    parse_retry,
 )
 from director.client.methods import AsyncClient, BlockingClient, iterator, method
 from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
@@ -98,7 +95,7 @@ class _Client:
         Raises:
             GroupNotFound: There is no such group.
         """
-        return await self._call(requests.status(group_id), parse_group)
+        return await self._call(requests.get("job-groups", group_id), parse_group)
 
     @iterator
     def list(self, **filters: Unpack[ListFilters]) -> AsyncGenerator[Group]:
@@ -116,7 +113,7 @@ class _Client:
         Raises:
             GroupNotFound: There is no such group.
         """
-        return await self._call(requests.workflow(group_id), calls.graph)
+        return await self._call(requests.get("job-groups", group_id, "workflow"), calls.graph)
 
     @method
     async def events(self, group_id: str, since: int = 0) -> tuple[Event, ...]:
@@ -134,7 +131,7 @@ class _Client:
         Raises:
             GroupNotFound, JobNotFound: There is no such group, or no such job in it.
         """
-        return await self._call(requests.job(group_id, job_id), parse_child)
+        return await self._call(requests.get("job-groups", group_id, "jobs", job_id), parse_child)
 
     @method
     async def wait(self, group_id: str, timeout: float | None = None) -> Group:
@@ -204,7 +201,7 @@ class _Client:
         Raises:
             GroupNotFound: There is no such group.
         """
-        return await self._call(requests.cancel(group_id), parse_cancel)
+        return await self._call(requests.delete("job-groups", group_id), parser(CancelResult))
 
     @method
     async def cancel_job(self, group_id: str, job_id: str) -> CancelResult:
@@ -213,7 +210,9 @@ class _Client:
         Raises:
             GroupNotFound, JobNotFound: There is no such group, or no such job in it.
         """
-        return await self._call(requests.cancel_job(group_id, job_id), parse_cancel)
+        return await self._call(
+            requests.delete("job-groups", group_id, "jobs", job_id), parser(CancelResult)
+        )
 
     @method
     async def retry(
@@ -249,7 +248,9 @@ class _Client:
             NoOtherBackend: A job is to move to another backend, and there is none for it.
             RunPassed: The group is not in the run of the options.
         """
-        return await self._call(requests.retry(group_id, job_ids=job_ids, **options), parse_retry)
+        return await self._call(
+            requests.retry(group_id, job_ids=job_ids, **options), parser(RetryResult)
+        )
 
     @method
     async def retry_job(
@@ -263,7 +264,9 @@ class _Client:
         Raises:
             JobNotFailed: The group runs, and the job has not failed.
         """
-        return await self._call(requests.retry_job(group_id, job_id, **options), parse_retry)
+        return await self._call(
+            requests.retry(group_id, "jobs", job_id, **options), parser(RetryResult)
+        )
 
     @method
     async def move(
@@ -283,7 +286,9 @@ class _Client:
             JobNotWaiting: The job runs, or has ended.
             BackendUnavailable: The backend accepts no work, or lacks what the group requires.
         """
-        return await self._call(requests.move(group_id, job_id, backend_id, by=by), parse_move)
+        return await self._call(
+            requests.move(group_id, job_id, backend_id, by=by), parser(MoveResult)
+        )
 
     @method
     async def download(
@@ -316,7 +321,7 @@ class _Client:
     @method
     async def backends(self) -> tuple[Backend, ...]:
         """Return all registered backends."""
-        return await self._call(requests.backends(), calls.listed("backends", parse_backend))
+        return await self._call(requests.get("backends"), calls.listed("backends", parser(Backend)))
 
     @method
     async def backend(self, backend_id: str) -> Backend:
@@ -325,7 +330,7 @@ class _Client:
         Raises:
             BackendNotFound: There is no such backend.
         """
-        return await self._call(requests.backend(backend_id), parse_backend)
+        return await self._call(requests.get("backends", backend_id), parser(Backend))
 
     @method
     async def add_backend(
@@ -340,7 +345,7 @@ class _Client:
             Conflict: It is registered already.
         """
         request = requests.add_backend(url, backend_id=backend_id, **fields)
-        return await self._call(request, parse_backend)
+        return await self._call(request, parser(Backend))
 
     @method
     async def update_backend(
@@ -353,7 +358,7 @@ class _Client:
             Conflict: Its address cannot change while a job of the Director runs there.
         """
         request = requests.update_backend(backend_id, url=url, **fields)
-        return await self._call(request, parse_backend)
+        return await self._call(request, parser(Backend))
 
     @method
     async def delete_backend(self, backend_id: str) -> None:
@@ -363,7 +368,7 @@ class _Client:
             BackendNotFound: There is no such backend.
             BackendInUse: It has jobs that are not final.
         """
-        await calls.accepted(self._wire, requests.delete_backend(backend_id))
+        await calls.accepted(self._wire, requests.delete("backends", backend_id))
 
     @method
     async def pause_backend(
@@ -389,7 +394,7 @@ class _Client:
             BackendNotFound: There is no such backend.
         """
         request = requests.change_hold(backend_id, "pause", now=now, reason=reason, by=by)
-        return await self._call(request, parse_backend)
+        return await self._call(request, parser(Backend))
 
     @method
     async def drain_backend(
@@ -412,7 +417,7 @@ class _Client:
             BackendNotFound: There is no such backend.
         """
         request = requests.change_hold(backend_id, "drain", now=now, reason=reason, by=by)
-        return await self._call(request, parse_backend)
+        return await self._call(request, parser(Backend))
 
     @method
     async def resume_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
@@ -421,7 +426,7 @@ class _Client:
         Raises:
             BackendNotFound: There is no such backend.
         """
-        return await self._call(requests.change_hold(backend_id, "resume", by=by), parse_backend)
+        return await self._call(requests.change_hold(backend_id, "resume", by=by), parser(Backend))
 
     @method
     async def quarantine_backend(
@@ -440,7 +445,7 @@ class _Client:
         request = requests.change_hold(
             backend_id, "quarantine", reason=reason, by=by, minutes=minutes
         )
-        return await self._call(request, parse_backend)
+        return await self._call(request, parser(Backend))
 
     @method
     async def release_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
@@ -449,17 +454,19 @@ class _Client:
         Raises:
             BackendNotFound: There is no such backend.
         """
-        return await self._call(requests.change_hold(backend_id, "release", by=by), parse_backend)
+        return await self._call(requests.change_hold(backend_id, "release", by=by), parser(Backend))
 
     @method
     async def find_backends(self) -> tuple[Found, ...]:
         """Return the ComfyUIs that answer on the Director's machine; registers none."""
-        return await self._call(requests.find_backends(), calls.listed("found", parse_found))
+        return await self._call(requests.find_backends(), calls.listed("found", parser(Found)))
 
     @method
     async def found_backends(self) -> tuple[Found, ...]:
         """Return the ComfyUIs that discovery found and that are not registered, ignored ones too."""
-        return await self._call(requests.found_backends(), calls.listed("found", parse_found))
+        return await self._call(
+            requests.get("backends", "found"), calls.listed("found", parser(Found))
+        )
 
     @method
     async def add_found_backend(self, url: str) -> Backend:
@@ -469,7 +476,7 @@ class _Client:
             NotFound: Discovery found no ComfyUI at this address.
             Conflict: It is registered already.
         """
-        return await self._call(requests.decide_found(url, "add"), parse_backend)
+        return await self._call(requests.decide_found(url, "add"), parser(Backend))
 
     @method
     async def ignore_backend(self, url: str) -> Found:
@@ -478,12 +485,12 @@ class _Client:
         Raises:
             NotFound: Discovery found no ComfyUI at this address.
         """
-        return await self._call(requests.decide_found(url, "ignore"), parse_found)
+        return await self._call(requests.decide_found(url, "ignore"), parser(Found))
 
     @method
     async def unignore_backend(self, url: str) -> Found:
         """Offer an ignored ComfyUI again; see ``ignore_backend``."""
-        return await self._call(requests.decide_found(url, "unignore"), parse_found)
+        return await self._call(requests.decide_found(url, "unignore"), parser(Found))
 
     @method
     async def test_backend(self, url: str, *, headers: Mapping[str, str] | None = None) -> Found:
@@ -492,7 +499,7 @@ class _Client:
         Raises:
             BadRequest: ``url`` is no address.
         """
-        return await self._call(requests.test_backend(url, headers), parse_found)
+        return await self._call(requests.test_backend(url, headers), parser(Found))
 
     @method
     async def failures(self, window: str = "1d") -> Failures:
@@ -504,7 +511,7 @@ class _Client:
         Raises:
             BadRequest: There is no such window.
         """
-        return await self._call(requests.failures(window), parse_failures)
+        return await self._call(requests.get("failures", window=window), parse_failures)
 
     @method
     async def workflow_from_png(self, content: bytes) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""From JSON values to the client's types; a value of another shape is ``UnexpectedAnswer``."""
+"""Converts JSON values to the client's types; a value of another form raises ``UnexpectedAnswer``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -13,18 +13,17 @@ from director.client.errors import UnexpectedAnswer
 
 T = TypeVar("T")
 
-#: A moment, always with its offset (the server speaks UTC).
+#: A time with its offset (the server sends UTC).
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def load(content: bytes | str) -> dict[str, Any]:
     """Return the JSON object in ``content``.
 
-    The standard library's parser is used on purpose: it alone reads integers of any size, and what
-    a user put into ``metadata`` is to come back equal.
+    The standard library's parser reads integers of any size, so that ``metadata`` is returned unchanged.
 
     Raises:
-        UnexpectedAnswer: It is no JSON, or no object.
+        UnexpectedAnswer: It is not JSON, or not an object.
     """
     try:
         return as_object(json.loads(content))
@@ -36,7 +35,7 @@ def as_object(value: Any) -> dict[str, Any]:
     """Return ``value`` if it is a JSON object.
 
     Raises:
-        UnexpectedAnswer: It is something else.
+        UnexpectedAnswer: It has another type.
     """
     if not isinstance(value, dict):
         raise UnexpectedAnswer(f"Expected a JSON object, got {type(value).__name__}.")
@@ -47,7 +46,7 @@ def as_objects(value: Any) -> Sequence[dict[str, Any]]:
     """Return the objects in a JSON array.
 
     Raises:
-        UnexpectedAnswer: It is no array, or holds something else.
+        UnexpectedAnswer: It is not an array of objects.
     """
     if not isinstance(value, list):
         raise UnexpectedAnswer(f"Expected a JSON array, got {type(value).__name__}.")
@@ -55,7 +54,7 @@ def as_objects(value: Any) -> Sequence[dict[str, Any]]:
 
 
 def build(kind: type[T], fields: dict[str, Any]) -> T:
-    """Return a ``kind`` made of ``fields``; names that ``kind`` does not know are let pass.
+    """Return a ``kind`` made of ``fields``; unknown names are ignored.
 
     Raises:
         UnexpectedAnswer: A field is missing or of another type.
@@ -64,3 +63,8 @@ def build(kind: type[T], fields: dict[str, Any]) -> T:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise UnexpectedAnswer(f"Not a {kind.__name__}: {error}") from error
+
+
+def parser(kind: type[T]) -> Callable[[Any], T]:
+    """Return a function that makes a ``kind`` of a JSON object, which it keeps as ``raw``."""
+    return lambda value: build(kind, {**as_object(value), "raw": value})

@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a caller, one class a condition.
+"""The errors of the client, one class per condition.
 
     DirectorError
     ├── BadRequest            400, with ``errors`` for single fields
@@ -13,25 +13,25 @@
     │   ├── IdempotencyConflict  the key was used with another body
     │   ├── BackendInUse
     │   ├── GroupNotFinished     a retry of a group that has not ended
-    │   ├── RunPassed            somebody retried it since you looked
-    │   ├── NothingToRetry       nothing in it failed
+    │   ├── RunPassed            the group was retried since then
+    │   ├── NothingToRetry       no job in it failed
     │   ├── JobCompleted         a job that is to be retried has its result
     │   ├── JobNotFailed         a retry of a job that has not failed, while its group runs
     │   ├── JobNotWaiting        a move of a job that runs or has ended
-    │   ├── NoOtherBackend       a retry at another backend, and there is none
-    │   └── BackendUnavailable   its backend takes nothing, and it may go nowhere else
+    │   ├── NoOtherBackend       a retry on another backend, and there is none
+    │   └── BackendUnavailable   its backend accepts no work, and the job may not move
     ├── PayloadTooLarge       413
     ├── TooManyRequests       429
     ├── ServerFault           500 and every other 5xx but 503
     ├── Unavailable           503
-    │   └── RunnerAbsent      no runner is alive, nothing was stored
-    ├── UnexpectedAnswer      an answer that is not the Director's (a proxy's page, nonsense)
-    ├── Unreachable           no answer: refused, timed out, torn down
+    │   └── RunnerAbsent      no runner is alive; nothing was stored
+    ├── UnexpectedAnswer      an answer that is not the Director's (a proxy's page)
+    ├── Unreachable           no answer: refused, timed out, connection lost
     │   └── StreamClosed      the event stream ended before the group did
     └── WaitTimeout           ``wait`` ran out of time; also a ``TimeoutError``
 
-The class is chosen by the ``code`` of the error body, and by the status where the code is not
-known to this version. Whatever the class, ``detail`` is the server's sentence.
+The class depends on the ``code`` of the error body, and on the status if this version does not have the
+code. ``detail`` is always the server's sentence.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one field of a request."""
+    """The error of one field of a request."""
 
     field: str
     message: str
 
 
 class DirectorError(Exception):
-    """The Director could not do what was asked.
+    """Base class of the client's errors.
 
     Attributes:
-        detail: One sentence for a person.
-        status: HTTP status, None where no HTTP answer came.
-        code: Stable name from the error body, None where there was none.
-        errors: What is wrong field by field; empty where the server named none.
-        body: The whole error body, ``{}`` where it was no JSON object.
+        detail: One sentence for a user.
+        status: HTTP status, None without an HTTP answer.
+        code: Stable name from the error body, None without one.
+        errors: The errors of single fields.
+        body: The whole error body, ``{}`` if it was no JSON object.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DirectorError(Exception):
 
     @property
     def transient(self) -> bool:
-        """Whether the same call may succeed later without anybody changing anything."""
+        """Return whether the same call may succeed later without a change."""
         return self.status is not None and (self.status >= 500 or self.status == 429)
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class DirectorError(Exception):
 
 
 def _ended(sentence: str) -> str:
-    """Return a sentence with its full stop, so that another may follow."""
+    """Return a sentence with its full stop, so that another can follow."""
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
@@ -99,11 +99,11 @@ class BadRequest(DirectorError):
 
 
 class NoOnlineBackends(BadRequest):
-    """None of the named backends can take a child now."""
+    """None of the named backends can accept a job now."""
 
     @property
     def skipped_backends(self) -> tuple[tuple[str, str], ...]:
-        """``(backend_id, reason)`` of every backend that was named."""
+        """Return ``(backend_id, reason)`` of every backend that was named."""
         skipped = self.body.get("skipped_backends")
         entries = skipped if isinstance(skipped, list) else []
         objects = [entry for entry in entries if isinstance(entry, dict)]
@@ -119,11 +119,11 @@ class TooManyChildren(BadRequest):
 
 
 class NotAllowed(DirectorError):
-    """The token is missing, wrong, or not enough."""
+    """The token is missing, wrong, or not sufficient."""
 
 
 class NotFound(DirectorError):
-    """What was named does not exist."""
+    """The named object does not exist."""
 
 
 class GroupNotFound(NotFound):
@@ -131,7 +131,7 @@ class GroupNotFound(NotFound):
 
 
 class JobNotFound(NotFound):
-    """The group has no child with this id."""
+    """The group has no job with this id."""
 
 
 class BackendNotFound(NotFound):
@@ -139,7 +139,7 @@ class BackendNotFound(NotFound):
 
 
 class Conflict(DirectorError):
-    """The request is right, but not now."""
+    """The request is valid, but not in the current state."""
 
 
 class IdempotencyConflict(Conflict):
@@ -147,7 +147,7 @@ class IdempotencyConflict(Conflict):
 
 
 class BackendInUse(Conflict):
-    """The backend has children that are not final."""
+    """The backend has jobs that are not final."""
 
 
 class GroupNotFinished(Conflict):
@@ -155,31 +155,31 @@ class GroupNotFinished(Conflict):
 
 
 class RunPassed(Conflict):
-    """The group is not in the run that the caller saw: somebody retried it since."""
+    """The group is not in the run that the caller saw: it was retried since then."""
 
 
 class NothingToRetry(Conflict):
-    """Nothing in the group failed or timed out."""
+    """No job in the group failed or timed out."""
 
 
 class JobCompleted(Conflict):
-    """A child that is to be retried has its result."""
+    """A job that is to be retried has its result."""
 
 
 class JobNotFailed(Conflict):
-    """The group has not ended: until then only a child that failed or timed out is retried."""
+    """The group has not ended: until then only a job that failed or timed out can be retried."""
 
 
 class JobNotWaiting(Conflict):
-    """The child runs or has ended: only one that waits can be moved."""
+    """The job runs or has ended: only a queued job can be moved."""
 
 
 class NoOtherBackend(Conflict):
-    """A child is to be retried at another backend, and none can take it now."""
+    """A job is to be retried on another backend, and none can accept it now."""
 
 
 class BackendUnavailable(Conflict):
-    """A child's backend takes nothing now, and it may not go elsewhere, or nobody else works."""
+    """A job's backend accepts no work now, and the job may not move, or no other backend is online."""
 
 
 class PayloadTooLarge(DirectorError):
@@ -187,11 +187,11 @@ class PayloadTooLarge(DirectorError):
 
 
 class TooManyRequests(DirectorError):
-    """Asked too often; later it will work."""
+    """Too many requests; try again later."""
 
 
 class ServerFault(DirectorError):
-    """The server failed in a way that is not the caller's doing."""
+    """An error of the server that the caller did not cause."""
 
 
 class Unavailable(DirectorError):
@@ -199,19 +199,19 @@ class Unavailable(DirectorError):
 
 
 class RunnerAbsent(Unavailable):
-    """No runner is alive to take the work; nothing was stored."""
+    """No runner is alive; nothing was stored."""
 
 
 class UnexpectedAnswer(DirectorError):
-    """The answer is not what a Director says; is this its address?"""
+    """The answer is not a Director's; is this its address?"""
 
 
 class Unreachable(DirectorError):
-    """No answer came.
+    """There was no answer.
 
     Attributes:
-        maybe_received: Whether the server may have acted on the request all the same. False only
-            where the connection never stood.
+        maybe_received: Whether the server may have acted on the request. False only if there was no
+            connection.
     """
 
     def __init__(self, detail: str, *, maybe_received: bool = True) -> None:
@@ -220,7 +220,7 @@ class Unreachable(DirectorError):
 
     @property
     def transient(self) -> bool:
-        """Always: servers come back."""
+        """Return True: the server may come back."""
         return True
 
 
@@ -229,7 +229,7 @@ class StreamClosed(Unreachable):
 
     Attributes:
         close_code: The WebSocket's close code: 4012 the server shuts down, 4008 this client read
-            too slowly, 1006 the connection was torn down.
+            too slowly, 1006 the connection was lost.
     """
 
     def __init__(self, close_code: int) -> None:
@@ -238,7 +238,7 @@ class StreamClosed(Unreachable):
 
 
 class WaitTimeout(DirectorError, TimeoutError):
-    """The group had not ended when the time was up. It goes on; wait again, or cancel it."""
+    """The group had not ended in time. It continues; wait again, or cancel it."""
 
 
 _BY_CODE: Final[dict[str, type[DirectorError]]] = {

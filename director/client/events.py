@@ -1,7 +1,7 @@
-"""The events of a group's stream, one type each.
+"""The events of a group's stream, one class per type.
 
-State events carry ``seq``, the group's own counter without gaps, and ``run``. Progress carries
-neither: it is not stored, and the latest wins.
+State events have ``seq``, the group's counter without gaps, and ``run``. Progress has neither: it is not
+stored, and the latest replaces earlier ones.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from director.client.groups import Group, Outputs, Raw, outputs_fields, parse_gr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Anything the stream says.
+    """Base class of the events.
 
     Attributes:
-        type: The event's name on the wire.
-        seq: Its number in the group's log, from 1; None for what is not stored.
-        run: The group's run it belongs to; None where the server did not say.
+        type: The event's JSON ``type``.
+        seq: Its number in the group's log, from 1; None for events that are not stored.
+        run: The group's run; None if the server does not send it.
     """
 
     type: str
@@ -31,14 +31,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitialState(Event):
-    """The whole group as of ``seq``. It replaces whatever was known before."""
+    """The whole group as of ``seq``. It replaces all earlier events."""
 
     group: Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupCreated(Event):
-    """The group is on disk: ``seq`` 1."""
+    """The group is stored: ``seq`` 1."""
 
     job_group_id: str | None = None
 
@@ -48,10 +48,9 @@ class GroupReopened(Event):
     """A retry opened the next run, which is this event's.
 
     Attributes:
-        job_ids: Children that wait again, as if nobody had tried them; an earlier picture of theirs
-            may follow at once.
-        backend_ids: Where each of them is bound to, in the order of ``job_ids``.
-        requested_by: The person who retried them.
+        job_ids: Jobs that are queued again without attempts; their earlier result may follow at once.
+        backend_ids: The backend of each job, in the order of ``job_ids``.
+        requested_by: The user who retried them.
     """
 
     job_group_id: str | None = None
@@ -63,7 +62,7 @@ class GroupReopened(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildEvent(Event):
-    """Something about one child."""
+    """An event of one job."""
 
     job_id: str
     backend_id: str
@@ -71,7 +70,7 @@ class ChildEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildStarted(ChildEvent):
-    """The backend showed the first sign of executing it."""
+    """The backend has started to execute the job."""
 
     seed: int | None = None
     attempt: int | None = None
@@ -80,7 +79,7 @@ class ChildStarted(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildProgress(ChildEvent):
-    """How far it is: ``progress`` of the whole child in percent, steps of the current node."""
+    """``progress`` of the whole workflow in percent, and the steps of the current node."""
 
     progress: float
     current_step: str | None = None
@@ -90,7 +89,7 @@ class ChildProgress(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRequeued(ChildEvent):
-    """An attempt came to nothing and is not counted: it waits again."""
+    """The job is queued again. The attempt is not counted."""
 
     attempt: int | None = None
     reason: str | None = None
@@ -98,19 +97,19 @@ class ChildRequeued(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRetrying(ChildEvent):
-    """It waits for another try: by its group's policy, or because a person retried or moved it.
+    """The job is queued for another attempt: by its group's policy, or because a user retried or moved it.
 
-    It has not ended, also where it had failed: nothing of its end counts any more.
+    The job has not ended, also if it had failed before.
 
     Attributes:
-        backend_id: Where it failed, or waited in vain.
-        attempt: How many attempts it has had.
-        failure_class: Of what failed; None where the backend is held back or set aside.
-        reason: What happened, as a sentence.
-        next_backend_id: Where it waits now.
-        not_before: When it is tried there at the earliest; None for at once.
-        queued_at: Since when it waits.
-        requested_by: The person who retried or moved it; None: the group's policy did.
+        backend_id: The backend where it failed or was queued.
+        attempt: Number of attempts so far.
+        failure_class: Class of the failure; None if the backend is paused, draining or quarantined.
+        reason: The reason, as a sentence.
+        next_backend_id: The backend where it is queued now.
+        not_before: Earliest start of the attempt; None: at once.
+        queued_at: Since when it is queued.
+        requested_by: The user who retried or moved it; None: the group's policy did.
     """
 
     seed: int | None = None
@@ -125,10 +124,10 @@ class ChildRetrying(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildCompleted(ChildEvent):
-    """It is done, and this is what it made.
+    """The job completed, with its outputs.
 
     Attributes:
-        warnings: Sentences about nodes that were not executed, and files that are gone.
+        warnings: Sentences about nodes that were not executed, and missing files.
     """
 
     seed: int | None = None
@@ -139,7 +138,7 @@ class ChildCompleted(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildFailed(ChildEvent):
-    """It ended without a result; ``error`` is a sentence, ``error_type`` and ``failure_class`` its kind."""
+    """The job failed; ``error`` is a sentence, ``error_type`` and ``failure_class`` its kind."""
 
     error: str | None = None
     error_type: str | None = None
@@ -150,7 +149,7 @@ class ChildFailed(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildTimeout(ChildEvent):
-    """Its time was up."""
+    """The job timed out."""
 
     timeout_seconds: int | None = None
     failure_class: str | None = None
@@ -159,14 +158,14 @@ class ChildTimeout(ChildEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildCancelled(ChildEvent):
-    """Somebody cancelled it."""
+    """A user cancelled the job."""
 
     cancelled_at: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildResult:
-    """One line of a finished group."""
+    """The result of one job of a finished group."""
 
     job_id: str
     status: str
@@ -179,7 +178,7 @@ class ChildResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupComplete(Event):
-    """Every child is final: the last event of a run. ``failed`` counts timeouts too."""
+    """Every job is final: the last event of a run. ``failed`` counts timeouts, too."""
 
     job_group_id: str | None = None
     total: int
@@ -190,7 +189,7 @@ class GroupComplete(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent(Event):
-    """An event type that this client does not know (yet): see ``raw``."""
+    """An event of an unknown type: see ``raw``."""
 
 
 _BY_TYPE: Final[dict[str, type[Event]]] = {
@@ -221,10 +220,10 @@ def _result_fields(result: Raw) -> Raw:
 
 
 def parse_event(frame: Raw) -> Event:
-    """Return the event in one frame, an ``UnknownEvent`` for a type that is not known.
+    """Return the event in one frame, an ``UnknownEvent`` for an unknown type.
 
     Raises:
-        UnexpectedAnswer: A known type lacks what it must have.
+        UnexpectedAnswer: A field of a known type is missing or has another type.
     """
     kind = frame.get("type")
     if kind == "initial_state":

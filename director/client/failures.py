@@ -52,10 +52,10 @@ class Failures:
 
     Attributes:
         failed_jobs: Jobs that are failed or timed out now, of all rows.
-        results: Failures that no later try made up for, the worst first.
-        recovered: Failures whose jobs completed on a later try.
+        results: Failures without a later success, the most frequent first.
+        recovered: Failures whose jobs completed with a later attempt.
         left_out: Number of rows that are not listed.
-        only_newest: Number of failures that are counted where there were more; None: all are counted.
+        only_newest: Number of counted failures if there were more; None: all are counted.
     """
 
     window: str

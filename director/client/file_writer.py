@@ -1,4 +1,4 @@
-"""Where a downloaded file lands: a safe name, a temporary file first, nothing overwritten."""
+"""Writes downloaded files: a safe name, a temporary file first, nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from director.client.groups import OutputFile
 PLACEHOLDERS: Final = ("index", "seed", "backend", "name", "job")
 DEFAULT_TEMPLATE: Final = "{seed}_{backend}_{name}"
 
-# What no file system, or Windows alone, allows in a name; and control characters.
+# Characters that a file system does not allow in a name, and control characters.
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _WINDOWS_DEVICES: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# Most file systems stop at 255 bytes; room is left for a number and the temporary suffix.
+# Most file systems allow 255 bytes; a number and the temporary suffix are added.
 _MAX_NAME_BYTES: Final = 180
 
 
 def safe_part(name: str) -> str:
     """Return ``name`` as one harmless path component on every system; never empty.
 
-    A backend chooses its file names, so they may say anything: ``../../.bashrc``, ``NUL``, a
-    megabyte of dots.
+    A backend chooses its file names: ``../../.bashrc``, ``NUL`` or a megabyte of dots is possible.
     """
     printable = name.encode("utf-8", "replace").decode("utf-8")
     part = _FORBIDDEN.sub("_", printable).strip(" .")
@@ -47,7 +46,7 @@ def _shortened(part: str) -> str:
 
 
 def relative_path(file: OutputFile, template: str) -> Path:
-    """Return where below the chosen folder ``file`` belongs.
+    """Return the path of ``file`` below the chosen folder.
 
     Args:
         template: Text with ``{index}`` (number of the job in its group, from 0001), ``{seed}``,
@@ -73,9 +72,9 @@ def relative_path(file: OutputFile, template: str) -> Path:
 
 
 class AtomicFile:
-    """One file on its way to ``target``. A context manager: what did not land is removed.
+    """A temporary file that ``commit`` renames to ``target``. A context manager: without ``commit`` it is removed.
 
-    ``write`` the content, then ``land``.
+    ``write`` the content, then ``commit``.
     """
 
     def __init__(self, target: Path) -> None:
@@ -85,7 +84,7 @@ class AtomicFile:
 
     def __enter__(self) -> AtomicFile:
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile: its files are readable by their owner alone, and stay so once renamed.
+        # Not tempfile: only their owner can read its files, also after the rename.
         self._file = self._temporary.open("xb")
         return self
 
@@ -101,14 +100,14 @@ class AtomicFile:
     def write(self, chunk: bytes) -> None:
         """Append to the temporary file."""
         if self._file is None:
-            raise AssertionError("a landing is written to inside its with block")
+            raise AssertionError("an AtomicFile is written inside its with block")
         self._file.write(chunk)
 
     def commit(self) -> Path:
-        """Give the content its name, and return that.
+        """Rename the file and return its path.
 
-        A file of that name with the same content is left as it is and returned; with another
-        content it is kept too, and this one gets a number (``name_2.png``).
+        If ``target`` exists with the same content, it stays and its path is returned. If it exists with other
+        content, it stays, and this file gets a number (``name_2.png``).
         """
         self._close()
         for number in itertools.count(1):
@@ -128,7 +127,7 @@ class AtomicFile:
         return self._target.with_name(f"{self._target.stem}_{number}{self._target.suffix}")
 
     def _claimed(self, path: Path) -> bool:
-        """Move the content to ``path`` unless something is there, in one step of the system."""
+        """Rename to ``path`` unless it exists, in one system call; return whether it did not exist."""
         try:
             os.link(self._temporary, path)
         except FileExistsError:
@@ -138,7 +137,7 @@ class AtomicFile:
         return True
 
     def _claimed_without_links(self, path: Path) -> bool:
-        """Do the same where the file system has no hard links (exFAT, some network shares)."""
+        """Rename on a file system without hard links (exFAT, some network shares)."""
         try:
             path.open("xb").close()
         except FileExistsError:

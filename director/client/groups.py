@@ -1,7 +1,7 @@
-"""What a group is: its children, their attempts and what they made. Named as the API names them.
+"""Groups, their jobs, attempts and output files. The names are those of the API.
 
-Every type keeps the JSON object it was made of in ``raw``, so that a field which a newer server
-adds is at hand before this client knows it; two values are equal whatever is in there.
+Every type keeps its JSON object in ``raw``, so that a field of a newer server is available before this
+client has it. ``raw`` is not compared.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Raw: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
-    """One file that a child made, with where it came from.
+    """One output file of a job, with its origin.
 
     Attributes:
-        kind: ComfyUI's key for it: ``images``, ``gifs``, ``audio``, ``video`` …
+        kind: ComfyUI's key of the output: ``images``, ``gifs``, ``audio``, ``video`` …
         type: ComfyUI's folder: ``output``, or ``temp`` for a preview.
-        missing: The file is not there any more, or is another one by now.
-        reason: ``replaced`` where the backend has another file of this name; None where nothing is said.
-        index: Number of its job in the group, from 1; None if the file did not come with its group.
+        missing: The backend does not have the file any more, or has another file of this name.
+        reason: ``replaced`` if the backend has another file of this name.
+        index: Number of its job in the group, from 1; None for a file that was not read from a ``Group``.
     """
 
     filename: str
@@ -42,7 +42,7 @@ class OutputFile:
 
     @property
     def why_missing(self) -> str:
-        """Why the file cannot be had, as a sentence; empty where it is not missing."""
+        """Return why the file is missing, as a sentence; empty if it is not."""
         if not self.missing:
             return ""
         if self.reason == "replaced":
@@ -55,7 +55,7 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """All that a child made. Texts and other values that are no files are in ``raw`` alone."""
+    """The outputs of a job. Texts and other values that are not files are in ``raw`` only."""
 
     files: tuple[OutputFile, ...] = ()
     prompt_id: str | None = None
@@ -63,13 +63,13 @@ class Outputs:
 
     @property
     def images(self) -> tuple[OutputFile, ...]:
-        """The pictures among the files."""
+        """Return the images among the files."""
         return tuple(file for file in self.files if file.kind == "images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try of a child on one backend, under one ComfyUI prompt id."""
+    """One attempt of a job on one backend, with one ComfyUI prompt id."""
 
     number: int
     run: int | None = None
@@ -82,7 +82,7 @@ class Attempt:
     started_at: Moment | None = None
     ended_at: Moment | None = None
     outputs: Outputs | None = None
-    #: Why its prompt still renders although it is to be stopped.
+    #: Why its prompt still runs although it is to be stopped.
     left_running: str | None = None
     warnings: tuple[str, ...] = ()
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
@@ -90,14 +90,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """One variation of a group: the workflow with one seed, on one backend.
+    """One job of a group: the workflow with one seed, on one backend.
 
     Attributes:
         status: ``queued``, ``running``, ``completed``, ``failed``, ``timeout`` or ``cancelled``.
-        progress: Percent of the whole child, 0 to 100.
-        attempts: Tries one by one; only ``job()`` fills them in.
-        attempt_count: How many tries there were; 0 where the server did not say.
-        waiting_reason: One sentence while it is queued, or runs at a backend that is offline.
+        progress: Percent of the whole workflow, 0 to 100.
+        attempts: The attempts; only ``job()`` fills them in.
+        attempt_count: Number of attempts; 0 if the server does not send it.
+        waiting_reason: One sentence while the job is queued, or runs on an offline backend.
     """
 
     job_id: str
@@ -122,18 +122,18 @@ class Child:
 
     @property
     def files(self) -> tuple[OutputFile, ...]:
-        """Every file it made; empty until it completed."""
+        """Return all output files; empty until the job completed."""
         return self.outputs.files if self.outputs else ()
 
     @property
     def images(self) -> tuple[OutputFile, ...]:
-        """The pictures it made; empty until it completed."""
+        """Return all output images; empty until the job completed."""
         return self.outputs.images if self.outputs else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedBackend:
-    """A backend that was named in a submission and got no child."""
+    """A backend that was named in a submission and got no job."""
 
     backend_id: str
     reason: str
@@ -141,21 +141,21 @@ class SkippedBackend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """One submission and its children.
+    """One submission and its jobs.
 
     Attributes:
         status: ``pending``, ``running``, ``partial_complete``, ``completed``, ``failed`` or
-            ``cancelled``. It has ended when ``completed_at`` is set, not before
-            (``partial_complete`` is also said while children still run).
+            ``cancelled``. The group has ended when ``completed_at`` is set, not before
+            (it may be ``partial_complete`` while jobs still run).
         child_jobs: In the order of submission; empty in the pages of ``list()``.
-        seq: Number of the last event that this snapshot reflects: stream on with ``since=seq``.
+        seq: Number of the last event in this snapshot: continue the stream with ``since=seq``.
         run: From 1; a retry of the group opens the next.
-        max_attempts: Attempts that a child may have within a run.
-        retry_elsewhere: False, or where a child may be tried again: ``group`` or ``any``.
-        retry_on: Failure classes after which it is tried again; None for all that may be.
-        partial_outputs: ``accept``, or ``fail``: a child of which ComfyUI refuses some outputs fails.
-        submitter: Who submitted it, where that was said.
-        replayed: The submission's key had been used: this is the group made then.
+        max_attempts: Maximum number of attempts of a job within a run.
+        retry_elsewhere: False, or the backends of a retry: ``group`` or ``any``.
+        retry_on: Failure classes after which a job is retried; None for all retryable ones.
+        partial_outputs: ``accept``, or ``fail``: a job of which ComfyUI refuses some outputs fails.
+        submitter: Who submitted it, if the submission has a submitter.
+        replayed: The submission's key was used before: this is the group of that submission.
     """
 
     job_group_id: str
@@ -184,12 +184,12 @@ class Group:
 
     @property
     def finished(self) -> bool:
-        """Whether every child is final and the group's last event is written."""
+        """Return whether every job is final and the group's last event is stored."""
         return self.completed_at is not None
 
     @property
     def files(self) -> tuple[OutputFile, ...]:
-        """Every file of every child, in order."""
+        """Return every file of every job, in order."""
         return tuple(
             replace(file, index=index)
             for index, child in enumerate(self.child_jobs, 1)
@@ -198,17 +198,17 @@ class Group:
 
     @property
     def images(self) -> tuple[OutputFile, ...]:
-        """Every picture of every child, in order."""
+        """Return every image of every job, in order."""
         return tuple(file for file in self.files if file.kind == "images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelResult:
-    """What a cancellation found.
+    """Result of a cancellation.
 
     Attributes:
-        cancelled: The group is now ``cancelled``; False when it had finished otherwise.
-        interrupted: Children that this call cancelled.
+        cancelled: The group is now ``cancelled``; False if it had ended with another status.
+        interrupted: Number of jobs that this call cancelled.
     """
 
     cancelled: bool
@@ -220,14 +220,14 @@ class CancelResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryResult:
-    """What a retry did.
+    """Result of a retry.
 
     Attributes:
-        run: The run in which they wait again: the one that it opened, or the group's present one.
-        status: The group's; it has ended again where every picture had been made after all.
-        job_ids: Children that wait again, in the group's order.
-        adopted_job_ids: Children that got the picture of an earlier attempt: nothing is rendered.
-        moved: Of those that wait again, the ones at another backend now: job id to backend id.
+        run: The run of the retried jobs: the one that the retry opened, or the current one.
+        status: Status of the group; final if every prompt had completed after all.
+        job_ids: Jobs that are queued again, in the group's order.
+        adopted_job_ids: Jobs that got the result of an earlier attempt: they do not run again.
+        moved: Queued jobs that are on another backend now: job id to backend id.
     """
 
     job_group_id: str
@@ -241,13 +241,13 @@ class RetryResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveResult:
-    """What a move did.
+    """Result of a move.
 
     Attributes:
-        backend_id: The backend for which the child waits now.
-        moved: False: it waited there already, and nothing was changed.
-        removing_from: The backend whose queue still has the child's prompt. It is removed first; if it
-            starts before that, the child stays there, and an event says so.
+        backend_id: The backend of the job now.
+        moved: False: the job was queued there already, and nothing was changed.
+        removing_from: The backend whose queue still has the job's prompt. The prompt is removed first. If it
+            starts before that, the job stays there, and an event reports that.
     """
 
     job_group_id: str
@@ -259,11 +259,11 @@ class MoveResult:
 
 
 def outputs_fields(value: Any, owner: Mapping[str, Any]) -> Raw | None:
-    """Return the fields of an ``Outputs`` from the API's object, None where there is none.
+    """Return the fields of an ``Outputs`` from the API's object, None if there is none.
 
     Args:
         value: ``{"images": [file, …], "<ComfyUI's key>": […], "prompt_id"}`` or None.
-        owner: The child or event it stands in; its job, backend and seed are noted on each file.
+        owner: The job or event with these outputs; its job id, backend and seed are set on each file.
     """
     if value is None:
         return None
@@ -299,10 +299,10 @@ def _child_fields(child: Raw) -> Raw:
 
 
 def parse_child(value: Any) -> Child:
-    """Return the child in one JSON object.
+    """Return the job in one JSON object.
 
     Raises:
-        UnexpectedAnswer: It is none.
+        UnexpectedAnswer: It has another form.
     """
     return build(Child, _child_fields(as_object(value)))
 
@@ -311,7 +311,7 @@ def parse_group(value: Any, *, replayed: bool = False) -> Group:
     """Return the group in the answer to a submission or status, a list's row, ``initial_state``.
 
     Raises:
-        UnexpectedAnswer: It is none.
+        UnexpectedAnswer: It has another form.
     """
     group = as_object(value)
     children = [_child_fields(child) for child in as_objects(group.get("child_jobs", []))]
@@ -325,33 +325,3 @@ def parse_group(value: Any, *, replayed: bool = False) -> Group:
             "raw": group,
         },
     )
-
-
-def parse_cancel(value: Any) -> CancelResult:
-    """Return the answer to a cancellation.
-
-    Raises:
-        UnexpectedAnswer: It is none.
-    """
-    answer = as_object(value)
-    return build(CancelResult, {**answer, "raw": answer})
-
-
-def parse_retry(value: Any) -> RetryResult:
-    """Return the answer to a retry.
-
-    Raises:
-        UnexpectedAnswer: It is none.
-    """
-    answer = as_object(value)
-    return build(RetryResult, {**answer, "raw": answer})
-
-
-def parse_move(value: Any) -> MoveResult:
-    """Return the answer to a move.
-
-    Raises:
-        UnexpectedAnswer: It is none.
-    """
-    answer = as_object(value)
-    return build(MoveResult, {**answer, "raw": answer})

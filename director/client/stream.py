@@ -164,7 +164,7 @@ class Stream:
         A finished group that is resumed at its end sends no event (unless it is retried later), so the
         status is read.
         """
-        group = await calls.call(wire, requests.status(self.group_id), parse_group)
+        group = await calls.call(wire, requests.get("job-groups", self.group_id), parse_group)
         self.position.run = group.run
         return group.finished and group.seq == self.position.seq
 

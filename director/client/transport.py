@@ -1,4 +1,4 @@
-"""Where the Director is and how it is spoken to: what both transports share."""
+"""Address, headers, timeouts and errors of both wires."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from director.client.errors import DirectorError, Unreachable, error_from_answer
 from director.client.wire import Answer, Request
 
 DEFAULT_URL: Final = "http://localhost:9820"
-#: What a header can carry and a Director takes as its token.
+#: Characters of a token.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-#: Seconds for a connection to stand; a machine that is off does not answer at all.
+#: Seconds for a connection; a host that is off does not answer.
 CONNECT_TIMEOUT_S: Final = 5.0
-#: The contract's frames stay below 1 MiB; the margin is for servers with another idea of it.
+#: Frames of the API stay below 1 MiB.
 MAX_FRAME_BYTES: Final = 16 * 2**20
-#: Seconds for the closing handshake: the caller has what it wanted and should not wait.
+#: Seconds for the closing handshake: the caller has its result and should not wait.
 CLOSE_TIMEOUT_S: Final = 1.0
-#: An error page is read no further than this.
+#: At most this much of an error page is read.
 MAX_ERROR_BYTES: Final = 2**20
 
 
@@ -41,7 +41,7 @@ class Address:
         """Return the address.
 
         Raises:
-            ValueError: It is no http or https URL, or the token can be none.
+            ValueError: It is no http or https URL, or the token has other characters.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -56,14 +56,14 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """The address for people and logs: without a password."""
+        """Return the address without a password, for messages."""
         parts = urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     def headers_for(self, url: str) -> dict[str, str]:
         """Return the headers of every request to ``url``.
 
-        The token goes to the Director alone: files may lie on other machines.
+        The token is sent to the Director only: files may be on other hosts.
         """
         headers = {"User-Agent": f"comfyui-director/{__version__}", "Accept-Encoding": "identity"}
         if self.token is not None and _origin(url) == _origin(self.url):
@@ -103,7 +103,7 @@ class Address:
 
 
 def _origin(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port, None where there are none: urls of files may say anything."""
+    """Return scheme, host and port, None if ``url`` has none."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -114,10 +114,10 @@ def _origin(url: str) -> tuple[str, str, int] | None:
 
 @cache
 def _authorities() -> ssl.SSLContext:
-    """Return whose certificates are trusted: httpx's list, and this machine's own.
+    """Return the trusted certificates: httpx's list, and this machine's own.
 
-    A studio's proxy mostly has a certificate of the studio's authority. Read once: a socket that is
-    opened again and again must not read some hundred of them each time.
+    A studio's proxy often has a certificate of the studio's authority. They are read once, not for each
+    connection.
     """
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
@@ -125,7 +125,7 @@ def _authorities() -> ssl.SSLContext:
 
 
 def client_options(timeout: float) -> dict[str, Any]:
-    """Return the arguments of httpx's clients. No proxy variable is trusted, nor a ``.netrc``."""
+    """Return the arguments of httpx's clients. Proxy variables and ``.netrc`` are ignored."""
     return {
         "verify": _authorities(),
         "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
@@ -142,7 +142,7 @@ def request_timeout(seconds: float | None) -> Any:
 
 
 _ERROR_NUMBER: Final = re.compile(r"\[(?:Errno|WinError) -?\d+\] ")
-#: The connection never stood, so the server cannot have acted.
+#: There was no connection, so the server cannot have acted.
 _NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -152,19 +152,19 @@ _NOT_SENT: Final = (
 
 
 def lost_answer(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> DirectorError:
-    """Return what an HTTP failure without an answer means."""
+    """Return the error for an HTTP request without an answer."""
     reason = _reason(error)
     unsent = isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
     return Unreachable(f"No answer from {url}: {reason}", maybe_received=not unsent)
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's text without the system's number for it (``[Errno 111]``)."""
+    """Return an error's text without the system's number (``[Errno 111]``)."""
     return _ERROR_NUMBER.sub("", str(error)) or type(error).__name__
 
 
 def no_socket(url: str, error: Exception) -> DirectorError:
-    """Return what a failure to open the event stream means."""
+    """Return the error for an event stream that could not be opened."""
     if isinstance(error, InvalidStatus):
         content = bytes(error.response.body or b"")
         return error_from_answer(error.response.status_code, content)
@@ -173,7 +173,7 @@ def no_socket(url: str, error: Exception) -> DirectorError:
 
 
 def close_code(error: ConnectionClosed) -> int:
-    """Return the code that the server closed with, 1006 where the connection just ended."""
+    """Return the server's close code, 1006 if it sent none."""
     return error.rcvd.code if error.rcvd else 1006
 
 

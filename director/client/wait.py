@@ -51,7 +51,7 @@ class Watch:
         Raises:
             WaitTimeout: The deadline came first.
         """
-        request = requests.status(self.group_id)
+        request = requests.get("job-groups", self.group_id)
         while True:
             try:
                 # The last request of an expired wait still needs time for its answer.
