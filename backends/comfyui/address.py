@@ -1,6 +1,6 @@
 """A backend's address: one spelling for each, a name that a person reads, headers.
 
-Pure: nothing is looked up. The ``ValueError`` sentences never repeat the input,
+Pure: no name is resolved. The ``ValueError`` sentences never repeat the input,
 which may hold a password.
 """
 
@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import idna
 
-#: Where ComfyUI listens unless told otherwise; taken for ``host`` without scheme and port.
+#: ComfyUI's default port; used for ``host`` without scheme and port.
 COMFYUI_PORT: Final = 8188
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
@@ -60,7 +60,7 @@ class BackendAddress:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that this address asks for: none, or ``Authorization``."""
+        """The headers that this address needs: none, or ``Authorization``."""
         return {} if self.authorization is None else {"Authorization": self.authorization}
 
 

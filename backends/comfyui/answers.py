@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """ComfyUI queued the prompt."""
 
-    #: The truth, also where we asked for another one (a ComfyUI before July 2025 ignores ours).
+    #: The valid id, also if we sent another one (a ComfyUI before July 2025 ignores ours).
     prompt_id: str
     #: Place in its queue: lowest runs first; fractions and negatives occur.
     number: float
@@ -41,7 +41,7 @@ class QueueItem(msgspec.Struct, frozen=True, kw_only=True):
     #: None for a prompt without one, or with one that is no string.
     client_id: str | None
     #: ``extra_data`` by key, each value still JSON: see ``mark``. Without
-    #: ``extra_pnginfo``, in which the editor's whole workflow stands.
+    #: ``extra_pnginfo``, which contains the editor's whole workflow.
     extra_data: dict[str, msgspec.Raw]
     #: Ids of the output nodes that will be executed, or were; None if the answer has no such list.
     outputs: tuple[str, ...] | None
@@ -60,7 +60,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an output node stands in the graph; an expanded one is shown at another."""
+    """The place of an output node in the graph; an expanded node is shown at its parent."""
 
     display_node: str | None = None
     parent_node: str | None = None
@@ -100,9 +100,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a ComfyUI says of itself."""
+    """ComfyUI's description of its server."""
 
-    #: None where it does not say, as old ones.
+    #: None in old versions.
     version: str | None
     devices: tuple[Device, ...]
     os: str | None = None
@@ -300,7 +300,7 @@ def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
 
 
 def _outcome(status: _WireStatus) -> Outcome:
-    """An interrupt is ``error`` too and is told by the last message (comfyui-protocol.md, "Other routes").
+    """An interrupt is ``error`` too and is recognised by the last message (comfyui-protocol.md, "Other routes").
 
     A ``success`` whose last message is ``execution_error`` is none: ComfyUI 0.3.64 writes that for a
     dependency cycle through an input that the node's class does not declare (seen on a real one). A
@@ -315,7 +315,7 @@ def _outcome(status: _WireStatus) -> Outcome:
 def _raised(messages: tuple[tuple[str, dict[str, Any]], ...]) -> Iterator[ExecutionError]:
     for kind, data in messages:
         if kind == "execution_error":
-            # It failed, whatever the words are: a custom node's odd ones must not hide the end.
+            # It failed: an unusual message of a custom node must not hide the end.
             with contextlib.suppress(msgspec.ValidationError):
                 yield msgspec.convert(data, ExecutionError)
 

@@ -105,24 +105,26 @@ class ComfyClient:
         extra_data: Mapping[str, Any] | None = None,
         may_send: Callable[[], bool] | None = None,
     ) -> answers.Accepted:
-        """Queue a prompt. Never repeat it with the same id: ComfyUI would run it again (comfyui-protocol.md, trap 8).
+        """Queue a prompt.
 
-        It goes over a new connection, so that "nothing listens" is told from "sent
-        and lost".
+        Never repeat it with the same id: ComfyUI would run it again (comfyui-protocol.md, trap 8).
+
+        A new connection is used, since only it distinguishes "not sent" from "sent and
+        lost".
 
         Args:
             prompt: node id to node, every node with ``inputs`` (comfyui-protocol.md, trap 1b). A node without
                 ``_meta`` is sent with an empty one: some ComfyUIs answer 500 for a renamed class else.
             prompt_id: ours, fresh.
-            client_id: of the open socket that is to hear the events.
+            client_id: of the open socket that receives the events.
             extra_data: marks that come back in queue and history.
-            may_send: asked at the last moment, when the connection stands and nothing but the prompt
-                itself is missing: a process may have stood still while it connected.
+            may_send: called at the last moment, after the connection was made: a process may have been
+                suspended while it connected.
 
         Raises:
             BackendUnreachable: not sent.
-            SendAborted: not sent, since ``may_send`` said no.
-            PromptRefused: ComfyUI said no (400, 413).
+            SendAborted: not sent, since ``may_send`` returned False.
+            PromptRefused: ComfyUI refused it (400, 413).
             PromptUnconfirmed: an answer that ComfyUI's API does not give, or its 500 for an exception.
             ResponseLost: everything else; the prompt may be queued.
         """
@@ -209,7 +211,9 @@ class ComfyClient:
         )
 
     async def queue(self, *, new_connection: bool = False) -> answers.Queue:
-        """What runs and what waits. The answer carries every workflow: ask rarely (comfyui-protocol.md, trap 12).
+        """Return the running and the pending prompts.
+
+        The answer contains every workflow: call it rarely (comfyui-protocol.md, trap 12).
 
         Raises:
             BackendError: see ``_get``.
@@ -238,13 +242,13 @@ class ComfyClient:
         return await self._get("/system_stats", answers.system_stats, max_bytes=_MAX_SMALL_BYTES)
 
     async def clock(self) -> dt.datetime | None:
-        """The machine's time as its answers say it, in whole seconds; None where they do not.
+        """Return the machine's time by the ``Date`` of its answer, in whole seconds; None without one.
 
         Raises:
             BackendError: see ``_get``.
         """
         async with self._exchange.open("GET", "/prompt") as answer:
-            check_status(answer.status, url=self.url, asked="GET /prompt")
+            check_status(answer.status, url=self.url, request="GET /prompt")
             return answer.moment("date")
 
     async def object_info(self, class_type: str) -> dict[str, Any] | None:
@@ -260,8 +264,8 @@ class ComfyClient:
     async def delete_pending(self, prompt_ids: Iterable[str]) -> None:
         """Take pending prompts out of the queue; running and unknown ones are not touched.
 
-        It is a race, and of two prompts with one id only the first is deleted: look
-        at the queue afterwards (comfyui-protocol.md, trap 6).
+        It is a race, and of two prompts with one id only the first is deleted: check
+        the queue afterwards (comfyui-protocol.md, trap 6).
 
         Raises:
             BackendError: see ``_post``.
@@ -312,7 +316,7 @@ class ComfyClient:
             "GET", path, max_bytes=max_bytes, headers=dict(headers or {})
         ) as answer:
             if answer.status not in (206, 304, 400, 404, 416):
-                check_status(answer.status, url=self.url, asked="GET /view")
+                check_status(answer.status, url=self.url, request="GET /view")
             yield answer
 
     async def has_file(self, filename: str, *, subfolder: str = "", type: str = "output") -> bool:  # noqa: A002  # ComfyUI's name
@@ -323,7 +327,7 @@ class ComfyClient:
         """
         async with self._exchange.open("HEAD", _view_path(filename, subfolder, type)) as answer:
             if answer.status != 404:
-                check_status(answer.status, url=self.url, asked="HEAD /view")
+                check_status(answer.status, url=self.url, request="HEAD /view")
             return answer.status == 200
 
     async def file_dates(
@@ -335,7 +339,7 @@ class ComfyClient:
             BackendError: no such file, or no answer.
         """
         async with self._exchange.open("HEAD", _view_path(filename, subfolder, "output")) as answer:
-            check_status(answer.status, url=self.url, asked="HEAD /view")
+            check_status(answer.status, url=self.url, request="HEAD /view")
             return answer.moment("last-modified"), answer.moment("date")
 
     async def upload_image(
@@ -379,7 +383,7 @@ class ComfyClient:
         new_connection: bool = False,
         max_bytes: int | None = None,
     ) -> T:
-        """Ask and decode.
+        """Send a GET and decode the answer.
 
         Raises:
             BackendUnreachable: no connection.
@@ -394,24 +398,24 @@ class ComfyClient:
         return self._read(answer, read, f"GET {path}")
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:
-        """Tell, and take 200 as done; its body is empty.
+        """Send a POST; 200 with an empty body is success.
 
         Raises:
-            BackendError: as ``_get``; after ``ResponseLost`` it may have been carried out.
+            BackendError: as ``_get``; after ``ResponseLost`` it may have been executed.
         """
         answer = await self._exchange.request(
             "POST", path, content=msgspec.json.encode(body), headers=_JSON
         )
-        check_status(answer.status, url=self.url, asked=f"POST {path}")
+        check_status(answer.status, url=self.url, request=f"POST {path}")
 
-    def _read(self, answer: Answer, read: Callable[[bytes], T], asked: str) -> T:
-        check_status(answer.status, url=self.url, asked=asked)
+    def _read(self, answer: Answer, read: Callable[[bytes], T], request: str) -> T:
+        check_status(answer.status, url=self.url, request=request)
         try:
             return read(answer.body)
         except ProtocolError as exc:
             # What exactly is wrong with its shape is in the cause: bytes are nothing for a sentence.
-            what = "a web page" if answer.is_page else "something that no ComfyUI says"
-            detail = f"{asked} was answered with {what}."
+            what = "a web page" if answer.is_page else "an answer that is not ComfyUI's"
+            detail = f"{request} was answered with {what}."
             raise NotComfyUI(detail, url=self.url, status=answer.status) from exc
 
 

@@ -2,12 +2,12 @@
 
 * BackendError
     * BackendUnreachable   the connection never stood: nothing was sent
-    * SendAborted       the caller took it back before a byte of it was on its way
-    * ResponseLost           something was sent and no proper answer came back
+    * SendAborted          the caller withdrew the prompt before a byte of it was sent
+    * ResponseLost         something was sent and no proper answer was received
         * PromptUnconfirmed    a whole answer to a prompt that neither accepts nor refuses it
-    * PromptRefused        ComfyUI looked at the prompt and said no (400, 413)
+    * PromptRefused        ComfyUI refused the prompt (400, 413)
     * AnswerTooLarge       the answer went over the limit and was cut off
-    * AccessDenied         a login is wanted (401, 403)
+    * AccessDenied         credentials are required (401, 403)
     * NotComfyUI           the address answers, but not as ComfyUI does
     * SocketLost           an event socket that stood is gone
     * ProtocolError        bytes that break the protocol
@@ -26,7 +26,7 @@ from backends.comfyui.texts import one_line
 
 
 class BackendError(Exception):
-    """The backend did not do what was asked.
+    """The request to the backend failed.
 
     Attributes:
         code: stable name of the condition, one per class.
@@ -53,7 +53,7 @@ class BackendUnreachable(BackendError):
 
 
 class SendAborted(BackendError):
-    """The connection stood, and the caller no longer wanted the prompt sent: not a byte of it was."""
+    """The caller withdrew the prompt after the connection was made; no byte of it was sent."""
 
     code = "not_sent_any_more"
     not_sent = True

@@ -43,11 +43,11 @@ class EventSocket:
     (comfyui-protocol.md, trap 2), so the loop over it must wait for nothing else.
 
     Attributes:
-        client_id: prompts sent with it are heard here.
+        client_id: this socket receives the events of prompts that are sent with it.
         frames: messages received so far.
         unknown_frames: of these, of a type that is not known; skipped.
         broken_frames: of these, not readable; skipped.
-        wants_previews: asked for each preview that comes; a refused one is skipped unread.
+        wants_previews: called for each preview; a refused preview is skipped unread.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ async def open_socket(
         url: the backend's base URL.
         client_id: new for each socket, never one that is open (comfyui-protocol.md, "WebSocket",
             second socket).
-        previews: whether preview images are wanted.
+        previews: whether preview images are received.
 
     Raises:
         BackendUnreachable: no connection could be made.
@@ -179,7 +179,7 @@ async def _connected(
     except OSError as exc:
         raise BackendUnreachable(f"No connection: {reason_of(exc)}.", url=url) from exc
     except InvalidStatus as exc:
-        check_status(exc.response.status_code, url=url, asked="The event socket")
+        check_status(exc.response.status_code, url=url, request="The event socket")
         detail = "The event socket was answered with an ordinary page."
         raise NotComfyUI(detail, url=url, status=exc.response.status_code) from exc
     except (InvalidHandshake, InvalidURI) as exc:

@@ -1,4 +1,4 @@
-"""What ComfyUI tells on its socket: one frozen type for each kind of frame.
+"""ComfyUI's socket events: one frozen type for each kind of frame.
 
 Pure data. ``protocol.parse`` makes them; docs/comfyui-protocol.md describes the wire format.
 """
@@ -115,7 +115,7 @@ class FeatureFlags(msgspec.Struct, frozen=True, kw_only=True):
     """The server's answer to our feature flags."""
 
     supports_preview_metadata: bool = False
-    #: Bytes; None where the server does not say.
+    #: Bytes; None if the server does not send it.
     max_upload_size: int | None = None
 
 

@@ -36,11 +36,11 @@ class Timeouts:
     """How long a backend may take, in seconds.
 
     Attributes:
-        connect_s: until a connection stands.
+        connect_s: until a connection is made.
         silence_s: longest pause inside an answer.
         total_s: for a whole request with its answer.
         submit_s: for ``POST /prompt``, whose validation takes seconds.
-        open_s: until an event socket stands.
+        open_s: until an event socket is open.
         ping_interval_s: between pings on an event socket.
         ping_timeout_s: until a missing pong ends the socket; generous, since a
             ComfyUI that loads a model answers late.
@@ -79,7 +79,7 @@ class StreamedAnswer:
     Attributes:
         status: HTTP status.
         content_type: ``""`` where none was sent.
-        length: bytes of the body, None where the backend does not say.
+        length: bytes of the body, None if the backend does not send it.
         headers: of the answer, names in lower case.
     """
 
@@ -132,9 +132,9 @@ class StreamedAnswer:
 class Exchange:
     """The HTTP side of one backend.
 
-    Holds two pools: one that keeps connections, for what is asked often, and one
+    Holds two pools: one that keeps connections, for frequent requests, and one
     that never does. A request on a kept connection that fails may have been
-    carried out; only a new connection tells "not sent" from "uncertain".
+    carried out; only a new connection distinguishes "not sent" from "uncertain".
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Exchange:
             BackendUnreachable: no connection; nothing was sent.
             ResponseLost: something was sent and no whole answer came.
             AnswerTooLarge: the answer exceeds the limit.
-            NotComfyUI: the answer is compressed, though nobody asked for it.
+            NotComfyUI: the answer is compressed, although the request forbids it.
         """
         limit_s = total_s or self._timeouts.total_s
         max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)
@@ -211,7 +211,7 @@ class Exchange:
                 the whole body, only for pauses in it.
 
         Raises:
-            BackendError: as ``ask``.
+            BackendError: as ``request``.
         """
         silence_s = self._timeouts.silence_s
         with map_errors(self._url, silence_s=silence_s):
@@ -266,7 +266,7 @@ def map_errors(url: str, *, silence_s: float, limit_s: float | None = None) -> I
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
-        # These alone are raised before the connection stood.
+        # Only these are raised before the connection was made.
         raise BackendUnreachable(f"No connection: {reason_of(exc)}.", url=url) from exc
     except httpx.TimeoutException as exc:
         detail = f"No whole answer came: {silence_s:g} s passed without a byte."
@@ -278,11 +278,11 @@ def map_errors(url: str, *, silence_s: float, limit_s: float | None = None) -> I
         raise ResponseLost(f"The answer broke off: {reason_of(exc)}.", url=url) from exc
 
 
-def check_status(status: int, *, url: str, asked: str) -> None:
+def check_status(status: int, *, url: str, request: str) -> None:
     """Let 200 pass and turn every other status into its error.
 
     Args:
-        asked: method and path, for the sentence.
+        request: method and path, for the sentence.
 
     Raises:
         AccessDenied: 401, 403.
@@ -292,25 +292,25 @@ def check_status(status: int, *, url: str, asked: str) -> None:
     if status == 200:
         return
     if status in (401, 403):
-        raise AccessDenied(f"{asked} was denied with {status}.", url=url, status=status)
+        raise AccessDenied(f"{request} was denied with {status}.", url=url, status=status)
     if status >= 500 or status in (408, 425, 429):
-        raise ResponseLost(f"{asked} was answered with {status}.", url=url, status=status)
+        raise ResponseLost(f"{request} was answered with {status}.", url=url, status=status)
     if 300 <= status < 400:
-        detail = f"{asked} was answered with a redirect ({status}), which is not followed."
+        detail = f"{request} was answered with a redirect ({status}), which is not followed."
         raise NotComfyUI(detail, url=url, status=status)
-    detail = f"{asked} was answered with {status}, as no ComfyUI does."
+    detail = f"{request} was answered with {status}, as no ComfyUI does."
     raise NotComfyUI(detail, url=url, status=status)
 
 
 def tls_context(url: str) -> ssl.SSLContext:
-    """The system's certificates for https; for http one that trusts nobody, since it is never used."""
+    """The system's certificates for https; for http an unused context without certificates."""
     if url.startswith("https:"):
         return ssl.create_default_context()
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class _LoopbackTransport(httpx.AsyncHTTPTransport):
-    """Reaches ``localhost`` on 127.0.0.1 and on ::1, whatever the resolver knows of it."""
+    """Reaches ``localhost`` on 127.0.0.1 and on ::1, without the resolver."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -359,7 +359,7 @@ def _check_encoding(response: httpx.Response, url: str) -> None:
     """Refuse compressed bodies: a few bytes of them could become gigabytes."""
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
-        detail = "The answer is compressed, though that was not asked for."
+        detail = "The answer is compressed, although the request forbids it."
         raise NotComfyUI(detail, url=url, status=response.status_code)
 
 
@@ -375,10 +375,10 @@ def _too_large(url: str, limit_bytes: int, request: str) -> AnswerTooLarge:
 
 
 def reason_of(exc: Exception) -> str:
-    """Return why, as the end of a sentence: in the library's words where no plainer ones are known."""
+    """Return the reason, as the end of a sentence: the library's text if no plainer one is known."""
     if isinstance(exc, httpx.ConnectTimeout):
         return "nothing answered there"
-    # httpx and asyncio wrap what the system said, more than once.
+    # httpx and asyncio wrap the system's error, more than once.
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError):

@@ -1,4 +1,4 @@
-"""ComfyUI's words turned into ours: outputs with addresses, errors without tips.
+"""ComfyUI's outputs and errors in our form: outputs with addresses, errors without tips.
 
 Pure.
 """
@@ -51,13 +51,13 @@ def collect_outputs(
         prompt_id: of the prompt that made them.
         node_order: node ids as they stand in the prompt; without it, and for nodes
             that are not in it, ids are ordered as numbers where they are numbers.
-            An expanded node (``1.0.0.1``) stands where its parent does.
+            An expanded node (``1.0.0.1``) has the place of its parent.
 
     Returns:
         ``images`` (always there) and every other key that ComfyUI reported, each a
         list; a file is ``{filename, url, subfolder, type}`` and what ComfyUI adds to
         it, anything else is untouched. What is no file but was reported as an image
-        stands under ``images_other``. ``prompt_id`` besides.
+        is listed under ``images_other``. ``prompt_id`` besides.
     """
     collected: dict[str, Any] = {"images": []}
     for node in _ordered(outputs, node_order or ()):
@@ -106,6 +106,6 @@ def _ordered(outputs: Mapping[str, Any], node_order: Sequence[str]) -> list[str]
 
 
 def _natural(node: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key by which ``2`` comes before ``10`` and numbers before words."""
+    """Sort key by which ``2`` comes before ``10`` and numbers before texts."""
     parts = [part for part in _NUMBERS.split(node) if part]
     return tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p) for p in parts)

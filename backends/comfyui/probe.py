@@ -1,4 +1,4 @@
-"""Ask an address whether a ComfyUI answers there, and which."""
+"""Check whether a ComfyUI answers at an address, and which version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BackendReport:
 
     Attributes:
         url: canonical.
-        version: None where it does not say.
+        version: None if the server does not send it.
         devices: its GPUs, or ``cpu``.
         targeted_interrupt: whether one prompt can be stopped without touching another.
     """
@@ -31,7 +31,7 @@ class BackendReport:
 async def probe(
     url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 1.5
 ) -> BackendReport:
-    """Ask ``/system_stats`` over a connection of its own.
+    """Query ``/system_stats`` over a connection of its own.
 
     Args:
         url: as ``normalise_url`` takes it.
@@ -42,7 +42,7 @@ async def probe(
         ValueError: a malformed URL or header.
         BackendError: no ComfyUI answers there, with the reason.
     """
-    # A connection that does not stand in time must be told from a silent backend.
+    # A connection that is not made in time differs from a silent backend.
     timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
     async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
         stats = await comfy.system_stats()

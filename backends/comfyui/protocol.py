@@ -1,6 +1,6 @@
 """ComfyUI's event frames: a frame in, an event out.
 
-Pure: no socket, no clock, no loop. ``parse`` is the only door. Only the fields
+Pure: no socket, no clock, no loop. ``parse`` is the only entry point. Only the fields
 that are read are decoded; new fields and new types of later ComfyUI versions
 change nothing. docs/comfyui-protocol.md describes the wire format.
 """

@@ -52,7 +52,7 @@ def _target(location: str) -> str:
 
 
 def sentence(refusal: Refusal, *, status: int) -> str:
-    """Say what ComfyUI objected to, the first faulty nodes named.
+    """Return ComfyUI's reason for a refusal, with the first faulty nodes.
 
     ``Prompt outputs failed validation: node 3 (KSampler): Value not in list:
     sampler_name: 'nope' not in (list of length 42)``
@@ -75,7 +75,7 @@ def not_executed(node_id: str | None, class_type: str | None, cause: str) -> str
 
 
 def partly(node_errors: Mapping[str, Any]) -> str:
-    """Say what ComfyUI refused of a prompt that it accepted, the first faulty nodes named.
+    """Return what ComfyUI refused of a prompt that it accepted, with the first faulty nodes.
 
     Args:
         node_errors: as ComfyUI answered the prompt.

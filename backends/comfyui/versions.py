@@ -1,4 +1,4 @@
-"""What a ComfyUI can do, told from its version.
+"""What a ComfyUI can do, by its version.
 
 Pure.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: From here on ``POST /interrupt`` honours ``prompt_id``; below, it stops whatever runs.
+#: From here on ``POST /interrupt`` honours ``prompt_id``; below, it stops the running prompt.
 TARGETED_INTERRUPT_SINCE: Final = (0, 3, 57)
 
 #: From here on ``POST /prompt`` keeps the caller's ``prompt_id``; below, it makes one of its own.
@@ -22,7 +22,7 @@ _BEFORE_RELEASE = re.compile(
 
 
 def supports_targeted_interrupt(version: str | None) -> bool:
-    """Tell whether an interrupt with a prompt id stops that prompt alone.
+    """Return whether an interrupt with a prompt id stops that prompt alone.
 
     Args:
         version: ``comfyui_version`` of ``/system_stats``; None where it is unknown.
@@ -30,7 +30,7 @@ def supports_targeted_interrupt(version: str | None) -> bool:
     Returns:
         True from 0.3.57. False for an unknown or unreadable version and for a
         development version on the way to 0.3.57: a wrong True would stop
-        somebody else's render, a wrong False only leaves ours running.
+        another client's prompt, a wrong False only leaves ours running.
     """
     match = _VERSION.fullmatch((version or "").strip())
     if match is None:
@@ -42,7 +42,7 @@ def supports_targeted_interrupt(version: str | None) -> bool:
 
 
 def keeps_prompt_id(version: str | None) -> bool:
-    """Tell whether a prompt stands there under the id that we gave it.
+    """Return whether a prompt keeps the id that we gave it.
 
     Where it does not, a prompt whose answer was lost cannot be found again, and would be rendered
     twice: such a ComfyUI is too old to be trusted with one.

@@ -1,7 +1,7 @@
 """JSON as ComfyUI writes it, decoded into types.
 
 ComfyUI writes with Python's ``json``, which is laxer than the standard: ``NaN``
-stands in any history or queue whose prompt has a node with a failing or
+is in any history or queue whose prompt has a node with a failing or
 never-equal ``IS_CHANGED`` (ComfyUI execution.py, ``IsChangedCache``), and odd
 file names come as lone surrogates. A strict decoder alone would make such a
 prompt's end unreadable for ever. The strict, fast decoder is tried first and the

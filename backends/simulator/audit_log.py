@@ -1,12 +1,12 @@
-"""The witness: what really happened to each prompt, kept where no restart reaches it.
+"""The audit log: what happened to each prompt. It survives restarts of the simulator.
 
 Each entry is one JSON line, appended with one `write` to a file opened with O_APPEND, so several
-servers may share a file and a killed process loses nothing it had told. An entry is written before
-the HTTP answer or the frame that tells the same.
+servers may share a file and a killed process loses no entry. An entry is written before the HTTP
+answer or the frame with the same content is sent.
 
-Kinds: `accepted`, `refused`, `started`, `ended` (with `outcome`), `interrupted` (asked for, with
+Kinds: `accepted`, `refused`, `started`, `ended` (with `outcome`), `interrupted` (requested, with
 `hit`), `deleted`, `lost` (accepted, and forgotten by a restart or a crash), `restarted`, `crashed`,
-`freed` (memory was to be given back, with what was `asked`), `fault` (a fault on order took effect).
+`freed` (POST /free, with the body as `asked`), `fault` (an injected fault took effect).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class AuditLog:
 
 
 def read_audit_log(path: Path) -> list[Entry]:
-    """All entries of a witness file, oldest first; a line cut off by a full disk is skipped."""
+    """Return the entries of a log file, oldest first; a line cut off by a full disk is skipped."""
     if not path.exists():
         return []
     entries = []
@@ -127,7 +127,7 @@ def unfinished(entries: list[Entry]) -> list[Entry]:
 
 
 def redact_extra_data(extra_data: Any) -> Any:
-    """`extra_data` as the witness keeps it: without the workflow, and capped."""
+    """Return `extra_data` as it is logged: without the workflow, and capped."""
     if isinstance(extra_data, dict):
         extra_data = {k: v for k, v in extra_data.items() if k != "extra_pnginfo"}
     text = json.dumps(extra_data, default=str)

@@ -1,4 +1,4 @@
-"""The node classes the simulator knows: ComfyUI's own listing, as GET /object_info tells it.
+"""The node classes the simulator knows: ComfyUI's own listing, as in GET /object_info.
 
 `object_info.json.gz` is that listing as a real ComfyUI 0.3.64 answered it, 389 classes with their
 inputs, limits and choices; so validation refuses what ComfyUI refuses. Its prose isn't kept, for

@@ -1,6 +1,6 @@
 """Whether a node must run again although its inputs are the same: ComfyUI's IS_CHANGED.
 
-ComfyUI asks with linked inputs as None and writes the answer into the node of the prompt it runs:
+ComfyUI calls IS_CHANGED with linked inputs as None and writes the answer into the node of the prompt it runs:
 `is_changed: [answer]`, or NaN if asking failed (ComfyUI execution.py, IsChangedCache). So it
 stands in what is saved with a picture, NaN included, and a client that sends such a prompt again
 finds it in queue and history.
@@ -20,9 +20,9 @@ from backends.simulator.graph import Node, is_link
 
 
 def changed(node: Node, folders: Folders) -> Any:
-    """A node's answer, noted in the node; False for a class that isn't asked.
+    """A node's answer, noted in the node; False for a class without IS_CHANGED.
 
-    An answer that is there already holds: nobody is asked again. Raises KeyError for a node
+    An answer that is there already is kept. Raises KeyError for a node
     without "inputs".
     """
     class_type, inputs = node["class_type"], node["inputs"]
@@ -48,7 +48,7 @@ def _answer(class_type: str, inputs: dict[str, Any], folders: Folders) -> float 
 
 
 def has_nan(value: Any) -> bool:
-    """Whether a NaN stands anywhere in a JSON value: what has one equals nothing, itself included."""
+    """Return whether a JSON value contains a NaN: it then equals no value, itself included."""
     if isinstance(value, dict):
         return any(map(has_nan, value.values()))
     if isinstance(value, list):

@@ -118,7 +118,7 @@ def run(options: Namespace) -> int:
 
 
 def _unusable(error: OSError) -> str:
-    """Say which file or folder an option names in vain."""
+    """Return a message that names the file or folder that an option cannot use."""
     return (
         f"Cannot start: {error.filename} cannot be used: {error.strerror}."
         " --witness takes a file that can be written, --output-dir a folder."
@@ -180,7 +180,7 @@ def _seconds(text: str) -> float:
 
 
 def _fault(text: str) -> str:
-    """Check an order at once, so that a wrong one is told before anything starts."""
+    """Check an order at once, so that a wrong one is refused before the servers start."""
     try:
         name, options = parse_fault(text)
         Faults(lambda _fault, _facts: None).inject(name, **options)

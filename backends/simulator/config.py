@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_CHECKPOINTS = ("random_sd15.safetensors", "tiny_sd15.safetensors")  # the recordings'
-COMMON_CHECKPOINTS = (  # what workflows from elsewhere ask for; the command offers them, too
+COMMON_CHECKPOINTS = (  # checkpoints that common workflows name; the command offers them too
     "v1-5-pruned-emaonly-fp16.safetensors",
     "v1-5-pruned-emaonly.safetensors",
     "sd_xl_base_1.0.safetensors",
@@ -20,17 +20,17 @@ MAX_UPLOAD_BYTES = 104_857_600  # `--max-upload-size` 100 MiB, ComfyUI's default
 class Config:
     """The settings of one server; they outlive its restarts."""
 
-    name: str = "simulator"  # drawn into every picture and written to the witness
+    name: str = "simulator"  # drawn into every image and written to the audit log
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one is picked at the first start and kept
     seconds: float = 0.0  # a prompt's sampling time, spread over its steps; 0: no waiting
-    steps: int | None = None  # None: as many as the workflow's `steps` say
+    steps: int | None = None  # None: the workflow's `steps`
     lenient: bool = False  # also run what ComfyUI would refuse
-    gc_pause: float = 0.0  # seconds it stands still after a prompt, at most every 10 s; 0: never
+    gc_pause: float = 0.0  # seconds of a pause after a prompt, at most every 10 s; 0: none
     preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
     output_dir: Path | None = None  # holds output, temp, input; None: a temporary folder
     vram_gb: float | None = None  # None: a CPU device, as in the recordings
-    version: str = COMFYUI_VERSION  # what /system_stats tells
+    version: str = COMFYUI_VERSION  # as in /system_stats
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
     file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own
     witness: Path | None = None  # JSON lines; None: in memory only

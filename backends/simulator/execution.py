@@ -28,7 +28,7 @@ class Execution:
 
     def __init__(self, state: ServerState, item: Item) -> None:
         _, self.prompt_id, prompt, extra_data, self.outputs = item
-        prompt = copy.deepcopy(prompt)  # running notes things in it that nobody else sees
+        prompt = copy.deepcopy(prompt)  # the execution writes into its own copy
         self.state = state
         self.item = item
         self.graph = Graph(prompt)
@@ -43,7 +43,7 @@ class Execution:
         self._expanding: dict[str, tuple[Any, ...]] = {}  # node: what it gives once its parts ran
 
     async def go(self) -> HistoryEntry:
-        """Run it to its end. Raises whatever kills ComfyUI's worker (KeyError)."""
+        """Run the prompt to its end. Raises the exception that kills ComfyUI's worker (KeyError)."""
         state = self.state
         state.interrupt.clear()
         state.client_id = self.client_id
@@ -62,7 +62,7 @@ class Execution:
         self.say("execution_start", {"prompt_id": self.prompt_id})
 
     def _prepare(self) -> None:
-        """Look what is cached. Raises KeyError for a node without "inputs"."""
+        """Find the cached nodes. Raises KeyError for a node without "inputs"."""
         cache, prompt = self.state.cache, self.graph.prompt
         cache.enter(self.graph)
         self.run.theme = theme_of(prompt)
@@ -151,7 +151,7 @@ class Execution:
     def _fail_if_ordered(self, node_id: str, class_type: str) -> None:
         """Raise the error ordered for this node; without a name, outputs of unsampled runs fail."""
         if class_type in SAMPLERS or class_type == "TestSampler":
-            return  # these fail at the step that was asked for
+            return  # these fail at the step that the order names
         names = [node_id, class_type]
         if not self.run.sampled and self.state.catalog.is_output(class_type):
             names.append("")
@@ -159,7 +159,7 @@ class Execution:
             raise NodeFailure(fault["type"], fault["message"])
 
     def _blocked(self, node_id: str, class_type: str, inputs: dict[str, Any]) -> Outcome | None:
-        """A node that gets a Blocker doesn't run, passes it on, and says its message once."""
+        """A node that gets a Blocker does not run, passes it on, and sends its message once."""
         blocker = next((v for v in inputs.values() if isinstance(v, Blocker)), None)
         if blocker is None:
             return None
@@ -258,7 +258,7 @@ class Execution:
         cache = self.state.cache
         return {node_id: ui for node_id in cache.node_ids() if (ui := cache.shown(node_id))}
 
-    # what is told
+    # frames
 
     def say(self, event: str, data: dict[str, Any], *, broadcast: bool = False) -> None:
         """Note a message for the history and send it to the prompt's owner, if it has one."""

@@ -3,7 +3,7 @@
 Each kind is described once, in `KINDS`; a `Fault` is one order of a kind. Two sorts:
 
 - behaviours wait for their moment (a request, a step, the end of a prompt) and change it;
-- actions happen at once (`at=now`) or at a moment of a prompt's life (`at=accepted`, `started`,
+- actions happen at once (`at=now`) or at a point of a prompt (`at=accepted`, `started`,
   `step`, `finishing`, `ended`).
 
 Common options of every order: `count` (how many times; 0 for ever), `after` (let that many chances
@@ -34,7 +34,7 @@ _ROUTE: dict[str, Any] = {"route": "", "method": ""}
 
 
 class FaultError(ValueError):
-    """An order that no fault can fulfil; the message says what is allowed."""
+    """An invalid order; the message names what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ KINDS: dict[str, Kind] = {
         {"type": "RuntimeError", "message": "CUDA out of memory", "node": "", "step": 0},
     ),
     "out_of_memory": Kind(
-        "as node_error, in the words of a card that is too small; `pixels`: for larger pictures only",
+        "as node_error, with the text of an exhausted GPU memory; `pixels`: only for larger images",
         {
             "type": "torch.OutOfMemoryError",
             "message": _OUT_OF_MEMORY,
@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {
         },
     ),
     "cuda_fatal": Kind(
-        "as node_error, in the words of a broken GPU; whatever runs there fails so until a restart",
+        "as node_error, with the text of a broken GPU; every prompt fails so until a restart",
         {"type": "torch.AcceleratorError", "message": _ILLEGAL_ACCESS, "node": "", "step": 0},
     ),
     "slow": Kind("sampling takes that many seconds longer", {"seconds": 5.0}),
@@ -84,7 +84,7 @@ KINDS: dict[str, Kind] = {
         {"step": 1, "interruptible": True},
     ),
     "uninterruptible": Kind(
-        "samplers don't look at the interrupt flag (comfyui-protocol.md, trap 5)"
+        "samplers do not check the interrupt flag (comfyui-protocol.md, trap 5)"
     ),
     "slow_start": Kind(
         "a popped prompt waits before it clears the interrupt flag (comfyui-protocol.md, trap 4)",
@@ -94,7 +94,7 @@ KINDS: dict[str, Kind] = {
         "an interrupt is answered 200 and forgotten (comfyui-protocol.md, trap 4)"
     ),
     "interrupt_late": Kind(
-        "an interrupt's flag rises only seconds later, on whatever runs then", {"seconds": 1.0}
+        "an interrupt's flag rises seconds later, on the prompt that runs then", {"seconds": 1.0}
     ),
     # the end of a prompt
     "late_history": Kind(
@@ -123,11 +123,11 @@ KINDS: dict[str, Kind] = {
     # any route
     "slow_http": _route("the answer comes seconds later", seconds=2.0),
     "hang_http": _route("the request is taken and never answered"),
-    "reset_http": _route("the connection breaks before the request is looked at"),
+    "reset_http": _route("the connection breaks before the request is handled"),
     "status": _route("answers with that status and text", status=500, body="on order"),
     "html": _route("answers 200 with an HTML page, as a proxy's login page does"),
     "nonsense": _route("answers 200 application/json with text that is no JSON"),
-    "wrong_json": _route("answers 200 with JSON of a shape nobody expects"),
+    "wrong_json": _route("answers 200 with JSON of an unexpected shape"),
     "redirect": _route("answers 302 to another address", to="http://127.0.0.1:9/"),
     "endless": _route("answers 200 with a body that never ends", megabytes_per_second=16.0),
     "trickle": _route("answers 200 with a body of a few bytes a second", bytes_per_second=1.0),
@@ -146,9 +146,9 @@ KINDS: dict[str, Kind] = {
     "crash": _action("the process dies and stays down until it's restarted"),
     "restart": _action("the process dies, is down for seconds and has forgotten all", down=1.0),
     "refuse_connections": _action("new connections are refused for seconds", seconds=2.0),
-    "clear_history": _action("somebody clears the history"),
-    "delete_pending": _action("somebody deletes all pending prompts (or prompt_id)"),
-    "interrupt": _action("somebody interrupts whatever runs"),
+    "clear_history": _action("another client clears the history"),
+    "delete_pending": _action("another client deletes all pending prompts (or prompt_id)"),
+    "interrupt": _action("another client interrupts the running prompt"),
     "foreign_prompt": _action(
         "another client queues prompts of that many seconds", prompts=1, seconds=1.0, front=False
     ),
@@ -242,7 +242,7 @@ class Faults:
         return None
 
     def take_actions(self, moment: str, step: int = 0, **facts: Any) -> list[Fault]:
-        """The actions that are due at this moment of a prompt's life."""
+        """Return the actions that are due at this point of a prompt."""
         due = []
         for fault in self._orders:
             if fault.options.get("at") != moment:
@@ -267,7 +267,7 @@ class Faults:
         return True
 
     def is_ordered(self, fault: Fault) -> bool:
-        """Whether that order still stands (a stuck node waits for its withdrawal)."""
+        """Return whether that order is still active (a stuck node waits for its removal)."""
         return fault in self._orders
 
     def clear(self, name: str | None = None) -> None:

@@ -90,7 +90,7 @@ def annotated(name: str) -> tuple[str, str | None]:
 
 
 def is_within(folder: str, path: str) -> bool:
-    """Whether the path lies in the folder (both absolute)."""
+    """Return whether the path is in the folder (both absolute)."""
     return os.path.commonpath((folder, os.path.abspath(path))) == folder
 
 

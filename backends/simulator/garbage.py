@@ -1,7 +1,7 @@
 """`--gc-pause`: the pause in which ComfyUI collects garbage (comfyui-protocol.md, trap 11).
 
-It comes right after the end of a prompt, at most every 10 s (one that was put off comes when they
-are over), and HTTP stands still with the worker.
+It follows the end of a prompt, at most every 10 s (a postponed collection runs when they are over).
+HTTP pauses with the worker.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class GarbageCollection:
         self._last = float("-inf")  # loop time
 
     def left(self) -> None:
-        """A prompt has left some behind."""
+        """A prompt has left garbage."""
         self._wanted = self._state.config.gc_pause > 0
 
     def freed(self) -> None:
@@ -37,7 +37,7 @@ class GarbageCollection:
         return max(0.0, self._last + INTERVAL - asyncio.get_running_loop().time())
 
     async def collect(self) -> None:
-        """Stand still if a collection is due."""
+        """Pause if a collection is due."""
         if self.delay_until_due() != 0.0:
             return
         self._wanted = False

@@ -1,4 +1,4 @@
-"""The simulator's own routes: order faults, look at its state.
+"""The simulator's own routes: inject faults, read its state.
 
     POST   /simulator/faults  {"name": "node_error", "message": "…", "count": 1}, or a list of such
     GET    /simulator/faults  {"orders": […], "catalogue": {name: {"help", "options"}}}

@@ -1,4 +1,4 @@
-"""GET /view and POST /upload/image, with their many ways to say no (comfyui-protocol.md, "HTTP")."""
+"""GET /view and POST /upload/image, with their refusals (comfyui-protocol.md, "HTTP")."""
 
 # Names are judged as text here, as ComfyUI does it; a Path would change them.
 # ruff: noqa: PTH103, PTH110, PTH113, PTH118, PTH119, PTH122, PTH123
@@ -46,7 +46,7 @@ async def view(request: web.Request) -> web.StreamResponse:
 
 
 def _find(request: web.Request, folders: Folders) -> tuple[str, str] | int:
-    """(path, file name) of what is asked for, or the status that says why not."""
+    """Return (path, file name) of the requested file, or the status of the refusal."""
     query = request.rel_url.query
     if "filename" not in query:
         return 404

@@ -120,7 +120,7 @@ async def model_paths(_request: web.Request) -> web.Response:
 
 @routes.get("/view_metadata/{folder}")
 async def model_metadata(request: web.Request) -> web.Response:
-    """What a model's file says of itself; 404 if it's not there."""
+    """The metadata of a model file; 404 if it is missing."""
     known = request.match_info["folder"] == "checkpoints"
     name = request.rel_url.query.get("filename", "")
     if not known or name not in request.app[STATE].config.checkpoints:
@@ -150,13 +150,13 @@ async def userdata(_request: web.Request) -> web.Response:
 @routes.get("/workflow_templates")
 @routes.get("/i18n")
 async def nothing(_request: web.Request) -> web.Response:
-    """What a frontend asks for and a server without one has none of."""
+    """Requests of a frontend that a server without it answers with empty values."""
     return web.json_response({})
 
 
 @routes.get("/")
 async def root(request: web.Request) -> web.Response:
-    """A page, so that somebody who looks sees what this is."""
+    """A page that explains what this server is."""
     name = request.app[STATE].config.name
     text = f"<h1>{name}</h1><p>A simulated ComfyUI on Python {sys.version_info.major}.</p>"
     return web.Response(text=_PAGE.format(text), content_type="text/html")

@@ -1,4 +1,4 @@
-"""What ComfyUI tells its own web page: its log and its model folders. Not doubled under /api."""
+"""Routes for ComfyUI's own web page: its log and its model folders. Not doubled under /api."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from backends.simulator.http_info import MODEL_FOLDERS
 
 routes = web.RouteTableDef()
 
-_SCREEN = {"cols": 80, "rows": 24}  # what ComfyUI says of a terminal that isn't there
+_SCREEN = {"cols": 80, "rows": 24}  # ComfyUI's values without a terminal
 
 
 @routes.get("/internal/logs/raw")

@@ -19,7 +19,7 @@ from backends.simulator.validation import Verdict, no_prompt, validate
 
 routes = web.RouteTableDef()
 
-_TARGETED_SINCE = (0, 3, 57)  # before, POST /interrupt looks at no prompt_id
+_TARGETED_SINCE = (0, 3, 57)  # before, POST /interrupt ignores prompt_id
 
 
 @routes.get("/prompt")
@@ -76,7 +76,7 @@ async def _queue_later(state: ServerState, body: Any, seconds: float) -> None:
 
 
 def submit(state: ServerState, body: Any) -> web.Response:
-    """Queue a submission, or refuse it. Raises whatever Python raises for a malformed one."""
+    """Queue a submission, or refuse it. A malformed one raises the exception that ComfyUI raises."""
     number = _number(state, body)
     if "prompt" not in body:
         return web.json_response(no_prompt(), status=400)
@@ -115,7 +115,7 @@ def _wants(body: Any, key: str) -> bool:
 
 
 def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]:
-    """What validation says, and whether leniency has overruled it."""
+    """Return the result of the validation, and whether the lenient mode overruled it."""
     targets = body.get("partial_execution_targets")
     if not state.config.lenient:
         return validate(prompt, targets, state.catalog, state.folders), False
@@ -159,7 +159,7 @@ async def post_queue(request: web.Request) -> web.Response:
 
 @routes.post("/interrupt")
 async def post_interrupt(request: web.Request) -> web.Response:
-    """Raise the flag: for whatever runs, or only if the named prompt is what runs."""
+    """Raise the flag: for the running prompt, or only if the named prompt is running."""
     state = request.app[STATE]
     try:
         body = await request.json()

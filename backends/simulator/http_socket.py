@@ -35,7 +35,7 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     finally:
         hub.open.pop(response, None)
         hub.stalled.discard(response)
-        # Whoever holds the id now is forgotten with it: the second socket goes deaf.
+        # The second socket with this id is forgotten too, and gets no frames any more.
         hub.forget(client_id)
     return response
 
@@ -47,7 +47,7 @@ async def _greet(state: ServerState, client_id: str) -> None:
 
 
 async def _listen(state: ServerState, client_id: str, response: web.WebSocketResponse) -> None:
-    """Read what the client says: only feature flags as its first message matter."""
+    """Read the client's messages: only feature flags in the first one count."""
     is_first = True
     async for message in response:
         if message.type != WSMsgType.TEXT:

@@ -1,7 +1,7 @@
 """The sockets of one server and the one line of frames to all of them.
 
 Frames are sent one after another, each awaited before the next, as ComfyUI does: a socket that
-doesn't read stalls everybody (comfyui-protocol.md, trap 2).
+does not read stalls all clients (comfyui-protocol.md, trap 2).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Hub:
         self.send_frame(head + text + image, client_id)
 
     def wants_metadata(self, client_id: Any) -> bool:
-        """Whether that client's first message asked for previews with metadata (exactly true)."""
+        """Return whether that client's first message requested previews with metadata (exactly true)."""
         features = self.features.get(client_id) if isinstance(client_id, str) else None
         return isinstance(features, dict) and features.get("supports_preview_metadata") is True
 
@@ -115,7 +115,7 @@ class Hub:
         return [found] if found is not None else []
 
     def forget(self, client_id: str) -> None:
-        """Make a client's socket deaf (all of them for ""): it stays open and gets nothing."""
+        """Send no more frames to a client's socket (to all of them for ""); it stays open."""
         for name in [client_id] if client_id else list(self.sockets):
             self.sockets.pop(name, None)
             self.features.pop(name, None)

@@ -10,27 +10,27 @@ class Interrupted(Exception):
 
 
 class InterruptFlag:
-    """Raised by POST /interrupt, cleared at each prompt's start, looked at by nodes."""
+    """Raised by POST /interrupt, cleared at each prompt's start, checked by nodes."""
 
     def __init__(self) -> None:
         self._raised = asyncio.Event()
 
     def set(self) -> None:
-        """Ask whatever runs to stop at its next look."""
+        """Stop the running prompt at its next check."""
         self._raised.set()
 
     def clear(self) -> None:
-        """Forget an earlier wish."""
+        """Discard an earlier request."""
         self._raised.clear()
 
     def check(self) -> None:
-        """Raise Interrupted if somebody asked; the flag is used up by it."""
+        """Raise Interrupted and clear the flag if an interrupt was requested."""
         if self._raised.is_set():
             self._raised.clear()
             raise Interrupted
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, or raise Interrupted as soon as somebody asks."""
+        """Wait, or raise Interrupted as soon as an interrupt is requested."""
         self.check()
         if seconds <= 0:
             await asyncio.sleep(0)

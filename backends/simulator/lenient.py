@@ -1,6 +1,6 @@
 """`--lenient`: a picture for any graph, also one that ComfyUI would refuse.
 
-The graph's links and classes aren't looked at: each node is shown running in the prompt's order,
+The graph's links and classes are ignored: each node is shown running in the prompt's order,
 the one with `steps` (or a seed) reports them, and one picture is saved in the end.
 """
 
@@ -50,7 +50,7 @@ def _inputs(node: dict[str, Any]) -> dict[str, Any]:
 
 
 class LenientExecution(Execution):
-    """A run that takes the graph for what it looks like."""
+    """An execution that does not check the graph."""
 
     def _prepare(self) -> None:
         self.state.cache.forget()

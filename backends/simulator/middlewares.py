@@ -22,7 +22,7 @@ _CHUNK = 64 * 1024  # bytes
 
 @web.middleware
 async def plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Any exception is ComfyUI's 500, the same whatever mode the interpreter runs in."""
+    """Answer any exception with ComfyUI's 500, in every mode of the interpreter."""
     try:
         return await handler(request)
     except (web.HTTPException, ConnectionError):
@@ -44,7 +44,7 @@ async def check_origin(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 def _is_foreign(host: str | None, origin: str | None) -> bool:
-    """Whether Host names this machine and Origin another place; names aren't looked up."""
+    """Whether Host names this machine and Origin another place; names are not resolved."""
     if host is None or origin is None:
         return False
     asked, from_page = urlsplit(f"//{host.lower()}"), urlsplit(origin)

@@ -77,7 +77,7 @@ class NodeContext:
     def step(
         self, value: int, total: int, preview: Preview | None = None, *, look: bool = True
     ) -> None:
-        """Report a step; it's also where ComfyUI's nodes look at the interrupt flag."""
+        """Report a step; ComfyUI's nodes check the interrupt flag here."""
         if look:
             self.state.interrupt.check()
         self.run.progress.step(self.node_id, value, total, preview)

@@ -1,4 +1,4 @@
-"""What a node is called with: its declared constants, and whatever links bring.
+"""What a node is called with: its declared constants and the values of its links.
 
 ComfyUI drops an undeclared constant but passes an undeclared link on, and Python refuses the call
 (ComfyUI execution.py, get_input_data). A link it can't follow brings None.
@@ -14,7 +14,10 @@ from backends.simulator.catalog import Catalog
 from backends.simulator.graph import Node, is_link
 
 _CONSTANTS = (str, int, float, dict, list)
-_ATTRIBUTES = {"ImageScale": "movedim", "ImageScaleBy": "movedim"}  # what they ask a tensor first
+_ATTRIBUTES = {
+    "ImageScale": "movedim",
+    "ImageScaleBy": "movedim",
+}  # the attribute that they read first
 _INDEXING = ("PreviewImage", "SaveImage")  # take the first image before anything else
 
 
@@ -22,7 +25,7 @@ def gather(node: Node, catalog: Catalog, cache: NodeCache) -> dict[str, Any]:
     """A node's arguments by name, in the prompt's order.
 
     Raises AttributeError for a link in a hidden input, TypeError for a slot that is no integer,
-    IndexError for one too far below zero; all before the node is told to execute.
+    IndexError for one too far below zero; all before the node is executed.
     """
     declared = catalog.inputs(node["class_type"])
     hidden = catalog.hidden(node["class_type"])

@@ -19,7 +19,7 @@ from backends.simulator.values import Batch, Latent, Opaque, Picture, clamp
 
 
 async def empty_latent(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """An empty latent: it says how large the picture will be."""
+    """An empty latent: it sets the size of the image."""
     size = clamp(inputs.get("width", 512)), clamp(inputs.get("height", 512))
     return Outcome((Latent(*size, batch_size=inputs.get("batch_size", 1)),))
 

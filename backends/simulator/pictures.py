@@ -111,7 +111,7 @@ def _hsv(hue: float, saturation: float, value: float) -> tuple[float, float, flo
 def _between(
     first: tuple[float, float, float], last: tuple[float, float, float], part: float
 ) -> tuple[float, float, float]:
-    """A colour between two given as HSV, mixed in RGB so that no rainbow lies between."""
+    """A colour between two given as HSV, mixed in RGB to avoid the hues between them."""
     mixed = zip(_hsv(*first), _hsv(*last), strict=True)
     red, green, blue = (a + (b - a) * part for a, b in mixed)
     return red, green, blue

@@ -1,4 +1,4 @@
-"""The listening side of one life: its HTTP server, its worker, and its sudden death."""
+"""One start of the simulated process: its HTTP server, its worker, and how it is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from backends.simulator.worker import work
 
 logger = logging.getLogger(__name__)
 
-# A malformed request makes a route raise, on purpose; nobody wants to read of it.
+# A malformed request makes a route raise, on purpose; it is not logged.
 _silent = logging.getLogger(f"{__name__}.http")
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
@@ -36,11 +36,11 @@ _SHUTDOWN_SECONDS = 0.05
 
 
 class PortInUse(OSError):
-    """Another server listens on the port; the message says what to do."""
+    """Another server listens on the port; the message names the remedy."""
 
 
 class Process:
-    """A running server. `kill` ends it as SIGKILL would: at once, without a word to anybody."""
+    """A running server. `kill` ends it as SIGKILL does: at once, without closing a connection properly."""
 
     def __init__(
         self, state: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -124,7 +124,7 @@ class Process:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until nothing of it is left."""
+        """Wait until all its connections and tasks have ended."""
         async with self._burial:  # the runner can't be cleaned up twice at once
             await self._runner.cleanup()
 

@@ -1,4 +1,4 @@
-"""The progress of one prompt's nodes, told in frames (comfyui-protocol.md, "WebSocket")."""
+"""The progress of one prompt's nodes, sent in frames (comfyui-protocol.md, "WebSocket")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Preview:
 
 @dataclass(slots=True)
 class Progress:
-    """States of the nodes that have begun, in that order."""
+    """States of the nodes that have started, in that order."""
 
     hub: Hub
     graph: Graph

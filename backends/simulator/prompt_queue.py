@@ -35,7 +35,7 @@ class PromptQueue:
         self.history: dict[str, HistoryEntry] = {}
         self.wake = asyncio.Event()
         self._witness = witness
-        self._on_change = on_change  # tells all sockets the new depth
+        self._on_change = on_change  # sends the new depth to all sockets
         self._tasks = 0
 
     def depth(self) -> int:
@@ -78,7 +78,7 @@ class PromptQueue:
         return any(item[1] == prompt_id for item in self.running.values())
 
     def clear(self) -> None:
-        """Drop all that are pending; their owners hear nothing of it."""
+        """Remove all pending prompts; their clients receive no event."""
         for item in self.pending:
             self._tell_deleted(item)
         self.pending = []

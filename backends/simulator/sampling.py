@@ -1,4 +1,4 @@
-"""Sampling without a model: steps that take their time, report, and look at the interrupt flag."""
+"""Sampling without a model: steps that take time, report progress and check the interrupt flag."""
 
 from __future__ import annotations
 

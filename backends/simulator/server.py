@@ -82,7 +82,7 @@ class Simulator:
         folder = tempfile.TemporaryDirectory(prefix="simulator-", ignore_cleanup_errors=True)
         return Path(stack.enter_context(folder))
 
-    # what a test looks at
+    # state for tests
 
     @property
     def name(self) -> str:
@@ -160,7 +160,7 @@ class Simulator:
         """Die and stay down until `restart`."""
         self._die("crashed")
 
-    # lives
+    # starts and ends
 
     def _process_now(self) -> Process:
         if self._process is None:
@@ -199,7 +199,7 @@ class Simulator:
         await self._process_now().wait_closed()
 
     def _die(self, kind: str, **facts: Any) -> None:
-        """End the present process and tell the witness what is lost with it."""
+        """End the present process and log the prompts that are lost with it."""
         process = self._process_now()
         if process.state.ended:
             return
@@ -215,7 +215,7 @@ class Simulator:
         await asyncio.sleep(down_s)
         async with asyncio.timeout(_PORT_PATIENCE):
             while not self._closing:
-                # While it was down, somebody's outgoing connection may have got the port.
+                # While the server was down, an outgoing connection may have got the port.
                 with contextlib.suppress(PortInUse):
                     await self._start()
                     return
@@ -225,7 +225,7 @@ class Simulator:
         if self._group is None:
             raise RuntimeError("The simulator isn't started: use it as `async with`.")
         task = self._group.create_task(_guarded(work))
-        # A life can end before its tasks have begun: their work is closed, not forgotten.
+        # A process can end before its tasks have started: their coroutines are closed.
         task.add_done_callback(lambda _: work.close())
         return task
 
@@ -254,11 +254,11 @@ class Simulator:
 
 
 def _drop(_task: asyncio.Task[None]) -> None:
-    """Nobody waits for it; its process keeps it."""
+    """Ignore the result: the process keeps the task."""
 
 
 async def _guarded(work: Work) -> None:
-    """Await something; its failure is logged and harms nobody else."""
+    """Await a coroutine; its failure is logged and affects no other task."""
     try:
         await work
     except Exception:

@@ -1,4 +1,4 @@
-"""One life of a simulated ComfyUI process: all it forgets when it's restarted."""
+"""State of one start of a simulated ComfyUI process: what a restart loses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class ServerState:
     faults: Faults
     witness: AuditLog
     act: Callable[[Fault], None]  # carry out an action that is due
-    spawn: Callable[[Coroutine[Any, Any, None]], None]  # run something aside until this life ends
+    spawn: Callable[
+        [Coroutine[Any, Any, None]], None
+    ]  # run in the background until this process ends
     painters: ThreadPoolExecutor
     born: float = field(default_factory=time.monotonic)
     number: int = 0  # the counter of prompts, consumed by refused ones too
@@ -44,8 +46,8 @@ class ServerState:
     ended: bool = False
     free_requested: bool = False
     gpu_broken: Fault | None = None  # the order that broke it
-    node_succeeded: bool = True  # the last node that ran, in whatever prompt; see Execution
-    awake: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while it stands still
+    node_succeeded: bool = True  # the last node that ran, of any prompt; see Execution
+    awake: asyncio.Event = field(default_factory=asyncio.Event)  # cleared during a pause
     interrupt: InterruptFlag = field(default_factory=InterruptFlag)
     hub: Hub = field(init=False)
     queue: PromptQueue = field(init=False)
@@ -76,7 +78,7 @@ class ServerState:
         return None
 
     async def apply_due_faults(self, name: str, step: int = 0, **facts: Any) -> None:
-        """Carry out what was ordered for this moment of a prompt's life."""
+        """Inject the faults that are due at this point of a prompt."""
         due = self.faults.take_actions(name, step, **facts)
         for fault in due:
             self.act(fault)

@@ -78,7 +78,7 @@ class SimulatorThread:
         self.call(order)
 
     def wait_for(self, kind: str, *, on: int = 0, timeout: float = 10.0, **match: Any) -> Entry:
-        """Wait for a witness entry of one of them."""
+        """Wait for an audit log entry of one of them."""
         return self.call(
             lambda: self.simulators[on].wait_for(kind, timeout=timeout, **match), timeout + 5
         )
@@ -90,7 +90,7 @@ class SimulatorThread:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - told to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - passed on to the waiting thread
             if not self._ready.done():
                 self._ready.set_exception(error)
 

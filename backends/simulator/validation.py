@@ -1,7 +1,7 @@
 """Checks a prompt as ComfyUI does before it is queued, with its error bodies (comfyui-protocol.md, "HTTP").
 
 Two things follow from ComfyUI's order and are kept: values are converted in place (queue and
-history show the converted ones), and only what leads to an output is looked at.
+history show the converted ones), and only nodes that lead to an output are checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders) -> Verdict:
-    """Check a prompt. Raises whatever a malformed one makes Python raise: ComfyUI's 500.
+    """Check a prompt. A malformed one raises an exception, which is ComfyUI's 500.
 
     `targets` is `partial_execution_targets`: ids of the outputs to run, or None for all.
     """
@@ -184,12 +184,12 @@ class _Check:
             problems.append(_problem("invalid_input_type", message, details, info))
             return
         if (file_input := FILE_INPUTS.get(class_type)) and file_input.name == name:
-            return  # its own check looks at the folder
+            return  # its own check reads the folder
         if problem := _out_of_range(name, value, declared, config):
             problems.append(problem)
 
     def _custom(self, class_type: str, inputs: dict[str, Any]) -> list[Problem]:
-        """A node that loads a file looks whether it's there. Raises TypeError; AttributeError."""
+        """Check that the file of a loading node exists. Raises TypeError, AttributeError."""
         if (file_input := FILE_INPUTS.get(class_type)) is None:
             return []
         if (complaint := file_input.complaint(inputs, self._folders)) is None:

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-MAX_SIDE = 2048  # pixels; larger pictures are promised by nobody and cost seconds
+MAX_SIDE = 2048  # pixels; larger images would cost seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture to be painted when somebody saves it."""
+    """One image; it is painted when it is saved."""
 
     seed: int = 0
     width: int = 512
     height: int = 512
     index: int = 0  # place in its batch
-    theme: int = 0  # from the texts of the workflow: other words, other scenery
+    theme: int = 0  # from the texts of the workflow: another text, another scenery
     color: int | None = None  # 0xRRGGBB: a plain one (EmptyImage)
     file: Path | None = None  # loaded from a file (LoadImage)
 
@@ -87,7 +87,7 @@ def clamp(side: int) -> int:
 
 
 def theme_of(prompt: Any) -> int:
-    """A number made from a workflow's texts: other words give other pictures."""
+    """Return a number made from a workflow's texts: another text gives another image."""
     texts = sorted(
         value
         for node in prompt.values()

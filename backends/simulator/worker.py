@@ -78,7 +78,7 @@ async def _remember_later(state: ServerState, entry: HistoryEntry, seconds: floa
 
 
 async def _tidy(state: ServerState, garbage: GarbageCollection) -> None:
-    """Empty the node cache if POST /free asked for it; collect garbage if it's time."""
+    """Empty the node cache if POST /free requested it; collect garbage if it is due."""
     if state.free_requested:
         state.free_requested = False
         state.cache.forget()
