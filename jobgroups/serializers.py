@@ -19,23 +19,23 @@ MAX_TEXT_BYTES = 2048
 MAX_FRAME_BYTES = 2**20 - 4096
 
 
-def compact(value: object) -> str:
+def to_json(value: object) -> str:
     """Return the value as JSON text without blanks, non-ASCII kept."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _loaded(text: str | None) -> Any:
+def _from_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def cut(text: str | None) -> str | None:
+def truncate(text: str | None) -> str | None:
     """Cut a text to 2 KiB of UTF-8, at a whole character, with an ellipsis where it was longer."""
     if text is None or len(text.encode()) <= MAX_TEXT_BYTES:
         return text
     return text.encode()[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
 
 
-def child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]:
+def serialize_child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]:
     """Return a ``ChildJob`` with every field of its schema, null where nothing is known yet."""
     return {
         "job_id": row.id,
@@ -44,7 +44,7 @@ def child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]
         "status": row.status,
         "progress": round(row.progress, 2),
         "current_step": row.current_step,
-        "outputs": _loaded(row.outputs_json),
+        "outputs": _from_json(row.outputs_json),
         "error_message": row.error_message,
         "error_type": row.error_type,
         "failure_class": row.failure_class or None,
@@ -53,13 +53,13 @@ def child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]
         "completed_at": iso_or_none(row.completed_at),
         "attempts": row.attempt_count,
         "waiting_reason": waiting_reason if row.status in CHILD_OPEN else None,
-        "error_details": _loaded(row.error_details_json),
-        "warnings": _loaded(row.warnings_json),
+        "error_details": _from_json(row.error_details_json),
+        "warnings": _from_json(row.warnings_json),
         "starred": row.starred,
     }
 
 
-def group(row: JobGroup) -> dict[str, Any]:
+def serialize_group(row: JobGroup) -> dict[str, Any]:
     """Return a group's status without its children."""
     return {
         "job_group_id": row.id,
@@ -70,9 +70,9 @@ def group(row: JobGroup) -> dict[str, Any]:
         "total_count": row.total_count,
         "created_at": iso(row.created_at),
         "completed_at": iso_or_none(row.completed_at),
-        "metadata": _loaded(row.metadata_json),
-        "warnings": _loaded(row.warnings_json),
-        "skipped_backends": _loaded(row.skipped_backends_json),
+        "metadata": _from_json(row.metadata_json),
+        "warnings": _from_json(row.warnings_json),
+        "skipped_backends": _from_json(row.skipped_backends_json),
         "seed_strategy": row.seed_strategy,
         "base_seed": row.base_seed,
         "timeout_seconds": row.timeout_seconds,
@@ -86,7 +86,7 @@ def group(row: JobGroup) -> dict[str, Any]:
     }
 
 
-def submitted(row: JobGroup, children: Iterable[ChildJob]) -> dict[str, Any]:
+def serialize_submission(row: JobGroup, children: Iterable[ChildJob]) -> dict[str, Any]:
     """Return the answer to a submission, also to its repetition: as it was when it was stored."""
     return {
         "job_group_id": row.id,
@@ -101,12 +101,12 @@ def submitted(row: JobGroup, children: Iterable[ChildJob]) -> dict[str, Any]:
         ],
         "status": "pending" if row.accepted_without_runner else "running",
         "created_at": iso(row.created_at),
-        "warnings": _loaded(row.warnings_json),
-        "skipped_backends": _loaded(row.skipped_backends_json),
+        "warnings": _from_json(row.warnings_json),
+        "skipped_backends": _from_json(row.skipped_backends_json),
     }
 
 
-def attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
+def serialize_attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
     """Return one attempt of a child, with what it had made even if it failed.
 
     Args:
@@ -120,11 +120,11 @@ def attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
         "prompt_id": row.prompt_id,
         "outcome": row.state,
         "charged": row.is_counted,
-        "outputs": _loaded(row.outputs_json),
+        "outputs": _from_json(row.outputs_json),
         "error_message": row.error_message,
         "error_type": row.error_type,
         "failure_class": row.failure_class or None,
-        "error_details": _loaded(row.error_details_json),
+        "error_details": _from_json(row.error_details_json),
         "created_at": iso(row.created_at),
         "accepted_at": iso_or_none(row.accepted_at),
         "started_at": iso_or_none(row.started_at),
@@ -132,23 +132,25 @@ def attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
         "stop_requested_at": iso_or_none(row.stop_requested_at),
         "stop_reason": row.stop_reason or None,
         "left_running": left_running or None,
-        "warnings": _loaded(row.warnings_json),
+        "warnings": _from_json(row.warnings_json),
     }
 
 
-def result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, Any]:
+def serialize_result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, Any]:
     """Return a child's line in ``group_complete``."""
     return {
         "job_id": row.id,
         "backend_id": row.backend_id or "",
         "seed": row.seed,
         "status": row.status,
-        "outputs": _loaded(row.outputs_json) if with_outputs else None,
-        "error": cut(row.error_message),
+        "outputs": _from_json(row.outputs_json) if with_outputs else None,
+        "error": truncate(row.error_message),
     }
 
 
-def fitted(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None) -> str:
+def truncate_to_frame(
+    frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None
+) -> str:
     """Return a frame's text; where it would exceed 1 MiB, without the values of ``keys``.
 
     What was dropped is said (``"truncated": [key, …]``): the client asks the REST API for it.
@@ -158,7 +160,7 @@ def fitted(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = N
         keys: what may be dropped, the most dispensable first.
         within: the list of objects whose keys they are; None: the frame's own.
     """
-    text = compact(frame)
+    text = to_json(frame)
     dropped: list[str] = []
     short = dict(frame)
     for key in keys:
@@ -171,5 +173,5 @@ def fitted(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = N
             short[key] = None
         else:
             short[within] = [{**item, key: None} for item in short[within]]
-        text = compact({**short, "truncated": dropped})
+        text = to_json({**short, "truncated": dropped})
     return text

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from django.db import connection, transaction
 
-from jobgroups import serializers
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.events.hub import EventFrame, Message, ReplacedFrame, StarFrame, hub
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
+from jobgroups.serializers import serialize_child, serialize_result, truncate, truncate_to_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def child_retrying(
             "seed": child.seed,
             "attempt": child.attempt_count,
             "failure_class": failure_class,
-            "reason": serializers.cut(reason),
+            "reason": truncate(reason),
             "next_backend_id": child.backend_id or "",
             "not_before": iso_or_none(child.not_before),
             "queued_at": iso(child.queued_at),
@@ -119,7 +119,7 @@ def child_retrying(
 def child_completed(child: ChildJob) -> NewEvent:
     """The child has its result."""
     assert child.completed_at is not None  # noqa: S101 the caller has just set it
-    shape = serializers.child(child)
+    shape = serialize_child(child)
     return _of_child(
         child,
         "child_completed",
@@ -140,10 +140,10 @@ def child_failed(child: ChildJob) -> NewEvent:
         ends=True,
         seed=child.seed,
         attempt=child.attempt_count,
-        error=serializers.cut(child.error_message),
+        error=truncate(child.error_message),
         error_type=child.error_type,
         failure_class=child.failure_class or None,
-        error_details=_truncate_texts(serializers.child(child)["error_details"]),
+        error_details=_truncate_texts(serialize_child(child)["error_details"]),
         failed_at=iso(child.completed_at),
     )
 
@@ -160,7 +160,7 @@ def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
         timeout_seconds=timeout_seconds,
         error=child.error_message,
         failure_class=child.failure_class or None,
-        error_details=serializers.child(child)["error_details"],
+        error_details=serialize_child(child)["error_details"],
         timed_out_at=iso(child.completed_at),
     )
 
@@ -185,7 +185,7 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
             "failed": group.failed_count,
             "cancelled": group.cancelled_count,
             "completed_at": None if group.completed_at is None else iso(group.completed_at),
-            "results": [serializers.result(child) for child in children],
+            "results": [serialize_result(child) for child in children],
         },
     )
 
@@ -248,8 +248,8 @@ def publish_on_commit(message: Message) -> None:
 def _frame(event: NewEvent, seq: int, run: int) -> str:
     frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
     if event.type == "group_complete":
-        return serializers.fitted(frame, ("outputs", "error"), within="results")
-    return serializers.fitted(
+        return truncate_to_frame(frame, ("outputs", "error"), within="results")
+    return truncate_to_frame(
         frame, ("error_details", "outputs", "warnings", "backend_ids", "job_ids")
     )
 
@@ -262,7 +262,7 @@ def _of_child(child: ChildJob, kind: str, *, ends: bool = False, **fields: Any) 
 def _truncate_texts(value: Any) -> Any:
     """Cut every text in a JSON value at 2 KiB."""
     if isinstance(value, str):
-        return serializers.cut(value)
+        return truncate(value)
     if isinstance(value, list):
         return [_truncate_texts(item) for item in value]
     if isinstance(value, dict):

@@ -15,7 +15,6 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
 from backends.models import Backend
-from jobgroups import serializers
 from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN
@@ -28,6 +27,12 @@ from jobgroups.models import (
 )
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.waiting_reasons import waiting_reasons
+from jobgroups.serializers import (
+    serialize_attempt,
+    serialize_child,
+    serialize_group,
+    truncate_to_frame,
+)
 
 _CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 #: A page of the list has at most so many groups.
@@ -80,8 +85,8 @@ def _snapshot(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Any]:
     waits = any(one.status in CHILD_OPEN for one in children)
     alive = waits and runner_alive()
     reasons = waiting_reasons(group, children, runner_alive=alive)
-    head = serializers.group(group)
-    rows = [serializers.child(one, waiting_reason=reasons.get(one.id)) for one in children]
+    head = serialize_group(group)
+    rows = [serialize_child(one, waiting_reason=reasons.get(one.id)) for one in children]
     return {
         "job_group_id": head.pop("job_group_id"),
         "status": head.pop("status"),
@@ -135,7 +140,7 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
     if snapshot["completed_at"] is not None:
         snapshot["seq"] -= 1
     frame = {"type": "initial_state", **snapshot}
-    text = serializers.fitted(frame, ("error_details", "outputs", "warnings"), within="child_jobs")
+    text = truncate_to_frame(frame, ("error_details", "outputs", "warnings"), within="child_jobs")
     return snapshot["seq"], text
 
 
@@ -150,7 +155,7 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     if child is None:
         raise ChildNotFound(job_id)
     reasons = waiting_reasons(group, [child], runner_alive=runner_alive())
-    row = serializers.child(child, waiting_reason=reasons.get(child.id))
+    row = serialize_child(child, waiting_reason=reasons.get(child.id))
     rows = list(child.attempts.order_by("number"))
     stopping = {one.backend_id for one in rows if one.is_stopping}
     reasons_of = dict(
@@ -159,7 +164,7 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
         else ()
     )
     attempts = [
-        serializers.attempt(
+        serialize_attempt(
             one,
             left_running=left_running(
                 one.state, reasons_of.get(one.backend_id, ""), stopping=one.is_stopping
@@ -234,7 +239,7 @@ def group_list(*, narrowed: GroupFilter, cursor: str | None, limit: int) -> Page
         return Page([], None, None)
     after = _cursor(found[-1], backwards=False) if more or backwards else None
     before = _cursor(found[0], backwards=True) if (more if backwards else place) else None
-    return Page([serializers.group(row) for row in found], after, before)
+    return Page([serialize_group(row) for row in found], after, before)
 
 
 def _narrowed(narrowed: GroupFilter) -> QuerySet[JobGroup]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.events.hub import Hub, Message, ProgressFrame
 from jobgroups.runner.intervals import Timing
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from jobgroups.services.progress import (
     MAX_STEPS,
     ProgressRow,
@@ -110,7 +110,7 @@ class ChildReport:
         self._told = row
         self._sent_at = time.monotonic()
         self._reporter.dirty[self._child_id] = row
-        text = compact(
+        text = to_json(
             {
                 "type": "child_progress",
                 "job_id": self._child_id,

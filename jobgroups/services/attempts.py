@@ -34,7 +34,7 @@ from jobgroups.domain.text import sentence
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from jobgroups.services import adopting, files, outages, outcomes, quarantine
 from jobgroups.services.outcomes import Failure
 from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
@@ -165,7 +165,7 @@ def attempt_uncertain(
             AttemptState.UNCERTAIN,
             uncertain_since=now(),
             error_message=message,
-            error_details_json=None if details is None else compact(details),
+            error_details_json=None if details is None else to_json(details),
         )
         return _now_of(child, attempt)
 
@@ -231,7 +231,7 @@ def _note_refused(write: GroupWrite, attempt: Attempt, node_errors: Mapping[str,
 def _keep_node_errors(attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
     """Store the refused outputs once: what ComfyUI answered is more than what can be seen later."""
     if attempt.node_errors_json is None:
-        attempt.node_errors_json = compact(node_errors)
+        attempt.node_errors_json = to_json(node_errors)
         Attempt.objects.filter(pk=attempt.pk).update(node_errors_json=attempt.node_errors_json)
 
 
@@ -311,7 +311,7 @@ def attempt_reported(
     """
     with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
         Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
-            node_outputs_json=compact(node_outputs), warnings_json=compact(list(warnings))
+            node_outputs_json=to_json(node_outputs), warnings_json=to_json(list(warnings))
         )
 
 
@@ -422,11 +422,11 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         # The Director interrupted it, and no user at the machine.
         message = _STOPPED[StopReason(attempt.stop_reason)].format(write.group.timeout_seconds)
     if end.node_outputs:
-        fields["node_outputs_json"] = compact(end.node_outputs)
+        fields["node_outputs_json"] = to_json(end.node_outputs)
     failure: dict[str, Any] = {
         "error_message": message,
         "error_type": end.error_type,
-        "error_details_json": None if end.error_details is None else compact(end.error_details),
+        "error_details_json": None if end.error_details is None else to_json(end.error_details),
         "failure_class": _class_stored(attempt, state, end),
     }
     if state is not AttemptState.SUCCESS:
@@ -436,8 +436,8 @@ def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -
         state,
         ended_at=now(),
         backend_ended_at=end.backend_ended_at,
-        outputs_json=compact(end.outputs),
-        warnings_json=compact(list(end.warnings)),
+        outputs_json=to_json(end.outputs),
+        warnings_json=to_json(list(end.warnings)),
         **{**failure, **fields},
     )
 
@@ -487,8 +487,8 @@ def _end_child(
         child,
         ChildStatus.COMPLETED,
         attempt=attempt,
-        outputs_json=compact(end.outputs),
-        warnings_json=compact(list(end.warnings)),
+        outputs_json=to_json(end.outputs),
+        warnings_json=to_json(list(end.warnings)),
         progress=100.0,
         **_last_step(end),
     )

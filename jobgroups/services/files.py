@@ -18,7 +18,7 @@ from jobgroups.database.statements import update_where
 from jobgroups.domain.outputs import marked
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from jobgroups.services.writing import unit_of_work
 
 _TABLE: Final = ReportedFile._meta.db_table
@@ -185,5 +185,5 @@ def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt]) -> None
 def _mark_row(row: ChildJob | Attempt, replaced: Collection[str]) -> bool:
     if row.outputs_json is None:
         return False
-    text = compact(marked(json.loads(row.outputs_json), row.backend_id or "", replaced))
+    text = to_json(marked(json.loads(row.outputs_json), row.backend_id or "", replaced))
     return text != row.outputs_json and update_where(type(row), row.pk, {"outputs_json": text})

@@ -27,7 +27,7 @@ from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
 from jobgroups.queries.groups import first_backends
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from jobgroups.services.backends import hold_backends
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
 from jobgroups.workflow import seeds
@@ -126,7 +126,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         seeds.SeedStrategy(submission.seed_strategy), base, len(submission.backend_ids)
     )
     group = _group_row(submission, base, runner_alive)
-    group.warnings_json = compact([*submission.warnings, *prepared.warnings])
+    group.warnings_json = to_json([*submission.warnings, *prepared.warnings])
     group.workflow_digest = workflow.digest(prepared)
     children = _child_rows(group, submission.backend_ids, dealt)
     try:
@@ -170,9 +170,9 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         created_at=now(),
         status=(GroupStatus.RUNNING if runner_alive else GroupStatus.PENDING).value,
         accepted_without_runner=not runner_alive,
-        workflow_json=compact(submission.workflow),
-        parameters_json=compact(submission.parameters),
-        metadata_json=compact(submission.metadata),
+        workflow_json=to_json(submission.workflow),
+        parameters_json=to_json(submission.parameters),
+        metadata_json=to_json(submission.metadata),
         seed_strategy=submission.seed_strategy,
         base_seed=base_seed,
         timeout_seconds=submission.timeout_seconds,
@@ -182,7 +182,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         retry_on=None if submission.retry_on is None else list(submission.retry_on),
         partial_outputs=submission.partial_outputs.value,
         submitter=submission.submitter,
-        skipped_backends_json=compact(list(submission.skipped_backends)),
+        skipped_backends_json=to_json(list(submission.skipped_backends)),
         idempotency_key=submission.idempotency_key,
         idempotency_digest=submission.idempotency_digest,
         total_count=len(submission.backend_ids),

@@ -30,7 +30,7 @@ from jobgroups.domain.states import (
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from jobgroups.services import adopting, quarantine
 from jobgroups.services.candidates import Others, hold, others_for, own_candidate, tried_of
 from jobgroups.services.writing import GroupWrite
@@ -57,7 +57,7 @@ class Failure:
         return {
             "error_message": self.message,
             "error_type": self.error_type,
-            "error_details_json": None if self.details is None else compact(self.details),
+            "error_details_json": None if self.details is None else to_json(self.details),
             "failure_class": self.kind.value,
         }
 

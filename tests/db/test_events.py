@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from jobgroups import serializers
 from jobgroups.domain.states import AttemptState
 from jobgroups.events import log
 from jobgroups.events.hub import Message
 from jobgroups.models import JobEvent
+from jobgroups.serializers import truncate
 from jobgroups.services import groups
 from tests import farm
 
@@ -118,11 +118,11 @@ def test_no_frame_exceeds_a_mebibyte_whatever_a_child_reports() -> None:
 
 
 def test_a_text_is_cut_at_a_whole_character() -> None:
-    assert serializers.cut("a" * 2048) == "a" * 2048
-    cut = serializers.cut("a" + "é" * 2000)
+    assert truncate("a" * 2048) == "a" * 2048
+    cut = truncate("a" + "é" * 2000)
     assert cut is not None
     assert len(cut.encode()) <= 2048
-    assert serializers.cut(None) is None
+    assert truncate(None) is None
 
 
 def test_each_group_numbers_its_own_events_from_one_without_a_gap() -> None:

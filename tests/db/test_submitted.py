@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from backends.models import Backend, Reachability
-from jobgroups import serializers
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.models import ChildJob, JobGroup
+from jobgroups.serializers import serialize_submission
 from jobgroups.services import attempts, candidates, expiry, groups, retries
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.writing import Fence
@@ -49,7 +49,7 @@ def replay(group: JobGroup) -> list[str]:
     found = groups.group_replay(submitter="", key="k", digest="d")
     assert found is not None
     assert found.group.pk == group.pk
-    answer = serializers.submitted(found.group, found.children)
+    answer = serialize_submission(found.group, found.children)
     return [child["backend_id"] for child in answer["child_jobs"]]
 
 

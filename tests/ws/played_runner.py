@@ -14,7 +14,7 @@ from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import Message, ProgressFrame
 from jobgroups.queries import work
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from jobgroups.services import attempts, claims, expiry, groups, holds, runners
 from jobgroups.services.writing import Fence
 
@@ -157,5 +157,5 @@ class PlayedRunner:
 def progress(group_id: str, child_id: str, attempt: int, percent: float) -> None:
     """Ring with a child's progress, as the runner does."""
     fields = {"type": "child_progress", "job_id": child_id, "attempt": attempt, "progress": percent}
-    frame = ProgressFrame(child_id, attempt, percent, compact(fields))
+    frame = ProgressFrame(child_id, attempt, percent, to_json(fields))
     hub.publish(Message(group_id=group_id, progress=(frame,)))

@@ -31,7 +31,7 @@ from jobgroups.events.messages import (
 from jobgroups.runner.attempt.driver import Course
 from jobgroups.runner.session import previews as previews_module
 from jobgroups.runner.session.previews import GAP, SessionPreviews
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from tests.runner.conftest import Farm, farm, text_to_image  # noqa: F401 farm is a fixture
 from tests.ws.clients import watching
 from tests.ws.conftest import Writer
@@ -248,7 +248,7 @@ async def test_a_client_that_asks_sees_what_runs_and_another_does_not(writer: Wr
         for client in (asking, other):
             await client.until("child_started")
         assert process_hub.wants_previews(group_id)
-        text = compact({"type": "child_preview", "job_id": claim.child_id, "image": "eA=="})
+        text = to_json({"type": "child_preview", "job_id": claim.child_id, "image": "eA=="})
         frame = PreviewFrame(claim.child_id, 1, text)
         process_hub.publish(Message(group_id=group_id, previews=(frame,)))
         assert (await asking.until("child_preview"))["image"] == "eA=="

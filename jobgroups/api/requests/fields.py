@@ -14,7 +14,6 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
 from jobgroups.errors import InvalidRequest
-from jobgroups.serializers import compact
 from jobgroups.workflow.validation import shown_key
 
 #: C0, DEL and C1, and Unicode's own line and paragraph separators.

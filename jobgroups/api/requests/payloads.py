@@ -16,7 +16,7 @@ from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.states import Elsewhere, PartialOutputs, Where
 from jobgroups.errors import InvalidRequest, TooManyChildren
-from jobgroups.serializers import compact
+from jobgroups.serializers import to_json
 from jobgroups.services.groups import Submission
 from jobgroups.workflow import FieldInvalid
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
@@ -85,7 +85,7 @@ class SubmissionRequest(RequestSerializer):
     def validate_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """Refuse more bytes than the setting allows."""
         limit = settings.DIRECTOR_MAX_METADATA_BYTES
-        if len(compact(metadata).encode()) > limit:
+        if len(to_json(metadata).encode()) > limit:
             raise ValidationError(f"Must have at most {limit} bytes as JSON.")
         return metadata
 

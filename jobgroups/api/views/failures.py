@@ -11,7 +11,7 @@ from jobgroups.api.requests.query_params import FailedJobsQuery, FailuresQuery
 from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso
 from jobgroups.queries import failures
-from jobgroups.serializers import cut
+from jobgroups.serializers import truncate
 
 
 class FailuresView(ApiView):
@@ -73,7 +73,7 @@ def _row(row: failures.Row) -> dict[str, Any]:
             "job_group_id": example.group_id,
             "job_id": example.job_id,
             "attempt": example.attempt,
-            "message": cut(example.message),
+            "message": truncate(example.message),
             "at": iso(example.at),
         },
     }

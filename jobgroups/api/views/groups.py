@@ -9,7 +9,6 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from jobgroups import serializers
 from jobgroups.api.requests import path_params, payloads
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.query_params import EventsQuery, GroupListQuery
@@ -19,6 +18,7 @@ from jobgroups.api.views.pagination import with_query
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.queries import groups as selectors
+from jobgroups.serializers import serialize_submission, to_json
 from jobgroups.services import groups
 
 #: Events a page; a frame of theirs may have up to 1 MiB, most have a few hundred bytes.
@@ -34,7 +34,7 @@ class SubmitView(ApiView):
         made = submit(submission)
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
         return Response(
-            serializers.submitted(made.group, made.children), status=201, headers=headers
+            serialize_submission(made.group, made.children), status=201, headers=headers
         )
 
 
@@ -91,7 +91,7 @@ class EventsView(ApiView):
         page, more = found[:EVENTS_PAGE], len(found) > EVENTS_PAGE
         following = with_query(request, since=str(page[-1][0])) if more else None
         frames = ",".join(text for _, text in page)
-        text = f'{{"events":[{frames}],"next":{serializers.compact(following)}}}'
+        text = f'{{"events":[{frames}],"next":{to_json(following)}}}'
         return HttpResponse(text, content_type="application/json")
 
 

@@ -22,7 +22,7 @@ from backends.comfyui.protocol import (
     Preview,
 )
 from jobgroups.events.hub import Hub, Message, PreviewFrame
-from jobgroups.serializers import MAX_FRAME_BYTES, compact
+from jobgroups.serializers import MAX_FRAME_BYTES, to_json
 
 if TYPE_CHECKING:
     from jobgroups.runner.attempt.driver import Course
@@ -120,7 +120,7 @@ class _Window:
         self._hub.publish(Message(group_id=self._course.group_id, previews=(frame,)))
 
     def _text(self, preview: Preview) -> str:
-        return compact(
+        return to_json(
             {
                 "type": "child_preview",
                 "job_id": self._course.child_id,
