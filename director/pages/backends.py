@@ -239,7 +239,7 @@ def _ends() -> dict[str, Counter[str]]:
 def _machine(
     row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int
 ) -> Machine:
-    shown = backends.backend(row, load)
+    shown = backends.serialize_backend(row, load)
     since = shown["status_since"]
     gpu, vram = _device(row.devices)
     return Machine(

@@ -84,7 +84,7 @@ def window_of(query: QueryDict) -> str:
 
 def failures_page(window: str) -> FailuresPage:
     """Return the page of failures within a window."""
-    found = failing.recent_failures(window)
+    found = failing.failure_report(window)
     known = backends_by_id(row.backend_id for row in [*found.rows, *found.recovered])
     return FailuresPage(
         window=window,
@@ -92,7 +92,7 @@ def failures_page(window: str) -> FailuresPage:
         causes=[_cause(row, known) for row in found.rows],
         recovered=[_cause(row, known) for row in found.recovered],
         more=found.more,
-        only_newest=failing.MOST_FAILURES if found.cut else None,
+        only_newest=failing.MAX_FAILURES if found.cut else None,
         lost=found.lost,
     )
 
@@ -100,12 +100,12 @@ def failures_page(window: str) -> FailuresPage:
 def tally() -> str:
     """Return how many jobs failed in the last day and are failed now, nothing where none did."""
     count = failing.lost_count()
-    if count >= failing.MOST_COUNTED:
-        return f"{failing.MOST_COUNTED - 1}+"
+    if count >= failing.MAX_COUNT:
+        return f"{failing.MAX_COUNT - 1}+"
     return str(count or "")
 
 
-def _cause(row: failing.Row, known: Mapping[str, Backend]) -> Cause:
+def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> Cause:
     backend = known.get(row.backend_id)
     kind = TAXONOMY[FailureClass(row.failure_class)]
     moment = now()

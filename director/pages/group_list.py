@@ -202,12 +202,12 @@ def _machines(children: Mapping[str, Sequence[_Child]]) -> dict[str, Backend]:
     return backends_by_id(ids) if ids else {}
 
 
-def _left(children: Sequence[_Child], machines: Mapping[str, Backend]) -> list[estimates.Left]:
+def _left(children: Sequence[_Child], machines: Mapping[str, Backend]) -> list[estimates.Remaining]:
     return [
-        estimates.Left(
+        estimates.Remaining(
             child.backend_id,
             child.progress / 100,
-            goes_on=_goes_on(child, machines.get(child.backend_id)),
+            is_progressing=_goes_on(child, machines.get(child.backend_id)),
         )
         for child in children
         if child.status not in CHILD_FINAL

@@ -27,7 +27,7 @@ from jobgroups.domain.clock import iso
 from jobgroups.models import Runner
 from jobgroups.queries import backends as backend_shapes
 from jobgroups.queries.backends import backend_loads
-from jobgroups.queries.leases import HEARTBEAT_LIFE, database_now
+from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ def _read() -> Facts:
         loads = backend_loads()
         rows = [row for row in backend_list() if row.enabled]
         shown = [
-            backend_shapes.status(row, loads.get(row.id, backend_shapes.NO_LOAD)) for row in rows
+            backend_shapes.serialize_backend_status(row, loads.get(row.id, backend_shapes.NO_LOAD))
+            for row in rows
         ]
         return Facts(runners, database_now(), {one["backend_id"]: one["status"] for one in shown})
     finally:
@@ -136,7 +137,7 @@ def database_check(facts: Facts | None) -> Check:
 
 def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
     here = (platform.node()[:255], os.getpid())
-    return (runner.host, runner.pid) != here and runner.heartbeat_at > moment - HEARTBEAT_LIFE
+    return (runner.host, runner.pid) != here and runner.heartbeat_at > moment - HEARTBEAT_TIMEOUT
 
 
 def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
@@ -190,7 +191,7 @@ def runner_check(facts: Facts | None) -> Check:
     runners, moment = facts.runners, facts.moment
     if not runners:
         return Check(absent, "No runner is registered; `serve` or `runner` starts one.")
-    alive = [one for one in runners if one.heartbeat_at > moment - HEARTBEAT_LIFE]
+    alive = [one for one in runners if one.heartbeat_at > moment - HEARTBEAT_TIMEOUT]
     if not alive:
         return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
     restarted = [one for one in alive if _restarted_lately(one, moment)]

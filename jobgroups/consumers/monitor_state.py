@@ -29,7 +29,7 @@ class Pulse(msgspec.Struct, frozen=True):
         runner: whether a runner is alive.
         newest: id of the newest group, empty where there is none.
         backends: changes whenever something that a person sees of a backend does.
-        failed: jobs that failed in the last day and are failed now, at most ``failing.MOST_COUNTED``.
+        failed: jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
     """
 
     runner: bool
@@ -39,7 +39,7 @@ class Pulse(msgspec.Struct, frozen=True):
 
 
 def _read() -> Pulse:
-    newest = groups.group_list(narrowed=groups.GroupFilter(), cursor=None, limit=1).results
+    newest = groups.group_list(filters=groups.GroupFilter(), cursor=None, limit=1).results
     return Pulse(
         runner=leases.runner_alive(),
         newest=newest[0]["job_group_id"] if newest else "",

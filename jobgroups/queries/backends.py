@@ -60,9 +60,9 @@ def backend_in_use(backend_id: str) -> tuple[int, int]:
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
 
 
-def backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
+def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     """Return a backend with every field of its schema."""
-    changing = status(row, load)
+    changing = serialize_backend_status(row, load)
     return {
         "backend_id": row.id,
         "name": row.name,
@@ -90,13 +90,13 @@ def backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     }
 
 
-def status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
+def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     """Return the fields of a backend that change by themselves.
 
     ``queue_ours`` and ``queue_foreign`` are prompts that wait or execute there, ``running`` those
     that execute, whoever's; all as of the last look, but for ours, which are known.
     """
-    standing = standing_of(row, load)
+    standing = status_of(row, load)
     since = standing.since
     return {
         "backend_id": row.id,
@@ -118,7 +118,7 @@ def status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     }
 
 
-def standing_of(row: Backend, load: BackendLoad = NO_LOAD) -> Standing:
+def status_of(row: Backend, load: BackendLoad = NO_LOAD) -> Standing:
     """Return the one word for a backend, with why, since when and by whom."""
     return backend_state(backend_facts(row, now=now(), ours=load.running + load.accepted))
 

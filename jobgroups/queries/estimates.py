@@ -17,20 +17,20 @@ from jobgroups.models import ChildJob
 
 #: Completed children of a workflow that are looked back on, newest groups first: however many there
 #: are, a page costs the same.
-LOOK_BACK: Final = 500
+MAX_CHILDREN: Final = 500
 #: Runs on one backend that count, the newest ones.
-RUNS: Final = 20
+MAX_RUNS: Final = 20
 #: Fewer runs than this say nothing.
-ENOUGH: Final = 3
+MIN_RUNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Remaining:
     """A child that is not final: where, how far it has come (0 … 1), whether it can come further now."""
 
     backend_id: str
     done: float
-    goes_on: bool = True
+    is_progressing: bool = True
 
 
 def medians(digests: Iterable[str]) -> dict[tuple[str, str], float]:
@@ -39,7 +39,7 @@ def medians(digests: Iterable[str]) -> dict[tuple[str, str], float]:
     # Groups of a release that kept no digest have an empty one: they have nothing in common.
     for digest in {one for one in digests if one}:
         for backend_id, runs in _runs(digest).items():
-            if len(runs) >= ENOUGH:
+            if len(runs) >= MIN_RUNS:
                 found[digest, backend_id] = median(runs)
     return found
 
@@ -50,14 +50,14 @@ def _runs(digest: str) -> dict[str, list[float]]:
     rows = ChildJob.objects.filter(group__workflow_digest=digest, status=ChildStatus.COMPLETED)
     for backend_id, started, ended in rows.order_by("-group__created_at").values_list(
         "current_attempt__backend_id", "current_attempt__started_at", "current_attempt__ended_at"
-    )[:LOOK_BACK]:
-        if started and ended and len(taken[backend_id]) < RUNS:
+    )[:MAX_CHILDREN]:
+        if started and ended and len(taken[backend_id]) < MAX_RUNS:
             taken[backend_id].append((ended - started).total_seconds())
     return taken
 
 
 def seconds_left(
-    left: Sequence[Left], digest: str, known: Mapping[tuple[str, str], float]
+    left: Sequence[Remaining], digest: str, known: Mapping[tuple[str, str], float]
 ) -> float | None:
     """Return the seconds until the last child is done.
 
@@ -67,7 +67,7 @@ def seconds_left(
         None where that cannot be said: a backend is not known, or one of the children waits for a person
         or a machine, and nobody knows how long.
     """
-    if not left or not all(one.goes_on for one in left):
+    if not left or not all(one.is_progressing for one in left):
         return None
     sums: dict[str, float] = defaultdict(float)
     for one in left:

@@ -33,13 +33,13 @@ WINDOWS: Final = {
 }
 DEFAULT_WINDOW: Final = "1d"
 #: Failed jobs, and other failed attempts, that are read at most: the newest.
-MOST_FAILURES: Final = 20_000
+MAX_FAILURES: Final = 20_000
 #: Rows that are shown at most, those that hurt most.
-MOST_ROWS: Final = 100
+MAX_ROWS: Final = 100
 #: Children that one row can name to be tried again.
-MOST_JOBS: Final = 2_000
+MAX_JOBS: Final = 2_000
 #: From this many on the navigation shows "99+".
-MOST_COUNTED: Final = 100
+MAX_COUNT: Final = 100
 _NEVER_YET: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _LOST: Final = (ChildStatus.FAILED, ChildStatus.TIMEOUT)
@@ -63,7 +63,7 @@ class Example:
 
 
 @dataclass(slots=True)
-class Row:
+class FailureRow:
     """All failures with one cause at one backend in one workflow."""
 
     failure_class: str
@@ -84,14 +84,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Failures:
+class FailureReport:
     """What failed since a moment."""
 
     since: dt.datetime
     #: What is not made up for, the worst first.
-    rows: list[Row]
+    rows: list[FailureRow]
     #: What cost nothing but time: the child completed on a later try.
-    recovered: list[Row]
+    recovered: list[FailureRow]
     #: Rows that were left out.
     more: int
     #: Whether there were more failures than are read: only the newest are counted.
@@ -101,7 +101,7 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
-class Retriable:
+class RetriableJobs:
     """Children of one group that failed and can be tried again."""
 
     group_id: str
@@ -111,23 +111,23 @@ class Retriable:
     job_ids: list[str]
 
 
-def recent_failures(window: str = DEFAULT_WINDOW) -> Failures:
+def failure_report(window: str = DEFAULT_WINDOW) -> FailureReport:
     """Return what failed within a window of ``WINDOWS``."""
     since = now() - WINDOWS[window]
     sources = [_lost_children(since), _ended_attempts(since), _open_attempts(since)]
-    lost: dict[tuple[str, str, str], Row] = {}
-    recovered: dict[tuple[str, str, str], Row] = {}
+    lost: dict[tuple[str, str, str], FailureRow] = {}
+    recovered: dict[tuple[str, str, str], FailureRow] = {}
     for source in sources:
         for part in _by_group(_newest(source)):
             key = (part["cause"], part["place"], part["digest"])
             rows = recovered if part["done"] else lost
-            _add(rows.setdefault(key, Row(*key)), part)
+            _add(rows.setdefault(key, FailureRow(*key)), part)
     worst = sorted(lost.values(), key=lambda row: (-row.lost, -row.failures, -row.last.timestamp()))
     cheap = sorted(recovered.values(), key=lambda row: (-row.failures, -row.last.timestamp()))
-    shown, shown_recovered = worst[:MOST_ROWS], cheap[:MOST_ROWS]
+    shown, shown_recovered = worst[:MAX_ROWS], cheap[:MAX_ROWS]
     _find_examples(shown, shown_recovered, sources)
     _name([*shown, *shown_recovered])
-    return Failures(
+    return FailureReport(
         since=since,
         rows=shown,
         recovered=shown_recovered,
@@ -138,15 +138,15 @@ def recent_failures(window: str = DEFAULT_WINDOW) -> Failures:
 
 
 def lost_count(window: str = DEFAULT_WINDOW) -> int:
-    """Return how many children failed within a window and are failed now, at most ``MOST_COUNTED``.
+    """Return how many children failed within a window and are failed now, at most ``MAX_COUNT``.
 
-    Every page shows it. It is the number of ``Failures.lost``; it reads at most ``MOST_COUNTED``
+    Every page shows it. It is the number of ``FailureReport.lost``; it reads at most ``MAX_COUNT``
     entries of the index ``child_failed``.
     """
-    return _lost(now() - WINDOWS[window])[:MOST_COUNTED].count()
+    return _lost(now() - WINDOWS[window])[:MAX_COUNT].count()
 
 
-def _add(row: Row, part: Mapping[str, Any]) -> None:
+def _add(row: FailureRow, part: Mapping[str, Any]) -> None:
     row.failures += part["failures"]
     row.lost += part["lost"]
     row.open += part["open"]
@@ -203,7 +203,7 @@ def _attempts(moment: str) -> QuerySet[Any]:
     Args:
         moment: the column with the time of the failure.
     """
-    there = _values(Attempt, _WITH_FAILURE)
+    there = _distinct_backends(Attempt, _WITH_FAILURE)
     rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD)
     return (
         rows.filter(backend_id__in=there)
@@ -226,11 +226,11 @@ def _attempts(moment: str) -> QuerySet[Any]:
 
 def _newest(rows: QuerySet[Any]) -> QuerySet[Any]:
     """Return the newest of them, so that a page costs the same however bad the day was."""
-    return rows.filter(pk__in=rows.order_by("-at").values("pk")[:MOST_FAILURES])
+    return rows.filter(pk__in=rows.order_by("-at").values("pk")[:MAX_FAILURES])
 
 
 def _exceeds(rows: QuerySet[Any]) -> bool:
-    return rows[: MOST_FAILURES + 1].count() > MOST_FAILURES
+    return rows[: MAX_FAILURES + 1].count() > MAX_FAILURES
 
 
 def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
@@ -246,7 +246,7 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
     return parts
 
 
-def _values(model: type[Model], condition: str) -> list[str]:
+def _distinct_backends(model: type[Model], condition: str) -> list[str]:
     """Return the different backends in an index that begins with them, with one step for each.
 
     DISTINCT would read every entry of the index, and the table of backends lacks those that were
@@ -265,7 +265,7 @@ def _values(model: type[Model], condition: str) -> list[str]:
 
 
 def _find_examples(
-    lost: Iterable[Row], recovered: Iterable[Row], sources: Iterable[QuerySet[Any]]
+    lost: Iterable[FailureRow], recovered: Iterable[FailureRow], sources: Iterable[QuerySet[Any]]
 ) -> None:
     """Set each row's newest failure."""
     rows = [(row, done) for done, some in ((False, lost), (True, recovered)) for row in some]
@@ -283,7 +283,7 @@ def _find_examples(
                 )
 
 
-def _name(rows: Collection[Row]) -> None:
+def _name(rows: Collection[FailureRow]) -> None:
     """Name each row after the group of its newest failure, and the model that its workflow loads."""
     examples = [row.example for row in rows if row.example is not None]
     groups = JobGroup.objects.filter(pk__in={one.group_id for one in examples})
@@ -313,16 +313,16 @@ def _model_of(group_id: str) -> str:
 
 def failed_jobs(
     window: str, *, failure_class: str, backend_id: str, workflow: str | None
-) -> list[Retriable]:
+) -> list[RetriableJobs]:
     """Return the children behind a row that are failed or timed out now, by group, newest first."""
     rows = _lost_children(now() - WINDOWS[window]).filter(cause=failure_class, place=backend_id)
     if workflow is not None:
         rows = rows.filter(digest=workflow)
     found: dict[str, list[str]] = defaultdict(list)
-    for group_id, job_id in rows.order_by("-at").values_list("in_group", "job")[:MOST_JOBS]:
+    for group_id, job_id in rows.order_by("-at").values_list("in_group", "job")[:MAX_JOBS]:
         found[group_id].append(job_id)
     return [
-        Retriable(
+        RetriableJobs(
             group_id=group_id,
             name=wording.group_name(group_id, json.loads(metadata)),
             finished=completed_at is not None,

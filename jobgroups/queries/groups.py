@@ -175,7 +175,7 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     return {**row, "attempt_count": row["attempts"], "attempts": attempts}
 
 
-def first_backends(group: JobGroup) -> dict[str, str]:
+def submitted_backends(group: JobGroup) -> dict[str, str]:
     """Return the backend that each child of a group was submitted to, by the child's id, in order.
 
     Within the first run every move is a ``child_retrying`` that names what was left. A retry by a
@@ -201,7 +201,7 @@ def first_backends(group: JobGroup) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFilter:
-    """What a list of groups is narrowed to; None and empty mean anything."""
+    """Filters of the list of groups; None and empty match every group."""
 
     status: str | None = None
     backend: str | None = None
@@ -220,16 +220,16 @@ class Page:
     previous_cursor: str | None
 
 
-def group_list(*, narrowed: GroupFilter, cursor: str | None, limit: int) -> Page:
+def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
     """Return up to ``limit`` groups, newest first, from ``cursor`` on. Counts nothing.
 
     Raises:
         InvalidRequest: the cursor is not one that a page gave.
     """
-    rows = _narrowed(narrowed)
-    backwards, place = _place(cursor)
+    rows = _apply_filters(filters)
+    backwards, place = _decode_cursor(cursor)
     if place is not None:
-        rows = rows.filter(_beyond(place, backwards=backwards))
+        rows = rows.filter(_after_cursor(place, backwards=backwards))
     order = ("created_at", "id") if backwards else ("-created_at", "-id")
     found = list(rows.order_by(*order)[: limit + 1])
     more, found = len(found) > limit, found[:limit]
@@ -242,25 +242,25 @@ def group_list(*, narrowed: GroupFilter, cursor: str | None, limit: int) -> Page
     return Page([serialize_group(row) for row in found], after, before)
 
 
-def _narrowed(narrowed: GroupFilter) -> QuerySet[JobGroup]:
+def _apply_filters(filters: GroupFilter) -> QuerySet[JobGroup]:
     rows = JobGroup.objects.all()
-    if narrowed.status:
-        rows = rows.filter(status=narrowed.status)
-    if narrowed.backend:
-        with_child = ChildJob.objects.filter(backend_id=narrowed.backend).values("group_id")
+    if filters.status:
+        rows = rows.filter(status=filters.status)
+    if filters.backend:
+        with_child = ChildJob.objects.filter(backend_id=filters.backend).values("group_id")
         rows = rows.filter(pk__in=with_child)
-    if narrowed.submitter:
-        rows = rows.filter(submitter=narrowed.submitter)
-    for key, value in narrowed.metadata.items():
+    if filters.submitter:
+        rows = rows.filter(submitter=filters.submitter)
+    for key, value in filters.metadata.items():
         rows = rows.filter(labels__key=key, labels__value=value)
-    if narrowed.created_after:
-        rows = rows.filter(created_at__gt=narrowed.created_after)
-    if narrowed.created_before:
-        rows = rows.filter(created_at__lt=narrowed.created_before)
+    if filters.created_after:
+        rows = rows.filter(created_at__gt=filters.created_after)
+    if filters.created_before:
+        rows = rows.filter(created_at__lt=filters.created_before)
     return rows
 
 
-def _beyond(place: tuple[dt.datetime, str], *, backwards: bool) -> Q:
+def _after_cursor(place: tuple[dt.datetime, str], *, backwards: bool) -> Q:
     moment, group_id = place
     if backwards:
         return Q(created_at__gt=moment) | Q(created_at=moment, id__gt=group_id)
@@ -272,7 +272,7 @@ def _cursor(row: JobGroup, *, backwards: bool) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _place(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | None]:
+def _decode_cursor(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | None]:
     if not cursor:
         return False, None
     try:

@@ -13,18 +13,18 @@ from jobgroups.domain.leases import Leases
 from jobgroups.models import Lease, Runner
 
 #: A runner is alive while its heartbeat is younger.
-HEARTBEAT_LIFE: Final = dt.timedelta(seconds=10)
+HEARTBEAT_TIMEOUT: Final = dt.timedelta(seconds=10)
 #: A lease that has been free for so long is wanted by nobody who has room for it.
-LEFT_LYING: Final = dt.timedelta(seconds=5)
+UNCLAIMED_AFTER: Final = dt.timedelta(seconds=5)
 #: A runner has settled once it has lived for so long: only then others make room for it.
-SETTLED: Final = dt.timedelta(seconds=3)
+STABLE_AFTER: Final = dt.timedelta(seconds=3)
 #: What is locked in PostgreSQL by a process that runs under a name; the name follows.
 NAME_LOCK: Final = "comfyui-director: runner "
 #: Seconds within which a living runner takes the lock on its name again that it lost.
 LOCK_RETAKEN: Final = 4.0
 
 # A session's lock on a number of 64 bits is shown as two halves.
-_FREE_NAMES: Final = f"""
+_DEAD_RUNNERS: Final = f"""
     SELECT name FROM {Runner._meta.db_table} WHERE NOT EXISTS (
         SELECT 1 FROM pg_locks
         WHERE locktype = 'advisory' AND objsubid = 1 AND granted
@@ -50,7 +50,7 @@ def database_now() -> dt.datetime:
     return moment
 
 
-def free_names() -> frozenset[str]:
+def dead_runners() -> frozenset[str]:
     """Return the runners that are dead for certain: nobody holds the lock on their name.
 
     Such a lock dies with its process, and also where PostgreSQL is restarted or cuts the connection
@@ -60,15 +60,15 @@ def free_names() -> frozenset[str]:
     if connection.vendor != "postgresql":
         return frozenset()
     with connection.cursor() as cursor:
-        cursor.execute(_FREE_NAMES, [NAME_LOCK, LOCK_RETAKEN, 2 * LOCK_RETAKEN])
+        cursor.execute(_DEAD_RUNNERS, [NAME_LOCK, LOCK_RETAKEN, 2 * LOCK_RETAKEN])
         return frozenset(name for (name,) in cursor.fetchall())
 
 
-def leases_seen(runner: str) -> Leases:
+def lease_table(runner: str) -> Leases:
     """Return how the leases stand for a runner."""
-    moment, dead = database_now(), free_names()
+    moment, dead = database_now(), dead_runners()
     living = Runner.objects.filter(
-        stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_LIFE
+        stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT
     ).exclude(name__in={runner, *dead})
     started = dict(living.order_by().values_list("name", "started_at"))
     others: dict[str, str] = {}
@@ -79,24 +79,26 @@ def leases_seen(runner: str) -> Leases:
         if holder and holder not in dead and until is not None and until > moment:
             others[backend_id] = holder
             ends.append(until)
-        elif until is None or until <= moment - LEFT_LYING:
+        elif until is None or until <= moment - UNCLAIMED_AFTER:
             lying.add(backend_id)
     return Leases(
         left_lying=frozenset(lying),
         others=others,
         rivals=frozenset(started),
-        settled=frozenset(name for name, began in started.items() if began <= moment - SETTLED),
+        settled=frozenset(
+            name for name, began in started.items() if began <= moment - STABLE_AFTER
+        ),
         next_free_in=(min(ends) - moment).total_seconds() if ends else None,
     )
 
 
-def is_something_free(runner: str) -> bool:
+def has_free_lease(runner: str) -> bool:
     """Return whether a lease that a runner does not hold is free, so that a look is worth while."""
     if connection.vendor != "postgresql":
         return False
     others = Lease.objects.exclude(runner=runner)
     free = others.filter(expires_at__lt=database_now()) | others.filter(expires_at__isnull=True)
-    return free.exists() or others.filter(runner__in=free_names()).exists()
+    return free.exists() or others.filter(runner__in=dead_runners()).exists()
 
 
 def leases_held(runner: str) -> list[tuple[str, int]]:
@@ -106,10 +108,10 @@ def leases_held(runner: str) -> list[tuple[str, int]]:
 
 def runner_alive() -> bool:
     """Return whether any runner's heartbeat is younger than 10 s."""
-    return _alive.first(beaten_after=database_now() - HEARTBEAT_LIFE) is not None
+    return _live_runner.first(beaten_after=database_now() - HEARTBEAT_TIMEOUT) is not None
 
 
-_alive: Final = PreparedQuery(
+_live_runner: Final = PreparedQuery(
     lambda: (
         Runner.objects.filter(heartbeat_at__gt=Parameter("beaten_after"), stopped_at__isnull=True)
         .only("name")

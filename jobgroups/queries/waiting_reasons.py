@@ -96,9 +96,9 @@ def _queued_reasons(
     if not queued:
         return {}
     unsent = [one for one in queued if one.current_attempt_id is None]
-    line = unsent if len(children) == group.total_count else _line_of(group)
-    places = _places(group, line, unsent)
-    stopping = _stopping(group) if unsent else {}
+    line = unsent if len(children) == group.total_count else _unsent_children(group)
+    places = _queue_positions(group, line, unsent)
+    stopping = _stopping_attempts(group) if unsent else {}
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     return {
         one.id: waiting.waiting_reason(
@@ -138,7 +138,7 @@ def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:
     )
 
 
-def _stopping(group: JobGroup) -> dict[str, tuple[str, str]]:
+def _stopping_attempts(group: JobGroup) -> dict[str, tuple[str, str]]:
     """Return where and why an older attempt is stopped that keeps a child from being sent, by its id."""
     older = Attempt.objects.filter(
         child__group=group, child__current_attempt__isnull=True, ended_at__isnull=True
@@ -150,12 +150,14 @@ def _stopping(group: JobGroup) -> dict[str, tuple[str, str]]:
     return {child_id: (backend_id, reason) for child_id, backend_id, reason in rows}
 
 
-def _line_of(group: JobGroup) -> list[ChildJob]:
+def _unsent_children(group: JobGroup) -> list[ChildJob]:
     unsent = group.children.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
     return list(unsent.only("id", "backend_id", "queued_at", "position"))
 
 
-def _places(group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]) -> dict[str, int]:
+def _queue_positions(
+    group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]
+) -> dict[str, int]:
     """Return each unsent child's place in its backend's line, from 1.
 
     The line is what waits for the backend and was not sent, in the order of claims. What is of other
@@ -167,7 +169,7 @@ def _places(group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]
     lines: dict[str, list[ChildJob]] = defaultdict(list)
     for child in own:
         lines[child.backend_id or ""].append(child)
-    before = _others_before(group, lines.keys(), {one.queued_at for one in unsent})
+    before = _count_ahead(group, lines.keys(), {one.queued_at for one in unsent})
     places: dict[str, int] = {}
     for backend_id, line in lines.items():
         line.sort(key=lambda one: (one.queued_at, one.position))
@@ -178,7 +180,7 @@ def _places(group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]
     return places
 
 
-def _others_before(
+def _count_ahead(
     group: JobGroup, backend_ids: Collection[str], moments: Collection[dt.datetime]
 ) -> dict[tuple[str, dt.datetime], int]:
     """Return how many children of other groups stand before one that was queued at each moment."""

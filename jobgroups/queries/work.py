@@ -20,7 +20,7 @@ def active_attempts(backend_id: str) -> list[Attempt]:
     return list(rows.select_related("child__group").order_by("id"))
 
 
-def attempt_loaded(attempt_id: int) -> Attempt:
+def attempt_with_group(attempt_id: int) -> Attempt:
     """Return one attempt with child and group loaded."""
     return Attempt.objects.select_related("child__group").get(pk=attempt_id)
 
@@ -58,7 +58,7 @@ _abandoned: Final = PreparedQuery(
 )
 
 
-def stops_owed(backend_id: str) -> set[int]:
+def pending_stops(backend_id: str) -> set[int]:
     """Return the ids of active attempts at a backend whose stop is owed."""
     owed = Attempt.objects.filter(
         backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False
@@ -66,7 +66,7 @@ def stops_owed(backend_id: str) -> set[int]:
     return set(owed.values_list("pk", flat=True))
 
 
-def work_for_sessions() -> tuple[set[str], dict[str, set[int]]]:
+def pending_work() -> tuple[set[str], dict[str, set[int]]]:
     """Return the backends for which a child waits, and each backend's attempts to be stopped."""
     waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
     owed = Attempt.objects.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
@@ -77,7 +77,7 @@ def work_for_sessions() -> tuple[set[str], dict[str, set[int]]]:
     return {backend_id for backend_id in backends if backend_id}, stops
 
 
-def next_try_in(backend_id: str) -> float | None:
+def next_due_in(backend_id: str) -> float | None:
     """Return after how many seconds the pause of a child that waits for a backend ends first.
 
     None where no child pauses there. What is further off than any pause was said before the clock was
@@ -85,13 +85,13 @@ def next_try_in(backend_id: str) -> float | None:
     """
     moment = now()
     longest = moment + dt.timedelta(seconds=LONGEST_PAUSE)
-    first = _pauses_first.first(backend_id, moment=moment, longest=longest)
+    first = _next_due.first(backend_id, moment=moment, longest=longest)
     if first is None or first.not_before is None:
         return None
     return (first.not_before - moment).total_seconds()
 
 
-_pauses_first: Final = PreparedQuery(
+_next_due: Final = PreparedQuery(
     lambda: (
         ChildJob.objects.filter(
             backend_id=KEY,

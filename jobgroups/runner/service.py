@@ -241,7 +241,7 @@ class RunnerService:
             held = [Fence(*lease) for lease in leasing.leases_held(name)]
             self.lease_clock.renewed(held, asked_at)
             self._renewed = asked_at, frozenset(held)
-            if leasing.is_something_free(name):
+            if leasing.has_free_lease(name):
                 self._loop.call_soon_threadsafe(self.wake)
         return renewed
 
@@ -289,7 +289,7 @@ class RunnerService:
                     await self._work.wait()
 
     async def _pass_on(self, database: DatabaseThreads) -> None:
-        waiting, stops = await database.run_with_retry(work.work_for_sessions)
+        waiting, stops = await database.run_with_retry(work.pending_work)
         for backend_id, held in self._held.items():
             if backend_id in waiting:
                 held.session.wake()
@@ -299,7 +299,7 @@ class RunnerService:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
         rows = await around.database.run_with_retry(backend_selectors.backend_addresses)
         busy = await around.database.run_with_retry(work.backends_with_prompts)
-        leases = await around.database.run_with_retry(leasing.leases_seen, self._settings.name)
+        leases = await around.database.run_with_retry(leasing.lease_table, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
         for backend_id, held in list(self._held.items()):
             row = wanted.get(backend_id)

@@ -19,7 +19,7 @@ from jobgroups.domain.retry_policy import Candidate, Tried
 from jobgroups.domain.states import CHILD_OPEN, Elsewhere
 from jobgroups.errors import Conflict
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.queries.groups import first_backends
+from jobgroups.queries.groups import submitted_backends
 from jobgroups.services.backends import hold_backends
 
 
@@ -126,4 +126,4 @@ def _candidates(rows: Collection[Backend]) -> list[Candidate]:
 def _submitted_to(group: JobGroup) -> set[str]:
     """Return the backends that a group was submitted to, those included that were skipped then."""
     skipped = {one["backend_id"] for one in json.loads(group.skipped_backends_json)}
-    return {one for one in (*first_backends(group).values(), *skipped) if one}
+    return {one for one in (*submitted_backends(group).values(), *skipped) if one}

@@ -26,7 +26,7 @@ from jobgroups.errors import ChildNotFound, IdempotencyConflict
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
-from jobgroups.queries.groups import first_backends
+from jobgroups.queries.groups import submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.backends import hold_backends
 from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
@@ -99,7 +99,7 @@ def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
             "This Idempotency-Key was used within 24 h with another body; use a new key."
         )
     children = list(group.children.order_by("position"))
-    first = first_backends(group)
+    first = submitted_backends(group)
     for child in children:
         # In memory alone: the answer is the first one's, wherever they have gone since.
         child.backend_id = first[child.id]

@@ -16,7 +16,7 @@ from django.db.models import F
 from backends.models import Backend
 from backends.services import backend_observed
 from jobgroups.models import Lease, Runner
-from jobgroups.queries.leases import database_now, free_names
+from jobgroups.queries.leases import database_now, dead_runners
 from jobgroups.services.writing import Fence, check_fence, unit_of_work
 
 #: How long a lease holds without a renewal: what a host that vanished drove is another runner's
@@ -143,7 +143,7 @@ def _lease_take(backend_id: str, runner: str) -> Fence | None:
         held = lease.runner not in ("", runner) and lease.expires_at is not None
         moment = database_now()
         holds = held and lease.expires_at is not None and lease.expires_at > moment
-        if holds and lease.runner not in free_names():
+        if holds and lease.runner not in dead_runners():
             return None
         Lease.objects.filter(pk=lease.pk).update(
             runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_LIFE

@@ -64,9 +64,9 @@ def test_the_backend_in_the_examples_has_the_fields_of_one(make_backend: Made) -
     row = make_backend("gpu-1")
     blocks = [json.loads(b) for b in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
     shown = next(block["backends"][0] for block in blocks if "backends" in block)
-    assert list(shown) == list(backends.backend(row))
+    assert list(shown) == list(backends.serialize_backend(row))
     status = next(block for block in blocks if block.get("status_since"))
-    assert list(status) == list(backends.status(row))
+    assert list(status) == list(backends.serialize_backend_status(row))
 
 
 @pytest.mark.django_db

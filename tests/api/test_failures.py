@@ -189,8 +189,8 @@ def test_only_the_window_is_looked_at(api: Api, window: str, seen: int) -> None:
 
 
 def test_more_than_a_page_is_cut_and_said(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failing, "MOST_ROWS", 1)
-    monkeypatch.setattr(failing, "MOST_FAILURES", 2)
+    monkeypatch.setattr(failing, "MAX_ROWS", 1)
+    monkeypatch.setattr(failing, "MAX_FAILURES", 2)
     first, second, third = group("gpu-1", "gpu-2", "gpu-1")
     lose(first, FailureClass.NODE_ERROR, ago=10)
     lose(second, FailureClass.NODE_ERROR, ago=20)
@@ -260,7 +260,7 @@ def test_the_navigation_counts_lost_jobs_up_to_a_hundred(monkeypatch: pytest.Mon
     assert failing.lost_count() == 1
     lose(second, FailureClass.NODE_ERROR)
     assert failing.lost_count() == 2
-    monkeypatch.setattr(failing, "MOST_COUNTED", 1)
+    monkeypatch.setattr(failing, "MAX_COUNT", 1)
     assert failing.lost_count() == 1
 
 

@@ -80,7 +80,7 @@ def _round() -> None:
     """Do what a runner does on each ring for work, before it wakes anybody (``RunnerService``)."""
     from jobgroups.queries import work
 
-    work.work_for_sessions()
+    work.pending_work()
 
 
 def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int) -> None:

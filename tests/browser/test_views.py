@@ -27,9 +27,13 @@ def client() -> Client:
 
 def test_backends_work_side_by_side_and_each_through_its_own() -> None:
     known = {("k", "a"): 10.0, ("k", "b"): 60.0}
-    left = [estimates.Left("a", 0.0), estimates.Left("a", 0.5), estimates.Left("b", 0.5)]
+    left = [
+        estimates.Remaining("a", 0.0),
+        estimates.Remaining("a", 0.5),
+        estimates.Remaining("b", 0.5),
+    ]
     assert estimates.seconds_left(left, "k", known) == 30.0
-    assert estimates.seconds_left([*left, estimates.Left("c", 0.0)], "k", known) is None
+    assert estimates.seconds_left([*left, estimates.Remaining("c", 0.0)], "k", known) is None
     assert estimates.seconds_left([], "k", known) is None
 
 

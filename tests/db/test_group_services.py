@@ -232,12 +232,12 @@ def test_the_list_pages_both_ways_without_losing_or_doubling() -> None:
     JobGroup.objects.filter(pk__in=ids[:4]).update(created_at=moment)  # ties are broken by id
     everything = [
         row["job_group_id"]
-        for row in selectors.group_list(narrowed=GroupFilter(), cursor=None, limit=100).results
+        for row in selectors.group_list(filters=GroupFilter(), cursor=None, limit=100).results
     ]
     seen: list[str] = []
     cursor, pages = None, []
     while True:
-        page = selectors.group_list(narrowed=GroupFilter(), cursor=cursor, limit=3)
+        page = selectors.group_list(filters=GroupFilter(), cursor=cursor, limit=3)
         pages.append([row["job_group_id"] for row in page.results])
         seen += pages[-1]
         cursor = page.next_cursor
@@ -245,7 +245,7 @@ def test_the_list_pages_both_ways_without_losing_or_doubling() -> None:
             break
     assert seen == everything
     assert page.previous_cursor is not None
-    back = selectors.group_list(narrowed=GroupFilter(), cursor=page.previous_cursor, limit=3)
+    back = selectors.group_list(filters=GroupFilter(), cursor=page.previous_cursor, limit=3)
     assert [row["job_group_id"] for row in back.results] == pages[-2]
 
 
@@ -258,7 +258,7 @@ def test_the_list_is_narrowed_by_status_backend_metadata_and_time() -> None:
 
     def found(**narrowed: object) -> list[str]:
         page = selectors.group_list(
-            narrowed=GroupFilter(**narrowed),  # type: ignore[arg-type]
+            filters=GroupFilter(**narrowed),  # type: ignore[arg-type]
             cursor=None,
             limit=10,
         )
@@ -275,7 +275,7 @@ def test_the_list_is_narrowed_by_status_backend_metadata_and_time() -> None:
 @pytest.mark.parametrize("cursor", ["x", "ZnwyMDI2", "////", "🎬"])
 def test_a_cursor_from_elsewhere_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidRequest):
-        selectors.group_list(narrowed=GroupFilter(), cursor=cursor, limit=10)
+        selectors.group_list(filters=GroupFilter(), cursor=cursor, limit=10)
 
 
 def test_a_runner_is_alive_while_its_heart_beats() -> None:

@@ -90,7 +90,7 @@ def test_how_the_leases_stand() -> None:
     farm.lease("gpu-4", "gone")
     long_ago = leases.database_now() - dt.timedelta(seconds=6)
     Lease.objects.filter(pk="gpu-4").update(expires_at=long_ago)
-    seen = leases.leases_seen("a")
+    seen = leases.lease_table("a")
     assert 10.0 < (seen.next_free_in or 0.0) <= 12.0
     assert seen == Leases(
         left_lying=frozenset({"gpu-4"}),
@@ -121,13 +121,13 @@ def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once
     lock = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     assert lock.try_acquire()
     try:
-        assert leases.free_names() == frozenset()
+        assert leases.dead_runners() == frozenset()
         assert runners.lease_take(backend_id="gpu-1", runner="b") is None
-        assert not leases.is_something_free("b")
+        assert not leases.has_free_lease("b")
     finally:
         lock.release()
-    _until(lambda: leases.free_names() == {"a"})
-    assert leases.is_something_free("b")
+    _until(lambda: leases.dead_runners() == {"a"})
+    assert leases.has_free_lease("b")
     assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
 
 
@@ -135,7 +135,7 @@ def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once
 def test_a_lock_that_is_missing_proves_nothing_while_the_heart_beats() -> None:
     on_postgres()
     runner("a", age=1.0)
-    assert leases.free_names() == frozenset()
+    assert leases.dead_runners() == frozenset()
 
 
 @pytest.mark.postgres

@@ -95,7 +95,7 @@ def test_what_failed_waits_again_and_what_is_done_stays(fence: Fence) -> None:
 def listed(**narrowed: str) -> list[str]:
     """Return the ids of the groups in the list."""
     page = selectors.group_list(
-        narrowed=selectors.GroupFilter(**narrowed),  # type: ignore[arg-type]
+        filters=selectors.GroupFilter(**narrowed),  # type: ignore[arg-type]
         cursor=None,
         limit=10,
     )

@@ -105,7 +105,7 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     group, child = await pending(farm, seconds=2.0)
     await kill_all(farm)
     await move(farm, group, child)
-    _, stops = await in_thread(work.work_for_sessions)()
+    _, stops = await in_thread(work.pending_work)()
 
     async def both_started() -> bool:
         return len(witnessed(farm, "gpu-1", "started")) == 2

@@ -24,7 +24,7 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNERS,
-                "if holds and lease.runner not in free_names():",
+                "if holds and lease.runner not in dead_runners():",
                 "if holds and not lease.runner:",
             ),
         ),

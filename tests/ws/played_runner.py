@@ -72,7 +72,7 @@ class PlayedRunner:
 
     def fence_of(self, claim: claims.Claim) -> Fence:
         """Return the right under which the attempt is written."""
-        return self.fences[work.attempt_loaded(claim.attempt_id).backend_id]
+        return self.fences[work.attempt_with_group(claim.attempt_id).backend_id]
 
     def started(self, claim: claims.Claim) -> None:
         """Tell the first sign of execution."""

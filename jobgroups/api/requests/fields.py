@@ -14,6 +14,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
 from jobgroups.errors import InvalidRequest
+from jobgroups.serializers import to_json
 from jobgroups.workflow.validation import shown_key
 
 #: C0, DEL and C1, and Unicode's own line and paragraph separators.
@@ -97,7 +98,7 @@ class Choice(serializers.ChoiceField):
 
     def __init__(self, choices: Iterable[str] | Mapping[Any, Any], **options: Any) -> None:
         if isinstance(choices, Mapping):
-            self.meanings, names = dict(choices), map(compact, choices)
+            self.meanings, names = dict(choices), map(to_json, choices)
         else:
             self.meanings, names = {one: one for one in choices}, map(str, choices)
         sentence = f"Must be one of {', '.join(names)}."

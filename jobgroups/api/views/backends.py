@@ -30,7 +30,9 @@ class BackendListView(ApiView):
         """Return every backend."""
         loads = backends.backend_loads()
         rows = backend_selectors.backend_list()
-        shown = [backends.backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows]
+        shown = [
+            backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows
+        ]
         return Response({"backends": shown})
 
     def post(self, request: Request) -> Response:
@@ -78,7 +80,7 @@ class BackendStatusView(ApiView):
         """Return what changes of a backend by itself."""
         row = _existing(path_params.backend_id(backend_id))
         load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
-        return Response(backends.status(row, load))
+        return Response(backends.serialize_backend_status(row, load))
 
 
 def _existing(backend_id: str) -> Backend:
@@ -96,7 +98,7 @@ def shown(backend_id: str) -> dict[str, object]:
     """
     row = _existing(backend_id)
     load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
-    return backends.backend(row, load)
+    return backends.serialize_backend(row, load)
 
 
 def look_at(row: Backend) -> None:

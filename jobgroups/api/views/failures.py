@@ -20,7 +20,7 @@ class FailuresView(ApiView):
     def get(self, request: Request) -> Response:
         """Return what failed, by cause, backend and workflow, the worst first."""
         window = FailuresQuery.read_query(request.query_params)["window"]
-        found = failures.recent_failures(window)
+        found = failures.failure_report(window)
         return Response(
             {
                 "window": window,
@@ -29,7 +29,7 @@ class FailuresView(ApiView):
                 "results": [_row(one) for one in found.rows],
                 "recovered": [_row(one) for one in found.recovered],
                 "left_out": found.more,
-                "only_newest": failures.MOST_FAILURES if found.cut else None,
+                "only_newest": failures.MAX_FAILURES if found.cut else None,
             }
         )
 
@@ -55,7 +55,7 @@ class FailedJobsView(ApiView):
         )
 
 
-def _row(row: failures.Row) -> dict[str, Any]:
+def _row(row: failures.FailureRow) -> dict[str, Any]:
     example = row.example
     return {
         "failure_class": row.failure_class,

@@ -46,7 +46,7 @@ class GroupListView(ApiView):
         query = GroupListQuery.read_query(request.query_params)
         cursor, limit = query.pop("cursor"), query.pop("limit")
         page = selectors.group_list(
-            narrowed=selectors.GroupFilter(**query), cursor=cursor, limit=limit
+            filters=selectors.GroupFilter(**query), cursor=cursor, limit=limit
         )
         return Response(
             {

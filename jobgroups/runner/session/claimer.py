@@ -70,7 +70,7 @@ class Claimer:
         session = self._session
         patience = session.timing.safety_poll
         if self._may_claim():
-            due_in = await session.database.run_with_retry(work.next_try_in, session.backend_id)
+            due_in = await session.database.run_with_retry(work.next_due_in, session.backend_id)
             if due_in is not None:
                 return min(due_in, patience)
         return patience

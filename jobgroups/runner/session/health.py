@@ -326,6 +326,6 @@ class Observer:
 
     async def _drive_abandoned(self, attempt_id: int) -> None:
         session = self._session
-        row = await session.database.run_with_retry(work.attempt_loaded, attempt_id)
+        row = await session.database.run_with_retry(work.attempt_with_group, attempt_id)
         if row.prompt_id not in session.drivers:
             session.drive(session.courses.of_attempt(row))

@@ -240,7 +240,7 @@ class BackendSession:
 
     async def stop_is_stored(self, attempt_id: int) -> bool:
         """Whether the stop of an attempt was asked for, by the rows."""
-        return attempt_id in await self.database.run_with_retry(work.stops_owed, self.backend_id)
+        return attempt_id in await self.database.run_with_retry(work.pending_stops, self.backend_id)
 
     # --- what the runner tells --------------------------------------------------------------------
 
@@ -383,7 +383,7 @@ class BackendSession:
         return None
 
     async def _taken_up_again(self, attempt_id: int) -> AttemptDriver | None:
-        row = await self.database.run_with_retry(work.attempt_loaded, attempt_id)
+        row = await self.database.run_with_retry(work.attempt_with_group, attempt_id)
         if row.ended_at is not None:
             return None
         again = AttemptDriver(self, self.courses.of_attempt(row))
