@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from backends import probes, services
-from backends import queries as backend_selectors
+from backends import queries as backend_queries
 from backends.models import Backend
 from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
@@ -29,19 +29,19 @@ class BackendListView(ApiView):
     def get(self, request: Request) -> Response:
         """Return every backend."""
         loads = backends.backend_loads()
-        rows = backend_selectors.backend_list()
-        shown = [
+        rows = backend_queries.backend_list()
+        listed = [
             backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows
         ]
-        return Response({"backends": shown})
+        return Response({"backends": listed})
 
     def post(self, request: Request) -> Response:
         """Register a backend, and look at once whether it is there."""
         said = NewBackendRequest.read(json_body(request))
         with translated():
             row = services.backend_create(**said)
-        look_at(row)
-        return Response(shown(row.id), status=201)
+        probe_if_new(row)
+        return Response(backend_json(row.id), status=201)
 
 
 class BackendView(ApiView):
@@ -49,11 +49,11 @@ class BackendView(ApiView):
 
     def get(self, request: Request, backend_id: str) -> Response:
         """Return one backend."""
-        return Response(shown(path_params.backend_id(backend_id)))
+        return Response(backend_json(path_params.backend_id(backend_id)))
 
     def patch(self, request: Request, backend_id: str) -> Response:
         """Change what is named; its address only while no prompt of ours may stand there."""
-        known = _existing(path_params.backend_id(backend_id))
+        known = _get_backend(path_params.backend_id(backend_id))
         said = BackendRequest.read(json_body(request))
         if said.pop("backend_id") not in (None, known.id):
             _refuse("backend_id", "Cannot be changed: jobs are remembered by it.")
@@ -63,8 +63,8 @@ class BackendView(ApiView):
             row = services.backend_update(backend_id=known.id, **said)
         if row is None:
             raise BackendNotFound(known.id)
-        look_at(row)
-        return Response(shown(row.id))
+        probe_if_new(row)
+        return Response(backend_json(row.id))
 
     def delete(self, request: Request, backend_id: str) -> Response:
         """Forget a backend for which nothing is waiting and on which nothing of ours may run."""
@@ -78,30 +78,30 @@ class BackendStatusView(ApiView):
 
     def get(self, request: Request, backend_id: str) -> Response:
         """Return what changes of a backend by itself."""
-        row = _existing(path_params.backend_id(backend_id))
+        row = _get_backend(path_params.backend_id(backend_id))
         load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
         return Response(backends.serialize_backend_status(row, load))
 
 
-def _existing(backend_id: str) -> Backend:
-    row = backend_selectors.backend_find(backend_id)
+def _get_backend(backend_id: str) -> Backend:
+    row = backend_queries.backend_find(backend_id)
     if row is None:
         raise BackendNotFound(backend_id)
     return row
 
 
-def shown(backend_id: str) -> dict[str, object]:
+def backend_json(backend_id: str) -> dict[str, object]:
     """Return a backend as it is stored now.
 
     Raises:
         BackendNotFound: there is none with this id.
     """
-    row = _existing(backend_id)
+    row = _get_backend(backend_id)
     load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
     return backends.serialize_backend(row, load)
 
 
-def look_at(row: Backend) -> None:
+def probe_if_new(row: Backend) -> None:
     """Ask a backend that is new to us, so that its status is true in the answer; wake the runner."""
     if row.enabled and row.last_seen_at is None:
         probes.probe_backends([row])

@@ -26,8 +26,8 @@ class FailuresView(ApiView):
                 "window": window,
                 "since": iso(found.since),
                 "failed_jobs": found.lost,
-                "results": [_row(one) for one in found.rows],
-                "recovered": [_row(one) for one in found.recovered],
+                "results": [_row_json(one) for one in found.rows],
+                "recovered": [_row_json(one) for one in found.recovered],
                 "left_out": found.more,
                 "only_newest": failures.MAX_FAILURES if found.cut else None,
             }
@@ -55,7 +55,7 @@ class FailedJobsView(ApiView):
         )
 
 
-def _row(row: failures.FailureRow) -> dict[str, Any]:
+def _row_json(row: failures.FailureRow) -> dict[str, Any]:
     example = row.example
     return {
         "failure_class": row.failure_class,

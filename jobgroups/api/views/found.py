@@ -16,7 +16,7 @@ from backends import discovery
 from backends.models import FoundBackend
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.payloads import AddressRequest
-from jobgroups.api.views.backends import look_at, shown, translated
+from jobgroups.api.views.backends import backend_json, probe_if_new, translated
 from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso, iso_or_none
 from jobgroups.errors import AddressNotFound
@@ -27,7 +27,7 @@ class FoundListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """Return the ComfyUIs that are offered or ignored."""
-        return Response({"found": [_found(row) for row in discovery.found_list()]})
+        return Response({"found": [_found_json(row) for row in discovery.found_list()]})
 
 
 class FoundAddView(ApiView):
@@ -38,8 +38,8 @@ class FoundAddView(ApiView):
         url = AddressRequest.read(json_body(request))["url"]
         with _listed():
             row = discovery.found_add(url=url)
-        look_at(row)
-        return Response(shown(row.id), status=201)
+        probe_if_new(row)
+        return Response(backend_json(row.id), status=201)
 
 
 class FoundIgnoreView(ApiView):
@@ -50,7 +50,7 @@ class FoundIgnoreView(ApiView):
         url = AddressRequest.read(json_body(request))["url"]
         with _listed():
             row = discovery.found_ignore(url=url, ignored=ignored)
-        return Response(_found(row))
+        return Response(_found_json(row))
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def _listed() -> Iterator[None]:
         raise AddressNotFound from None
 
 
-def _found(row: FoundBackend) -> dict[str, Any]:
+def _found_json(row: FoundBackend) -> dict[str, Any]:
     return {
         "url": row.url,
         "comfyui_version": row.comfyui_version or None,

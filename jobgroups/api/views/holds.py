@@ -31,7 +31,7 @@ class _HoldView(ApiView):
         type(self).service(backend_id=known, **said, **more)
         # The runner carries it out, and reads which jobs may be sent again.
         hub.notify_runners()
-        return Response(backends.shown(known))
+        return Response(backends.backend_json(known))
 
 
 class BackendHoldView(_HoldView):

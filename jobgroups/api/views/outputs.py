@@ -69,14 +69,14 @@ def thumbnails() -> Thumbnails:
 async def _thumbnail(request: HttpRequest, file: OutputFile, width: int) -> HttpResponse:
     tag = f'"{file.identity[:32]}-{width}"'
     headers = {**media_types.GUARD_HEADERS, "ETag": tag, "Content-Type": "image/webp"}
-    if _has(request, tag):
+    if _matches_etag(request, tag):
         return HttpResponse(status=304, headers=headers)
     drawn = await thumbnails().of(file, width)
     headers["Content-Length"] = str(len(drawn))
     return HttpResponse(drawn, headers=headers)
 
 
-def _has(request: HttpRequest, tag: str) -> bool:
+def _matches_etag(request: HttpRequest, tag: str) -> bool:
     """Whether the client has what bears this tag; ``W/`` does not matter when reading."""
     given = [one.strip().removeprefix("W/") for one in _if_none_match(request).split(",")]
     return tag in given or given == ["*"]
@@ -92,7 +92,9 @@ def _if_none_match(request: HttpRequest) -> str:
 async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
     limit: int = settings.DIRECTOR_PROXY_MAX_BYTES
     async with contextlib.AsyncExitStack() as stack:
-        answer = await stack.enter_async_context(download.opened(file, headers=_asked(request)))
+        answer = await stack.enter_async_context(
+            download.opened(file, headers=_forwarded_conditions(request))
+        )
         if answer.status == 416:
             raise RangeNotSatisfiable
         size = answer.length or 0
@@ -100,7 +102,7 @@ async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -
             url = _address(file)
             raise OutputTooLarge(size=size, limit=limit, backend_id=file.backend_id, url=url)
         if size > limit:
-            return _sent_there(file)
+            return _redirect(file)
         headers = _headers(file, answer)
         if request.method == "HEAD" or answer.status == 304:
             return HttpResponse(status=answer.status, headers=headers)
@@ -117,16 +119,18 @@ async def _body(stack: contextlib.AsyncExitStack, answer: StreamedAnswer) -> Asy
             yield chunk
 
 
-def _asked(request: HttpRequest) -> dict[str, str]:
+def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
     """Return the client's conditions that are passed on to the backend."""
-    asked = {}
+    conditions = {}
     if tags := _if_none_match(request):
-        asked["If-None-Match"] = tags
+        conditions["If-None-Match"] = tags
     if _RANGE.fullmatch(request.headers.get("Range", "")):
-        asked["Range"] = request.headers["Range"]
+        conditions["Range"] = request.headers["Range"]
         if condition := request.headers.get("If-Range"):
-            asked["If-Range"] = condition
-    return {name: value for name, value in asked.items() if value.isascii() and value.isprintable()}
+            conditions["If-Range"] = condition
+    return {
+        name: value for name, value in conditions.items() if value.isascii() and value.isprintable()
+    }
 
 
 def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
@@ -140,7 +144,7 @@ def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
     return headers | {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
 
 
-def _sent_there(file: OutputFile) -> HttpResponse:
+def _redirect(file: OutputFile) -> HttpResponse:
     """Send the client to the backend itself."""
     return HttpResponse(
         status=307, headers={"Location": _address(file), "Cache-Control": "private, no-cache"}

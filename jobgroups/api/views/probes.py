@@ -36,10 +36,10 @@ class BackendTestView(BackendView):
     def post(self, request: Request, backend_id: str) -> Response:
         """Say whether a ComfyUI answers at an address, or what is wrong."""
         said = NewBackendRequest.read(json_body(request))
-        url = _checked(said["url"], said["headers"])
-        answer = async_to_sync(_asked)(said["url"], said["headers"], _TEST_SECONDS)
+        url = _checked_url(said["url"], said["headers"])
+        answer = async_to_sync(_probe)(said["url"], said["headers"], _TEST_SECONDS)
         failed = isinstance(answer, str)
-        return Response({"ok": not failed, **_shown(url, answer, _registered())})
+        return Response({"ok": not failed, **_probe_json(url, answer, _registered_ids())})
 
 
 class BackendFindView(BackendView):
@@ -48,14 +48,14 @@ class BackendFindView(BackendView):
     def post(self, request: Request, backend_id: str) -> Response:
         """Return the ComfyUIs that answer on this machine's usual ports."""
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
-        answers = async_to_sync(_all_asked)(urls)
-        known = _registered()
+        answers = async_to_sync(_probe_all)(urls)
+        known = _registered_ids()
         there = {url: one for url, one in answers.items() if isinstance(one, BackendReport)}
-        found = [_shown(url, report, known) for url, report in there.items()]
+        found = [_probe_json(url, report, known) for url, report in there.items()]
         return Response({"found": found})
 
 
-def _checked(url: str, headers: Mapping[str, str] | None) -> str:
+def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:
     """Return the canonical address; what cannot be one is the request's fault."""
     field = "url"
     try:
@@ -71,27 +71,27 @@ def _checked(url: str, headers: Mapping[str, str] | None) -> str:
     return canonical
 
 
-async def _asked(url: str, headers: Mapping[str, str] | None, within: float) -> BackendReport | str:
+async def _probe(url: str, headers: Mapping[str, str] | None, within: float) -> BackendReport | str:
     try:
         return await probe(url, headers=headers, timeout=within)
     except BackendError as error:
         return error.detail
 
 
-async def _all_asked(urls: Iterable[str]) -> dict[str, BackendReport | str]:
+async def _probe_all(urls: Iterable[str]) -> dict[str, BackendReport | str]:
     async with asyncio.TaskGroup() as tasks:
         asked = {
-            url: tasks.create_task(_asked(url, None, _FIND_SECONDS), name=f"find {url}")
+            url: tasks.create_task(_probe(url, None, _FIND_SECONDS), name=f"find {url}")
             for url in urls
         }
     return {url: task.result() for url, task in asked.items()}
 
 
-def _registered() -> dict[str, str]:
+def _registered_ids() -> dict[str, str]:
     return {row["url"]: row["id"] for row in queries.backend_addresses()}
 
 
-def _shown(url: str, answer: BackendReport | str, known: Mapping[str, str]) -> dict[str, Any]:
+def _probe_json(url: str, answer: BackendReport | str, known: Mapping[str, str]) -> dict[str, Any]:
     report = None if isinstance(answer, str) else answer
     return {
         "url": url,

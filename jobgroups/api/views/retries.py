@@ -31,7 +31,7 @@ class GroupRetryView(ApiView):
             run=said["run"],
             by=said["by"],
         )
-        return Response(_shown(done))
+        return Response(_retry_json(done))
 
 
 class JobRetryView(ApiView):
@@ -44,7 +44,7 @@ class JobRetryView(ApiView):
         done = retries.child_retry(
             group_id=group, job_id=job, choice=_choice(said), run=said["run"], by=said["by"]
         )
-        return Response(_shown(done))
+        return Response(_retry_json(done))
 
 
 class JobMoveView(ApiView):
@@ -76,7 +76,7 @@ def _choice(said: Mapping[str, Any]) -> Choice:
     )
 
 
-def _shown(done: Retried) -> dict[str, Any]:
+def _retry_json(done: Retried) -> dict[str, Any]:
     return {
         "job_group_id": done.group_id,
         "run": done.run,
