@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from director.cli import app, output
-from director.cli.exit_status import Failure, Status
+from director.cli.exit_status import CommandError, Status
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def _manage(argv: Sequence[str]) -> None:
         settings.INSTALLED_APPS  # noqa: B018 reading it reads the environment
     except ImproperlyConfigured as error:
         # A sentence, not a traceback: whoever set the variable can set it right.
-        _fail(Failure(str(error), Status.FAILED), argv)
+        _fail(CommandError(str(error), Status.FAILED), argv)
     django.setup()
     name = argv[1] if len(argv) > 1 else "help"
     if name not in get_commands() and name != "help" and not name.startswith("-"):
@@ -48,7 +48,7 @@ def _manage(argv: Sequence[str]) -> None:
     try:
         with output.written():
             execute_from_command_line(list(argv))
-    except Failure as failure:
+    except CommandError as failure:
         _fail(failure, argv)
     except KeyboardInterrupt:
         sys.exit(int(Status.INTERRUPTED))
@@ -58,10 +58,10 @@ def _manage(argv: Sequence[str]) -> None:
         sentence = why_not(error)
         if sentence is None:
             raise
-        _fail(Failure(sentence, Status.FAILED), argv)
+        _fail(CommandError(sentence, Status.FAILED), argv)
 
 
-def _fail(failure: Failure, argv: Sequence[str]) -> NoReturn:
+def _fail(failure: CommandError, argv: Sequence[str]) -> NoReturn:
     """Say what went wrong, to a program or to a person, and end."""
     failure.show_json() if "--json" in argv else failure.show()
     sys.exit(int(failure.status))

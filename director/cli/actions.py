@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from director.cli import environment, option_types, selection, text
-from director.cli.connection import Asked, asking
-from director.cli.downloads import DEFAULT_NAME, Saving
+from director.cli.connection import Connection, with_connection
+from director.cli.downloads import DEFAULT_NAME, DownloadOptions
 from director.cli.exit_status import Status
 from director.cli.watch import watch_to_end
 from director.client import (
@@ -34,8 +34,8 @@ from director.client import (
     metavar="JOB",
     help="Only this child of the (one) group.",
 )
-@asking
-def cancel(asked: Asked, group_ids: Sequence[str], jobs: Sequence[str]) -> None:
+@with_connection
+def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]) -> None:
     """Cancel groups: what waits is dropped, what renders is stopped, what is done stays.
 
     Only the Director's own prompts are touched. Cancelling twice is no error.
@@ -44,18 +44,18 @@ def cancel(asked: Asked, group_ids: Sequence[str], jobs: Sequence[str]) -> None:
         raise click.UsageError("--job names children of one group.")
     done: list[tuple[str, CancelResult]] = []
     try:
-        with asked.director() as director:
+        with connection.director() as director:
             for name in jobs or group_ids:
                 result = director.cancel_job(group_ids[0], name) if jobs else director.cancel(name)
                 done.append((name, result))
     finally:
         # Also where one was refused: those before it are cancelled.
-        _show_cancelled(asked, done)
+        _show_cancelled(connection, done)
 
 
-def _show_cancelled(asked: Asked, done: Sequence[tuple[str, CancelResult]]) -> None:
-    if asked.as_json:
-        asked.show([{"id": name, **result.raw} for name, result in done])
+def _show_cancelled(connection: Connection, done: Sequence[tuple[str, CancelResult]]) -> None:
+    if connection.as_json:
+        connection.show([{"id": name, **result.raw} for name, result in done])
         return
     for name, result in done:
         state = "cancelled" if result.cancelled else "had ended"
@@ -101,9 +101,9 @@ def _show_cancelled(asked: Asked, done: Sequence[tuple[str, CancelResult]]) -> N
     help="Watch, and save each file there.",
 )
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
-@asking
+@with_connection
 def retry(
-    asked: Asked,
+    connection: Connection,
     *,
     group_id: str,
     jobs: Sequence[str],
@@ -121,18 +121,18 @@ def retry(
     """
     if sum(one is not None for one in (where, backend, elsewhere)) > 1:
         raise click.UsageError("Use one of --where, --backend and --elsewhere.")
-    saving = Saving(folder, name)
-    with asked.director() as director:
+    download_options = DownloadOptions(folder, name)
+    with connection.director() as director:
         options = RetryOptions(retry_elsewhere=elsewhere, by=environment.submitter())
         if backend is not None:
-            options["backend_id"] = selection.one(backend, director.backends()).backend_id
+            options["backend_id"] = selection.exactly_one(backend, director.backends()).backend_id
         elif elsewhere is None:
             options["where"] = where or "auto"
         for done in _retried(director, group_id, jobs, options):
-            _show_retried(asked, done)
+            _show_retried(connection, done)
         if not is_watched and folder is None:
             return int(Status.OK)
-        return watch_to_end(asked, director, group_id, saving)
+        return watch_to_end(connection, director, group_id, download_options)
 
 
 def _retried(
@@ -151,9 +151,9 @@ def _retried(
         yield director.retry_job(group_id, job, **options)
 
 
-def _show_retried(asked: Asked, done: RetryResult) -> None:
-    if asked.as_json:
-        asked.show_line({"type": "retried", **done.raw})
+def _show_retried(connection: Connection, done: RetryResult) -> None:
+    if connection.as_json:
+        connection.show_line({"type": "retried", **done.raw})
         return
     number = text.plural(len(done.job_ids), "child", "children")
     adopted = len(done.adopted_job_ids)
@@ -169,17 +169,17 @@ def _show_retried(asked: Asked, done: RetryResult) -> None:
 @click.argument("group_id", metavar="ID", type=option_types.identifier)
 @click.argument("job_id", metavar="JOB", type=option_types.identifier)
 @click.argument("backend", metavar="BACKEND")
-@asking
-def move(asked: Asked, group_id: str, job_id: str, backend: str) -> None:
+@with_connection
+def move(connection: Connection, group_id: str, job_id: str, backend: str) -> None:
     """Have the waiting child JOB of the group ID rendered at BACKEND.
 
     Its prompt is removed from the queue of its old backend first. A child that has started stays.
     """
-    with asked.director() as director:
-        target = selection.one(backend, director.backends())
+    with connection.director() as director:
+        target = selection.exactly_one(backend, director.backends())
         done = director.move(group_id, job_id, target.backend_id, by=environment.submitter())
-    if asked.as_json:
-        asked.show(done.raw)
+    if connection.as_json:
+        connection.show(done.raw)
         return
     if not done.moved:
         click.echo(f"{job_id} waits for {done.backend_id} already.")
@@ -195,17 +195,17 @@ def move(asked: Asked, group_id: str, job_id: str, backend: str) -> None:
 @click.command("open", epilog="\b\nExamples:\n  director open jg_0c1d9a77e3f2\n  director open\n")
 @click.argument("group_id", metavar="[ID]", type=option_types.identifier, required=False)
 @click.option("--print", "only_print", is_flag=True, help="Print the address alone.")
-@asking
-def open_(asked: Asked, group_id: str | None, only_print: bool) -> None:
+@with_connection
+def open_(connection: Connection, group_id: str | None, only_print: bool) -> None:
     """Open the page of the group ID in the browser; without ID, the list of all groups."""
-    url = asked.url.rstrip("/") + "/"
+    url = connection.url.rstrip("/") + "/"
     if group_id is not None:
-        with asked.director() as director:
+        with connection.director() as director:
             director.status(group_id)
         url = f"{url}groups/{group_id}"
-    if asked.as_json:
-        asked.show({"url": url})
+    if connection.as_json:
+        connection.show({"url": url})
     else:
         click.echo(url)
-    if not only_print and not asked.as_json:
+    if not only_print and not connection.as_json:
         webbrowser.open(url)

@@ -14,7 +14,7 @@ import click
 from director import __version__
 from director.cli import option_types, output
 from director.cli.environment import is_colourless
-from director.cli.exit_status import Failure, Status, usage
+from director.cli.exit_status import CommandError, Status, usage_error
 
 #: Name → where it is defined, and what it does in a few words.
 _CLIENT: Final = {
@@ -64,7 +64,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may be meant."""
         if args[0] in _LOCAL:
-            raise usage(f"{args[0]} runs on this machine: write director {args[0]} first.")
+            raise usage_error(f"{args[0]} runs on this machine: write director {args[0]} first.")
         if args[0] not in _CLIENT:
             raise unknown_command(args[0])
         return super().resolve_command(ctx, args)
@@ -93,11 +93,11 @@ class Commands(click.Group):
             return super().invoke(ctx)
 
 
-def unknown_command(name: str, others: Iterable[str] = ()) -> Failure:
+def unknown_command(name: str, others: Iterable[str] = ()) -> CommandError:
     """Return the failure for a command that does not exist, with those it may be meant for."""
     near = difflib.get_close_matches(name, [*_CLIENT, *_LOCAL, *others], n=3)
     said = f" Did you mean {' or '.join(near)}?" if near else ""
-    return usage(f"There is no command {name!r}.{said}", "director --help lists them.")
+    return usage_error(f"There is no command {name!r}.{said}", "director --help lists them.")
 
 
 @click.command(
@@ -135,7 +135,7 @@ def run(arguments: Sequence[str]) -> int:
             standalone_mode=False,
             color=False if is_colourless() else None,
         )
-    except Failure as failure:
+    except CommandError as failure:
         failure.show_json() if as_json else failure.show()
         return int(failure.status)
     except click.ClickException as error:
@@ -146,11 +146,11 @@ def run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else int(Status.OK)
 
 
-def _refused(error: click.ClickException) -> Failure:
+def _refused(error: click.ClickException) -> CommandError:
     """Return what click has against a command line, for a program."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "director"
-    return usage(error.format_message(), f"{command} --help")
+    return usage_error(error.format_message(), f"{command} --help")
 
 
 def _prepare_output() -> None:

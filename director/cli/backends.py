@@ -8,8 +8,8 @@ from typing import Final
 import click
 
 from director.cli import environment, option_types, selection, text
-from director.cli.connection import Asked, asking, nearest
-from director.cli.exit_status import Status, usage
+from director.cli.connection import Connection, closest_match, with_connection
+from director.cli.exit_status import Status, usage_error
 from director.client import Backend, Director, DirectorError, Found
 
 _GIB: Final = 1024**3
@@ -39,8 +39,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; what is none may be meant as a backend."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            hint = nearest(args[0], self.commands, "director backends --help lists them.")
-            raise usage(
+            hint = closest_match(args[0], self.commands, "director backends --help lists them.")
+            raise usage_error(
                 f"There is no command 'backends {args[0]}'.",
                 f"{hint}\nOf backends with that name: director backends list {args[0]}",
             )
@@ -77,14 +77,14 @@ def backends(ctx: click.Context, server: str | None, as_json: bool) -> None:
 
 @backends.command("list", epilog=_examples("list", "list 24gb", "list gpu-1 gpu-2 --json"))
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@asking
-def list_(asked: Asked, names: Sequence[str]) -> None:
+@with_connection
+def list_(connection: Connection, names: Sequence[str]) -> None:
     """List backends: state, what stands there, and why one is not well."""
-    with asked.director() as director:
+    with connection.director() as director:
         known = director.backends()
-    shown = selection.named(names, known) if names else list(known)
-    if asked.as_json:
-        asked.show([one.raw for one in shown])
+    shown = selection.by_name(names, known) if names else list(known)
+    if connection.as_json:
+        connection.show([one.raw for one in shown])
     elif shown:
         click.echo("\n".join(_table(shown)))
     else:
@@ -148,9 +148,9 @@ def _since(backend: Backend) -> str:
     help="Sent with everything; never shown again.",
 )
 @click.option("--disabled", is_flag=True, help="Take no work yet.")
-@asking
+@with_connection
 def add(
-    asked: Asked,
+    connection: Connection,
     *,
     url: str,
     backend_id: str | None,
@@ -160,7 +160,7 @@ def add(
     disabled: bool,
 ) -> None:
     """Register the ComfyUI at URL (HOST:PORT will do) and look whether it is there."""
-    with asked.director() as director:
+    with connection.director() as director:
         made = director.add_backend(
             url,
             backend_id=backend_id,
@@ -169,30 +169,32 @@ def add(
             headers=_headers(pairs) or None,
             enabled=False if disabled else None,
         )
-    _show(asked, made)
+    _show(connection, made)
 
 
 def _headers(pairs: Sequence[str]) -> dict[str, str]:
     said = [pair.partition("=") for pair in pairs]
     if any(not equals for _, equals, _ in said):
-        raise usage("--header is written NAME=VALUE.")
+        raise usage_error("--header is written NAME=VALUE.")
     return {name.strip(): value for name, _, value in said}
 
 
 @backends.command(epilog=_examples("find", "find --add"))
 @click.option("--add", "is_added", is_flag=True, help="Register those that are not yet.")
-@asking
-def find(asked: Asked, is_added: bool) -> None:
+@with_connection
+def find(connection: Connection, is_added: bool) -> None:
     """Look for ComfyUIs on the Director's own machine, ports 8188 to 8199."""
-    with asked.director() as director:
+    with connection.director() as director:
         found = director.find_backends()
         added = {
             one.url: director.add_backend(one.url).backend_id
             for one in found
             if is_added and one.backend_id is None
         }
-    if asked.as_json:
-        asked.show([{**one.raw, "backend_id": added.get(one.url, one.backend_id)} for one in found])
+    if connection.as_json:
+        connection.show(
+            [{**one.raw, "backend_id": added.get(one.url, one.backend_id)} for one in found]
+        )
         return
     for one in found:
         word = "added as" if one.url in added else "known as"
@@ -209,22 +211,22 @@ def find(asked: Asked, is_added: bool) -> None:
 @click.option("--add", "added", multiple=True, metavar="URL", help="Register this one.")
 @click.option("--ignore", "ignored", multiple=True, metavar="URL", help="Offer it no longer.")
 @click.option("--unignore", "unignored", multiple=True, metavar="URL", help="Offer it again.")
-@asking
+@with_connection
 def found(
-    asked: Asked, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]
+    connection: Connection, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]
 ) -> None:
     """List the ComfyUIs that the Director found on its machine and that are not registered."""
-    with asked.director() as director:
+    with connection.director() as director:
         made = [director.add_found_backend(url) for url in added]
         for url in ignored:
             director.ignore_backend(url)
         for url in unignored:
             director.unignore_backend(url)
         rows = director.found_backends()
-    if asked.as_json:
-        asked.show({"added": [one.raw for one in made], "found": [one.raw for one in rows]})
+    if connection.as_json:
+        connection.show({"added": [one.raw for one in made], "found": [one.raw for one in rows]})
         return
-    _show(asked, *made)
+    _show(connection, *made)
     for one in rows:
         version = f"ComfyUI {one.comfyui_version or '?'}"
         todo = "ignored" if one.ignored else f"new: director backends found --add {one.url}"
@@ -235,15 +237,15 @@ def found(
 
 @backends.command(epilog=_examples("test gpu-1", "test 192.168.100.6:8188"))
 @click.argument("name", metavar="URL|NAME")
-@asking
-def test(asked: Asked, name: str) -> int:
+@with_connection
+def test(connection: Connection, name: str) -> int:
     """Ask whether a ComfyUI answers at an address, or at a registered backend. Registers nothing."""
-    with asked.director() as director:
+    with connection.director() as director:
         addresses = [one.url for one in director.backends() if name in (one.backend_id, *one.tags)]
         results = [director.test_backend(url) for url in addresses or [name]]
-    if asked.as_json:
-        asked.show([one.raw for one in results])
-    for one in results if not asked.as_json else ():
+    if connection.as_json:
+        connection.show([one.raw for one in results])
+    for one in results if not connection.as_json else ():
         well = f"answers: ComfyUI {one.comfyui_version or '?'} {_memory(one)}".rstrip()
         click.echo(f"{one.url} {well if one.ok else f'does not answer: {one.reason}'}")
     return int(Status.OK if all(one.ok for one in results) else Status.FAILED)
@@ -251,14 +253,14 @@ def test(asked: Asked, name: str) -> int:
 
 @backends.command(epilog=_examples("remove attic"))
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@asking
-def remove(asked: Asked, names: Sequence[str]) -> None:
+@with_connection
+def remove(connection: Connection, names: Sequence[str]) -> None:
     """Forget backends. Finished groups keep their ids."""
-    with asked.director() as director:
-        for one in selection.named(names, director.backends()):
+    with connection.director() as director:
+        for one in selection.by_name(names, director.backends()):
             director.delete_backend(one.backend_id)
-            if asked.as_json:
-                asked.show_line({"type": "removed", "backend_id": one.backend_id})
+            if connection.as_json:
+                connection.show_line({"type": "removed", "backend_id": one.backend_id})
             else:
                 click.echo(f"{one.backend_id} removed")
 
@@ -268,30 +270,30 @@ def remove(asked: Asked, names: Sequence[str]) -> None:
 
 @backends.command(epilog=_examples("enable gpu-3", "enable 24gb"))
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@asking
-def enable(asked: Asked, names: Sequence[str]) -> None:
+@with_connection
+def enable(connection: Connection, names: Sequence[str]) -> None:
     """Let backends take work again."""
-    _each(asked, names, lambda director, one: director.update_backend(one, enabled=True))
+    _each(connection, names, lambda director, one: director.update_backend(one, enabled=True))
 
 
 @backends.command(epilog=_examples("disable gpu-3"))
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@asking
-def disable(asked: Asked, names: Sequence[str]) -> None:
+@with_connection
+def disable(connection: Connection, names: Sequence[str]) -> None:
     """Take backends out: what runs there finishes, what waits for them fails. See drain, pause."""
-    _each(asked, names, lambda director, one: director.update_backend(one, enabled=False))
+    _each(connection, names, lambda director, one: director.update_backend(one, enabled=False))
 
 
 @backends.command(epilog=_examples('pause gpu-1 --reason "driver update"', "pause 24gb --now"))
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--now", is_flag=True, help="Do not await what renders there: it is given back.")
 @click.option("--reason", help="Why, for the others.")
-@asking
-def pause(asked: Asked, names: Sequence[str], now: bool, reason: str | None) -> None:
+@with_connection
+def pause(connection: Connection, names: Sequence[str], now: bool, reason: str | None) -> None:
     """Send nothing more to backends until they are resumed; what waits for them keeps waiting."""
     by = environment.submitter()
     _each(
-        asked,
+        connection,
         names,
         lambda director, one: director.pause_backend(one, now=now, reason=reason, by=by),
     )
@@ -301,12 +303,12 @@ def pause(asked: Asked, names: Sequence[str], now: bool, reason: str | None) -> 
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--now", is_flag=True, help="Do not await what renders there: it is given back.")
 @click.option("--reason", help="Why, for the others.")
-@asking
-def drain(asked: Asked, names: Sequence[str], now: bool, reason: str | None) -> None:
+@with_connection
+def drain(connection: Connection, names: Sequence[str], now: bool, reason: str | None) -> None:
     """Empty backends, then disable them: for a machine that is to be switched off."""
     by = environment.submitter()
     _each(
-        asked,
+        connection,
         names,
         lambda director, one: director.drain_backend(one, now=now, reason=reason, by=by),
     )
@@ -314,11 +316,11 @@ def drain(asked: Asked, names: Sequence[str], now: bool, reason: str | None) -> 
 
 @backends.command(epilog=_examples("resume gpu-1", "resume 24gb"))
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@asking
-def resume(asked: Asked, names: Sequence[str]) -> None:
+@with_connection
+def resume(connection: Connection, names: Sequence[str]) -> None:
     """End a pause or a drain."""
     by = environment.submitter()
-    _each(asked, names, lambda director, one: director.resume_backend(one, by=by))
+    _each(connection, names, lambda director, one: director.resume_backend(one, by=by))
 
 
 @backends.command(epilog=_examples("quarantine gpu-2 --minutes 30"))
@@ -327,12 +329,14 @@ def resume(asked: Asked, names: Sequence[str]) -> None:
 @click.option(
     "--minutes", type=click.IntRange(1), help="Until it is tried again (else until released)."
 )
-@asking
-def quarantine(asked: Asked, names: Sequence[str], reason: str | None, minutes: int | None) -> None:
+@with_connection
+def quarantine(
+    connection: Connection, names: Sequence[str], reason: str | None, minutes: int | None
+) -> None:
     """Set backends aside that fail too often; the Director does so by itself, too."""
     by = environment.submitter()
     _each(
-        asked,
+        connection,
         names,
         lambda director, one: director.quarantine_backend(
             one, reason=reason, minutes=minutes, by=by
@@ -342,33 +346,35 @@ def quarantine(asked: Asked, names: Sequence[str], reason: str | None, minutes: 
 
 @backends.command(epilog=_examples("release gpu-2"))
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@asking
-def release(asked: Asked, names: Sequence[str]) -> None:
+@with_connection
+def release(connection: Connection, names: Sequence[str]) -> None:
     """End a quarantine before its time."""
     by = environment.submitter()
-    _each(asked, names, lambda director, one: director.release_backend(one, by=by))
+    _each(connection, names, lambda director, one: director.release_backend(one, by=by))
 
 
-def _each(asked: Asked, names: Sequence[str], act: Callable[[Director, str], Backend]) -> None:
+def _each(
+    connection: Connection, names: Sequence[str], act: Callable[[Director, str], Backend]
+) -> None:
     """Do the same to each backend that is named; show what it is then.
 
     Raises:
-        Failure: one refused. Those before it were changed, and shown.
+        CommandError: one refused. Those before it were changed, and shown.
     """
     done: list[Backend] = []
-    with asked.director() as director:
-        for one in selection.named(names, director.backends()):
+    with connection.director() as director:
+        for one in selection.by_name(names, director.backends()):
             try:
                 done.append(act(director, one.backend_id))
             except DirectorError:
-                _show(asked, *done)
+                _show(connection, *done)
                 raise
-    _show(asked, *done)
+    _show(connection, *done)
 
 
-def _show(asked: Asked, *shown: Backend) -> None:
-    if asked.as_json:
-        asked.show([one.raw for one in shown])
+def _show(connection: Connection, *shown: Backend) -> None:
+    if connection.as_json:
+        connection.show([one.raw for one in shown])
         return
     for one in shown:
         since = f" {since}" if (since := _since(one)) else ""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from director.cli import environment, option_types
-from director.cli.exit_status import Failure, Status, usage
+from director.cli.exit_status import CommandError, Status, usage_error
 from director.cli.text import plain_line
 from director.client import (
     BackendNotFound,
@@ -49,7 +49,7 @@ _OPTIONS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Connection:
     """What every command is told: which Director, and whether a program reads the answer."""
 
     url: str
@@ -74,8 +74,8 @@ class Asked:
             raise failure_of(error, self) from error
 
 
-def asking(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--server`` and ``--json``, and hand it an :class:`Asked` first."""
+def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--server`` and ``--json``, and hand it an :class:`Connection` first."""
 
     @click.option(
         "--server",
@@ -86,15 +86,15 @@ def asking(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @click.pass_context
     @functools.wraps(command)
-    def asked(
+    def connection(
         ctx: click.Context, /, *args: Any, server: str | None, as_json: bool, **options: Any
     ) -> Any:
         before = ctx.find_root().obj or {}
         url = server or before.get("server") or environment.server() or DEFAULT_URL
         is_json = as_json or bool(before.get("as_json"))
-        return command(Asked(_address(url), _token(), is_json), *args, **options)
+        return command(Connection(_address(url), _token(), is_json), *args, **options)
 
-    return asked
+    return connection
 
 
 def _address(url: str) -> str:
@@ -103,7 +103,7 @@ def _address(url: str) -> str:
     try:
         Address.parse(url, None)
     except ValueError:
-        raise usage(
+        raise usage_error(
             f"--server (or DIRECTOR_URL) is {url!r}, which is no address.",
             f"Write it like {DEFAULT_URL}.",
         ) from None
@@ -115,7 +115,7 @@ def _token() -> str | None:
     try:
         Address.parse(DEFAULT_URL, token)
     except ValueError:
-        raise usage(
+        raise usage_error(
             "DIRECTOR_TOKEN has signs that no Director's token has.",
             "A token has letters, digits and signs only, without blanks and line breaks.",
         ) from None
@@ -125,11 +125,11 @@ def _token() -> str | None:
 # --- what went wrong ------------------------------------------------------------------------------
 
 
-def failure_of(error: DirectorError, asked: Asked) -> Failure:
+def failure_of(error: DirectorError, connection: Connection) -> CommandError:
     """Return the failure that tells a person what an error of the client means."""
     said = {"code": error.code, "errors": [_named(e.field, e.message) for e in error.errors]}
-    message, status, hint = _told(error, asked)
-    return Failure(message, status, hint=hint, details=said)
+    message, status, hint = _error_text(error, connection)
+    return CommandError(message, status, hint=hint, details=said)
 
 
 #: What is said instead of the Director's own words (None), and what to type next.
@@ -151,24 +151,24 @@ _KNOWN: Final[tuple[tuple[type[DirectorError], str | None, Status, str], ...]] =
 )
 
 
-def _told(error: DirectorError, asked: Asked) -> tuple[str, Status, str]:
+def _error_text(error: DirectorError, connection: Connection) -> tuple[str, Status, str]:
     """Return what happened, how to exit, and what to type next."""
     if isinstance(error, Unreachable):
-        return _unreachable(error, asked)
+        return _unreachable(error, connection)
     if isinstance(error, NotAllowed) and error.code == "sign_in_required":
-        return _not_signed_in(asked)
+        return _not_signed_in(connection)
     for kind, message, status, hint in _KNOWN:
         if isinstance(error, kind):
             return message or error.detail, status, hint
     if isinstance(error, UnexpectedAnswer) or (error.code is None and error.status is not None):
-        return _not_a_director(error, asked)
+        return _not_a_director(error, connection)
     if error.transient:
         return str(error), Status.UNREACHABLE, "Later it may work; director doctor looks closer."
     return _in_words(error)
 
 
-def _unreachable(error: Unreachable, asked: Asked) -> tuple[str, Status, str]:
-    is_default = asked.url.rstrip("/") == DEFAULT_URL
+def _unreachable(error: Unreachable, connection: Connection) -> tuple[str, Status, str]:
+    is_default = connection.url.rstrip("/") == DEFAULT_URL
     hint = (
         "Start one with director serve, or say where it is: --server URL, or DIRECTOR_URL."
         if is_default
@@ -177,16 +177,16 @@ def _unreachable(error: Unreachable, asked: Asked) -> tuple[str, Status, str]:
     return error.detail, Status.UNREACHABLE, hint
 
 
-def _not_signed_in(asked: Asked) -> tuple[str, Status, str]:
-    if asked.token is None:
-        message = f"The Director at {asked.url} asks for its token."
+def _not_signed_in(connection: Connection) -> tuple[str, Status, str]:
+    if connection.token is None:
+        message = f"The Director at {connection.url} asks for its token."
         return message, Status.REFUSED, "Set DIRECTOR_TOKEN to the one that it was started with."
-    message = f"The Director at {asked.url} does not take the token in DIRECTOR_TOKEN."
+    message = f"The Director at {connection.url} does not take the token in DIRECTOR_TOKEN."
     return message, Status.REFUSED, "It must be the very one that the Director was started with."
 
 
-def _not_a_director(error: DirectorError, asked: Asked) -> tuple[str, Status, str]:
-    message = f"{asked.url} does not answer as a Director does: {error}"
+def _not_a_director(error: DirectorError, connection: Connection) -> tuple[str, Status, str]:
+    message = f"{connection.url} does not answer as a Director does: {error}"
     hint = "Is that its address? Say another with --server URL, or DIRECTOR_URL."
     return message, Status.UNREACHABLE, hint
 
@@ -194,16 +194,16 @@ def _not_a_director(error: DirectorError, asked: Asked) -> tuple[str, Status, st
 def _in_words(error: DirectorError) -> tuple[str, Status, str]:
     """Return what a refusal says, with fields named as the command line names them."""
     if isinstance(error, NoOnlineBackends):
-        refused = nobody(error.skipped_backends)
+        refused = no_backends_error(error.skipped_backends)
         return refused.message, refused.status, refused.hint
     said = [_named(one.field, one.message) for one in error.errors]
     return "\n".join(said) or str(error), Status.REFUSED, ""
 
 
-def nobody(reasons: Iterable[tuple[str, str]]) -> Failure:
-    """Return the failure of a submission of which nobody can take a child: backends, and why not."""
+def no_backends_error(reasons: Iterable[tuple[str, str]]) -> CommandError:
+    """Return the failure of a submission of which no_backends_error can take a child: backends, and why not."""
     said = dict.fromkeys(plain_line(f"{name}: {why}") for name, why in reasons)
-    return Failure(
+    return CommandError(
         "\n  ".join(["None of these backends can take work now:", *said]),
         Status.REFUSED,
         hint="director backends shows all of them.",
@@ -217,7 +217,7 @@ def _named(field: str, message: str) -> str:
     return f"{option}{' ' + rest if rest else ''}: {message}"
 
 
-def nearest(name: str, known: Iterable[str], hint: str) -> str:
+def closest_match(name: str, known: Iterable[str], hint: str) -> str:
     """Return a sentence with the known names that are like ``name``; else with all, if few."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

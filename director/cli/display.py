@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import click
 
 from director.cli.environment import is_colourless
-from director.cli.progress import Followed, Row
+from director.cli.progress import GroupProgress, Row
 from director.cli.text import coloured, is_terminal
 from director.client import Event, Group, GroupComplete, InitialState
 
@@ -27,23 +27,23 @@ _COLOURS: Final = {"completed": "green", "running": "cyan", "failed": "red", "ti
 _REFRESHES_PER_SECOND: Final = 8
 
 
-class Show(Protocol):
+class Display(Protocol):
     """Where a watched group's news go."""
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Show an event."""
 
-    def saved(self, job_id: str, path: Path) -> None:
+    def on_saved(self, job_id: str, path: Path) -> None:
         """Tell of a file that was saved; called from other threads."""
 
 
 @contextmanager
-def showing(*, as_json: bool, quiet: bool = False) -> Iterator[Show]:
+def make_display(*, as_json: bool, quiet: bool = False) -> Iterator[Display]:
     """Choose how to show: a program's way, none, a terminal's, or a log file's."""
     if as_json:
         yield JsonLines()
     elif quiet:
-        yield Silence()
+        yield NoDisplay()
     elif is_terminal():
         with _bars() as bars:
             yield bars
@@ -51,13 +51,13 @@ def showing(*, as_json: bool, quiet: bool = False) -> Iterator[Show]:
         yield Lines()
 
 
-class Silence:
+class NoDisplay:
     """Shows nothing."""
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Show nothing."""
 
-    def saved(self, job_id: str, path: Path) -> None:
+    def on_saved(self, job_id: str, path: Path) -> None:
         """Show nothing."""
 
 
@@ -67,11 +67,11 @@ class JsonLines:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Print the event."""
         self._print(event.raw)
 
-    def saved(self, job_id: str, path: Path) -> None:
+    def on_saved(self, job_id: str, path: Path) -> None:
         """Print where the file lies."""
         self._print({"type": "file_saved", "job_id": job_id, "path": str(path)})
 
@@ -84,16 +84,16 @@ class Lines:
     """One line a change."""
 
     def __init__(self) -> None:
-        self._followed = Followed()
+        self._followed = GroupProgress()
         self._lock = threading.Lock()
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Print the children that an event moved."""
-        for row in self._followed.see(event):
+        for row in self._followed.on_event(event):
             if not (isinstance(event, InitialState) and row.status == "queued"):
                 self._print(line(row))
 
-    def saved(self, job_id: str, path: Path) -> None:
+    def on_saved(self, job_id: str, path: Path) -> None:
         """Print where the file lies."""
         self._print(f"saved {path}")
 
@@ -136,18 +136,18 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._followed = Followed()
+        self._followed = GroupProgress()
         self._lock = threading.Lock()
         self.live: Live | None = None
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Move the bars; the end is drawn at once."""
         with self._lock:
-            self._followed.see(event)
+            self._followed.on_event(event)
         if isinstance(event, GroupComplete) and self.live is not None:
             self.live.refresh()
 
-    def saved(self, job_id: str, path: Path) -> None:
+    def on_saved(self, job_id: str, path: Path) -> None:
         """Print above the bars where the file lies."""
         self._console.print(f"saved {path}", markup=False, soft_wrap=True)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from director.cli.exit_status import Failure, Status, usage
+from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import Director, DirectorError, OutputFile, Outputs
 from director.client.file_writer import DEFAULT_TEMPLATE, relative_path
 
@@ -25,13 +25,13 @@ _AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
+class DownloadOptions:
     """Where files go, None for nowhere, and how they are named.
 
     Made before anything is rendered: what could not be saved afterwards is refused.
 
     Raises:
-        Failure: the folder cannot be made or written, or the template is wrong.
+        CommandError: the folder cannot be made or written, or the template is wrong.
     """
 
     folder: Path | None
@@ -41,7 +41,7 @@ class Saving:
         try:
             relative_path(OutputFile(filename="a.png"), self.name)
         except ValueError as error:
-            raise usage(f"--name: {error}") from None
+            raise usage_error(f"--name: {error}") from None
         if self.folder is None:
             return
         does = "made"
@@ -52,7 +52,7 @@ class Saving:
                 pass
         except OSError as error:
             why = error.strerror or error
-            raise usage(f"The folder {self.folder} cannot be {does}: {why}.") from None
+            raise usage_error(f"The folder {self.folder} cannot be {does}: {why}.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class Unsaved:
     may_help: bool = True
 
 
-class Saver:
+class Downloader:
     """Saves files while something else is watched. A context manager: leaving it waits for all.
 
     Args:
-        director: asked for the files; may be shared by threads.
+        director: connection for the files; may be shared by threads.
         folder: made if it is not there.
         name: template of the names.
         saved: called with a job's id and the path of each file that lies there, from a thread.
@@ -86,7 +86,7 @@ class Saver:
         self._coming: list[Future[None]] = []
         self.missing: list[Unsaved] = []
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> Downloader:
         return self
 
     def __exit__(
@@ -101,7 +101,7 @@ class Saver:
         """Store the order of the group's jobs, which names of files may have as ``{index}``."""
         self._indexes = {job_id: index for index, job_id in enumerate(job_ids, 1)}
 
-    def take(self, group_id: str, job_id: str, outputs: Outputs | None) -> None:
+    def download(self, group_id: str, job_id: str, outputs: Outputs | None) -> None:
         """Fetch what a completed child made, unless that was done before."""
         if job_id in self._jobs or outputs is None:
             return
@@ -117,7 +117,7 @@ class Saver:
         """Wait for every file; return those that could not be saved.
 
         Raises:
-            OSError: nobody can be told what was saved.
+            OSError: no_backends_error can be told what was saved.
         """
         for one in self._coming:
             one.result()
@@ -158,10 +158,12 @@ def _through_director(group_id: str, job_id: str, outputs: Outputs) -> Iterator[
         yield dataclasses.replace(file, url=url)
 
 
-def failed_to_save(missing: list[Unsaved], group_id: str, saving: Saving) -> Failure:
+def failed_to_save(
+    missing: list[Unsaved], group_id: str, download_options: DownloadOptions
+) -> CommandError:
     """Return the failure of files that are not all there, with the command that may get more of them."""
-    again = ["director", "save", group_id, "--to", str(saving.folder)]
-    if saving.name != DEFAULT_NAME:
-        again += ["--name", saving.name]
+    again = ["director", "save", group_id, "--to", str(download_options.folder)]
+    if download_options.name != DEFAULT_NAME:
+        again += ["--name", download_options.name]
     hint = f"Try again: {shlex.join(again)}" if any(one.may_help for one in missing) else ""
-    return Failure("\n".join(one.sentence for one in missing), Status.FAILED, hint=hint)
+    return CommandError("\n".join(one.sentence for one in missing), Status.FAILED, hint=hint)

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from director.cli import text as words
-from director.cli.connection import Asked, nearest
-from director.cli.exit_status import Failure, usage
-from director.cli.selection import Picked
+from director.cli.connection import Connection, closest_match
+from director.cli.exit_status import CommandError, usage_error
+from director.cli.selection import SelectedBackends
 from jobgroups import workflow
 from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title, seeds
 
@@ -47,7 +47,7 @@ class Plan:
 
 def plan(
     graph: dict[str, Any],
-    picked: Picked,
+    selected: SelectedBackends,
     *,
     parameters: Mapping[str, Any],
     strategy: str,
@@ -59,35 +59,35 @@ def plan(
         base_seed: None: one is drawn, as the Director draws one.
 
     Raises:
-        Failure: a parameter does not fit the workflow, or sets nothing: what a person wants
+        CommandError: a parameter does not fit the workflow, or sets nothing: what a person wants
             otherwise must not be rendered as it is.
     """
     try:
         prepared = workflow.prepare(graph, dict(parameters))
     except ParameterInvalid as error:
         name = error.field.removeprefix("parameters").lstrip(".")
-        raise usage(f"--set {name}: {error.message}") from None
+        raise usage_error(f"--set {name}: {error.message}") from None
     if prepared.ignored:
         raise _ignored(prepared.ignored, graph)
     base = secrets.randbelow(seeds.MAX_SEED + 1) if base_seed is None else base_seed
-    dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(picked.backend_ids))
+    dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(selected.backend_ids))
     return Plan(
-        children=list(zip(picked.backend_ids, dealt, strict=True)),
+        children=list(zip(selected.backend_ids, dealt, strict=True)),
         changes=list(_changes(graph, prepared)),
         warnings=prepared.warnings,
-        left_out=picked.left_out,
+        left_out=selected.left_out,
         base_seed=base,
         strategy=strategy,
     )
 
 
-def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> Failure:
+def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandError:
     """Return the failure of parameters that set nothing, with the names that are like them."""
     hints = {_similar(name, graph) for name, reason in ignored.items() if "matches no" in reason}
     if any(name in SEED_INPUTS for name in ignored):
         hints.add("--base-seed N is the seed of the first job.")
     message = "\n".join(f"--set {name}: {reason}" for name, reason in ignored.items())
-    return usage(message, "\n".join(sorted(hints)))
+    return usage_error(message, "\n".join(sorted(hints)))
 
 
 def _similar(name: str, graph: Mapping[str, Any]) -> str:
@@ -99,7 +99,7 @@ def _similar(name: str, graph: Mapping[str, Any]) -> str:
         for each, value in node["inputs"].items()
         if not is_link(value)
     }
-    return nearest(name, sorted(known), "--dry-run sends nothing.")
+    return closest_match(name, sorted(known), "--dry-run sends nothing.")
 
 
 def _changes(graph: Mapping[str, Any], prepared: workflow.Prepared) -> Iterator[Change]:
@@ -113,10 +113,10 @@ def _changes(graph: Mapping[str, Any], prepared: workflow.Prepared) -> Iterator[
                 yield Change(node_id, node["class_type"], name, before[name], value)
 
 
-def show(asked: Asked, planned: Plan) -> None:
+def show(connection: Connection, planned: Plan) -> None:
     """Print a plan, for people or for programs."""
-    if asked.as_json:
-        asked.show(as_json(planned))
+    if connection.as_json:
+        connection.show(as_json(planned))
         return
     head = words.plural(len(planned.children), "child", "children")
     click.echo(

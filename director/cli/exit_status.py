@@ -21,8 +21,8 @@ class Status(IntEnum):
     CLOSED_PIPE = 141  #: Whoever read the output had enough, as shells have it.
 
 
-class Failure(click.ClickException):
-    """A command cannot do what it was asked to.
+class CommandError(click.ClickException):
+    """A command cannot do what it was connection to.
 
     Args:
         message: sentences for a person: what happened.
@@ -58,6 +58,6 @@ class Failure(click.ClickException):
         click.echo(json.dumps({**said, **self.details}, ensure_ascii=False), err=True)
 
 
-def usage(message: str, hint: str = "") -> Failure:
+def usage_error(message: str, hint: str = "") -> CommandError:
     """Return the failure of a command line that is wrong: nothing was sent."""
-    return Failure(message, Status.USAGE, hint=hint, details={"code": "usage"})
+    return CommandError(message, Status.USAGE, hint=hint, details={"code": "usage"})

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from director.cli import text
-from director.cli.connection import Asked, asking
+from director.cli.connection import Connection, with_connection
 from director.client import FailureRow, Failures
 
 _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
@@ -22,13 +22,13 @@ _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
     show_default=True,
     help="How far back.",
 )
-@asking
-def failures(asked: Asked, window: str) -> None:
+@with_connection
+def failures(connection: Connection, window: str) -> None:
     """Show what failed lately, by cause, backend and workflow, the worst first."""
-    with asked.director() as director:
+    with connection.director() as director:
         found = director.failures(window)
-    if asked.as_json:
-        asked.show(found.raw)
+    if connection.as_json:
+        connection.show(found.raw)
         return
     for line in failure_lines(found):
         click.echo(line)

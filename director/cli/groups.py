@@ -14,10 +14,10 @@ import click
 
 from director.cli import environment, option_types
 from director.cli import text as words
-from director.cli.connection import Asked, asking
-from director.cli.display import showing
-from director.cli.downloads import DEFAULT_NAME, Saver, Saving, failed_to_save
-from director.cli.exit_status import Failure, Status
+from director.cli.connection import Connection, with_connection
+from director.cli.display import make_display
+from director.cli.downloads import DEFAULT_NAME, Downloader, DownloadOptions, failed_to_save
+from director.cli.exit_status import CommandError, Status
 from director.cli.watch import watch_to_end
 from director.client import Attempt, Child, Director, Event, Group
 
@@ -33,16 +33,18 @@ _FAILED: Final = ("failed", "partial_complete")
 )
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status tells.")
-@asking
-def watch(asked: Asked, group_id: str, folder: Path | None, name: str, quiet: bool) -> int:
+@with_connection
+def watch(
+    connection: Connection, group_id: str, folder: Path | None, name: str, quiet: bool
+) -> int:
     """Show the group ID until it has ended; Ctrl-C leaves it running.
 
     Exit status 0: every child completed. 1: one failed, timed out or was cancelled.
     """
-    saving = Saving(folder, name)
-    with asked.director() as director:
+    download_options = DownloadOptions(folder, name)
+    with connection.director() as director:
         director.status(group_id)  # an answer at once where there is none to be had
-        return watch_to_end(asked, director, group_id, saving, quiet=quiet)
+        return watch_to_end(connection, director, group_id, download_options, quiet=quiet)
 
 
 @click.command(
@@ -68,9 +70,9 @@ def watch(asked: Asked, group_id: str, folder: Path | None, name: str, quiet: bo
 @click.option(
     "-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most."
 )
-@asking
+@with_connection
 def list_(
-    asked: Asked,
+    connection: Connection,
     *,
     is_failed: bool,
     mine: bool,
@@ -91,10 +93,10 @@ def list_(
         "limit": min(limit, 200),
     }
     wanted = _wanted(states, is_failed=is_failed)
-    with asked.director() as director:
+    with connection.director() as director:
         groups = list(islice(_each_once(_newest(director, wanted, filters)), limit))
-    if asked.as_json:
-        asked.show([group.raw for group in groups])
+    if connection.as_json:
+        connection.show([group.raw for group in groups])
     elif groups:
         click.echo("\n".join(_table(groups)))
     else:
@@ -160,21 +162,21 @@ def _what(group: Group) -> str:
 @click.argument("group_id", metavar="ID", type=option_types.identifier)
 @click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
 @click.option("--workflow", is_flag=True, help="Print the workflow as it was submitted.")
-@asking
-def show(asked: Asked, group_id: str, job_id: str | None, workflow: bool) -> None:
+@with_connection
+def show(connection: Connection, group_id: str, job_id: str | None, workflow: bool) -> None:
     """Show the group ID with its children; with JOB, one child and each of its attempts."""
-    with asked.director() as director:
+    with connection.director() as director:
         if workflow:
-            asked.show(director.workflow(group_id))
+            connection.show(director.workflow(group_id))
         elif job_id is not None:
-            _show_child(asked, director.job(group_id, job_id))
+            _show_child(connection, director.job(group_id, job_id))
         else:
-            _show_group(asked, director.status(group_id))
+            _show_group(connection, director.status(group_id))
 
 
-def _show_group(asked: Asked, group: Group) -> None:
-    if asked.as_json:
-        asked.show(group.raw)
+def _show_group(connection: Connection, group: Group) -> None:
+    if connection.as_json:
+        connection.show(group.raw)
         return
     click.echo(words.summary(group))
     said = {
@@ -217,9 +219,9 @@ def _why(child: Child) -> str:
     return "; ".join(filter(None, [said, *warnings]))
 
 
-def _show_child(asked: Asked, child: Child) -> None:
-    if asked.as_json:
-        asked.show(child.raw)
+def _show_child(connection: Connection, child: Child) -> None:
+    if connection.as_json:
+        connection.show(child.raw)
         return
     click.echo(
         f"{child.job_id} {words.coloured(child.status)} on {child.backend_id}, seed {child.seed}"
@@ -264,21 +266,21 @@ def _why_ended(attempt: Attempt) -> str:
     help="Folder (else this one).",
 )
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
-@asking
-def save(asked: Asked, group_id: str, folder: Path, name: str) -> int:
+@with_connection
+def save(connection: Connection, group_id: str, folder: Path, name: str) -> int:
     """Save every file that the group ID has made so far. A file that is there already is not doubled."""
-    saving = Saving(folder, name)
-    with asked.director() as director, showing(as_json=asked.as_json) as show_:
+    download_options = DownloadOptions(folder, name)
+    with connection.director() as director, make_display(as_json=connection.as_json) as display:
         group = director.status(group_id)
-        with Saver(director, folder, name, show_.saved) as saver:
-            saver.number(child.job_id for child in group.child_jobs)
+        with Downloader(director, folder, name, display.on_saved) as downloader:
+            downloader.number(child.job_id for child in group.child_jobs)
             for child in group.child_jobs:
-                saver.take(group_id, child.job_id, child.outputs)
-            missing = saver.finish()
+                downloader.download(group_id, child.job_id, child.outputs)
+            missing = downloader.finish()
     if missing:
-        raise failed_to_save(missing, group_id, saving)
+        raise failed_to_save(missing, group_id, download_options)
     if not group.files:
-        raise Failure(f"{group_id} has made no files ({group.status}).", Status.FAILED)
+        raise CommandError(f"{group_id} has made no files ({group.status}).", Status.FAILED)
     return int(Status.OK)
 
 
@@ -288,13 +290,13 @@ def save(asked: Asked, group_id: str, folder: Path, name: str) -> int:
 @click.argument("group_id", metavar="ID", type=option_types.identifier)
 @click.option("--since", type=click.IntRange(0), default=0, help="Only those after this number.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as they come, until the group has ended.")
-@asking
-def events(asked: Asked, group_id: str, since: int, follow: bool) -> None:
+@with_connection
+def events(connection: Connection, group_id: str, since: int, follow: bool) -> None:
     """Print what happened to the group ID, an event a line."""
-    with asked.director() as director:
+    with connection.director() as director:
         stored = director.events(group_id, since)
         for event in stored:
-            _print_event(asked, event)
+            _print_event(connection, event)
         if not follow:
             return
         last = max((event.seq or 0 for event in stored), default=since)
@@ -302,14 +304,16 @@ def events(asked: Asked, group_id: str, since: int, follow: bool) -> None:
             with closing(director.stream(group_id, since=last)) as coming:
                 for event in coming:
                     if event.seq is not None:
-                        _print_event(asked, event)
+                        _print_event(connection, event)
         except KeyboardInterrupt:
-            raise Failure(f"Stopped watching. {group_id} continues.", Status.INTERRUPTED) from None
+            raise CommandError(
+                f"Stopped watching. {group_id} continues.", Status.INTERRUPTED
+            ) from None
 
 
-def _print_event(asked: Asked, event: Event) -> None:
-    if asked.as_json:
-        asked.show_line(event.raw)
+def _print_event(connection: Connection, event: Event) -> None:
+    if connection.as_json:
+        connection.show_line(event.raw)
         return
     raw = event.raw
     what = " ".join(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from director.cli.exit_status import usage
+from director.cli.exit_status import usage_error
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.IGNORECASE)
 _KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -25,7 +25,7 @@ def parameters(pairs: Iterable[str]) -> dict[str, Any]:
     file's text, without the line break at its end, and ``@@`` is an ``@``.
 
     Raises:
-        Failure: a pair is none, or its file cannot be read.
+        CommandError: a pair is none, or its file cannot be read.
     """
     return {key: _parameter(key, text) for key, text in _split("--set", pairs)}
 
@@ -42,7 +42,7 @@ def _split(option: str, pairs: Iterable[str]) -> Iterable[tuple[str, str]]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise usage(f"{option} {pair!r} has no value.", f"Write {option} NAME=VALUE.")
+            raise usage_error(f"{option} {pair!r} has no value.", f"Write {option} NAME=VALUE.")
         yield key.strip(), text
 
 
@@ -58,10 +58,10 @@ def _file_text(key: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise usage(f"--set {key}: {path} is not text in UTF-8.") from None
+        raise usage_error(f"--set {key}: {path} is not text in UTF-8.") from None
     except OSError as error:
         hint = f"A value that begins with @ names a file; write {key}=@@… for an @ itself."
-        raise usage(f"--set {key}: {path} cannot be read: {error.strerror}.", hint) from None
+        raise usage_error(f"--set {key}: {path} cannot be read: {error.strerror}.", hint) from None
 
 
 def _json_or(text: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from director.cli.exit_status import Failure, Status
+from director.cli.exit_status import CommandError, Status
 
 if TYPE_CHECKING:
 
@@ -33,7 +33,7 @@ def written() -> Iterator[None]:
 
     Raises:
         SystemExit: the reader closed the pipe; nothing more is to be said to it.
-        Failure: there is no room for the output.
+        CommandError: there is no room for the output.
     """
     try:
         try:
@@ -49,11 +49,11 @@ def written() -> Iterator[None]:
             raise
         _leave_it()
         message = f"The output cannot be written: {error.strerror}."
-        raise Failure(message, Status.FAILED) from None
+        raise CommandError(message, Status.FAILED) from None
 
 
 def say(out: Out, sentence: str) -> None:
-    """Print a sentence at once. Where nobody reads any more it is lost, and no more than it: what
+    """Print a sentence at once. Where no_backends_error reads any more it is lost, and no more than it: what
     serves goes on.
     """
     try:

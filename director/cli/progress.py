@@ -47,12 +47,12 @@ class Row:
 
 
 @dataclass(slots=True)
-class Followed:
+class GroupProgress:
     """A group's children, by job id in their order."""
 
     rows: dict[str, Row] = field(default_factory=dict)
 
-    def see(self, event: Event) -> list[Row]:
+    def on_event(self, event: Event) -> list[Row]:
         """Take in an event; return the children whose status it changed."""
         if isinstance(event, InitialState):
             return self._replace(event.group.child_jobs)

@@ -8,8 +8,8 @@ from itertools import cycle, islice
 from typing import Final
 
 from backends.capabilities import Known, lacking
-from director.cli.connection import nearest, nobody
-from director.cli.exit_status import Failure, Status, usage
+from director.cli.connection import closest_match, no_backends_error
+from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import Backend
 
 #: A backend in one of these gets no child; a POST says the same, and why.
@@ -17,7 +17,7 @@ _NO_CHILDREN: Final = {"disabled", "offline", "quarantined", "draining"}
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
+class SelectedBackends:
     """The backend of each child, in order, and those that get none though they were meant.
 
     Attributes:
@@ -29,14 +29,14 @@ class Picked:
     left_out: list[tuple[str, str]]
 
 
-def named(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
+def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     """Return the backends that ``names`` name, in their order; an id wins over a tag.
 
     Args:
         names: ids and tags; several in one are separated by commas.
 
     Raises:
-        Failure: nothing has such a name.
+        CommandError: nothing has such a name.
     """
     by_id = {one.backend_id: one for one in known}
     found: list[Backend] = []
@@ -50,16 +50,16 @@ def named(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     return found
 
 
-def one(name: str, known: Sequence[Backend]) -> Backend:
+def exactly_one(name: str, known: Sequence[Backend]) -> Backend:
     """Return the one backend that a name means.
 
     Raises:
-        Failure: nothing has such a name, or several have.
+        CommandError: nothing has such a name, or several have.
     """
-    found = named([name], known)
+    found = by_name([name], known)
     if len(found) != 1:
         ids = ", ".join(backend.backend_id for backend in found)
-        raise usage(f"{name} means several backends ({ids}). Name one of them.")
+        raise usage_error(f"{name} means several backends ({ids}). Name one of them.")
     return found[0]
 
 
@@ -72,17 +72,17 @@ def _single(names: Sequence[str], known: Sequence[Backend]) -> list[str]:
     return [part for name in names for part in split(name)]
 
 
-def _unknown(name: str, known: Sequence[Backend]) -> Failure:
+def _unknown(name: str, known: Sequence[Backend]) -> CommandError:
     if not known:
         return _none_registered()
     names = sorted({one.backend_id for one in known} | {tag for one in known for tag in one.tags})
-    hint = nearest(name, names, "director backends lists all.")
+    hint = closest_match(name, names, "director backends lists all.")
     message = f"No backend has the id or the tag {name!r}."
-    return Failure(message, Status.REFUSED, hint=hint, details={"code": "backend_not_found"})
+    return CommandError(message, Status.REFUSED, hint=hint, details={"code": "backend_not_found"})
 
 
-def _none_registered() -> Failure:
-    return Failure(
+def _none_registered() -> CommandError:
+    return CommandError(
         "The Director knows no backend.",
         Status.REFUSED,
         hint="Register one: director backends add http://HOST:8188"
@@ -92,33 +92,33 @@ def _none_registered() -> Failure:
 
 def for_children(
     names: Sequence[str], *, every: bool, count: int | None, known: Sequence[Backend]
-) -> Picked:
+) -> SelectedBackends:
     """Return where the children of a submission go.
 
     Named backends get one each, as often as they are named: the Director says why one does not.
     With ``every``, which is also meant if nothing is named, and where a ``count`` is dealt out in turn, only those get any that can take work
-    now, so that twelve are twelve; if none can, all are asked for and the Director says why.
+    now, so that twelve are twelve; if none can, all are connection for and the Director says why.
 
     Raises:
-        Failure: no backend is registered, or nothing has such a name.
+        CommandError: no backend is registered, or nothing has such a name.
     """
     every = every or not names
-    meant = list(known) if every else named(names, known)
+    meant = list(known) if every else by_name(names, known)
     if not known:
         raise _none_registered()
     if not meant:
-        raise usage("--backend names nothing.", "It is empty; is the variable set?")
+        raise usage_error("--backend names nothing.", "It is empty; is the variable set?")
     if not every and count is None:
-        return Picked([one.backend_id for one in meant], [])
+        return SelectedBackends([one.backend_id for one in meant], [])
     able: list[Backend] = [one for one in meant if one.status not in _NO_CHILDREN] or meant
-    left_out = {one.backend_id: why_not(one) for one in meant if one not in able}
+    left_out = {one.backend_id: ineligible_reason(one) for one in meant if one not in able}
     ids = [one.backend_id for one in able]
-    return Picked(list(islice(cycle(ids), count or len(ids))), list(left_out.items()))
+    return SelectedBackends(list(islice(cycle(ids), count or len(ids))), list(left_out.items()))
 
 
-def as_the_director_has_it(
-    picked: Picked, known: Sequence[Backend], required: Sequence[str]
-) -> Picked:
+def without_ineligible(
+    selected: SelectedBackends, known: Sequence[Backend], required: Sequence[str]
+) -> SelectedBackends:
     """Return who gets a child once the Director has left out those that cannot take one now.
 
     It asks those that it has not heard from lately once more before it leaves them out; that is not
@@ -128,20 +128,20 @@ def as_the_director_has_it(
         required: capabilities.
 
     Raises:
-        Failure: nobody is left, so that the Director would refuse.
+        CommandError: no_backends_error is left, so that the Director would refuse.
     """
     rows = {one.backend_id: one for one in known}
     reasons = {
-        name: reason for name in picked.backend_ids if (reason := _unfit(rows[name], required))
+        name: reason for name in selected.backend_ids if (reason := _unfit(rows[name], required))
     }
-    ids = [name for name in picked.backend_ids if name not in reasons]
+    ids = [name for name in selected.backend_ids if name not in reasons]
     if not ids:
-        raise nobody(reasons.items())
-    return Picked(ids, [*picked.left_out, *reasons.items()])
+        raise no_backends_error(reasons.items())
+    return SelectedBackends(ids, [*selected.left_out, *reasons.items()])
 
 
 def _unfit(backend: Backend, required: Sequence[str]) -> str:
-    if reason := why_not(backend):
+    if reason := ineligible_reason(backend):
         return reason
     devices = [{"name": one.name} for one in backend.devices]
     has = Known(tags=backend.tags, devices=devices, comfyui_version=backend.comfyui_version or "")
@@ -149,7 +149,7 @@ def _unfit(backend: Backend, required: Sequence[str]) -> str:
     return f"lacks {', '.join(missing)}" if missing else ""
 
 
-def why_not(backend: Backend) -> str:
+def ineligible_reason(backend: Backend) -> str:
     """Return why a backend gets no child now; empty if it gets one."""
     if backend.status not in _NO_CHILDREN:
         return ""

@@ -11,10 +11,10 @@ import click
 
 from director.cli import dry_run as planning
 from director.cli import environment, option_types, selection, text
-from director.cli.connection import Asked, asking, failure_of
-from director.cli.downloads import DEFAULT_NAME, Saving
-from director.cli.exit_status import Failure, Status
-from director.cli.selection import Picked
+from director.cli.connection import Connection, failure_of, with_connection
+from director.cli.downloads import DEFAULT_NAME, DownloadOptions
+from director.cli.exit_status import CommandError, Status
+from director.cli.selection import SelectedBackends
 from director.cli.watch import watch_to_end
 from director.cli.workflow_input import read_source, workflow_in
 from director.client import Director, Group, Unreachable
@@ -133,9 +133,9 @@ Examples:
     "--dry-run", is_flag=True, help="Show children, seeds and what is changed; send nothing."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the group's id alone; warnings stay.")
-@asking
+@with_connection
 def submit(
-    asked: Asked,
+    connection: Connection,
     *,
     source: str,
     names: Sequence[str],
@@ -161,20 +161,20 @@ def submit(
         raise click.UsageError("Say --backend or --all, not both.")
     parameters = option_types.parameters(pairs)
     content = read_source(source)
-    with asked.director() as director:
+    with connection.director() as director:
         graph = workflow_in(content, source, director)
         known = director.backends()
-        picked = selection.for_children(names, every=every, count=count, known=known)
+        selected = selection.for_children(names, every=every, count=count, known=known)
         if dry_run:
-            picked = selection.as_the_director_has_it(picked, known, options["requires"])
+            selected = selection.without_ineligible(selected, known, options["requires"])
         planned = planning.plan(
-            graph, picked, parameters=parameters, strategy=strategy, base_seed=base_seed
+            graph, selected, parameters=parameters, strategy=strategy, base_seed=base_seed
         )
         if dry_run:
-            planning.show(asked, planned)
-            _warn(planned.warnings, picked)
+            planning.show(connection, planned)
+            _warn(planned.warnings, selected)
             return int(Status.OK)
-        saving = Saving(folder, name)
+        download_options = DownloadOptions(folder, name)
         said = {
             "parameters": parameters,
             "metadata": option_types.metadata(notes),
@@ -183,17 +183,17 @@ def submit(
             **_policy(options),
         }
         group = _sent(
-            asked,
+            connection,
             director,
             graph=graph,
-            backend_ids=picked.backend_ids,
+            backend_ids=selected.backend_ids,
             said=said,
             key=options["key"],
         )
-        _announce(asked, group, picked, quiet=quiet)
+        _announce(connection, group, selected, quiet=quiet)
         if not is_watched and folder is None:
             return int(Status.OK)
-        return watch_to_end(asked, director, group.job_group_id, saving, quiet=quiet)
+        return watch_to_end(connection, director, group.job_group_id, download_options, quiet=quiet)
 
 
 def _policy(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _policy(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sent(
-    asked: Asked,
+    connection: Connection,
     director: Director,
     *,
     graph: dict[str, Any],
@@ -221,7 +221,7 @@ def _sent(
     """Submit under a key, so that whoever tries again after a lost answer doubles nothing.
 
     Raises:
-        Failure: with the key, where it is not known whether the submission arrived.
+        CommandError: with the key, where it is not known whether the submission arrived.
     """
     key = key or str(uuid.uuid4())
     options = {name: value for name, value in said.items() if value is not None}
@@ -230,25 +230,27 @@ def _sent(
     try:
         return director.submit(graph, backend_ids, **cast(SubmitOptions, options))
     except Unreachable as error:
-        failure = failure_of(error, asked)
+        failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\n{again}"
         failure.details["idempotency_key"] = key
         raise failure from error
     except KeyboardInterrupt:
-        raise Failure(
+        raise CommandError(
             "Interrupted before the answer came.", Status.INTERRUPTED, hint=again
         ) from None
 
 
-def _announce(asked: Asked, group: Group, picked: Picked, *, quiet: bool) -> None:
+def _announce(
+    connection: Connection, group: Group, selected: SelectedBackends, *, quiet: bool
+) -> None:
     skipped = [(one.backend_id, one.reason) for one in group.skipped_backends]
-    left_out = [*picked.left_out, *dict.fromkeys(skipped)]
-    if asked.as_json:
+    left_out = [*selected.left_out, *dict.fromkeys(skipped)]
+    if connection.as_json:
         shown = [{"backend_id": name, "reason": reason} for name, reason in left_out]
-        asked.show_line({"type": "submitted", **group.raw, "skipped_backends": shown})
+        connection.show_line({"type": "submitted", **group.raw, "skipped_backends": shown})
         return
-    # Also where a script wants the id alone: it may have asked for what it did not get.
-    _warn(group.warnings, Picked([], left_out))
+    # Also where a script wants the id alone: it may have connection for what it did not get.
+    _warn(group.warnings, SelectedBackends([], left_out))
     if quiet:
         click.echo(group.job_group_id)
         return
@@ -262,8 +264,8 @@ def _announce(asked: Asked, group: Group, picked: Picked, *, quiet: bool) -> Non
     )
 
 
-def _warn(warnings: Sequence[str], picked: Picked) -> None:
+def _warn(warnings: Sequence[str], selected: SelectedBackends) -> None:
     for warning in warnings:
         click.echo(text.plain_line(f"Warning: {warning}"), err=True)
-    for backend_id, reason in picked.left_out:
+    for backend_id, reason in selected.left_out:
         click.echo(text.plain_line(f"Left out: {backend_id}: {reason}"), err=True)

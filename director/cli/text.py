@@ -87,7 +87,7 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: int =
 
 
 def _room(widths: Sequence[int]) -> int | None:
-    """Return the width of the last column; None where nobody looks at a terminal.
+    """Return the width of the last column; None where no_backends_error looks at a terminal.
 
     Where even the first ones do not fit the terminal wraps them: nothing that matters is cut.
     """

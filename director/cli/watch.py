@@ -1,4 +1,4 @@
-"""Watching a group to its end, and saving what it makes on the way."""
+"""Watching a group to its end, and download_options what it makes on the way."""
 
 from __future__ import annotations
 
@@ -7,67 +7,83 @@ from contextlib import ExitStack, closing
 import click
 
 from director.cli import text
-from director.cli.connection import Asked, failure_of
-from director.cli.display import Show, ended_well, showing
-from director.cli.downloads import Saver, Saving, Unsaved, failed_to_save
-from director.cli.exit_status import Failure, Status
+from director.cli.connection import Connection, failure_of
+from director.cli.display import Display, ended_well, make_display
+from director.cli.downloads import Downloader, DownloadOptions, Unsaved, failed_to_save
+from director.cli.exit_status import CommandError, Status
 from director.client import ChildCompleted, Director, Event, Group, InitialState, Unreachable
 
 
 def watch_to_end(
-    asked: Asked, director: Director, group_id: str, saving: Saving, *, quiet: bool = False
+    connection: Connection,
+    director: Director,
+    group_id: str,
+    download_options: DownloadOptions,
+    *,
+    quiet: bool = False,
 ) -> int:
     """Show a group until it has ended, then say what came of it; return the exit status.
 
     Raises:
-        Failure: Ctrl-C (the group goes on), or files that could not be saved.
+        CommandError: Ctrl-C (the group goes on), or files that could not be saved.
         DirectorError: the Director stayed away too long.
     """
     try:
-        missing = _shown(asked, director, group_id, saving, quiet=quiet)
+        missing = _shown(connection, director, group_id, download_options, quiet=quiet)
     except KeyboardInterrupt:
         raise _left(group_id) from None
     except Unreachable as error:
-        failure = failure_of(error, asked)
+        failure = failure_of(error, connection)
         failure.hint = f"{failure.hint}\nThe group goes on: director watch {group_id}"
         raise failure from error
     group = director.status(group_id)
-    if not asked.as_json and not quiet:
+    if not connection.as_json and not quiet:
         conclude(group)
     if missing:
-        raise failed_to_save(missing, group_id, saving)
+        raise failed_to_save(missing, group_id, download_options)
     return int(Status.OK if ended_well(group) else Status.FAILED)
 
 
 def _shown(
-    asked: Asked, director: Director, group_id: str, saving: Saving, *, quiet: bool
+    connection: Connection,
+    director: Director,
+    group_id: str,
+    download_options: DownloadOptions,
+    *,
+    quiet: bool,
 ) -> list[Unsaved]:
     """Show the group to its end; return the files that could not be saved."""
     with ExitStack() as stack:
-        saver: Saver | None = None
-        show: Show = stack.enter_context(showing(as_json=asked.as_json, quiet=quiet))
-        if saving.folder is not None:
-            saver = stack.enter_context(Saver(director, saving.folder, saving.name, show.saved))
+        downloader: Downloader | None = None
+        display: Display = stack.enter_context(
+            make_display(as_json=connection.as_json, quiet=quiet)
+        )
+        if download_options.folder is not None:
+            downloader = stack.enter_context(
+                Downloader(
+                    director, download_options.folder, download_options.name, display.on_saved
+                )
+            )
         events = stack.enter_context(closing(director.stream(group_id)))
         for event in events:
-            show.see(event)
-            if saver is not None:
-                _save(saver, group_id, event)
-        return [] if saver is None else saver.finish()
+            display.on_event(event)
+            if downloader is not None:
+                _save(downloader, group_id, event)
+        return [] if downloader is None else downloader.finish()
 
 
-def _save(saver: Saver, group_id: str, event: Event) -> None:
+def _save(downloader: Downloader, group_id: str, event: Event) -> None:
     match event:
         case ChildCompleted():
-            saver.take(group_id, event.job_id, event.outputs)
+            downloader.download(group_id, event.job_id, event.outputs)
         case InitialState():
-            saver.number(child.job_id for child in event.group.child_jobs)
+            downloader.number(child.job_id for child in event.group.child_jobs)
             for child in event.group.child_jobs:
-                saver.take(group_id, child.job_id, child.outputs)
+                downloader.download(group_id, child.job_id, child.outputs)
 
 
-def _left(group_id: str) -> Failure:
-    return Failure(
+def _left(group_id: str) -> CommandError:
+    return CommandError(
         f"Stopped watching. {group_id} continues.",
         Status.INTERRUPTED,
         hint=f"Come back: director watch {group_id}\nStop it:   director cancel {group_id}",

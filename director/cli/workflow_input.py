@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from director.cli.exit_status import Failure, Status, usage
+from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import BadRequest, Director
 from jobgroups.workflow import WorkflowInvalid, check_workflow
 
@@ -21,28 +21,28 @@ def read_source(source: str) -> bytes:
     """Return the content of a file, or of standard input for ``-``.
 
     Raises:
-        Failure: there is no such file, or it cannot be read.
+        CommandError: there is no such file, or it cannot be read.
     """
     if source == "-":
         return _standard_input()
     if not source:
-        raise usage("No workflow is named.", "It is empty; is the variable set?")
+        raise usage_error("No workflow is named.", "It is empty; is the variable set?")
     path = Path(source)
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise usage(f"There is no file {source}.", _neighbours(path)) from None
+        raise usage_error(f"There is no file {source}.", _neighbours(path)) from None
     except OSError as error:
-        raise usage(f"{source} cannot be read: {error.strerror or error}.") from None
+        raise usage_error(f"{source} cannot be read: {error.strerror or error}.") from None
 
 
 def _standard_input() -> bytes:
     if sys.stdin is None:
-        raise usage("Standard input is closed.")
+        raise usage_error("Standard input is closed.")
     try:
         return sys.stdin.buffer.read()
     except OSError as error:
-        raise usage(f"Standard input cannot be read: {error.strerror or error}.") from None
+        raise usage_error(f"Standard input cannot be read: {error.strerror or error}.") from None
 
 
 def _neighbours(path: Path) -> str:
@@ -62,14 +62,14 @@ def workflow_in(content: bytes, source: str, director: Director) -> dict[str, An
         director: reads pictures: it alone knows how.
 
     Raises:
-        Failure: there is no workflow in it that could be submitted.
+        CommandError: there is no workflow in it that could be submitted.
     """
     name = "Standard input" if source == "-" else source
     if content.startswith(_PNG):
         return _in_picture(content, name, director)
     for start, kind in _OTHER_PICTURES.items():
         if content.startswith(start):
-            raise usage(f"{name} is {kind}: only in PNGs does ComfyUI leave its workflow.")
+            raise usage_error(f"{name} is {kind}: only in PNGs does ComfyUI leave its workflow.")
     return _in_text(content, name)
 
 
@@ -77,26 +77,26 @@ def _in_picture(content: bytes, name: str, director: Director) -> dict[str, Any]
     try:
         return director.workflow_from_png(content)
     except BadRequest as error:
-        raise Failure(
+        raise CommandError(
             f"{name}: {error.detail}", Status.USAGE, details={"code": error.code}
         ) from error
 
 
 def _in_text(content: bytes, name: str) -> dict[str, Any]:
     if not content.strip():
-        raise usage(f"{name} is empty.")
+        raise usage_error(f"{name} is empty.")
     try:
         workflow = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise usage(f"{name} is neither JSON nor a PNG.") from None
+        raise usage_error(f"{name} is neither JSON nor a PNG.") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise usage(f"{name} is not JSON: {error.msg} at {where}.") from None
+        raise usage_error(f"{name} is not JSON: {error.msg} at {where}.") from None
     except RecursionError:
-        raise usage(f"{name} is nested too deep for a workflow.") from None
+        raise usage_error(f"{name} is nested too deep for a workflow.") from None
     try:
         check_workflow(workflow, field=name)
     except WorkflowInvalid as error:
-        raise usage(str(error)) from None
+        raise usage_error(str(error)) from None
     assert isinstance(workflow, dict)  # noqa: S101 as was checked
     return workflow

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from director.cli import option_types, selection
 from director.cli import text as words
 from director.cli.display import drawn, line
-from director.cli.exit_status import Failure
-from director.cli.progress import FINAL, Followed, Row
+from director.cli.exit_status import CommandError
+from director.cli.progress import FINAL, GroupProgress, Row
 from director.client import Backend
 from director.client.events import parse_event
 
@@ -75,21 +75,21 @@ def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> B
 
 def test_an_id_wins_over_a_tag_and_a_tag_names_all() -> None:
     known = [_backend("a", tags=("b", "big, red")), _backend("b"), _backend("c", tags=("b",))]
-    assert [one.backend_id for one in selection.named(["b"], known)] == ["b"]
-    assert [one.backend_id for one in selection.named(["big, red", "c,a"], known)] == [
+    assert [one.backend_id for one in selection.by_name(["b"], known)] == ["b"]
+    assert [one.backend_id for one in selection.by_name(["big, red", "c,a"], known)] == [
         "a",
         "c",
         "a",
     ]
-    with pytest.raises(Failure, match="'d'"):
-        selection.named(["d"], known)
+    with pytest.raises(CommandError, match="'d'"):
+        selection.by_name(["d"], known)
 
 
 def test_children_are_dealt_to_those_that_can_take_them() -> None:
     known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
-    picked = selection.for_children([], every=True, count=5, known=known)
-    assert picked.backend_ids == ["a", "c", "a", "c", "a"]
-    assert picked.left_out == [("b", "offline")]
+    selected = selection.for_children([], every=True, count=5, known=known)
+    assert selected.backend_ids == ["a", "c", "a", "c", "a"]
+    assert selected.left_out == [("b", "offline")]
     named = selection.for_children(["b", "a"], every=False, count=None, known=known)
     assert named.backend_ids == ["b", "a"], "the Director says why one takes nothing"
 
@@ -113,8 +113,8 @@ def _event(kind: str, **fields: Any) -> Any:
 
 
 def _told(*events: Any) -> list[str]:
-    followed = Followed()
-    return [click.unstyle(line(row)) for event in events for row in followed.see(event)]
+    followed = GroupProgress()
+    return [click.unstyle(line(row)) for event in events for row in followed.on_event(event)]
 
 
 def test_each_change_is_told_once() -> None:
@@ -159,9 +159,9 @@ def test_a_state_that_comes_again_tells_only_what_is_new() -> None:
 
 
 def test_a_new_run_lets_its_children_wait_again() -> None:
-    followed = Followed()
-    followed.see(_state(status="failed", error_message="broken"))
-    moved = followed.see(parse_event({"type": "group_reopened", "seq": 5, "job_ids": ["j_1"]}))
+    followed = GroupProgress()
+    followed.on_event(_state(status="failed", error_message="broken"))
+    moved = followed.on_event(parse_event({"type": "group_reopened", "seq": 5, "job_ids": ["j_1"]}))
     assert [row.status for row in moved] == ["queued"]
 
 
