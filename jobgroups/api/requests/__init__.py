@@ -1,1 +1,1 @@
-"""What a request may say: bodies, fields, query and path parameters."""
+"""Checks of requests: bodies, fields, query and path parameters."""

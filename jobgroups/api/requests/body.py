@@ -1,7 +1,7 @@
-"""A request's body as a JSON object, or the reason why it is none.
+"""Parse the body of a request as a JSON object.
 
-Strict where leniency would store something else than what was meant: a key given twice, ``NaN``,
-NUL, lone surrogates, numbers no double can hold, bottomless nesting.
+Refused is also what Python's parser accepts and would store as something else: a repeated key, ``NaN``, NUL, lone
+surrogates, numbers that no double can hold, and nesting without a bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
 class UnsupportedMediaType(JobGroupsError):
-    """The body is declared as something else than JSON in UTF-8."""
+    """The body is not declared as JSON in UTF-8."""
 
     code = "unsupported_media_type"
     status = 415
@@ -52,7 +52,7 @@ class InvalidJSON(JobGroupsError):
 
 
 class _Refused(ValueError):
-    """JSON that Python's reader would let pass; its text is the clause for the client."""
+    """JSON that only Python's parser accepts; the text is the clause for the client."""
 
 
 class StrictJSONParser(BaseParser):
@@ -66,18 +66,18 @@ class StrictJSONParser(BaseParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Read at most the limit and one byte more, so that a body without a length is bounded too.
+        """Read at most one byte more than the limit, so that a body without a length is bounded too.
 
         Raises:
-            PayloadTooLarge: it goes on.
-            InvalidJSON: it is not UTF-8, not JSON, or cut off.
-            InvalidRequest: it is no object, or holds what cannot be stored.
+            PayloadTooLarge: the body is longer than the limit.
+            InvalidJSON: the body is not UTF-8, not JSON, or incomplete.
+            InvalidRequest: the body is not an object, or contains what cannot be stored.
         """
         limit: int = settings.DIRECTOR_MAX_BODY_BYTES
         try:
             content: bytes = stream.read(limit + 1)
         except UnreadablePostError:
-            raise InvalidJSON("The body broke off.") from None
+            raise InvalidJSON("The body is incomplete.") from None
         if len(content) > limit:
             raise PayloadTooLarge(limit)
         return _object(_decoded(content))
@@ -86,11 +86,10 @@ class StrictJSONParser(BaseParser):
 def json_body(request: Request) -> dict[str, Any]:
     """Return the request's body, which must be a JSON object.
 
-    DRF's ``request.data`` is not used: it takes a chunked body for an empty one, and a ``*/*`` as
-    the body's type for any.
+    DRF's ``request.data`` is not used: it reads a chunked body as empty, and accepts ``*/*`` as the media type.
 
     Raises:
-        UnsupportedMediaType: another media type, charset or encoding; also none at all.
+        UnsupportedMediaType: another media type, charset or encoding, or no media type.
         JobGroupsError: as :meth:`StrictJSONParser.parse`.
     """
     plain: HttpRequest = request._request
@@ -102,9 +101,9 @@ def json_body(request: Request) -> dict[str, Any]:
 
 
 def optional_json_body(request: Request) -> dict[str, Any]:
-    """Return the request's body as :func:`json_body` does; none at all is an empty object.
+    """Return the request's body as :func:`json_body` does, and ``{}`` for a request without a body.
 
-    For what can be asked without saying anything: ``curl -X POST`` sends neither a body nor its type.
+    ``curl -X POST`` sends neither a body nor a media type.
     """
     plain: HttpRequest = request._request
     if plain.headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in plain.headers:
@@ -126,7 +125,7 @@ def _check_media_type(request: HttpRequest) -> None:
 
 def _decoded(content: bytes) -> object:
     try:
-        # Some shells' editors put a byte order mark before what they write.
+        # Some editors write a byte order mark.
         return json.loads(
             content.decode("utf-8-sig"),
             parse_constant=_no_constant,
@@ -141,14 +140,14 @@ def _decoded(content: bytes) -> object:
     except _Refused as refused:
         raise InvalidJSON(f"The body is not JSON: {refused}.") from None
     except ValueError:
-        # Python's own bound against quadratic work: 4300 digits.
+        # Python parses at most 4300 digits, since the time grows with their square.
         raise InvalidJSON("The body is not JSON: a number has too many digits.") from None
 
 
 def _at(error: json.JSONDecodeError) -> str:
     if not error.doc.strip():
         return "it is empty"
-    # Some of Python's messages end in " at" or ":" themselves, for a place that follows.
+    # Some of Python's messages end in " at" or ":", to be followed by a position.
     reason = error.msg.rstrip(": ").removesuffix(" at")
     return f"{reason[:1].lower()}{reason[1:]} at line {error.lineno}, column {error.colno}"
 

@@ -1,4 +1,4 @@
-"""Identifiers out of paths: what cannot be one is not looked up, and not repeated as it came."""
+"""Identifiers in paths. A text that cannot be an identifier is not looked up, and only repeated in printable form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def group_id(text: str) -> str:
-    """Return the id of a group, or raise ``GroupNotFound``: a NUL would break a database."""
+    """Return the id of a group, or raise ``GroupNotFound``: PostgreSQL refuses a NUL."""
     if not _IDENTIFIER.fullmatch(text):
         raise GroupNotFound(shown_key(text))
     return text

@@ -1,1 +1,1 @@
-"""The REST endpoints: a view parses, calls a service or a query, and renders."""
+"""The REST endpoints: a view parses, calls a service or a query, and returns JSON."""

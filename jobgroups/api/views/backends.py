@@ -37,9 +37,9 @@ class BackendListView(ApiView):
 
     def post(self, request: Request) -> Response:
         """Register a backend, and look at once whether it is there."""
-        said = NewBackendRequest.read(json_body(request))
+        values = NewBackendRequest.read(json_body(request))
         with translated():
-            row = services.backend_create(**said)
+            row = services.backend_create(**values)
         probe_if_new(row)
         return Response(backend_json(row.id), status=201)
 
@@ -54,13 +54,13 @@ class BackendView(ApiView):
     def patch(self, request: Request, backend_id: str) -> Response:
         """Change what is named; its address only while no prompt of ours may stand there."""
         known = _get_backend(path_params.backend_id(backend_id))
-        said = BackendRequest.read(json_body(request))
-        if said.pop("backend_id") not in (None, known.id):
+        values = BackendRequest.read(json_body(request))
+        if values.pop("backend_id") not in (None, known.id):
             _refuse("backend_id", "Cannot be changed: jobs are remembered by it.")
         with translated(), _claims_held_off(known.id):
-            if said["url"] is not None and services.is_other_address(known, said["url"]):
+            if values["url"] is not None and services.is_other_address(known, values["url"]):
                 _refuse_while_active(known.id)
-            row = services.backend_update(backend_id=known.id, **said)
+            row = services.backend_update(backend_id=known.id, **values)
         if row is None:
             raise BackendNotFound(known.id)
         probe_if_new(row)

@@ -1,4 +1,4 @@
-"""What all views of the API have in common: JSON in, JSON out, whatever the headers ask for."""
+"""Base of the views: JSON requests and JSON responses, whatever the ``Accept`` header asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 
 class _AlwaysJSON(BaseContentNegotiation):
-    """Answers in JSON: a browser's ``Accept`` and a ``?format=`` are no reason for an error."""
+    """Respond in JSON: the ``Accept`` header of a browser and ``?format=`` cause no error."""
 
     def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser:
         return next(iter(parsers))
@@ -36,5 +36,5 @@ class ApiView(APIView):
     content_negotiation_class = _AlwaysJSON
 
     def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Response:
-        """Answer with the allowed methods alone, in ``Allow``."""
+        """Return the allowed methods in ``Allow``, and no body."""
         return Response(status=204)

@@ -1,4 +1,4 @@
-"""What failed lately, and which jobs behind it can be tried again."""
+"""The failure report, and the failed jobs behind one of its rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FailuresView(ApiView):
     """``/api/failures``"""
 
     def get(self, request: Request) -> Response:
-        """Return what failed, by cause, backend and workflow, the worst first."""
+        """Return recent failures by class, backend and workflow, the most frequent first."""
         window = FailuresQuery.read_query(request.query_params)["window"]
         found = failures.failure_report(window)
         return Response(
@@ -38,7 +38,7 @@ class FailedJobsView(ApiView):
     """``/api/failures/jobs``"""
 
     def get(self, request: Request) -> Response:
-        """Return the failed jobs behind a row, by group."""
+        """Return the failed jobs behind a row by group."""
         found = failures.failed_jobs(**FailedJobsQuery.read_query(request.query_params))
         return Response(
             {

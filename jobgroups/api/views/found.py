@@ -1,6 +1,6 @@
 """ComfyUIs that discovery found on the runner's machine: list, add, ignore.
 
-The paths lie among those of backends; no backend is registered under the id ``found``.
+The paths are among those of backends: the backend id ``found`` is reserved.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FoundIgnoreView(ApiView):
     """``/api/backends/found/ignore`` and ``…/unignore``"""
 
     def post(self, request: Request, *, ignored: bool) -> Response:
-        """Offer a ComfyUI no longer, or again."""
+        """Stop or resume offering a ComfyUI."""
         url = AddressRequest.read(json_body(request))["url"]
         with _listed():
             row = discovery.found_ignore(url=url, ignored=ignored)

@@ -27,8 +27,8 @@ class _HoldView(ApiView):
     def post(self, request: Request, backend_id: str, **more: Any) -> Response:
         """Store the request and return the backend."""
         known = path_params.backend_id(backend_id)
-        said = self.fields.read(optional_json_body(request))
-        type(self).service(backend_id=known, **said, **more)
+        values = self.fields.read(optional_json_body(request))
+        type(self).service(backend_id=known, **values, **more)
         # The runner carries it out, and reads which jobs may be sent again.
         hub.notify_runners()
         return Response(backends.backend_json(known))
@@ -40,9 +40,9 @@ class BackendHoldView(_HoldView):
     fields = payloads.HoldRequest
 
     @staticmethod
-    def service(*, hold: str, now: bool, **said: Any) -> None:
+    def service(*, hold: str, now: bool, **values: Any) -> None:
         """Store the hold that the path names."""
-        holds.backend_hold(hold=Hold(hold), at_once=now, **said)
+        holds.backend_hold(hold=Hold(hold), at_once=now, **values)
 
 
 class BackendResumeView(_HoldView):

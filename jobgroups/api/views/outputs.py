@@ -1,4 +1,4 @@
-"""What a child made, through the Director: the original, or a thumbnail of it."""
+"""An output file of a child through the Director: the original, or a thumbnail."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from jobgroups.outputs.thumbnails import Thumbnails
 from jobgroups.queries.outputs import OutputFile, child_output
 
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")
-#: One range of bytes; several would be answered in parts, which nobody asks of a picture.
+#: One range of bytes. Several ranges need a multipart response, which no client needs for an output.
 _RANGE: Final = re.compile(r"bytes=(?:[0-9]+-[0-9]*|-[0-9]+)")
-#: Of the backend's headers these are true of what is passed on.
+#: Headers of the backend that are also true of the Director's response.
 _PASSED_ON: Final = ("etag", "last-modified", "content-range", "accept-ranges")
 
 
@@ -36,7 +36,7 @@ class OutputView(AsyncApiView):
     async def get(
         self, request: HttpRequest, group_id: str, job_id: str, number: str
     ) -> HttpResponseBase:
-        """Return the file as it is at its backend, or with ``?w=`` a thumbnail."""
+        """Return the file as the backend has it, or a thumbnail if the query has ``w``."""
         query = OutputQuery.read_query(request.GET)
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
         if not _NUMBER.fullmatch(number):
@@ -58,7 +58,7 @@ class OutputView(AsyncApiView):
 
 @cache
 def thumbnails() -> Thumbnails:
-    """Return the process's maker of thumbnails."""
+    """Return the process's thumbnails."""
     return Thumbnails(
         settings.DIRECTOR_THUMBNAILS_DIR,
         limit_bytes=settings.DIRECTOR_THUMBNAILS_BYTES,
@@ -71,13 +71,13 @@ async def _thumbnail(request: HttpRequest, file: OutputFile, width: int) -> Http
     headers = {**media_types.GUARD_HEADERS, "ETag": tag, "Content-Type": "image/webp"}
     if _matches_etag(request, tag):
         return HttpResponse(status=304, headers=headers)
-    drawn = await thumbnails().of(file, width)
-    headers["Content-Length"] = str(len(drawn))
-    return HttpResponse(drawn, headers=headers)
+    thumbnail = await thumbnails().of(file, width)
+    headers["Content-Length"] = str(len(thumbnail))
+    return HttpResponse(thumbnail, headers=headers)
 
 
 def _matches_etag(request: HttpRequest, tag: str) -> bool:
-    """Whether the client has what bears this tag; ``W/`` does not matter when reading."""
+    """Return whether the client has the version with this tag; ``W/`` makes no difference for a read."""
     given = [one.strip().removeprefix("W/") for one in _if_none_match(request).split(",")]
     return tag in given or given == ["*"]
 
@@ -106,7 +106,7 @@ async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -
         headers = _headers(file, answer)
         if request.method == "HEAD" or answer.status == 304:
             return HttpResponse(status=answer.status, headers=headers)
-        # Begun before it is given away: a body whose client has left is then closed in any case.
+        # Start the generator now: only a started one is closed if the client has disconnected.
         body = _body(stack.pop_all(), answer)
         await anext(body)
         return StreamingHttpResponse(body, status=answer.status, headers=headers)
@@ -120,7 +120,7 @@ async def _body(stack: contextlib.AsyncExitStack, answer: StreamedAnswer) -> Asy
 
 
 def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
-    """Return the client's conditions that are passed on to the backend."""
+    """Return the conditional headers of the client that are forwarded to the backend."""
     conditions = {}
     if tags := _if_none_match(request):
         conditions["If-None-Match"] = tags
@@ -145,12 +145,12 @@ def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
 
 
 def _redirect(file: OutputFile) -> HttpResponse:
-    """Send the client to the backend itself."""
+    """Redirect the client to the backend."""
     return HttpResponse(
         status=307, headers={"Location": _address(file), "Cache-Control": "private, no-cache"}
     )
 
 
 def _address(file: OutputFile) -> str:
-    """Return where the backend has the file; what is registered secretly for it is not told."""
+    """Return the URL of the file at the backend, without the secret headers of the backend."""
     return view_url(file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind)

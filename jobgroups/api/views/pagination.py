@@ -1,4 +1,4 @@
-"""Links to neighbouring pages."""
+"""Links to the next and the previous page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rest_framework.request import Request
 
 
 def with_query(request: Request, **params: str | None) -> str | None:
-    """Return this request's address with the parameters set; None if one of them is None."""
+    """Return this request's URL with the parameters set; None if one of them is None."""
     query = request.query_params.copy()
     for name, value in params.items():
         if value is None:

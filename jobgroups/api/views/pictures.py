@@ -1,4 +1,4 @@
-"""What the pages need around pictures: the zip, stars, seeds beforehand, the workflow in a PNG."""
+"""The zip of a group's outputs, stars, a preview of seeds, and the workflow in a PNG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobgroups.workflow.seeds import MAX_SEED, seeds
 
 
 class NotDeclaredPng(JobGroupsError):
-    """The body is declared as something else than a PNG."""
+    """The body is not declared as a PNG."""
 
     code = "unsupported_media_type"
     status = 415
@@ -61,7 +61,7 @@ class StarView(ApiView):
         return self._set(group_id, job_id, starred=True)
 
     def delete(self, request: Request, group_id: str, job_id: str) -> Response:
-        """Take a child's star away."""
+        """Remove a child's star."""
         return self._set(group_id, job_id, starred=False)
 
     def _set(self, group_id: str, job_id: str, *, starred: bool) -> Response:
@@ -74,20 +74,20 @@ class SeedsView(ApiView):
     """``/api/seeds``"""
 
     def get(self, request: Request) -> Response:
-        """Return the seeds that a submission with these fields would deal."""
+        """Return the seeds that a submission with these fields would use."""
         query = SeedsQuery.read_query(request.query_params)
         strategy, base = query["strategy"], query["base_seed"]
         if base is None:
             base = secrets.randbelow(MAX_SEED + 1)
-        dealt = seeds(strategy, base, query["count"])
-        return Response({"strategy": strategy, "base_seed": base, "seeds": dealt})
+        found = seeds(strategy, base, query["count"])
+        return Response({"strategy": strategy, "base_seed": base, "seeds": found})
 
 
 class WorkflowFromPngView(ApiView):
     """``/api/workflow-from-png``"""
 
     def post(self, request: Request) -> Response:
-        """Return the workflow that a PNG was made with."""
+        """Return the workflow with which a PNG was made."""
         plain: HttpRequest = request._request
         if plain.content_type != "image/png":
             raise NotDeclaredPng
@@ -95,7 +95,7 @@ class WorkflowFromPngView(ApiView):
         try:
             content = plain.read(limit + 1)
         except UnreadablePostError:
-            raise NoWorkflow("The body broke off.") from None
+            raise NoWorkflow("The body is incomplete.") from None
         if len(content) > limit:
             raise PayloadTooLarge(limit)
         return Response({"workflow_json": workflow_in_png(content)})

@@ -1,7 +1,7 @@
-"""Looking at ComfyUIs that are not registered: is one there, and which are on this machine?
+"""Probes of ComfyUIs that are not registered: one address, or the usual ports of this machine.
 
-Nothing is stored. The paths lie among those of backends: one that is named ``test`` or ``find`` is
-served there as before, since only POST is new.
+Nothing is stored. The paths are among those of backends. A backend with the id ``test`` or ``find`` is served there
+too: it has no POST.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jobgroups.api.requests.payloads import NewBackendRequest
 from jobgroups.api.views.backends import BackendView
 from jobgroups.errors import InvalidRequest
 
-#: A person waits for the test and knows the address; what is looked for is near.
+#: Seconds for one address, which may be far away, and for the ports of this machine.
 _TEST_SECONDS: Final = 5.0
 _FIND_SECONDS: Final = 1.5
 
@@ -34,10 +34,10 @@ class BackendTestView(BackendView):
     """``/api/backends/test``"""
 
     def post(self, request: Request, backend_id: str) -> Response:
-        """Say whether a ComfyUI answers at an address, or what is wrong."""
-        said = NewBackendRequest.read(json_body(request))
-        url = _checked_url(said["url"], said["headers"])
-        answer = async_to_sync(_probe)(said["url"], said["headers"], _TEST_SECONDS)
+        """Return whether a ComfyUI answers at an address, or what is wrong."""
+        values = NewBackendRequest.read(json_body(request))
+        url = _checked_url(values["url"], values["headers"])
+        answer = async_to_sync(_probe)(values["url"], values["headers"], _TEST_SECONDS)
         failed = isinstance(answer, str)
         return Response({"ok": not failed, **_probe_json(url, answer, _registered_ids())})
 
@@ -56,7 +56,7 @@ class BackendFindView(BackendView):
 
 
 def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:
-    """Return the canonical address; what cannot be one is the request's fault."""
+    """Return the canonical address; raise ``InvalidRequest`` if the address or a header is malformed."""
     field = "url"
     try:
         canonical = normalise_url(url).url
