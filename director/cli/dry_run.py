@@ -63,7 +63,7 @@ def plan(
             otherwise must not be rendered as it is.
     """
     try:
-        prepared = workflow.prepare(graph, dict(parameters))
+        prepared = workflow.build_template(graph, dict(parameters))
     except ParameterInvalid as error:
         name = error.field.removeprefix("parameters").lstrip(".")
         raise usage_error(f"--set {name}: {error.message}") from None
@@ -102,7 +102,7 @@ def _similar(name: str, graph: Mapping[str, Any]) -> str:
     return closest_match(name, sorted(known), "--dry-run sends nothing.")
 
 
-def _changes(graph: Mapping[str, Any], prepared: workflow.Prepared) -> Iterator[Change]:
+def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> Iterator[Change]:
     seeded = set(prepared.seed_slots)
     for node_id, node in prepared.workflow.items():
         before = graph[node_id]["inputs"]

@@ -25,7 +25,7 @@ class _Typed(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Typed)
 
 
-def understood(text: str | None) -> ClientMessage | None:
+def parse_client_message(text: str | None) -> ClientMessage | None:
     """Return what the client says; None for anything else.
 
     Args:

@@ -56,12 +56,12 @@ class JobGroupConsumer(Socket):
             await self._stream()
         except GroupNotFound as error:
             await self.send_text(error_frame(error.code, error.detail))
-            self.end(NOT_FOUND)
+            self.request_close(NOT_FOUND)
 
     async def _stream(self) -> None:
         query = self.scope.get("query_string", b"")
         subscription = await hub.subscribe(
-            self.group_id, lambda: self.end(TOO_SLOW), previews=previews_of(query)
+            self.group_id, lambda: self.request_close(TOO_SLOW), previews=previews_of(query)
         )
         try:
             since = since_of(query)
@@ -79,7 +79,7 @@ class JobGroupConsumer(Socket):
         await self._send_rows(stream, start.events)
         if len(start.events) == PAGE:
             await self._catch_up(stream)
-        self.begin()
+        self.mark_ready()
         return stream
 
     async def _pass_on(self, stream: Stream, entry: Entry) -> None:
@@ -89,7 +89,7 @@ class JobGroupConsumer(Socket):
             case PreviewFrame():
                 await self._send_if(stream.preview(entry))
             case EventFrame():
-                if stream.lacks(entry.seq):
+                if stream.has_gap_before(entry.seq):
                     await self._catch_up(stream)
                 else:
                     of_child = entry.child_id is not None

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import msgspec
 from django.conf import settings
 
-from jobgroups.consumers.monitor_state import PULSE_SECONDS, Pulse, heart
+from jobgroups.consumers.monitor_state import POLL_SECONDS, MonitorState, monitor_poller
 from jobgroups.consumers.reads import read_seqs
 from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.events.hub import Subscription, hub
@@ -71,27 +71,27 @@ class MonitorConsumer(Socket):
                     await hub.subscribe(group_id, self._lag, stars_alone=True)
                 )
             pulse = await self._snapshot(shown)
-            self.begin()
+            self.mark_ready()
             async with asyncio.TaskGroup() as tasks:
                 for one in subscriptions:
                     tasks.create_task(self._follow(one), name=f"monitor {one.group_id}")
                 tasks.create_task(self._flush(), name="monitor progress")
-                tasks.create_task(self._beat(pulse), name="monitor pulse")
+                tasks.create_task(self._poll_state(pulse), name="monitor pulse")
         finally:
             for one in subscriptions:
                 await hub.unsubscribe(one)
 
     def _lag(self) -> None:
-        self.end(TOO_SLOW)
+        self.request_close(TOO_SLOW)
 
-    async def _say(self, kind: str, **fields: Any) -> None:
+    async def _send_json(self, kind: str, **fields: Any) -> None:
         await self.send_text(msgspec.json.encode({"type": kind, **fields}).decode())
 
-    async def _snapshot(self, group_ids: list[str]) -> Pulse:
-        pulse = await heart.beat()
+    async def _snapshot(self, group_ids: list[str]) -> MonitorState:
+        pulse = await monitor_poller.current()
         seqs = await read_seqs(group_ids) if group_ids else {}
         version = settings.DIRECTOR_VERSION
-        await self._say("snapshot", version=version, seqs=seqs, **msgspec.structs.asdict(pulse))
+        await self._send_json("snapshot", version=version, seqs=seqs, **msgspec.to_builtins(pulse))
         return pulse
 
     async def _follow(self, subscription: Subscription) -> None:
@@ -109,16 +109,18 @@ class MonitorConsumer(Socket):
                 if entry.is_final:
                     self._progress.pop(entry.child_id or "", None)
                 kind = _type_of(entry.text)
-                await self._say(
+                await self._send_json(
                     "event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id
                 )
             case StarFrame():
                 fields = {"job": entry.child_id, "starred": entry.starred}
-                await self._say("star", group=group_id, **fields)
+                await self._send_json("star", group=group_id, **fields)
             case ReplacedFrame():
-                await self._say("replaced", group=group_id, job=entry.child_id)
+                await self._send_json("replaced", group=group_id, job=entry.child_id)
             case SeqHint():
-                await self._say("event", group=group_id, seq=entry.seq, event="poke", job=None)
+                await self._send_json(
+                    "event", group=group_id, seq=entry.seq, event="poke", job=None
+                )
 
     async def _flush(self) -> None:
         while True:
@@ -126,13 +128,13 @@ class MonitorConsumer(Socket):
             self._progressed.clear()
             waiting, self._progress = self._progress, {}
             if waiting:
-                await self._say("progress", children=list(waiting.values()))
+                await self._send_json("progress", children=list(waiting.values()))
             await asyncio.sleep(PROGRESS_SECONDS)
 
-    async def _beat(self, last: Pulse) -> None:
+    async def _poll_state(self, last: MonitorState) -> None:
         while True:
-            await asyncio.sleep(PULSE_SECONDS)
-            pulse = await heart.beat()
+            await asyncio.sleep(POLL_SECONDS)
+            pulse = await monitor_poller.current()
             if pulse != last:
                 last = pulse
-                await self._say("pulse", **msgspec.structs.asdict(pulse))
+                await self._send_json("pulse", **msgspec.to_builtins(pulse))

@@ -18,32 +18,36 @@ from jobgroups.consumers.reads import read
 from jobgroups.queries import backends, failures, groups, leases
 
 #: Seconds between two readings, and how old one may be that is shared.
-PULSE_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 _SHARED_SECONDS: Final = 0.8
 
 
-class Pulse(msgspec.Struct, frozen=True):
+class MonitorState(
+    msgspec.Struct,
+    frozen=True,
+    rename={"newest_group_id": "newest", "backends_digest": "backends"},
+):
     """One reading.
 
     Attributes:
         runner: whether a runner is alive.
-        newest: id of the newest group, empty where there is none.
-        backends: changes whenever something that a person sees of a backend does.
+        newest_group_id: id of the newest group, empty where there is none.
+        backends_digest: changes whenever something that a person sees of a backend does.
         failed: jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
     """
 
     runner: bool
-    newest: str
-    backends: str
+    newest_group_id: str
+    backends_digest: str
     failed: int
 
 
-def _read() -> Pulse:
+def _read() -> MonitorState:
     newest = groups.group_list(filters=groups.GroupFilter(), cursor=None, limit=1).results
-    return Pulse(
+    return MonitorState(
         runner=leases.runner_alive(),
-        newest=newest[0]["job_group_id"] if newest else "",
-        backends=_backends(),
+        newest_group_id=newest[0]["job_group_id"] if newest else "",
+        backends_digest=_backends(),
         failed=failures.lost_count(),
     )
 
@@ -71,17 +75,17 @@ def _backends() -> str:
     return hashlib.sha256(repr((seen, loads, found)).encode()).hexdigest()[:16]
 
 
-class Heart:
+class MonitorPoller:
     """The process's newest reading. Used from one loop."""
 
     def __init__(self) -> None:
-        self._newest: tuple[float, Pulse] | None = None
+        self._newest: tuple[float, MonitorState] | None = None
 
-    async def beat(self) -> Pulse:
+    async def current(self) -> MonitorState:
         """Return a reading that is younger than a second."""
         if self._newest is None or time.monotonic() - self._newest[0] > _SHARED_SECONDS:
             self._newest = (time.monotonic(), await read(_read))
         return self._newest[1]
 
 
-heart = Heart()
+monitor_poller = MonitorPoller()

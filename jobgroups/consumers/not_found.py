@@ -12,4 +12,4 @@ class UnknownPathConsumer(Socket):
         """Say so, and close with 4404."""
         detail = "There is no stream at this path; connect to /ws/job-groups/{job_group_id}."
         await self.send_text(error_frame("not_found", detail))
-        self.end(NOT_FOUND)
+        self.request_close(NOT_FOUND)

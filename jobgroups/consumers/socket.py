@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 from autobahn.exception import Disconnected  # daphne's, where others raise OSError
 from channels.consumer import AsyncConsumer
 
-from jobgroups.consumers.client_messages import ClientMessage, understood
+from jobgroups.consumers.client_messages import ClientMessage, parse_client_message
 
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -36,7 +36,7 @@ def error_frame(code: str, detail: str) -> str:
 
 
 #: What is said before a close, by its code.
-_FAREWELLS: Final = {
+_CLOSE_FRAMES: Final = {
     TOO_SLOW: error_frame(
         "too_slow", "The client reads too slowly; connect again with ?since= the last seq."
     ),
@@ -44,10 +44,10 @@ _FAREWELLS: Final = {
         "shutting_down", "The Director is stopping; connect again with ?since= the last seq."
     ),
 }
-_NOT_UNDERSTOOD: Final = error_frame(
+_UNKNOWN_MESSAGE: Final = error_frame(
     "unknown_message", 'Only "ping" and "close" are understood, bare or as {"type": "ping"}.'
 )
-_BROKEN: Final = error_frame(
+_INTERNAL_ERROR: Final = error_frame(
     "internal_error", "The stream broke; connect again with ?since= the last seq."
 )
 
@@ -68,18 +68,18 @@ class Socket(AsyncConsumer):
         self._send: Send = send
         self._end: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         # Set once what must come first was sent: a pong waits for it.
-        self._begun = asyncio.Event()
+        self._ready = asyncio.Event()
         await self._live()
 
     async def write(self) -> None:
         """Send what the client is to get, and call :meth:`begin` after what must come first."""
         raise NotImplementedError
 
-    def begin(self) -> None:
+    def mark_ready(self) -> None:
         """Let the client's messages be answered."""
-        self._begun.set()
+        self._ready.set()
 
-    def end(self, code: int | None) -> None:
+    def request_close(self, code: int | None) -> None:
         """Have the socket closed with this code (None: the client is gone). The first call counts."""
         if not self._end.done():
             self._end.set_result(code)
@@ -89,7 +89,7 @@ class Socket(AsyncConsumer):
         try:
             await self._send({"type": "websocket.send", "text": text})
         except (OSError, Disconnected):
-            self.end(None)
+            self.request_close(None)
 
     async def _live(self) -> None:
         if (await self._receive())["type"] != "websocket.connect":
@@ -116,7 +116,7 @@ class Socket(AsyncConsumer):
                     task.cancel()
         except ExceptionGroup:
             # Left to the server, which logs it and closes with 1011.
-            await self.send_text(_BROKEN)
+            await self.send_text(_INTERNAL_ERROR)
             raise
         return code
 
@@ -124,27 +124,27 @@ class Socket(AsyncConsumer):
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
-                self.end(None)
+                self.request_close(None)
                 return
-            await self._begun.wait()
-            await self._answer(understood(message.get("text")))
+            await self._ready.wait()
+            await self._answer(parse_client_message(message.get("text")))
 
     async def _answer(self, message: ClientMessage | None) -> None:
         match message:
             case ClientMessage.PING:
                 await self.send_text(_PONG)
             case ClientMessage.CLOSE:
-                self.end(NORMAL)
+                self.request_close(NORMAL)
             case None:
-                await self.send_text(_NOT_UNDERSTOOD)
+                await self.send_text(_UNKNOWN_MESSAGE)
 
     async def _close(self, code: int) -> None:
         # A client that does not read may block all of it: then the server cuts the connection. A
         # frame waits until it is read, the close does not: it is said in any case.
-        if code in _FAREWELLS:
+        if code in _CLOSE_FRAMES:
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await self.send_text(_FAREWELLS[code])
+                    await self.send_text(_CLOSE_FRAMES[code])
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._send({"type": "websocket.close", "code": code})
@@ -166,7 +166,7 @@ async def close_all(code: int = SHUTTING_DOWN, *, within: float = 2.0) -> None:
         within: seconds after which it returns anyway.
     """
     for socket in _open:
-        socket.end(code)
+        socket.request_close(code)
     if tasks := [socket.task for socket in _open if socket.task is not None]:
         await asyncio.wait(tasks, timeout=within)
 

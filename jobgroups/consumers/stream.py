@@ -72,7 +72,7 @@ class Stream:
             for one in children
         }
 
-    def lacks(self, seq: int) -> bool:
+    def has_gap_before(self, seq: int) -> bool:
         """Whether events before ``seq`` are missing."""
         return seq > self.sent + 1
 
@@ -87,28 +87,28 @@ class Stream:
         """
         if seq <= self.sent:
             return []
-        if self.lacks(seq):
+        if self.has_gap_before(seq):
             raise ValueError(f"event {seq} after {self.sent}")
         self.sent = seq
-        early = self._note(_decoder.decode(text)) if of_child else None
+        early = self._track(_decoder.decode(text)) if of_child else None
         return [text] if early is None else [text, early]
 
-    def _note(self, head: _Head) -> str | None:
+    def _track(self, head: _Head) -> str | None:
         if head.job_id is None:
             return None
         child = self._children.setdefault(head.job_id, _Child())
         if head.type == "child_started":
-            return self._started(child, head.attempt)
+            return self._start(child, head.attempt)
         if head.type in _WAITS_AGAIN or head.type in _ENDS:
             child.running = False
         if head.type in _ENDS:
             child.early = None
         return None
 
-    def _started(self, child: _Child, attempt: int) -> str | None:
+    def _start(self, child: _Child, attempt: int) -> str | None:
         child.attempt, child.running, child.percent = attempt, True, 0.0
         early, child.early = child.early, None
-        return None if early is None else self._fitting(child, early)
+        return None if early is None else self._accept(child, early)
 
     def progress(self, frame: ProgressFrame) -> str | None:
         """Return the text to send for a child's progress, None if it does not fit (yet)."""
@@ -119,7 +119,7 @@ class Stream:
             # The runner reports at once and stores the start meanwhile.
             child.early = frame
             return None
-        return self._fitting(child, frame)
+        return self._accept(child, frame)
 
     def preview(self, frame: PreviewFrame) -> str | None:
         """Return the text to send for a child's preview, None if it is not of what runs now."""
@@ -127,7 +127,7 @@ class Stream:
         fits = child is not None and child.running and frame.attempt == child.attempt
         return frame.text if fits else None
 
-    def _fitting(self, child: _Child, frame: ProgressFrame) -> str | None:
+    def _accept(self, child: _Child, frame: ProgressFrame) -> str | None:
         fits = child.running and frame.attempt == child.attempt and frame.percent >= child.percent
         if not fits:
             return None

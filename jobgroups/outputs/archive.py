@@ -48,7 +48,7 @@ def entry_names(files: Sequence[OutputFile]) -> list[str]:
     return names
 
 
-async def zipped(
+async def iter_zip(
     files: Sequence[OutputFile], replaced: Callable[[OutputFile], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
     """Yield a zip of the files, uncompressed: pictures and videos are so already.
@@ -70,7 +70,7 @@ async def zipped(
             try:
                 if file.backend_id in away:
                     raise BackendAway(file.backend_id, "It did not answer for an earlier file.")
-                async with download.opened(file) as answer:
+                async with download.open_file(file) as answer:
                     with archive.open(_info(name, answer.length), "w") as entry:
                         async for chunk in answer.chunks():
                             entry.write(chunk)

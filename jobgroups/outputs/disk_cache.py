@@ -17,7 +17,7 @@ _CLEARED_TO: Final = 0.8
 _ENTRY_BYTES: Final = 512
 
 
-class Shelf:
+class DiskCache:
     """Files by name in a folder. Any thread; several processes may share the folder.
 
     Args:

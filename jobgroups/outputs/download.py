@@ -27,7 +27,7 @@ _GONE: Final = frozenset({400, 403, 404})
 
 
 @contextlib.asynccontextmanager
-async def opened(
+async def open_file(
     file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
 ) -> AsyncIterator[StreamedAnswer]:
     """Open a file at its backend: 200, 206, 304 or 416.
@@ -88,14 +88,14 @@ def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     return written > file.ended_at + (backend_now - now()) + _WRITTEN_ROUGHLY_WITHIN
 
 
-async def pieces(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def iter_chunks(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """Yield a whole file in pieces of some megabytes. Read to the end, or closed by the caller.
 
     Raises:
         OutputGone, BackendAway, AnswerTooLarge: as :func:`opened`.
     """
     piece = bytearray()
-    async with opened(file, max_bytes=max_bytes) as answer:
+    async with open_file(file, max_bytes=max_bytes) as answer:
         async for chunk in answer.chunks():
             piece += chunk
             if len(piece) >= _PIECE:

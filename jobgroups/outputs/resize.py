@@ -40,7 +40,7 @@ _UPRIGHT: Final = {
 _large_drawn = threading.Lock()
 
 
-class NotDrawable(Exception):
+class NotAnImage(Exception):
     """It is no picture of a known format, a broken one, or one that is too large."""
 
 
@@ -51,26 +51,26 @@ def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
     claim gigabytes of pixels. What is decoded takes 4 bytes a pixel and little more.
 
     Raises:
-        NotDrawable: nothing can be drawn.
+        NotAnImage: nothing can be drawn.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
-            return _drawn(image, width)
-    except NotDrawable:
+            return _encode(image, width)
+    except NotAnImage:
         raise
     except Exception as error:
         # Pillow's decoders raise whatever they please on broken input: OSError, SyntaxError,
         # ValueError, struct.error, DecompressionBombError …
-        raise NotDrawable(f"It cannot be read as a picture ({type(error).__name__}).") from error
+        raise NotAnImage(f"It cannot be read as a picture ({type(error).__name__}).") from error
 
 
-def _drawn(image: Image.Image, width: int) -> bytes:
+def _encode(image: Image.Image, width: int) -> bytes:
     pixels = image.width * image.height
     if pixels > _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS):
-        raise NotDrawable("It has too many pixels.")
+        raise NotAnImage("It has too many pixels.")
     if max(image.size) > MAX_SIDE:
-        raise NotDrawable(f"One of its sides has more than {MAX_SIDE} pixels.")
+        raise NotAnImage(f"One of its sides has more than {MAX_SIDE} pixels.")
     with _large_drawn if pixels > _SMALL_PIXELS else contextlib.nullcontext():
         small = _upright(image, width)
     buffer = io.BytesIO()

@@ -15,8 +15,8 @@ from typing import IO, Final, ParamSpec, TypeVar
 from backends.comfyui.errors import AnswerTooLarge
 from jobgroups.errors import BackendAway, NoThumbnail
 from jobgroups.outputs import download
-from jobgroups.outputs.disk_cache import Shelf
-from jobgroups.outputs.resize import NotDrawable, thumbnail
+from jobgroups.outputs.disk_cache import DiskCache
+from jobgroups.outputs.resize import NotAnImage, thumbnail
 from jobgroups.queries.outputs import OutputFile
 
 P = ParamSpec("P")
@@ -47,12 +47,12 @@ class Thumbnails:
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int, max_source_bytes: int) -> None:
-        self._shelf = Shelf(folder, limit_bytes)
+        self._cache = DiskCache(folder, limit_bytes)
         self._max_source = max_source_bytes
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
-        self._drawing = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
+        self._renderers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
         # An asyncio lock belongs to a loop: none is kept longer than somebody waits for it.
-        self._making: weakref.WeakValueDictionary[object, asyncio.Lock] = (
+        self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
         self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = (
@@ -64,43 +64,43 @@ class Thumbnails:
 
         Raises:
             NoThumbnail: the file is no picture that can be drawn.
-            OutputGone, BackendAway: as ``fetching.pieces``.
+            OutputGone, BackendAway: as ``download.iter_chunks``.
         """
         name = f"{file.identity}-{width}.webp"
-        kept = await self._in_thread(self._shelf.get, name)
+        kept = await self._in_thread(self._cache.get, name)
         if kept is not None:
             return kept
         loop = asyncio.get_running_loop()
-        lock = self._making.setdefault((id(loop), name), asyncio.Lock())
+        lock = self._locks.setdefault((id(loop), name), asyncio.Lock())
         async with lock:
-            kept = await self._in_thread(self._shelf.get, name)
-            return kept if kept is not None else await self._made(file, width, name)
+            kept = await self._in_thread(self._cache.get, name)
+            return kept if kept is not None else await self._create(file, width, name)
 
-    async def _made(self, file: OutputFile, width: int, name: str) -> bytes:
+    async def _create(self, file: OutputFile, width: int, name: str) -> bytes:
         async with self._source(file.backend_id, _FROM_ONE), self._source("", _FROM_ALL):
             try:
-                drawn = await self._drawn(file, width)
+                drawn = await self._render(file, width)
             except AnswerTooLarge:
                 raise NoThumbnail("It is too large.") from None
-            except NotDrawable as error:
+            except NotAnImage as error:
                 raise NoThumbnail(str(error)) from error
-        await self._in_thread(self._shelf.put, name, drawn)
+        await self._in_thread(self._cache.put, name, drawn)
         return drawn
 
     def _source(self, backend_id: str, at_once: int) -> asyncio.Semaphore:
         key = (id(asyncio.get_running_loop()), backend_id)
         return self._sources.setdefault(key, asyncio.Semaphore(at_once))
 
-    async def _drawn(self, file: OutputFile, width: int) -> bytes:
+    async def _render(self, file: OutputFile, width: int) -> bytes:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original:
             await self._fetch(file, original)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._drawing, thumbnail, original, width)
+            return await loop.run_in_executor(self._renderers, thumbnail, original, width)
 
     async def _fetch(self, file: OutputFile, original: IO[bytes]) -> None:
         try:
             async with asyncio.timeout(_WITHIN):
-                pieces = download.pieces(file, max_bytes=self._max_source)
+                pieces = download.iter_chunks(file, max_bytes=self._max_source)
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
                         await self._in_thread(_append, original, piece)
@@ -114,7 +114,7 @@ class Thumbnails:
 
     def close(self) -> None:
         """Wait for what is being drawn and end the threads."""
-        self._drawing.shutdown(wait=True)
+        self._renderers.shutdown(wait=True)
         self._files.shutdown(wait=True)
 
 

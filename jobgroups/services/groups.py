@@ -118,7 +118,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         IdempotencyConflict: its key was used with another body.
         Conflict: a backend was removed since it was chosen.
     """
-    prepared = workflow.prepare(submission.workflow, submission.parameters)
+    prepared = workflow.build_template(submission.workflow, submission.parameters)
     base = submission.base_seed
     if base is None:
         base = secrets.randbelow(seeds.MAX_SEED + 1)

@@ -1,9 +1,9 @@
-"""Workflows in ComfyUI's API format: what is checked in one, and how a child's own is made.
+"""Workflows in ComfyUI's API format: checks, parameters, seeds, digests and progress.
 
-``checks`` refuses what cannot be one; ``graph`` reads nodes, links and titles; ``parameters`` sets
-what the user asked for; ``seeding`` finds where a seed goes; ``prepared`` puts them together; ``digest`` tells which are the
-same.
-Nothing here changes what it is given: what is returned shares every untouched node with it.
+``validation`` refuses what cannot be one; ``graph`` reads nodes, links and titles; ``parameters`` sets
+what the user requests; ``seed_inputs`` finds where a seed goes; ``template`` puts them together;
+``digest`` identifies equal workflows. No function changes its arguments: a returned workflow shares
+every unchanged node with the given one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from jobgroups.workflow.digest import digest, origins
 from jobgroups.workflow.graph import dangling_link, is_link, node_title
 from jobgroups.workflow.parameters import ALIASES, SEED_INPUTS, ParameterInvalid
-from jobgroups.workflow.template import Prepared, prepare, with_seed
+from jobgroups.workflow.template import WorkflowTemplate, build_template, with_seed
 from jobgroups.workflow.validation import (
     FieldInvalid,
     TextInvalid,
@@ -25,9 +25,10 @@ __all__ = [
     "SEED_INPUTS",
     "FieldInvalid",
     "ParameterInvalid",
-    "Prepared",
     "TextInvalid",
     "WorkflowInvalid",
+    "WorkflowTemplate",
+    "build_template",
     "check_text",
     "check_workflow",
     "dangling_link",
@@ -35,6 +36,5 @@ __all__ = [
     "is_link",
     "node_title",
     "origins",
-    "prepare",
     "with_seed",
 ]

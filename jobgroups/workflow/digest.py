@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from jobgroups.workflow.graph import Node, Workflow, is_link, linked_node
 from jobgroups.workflow.parameters import SEED_INPUTS
-from jobgroups.workflow.template import Prepared
+from jobgroups.workflow.template import WorkflowTemplate
 
 #: Inputs whose text is what a picture shows, is made from, or is called: what ComfyUI's own nodes
 #: take as free text, what widely used nodes call their prompts, and the files that people bring.
@@ -27,7 +27,7 @@ _LONGEST_NAME: Final = 255
 _DIGITS: Final = 16
 
 
-def digest(prepared: Prepared) -> str:
+def digest(template: WorkflowTemplate) -> str:
     """Return 16 hex digits that runs of one workflow have in common.
 
     It is of the graph as it is rendered, parameters set. Two submissions are runs of one workflow
@@ -42,10 +42,10 @@ def digest(prepared: Prepared) -> str:
     A text that is wrongly counted costs an estimate until there were three runs; one that is wrongly
     left out mixes two durations. So what is not known to be content counts.
     """
-    seeds = frozenset(prepared.seed_slots)
+    seeds = frozenset(template.seed_slots)
     nodes = {
         node_id: [node["class_type"], _telling(node_id, node, seeds)]
-        for node_id, node in prepared.workflow.items()
+        for node_id, node in template.workflow.items()
     }
     text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

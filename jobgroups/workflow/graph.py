@@ -34,13 +34,13 @@ def linked_node(value: object) -> str | None:
     return value[0] if isinstance(value, list) and is_link(value) else None
 
 
-def sole_integer(node: Node) -> str | None:
+def only_integer_input(node: Node) -> str | None:
     """Return the name of a node's only literal integer; None if it has none or several."""
     names = [name for name, value in node["inputs"].items() if is_integer(value)]
     return names[0] if len(names) == 1 else None
 
 
-def sole_source(node: Node) -> str | None:
+def only_linked_source(node: Node) -> str | None:
     """Return the node id that the only link of a node without integers leads to; else None.
 
     Such a node (a primitive whose value is linked, a reroute) passes on what it reads.
@@ -52,7 +52,7 @@ def sole_source(node: Node) -> str | None:
     return linked_node(links[0])
 
 
-def readers(workflow: Workflow) -> dict[str, set[str]]:
+def input_names_by_source(workflow: Workflow) -> dict[str, set[str]]:
     """Return, for each node id that some link leads to, the names of the inputs that read it."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for node in workflow.values():
@@ -95,7 +95,7 @@ def nodes_by_title(workflow: Workflow) -> dict[str, list[str]]:
     return dict(found)
 
 
-class Draft:
+class WorkflowCopy:
     """A workflow in change: only what is written to is copied, the order of keys stays.
 
     A workflow can be megabytes and a group a thousand children, so copies share what is equal.

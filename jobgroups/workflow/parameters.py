@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from jobgroups.workflow.graph import Draft, is_integer, is_literal, nodes_by_title
+from jobgroups.workflow.graph import WorkflowCopy, is_integer, is_literal, nodes_by_title
 from jobgroups.workflow.validation import FieldInvalid, shown_key
 
 SEED_INPUTS: Final = ("seed", "noise_seed")
@@ -111,11 +111,11 @@ class _Parameter:
     value: Any
 
 
-def apply_parameters(draft: Draft, parameters: object) -> Applied:
-    """Set in ``draft`` what ``parameters`` ask for.
+def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
+    """Set in ``copy`` what ``parameters`` ask for.
 
     Args:
-        draft: Of a workflow that ``check_workflow`` has passed.
+        copy: Of a workflow that ``check_workflow`` has passed.
         parameters: The request's ``parameters``: an object, or None for none.
 
     Raises:
@@ -125,8 +125,8 @@ def apply_parameters(draft: Draft, parameters: object) -> Applied:
         return Applied()
     if not isinstance(parameters, dict):
         raise ParameterInvalid("parameters", "Must be an object of names and values.")
-    setter = _Setter(draft)
-    found = list(_Reader(draft).read(parameters))
+    setter = _Setter(copy)
+    found = list(_Reader(copy).read(parameters))
     for parameter in sorted(found, key=lambda each: each.node_id is not None):
         setter.apply(parameter)
     return setter.applied
@@ -135,9 +135,9 @@ def apply_parameters(draft: Draft, parameters: object) -> Applied:
 class _Reader:
     """Tells plain parameters from addressed ones; only the workflow's ids and titles decide."""
 
-    def __init__(self, draft: Draft) -> None:
-        self._nodes = draft.nodes
-        self._titles = nodes_by_title(draft.nodes)
+    def __init__(self, copy: WorkflowCopy) -> None:
+        self._nodes = copy.nodes
+        self._titles = nodes_by_title(copy.nodes)
 
     def read(self, parameters: Mapping[str, Any]) -> Iterator[_Parameter]:
         """Yield every parameter in the order given."""
@@ -174,12 +174,12 @@ class _Setter:
     Which inputs are literals is looked up once: setting one never makes a link of it.
     """
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, copy: WorkflowCopy) -> None:
         self.applied = Applied()
-        self._draft = draft
+        self._copy = copy
         self._holders: dict[str, list[str]] = {}
         self._linked: set[str] = set()
-        for node_id, node in draft.nodes.items():
+        for node_id, node in copy.nodes.items():
             for name, value in node["inputs"].items():
                 if is_literal(value):
                     self._holders.setdefault(name, []).append(node_id)
@@ -209,7 +209,7 @@ class _Setter:
 
     def _apply_addressed(self, parameter: _Parameter, node_id: str) -> None:
         """Set it in one node, under its own name or else under the first alias it has."""
-        inputs = self._draft.nodes[node_id]["inputs"]
+        inputs = self._copy.nodes[node_id]["inputs"]
         literals = (name for name in _names(parameter) if is_literal(inputs.get(name, [])))
         name = next(literals, None)
         if name is None:
@@ -219,10 +219,10 @@ class _Setter:
         self.applied.addressed.add((node_id, name))
 
     def _set(self, parameter: _Parameter, node_id: str, name: str) -> None:
-        literal = self._draft.nodes[node_id]["inputs"][name]
+        literal = self._copy.nodes[node_id]["inputs"][name]
         if not _fits(name, literal, parameter.value):
             raise ParameterInvalid(parameter.path, _mismatch(name, literal, node_id))
-        self._draft.set(node_id, name, parameter.value)
+        self._copy.set(node_id, name, parameter.value)
 
     def _ignore_unmatched(self, parameter: _Parameter, *, linked: bool) -> None:
         link = "the input is a link, which is never overwritten."

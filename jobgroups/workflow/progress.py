@@ -18,10 +18,10 @@ from typing import Final, NamedTuple, Protocol
 from jobgroups.workflow.graph import (
     Node,
     Workflow,
+    input_names_by_source,
     is_integer,
     linked_node,
-    readers,
-    sole_integer,
+    only_integer_input,
 )
 
 #: What is shown at most before the outcome is stored: success is history's to tell.
@@ -243,7 +243,7 @@ def node_weights(workflow: Workflow) -> dict[str, int]:
     ``steps`` may be a literal or a link to a node with one integer. Samplers that read ``sigmas``
     have the steps of the scheduler at the chain's other end, which itself takes no time.
     """
-    read_as = readers(workflow)
+    read_as = input_names_by_source(workflow)
     return {
         node_id: 1 if _SIGMAS in read_as.get(node_id, ()) else _weight(workflow, node)
         for node_id, node in workflow.items()
@@ -285,14 +285,14 @@ def _integer(workflow: Workflow, node: Node, name: str) -> int | None:
     value = node["inputs"].get(name)
     source = linked_node(value)
     if source is not None and source in workflow:
-        held = sole_integer(workflow[source])
+        held = only_integer_input(workflow[source])
         value = workflow[source]["inputs"][held] if held is not None else None
     return int(value) if value is not None and is_integer(value) else None
 
 
 def _linked_nodes(workflow: Workflow) -> set[str]:
     """Return the nodes that read another one or are read by one."""
-    read = {node_id for node_id in readers(workflow) if node_id in workflow}
+    read = {node_id for node_id in input_names_by_source(workflow) if node_id in workflow}
     reading = {
         node_id
         for node_id, node in workflow.items()

@@ -8,11 +8,11 @@ from typing import Final
 
 from jobgroups.workflow.graph import (
     Workflow,
+    input_names_by_source,
     is_literal,
     linked_node,
-    readers,
-    sole_integer,
-    sole_source,
+    only_integer_input,
+    only_linked_source,
 )
 from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.validation import shown_key
@@ -29,14 +29,14 @@ Slot = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class SeedPlaces:
+class SeedInputs:
     """The inputs that a child's seed goes into, and what the user should know about the rest."""
 
     slots: tuple[Slot, ...]
     warnings: tuple[str, ...]
 
 
-def find_seed_places(workflow: Workflow, addressed: Collection[Slot] = ()) -> SeedPlaces:
+def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> SeedInputs:
     """Find every literal ``seed`` and ``noise_seed``, and the integers that feed linked ones.
 
     A linked seed is set at its source if that node has one literal integer and only seed inputs
@@ -51,7 +51,7 @@ def find_seed_places(workflow: Workflow, addressed: Collection[Slot] = ()) -> Se
         finder.visit(node_id)
     slots = tuple(dict.fromkeys(finder.slots))
     warnings = finder.warnings if slots else [*finder.warnings, NO_SEED]
-    return SeedPlaces(slots, tuple(dict.fromkeys(warnings)))
+    return SeedInputs(slots, tuple(dict.fromkeys(warnings)))
 
 
 class _Finder:
@@ -87,14 +87,14 @@ class _Finder:
                 return  # A link to a missing node: ComfyUI refuses the graph with a better sentence.
             if any(is_literal(source["inputs"].get(name, [])) for name in SEED_INPUTS):
                 return  # The source has a seed of its own, or a pinned one.
-            name = sole_integer(source)
-            if source_id in self._shared or (name is None and sole_source(source) is None):
+            name = only_integer_input(source)
+            if source_id in self._shared or (name is None and only_linked_source(source) is None):
                 break
             if name is not None:
                 if (source_id, name) not in self._addressed:
                     self.slots.append((source_id, name))
                 return
-            source_id = sole_source(source)
+            source_id = only_linked_source(source)
         self.warnings.append(_unsettable(node_id, linked_to or ""))
 
 
@@ -103,8 +103,8 @@ def _shared_nodes(workflow: Workflow) -> set[str]:
     # A node that no other node reads uses the value itself, as a preview of it does.
     passing = {
         node_id: source
-        for node_id in readers(workflow)
-        if node_id in workflow and (source := sole_source(workflow[node_id])) is not None
+        for node_id in input_names_by_source(workflow)
+        if node_id in workflow and (source := only_linked_source(workflow[node_id])) is not None
     }
     shared: set[str] = set()
     for node_id, node in workflow.items():

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jobgroups.workflow.graph import Draft, Workflow
+from jobgroups.workflow.graph import Workflow, WorkflowCopy
 from jobgroups.workflow.parameters import apply_parameters
-from jobgroups.workflow.seed_inputs import Slot, find_seed_places
+from jobgroups.workflow.seed_inputs import Slot, find_seed_inputs
 
 #: More warnings than a person reads help nobody, and a request may cause any number of them.
 MAX_WARNINGS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A group's workflow with its parameters set, and the places that wait for a child's seed."""
+class WorkflowTemplate:
+    """A group's workflow with its parameters set, and the inputs that take a child's seed."""
 
     workflow: dict[str, Any]
     warnings: tuple[str, ...]
@@ -25,8 +25,8 @@ class Prepared:
     ignored: Mapping[str, str]
 
 
-def prepare(workflow: Workflow, parameters: object = None) -> Prepared:
-    """Apply ``parameters`` and find the places of the seed. Changes nothing it is given.
+def build_template(workflow: Workflow, parameters: object = None) -> WorkflowTemplate:
+    """Apply ``parameters`` and find the inputs that take the seed. The arguments are not changed.
 
     Args:
         workflow: One that ``check_workflow`` has passed.
@@ -35,19 +35,19 @@ def prepare(workflow: Workflow, parameters: object = None) -> Prepared:
     Raises:
         ParameterInvalid: Not an object; an ambiguous title; a value of the wrong kind.
     """
-    draft = Draft(workflow)
-    applied = apply_parameters(draft, parameters)
-    places = find_seed_places(draft.nodes, applied.addressed)
-    warnings = _limited([*applied.warnings, *places.warnings])
-    return Prepared(draft.nodes, warnings, places.slots, applied.ignored)
+    copy = WorkflowCopy(workflow)
+    applied = apply_parameters(copy, parameters)
+    seed_inputs = find_seed_inputs(copy.nodes, applied.addressed)
+    warnings = _limited([*applied.warnings, *seed_inputs.warnings])
+    return WorkflowTemplate(copy.nodes, warnings, seed_inputs.slots, applied.ignored)
 
 
-def with_seed(prepared: Prepared, seed: int) -> dict[str, Any]:
+def with_seed(template: WorkflowTemplate, seed: int) -> dict[str, Any]:
     """Return the workflow of the child that has ``seed``; it shares all other nodes' objects."""
-    draft = Draft(prepared.workflow)
-    for node_id, name in prepared.seed_slots:
-        draft.set(node_id, name, seed)
-    return draft.nodes
+    copy = WorkflowCopy(template.workflow)
+    for node_id, name in template.seed_slots:
+        copy.set(node_id, name, seed)
+    return copy.nodes
 
 
 def _limited(warnings: list[str]) -> tuple[str, ...]:

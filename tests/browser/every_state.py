@@ -331,11 +331,11 @@ def _shelve(child: Any, names: Sequence[str]) -> None:
 
     from backends.simulator.pictures import encode_png
     from backends.simulator.values import Picture
-    from jobgroups.outputs.disk_cache import Shelf
+    from jobgroups.outputs.disk_cache import DiskCache
     from jobgroups.outputs.resize import thumbnail
     from jobgroups.queries.outputs import child_output
 
-    shelf = Shelf(settings.DIRECTOR_THUMBNAILS_DIR, 2**30)
+    shelf = DiskCache(settings.DIRECTOR_THUMBNAILS_DIR, 2**30)
     for number, _ in enumerate(names):
         output = child_output(child.group_id, child.id, number)
         painted = encode_png(Picture(seed=child.position * 10 + number, width=768, height=512), "")

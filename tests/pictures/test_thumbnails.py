@@ -21,8 +21,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from jobgroups.outputs import resize
-from jobgroups.outputs.disk_cache import Shelf
-from jobgroups.outputs.resize import NotDrawable, thumbnail
+from jobgroups.outputs.disk_cache import DiskCache
+from jobgroups.outputs.resize import NotAnImage, thumbnail
 from tests import farm
 from tests.api.conftest import error_of, wrong_fields
 from tests.pictures.conftest import Gallery, file, picture
@@ -196,21 +196,21 @@ def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.Monkey
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
-    with pytest.raises(NotDrawable, match="too many pixels"):
+    with pytest.raises(NotAnImage, match="too many pixels"):
         thumbnail(_png(9_000, 9_000), 320)
 
 
 @pytest.mark.parametrize("size", [(1, 2**26), (2**26, 1), (2**16 + 1, 2)])
 def test_picture_with_a_long_side_is_refused(size: tuple[int, int]) -> None:
     """Pillow took 2 GB for one that is 1 pixel wide."""
-    with pytest.raises(NotDrawable, match="sides has more than 65536 pixels"):
+    with pytest.raises(NotAnImage, match="sides has more than 65536 pixels"):
         thumbnail(_png(*size), 320)
 
 
 def test_largest_webp_has_fewer_pixels_since_its_decoder_keeps_copies() -> None:
     buffer = io.BytesIO()
     Image.new("L", (4_097, 4_096)).save(buffer, "WEBP", method=0)
-    with pytest.raises(NotDrawable, match="too many pixels"):
+    with pytest.raises(NotAnImage, match="too many pixels"):
         thumbnail(buffer.getvalue(), 320)
 
 
@@ -307,7 +307,7 @@ def test_a_picture_is_turned_as_its_camera_was_held(orientation: int) -> None:
 
 
 def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, limit_bytes=5 * (1000 + 512))
+    shelf = DiskCache(tmp_path, limit_bytes=5 * (1000 + 512))
     for number in range(5):
         shelf.put(f"{number}{number}", bytes(1000))
         os.utime(tmp_path / f"{number}{number}" / f"{number}{number}", (number, number))
@@ -318,9 +318,9 @@ def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
 
 
 def test_what_another_process_kept_counts_too(tmp_path: Path) -> None:
-    Shelf(tmp_path, limit_bytes=10**6).put("aa", bytes(5000))
+    DiskCache(tmp_path, limit_bytes=10**6).put("aa", bytes(5000))
     os.utime(tmp_path / "aa" / "aa", (1, 1))
-    shelf = Shelf(tmp_path, limit_bytes=6000)
+    shelf = DiskCache(tmp_path, limit_bytes=6000)
     shelf.put("bb", bytes(1000))
     assert shelf.get("aa") is None
     assert shelf.get("bb") == bytes(1000)
@@ -329,6 +329,6 @@ def test_what_another_process_kept_counts_too(tmp_path: Path) -> None:
 def test_a_shelf_that_cannot_be_written_keeps_nothing_and_raises_nothing(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    shelf = Shelf(blocked, limit_bytes=1000)
+    shelf = DiskCache(blocked, limit_bytes=1000)
     shelf.put("aa", b"x")
     assert shelf.get("aa") is None

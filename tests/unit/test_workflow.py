@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from jobgroups.workflow import (
     TextInvalid,
     WorkflowInvalid,
+    build_template,
     check_text,
     check_workflow,
     is_link,
     node_title,
-    prepare,
     with_seed,
 )
 from jobgroups.workflow.seed_inputs import NO_SEED
@@ -237,7 +237,7 @@ def test_a_node_without_a_proper_title_has_none(meta: object) -> None:
 
 
 def seeded(workflow: dict[str, Any], parameters: object = None, seed: int = 99) -> dict[str, Any]:
-    return with_seed(prepare(workflow, parameters), seed)
+    return with_seed(build_template(workflow, parameters), seed)
 
 
 def test_every_literal_seed_is_set_whatever_the_class() -> None:
@@ -252,7 +252,7 @@ def test_every_literal_seed_is_set_whatever_the_class() -> None:
     assert made["2"]["inputs"] == {"noise_seed": 99, "seed": 99}
     assert made["3"]["inputs"] == {"noise_seed": 99}
     assert made["4"]["inputs"] == {"seeds": 5}
-    assert prepare(workflow).warnings == ()
+    assert build_template(workflow).warnings == ()
 
 
 def test_a_linked_seed_is_set_at_the_integer_that_only_seeds_read() -> None:
@@ -261,7 +261,7 @@ def test_a_linked_seed_is_set_at_the_integer_that_only_seeds_read() -> None:
         "2": node("RandomNoise", noise_seed=["9", 0]),
         "9": node("PrimitiveInt", value=5, control="fixed", ratio=0.5, on=True),
     }
-    prepared = prepare(workflow)
+    prepared = build_template(workflow)
     assert prepared.seed_slots == (("9", "value"),)
     assert prepared.warnings == ()
     made = with_seed(prepared, 99)
@@ -301,7 +301,7 @@ def test_a_linked_seed_that_cannot_be_set_is_left_with_a_warning(
     source: dict[str, Any], others: dict[str, Any]
 ) -> None:
     workflow = {"1": node(seed=["9", 0]), **others, "9": source}
-    prepared = prepare(workflow)
+    prepared = build_template(workflow)
     assert with_seed(prepared, 99) == workflow
     assert "node 9" in prepared.warnings[0]
     assert prepared.warnings[1:] == (NO_SEED,)
@@ -315,7 +315,7 @@ def test_a_linked_seed_is_followed_through_nodes_that_pass_it_on() -> None:
         "6": node("Reroute", value=["9", 0]),
         "8": node("PrimitiveInt", value=5),
     }
-    prepared = prepare(workflow)
+    prepared = build_template(workflow)
     assert prepared.seed_slots == (("8", "value"),)
     assert prepared.warnings == ()
     made = with_seed(prepared, 99)
@@ -327,32 +327,32 @@ def test_a_long_chain_of_links_costs_no_more_than_its_length() -> None:
     chain = {str(n): node("Reroute", value=[str(n + 1), 0]) for n in range(20_000)}
     samplers = {f"s{n}": node(seed=["0", 0]) for n in range(20_000)}
     started = time.monotonic()
-    prepare({**samplers, **chain, "20000": node("PrimitiveInt", value=5)})
+    build_template({**samplers, **chain, "20000": node("PrimitiveInt", value=5)})
     assert time.monotonic() - started < 5
 
 
 def test_a_link_to_a_seed_node_needs_nothing_but_that_nodes_seed() -> None:
     workflow = {"1": node(seed=["9", 0]), "9": node("Seed Everywhere", seed=5, step=3)}
-    prepared = prepare(workflow)
+    prepared = build_template(workflow)
     assert prepared.seed_slots == (("9", "seed"),)
     assert prepared.warnings == ()
 
 
 @pytest.mark.parametrize("link", [["nowhere", 0], [9, 0], ["1"]])
 def test_a_seed_linked_to_nothing_is_left_to_comfyui_to_refuse(link: list[Any]) -> None:
-    assert prepare({"1": node(seed=link)}).warnings == (NO_SEED,)
+    assert build_template({"1": node(seed=link)}).warnings == (NO_SEED,)
 
 
 def test_a_graph_without_any_seed_is_warned_about() -> None:
     workflow = {"1": node("LoadImage", image="a.png")}
-    prepared = prepare(workflow)
+    prepared = build_template(workflow)
     assert prepared.warnings == (NO_SEED,)
     assert with_seed(prepared, 99) == workflow
 
 
 def test_an_addressed_seed_pins_that_node_and_no_other() -> None:
     workflow = {"3": node(seed=1, noise_seed=2), "4": node(seed=3)}
-    prepared = prepare(workflow, {"3.seed": 7})
+    prepared = build_template(workflow, {"3.seed": 7})
     assert prepared.warnings == ()
     made = with_seed(prepared, 99)
     assert made["3"]["inputs"] == {"seed": 7, "noise_seed": 2}
@@ -360,7 +360,7 @@ def test_an_addressed_seed_pins_that_node_and_no_other() -> None:
 
 
 def test_pinning_the_only_seed_is_warned_about() -> None:
-    prepared = prepare({"3": node(seed=1)}, {"3": {"seed": 7}})
+    prepared = build_template({"3": node(seed=1)}, {"3": {"seed": 7}})
     assert prepared.warnings == (NO_SEED,)
     assert with_seed(prepared, 99)["3"]["inputs"] == {"seed": 7}
 
@@ -375,7 +375,7 @@ def test_an_addressed_integer_behind_a_linked_seed_is_pinned_too() -> None:
 @pytest.mark.parametrize("name", ["seed", "noise_seed"])
 @pytest.mark.parametrize("value", [7, "seven", None, ["1", 0]])
 def test_a_plain_seed_is_ignored_with_a_warning(name: str, value: object) -> None:
-    prepared = prepare({"3": node(seed=1, noise_seed=2)}, {name: value})
+    prepared = build_template({"3": node(seed=1, noise_seed=2)}, {name: value})
     assert len(prepared.warnings) == 1
     assert prepared.warnings[0].startswith(f'The parameter "{name}" is ignored: every job has')
     assert with_seed(prepared, 99)["3"]["inputs"] == {"seed": 99, "noise_seed": 99}
@@ -392,7 +392,7 @@ def test_nothing_given_is_changed_and_the_order_of_keys_stays() -> None:
     workflow["3"]["z"] = workflow["3"].pop("inputs")
     workflow["3"]["inputs"] = workflow["3"].pop("z")
     before = copy.deepcopy(workflow)
-    prepared = prepare(workflow, {"steps": 30, "3.cfg": 8.0})
+    prepared = build_template(workflow, {"steps": 30, "3.cfg": 8.0})
     kept = copy.deepcopy(prepared.workflow)
     made = with_seed(prepared, 99)
     with_seed(prepared, 100)
@@ -405,14 +405,14 @@ def test_nothing_given_is_changed_and_the_order_of_keys_stays() -> None:
 
 def test_untouched_nodes_are_shared_and_not_copied() -> None:
     workflow = {"9": node("Loader", ckpt_name="a"), "3": node(seed=1)}
-    prepared = prepare(workflow)
+    prepared = build_template(workflow)
     made = with_seed(prepared, 99)
     assert made["9"] is prepared.workflow["9"] is workflow["9"]
     assert made["3"] is not workflow["3"]
 
 
 def test_children_differ_in_their_seed_alone() -> None:
-    prepared = prepare(REFERENCE_EXAMPLE, {"steps": 25, "cfg_scale": 6.5})
+    prepared = build_template(REFERENCE_EXAMPLE, {"steps": 25, "cfg_scale": 6.5})
     one, other = with_seed(prepared, 1), with_seed(prepared, 2)
     assert one["3"]["inputs"].pop("seed") == 1
     assert other["3"]["inputs"].pop("seed") == 2

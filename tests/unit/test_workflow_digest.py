@@ -33,7 +33,7 @@ GRAPH: dict[str, Any] = {
 
 
 def _digest(graph: dict[str, Any] | None = None, **parameters: Any) -> str:
-    return workflow.digest(workflow.prepare(GRAPH if graph is None else graph, parameters))
+    return workflow.digest(workflow.build_template(GRAPH if graph is None else graph, parameters))
 
 
 def _with(node_id: str, name: str, value: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobgroups.workflow import ALIASES, ParameterInvalid, prepare
+from jobgroups.workflow import ALIASES, ParameterInvalid, build_template
 from jobgroups.workflow.parameters import INTEGER_INPUTS, SEED_INPUTS
 from jobgroups.workflow.template import MAX_WARNINGS
 
@@ -27,7 +27,9 @@ WORKFLOW: dict[str, Any] = {
 
 
 def patched(parameters: object) -> dict[str, dict[str, Any]]:
-    return {key: each["inputs"] for key, each in prepare(WORKFLOW, parameters).workflow.items()}
+    return {
+        key: each["inputs"] for key, each in build_template(WORKFLOW, parameters).workflow.items()
+    }
 
 
 def changes(parameters: object) -> dict[str, Any]:
@@ -42,12 +44,12 @@ def changes(parameters: object) -> dict[str, Any]:
 
 
 def warnings(parameters: object) -> tuple[str, ...]:
-    return prepare(WORKFLOW, parameters).warnings
+    return build_template(WORKFLOW, parameters).warnings
 
 
 def refusal(parameters: object) -> ParameterInvalid:
     with pytest.raises(ParameterInvalid) as caught:
-        prepare(WORKFLOW, parameters)
+        build_template(WORKFLOW, parameters)
     return caught.value
 
 
@@ -141,7 +143,7 @@ def test_names_used_elsewhere_are_understood(parameters: object, expected: dict[
 
 def test_the_exact_name_goes_before_what_it_means_elsewhere() -> None:
     workflow = {"1": node(cfg=7.0, seed=1), "2": node("Other", cfg_scale=7.0)}
-    made = prepare(workflow, {"cfg_scale": 5.0}).workflow
+    made = build_template(workflow, {"cfg_scale": 5.0}).workflow
     assert made["1"]["inputs"]["cfg"] == 7.0
     assert made["2"]["inputs"]["cfg_scale"] == 5.0
 
@@ -151,7 +153,7 @@ def test_a_name_that_is_only_a_link_gives_way_to_what_it_means_elsewhere() -> No
         "1": node("SamplerCustom", noise_seed=1, sampler=["2", 0]),
         "2": node("KSamplerSelect", sampler_name="euler"),
     }
-    prepared = prepare(workflow, {"sampler": "heun"})
+    prepared = build_template(workflow, {"sampler": "heun"})
     assert prepared.workflow["2"]["inputs"]["sampler_name"] == "heun"
     assert prepared.warnings == ()
 
@@ -221,7 +223,7 @@ def test_a_value_of_a_like_kind_is_taken_as_it_is(name: str, value: object) -> N
 @pytest.mark.parametrize("name", sorted(INTEGER_INPUTS))
 def test_an_input_that_takes_whole_numbers_takes_no_float(name: str) -> None:
     with pytest.raises(ParameterInvalid):
-        prepare({"1": node(**{name: 4})}, {f"1.{name}": 4.5})
+        build_template({"1": node(**{name: 4})}, {f"1.{name}": 4.5})
 
 
 @pytest.mark.parametrize("parameters", [[], "steps", 3, True, ["steps", 3]])

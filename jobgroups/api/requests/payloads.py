@@ -123,7 +123,7 @@ def submission(body: dict[str, Any], idempotency_key: str | None) -> Submission:
     # The values of the fields that are right, also if others are wrong: these three are not converted.
     if body.get("parameters") and not wrong & {"workflow_json", "parameters"}:
         try:
-            workflow.prepare(body["workflow_json"], body["parameters"])
+            workflow.build_template(body["workflow_json"], body["parameters"])
         except FieldInvalid as error:
             errors.append({"field": error.field, "message": error.message})
     limit = settings.DIRECTOR_MAX_CHILDREN

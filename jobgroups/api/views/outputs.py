@@ -93,7 +93,7 @@ async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -
     limit: int = settings.DIRECTOR_PROXY_MAX_BYTES
     async with contextlib.AsyncExitStack() as stack:
         answer = await stack.enter_async_context(
-            download.opened(file, headers=_forwarded_conditions(request))
+            download.open_file(file, headers=_forwarded_conditions(request))
         )
         if answer.status == 416:
             raise RangeNotSatisfiable

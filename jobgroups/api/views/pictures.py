@@ -16,7 +16,7 @@ from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
 from jobgroups.api.views.base import ApiView
 from jobgroups.errors import JobGroupsError, NoOutputs, NoWorkflow
 from jobgroups.outputs import media_types
-from jobgroups.outputs.archive import zipped
+from jobgroups.outputs.archive import iter_zip
 from jobgroups.outputs.png_workflow import workflow_in_png
 from jobgroups.queries.outputs import group_outputs
 from jobgroups.services.stars import child_star
@@ -43,7 +43,7 @@ class ZipView(AsyncApiView):
         files = await read(group_outputs, group, starred=starred)
         if not files:
             raise NoOutputs(starred=starred)
-        body = zipped(files, note_replaced)
+        body = iter_zip(files, note_replaced)
         name = f"{group}-starred.zip" if starred else f"{group}.zip"
         headers = {
             **media_types.GUARD_HEADERS,

@@ -24,7 +24,7 @@ class Courses:
     """Makes courses; keeps the prepared workflows of the groups seen last."""
 
     def __init__(self) -> None:
-        self._prepared: OrderedDict[str, workflow.Prepared] = OrderedDict()
+        self._prepared: OrderedDict[str, workflow.WorkflowTemplate] = OrderedDict()
 
     def of_claim(self, claim: Claim) -> Course:
         """Return the course of a fresh claim, whose prompt is still to be sent."""
@@ -82,7 +82,7 @@ class Courses:
     def _workflow(self, group_id: str, text: str, parameters: str, seed: int) -> dict[str, Any]:
         prepared = self._prepared.pop(group_id, None)
         if prepared is None:
-            prepared = workflow.prepare(json.loads(text), json.loads(parameters))
+            prepared = workflow.build_template(json.loads(text), json.loads(parameters))
         self._prepared[group_id] = prepared
         if len(self._prepared) > _KEPT:
             self._prepared.popitem(last=False)
