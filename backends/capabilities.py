@@ -1,7 +1,6 @@
-"""What a backend can, and whether that is what a submission requires. Pure.
+"""Capabilities of a backend, and which required ones it does not have. Pure.
 
-A backend has every tag that a person gave it, and what is known of it: ``gpu:…`` for each of its
-devices, ``comfyui:…`` for its version.
+A backend has each of its tags, ``gpu:…`` for each of its devices and ``comfyui:…`` for its version.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: What ComfyUI puts round a device's name: ``cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync``.
+#: Parts that ComfyUI adds to a device's name: ``cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync``.
 _DEVICE_INDEX: Final = re.compile(r"^[a-z]+:\d+\s+")
 _ALLOCATOR: Final = re.compile(r"\s+:\s+\S+$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known of a backend."""
+class BackendCapabilities:
+    """What a backend's capabilities are derived from."""
 
     tags: Sequence[str]
     #: ``{"name": …}`` each, as ComfyUI names it.
     devices: Sequence[Mapping[str, Any]]
-    #: "" where it is not known.
+    #: "" if it is not known.
     comfyui_version: str
 
 
@@ -34,12 +33,12 @@ def gpu_slug(device_name: str) -> str:
     return "" if slug == "cpu" else slug
 
 
-def lacking(known: Known, required: Iterable[str]) -> list[str]:
+def missing_capabilities(known: BackendCapabilities, required: Iterable[str]) -> list[str]:
     """Return the required capabilities that a backend does not have, in the order given."""
     return [one for one in required if not _has(known, one)]
 
 
-def _has(known: Known, capability: str) -> bool:
+def _has(known: BackendCapabilities, capability: str) -> bool:
     if capability in known.tags:
         return True
     kind, _, wanted = capability.lower().partition(":")
@@ -52,10 +51,10 @@ def _has(known: Known, capability: str) -> bool:
 
 
 def _within(wanted: str, whole: str, *, between: str) -> bool:
-    """Whether ``wanted`` stands in ``whole`` as one or more whole words: ``rtx-4090``, ``4090``."""
+    """Return whether ``wanted`` is one or more whole words of ``whole``: ``rtx-4090``, ``4090``."""
     return bool(wanted) and f"{between}{wanted}{between}" in f"{between}{whole}{between}"
 
 
 def _begins(wanted: str, version: str) -> bool:
-    """Whether a version is the wanted one or one of its series: ``0.3`` is met by ``0.3.64``."""
+    """Return whether a version is the wanted one or of its series: ``0.3`` includes ``0.3.64``."""
     return bool(wanted) and f"{version}.".startswith(f"{wanted}.")

@@ -10,10 +10,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Final
 
-from backends.capabilities import Known, lacking
+from backends.capabilities import BackendCapabilities, missing_capabilities
 from backends.models import Backend, Reachability
-from backends.queries import backend_facts
-from backends.states import TAKES_CHILDREN, BackendState, Standing, backend_state
+from backends.queries import backend_status
+from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
 
 #: States in which a backend gets children that were not submitted to it.
 _WORKS: Final = frozenset({BackendState.ONLINE, BackendState.BUSY})
@@ -31,17 +31,17 @@ def ineligible_reason(
     """
     if backend is None:
         return "Unknown: no backend has this id."
-    standing = backend_state(backend_facts(backend, now=now))
-    if standing.state not in TAKES_CHILDREN or backend.reachability != Reachability.ONLINE:
-        return _state_reason(backend, standing)
-    missing = lacking(capabilities_of(backend), required)
+    status = backend_status(backend, now=now)
+    if status.state not in TAKES_CHILDREN or backend.reachability != Reachability.ONLINE:
+        return _state_reason(backend, status)
+    missing = missing_capabilities(capabilities_of(backend), required)
     return f"Lacks {', '.join(missing)}." if missing else None
 
 
-def _state_reason(backend: Backend, standing: Standing) -> str:
-    by = f" by {standing.by}" if standing.by else ""
-    why = f": {standing.reason}" if standing.reason else ""
-    match standing.state:
+def _state_reason(backend: Backend, status: BackendStatus) -> str:
+    by = f" by {status.by}" if status.by else ""
+    why = f": {status.reason}" if status.reason else ""
+    match status.state:
         case BackendState.DISABLED:
             return f"Disabled{by}{why}" if by or why else "Disabled."
         case BackendState.QUARANTINED:
@@ -54,12 +54,12 @@ def _state_reason(backend: Backend, standing: Standing) -> str:
 
 def is_working(backend: Backend, *, now: dt.datetime) -> bool:
     """Return whether a backend answers and nothing holds it back."""
-    return backend_state(backend_facts(backend, now=now)).state in _WORKS
+    return backend_status(backend, now=now).state in _WORKS
 
 
-def capabilities_of(backend: Backend) -> Known:
+def capabilities_of(backend: Backend) -> BackendCapabilities:
     """Return what is known of a backend's capabilities."""
-    return Known(
+    return BackendCapabilities(
         tags=backend.tags, devices=backend.devices, comfyui_version=backend.comfyui_version
     )
 

@@ -1,7 +1,7 @@
-"""The writers of what holds a backend back: a person's pause or drain, and its quarantine.
+"""Writes of the columns that hold a backend back: pause, drain and quarantine.
 
-Each function is one guarded UPDATE, or part of the caller's transaction. Who must not meet a claim
-half-way holds the backend's lease: see ``jobgroups.services.holds``.
+A function is one guarded UPDATE, or part of the caller's transaction. A caller that must exclude a concurrent
+claim locks the backend's lease: see ``jobgroups.services.holds``.
 """
 
 from __future__ import annotations
@@ -18,63 +18,62 @@ _MAX_REASON: Final = 500
 _MAX_BY: Final = 150
 
 
-def backend_held(
+def backend_hold(
     *, row: Backend, hold: Hold, at_once: bool, reason: str, by: str, moment: dt.datetime
 ) -> bool:
-    """Hold a backend back; saying the same again changes nothing.
+    """Pause or drain a backend; a repeated request changes nothing.
 
     Args:
-        row: locked by the caller's transaction. A disabled one takes nothing anyway: left as it is.
+        row: locked by the caller's transaction. A disabled backend is left as it is.
         hold: pause or drain.
-        at_once: give back what runs there instead of awaiting it. Once said it stays said, until
-            the hold ends: it may have been carried out already.
-        reason, by: in the person's words; "" where they did not say.
-        moment: now; a hold that is only said differently keeps its beginning.
+        at_once: evict running prompts instead of awaiting them. It stays in force until the hold ends, since
+            the eviction may have been carried out already.
+        reason, by: as the user gave them; "" if not given.
+        moment: now; a repeated hold keeps its beginning.
 
     Returns:
-        Whether anything changed.
+        Whether a column changed.
     """
     if not row.enabled:
         return False
-    goes_on = row.hold == hold
-    at_once = at_once or (goes_on and row.evict)
+    is_same = row.hold == hold
     changes = {
         "hold": hold.value,
-        "evict": at_once,
-        "changed_reason": reason[:_MAX_REASON] or (row.changed_reason if goes_on else ""),
-        "changed_by": by[:_MAX_BY] or (row.changed_by if goes_on else ""),
-        "changed_at": row.changed_at if goes_on else moment,
+        "evict": at_once or (is_same and row.evict),
+        "changed_reason": reason[:_MAX_REASON] or (row.changed_reason if is_same else ""),
+        "changed_by": by[:_MAX_BY] or (row.changed_by if is_same else ""),
+        "changed_at": row.changed_at if is_same else moment,
         **CHANGED_BY_PERSON,
     }
     return _change(row, changes)
 
 
-def backend_resumed(*, row: Backend, by: str, moment: dt.datetime) -> bool:
-    """End a pause or drain. Returns whether there was one."""
+def backend_resume(*, row: Backend, by: str, moment: dt.datetime) -> bool:
+    """End a pause or drain; return whether there was one."""
     if not row.hold:
         return False
     return _change(
-        row, {**NOT_HELD, **CHANGED_BY_PERSON, "changed_by": by[:_MAX_BY], "changed_at": moment}
+        row, {**HOLD_CLEARED, **CHANGED_BY_PERSON, "changed_by": by[:_MAX_BY], "changed_at": moment}
     )
 
 
-#: Discovery removes no backend that a person has changed.
+#: Discovery removes no backend that a user has changed.
 CHANGED_BY_PERSON: Final[dict[str, Any]] = {"adopted_at": None}
-#: What ends every hold, and the reason for it.
-NOT_HELD: Final[dict[str, Any]] = {
+#: Columns of a backend without a hold.
+HOLD_CLEARED: Final[dict[str, Any]] = {
     "hold": Hold.NONE.value,
     "evict": False,
     "changed_reason": "",
 }
 
 
-def backend_drained(*, row: Backend, moment: dt.datetime) -> None:
-    """Disable a backend that was drained and is empty now; who drained it, and why, stays said."""
+def backend_finish_drain(*, row: Backend, moment: dt.datetime) -> None:
+    """Disable a drained backend that is empty now; author and reason of the drain stay."""
     reason = f"drained: {row.changed_reason}" if row.changed_reason else "drained"
     _change(
         row,
         {
-            **NOT_HELD,
+            **HOLD_CLEARED,
             "enabled": False,
             "changed_reason": reason[:_MAX_REASON],
             "changed_at": moment,
@@ -83,7 +82,7 @@ def backend_drained(*, row: Backend, moment: dt.datetime) -> None:
     )
 
 
-def backend_quarantined(
+def backend_quarantine(
     *,
     row: Backend,
     reason: str,
@@ -91,55 +90,55 @@ def backend_quarantined(
     moment: dt.datetime,
     until: dt.datetime | None,
 ) -> bool:
-    """Set a backend aside; one that is set aside already stays so, for what is said now.
+    """Quarantine a backend. A user also replaces end and reason of a quarantine that is in force.
 
     Args:
         row: locked by the caller's transaction.
-        reason: why, in words.
-        by: a person's name; "" for the Director itself, whose word never shortens a person's.
+        reason: the reason, as a sentence.
+        by: a user's name; "" for the Director, which never changes a quarantine that is in force.
         moment: now.
-        until: when it is tried again; None: when somebody releases it.
+        until: end of the quarantine; None: until a user releases it.
 
     Returns:
-        Whether it was not set aside before.
+        Whether it was not quarantined before.
     """
-    if row.quarantined_at is not None:
-        if by:
-            told = {"quarantine_until": until, "quarantine_reason": reason[:_MAX_REASON]}
-            _change(row, {**told, **CHANGED_BY_PERSON, "quarantine_by": by[:_MAX_BY]})
-        return False
-    changes = {
-        "quarantined_at": moment,
+    changes: dict[str, Any] = {
         "quarantine_until": until,
         "quarantine_reason": reason[:_MAX_REASON],
         "quarantine_by": by[:_MAX_BY],
-        "consecutive_quarantines": row.consecutive_quarantines + 1,
     }
     if by:
         changes |= CHANGED_BY_PERSON
-    return _change(row, changes)
+    if row.quarantined_at is not None:
+        if by:
+            _change(row, changes)
+        return False
+    consecutive = row.consecutive_quarantines + 1
+    return _change(
+        row, {**changes, "quarantined_at": moment, "consecutive_quarantines": consecutive}
+    )
 
 
-def backend_released(*, backend_id: str, moment: dt.datetime, due_only: bool = False) -> bool:
-    """Let a backend out of quarantine, on probation: its earlier failures are forgiven.
+def backend_release(*, backend_id: str, moment: dt.datetime, due_only: bool = False) -> bool:
+    """Release a backend from quarantine, on probation: earlier failures count no more.
 
     Args:
-        backend_id: one that is not set aside, or gone, is no error.
+        backend_id: one that is not quarantined, or deleted, is no error.
         moment: now.
-        due_only: only if its time is over, as it is stored now.
+        due_only: only if the stored end of the quarantine has passed.
 
     Returns:
-        Whether it was set aside.
+        Whether it was quarantined.
     """
     rows = Backend.objects.filter(pk=backend_id, quarantined_at__isnull=False)
     if due_only:
         rows = rows.filter(quarantine_until__lte=moment)
     by = {} if due_only else CHANGED_BY_PERSON
-    return rows.update(**NOT_QUARANTINED, **by, failures_reset_at=moment) > 0
+    return rows.update(**QUARANTINE_CLEARED, **by, failures_reset_at=moment) > 0
 
 
-#: What a backend that is not set aside looks like. The count is what its probation hangs on.
-NOT_QUARANTINED: Final[dict[str, Any]] = {
+#: Columns of a backend that is not quarantined. ``consecutive_quarantines`` stays: its probation depends on it.
+QUARANTINE_CLEARED: Final[dict[str, Any]] = {
     "quarantined_at": None,
     "quarantine_until": None,
     "quarantine_reason": "",
@@ -147,26 +146,31 @@ NOT_QUARANTINED: Final[dict[str, Any]] = {
 }
 
 
-def backend_succeeded(*, backend_id: str) -> bool:
-    """A prompt of ours succeeded there: its probation is over. Returns whether there was one."""
+def backend_end_probation(*, backend_id: str) -> bool:
+    """End a probation after a prompt of ours succeeded; return whether there was one."""
     with connection.cursor() as cursor:
         cursor.execute(_CLEAR, [backend_id])
         return bool(cursor.rowcount > 0)
 
 
-#: Written out: with every picture, the making of this statement would take longer than the statement.
+#: Runs for every completed prompt: building the statement would take longer than the statement itself.
 _CLEAR: Final = (
     f"UPDATE {Backend._meta.db_table} SET quarantine_count = 0"  # noqa: S608 a name of ours
     " WHERE id = %s AND quarantined_at IS NULL AND quarantine_count > 0"
 )
 
 
-def backend_switched(row: Backend, enabled: bool, moment: dt.datetime) -> dict[str, Any]:
-    """Return the columns of an enabling or disabling: it is a new word, and ends every hold."""
+def enabled_columns(row: Backend, enabled: bool, moment: dt.datetime) -> dict[str, Any]:
+    """Return the changed columns of an enabling or disabling, which ends every hold."""
     if enabled == row.enabled:
         return {}
-    said = {**NOT_HELD, "changed_by": "", "changed_at": moment}
-    return {"enabled": enabled, "status_since": moment, **said}
+    return {
+        **HOLD_CLEARED,
+        "enabled": enabled,
+        "status_since": moment,
+        "changed_by": "",
+        "changed_at": moment,
+    }
 
 
 def _change(row: Backend, changes: dict[str, Any]) -> bool:

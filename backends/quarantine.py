@@ -1,4 +1,4 @@
-"""When a backend that fails is set aside, and for how long. Pure."""
+"""Automatic quarantine: when a failing backend is quarantined, and for how long. Pure."""
 
 from __future__ import annotations
 
@@ -6,62 +6,63 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Final
 
-#: However often in a row: a machine is looked at again after this time.
+#: The longest quarantine: afterwards a backend gets another prompt.
 LONGEST: Final = dt.timedelta(hours=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class QuarantineRules:
     """An installation's rules.
 
     Attributes:
-        failures: so many counted failures set a backend aside; 0: nothing does but a person.
-        within: only failures so long ago or less are counted.
-        forgive: how long the first quarantine lasts; each one in a row lasts twice as long.
+        failures: number of counted failures that quarantine a backend; 0: only a user does.
+        window: failures older than this are not counted.
+        duration: length of the first quarantine; each consecutive one lasts twice as long.
     """
 
     failures: int
-    within: dt.timedelta
-    forgive: dt.timedelta
+    window: dt.timedelta
+    duration: dt.timedelta
 
 
 def counts_since(
-    rules: Rules, now: dt.datetime, failures_reset_at: dt.datetime | None
+    rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt.datetime | None
 ) -> dt.datetime:
-    """Return since when a backend's failures are counted: those before a release are forgiven."""
-    window = now - rules.within
+    """Return the time from which failures are counted; a release resets them."""
+    window = now - rules.window
     return window if failures_reset_at is None else max(window, failures_reset_at)
 
 
-def quarantine_for(rules: Rules, *, failures: int, in_a_row: int) -> dt.timedelta | None:
-    """Return for how long a backend is set aside, None where it goes on working.
+def quarantine_for(
+    rules: QuarantineRules, *, failures: int, consecutive: int
+) -> dt.timedelta | None:
+    """Return for how long a backend is quarantined, None if it is not.
 
     Args:
         rules: the installation's.
-        failures: counted failures since :func:`counts_since`, the one that is being stored among
-            them.
-        in_a_row: quarantines without a success since. Above 0 the backend is on probation: its
-            first failure sends it back.
+        failures: counted failures since :func:`counts_since`, including the one that is being stored.
+        consecutive: quarantines without a success since. Above 0 the backend is on probation, which ends
+            with its first failure.
     """
     if rules.failures == 0 or failures == 0:
         return None
-    if failures < rules.failures and in_a_row == 0:
+    if failures < rules.failures and consecutive == 0:
         return None
     # Beyond any doubling that matters; a large power of two would overflow.
-    return min(rules.forgive * (1 << min(in_a_row, 16)), LONGEST)
+    return min(rules.duration * (1 << min(consecutive, 16)), LONGEST)
 
 
-def reason_for(failures: int, within: dt.timedelta, in_a_row: int, sentence: str) -> str:
-    """Return why it is set aside, as people read it.
+def reason_for(failures: int, window: dt.timedelta, consecutive: int, sentence: str) -> str:
+    """Return the reason of a quarantine, as users read it.
 
     Args:
-        failures, within: what was counted, over how long.
-        in_a_row: quarantines in a row before this one.
-        sentence: the last failure, in a clause.
+        failures, window: the counted failures, and over how long.
+        consecutive: consecutive quarantines before this one.
+        sentence: the last failure.
     """
-    if in_a_row:
+    if consecutive:
         return f"It failed again on probation: {sentence}"
-    minutes = within.total_seconds() / 60
-    window = f"{minutes:g} min" if minutes >= 1 else f"{within.total_seconds():g} s"
+    seconds = window.total_seconds()
+    lasts = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
     times = "1 failure" if failures == 1 else f"{failures} failures"
-    return f"{times} within {window}; last: {sentence}"
+    return f"{times} within {lasts}; last: {sentence}"

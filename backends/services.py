@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from backends.comfyui.address import BackendAddress, check_headers, normalise_url, slug_for_url
 from backends.comfyui.destinations import check_url
-from backends.holds import NOT_QUARANTINED, backend_switched
+from backends.holds import QUARANTINE_CLEARED, enabled_columns
 from backends.models import Backend, FoundBackend, Reachability
 
 #: What an id looks like; it stands in URLs, file names and logs.
@@ -241,7 +241,7 @@ def _said(
     if tags is not None:
         changes["tags"] = _without_repeats(tags)
     if enabled is not None:
-        changes |= backend_switched(row, enabled, _now())
+        changes |= enabled_columns(row, enabled, _now())
     return changes
 
 
@@ -260,7 +260,7 @@ def _addressed(row: Backend, url: str | None, headers: Mapping[str, str] | None)
 def _unobserved() -> dict[str, Any]:
     """Return the columns of a backend at an address where nothing was seen yet, nor failed."""
     return {
-        **NOT_QUARANTINED,
+        **QUARANTINE_CLEARED,
         "consecutive_quarantines": 0,
         "failures_reset_at": _now(),
         "reachability": Reachability.UNKNOWN.value,

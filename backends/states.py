@@ -1,7 +1,6 @@
-"""What a backend is doing, as people and schedulers see it, and what holds it back. Pure.
+"""Backend status, derived from a backend's row: enabled, hold, quarantine, reachability. Pure.
 
-The word that is shown is derived from the backend's row, never stored: :func:`backend_state` is the
-one place that says which of several things that are true of it comes first.
+The status is never stored. :func:`derive_status` decides which of several conditions is shown.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-#: An "online" that nobody has renewed for so long is not shown any more: no runner looks there.
-#: Runners look every few seconds; a ComfyUI that loads a model may answer late.
-STALE: Final = dt.timedelta(seconds=30)
+#: An observation "online" expires after this time: no runner probes the backend any more.
+#: Runners probe every few seconds; a ComfyUI that loads a model may answer late.
+STALE_AFTER: Final = dt.timedelta(seconds=30)
 
 
 #: Begins the ``status_reason`` of a backend at which a stopped prompt is left running; a clause follows.
@@ -21,27 +20,27 @@ LEFT_RUNNING: Final = "a stopped prompt still renders: "
 
 
 class BackendState(StrEnum):
-    """The one word that is shown for a backend; derived from its row, never stored."""
+    """The status that is shown for a backend."""
 
-    UNKNOWN = "unknown"  #: Not heard from since it was registered.
-    ONLINE = "online"  #: Answers, and nothing runs there.
-    BUSY = "busy"  #: Answers, and something runs or waits there.
-    PAUSED = "paused"  #: A person holds it: what waits for it keeps waiting.
-    DRAINING = "draining"  #: A person empties it: it takes nothing more, and is disabled then.
-    OFFLINE = "offline"  #: Does not answer, or is not fit.
-    DISABLED = "disabled"  #: A person took it out.
-    QUARANTINED = "quarantined"  #: Set aside: it failed too often, or a person said so.
+    UNKNOWN = "unknown"  #: No response since it was registered.
+    ONLINE = "online"  #: It responds, and nothing runs there.
+    BUSY = "busy"  #: It responds, and a prompt runs or waits there.
+    PAUSED = "paused"  #: A user paused it: its queued children keep waiting.
+    DRAINING = "draining"  #: A user drains it: it takes nothing more, and is disabled once empty.
+    OFFLINE = "offline"  #: It does not respond, or is unfit.
+    DISABLED = "disabled"  #: A user disabled it.
+    QUARANTINED = "quarantined"  #: Excluded by its failures, or by a user.
 
 
 class Hold(StrEnum):
-    """How a person holds a backend back without disabling it."""
+    """How a user holds a backend without disabling it."""
 
     NONE = ""
-    PAUSE = "pause"  #: No new prompts until somebody resumes it.
+    PAUSE = "pause"  #: No new prompts until a user resumes it.
     DRAIN = "drain"  #: No new prompts or children; disabled once nothing of ours is there.
 
 
-#: From the strongest word to the weakest: the first that is true of a backend is shown.
+#: From the strongest state to the weakest: the first one that applies is shown.
 PRECEDENCE: Final = (
     BackendState.DISABLED,
     BackendState.QUARANTINED,
@@ -53,8 +52,8 @@ PRECEDENCE: Final = (
     BackendState.ONLINE,
 )
 
-#: Words for a machine that somebody should look at before the others.
-TROUBLE_FIRST: Final = (
+#: The order of lists for users: backends that need attention come first.
+ATTENTION_ORDER: Final = (
     BackendState.QUARANTINED,
     BackendState.OFFLINE,
     BackendState.UNKNOWN,
@@ -65,13 +64,13 @@ TROUBLE_FIRST: Final = (
     BackendState.DISABLED,
 )
 
-#: States in which a submission may name it: its children are accepted, and wait where they must.
+#: States in which a submission may name a backend: its children are accepted, and wait where they must.
 TAKES_CHILDREN: Final = frozenset({BackendState.ONLINE, BackendState.BUSY, BackendState.PAUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What is known of a backend at one moment: a person's word, its failures, what was seen."""
+class BackendObservation:
+    """What is known of a backend at one moment: requests of users, its failures, the last probe."""
 
     now: dt.datetime
     created_at: dt.datetime
@@ -83,20 +82,20 @@ class Facts:
     quarantined_at: dt.datetime | None = None
     quarantine_reason: str = ""
     quarantine_by: str = ""
-    #: Quarantines in a row; above 0 and not quarantined: it is on probation.
+    #: Quarantines without a success between them.
     consecutive_quarantines: int = 0
-    #: ``unknown``, ``online`` or ``offline``, as a runner last saw it.
+    #: ``unknown``, ``online`` or ``offline``, as a runner last observed it.
     reachability: str = "unknown"
     status_reason: str = ""
     status_since: dt.datetime | None = None
     last_seen_at: dt.datetime | None = None
-    #: Whether a prompt, whoever's, runs or waits there.
-    stands: bool = False
+    #: Whether a prompt of any client runs or waits there.
+    is_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A backend's word, why, since when and by whom ("" and None where nothing is known)."""
+class BackendStatus:
+    """A backend's state, with reason, beginning and author; "" and None where they are not known."""
 
     state: BackendState
     reason: str = ""
@@ -104,62 +103,54 @@ class Standing:
     by: str = ""
 
 
-def backend_state(facts: Facts) -> Standing:
-    """Return the strongest word that is true of a backend (see ``PRECEDENCE``), and what it rests on."""
-    if not facts.enabled:
-        since = facts.changed_at or facts.status_since
-        return Standing(BackendState.DISABLED, facts.changed_reason, since, facts.changed_by)
-    if facts.quarantined_at is not None:
-        return Standing(
+def derive_status(seen: BackendObservation) -> BackendStatus:
+    """Return the strongest state that applies to a backend (see ``PRECEDENCE``), and its cause."""
+    if not seen.enabled:
+        since = seen.changed_at or seen.status_since
+        return BackendStatus(BackendState.DISABLED, seen.changed_reason, since, seen.changed_by)
+    if seen.quarantined_at is not None:
+        return BackendStatus(
             BackendState.QUARANTINED,
-            facts.quarantine_reason,
-            facts.quarantined_at,
-            facts.quarantine_by,
+            seen.quarantine_reason,
+            seen.quarantined_at,
+            seen.quarantine_by,
         )
-    if facts.hold:
-        state = BackendState.DRAINING if facts.hold == Hold.DRAIN else BackendState.PAUSED
-        return Standing(state, facts.changed_reason, facts.changed_at, facts.changed_by)
-    return _seen(facts)
+    if seen.hold:
+        state = BackendState.DRAINING if seen.hold == Hold.DRAIN else BackendState.PAUSED
+        return BackendStatus(state, seen.changed_reason, seen.changed_at, seen.changed_by)
+    return _observed_status(seen)
 
 
-def _seen(facts: Facts) -> Standing:
-    """Return the word for a backend that nobody holds back: what was last seen of it."""
-    if facts.reachability == "offline":
-        return Standing(BackendState.OFFLINE, facts.status_reason, facts.status_since)
-    if facts.reachability == "unknown":
-        since = facts.status_since or facts.created_at
-        return Standing(BackendState.UNKNOWN, "Not heard from yet.", since)
-    if facts.last_seen_at is None or facts.last_seen_at < facts.now - STALE:
-        since = facts.last_seen_at or facts.created_at
-        seen = f"{since.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
-        reason = f"Not looked at since {seen}; is a runner alive?"
-        return Standing(BackendState.OFFLINE, reason, since)
-    state = BackendState.BUSY if facts.stands else BackendState.ONLINE
-    return Standing(state, facts.status_reason or _probation(facts), facts.status_since)
+def _observed_status(seen: BackendObservation) -> BackendStatus:
+    """Return the status of a backend that nothing holds back."""
+    if seen.reachability == "offline":
+        return BackendStatus(BackendState.OFFLINE, seen.status_reason, seen.status_since)
+    if seen.reachability == "unknown":
+        since = seen.status_since or seen.created_at
+        return BackendStatus(BackendState.UNKNOWN, "No response yet.", since)
+    if seen.last_seen_at is None or seen.last_seen_at < seen.now - STALE_AFTER:
+        since = seen.last_seen_at or seen.created_at
+        moment = f"{since.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+        reason = f"Not probed since {moment}; is a runner alive?"
+        return BackendStatus(BackendState.OFFLINE, reason, since)
+    reason = seen.status_reason
+    if not reason and seen.consecutive_quarantines:
+        reason = "On probation after a quarantine: one prompt at a time until one succeeds."
+    state = BackendState.BUSY if seen.is_busy else BackendState.ONLINE
+    return BackendStatus(state, reason, seen.status_since)
 
 
-def _probation(facts: Facts) -> str:
-    if not is_on_probation(facts):
-        return ""
-    return "On probation after a quarantine: one prompt at a time until one succeeds."
-
-
-def is_on_probation(facts: Facts) -> bool:
-    """Whether it was let out of quarantine and has not succeeded since."""
-    return facts.quarantined_at is None and facts.consecutive_quarantines > 0
-
-
-def places(
+def prompt_limit(
     *, enabled: bool, hold: str, quarantined: bool, consecutive_quarantines: int, depth: int
 ) -> int:
-    """Return how many prompts of ours may stand at a backend, by what was said and what it failed.
+    """Return how many prompts of ours a backend may have at once.
 
     Args:
-        enabled: whether a person lets it work.
+        enabled: whether it is enabled.
         hold: a ``Hold``'s value.
-        quarantined: whether it is set aside now.
-        consecutive_quarantines: quarantines in a row; not quarantined any more, it is on probation.
-        depth: prompts that may stand at a backend of which nothing is wrong.
+        quarantined: whether it is quarantined now.
+        consecutive_quarantines: above 0 and not quarantined, it is on probation.
+        depth: the limit of a backend that has no fault.
     """
     if not enabled or hold or quarantined:
         return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Final
 
-from backends.capabilities import Known, lacking
+from backends.capabilities import BackendCapabilities, missing_capabilities
 from director.cli.connection import closest_match, no_backends_error
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import Backend
@@ -144,8 +144,10 @@ def _unfit(backend: Backend, required: Sequence[str]) -> str:
     if reason := ineligible_reason(backend):
         return reason
     devices = [{"name": one.name} for one in backend.devices]
-    has = Known(tags=backend.tags, devices=devices, comfyui_version=backend.comfyui_version or "")
-    missing = lacking(has, required)
+    has = BackendCapabilities(
+        tags=backend.tags, devices=devices, comfyui_version=backend.comfyui_version or ""
+    )
+    missing = missing_capabilities(has, required)
     return f"lacks {', '.join(missing)}" if missing else ""
 
 

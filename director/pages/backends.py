@@ -14,7 +14,7 @@ from django.db.models import Count
 from backends.discovery import found_list
 from backends.models import Backend, FoundBackend, Reachability
 from backends.queries import backend_list
-from backends.states import TAKES_CHILDREN, TROUBLE_FIRST, BackendState
+from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState
 from director.pages import text
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
@@ -180,9 +180,11 @@ def shop() -> Shop:
         )
         for row in rows
     ]
-    machines.sort(key=lambda one: (TROUBLE_FIRST.index(BackendState(one.status)), one.id))
+    machines.sort(key=lambda one: (ATTENTION_ORDER.index(BackendState(one.status)), one.id))
     counted = Counter(one.status for one in machines)
-    counts = [(one.value, _STATE_WORDS[one], counted[one]) for one in TROUBLE_FIRST if counted[one]]
+    counts = [
+        (one.value, _STATE_WORDS[one], counted[one]) for one in ATTENTION_ORDER if counted[one]
+    ]
     return Shop(machines, counts, len(machines) <= LANES, runner_alive(), offers())
 
 

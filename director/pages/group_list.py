@@ -11,8 +11,8 @@ from typing import Final
 from django.db.models import Count, F
 
 from backends.models import Backend, Reachability
-from backends.queries import backend_facts, backends_by_id
-from backends.states import BackendState, backend_state
+from backends.queries import backend_status, backends_by_id
+from backends.states import BackendState
 from director.pages import filters, text
 from director.pages.outputs import Output, outputs_of
 from director.pages.status_bar import Bar, Segment, bar_of
@@ -220,7 +220,7 @@ def _goes_on(child: _Child, machine: Backend | None) -> bool:
         return False
     if child.was_sent:
         return machine.reachability == Reachability.ONLINE
-    return backend_state(backend_facts(machine, now=now())).state in _SENDS
+    return backend_status(machine, now=now()).state in _SENDS
 
 
 def _row(

@@ -12,9 +12,9 @@ from django.http import HttpRequest
 
 from backends import discovery
 from backends.models import Backend, Discovery, FoundBackend
-from backends.queries import backend_facts
+from backends.queries import backend_status
 from backends.services import BackendExists, backend_update
-from backends.states import Hold, backend_state
+from backends.states import Hold
 from jobgroups.admin.base import ReadOnlyAdmin
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import counted
@@ -54,13 +54,13 @@ class BackendAdmin(ReadOnlyAdmin):
     @admin.display(description="state")
     def state(self, backend: Backend) -> str:
         """Return its word, and who said so."""
-        standing = backend_state(backend_facts(backend, now=now()))
-        return f"{standing.state} by {standing.by}" if standing.by else standing.state.value
+        status = backend_status(backend, now=now())
+        return f"{status.state} by {status.by}" if status.by else status.state.value
 
     @admin.display(description="reason")
     def reason(self, backend: Backend) -> str:
         """Return why it is in its state."""
-        return backend_state(backend_facts(backend, now=now())).reason or "-"
+        return backend_status(backend, now=now()).reason or "-"
 
     @admin.action(description="Enable: give them work", permissions=["operate"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Backend]) -> None:

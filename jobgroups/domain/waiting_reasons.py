@@ -9,7 +9,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Final
 
-from backends.states import LEFT_RUNNING, BackendState, Standing
+from backends.states import LEFT_RUNNING, BackendState, BackendStatus
 from jobgroups.domain.text import clock_time, sentence
 
 _ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
@@ -21,7 +21,7 @@ class BackendNow:
 
     backend_id: str
     #: Its word, why, since when and by whom.
-    standing: Standing
+    status: BackendStatus
     #: Since when it has not been reachable, None while it is; and why, as a clause.
     away_since: dt.datetime | None = None
     away_reason: str = ""
@@ -152,23 +152,23 @@ def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
 
     What was said of it comes first: it may be away besides.
     """
-    name, standing = backend.backend_id, backend.standing
-    why = f": {standing.reason.rstrip('.')}" if standing.reason else ""
-    match standing.state:
+    name, status = backend.backend_id, backend.status
+    why = f": {status.reason.rstrip('.')}" if status.reason else ""
+    match status.state:
         case BackendState.DISABLED:
-            return f"{name} is disabled{_by(standing, now)}{why}."
+            return f"{name} is disabled{_by(status, now)}{why}."
         case BackendState.QUARANTINED:
             until = backend.quarantine_until
             end = "somebody releases it" if until is None else clock_time(until, now)
-            by = f" by {standing.by}" if standing.by else ""
-            last = _limit(child, now) if standing.by else _quarantine_end(backend, now)
+            by = f" by {status.by}" if status.by else ""
+            last = _limit(child, now) if status.by else _quarantine_end(backend, now)
             return f"{name} is quarantined{by} until {end}{why}.{_elsewhere(child)}{last}"
         case BackendState.DRAINING:
             stays = "" if child.goes_elsewhere else " It may go nowhere else."
-            said = f"{name} is being drained{_by(standing, now)}{why}."
+            said = f"{name} is being drained{_by(status, now)}{why}."
             return f"{said}{_elsewhere(child)}{stays}{_limit(child, now)}"
         case BackendState.PAUSED:
-            return f"{name} is paused{_by(standing, now)}{why}.{_limit(child, now)}"
+            return f"{name} is paused{_by(status, now)}{why}.{_limit(child, now)}"
         case _:
             return _unseen(child, backend, now)
 
@@ -177,10 +177,10 @@ def _unseen(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | Non
     name = backend.backend_id
     if backend.away_since is not None:
         return _away(backend, backend.away_since, now, moves=child.goes_elsewhere)
-    if backend.standing.state is BackendState.UNKNOWN:
+    if backend.status.state is BackendState.UNKNOWN:
         return f"{name} has not been heard from yet."
-    if backend.standing.state is BackendState.OFFLINE:
-        return f"{name}: {backend.standing.reason or 'it does not answer.'}"
+    if backend.status.state is BackendState.OFFLINE:
+        return f"{name}: {backend.status.reason or 'it does not answer.'}"
     return None
 
 
@@ -211,7 +211,7 @@ def _limit(child: ChildNow, now: dt.datetime) -> str:
 
 def _quarantine_end(backend: BackendNow, now: dt.datetime) -> str:
     """Return when a quarantine by the Director ends the jobs that wait, where it lasts longer."""
-    since, until = backend.standing.since, backend.quarantine_until
+    since, until = backend.status.since, backend.quarantine_until
     if since is None or until is None:
         return ""
     gives_up_at = since + backend.give_up_after
@@ -222,9 +222,9 @@ def _elsewhere(child: ChildNow) -> str:
     return " It goes elsewhere once another backend works." if child.goes_elsewhere else ""
 
 
-def _by(standing: Standing, now: dt.datetime) -> str:
-    by = f" by {standing.by}" if standing.by else ""
-    since = f" since {clock_time(standing.since, now)}" if standing.since is not None else ""
+def _by(status: BackendStatus, now: dt.datetime) -> str:
+    by = f" by {status.by}" if status.by else ""
+    since = f" since {clock_time(status.since, now)}" if status.since is not None else ""
     return f"{by}{since}"
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 from django.db.models import Count
 
 from backends.models import Backend
-from backends.queries import backend_facts
-from backends.states import Standing, backend_state, is_on_probation
+from backends.queries import backend_status, is_on_probation
+from backends.states import BackendStatus
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
 from jobgroups.errors import BackendNotFound
@@ -96,31 +96,31 @@ def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[
     ``queue_ours`` and ``queue_foreign`` are prompts that wait or execute there, ``running`` those
     that execute, whoever's; all as of the last look, but for ours, which are known.
     """
-    standing = status_of(row, load)
-    since = standing.since
+    status = status_of(row, load)
+    since = status.since
     return {
         "backend_id": row.id,
         "enabled": row.enabled,
-        "status": standing.state.value,
-        "status_reason": standing.reason or None,
+        "status": status.state.value,
+        "status_reason": status.reason or None,
         "status_since": iso_or_none(since),
-        "status_by": standing.by or None,
+        "status_by": status.by or None,
         "queue_ours": load.running + load.accepted,
         "queue_foreign": row.queue_foreign,
         "running": max(row.queue_running, load.running),
         "hold": row.hold or None,
         "evict": row.evict,
         "quarantine": _quarantine(row),
-        "on_probation": is_on_probation(backend_facts(row, now=now())),
+        "on_probation": is_on_probation(row),
         "devices": row.devices,
         "comfyui_version": row.comfyui_version or None,
         "last_seen_at": iso_or_none(row.last_seen_at),
     }
 
 
-def status_of(row: Backend, load: BackendLoad = NO_LOAD) -> Standing:
+def status_of(row: Backend, load: BackendLoad = NO_LOAD) -> BackendStatus:
     """Return the one word for a backend, with why, since when and by whom."""
-    return backend_state(backend_facts(row, now=now(), ours=load.running + load.accepted))
+    return backend_status(row, now=now(), ours=load.running + load.accepted)
 
 
 def _quarantine(row: Backend) -> dict[str, Any] | None:

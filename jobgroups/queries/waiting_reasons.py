@@ -15,8 +15,7 @@ from django.db.models import BooleanField, Count, F, Q
 from django.db.models.expressions import RawSQL
 
 from backends.models import Backend
-from backends.queries import backend_facts, is_offline
-from backends.states import backend_state
+from backends.queries import backend_status, is_offline
 from jobgroups.domain import waiting_reasons as waiting
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
@@ -127,7 +126,7 @@ def _is_partly_refused(attempt: Attempt | None) -> bool:
 def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:
     return waiting.BackendNow(
         backend_id=row.id,
-        standing=backend_state(backend_facts(row, now=moment)),
+        status=backend_status(row, now=moment),
         away_since=row.unreachable_since,
         away_reason=row.status_reason,
         give_up_after=dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS),

@@ -297,7 +297,7 @@ class RunnerService:
 
     async def _match_backends(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
-        rows = await around.database.run_with_retry(backend_selectors.backend_addresses)
+        rows = await around.database.run_with_retry(backend_selectors.desired_backends)
         busy = await around.database.run_with_retry(work.backends_with_prompts)
         leases = await around.database.run_with_retry(leasing.lease_table, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from django.db.models import Count
 
-from backends.capabilities import lacking
+from backends.capabilities import missing_capabilities
 from backends.eligibility import capabilities_of, is_working, largest_vram
 from backends.models import Backend
 from backends.states import Hold
@@ -90,7 +90,7 @@ def others_for(
         row
         for row in rows
         if is_working(row, now=now())
-        and not lacking(capabilities_of(row), group.required_capabilities)
+        and not missing_capabilities(capabilities_of(row), group.required_capabilities)
     ]
     if fit and elsewhere is Elsewhere.GROUP:
         within = _submitted_to(group)

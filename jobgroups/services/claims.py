@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from backends.models import Backend
-from backends.states import places
+from backends.states import prompt_limit
 from jobgroups.database.statements import (
     KEY,
     Parameter,
@@ -117,7 +117,7 @@ def _places(backend_id: str, depth: int, *, locked: bool) -> int:
     row = (_locked_holds if locked else _holds).first(backend_id)
     if row is None:
         return 0
-    return places(
+    return prompt_limit(
         enabled=row.enabled,
         hold=row.hold,
         quarantined=row.quarantined_at is not None,

@@ -51,7 +51,7 @@ def backend_hold(
     """
     with transaction.atomic():
         row = _locked(backend_id)
-        holds.backend_held(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
+        holds.backend_hold(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
 
 
 @unit_of_work
@@ -62,7 +62,7 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
         BackendNotFound: there is none with this id.
     """
     with transaction.atomic():
-        holds.backend_resumed(row=_locked(backend_id), by=by, moment=now())
+        holds.backend_resume(row=_locked(backend_id), by=by, moment=now())
 
 
 @unit_of_work
@@ -83,7 +83,7 @@ def backend_quarantine(
         row = _locked(backend_id)
         moment = now()
         until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
-        holds.backend_quarantined(
+        holds.backend_quarantine(
             row=row, reason=reason, by=by or "a person", moment=moment, until=until
         )
 
@@ -97,7 +97,7 @@ def backend_release(*, backend_id: str, by: str = "") -> None:
     """
     with transaction.atomic():
         _locked(backend_id)
-        if holds.backend_released(backend_id=backend_id, moment=now()):
+        if holds.backend_release(backend_id=backend_id, moment=now()):
             logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
 
 
@@ -121,7 +121,7 @@ def quarantine_over(*, fence: Fence) -> bool:
     """
     with transaction.atomic():
         check_fence(fence)
-        return holds.backend_released(backend_id=fence.backend_id, moment=now(), due_only=True)
+        return holds.backend_release(backend_id=fence.backend_id, moment=now(), due_only=True)
 
 
 @unit_of_work
@@ -138,7 +138,7 @@ def backend_emptied(*, fence: Fence) -> bool:
         row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
         if row is None or _is_in_use(fence.backend_id):
             return False
-        holds.backend_drained(row=row, moment=now())
+        holds.backend_finish_drain(row=row, moment=now())
         return True
 
 

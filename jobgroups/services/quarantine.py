@@ -16,7 +16,7 @@ from django.db.models import Q
 
 from backends import holds
 from backends.models import Backend
-from backends.quarantine import Rules, counts_since, quarantine_for, reason_for
+from backends.quarantine import QuarantineRules, counts_since, quarantine_for, reason_for
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.states import AttemptState
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 COUNTED: Final = frozenset(one.value for one, kind in TAXONOMY.items() if kind.counts)
 
 
-def rules() -> Rules:
+def rules() -> QuarantineRules:
     """Return the installation's rules."""
-    return Rules(
+    return QuarantineRules(
         failures=settings.DIRECTOR_QUARANTINE_FAILURES,
-        within=dt.timedelta(minutes=settings.DIRECTOR_QUARANTINE_MINUTES),
-        forgive=dt.timedelta(minutes=settings.DIRECTOR_QUARANTINE_FORGIVE_MINUTES),
+        window=dt.timedelta(minutes=settings.DIRECTOR_QUARANTINE_MINUTES),
+        duration=dt.timedelta(minutes=settings.DIRECTOR_QUARANTINE_FORGIVE_MINUTES),
     )
 
 
@@ -48,7 +48,7 @@ def take_in(attempt: Attempt) -> None:
     if attempt.failure_class in COUNTED:
         _count(attempt)
     elif attempt.state == AttemptState.SUCCESS:
-        holds.backend_succeeded(backend_id=attempt.backend_id)
+        holds.backend_end_probation(backend_id=attempt.backend_id)
 
 
 def _count(attempt: Attempt) -> None:
@@ -62,14 +62,12 @@ def _count(attempt: Attempt) -> None:
     moment = now()
     its_rules = rules()
     failures = _counted_since(row, counts_since(its_rules, moment, row.failures_reset_at))
-    lasts = quarantine_for(its_rules, failures=failures, in_a_row=row.consecutive_quarantines)
+    lasts = quarantine_for(its_rules, failures=failures, consecutive=row.consecutive_quarantines)
     if lasts is None:
         return
     words = failure_words(attempt.failure_class)
-    reason = reason_for(failures, its_rules.within, row.consecutive_quarantines, f"{words}.")
-    if holds.backend_quarantined(
-        row=row, reason=reason, by="", moment=moment, until=moment + lasts
-    ):
+    reason = reason_for(failures, its_rules.window, row.consecutive_quarantines, f"{words}.")
+    if holds.backend_quarantine(row=row, reason=reason, by="", moment=moment, until=moment + lasts):
         logger.warning("%s is set aside for %s: %s", row.id, lasts, reason)
         # What waits there may go elsewhere now.
         transaction.on_commit(_ring, robust=True)

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backends.capabilities import lacking
+from backends.capabilities import missing_capabilities
 from backends.eligibility import capabilities_of
 from backends.models import Backend, Reachability
-from backends.queries import backend_facts, backends_by_id
-from backends.states import BackendState, backend_state
+from backends.queries import backend_status, backends_by_id
+from backends.states import BackendState
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, Retry
@@ -192,7 +192,9 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
     if row is None:
         raise BackendNotFound(backend_id)
     reason = _shut([backend_id]).get(backend_id)
-    if reason is None and (missing := lacking(capabilities_of(row), group.required_capabilities)):
+    if reason is None and (
+        missing := missing_capabilities(capabilities_of(row), group.required_capabilities)
+    ):
         reason = f"It lacks {', '.join(missing)}, which the group requires."
     if reason is not None:
         raise BackendUnavailable(
@@ -234,10 +236,10 @@ def _shut(named: Collection[str]) -> dict[str, str]:
         if backend_id not in rows:
             shut[backend_id] = _GONE
             continue
-        standing = backend_state(backend_facts(rows[backend_id], now=moment))
-        if standing.state in _SHUT:
-            because = f" ({standing.reason.rstrip('.')})" if standing.reason else ""
-            shut[backend_id] = f"{_SHUT[standing.state].rstrip('.')}{because}."
+        status = backend_status(rows[backend_id], now=moment)
+        if status.state in _SHUT:
+            because = f" ({status.reason.rstrip('.')})" if status.reason else ""
+            shut[backend_id] = f"{_SHUT[status.state].rstrip('.')}{because}."
     return shut
 
 

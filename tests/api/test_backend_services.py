@@ -137,7 +137,7 @@ def test_a_runner_is_told_where_every_backend_is(make_backend: Made) -> None:
         "quarantine_by": "",
         "quarantine_reason": "",
     }
-    assert queries.backend_addresses() == [
+    assert queries.desired_backends() == [
         {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True, **free},
         {"id": "b", "url": "http://b.invalid:1", "headers": {}, "enabled": False, **free},
     ]

@@ -296,7 +296,7 @@ def test_a_backend_that_nobody_looks_at_any_more_is_not_called_online(
     make_backend("gpu-1")
     Backend.objects.update(last_seen_at=now() - dt.timedelta(seconds=31))
     assert _status(api)["status"] == "offline"
-    assert "Not looked at since" in _status(api)["status_reason"]
+    assert "Not probed since" in _status(api)["status_reason"]
 
 
 def test_a_disabled_backend_is_called_so_whatever_it_does(api: Api, make_backend: Made) -> None:

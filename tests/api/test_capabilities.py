@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backends.capabilities import Known, gpu_slug, lacking
+from backends.capabilities import BackendCapabilities, gpu_slug, missing_capabilities
 
-BIG = Known(
+BIG = BackendCapabilities(
     tags=["flux", "Studio A"],
     devices=[{"name": "cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync"}],
     comfyui_version="0.3.64",
@@ -42,7 +42,7 @@ def test_a_devices_name_becomes_words(name: str, slug: str) -> None:
     ],
 )
 def test_a_backend_has_its_tags_its_gpu_and_its_version(capability: str) -> None:
-    assert lacking(BIG, [capability]) == []
+    assert missing_capabilities(BIG, [capability]) == []
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,16 @@ def test_a_backend_has_its_tags_its_gpu_and_its_version(capability: str) -> None
     ],
 )
 def test_a_backend_lacks_what_is_only_like_it(capability: str) -> None:
-    assert lacking(BIG, [capability]) == [capability]
+    assert missing_capabilities(BIG, [capability]) == [capability]
 
 
 def test_of_a_backend_of_which_nothing_is_known_only_the_tags_count() -> None:
-    unknown = Known(tags=["gpu:4090"], devices=[], comfyui_version="")
-    assert lacking(unknown, ["gpu:4090", "gpu:3090", "comfyui:0.3"]) == ["gpu:3090", "comfyui:0.3"]
+    unknown = BackendCapabilities(tags=["gpu:4090"], devices=[], comfyui_version="")
+    assert missing_capabilities(unknown, ["gpu:4090", "gpu:3090", "comfyui:0.3"]) == [
+        "gpu:3090",
+        "comfyui:0.3",
+    ]
 
 
 def test_what_lacks_is_told_in_the_order_asked() -> None:
-    assert lacking(BIG, ["z", "flux", "a"]) == ["z", "a"]
+    assert missing_capabilities(BIG, ["z", "flux", "a"]) == ["z", "a"]

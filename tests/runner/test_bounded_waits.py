@@ -260,7 +260,7 @@ async def quarantine(name: str, *, by: str) -> None:
 
     def set_aside() -> None:
         moment = now()
-        holding.backend_quarantined(
+        holding.backend_quarantine(
             row=Backend.objects.get(pk=name),
             reason="3 failures within 10 min; last: stalled.",
             by="",

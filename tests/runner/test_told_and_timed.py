@@ -129,13 +129,13 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
 ) -> None:
     """All of them, by every runner: the one cost that would grow faster than a farm."""
     reads: list[float] = []
-    read = backend_selectors.backend_addresses
+    read = backend_selectors.desired_backends
 
     def noted() -> list[dict[str, Any]]:
         reads.append(time.monotonic())
         return read()
 
-    monkeypatch.setattr(backend_selectors, "backend_addresses", noted)
+    monkeypatch.setattr(backend_selectors, "desired_backends", noted)
     await farm.backend("gpu-1")
     service = await farm.runner(timing=replace(Timing.scaled(SCALE), safety_poll=60.0))
     await farm.finished(await farm.submit("gpu-1"))

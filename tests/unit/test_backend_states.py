@@ -1,5 +1,3 @@
-"""The one word for a backend, and how many prompts it takes."""
-
 from __future__ import annotations
 
 import datetime as dt
@@ -9,22 +7,22 @@ from typing import Any
 import pytest
 
 from backends.states import (
+    ATTENTION_ORDER,
     PRECEDENCE,
-    STALE,
+    STALE_AFTER,
     TAKES_CHILDREN,
-    TROUBLE_FIRST,
+    BackendObservation,
     BackendState,
-    Facts,
+    BackendStatus,
     Hold,
-    backend_state,
-    is_on_probation,
-    places,
+    derive_status,
+    prompt_limit,
 )
 
 NOW = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 BEFORE = NOW - dt.timedelta(minutes=5)
 
-#: What makes each word true.
+#: The columns that lead to each state.
 TRUE_OF: dict[BackendState, dict[str, Any]] = {
     BackendState.DISABLED: {"enabled": False, "changed_at": BEFORE, "changed_by": "anna"},
     BackendState.QUARANTINED: {
@@ -44,28 +42,26 @@ TRUE_OF: dict[BackendState, dict[str, Any]] = {
         "reachability": "online",
         "last_seen_at": NOW,
         "status_since": BEFORE,
-        "stands": True,
+        "is_busy": True,
     },
     BackendState.ONLINE: {"reachability": "online", "last_seen_at": NOW, "status_since": BEFORE},
 }
 
 
-def facts(**known: Any) -> Facts:
-    return Facts(**{"now": NOW, "created_at": BEFORE, **known})
+def status(**known: Any) -> BackendStatus:
+    return derive_status(BackendObservation(**{"now": NOW, "created_at": BEFORE, **known}))
 
 
-def test_every_state_has_its_rank_and_its_facts() -> None:
-    assert set(PRECEDENCE) == set(BackendState) == set(TRUE_OF) == set(TROUBLE_FIRST)
-    assert len(PRECEDENCE) == len(TROUBLE_FIRST) == len(BackendState)
+def test_every_state_has_a_rank() -> None:
+    assert set(PRECEDENCE) == set(BackendState) == set(TRUE_OF) == set(ATTENTION_ORDER)
+    assert len(PRECEDENCE) == len(ATTENTION_ORDER) == len(BackendState)
 
 
 @pytest.mark.parametrize("state", BackendState)
-def test_what_is_true_of_it_gives_its_word_since_when_and_by_whom(state: BackendState) -> None:
-    standing = backend_state(facts(**TRUE_OF[state]))
-    assert standing.state is state
-    assert standing.since == BEFORE
-    said = state in (BackendState.DISABLED, BackendState.DRAINING, BackendState.PAUSED)
-    assert standing.by == ("anna" if said else "")
+def test_status_has_state_beginning_and_author(state: BackendState) -> None:
+    found = status(**TRUE_OF[state])
+    by_user = state in (BackendState.DISABLED, BackendState.DRAINING, BackendState.PAUSED)
+    assert (found.state, found.since, found.by) == (state, BEFORE, "anna" if by_user else "")
 
 
 @pytest.mark.parametrize(
@@ -73,58 +69,45 @@ def test_what_is_true_of_it_gives_its_word_since_when_and_by_whom(state: Backend
     [
         (first, second)
         for first, second in itertools.combinations(PRECEDENCE, 2)
-        # A backend has one hold, and was seen one way.
+        # A backend has one hold and one reachability.
         if {first, second} != {BackendState.DRAINING, BackendState.PAUSED}
         and PRECEDENCE.index(first) < PRECEDENCE.index(BackendState.OFFLINE)
     ],
 )
-def test_of_two_that_are_true_the_stronger_is_shown(
-    first: BackendState, second: BackendState
-) -> None:
-    assert backend_state(facts(**{**TRUE_OF[second], **TRUE_OF[first]})).state is first
+def test_status_is_the_stronger_of_two(first: BackendState, second: BackendState) -> None:
+    assert status(**{**TRUE_OF[second], **TRUE_OF[first]}).state is first
 
 
-def test_an_answer_that_nobody_renewed_is_none() -> None:
-    old = NOW - STALE - dt.timedelta(seconds=1)
-    standing = backend_state(facts(reachability="online", last_seen_at=old))
-    assert standing.state is BackendState.OFFLINE
-    assert standing.since == old
-    assert "is a runner alive?" in standing.reason
+def test_status_is_offline_when_the_observation_is_stale() -> None:
+    old = NOW - STALE_AFTER - dt.timedelta(seconds=1)
+    found = status(reachability="online", last_seen_at=old)
+    assert (found.state, found.since) == (BackendState.OFFLINE, old)
+    assert "is a runner alive?" in found.reason
 
 
-def test_a_probation_is_said_of_a_backend_that_works() -> None:
-    freed = facts(**TRUE_OF[BackendState.ONLINE], consecutive_quarantines=2)
-    assert is_on_probation(freed)
-    assert "On probation" in backend_state(freed).reason
-    assert not is_on_probation(facts(quarantined_at=BEFORE, consecutive_quarantines=1))
-    assert not is_on_probation(facts())
+def test_status_reason_names_the_probation() -> None:
+    assert (
+        "On probation" in status(**TRUE_OF[BackendState.ONLINE], consecutive_quarantines=2).reason
+    )
 
 
 @pytest.mark.parametrize("hold", Hold)
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("quarantined", [True, False])
-@pytest.mark.parametrize(("in_a_row", "free"), [(0, 2), (1, 1), (3, 1)])
-def test_only_a_backend_that_nothing_holds_back_takes_prompts(
-    hold: Hold, enabled: bool, quarantined: bool, in_a_row: int, free: int
+@pytest.mark.parametrize(("consecutive", "limit"), [(0, 2), (1, 1), (3, 1)])
+def test_prompt_limit_is_zero_for_a_held_backend(
+    hold: Hold, enabled: bool, quarantined: bool, consecutive: int, limit: int
 ) -> None:
-    found = places(
+    found = prompt_limit(
         enabled=enabled,
         hold=hold,
         quarantined=quarantined,
-        consecutive_quarantines=in_a_row,
+        consecutive_quarantines=consecutive,
         depth=2,
     )
     works = enabled and hold is Hold.NONE and not quarantined
-    assert found == (free if works else 0)
+    assert found == (limit if works else 0)
 
 
-def test_children_are_accepted_where_they_will_be_sent_some_time() -> None:
-    assert BackendState.PAUSED in TAKES_CHILDREN
-    refused = set(BackendState) - TAKES_CHILDREN
-    assert refused == {
-        BackendState.DISABLED,
-        BackendState.QUARANTINED,
-        BackendState.DRAINING,
-        BackendState.OFFLINE,
-        BackendState.UNKNOWN,
-    }
+def test_children_are_accepted_where_they_can_run_later() -> None:
+    assert {BackendState.ONLINE, BackendState.BUSY, BackendState.PAUSED} == TAKES_CHILDREN

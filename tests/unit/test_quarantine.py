@@ -1,5 +1,3 @@
-"""When a failing backend is set aside, and for how long."""
-
 from __future__ import annotations
 
 import datetime as dt
@@ -8,53 +6,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.quarantine import LONGEST, Rules, counts_since, quarantine_for, reason_for
+from backends.quarantine import (
+    LONGEST,
+    QuarantineRules,
+    counts_since,
+    quarantine_for,
+    reason_for,
+)
 
 NOW = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
-RULES = Rules(failures=3, within=10 * MINUTE, forgive=15 * MINUTE)
-
-
-@pytest.mark.parametrize(("failures", "lasts"), [(1, None), (2, None), (3, 15), (4, 15)])
-def test_enough_failures_set_it_aside(failures: int, lasts: int | None) -> None:
-    found = quarantine_for(RULES, failures=failures, in_a_row=0)
-    assert found == (None if lasts is None else lasts * MINUTE)
+RULES = QuarantineRules(failures=3, window=10 * MINUTE, duration=15 * MINUTE)
+OFF = QuarantineRules(failures=0, window=10 * MINUTE, duration=15 * MINUTE)
 
 
 @pytest.mark.parametrize(
-    ("in_a_row", "minutes"), [(1, 30), (2, 60), (3, 120), (4, 240), (5, 240), (10_000, 240)]
+    ("rules", "failures", "consecutive", "minutes"),
+    [
+        *[(RULES, failures, 0, minutes) for failures, minutes in ((2, 0), (3, 15), (4, 15))],
+        # On probation the first failure is enough.
+        *[(RULES, 1, n, minutes) for n, minutes in ((1, 30), (2, 60), (4, 240), (10_000, 240))],
+        *[(OFF, 100, consecutive, 0) for consecutive in (0, 1, 5)],
+    ],
 )
-def test_on_probation_one_failure_is_enough_and_it_lasts_twice_as_long(
-    in_a_row: int, minutes: int
+def test_quarantine_length(
+    rules: QuarantineRules, failures: int, consecutive: int, minutes: int
 ) -> None:
-    assert quarantine_for(RULES, failures=1, in_a_row=in_a_row) == minutes * MINUTE
-
-
-@pytest.mark.parametrize("in_a_row", [0, 1, 5])
-def test_with_no_rule_nothing_is_set_aside(in_a_row: int) -> None:
-    never = Rules(failures=0, within=10 * MINUTE, forgive=15 * MINUTE)
-    assert quarantine_for(never, failures=100, in_a_row=in_a_row) is None
+    found = quarantine_for(rules, failures=failures, consecutive=consecutive)
+    assert found == (minutes * MINUTE if minutes else None)
 
 
 @given(st.integers(0, 1_000), st.integers(0, 1_000), st.integers(0, 10**6), st.integers(1, 240))
-def test_it_lasts_for_its_first_time_at_least_and_four_hours_at_most(
-    limit: int, failures: int, in_a_row: int, minutes: int
+def test_quarantine_length_is_bounded(
+    limit: int, failures: int, consecutive: int, minutes: int
 ) -> None:
-    rules = Rules(failures=limit, within=10 * MINUTE, forgive=minutes * MINUTE)
-    lasts = quarantine_for(rules, failures=failures, in_a_row=in_a_row)
-    assert lasts is None or rules.forgive <= lasts <= LONGEST
-    if failures == 0:
-        assert lasts is None
+    rules = QuarantineRules(failures=limit, window=10 * MINUTE, duration=minutes * MINUTE)
+    lasts = quarantine_for(rules, failures=failures, consecutive=consecutive)
+    assert lasts is None or (failures and rules.duration <= lasts <= LONGEST)
 
 
-def test_failures_are_counted_within_the_window_and_since_the_last_release() -> None:
-    assert counts_since(RULES, NOW, None) == NOW - 10 * MINUTE
-    assert counts_since(RULES, NOW, NOW - 5 * MINUTE) == NOW - 5 * MINUTE
-    assert counts_since(RULES, NOW, NOW - 20 * MINUTE) == NOW - 10 * MINUTE
+@pytest.mark.parametrize(("reset", "since"), [(None, 10), (5, 5), (20, 10)])
+def test_failures_count_from_the_window_or_the_release(reset: int | None, since: int) -> None:
+    reset_at = None if reset is None else NOW - reset * MINUTE
+    assert counts_since(RULES, NOW, reset_at) == NOW - since * MINUTE
 
 
 @pytest.mark.parametrize(
-    ("failures", "within", "in_a_row", "said"),
+    ("failures", "window", "consecutive", "reason"),
     [
         (3, 10 * MINUTE, 0, "3 failures within 10 min; last: stalled."),
         (1, 10 * MINUTE, 0, "1 failure within 10 min; last: stalled."),
@@ -62,7 +60,7 @@ def test_failures_are_counted_within_the_window_and_since_the_last_release() -> 
         (1, 10 * MINUTE, 2, "It failed again on probation: stalled."),
     ],
 )
-def test_the_reason_says_how_often_and_what(
-    failures: int, within: dt.timedelta, in_a_row: int, said: str
+def test_reason_names_count_window_and_last_failure(
+    failures: int, window: dt.timedelta, consecutive: int, reason: str
 ) -> None:
-    assert reason_for(failures, within, in_a_row, "stalled.") == said
+    assert reason_for(failures, window, consecutive, "stalled.") == reason

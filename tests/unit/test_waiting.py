@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backends.states import BackendState, Standing
+from backends.states import BackendState, BackendStatus
 from jobgroups.domain.waiting_reasons import BackendNow, ChildNow, waiting_reason
 
 NOW = dt.datetime(2026, 2, 1, 21, 10, tzinfo=dt.UTC)
@@ -25,7 +25,7 @@ def gpu(
     by: str = "",
     **known: Any,
 ) -> BackendNow:
-    return BackendNow(backend_id="gpu-2", standing=Standing(state, reason, since, by), **known)
+    return BackendNow(backend_id="gpu-2", status=BackendStatus(state, reason, since, by), **known)
 
 
 def said(child: ChildNow, backend: BackendNow | None, *, alive: bool = True) -> str:
@@ -167,8 +167,8 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         (ChildNow(place=1), gpu(BackendState.UNKNOWN), "gpu-2 has not been heard from yet."),
         (
             ChildNow(place=1),
-            gpu(BackendState.OFFLINE, "Not looked at since then; is a runner alive?"),
-            "gpu-2: Not looked at since then; is a runner alive?",
+            gpu(BackendState.OFFLINE, "Not probed since then; is a runner alive?"),
+            "gpu-2: Not probed since then; is a runner alive?",
         ),
     ],
 )

@@ -88,7 +88,7 @@ async def _probe_all(urls: Iterable[str]) -> dict[str, BackendReport | str]:
 
 
 def _registered_ids() -> dict[str, str]:
-    return {row["url"]: row["id"] for row in queries.backend_addresses()}
+    return {row["url"]: row["id"] for row in queries.desired_backends()}
 
 
 def _probe_json(url: str, answer: BackendReport | str, known: Mapping[str, str]) -> dict[str, Any]:
