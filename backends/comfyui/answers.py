@@ -63,8 +63,6 @@ class NodeMeta(msgspec.Struct, frozen=True, kw_only=True):
     """The place of an output node in the graph; an expanded node is shown at its parent."""
 
     display_node: str | None = None
-    parent_node: str | None = None
-    real_node_id: str | None = None
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,19 +117,6 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     details: str
     node_errors: dict[str, Any]
-
-
-class UploadedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an upload ended up; the name may differ from the one sent."""
-
-    name: str
-    subfolder: str = ""
-    type: str = "input"
-
-    @property
-    def reference(self) -> str:
-        """What a LoadImage node takes for it: ``folder/name``."""
-        return f"{self.subfolder}/{self.name}" if self.subfolder else self.name
 
 
 class _WireAccepted(msgspec.Struct):
@@ -204,7 +189,6 @@ _depth = WireDecoder(_WireDepth)
 _stats = WireDecoder(_WireStats)
 _refusal = WireDecoder(_WireRefusal)
 _object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
-_uploaded = WireDecoder(UploadedImage)
 
 
 def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
@@ -344,8 +328,3 @@ def _strings(value: Any) -> tuple[str, ...]:
 def json_object(body: bytes) -> dict[str, Any]:
     """Any answer that is one JSON object, such as ``/object_info``."""
     return _decode(_object, body, "answer")
-
-
-def uploaded_image(body: bytes) -> UploadedImage:
-    """The 200 of ``POST /upload/image``."""
-    return _decode(_uploaded, body, "upload answer")

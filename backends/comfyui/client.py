@@ -342,26 +342,6 @@ class ComfyClient:
             check_status(answer.status, url=self.url, request="HEAD /view")
             return answer.moment("last-modified"), answer.moment("date")
 
-    async def upload_image(
-        self,
-        image: bytes,
-        filename: str,
-        *,
-        subfolder: str = "",
-        type: str = "input",  # noqa: A002  # ComfyUI's name
-        overwrite: bool = False,
-    ) -> answers.UploadedImage:
-        """Put an image where LoadImage finds it; the name in the answer counts.
-
-        Raises:
-            BackendError: see ``_post``.
-        """
-        fields = {"type": type, "subfolder": subfolder, "overwrite": str(overwrite).lower()}
-        answer = await self._exchange.request(
-            "POST", "/upload/image", files={"image": (filename, image)}, data=fields
-        )
-        return self._read(answer, answers.uploaded_image, "POST /upload/image")
-
     def events(
         self, client_id: str, *, previews: bool = False
     ) -> AbstractAsyncContextManager[EventSocket]:

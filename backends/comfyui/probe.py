@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from backends.comfyui.answers import Device
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.exchange import Timeouts
-from backends.comfyui.versions import supports_targeted_interrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +18,11 @@ class BackendReport:
         url: canonical.
         version: None if the server does not send it.
         devices: its GPUs, or ``cpu``.
-        targeted_interrupt: whether one prompt can be stopped without touching another.
     """
 
     url: str
     version: str | None
     devices: tuple[Device, ...]
-    targeted_interrupt: bool
 
 
 async def probe(
@@ -50,5 +47,4 @@ async def probe(
         url=comfy.url,
         version=stats.version,
         devices=stats.devices,
-        targeted_interrupt=supports_targeted_interrupt(stats.version),
     )

@@ -44,11 +44,6 @@ class Kind:
     help: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_action(self) -> bool:
-        """Whether it can happen at once, without waiting for a request or a prompt."""
-        return "at" in self.options
-
 
 def _route(help_text: str, **options: Any) -> Kind:
     return Kind(f"{help_text} (route: path prefix, method)", {**_ROUTE, **options})

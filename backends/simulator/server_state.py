@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,7 +37,6 @@ class ServerState:
         [Coroutine[Any, Any, None]], None
     ]  # run in the background until this process ends
     painters: ThreadPoolExecutor
-    born: float = field(default_factory=time.monotonic)
     number: int = 0  # the counter of prompts, consumed by refused ones too
     client_id: Any = None  # of the running prompt, or the last one
     last_node_id: str | None = None  # the node being executed, as displayed

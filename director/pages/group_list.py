@@ -260,9 +260,3 @@ def _row(
 
 def _share(child: _Child) -> float:
     return 100.0 if child.status in CHILD_FINAL else child.progress
-
-
-def status_counts() -> dict[str, int]:
-    """Return how many groups stand in which status."""
-    rows = JobGroup.objects.order_by().values_list("status").annotate(Count("id"))
-    return dict(rows)

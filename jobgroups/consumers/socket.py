@@ -169,8 +169,3 @@ async def close_all(code: int = SHUTTING_DOWN, *, within: float = 2.0) -> None:
         socket.request_close(code)
     if tasks := [socket.task for socket in _open if socket.task is not None]:
         await asyncio.wait(tasks, timeout=within)
-
-
-def open_count() -> int:
-    """Return how many sockets are open in this process."""
-    return len(_open)

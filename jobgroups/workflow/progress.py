@@ -87,7 +87,7 @@ class ProgressTracker:
 
     @property
     def percent(self) -> float:
-        """0.0 … 99.9, then 100.0 once complete; two decimals; never less than when it was last read."""
+        """Percent done, 0.0 … 99.9, with two decimals. It never decreases."""
         if self._heard:
             self._heard = False
             self._percent = max(self._percent, self._reckoned())
@@ -157,10 +157,6 @@ class ProgressTracker:
         if node not in self._reports:
             self._reports[node] = _Report(1, 1)
         self._heard = True
-
-    def complete(self) -> None:
-        """Note that history says success: 100.0 from now on."""
-        self._percent = 100.0
 
     def _current_report(self) -> _Report:
         return self._reports.get(self._current or "", _Report())

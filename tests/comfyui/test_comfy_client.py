@@ -538,19 +538,6 @@ async def test_odd_ids_stay_inside_their_path_segment() -> None:
     ]
 
 
-async def test_an_upload_is_a_form_and_its_answer_names_the_file() -> None:
-    async with (
-        serving(answering({"name": "a (1).png", "subfolder": "job1", "type": "input"})) as server,
-        ComfyClient(server.url) as comfy,
-    ):
-        uploaded = await comfy.upload_image(b"\x89PNG", "a.png", subfolder="job1", overwrite=True)
-    assert uploaded.reference == "job1/a (1).png"
-    body = server.requests[0]["body"]
-    assert b'name="image"; filename="a.png"' in body
-    assert b'name="overwrite"\r\n\r\ntrue' in body
-    assert b"\x89PNG" in body
-
-
 # Files
 
 

@@ -251,13 +251,6 @@ def test_other_services_stats_are_a_protocol_error(text: bytes) -> None:
         answers.system_stats(text)
 
 
-@pytest.mark.parametrize("answer", recorded("uploaded"))
-def test_an_uploads_name_is_what_load_image_takes(answer: dict[str, Any]) -> None:
-    assert answers.uploaded_image(body(answer)).reference == answer["body"]["name"]
-    nested = answers.uploaded_image(b'{"name":"b.png","subfolder":"job1","type":"input"}')
-    assert nested.reference == "job1/b.png"
-
-
 def test_a_success_that_ends_in_an_error_is_an_error() -> None:
     """ComfyUI 0.3.64 writes this for a dependency cycle through an undeclared input."""
     error = {"prompt_id": "p", "exception_type": "graph.DependencyCycleError"}

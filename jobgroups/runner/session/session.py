@@ -287,11 +287,6 @@ class BackendSession:
         states = [driver.state for driver in self.drivers.values()]
         return AttemptState.INTENT in states or not self.claimer.is_settled
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing of ours stands at the backend."""
-        return not self.drivers
-
     # --- its course -------------------------------------------------------------------------------
 
     async def run(self) -> None:
