@@ -1,4 +1,4 @@
-"""The app that knows what a ComfyUI is."""
+"""App of the registered ComfyUIs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from backends.comfyui.destinations import allow_link_local
 
 
 class BackendsConfig(AppConfig):
-    """Backends: where they are, how they are, what they can."""
+    """Backends: registration, observation, capabilities."""
 
     name = "backends"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Give the client, which knows no settings, the one that it needs everywhere."""
+        """Pass the setting on link-local addresses to the ComfyUI client, which reads no settings."""
         allow_link_local(settings.DIRECTOR_ALLOW_LINK_LOCAL)

@@ -1,33 +1,32 @@
-"""ComfyUIs that a runner finds on its own machine: registered without a question, offered, or ignored.
+"""Discovery: ComfyUIs on a runner's own machine are adopted, offered or ignored.
 
-The rule of adoption: until a first backend exists, and for ten minutes after discovery registered the
-first one, each ComfyUI that is found is registered without a question; never once a person has
-registered, changed or removed a backend. Afterwards it is offered, and a person adds or ignores it.
+Adoption registers a found ComfyUI without a question. Until a first backend exists, and for ten minutes after discovery registered the
+first one, each found ComfyUI is adopted; never once a user has registered, changed or removed a backend.
+Afterwards it is offered, and a user adds or ignores it.
 
-An adopted backend that leaves is taken off the list if no person changed it and no job was ever bound to
-it (``jobgroups.services.backends``). It is registered again, under the same id, as soon as it answers.
+An adopted backend that stops answering is deleted if no user changed it and no job was ever bound to it
+(``jobgroups.services.backends``). It is adopted again, under the same id, as soon as it answers.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Q
-from django.utils import timezone
 
 from backends.comfyui.address import normalise_url
 from backends.comfyui.probe import BackendReport
 from backends.models import Backend, Discovery, FoundBackend
-from backends.services import BackendExists, BackendInvalid, backend_create
+from backends.services import BackendExists, BackendInvalid, backend_create, current_time
 
-#: For how long after the first adoption further ComfyUIs are adopted: people start several in turn.
+#: For how long after the first adoption further ComfyUIs are adopted: users start several in turn.
 ADOPTION_WINDOW: Final = dt.timedelta(minutes=10)
-#: After so long without an answer an adopted backend may leave the list.
+#: After so long without a response an adopted backend may be deleted.
 DEPARTURE_AFTER: Final = dt.timedelta(minutes=10)
-#: A found ComfyUI is offered for so long after its last answer; discovery probes every 10 s.
+#: A found ComfyUI is offered for so long after its last response; discovery probes every 10 s.
 OFFERED_FOR: Final = dt.timedelta(seconds=40)
 
 
@@ -35,32 +34,27 @@ class NotFound(Exception):
     """No ComfyUI is offered or ignored at this address."""
 
 
-def _now() -> dt.datetime:
-    moment = timezone.now()
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-# --- called by runners ----------------------------------------------------------------------------
+# --- calls by runners -----------------------------------------------------------------------------
 
 
 def addresses_registered() -> dict[str, str]:
-    """Return the address of each backend, with its id where it may leave if it does not answer now."""
-    away = Q(adopted_at__isnull=False, unreachable_since__lte=_now() - DEPARTURE_AFTER)
-    leaving = dict(Backend.objects.filter(away).values_list("url", "id"))
+    """Return the address of each backend, with its id if it may be deleted without a response now."""
+    may_leave = Q(adopted_at__isnull=False, unreachable_since__lte=current_time() - DEPARTURE_AFTER)
+    leaving = dict(Backend.objects.filter(may_leave).values_list("url", "id"))
     return {url: leaving.get(url, "") for url in Backend.objects.values_list("url", flat=True)}
 
 
 @transaction.atomic
 def answers_store(*, answers: Mapping[str, BackendReport]) -> list[str]:
-    """Register or offer each ComfyUI that answered and is not registered.
+    """Adopt or offer each ComfyUI that answered and is not registered.
 
     Args:
-        answers: by the address, normalised.
+        answers: by normalised address.
 
     Returns:
-        The ids of the backends that were registered.
+        The ids of the adopted backends.
     """
-    moment = _now()
+    moment = current_time()
     registered = set(Backend.objects.values_list("url", flat=True))
     adopts = _adopts(bool(registered), moment)
     adopted: list[str] = []
@@ -83,7 +77,7 @@ def answers_store(*, answers: Mapping[str, BackendReport]) -> list[str]:
 
 
 def _adopts(any_registered: bool, moment: dt.datetime) -> bool:
-    """Return whether a found ComfyUI is registered without a question now."""
+    """Return whether found ComfyUIs are adopted now."""
     state = Discovery.objects.first()
     if state is None:
         if any_registered:
@@ -98,53 +92,57 @@ def _adopt(url: str, backend_id: str, moment: dt.datetime) -> list[str]:
     try:
         row = backend_create(url=url, backend_id=backend_id if is_free else None, adopted_at=moment)
     except BackendExists:
-        # A person registered it a moment ago.
+        # A user has just registered it.
         return []
     return [row.id]
 
 
 def _offer(url: str, report: BackendReport, moment: dt.datetime) -> None:
-    seen = {
-        "comfyui_version": (report.version or "")[:64],
-        "devices": [device.to_json() for device in report.devices],
-        "last_seen_at": moment,
-    }
+    _store_found(
+        url,
+        moment,
+        comfyui_version=(report.version or "")[:64],
+        devices=[device.to_json() for device in report.devices],
+        last_seen_at=moment,
+    )
+
+
+def _store_found(url: str, moment: dt.datetime, **columns: Any) -> None:
     FoundBackend.objects.update_or_create(
-        pk=url, defaults=seen, create_defaults={**seen, "first_seen_at": moment}
+        pk=url, defaults=columns, create_defaults={**columns, "first_seen_at": moment}
     )
 
 
 def backend_depart(*, row: Backend) -> None:
-    """Take an adopted backend off the list and remember its id.
+    """Delete an adopted backend and keep its id for its return.
 
     Args:
-        row: locked by the caller's transaction; it has no jobs and no person changed it.
+        row: locked by the caller's transaction; it has no jobs and no user changed it.
     """
-    moment = _now()
-    seen = {
-        "comfyui_version": row.comfyui_version,
-        "devices": row.devices,
-        "last_seen_at": row.last_seen_at or moment,
-        "backend_id": row.id,
-    }
-    FoundBackend.objects.update_or_create(
-        pk=row.url, defaults=seen, create_defaults={**seen, "first_seen_at": moment}
+    moment = current_time()
+    _store_found(
+        row.url,
+        moment,
+        comfyui_version=row.comfyui_version,
+        devices=row.devices,
+        last_seen_at=row.last_seen_at or moment,
+        backend_id=row.id,
     )
     row.delete()
 
 
 def adoption_end() -> None:
-    """Register nothing without a question from now on."""
-    Discovery.objects.update_or_create(defaults={"adopts_until": _now()})
+    """End adoption for good."""
+    Discovery.objects.update_or_create(defaults={"adopts_until": current_time()})
 
 
-# --- for people -----------------------------------------------------------------------------------
+# --- calls by users -------------------------------------------------------------------------------
 
 
 def found_list() -> list[FoundBackend]:
     """Return the ComfyUIs that are offered or ignored, by address."""
     rows = FoundBackend.objects.filter(backend_id="").exclude(url__in=Backend.objects.values("url"))
-    fresh = Q(ignored_at__isnull=True, last_seen_at__gte=_now() - OFFERED_FOR)
+    fresh = Q(ignored_at__isnull=True, last_seen_at__gte=current_time() - OFFERED_FOR)
     return list(rows.filter(fresh | Q(ignored_at__isnull=False)).order_by("url"))
 
 
@@ -160,7 +158,7 @@ def found_add(*, url: str) -> Backend:
 
 
 def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
-    """Offer a ComfyUI no longer, or again.
+    """Stop or resume offering a ComfyUI.
 
     Raises:
         BackendInvalid: the address is malformed.
@@ -168,7 +166,7 @@ def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
     """
     row = _listed(url)
     if ignored != (row.ignored_at is not None):
-        row.ignored_at = _now() if ignored else None
+        row.ignored_at = current_time() if ignored else None
         row.save(update_fields=["ignored_at"])
     return row
 

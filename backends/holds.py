@@ -43,7 +43,7 @@ def backend_hold(
         "changed_reason": reason[:_MAX_REASON] or (row.changed_reason if is_same else ""),
         "changed_by": by[:_MAX_BY] or (row.changed_by if is_same else ""),
         "changed_at": row.changed_at if is_same else moment,
-        **CHANGED_BY_PERSON,
+        **CHANGED_BY_USER,
     }
     return _change(row, changes)
 
@@ -53,12 +53,12 @@ def backend_resume(*, row: Backend, by: str, moment: dt.datetime) -> bool:
     if not row.hold:
         return False
     return _change(
-        row, {**HOLD_CLEARED, **CHANGED_BY_PERSON, "changed_by": by[:_MAX_BY], "changed_at": moment}
+        row, {**HOLD_CLEARED, **CHANGED_BY_USER, "changed_by": by[:_MAX_BY], "changed_at": moment}
     )
 
 
 #: Discovery removes no backend that a user has changed.
-CHANGED_BY_PERSON: Final[dict[str, Any]] = {"adopted_at": None}
+CHANGED_BY_USER: Final[dict[str, Any]] = {"adopted_at": None}
 #: Columns of a backend without a hold.
 HOLD_CLEARED: Final[dict[str, Any]] = {
     "hold": Hold.NONE.value,
@@ -108,7 +108,7 @@ def backend_quarantine(
         "quarantine_by": by[:_MAX_BY],
     }
     if by:
-        changes |= CHANGED_BY_PERSON
+        changes |= CHANGED_BY_USER
     if row.quarantined_at is not None:
         if by:
             _change(row, changes)
@@ -133,7 +133,7 @@ def backend_release(*, backend_id: str, moment: dt.datetime, due_only: bool = Fa
     rows = Backend.objects.filter(pk=backend_id, quarantined_at__isnull=False)
     if due_only:
         rows = rows.filter(quarantine_until__lte=moment)
-    by = {} if due_only else CHANGED_BY_PERSON
+    by = {} if due_only else CHANGED_BY_USER
     return rows.update(**QUARANTINE_CLEARED, **by, failures_reset_at=moment) > 0
 
 

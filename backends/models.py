@@ -1,4 +1,4 @@
-"""Registered ComfyUIs (where each is, what a person said of it, what was last seen of it) and found ones."""
+"""Registered ComfyUIs (address, requests of users, last observation) and found ones."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from backends.states import Hold
 
 
 class Reachability(StrEnum):
-    """What the runner last saw of a backend. What clients see is derived from it."""
+    """Result of the last probe of a backend. The status that clients see is derived from it."""
 
-    UNKNOWN = "unknown"  #: Not heard from since it was registered.
-    ONLINE = "online"  #: Answers.
-    OFFLINE = "offline"  #: Does not answer, or answers nonsense; ``status_reason`` says which.
+    UNKNOWN = "unknown"  #: No response since it was registered.
+    ONLINE = "online"  #: It responds.
+    OFFLINE = (
+        "offline"  #: It does not respond, or not as ComfyUI does; ``status_reason`` has details.
+    )
 
 
 class Backend(models.Model):
-    """A ComfyUI server with one GPU (or more), named by a slug that a person reads.
+    """A ComfyUI server with one GPU (or more); its id is a readable slug.
 
-    The observed columns are hints for people and for choosing; what a prompt's fate is, the
-    runner asks the backend itself.
+    The observed columns are hints for users and for the selection of backends. The state of a prompt is always
+    queried from the backend itself.
     """
 
     id = models.CharField(primary_key=True, max_length=64)
@@ -31,21 +33,21 @@ class Backend(models.Model):
     #: Normalised by ``comfyui.address.normalise_url``: one address is registered once.
     url = models.CharField(max_length=500, unique=True)
     tags = models.JSONField(default=list, blank=True)
-    #: Sent with every request and socket (a proxy's basic auth, a token). Never shown again.
+    #: Sent with every request and socket (a proxy's basic auth, a token). Never shown.
     headers = models.JSONField(default=dict, blank=True)
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
-    #: When discovery registered it without a question; null: a person registered or changed it.
+    #: When discovery adopted it; null: a user registered or changed it.
     adopted_at = models.DateTimeField(null=True, blank=True)
-    #: A person's word about it, with why, since when and by whom; also of enabling and disabling.
+    #: The hold by a user. ``changed_…``: reason, author and time of the last hold, enabling or disabling.
     hold = models.CharField(
         max_length=8,
         blank=True,
         default="",
         db_default="",
-        choices=[(one.value, one.name.lower()) for one in Hold],
+        choices=[(hold.value, hold.name.lower()) for hold in Hold],
     )
-    #: Whether what runs there is given back at once rather than awaited.
+    #: Whether the hold evicts running prompts instead of awaiting them.
     evict = models.BooleanField(default=False, db_default=False, db_column="hold_now")
     changed_reason = models.CharField(
         max_length=500, blank=True, default="", db_default="", db_column="said_reason"
@@ -55,20 +57,20 @@ class Backend(models.Model):
     )
     changed_at = models.DateTimeField(null=True, blank=True, db_column="said_at")
 
-    # Set aside by its failures, or by a person.
+    # Quarantine, by its failures or by a user.
     quarantined_at = models.DateTimeField(null=True, blank=True)
-    #: When it is tried again; null while quarantined: only a person releases it.
+    #: End of the quarantine; null while quarantined: only a user releases it.
     quarantine_until = models.DateTimeField(null=True, blank=True)
     quarantine_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
     quarantine_by = models.CharField(max_length=150, blank=True, default="", db_default="")
-    #: Quarantines in a row, without a success between; each is longer than the one before.
+    #: Quarantines without a success between them; each is longer than the one before.
     consecutive_quarantines = models.IntegerField(
         default=0, db_default=0, db_column="quarantine_count"
     )
-    #: Failures before this time count no more: it was released.
+    #: Time of the last release: earlier failures are not counted.
     failures_reset_at = models.DateTimeField(null=True, blank=True, db_column="forgiven_at")
 
-    # Observed by the runner, or by a POST that asked.
+    # Observed by the runner, or by the probe of a submission.
     reachability = models.CharField(
         max_length=16,
         default=Reachability.UNKNOWN.value,
@@ -77,8 +79,8 @@ class Backend(models.Model):
     status_reason = models.CharField(max_length=500, blank=True, default="")
     status_since = models.DateTimeField(null=True, blank=True)
     last_seen_at = models.DateTimeField(null=True, blank=True)
-    #: Since when it has been unreachable in a row; null while it answers. Children that wait for
-    #: it give up by this clock.
+    #: Beginning of the current time without a response; null while it responds. Its queued children fail or
+    #: move after a limit from then.
     unreachable_since = models.DateTimeField(null=True, blank=True)
     queue_running = models.IntegerField(default=0)
     queue_pending = models.IntegerField(default=0)
@@ -95,7 +97,7 @@ class Backend(models.Model):
             ),
             models.CheckConstraint(name="backend_id_given", condition=~Q(id="")),
             models.CheckConstraint(
-                name="backend_hold_known", condition=Q(hold__in=[one.value for one in Hold])
+                name="backend_hold_known", condition=Q(hold__in=[hold.value for hold in Hold])
             ),
         ]
 
@@ -104,7 +106,7 @@ class Backend(models.Model):
 
 
 class FoundBackend(models.Model):
-    """A ComfyUI that answers on a runner's machine and is not registered, or that is ignored."""
+    """A ComfyUI on a runner's machine that is not registered: offered, ignored, or departed."""
 
     #: Normalised as ``Backend.url``.
     url = models.CharField(primary_key=True, max_length=500)
@@ -112,9 +114,9 @@ class FoundBackend(models.Model):
     devices = models.JSONField(default=list, blank=True)
     first_seen_at = models.DateTimeField()
     last_seen_at = models.DateTimeField()
-    #: When a person ignored it; null: it is offered while it answers.
+    #: When a user ignored it; null: it is offered while it responds.
     ignored_at = models.DateTimeField(null=True, blank=True)
-    #: Id of the adopted backend that left: it is registered again as soon as it answers.
+    #: Id of the adopted backend that departed: it is registered again as soon as it responds.
     backend_id = models.CharField(max_length=64, blank=True, default="")
 
     class Meta:
@@ -125,10 +127,10 @@ class FoundBackend(models.Model):
 
 
 class Discovery(models.Model):
-    """The state of discovery: one row, which exists since the first backend was registered."""
+    """State of discovery: one row, which exists after the first backend was registered."""
 
     id = models.SmallIntegerField(primary_key=True, default=1)
-    #: Until then a found ComfyUI is registered without a question.
+    #: Until then a found ComfyUI is adopted.
     adopts_until = models.DateTimeField()
 
     class Meta:

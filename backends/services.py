@@ -1,6 +1,6 @@
-"""The only writers of backends: registered, changed and removed by people, observed by runners.
+"""Writes of backends: users register and change them, runners store observations.
 
-Each write names its columns: a person's change and an observation never overwrite one another.
+Each write names its columns: a user's change and an observation never overwrite one another.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from backends.comfyui.destinations import check_url
 from backends.holds import QUARANTINE_CLEARED, enabled_columns
 from backends.models import Backend, FoundBackend, Reachability
 
-#: What an id looks like; it stands in URLs, file names and logs.
-BACKEND_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: ``GET /api/backends/found`` lists what discovery found.
+#: The form of an id, which is a part of URLs, file names and logs.
+_BACKEND_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: ``GET /api/backends/found`` lists the ComfyUIs that discovery found.
 _RESERVED_ID: Final = "found"
 _MAX_URL: Final = 500
 _MAX_NAME: Final = 200
@@ -32,7 +32,7 @@ _MAX_VERSION: Final = 64
 
 
 class BackendInvalid(ValueError):
-    """What a person said of a backend cannot be. ``message`` repeats nothing of it."""
+    """A value for a backend is not valid. ``message`` does not repeat the value."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -41,7 +41,7 @@ class BackendInvalid(ValueError):
 
 
 class BackendExists(Exception):
-    """The address, or the id, is registered already, as ``backend_id``."""
+    """The address or the id is registered already, as ``backend_id``."""
 
     def __init__(self, message: str, backend_id: str) -> None:
         super().__init__(message)
@@ -49,13 +49,13 @@ class BackendExists(Exception):
         self.backend_id = backend_id
 
 
-def _now() -> dt.datetime:
-    """Return the time in whole milliseconds, as clients are told it."""
+def current_time() -> dt.datetime:
+    """Return the time in whole milliseconds, the precision of the API."""
     moment = timezone.now()
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-# --- said by people -------------------------------------------------------------------------------
+# --- changes by users -----------------------------------------------------------------------------
 
 
 def backend_create(
@@ -71,20 +71,20 @@ def backend_create(
     """Register a ComfyUI. One address is registered once, however it is spelled.
 
     Args:
-        url: as ``normalise_url`` takes it; a login in it becomes a header.
-        backend_id: None: made of host and port, with a number behind it if that is taken.
-        name: for people; None: ``backend_id`` if it is chosen, else the address without its scheme.
-        tags: what ``required_capabilities`` may ask for.
-        enabled: False: it gets no work yet.
+        url: as ``normalise_url`` takes it; credentials in it become a header.
+        backend_id: None: host and port, with a number appended if that id is taken.
+        name: None: ``backend_id`` if it is given, else the address without its scheme.
+        tags: capabilities that a submission may require.
+        enabled: False: it gets no work.
         headers: sent with every request and socket.
-        adopted_at: when discovery registers it without a question; None: a person registers it.
+        adopted_at: when discovery registers it without a question; None: a user registers it.
 
     Raises:
         BackendInvalid: a malformed address, id or header.
         BackendExists: the address or the id is registered.
     """
     address = _permitted(url)
-    if backend_id is not None and not BACKEND_ID.fullmatch(backend_id):
+    if backend_id is not None and not _BACKEND_ID.fullmatch(backend_id):
         raise BackendInvalid(
             "backend_id",
             "Must begin with a letter or digit and have at most 64 letters, digits, . _ or -.",
@@ -95,10 +95,10 @@ def backend_create(
         id=backend_id or _free_id(address.url),
         name=(name or backend_id or address.url.split("://", 1)[1])[:_MAX_NAME],
         url=address.url,
-        tags=_without_repeats(tags),
+        tags=list(dict.fromkeys(tags)),
         enabled=enabled,
         headers=_headers(headers, address),
-        status_since=_now(),
+        status_since=current_time(),
         adopted_at=adopted_at,
     )
     try:
@@ -119,13 +119,13 @@ def backend_update(
     enabled: bool | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Backend | None:
-    """Change what is named; None leaves it as it is.
+    """Change a backend; None leaves a value as it is.
 
-    With another address what was observed is forgotten, and so are the headers unless new ones come
-    along: a password is never sent to a host that it was not given for.
+    Another address clears the observations, and the headers unless new ones are given: a password is never sent
+    to a host that it was not given for.
 
     Returns:
-        The backend as it is now, or None: there is none with this id.
+        The changed backend, or None if there is none with this id.
 
     Raises:
         BackendInvalid, BackendExists: as :func:`backend_create`.
@@ -138,8 +138,8 @@ def backend_update(
             row = Backend.objects.select_for_update().filter(pk=backend_id).first()
             if row is None:
                 return None
-            changes = _said(name=name, tags=tags, enabled=enabled, row=row)
-            changes |= _addressed(row, url, headers)
+            changes = _described(name=name, tags=tags, enabled=enabled, row=row)
+            changes |= _address_columns(row, url, headers)
             if changes:
                 Backend.objects.filter(pk=backend_id).update(**changes, adopted_at=None)
             row.refresh_from_db()
@@ -149,7 +149,7 @@ def backend_update(
 
 
 def is_other_address(row: Backend, url: str) -> bool:
-    """Return whether ``url`` is another address than the backend's, not another spelling of it.
+    """Return whether ``url`` is another address than the backend's, beyond another spelling.
 
     Raises:
         BackendInvalid: it is malformed.
@@ -157,25 +157,25 @@ def is_other_address(row: Backend, url: str) -> bool:
     return _address(url).url != row.url
 
 
-def backends_ensure(words: Iterable[str]) -> list[str]:
-    """Register each address that is missing, and change none that is there.
+def backends_ensure(addresses: Iterable[str]) -> list[str]:
+    """Register each address that is not registered; registered ones do not change.
 
     Args:
-        words: ``host``, ``host:port`` or a URL each, as in ``DIRECTOR_BACKENDS``.
+        addresses: ``host``, ``host:port`` or a URL each, as in ``DIRECTOR_BACKENDS``.
 
     Returns:
         The ids of those that were created.
 
     Raises:
-        BackendInvalid: an address is malformed; those before it stay registered. The message says
-            which one by its number, as it may hold a password.
+        BackendInvalid: an address is malformed; those before it stay registered. The message gives its
+            number, since the address may contain a password.
     """
     created: list[str] = []
-    for number, word in enumerate(words, start=1):
+    for number, url in enumerate(addresses, start=1):
         try:
-            # One that is there is not resolved: at a start that would take a while for each.
-            if not Backend.objects.filter(url=_address(word).url).exists():
-                created.append(backend_create(url=word).id)
+            # A registered address is not resolved: that would delay each start.
+            if not Backend.objects.filter(url=_address(url).url).exists():
+                created.append(backend_create(url=url).id)
         except BackendExists:
             continue
         except BackendInvalid as error:
@@ -194,7 +194,7 @@ def _address(url: str) -> BackendAddress:
 
 
 def _permitted(url: str) -> BackendAddress:
-    """Return an address to which requests may be sent."""
+    """Return a normalised address to which requests may be sent."""
     address = _address(url)
     try:
         check_url(address.url)
@@ -204,18 +204,14 @@ def _permitted(url: str) -> BackendAddress:
 
 
 def _headers(headers: Mapping[str, str] | None, address: BackendAddress) -> dict[str, str]:
-    """Return what is sent: the login of the address, and over it the headers that were named."""
+    """Return the headers that are sent: the address's credentials, overridden by the given headers."""
     try:
-        named = check_headers(headers or {})
+        given = check_headers(headers or {})
     except ValueError as error:
         raise BackendInvalid("headers", str(error)) from error
-    lower = {name.lower() for name in named}
-    login = {name: v for name, v in address.headers.items() if name.lower() not in lower}
-    return {**login, **named}
-
-
-def _without_repeats(tags: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(tags))
+    names = {name.lower() for name in given}
+    credentials = {name: v for name, v in address.headers.items() if name.lower() not in names}
+    return {**credentials, **given}
 
 
 def _free_id(url: str) -> str:
@@ -232,23 +228,29 @@ def _exists(row: Backend) -> BackendExists:
     return BackendExists("A backend with this id is registered already.", row.id)
 
 
-def _said(
+def _described(
     *, name: str | None, tags: Sequence[str] | None, enabled: bool | None, row: Backend
 ) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if name is not None:
         changes["name"] = name[:_MAX_NAME]
     if tags is not None:
-        changes["tags"] = _without_repeats(tags)
+        changes["tags"] = list(dict.fromkeys(tags))
     if enabled is not None:
-        changes |= enabled_columns(row, enabled, _now())
+        changes |= enabled_columns(row, enabled, current_time())
     return changes
 
 
-def _addressed(row: Backend, url: str | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
+def _address_columns(
+    row: Backend, url: str | None, headers: Mapping[str, str] | None
+) -> dict[str, Any]:
     address = BackendAddress(row.url) if url is None else _address(url)
     if address.url != row.url:
-        return {"url": address.url, "headers": _headers(headers, address), **_unobserved()}
+        return {
+            "url": address.url,
+            "headers": _headers(headers, address),
+            **_observations_cleared(),
+        }
     if headers is not None:
         return {"headers": _headers(headers, address)}
     if address.authorization is None:
@@ -257,15 +259,15 @@ def _addressed(row: Backend, url: str | None, headers: Mapping[str, str] | None)
     return {"headers": _headers(kept, address)}
 
 
-def _unobserved() -> dict[str, Any]:
-    """Return the columns of a backend at an address where nothing was seen yet, nor failed."""
+def _observations_cleared() -> dict[str, Any]:
+    """Return the columns of a backend without observations and failures."""
     return {
         **QUARANTINE_CLEARED,
         "consecutive_quarantines": 0,
-        "failures_reset_at": _now(),
+        "failures_reset_at": current_time(),
         "reachability": Reachability.UNKNOWN.value,
         "status_reason": "",
-        "status_since": _now(),
+        "status_since": current_time(),
         "last_seen_at": None,
         "unreachable_since": None,
         "queue_running": 0,
@@ -276,7 +278,7 @@ def _unobserved() -> dict[str, Any]:
     }
 
 
-# --- seen by runners ------------------------------------------------------------------------------
+# --- observations by runners ----------------------------------------------------------------------
 
 
 def backend_observed(
@@ -284,7 +286,7 @@ def backend_observed(
     backend_id: str,
     reachable: bool,
     reason: str = "",
-    heard: bool | None = None,
+    responded: bool | None = None,
     queue_running: int | None = None,
     queue_pending: int | None = None,
     queue_foreign: int | None = None,
@@ -292,43 +294,44 @@ def backend_observed(
     devices: Sequence[Mapping[str, Any]] | None = None,
     seen_at: dt.datetime | None = None,
 ) -> bool:
-    """Store what was just seen of a backend; None leaves a column as it is.
+    """Store an observation of a backend; None leaves a column as it is.
 
     Args:
-        backend_id: one that is gone by now is no error.
+        backend_id: one that was deleted is no error.
         reachable: whether it can take work.
-        reason: what is wrong with it, as a clause; also what is suspected of a reachable one.
-        heard: whether it answered at all; None: as ``reachable``. One that answers and is not fit
-            (its worker is dead) was heard, so that nobody asks it again and believes its answer.
-        queue_running: prompts that execute there, whoever's.
-        queue_pending: prompts that wait there, whoever's.
+        reason: its fault, as a clause; also the suspicion against a reachable one.
+        responded: whether it sent a response; None: as ``reachable``. A backend that responds but is unfit (its
+            worker is dead) is not probed again by a submission, which would trust the response.
+        queue_running: prompts of any client that execute there.
+        queue_pending: prompts of any client that wait there.
         queue_foreign: those of the two that are not ours.
-        version: ComfyUI's, "" where it does not say.
+        version: ComfyUI's, "" if not known.
         devices: ``{"name", "vram_total", "vram_free"}`` each, memory in bytes or None.
         seen_at: None: now.
 
     Returns:
         Whether there was such a backend.
     """
-    moment = seen_at or _now()
+    moment = seen_at or current_time()
     changes: dict[str, Any] = _reachability(reachable, moment, queue_running, queue_pending)
     changes["status_reason"] = reason[:_MAX_REASON]
-    if reachable if heard is None else heard:
+    if reachable if responded is None else responded:
         changes["last_seen_at"] = moment
-    numbers = {"queue_running": queue_running, "queue_pending": queue_pending}
-    numbers["queue_foreign"] = queue_foreign
-    changes |= {name: number for name, number in numbers.items() if number is not None}
-    if version is not None:
-        changes["comfyui_version"] = version[:_MAX_VERSION]
-    if devices is not None:
-        changes["devices"] = [dict(one) for one in devices]
+    optional = {
+        "queue_running": queue_running,
+        "queue_pending": queue_pending,
+        "queue_foreign": queue_foreign,
+        "comfyui_version": None if version is None else version[:_MAX_VERSION],
+        "devices": None if devices is None else [dict(device) for device in devices],
+    }
+    changes |= {name: value for name, value in optional.items() if value is not None}
     return Backend.objects.filter(pk=backend_id).update(**changes) > 0
 
 
 def _reachability(
     reachable: bool, moment: dt.datetime, running: int | None, pending: int | None
 ) -> dict[str, Any]:
-    """Return the columns of a status; the row's old values decide within the same statement."""
+    """Return the columns of a status; they depend on the row's old values, within the same statement."""
     state = (Reachability.ONLINE if reachable else Reachability.OFFLINE).value
     same = Q(reachability=state)
     if reachable and running is not None and pending is not None:

@@ -103,41 +103,45 @@ class BackendStatus:
     by: str = ""
 
 
-def derive_status(seen: BackendObservation) -> BackendStatus:
+def derive_status(observed: BackendObservation) -> BackendStatus:
     """Return the strongest state that applies to a backend (see ``PRECEDENCE``), and its cause."""
-    if not seen.enabled:
-        since = seen.changed_at or seen.status_since
-        return BackendStatus(BackendState.DISABLED, seen.changed_reason, since, seen.changed_by)
-    if seen.quarantined_at is not None:
+    if not observed.enabled:
+        since = observed.changed_at or observed.status_since
+        return BackendStatus(
+            BackendState.DISABLED, observed.changed_reason, since, observed.changed_by
+        )
+    if observed.quarantined_at is not None:
         return BackendStatus(
             BackendState.QUARANTINED,
-            seen.quarantine_reason,
-            seen.quarantined_at,
-            seen.quarantine_by,
+            observed.quarantine_reason,
+            observed.quarantined_at,
+            observed.quarantine_by,
         )
-    if seen.hold:
-        state = BackendState.DRAINING if seen.hold == Hold.DRAIN else BackendState.PAUSED
-        return BackendStatus(state, seen.changed_reason, seen.changed_at, seen.changed_by)
-    return _observed_status(seen)
+    if observed.hold:
+        state = BackendState.DRAINING if observed.hold == Hold.DRAIN else BackendState.PAUSED
+        return BackendStatus(
+            state, observed.changed_reason, observed.changed_at, observed.changed_by
+        )
+    return _observed_status(observed)
 
 
-def _observed_status(seen: BackendObservation) -> BackendStatus:
+def _observed_status(observed: BackendObservation) -> BackendStatus:
     """Return the status of a backend that nothing holds back."""
-    if seen.reachability == "offline":
-        return BackendStatus(BackendState.OFFLINE, seen.status_reason, seen.status_since)
-    if seen.reachability == "unknown":
-        since = seen.status_since or seen.created_at
+    if observed.reachability == "offline":
+        return BackendStatus(BackendState.OFFLINE, observed.status_reason, observed.status_since)
+    if observed.reachability == "unknown":
+        since = observed.status_since or observed.created_at
         return BackendStatus(BackendState.UNKNOWN, "No response yet.", since)
-    if seen.last_seen_at is None or seen.last_seen_at < seen.now - STALE_AFTER:
-        since = seen.last_seen_at or seen.created_at
+    if observed.last_seen_at is None or observed.last_seen_at < observed.now - STALE_AFTER:
+        since = observed.last_seen_at or observed.created_at
         moment = f"{since.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
         reason = f"Not probed since {moment}; is a runner alive?"
         return BackendStatus(BackendState.OFFLINE, reason, since)
-    reason = seen.status_reason
-    if not reason and seen.consecutive_quarantines:
+    reason = observed.status_reason
+    if not reason and observed.consecutive_quarantines:
         reason = "On probation after a quarantine: one prompt at a time until one succeeds."
-    state = BackendState.BUSY if seen.is_busy else BackendState.ONLINE
-    return BackendStatus(state, reason, seen.status_since)
+    state = BackendState.BUSY if observed.is_busy else BackendState.ONLINE
+    return BackendStatus(state, reason, observed.status_since)
 
 
 def prompt_limit(

@@ -82,7 +82,7 @@ def test_one_that_answers_but_is_unfit_is_left_to_the_runners_judgement(
 ) -> None:
     with SimulatorThread() as sims:
         make_backend("gpu-1", url=sims.url)
-        backend_observed(backend_id="gpu-1", reachable=False, heard=True, reason="nothing runs")
+        backend_observed(backend_id="gpu-1", reachable=False, responded=True, reason="nothing runs")
         assert _reason(_post(api, "gpu-1")) == "Offline: nothing runs"
 
 

@@ -198,7 +198,7 @@ def test_job_that_finds_no_backend_at_first_moves_later() -> None:
     go_offline("gpu-1")
     go_offline("gpu-2")
     assert move(fence) == set()
-    runners.backend_seen(fence=other, reachable=True, heard=True)
+    runners.backend_seen(fence=other, reachable=True, responded=True)
     assert len(move(fence)) == 1
     assert only(group).backend_id == "gpu-2"
 

@@ -255,7 +255,7 @@ class Observer:
         seen: dict[str, Any] = {
             "reachable": self.away_since is None,
             # One that answers and is not fit was heard: nobody needs to ask it again.
-            "heard": heard,
+            "responded": heard,
             "reason": reason,
             "queue_running": running,
             "queue_pending": pending,

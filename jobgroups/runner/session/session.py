@@ -322,7 +322,7 @@ class BackendSession:
         reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
         self.observer.away(reason)
         await self.database.run_with_retry(
-            runners.backend_seen, fence=self.fence, reachable=False, heard=False, reason=reason
+            runners.backend_seen, fence=self.fence, reachable=False, responded=False, reason=reason
         )
         await self.housekeeper.end_waits()
 
