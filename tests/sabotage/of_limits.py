@@ -87,7 +87,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
             ),
         ),
         notices=(
-            "tests/pictures/test_thumbnails.py::"
+            "tests/outputs/test_thumbnails.py::"
             "test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one"
         ),
     ),

@@ -49,7 +49,7 @@ OF_ROWS: tuple[Breakage, ...] = (
             ),
         ),
         notices=(
-            "tests/pictures/test_replaced.py"
+            "tests/outputs/test_replaced.py"
             "::test_a_cached_node_does_not_show_the_file_that_another_node_wrote"
         ),
     ),
@@ -65,7 +65,7 @@ OF_ROWS: tuple[Breakage, ...] = (
             ),
         ),
         notices=(
-            "tests/pictures/test_replaced.py"
+            "tests/outputs/test_replaced.py"
             "::test_a_file_written_after_the_end_of_its_job_is_not_its_own"
         ),
     ),

@@ -25,7 +25,7 @@ from jobgroups.outputs.disk_cache import DiskCache
 from jobgroups.outputs.resize import NotAnImage, thumbnail
 from tests import farm
 from tests.api.conftest import error_of, wrong_fields
-from tests.pictures.conftest import Gallery, file, picture
+from tests.outputs.conftest import Gallery, file, picture
 from tests.runner.conftest import in_thread
 
 db = pytest.mark.django_db(transaction=True)
