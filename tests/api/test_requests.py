@@ -81,127 +81,120 @@ def _int(low: int, high: int) -> str:
     return f"Must be an integer from {low} to {high}."
 
 
-#: Serializer, path of the error (it begins with the field), values of the field, message.
-BODIES: list[tuple[type[RequestSerializer], str, list[Any], str]] = [
-    (SubmissionRequest, "workflow_json", [None], IS_REQUIRED),
-    (SubmissionRequest, "workflow_json", NOT_OBJECTS, AN_OBJECT),
-    (SubmissionRequest, "workflow_json", [{}], "Must have at least one node."),
-    (SubmissionRequest, "workflow_json.3", [{"3": "KSampler"}], A_NODE),
-    (
-        SubmissionRequest,
-        "workflow_json.3.inputs",
-        [{"3": {"class_type": "A"}}, {"3": {"class_type": "A", "inputs": []}}],
-        INPUTS,
-    ),
-    (
-        SubmissionRequest,
-        "workflow_json.3.class_type",
-        [{"3": {"inputs": {}}}, {"3": {"class_type": 7, "inputs": {}}}],
-        A_CLASS,
-    ),
-    (SubmissionRequest, "backend_ids", [None], IS_REQUIRED),
-    (SubmissionRequest, "backend_ids", [[]], "Must have at least one entry."),
-    (SubmissionRequest, "backend_ids", NOT_LISTS, A_LIST),
-    (SubmissionRequest, "backend_ids.0", NOT_ENTRIES, AN_ENTRY),
-    (SubmissionRequest, "backend_ids.1", [["gpu-1", "x" * 201]], AN_ENTRY),
-    (SubmissionRequest, "parameters", NOT_OBJECTS, AN_OBJECT),
-    (SubmissionRequest, "seed_strategy", [*NOT_TEXTS, "Random", ["random"]], A_STRATEGY),
-    (SubmissionRequest, "base_seed", [*NOT_INTEGERS, -1, MAX_SEED + 1, 2**64], A_SEED),
-    (SubmissionRequest, "metadata", NOT_OBJECTS, AN_OBJECT),
-    (
-        SubmissionRequest,
-        "metadata",
-        [{"n": "x" * 16_377}, {"note": "ü" * 10_000}],
-        "Must have at most 16384 bytes as JSON.",
-    ),
-    (SubmissionRequest, "timeout_seconds", [*NOT_INTEGERS, 29, 3601, 10**30], _int(30, 3600)),
-    (SubmissionRequest, "required_capabilities", NOT_LISTS, A_LIST),
-    (SubmissionRequest, "required_capabilities.0", NOT_ENTRIES, AN_ENTRY),
-    (SubmissionRequest, "required_capabilities", [["x"] * 51], "Must have at most 50 entries."),
-    (SubmissionRequest, "max_attempts", [*NOT_INTEGERS, 0, 11, -1, 10**30], _int(1, 10)),
-    (SubmissionRequest, "retry_elsewhere", [3, 0, 1, 1.0, "", "Group", [], {}], ELSEWHERE),
-    (SubmissionRequest, "retry_on", ["timeout", *NOT_LISTS], A_LIST),
-    (SubmissionRequest, "retry_on.0", NOT_ENTRIES, AN_ENTRY),
-    (
-        SubmissionRequest,
-        "retry_on",
-        [[]],
-        "Must have at least one entry; leave it out for all of them.",
-    ),
-    (
-        SubmissionRequest,
-        "retry_on.1",
-        [["timeout", name] for name in ("oom", "OUT_OF_MEMORY", "node error")],
-        f"Is no failure class; use some of {RETRIED}.",
-    ),
-    (
-        SubmissionRequest,
-        "retry_on.0",
-        [["workflow_refused"], ["interrupted"], ["internal"]],
-        f"Is never tried again; use some of {RETRIED}.",
-    ),
-    (
-        SubmissionRequest,
-        "partial_outputs",
-        [*NOT_TEXTS, "Fail"],
-        "Must be one of accept, fail.",
-    ),
-    (SubmissionRequest, "submitter", [*NOT_TEXTS, "  ", "x" * 151], _name(150)),
-    (SubmissionRequest, "submitter", CONTROLS, ONE_LINE),
-    (GroupRetryRequest, "job_ids", ["j_1"], A_LIST),
-    (
-        GroupRetryRequest,
-        "job_ids",
-        [[]],
-        "Must have at least one entry; leave it out for all that failed.",
-    ),
-    (GroupRetryRequest, "job_ids.0", [[1], [""], ["j" * 65]], AN_ID),
-    (GroupRetryRequest, "retry_elsewhere", [1, "elsewhere", []], ELSEWHERE),
-    (GroupRetryRequest, "run", [0, "1", True, 2**31], _int(1, 2**31 - 1)),
-    (
-        GroupRetryRequest,
-        "where",
-        ["elsewhere", True, ["other"]],
-        'Must be one of "same", "other", "auto".',
-    ),
-    (GroupRetryRequest, "backend_id", [*NOT_TEXTS, "b" * 65], AN_ID),
-    (GroupRetryRequest, "by", [5, "a" * 151], _name(150)),
-    (GroupRetryRequest, "by", CONTROLS, ONE_LINE),
-    (GroupRetryRequest, "max_attempts", [3], "Is not a field of a retry."),
-    (JobRetryRequest, "job_ids", [["j_1"]], "Is not a field of a retry."),
-    (MoveRequest, "backend_id", [None], IS_REQUIRED),
-    (MoveRequest, "backend_id", [["gpu-2"]], AN_ID),
-    (MoveRequest, "by", [""], _name(150)),
-    (MoveRequest, "where", ["other"], "Is not a field of a move."),
-    (NewBackendRequest, "url", [None], IS_REQUIRED),
-    (NewBackendRequest, "url", NOT_TEXTS, "Must be a string of 1 to 1000 characters."),
-    (BackendRequest, "backend_id", [8, "x" * 65], AN_ID),
-    (BackendRequest, "name", [8, "x" * 201], AN_ENTRY),
-    (BackendRequest, "tags", ["flux"], A_LIST),
-    (BackendRequest, "tags", [["x"] * 51], "Must have at most 50 entries."),
-    (BackendRequest, "tags.0", NOT_ENTRIES, AN_ENTRY),
-    (BackendRequest, "enabled", NOT_FLAGS, "Must be true or false."),
-    (BackendRequest, "headers", NOT_OBJECTS, AN_OBJECT),
-    (BackendRequest, "headers", [{"X-A": 1}], "Must be an object of names and strings."),
-    (
-        BackendRequest,
-        "headers",
-        [{f"X-{number}": "1" for number in range(51)}],
-        "Must have at most 50 entries.",
-    ),
-    (BackendRequest, "enable", [True, None], "Is not a field of a backend that can be set."),
-    (AddressRequest, "name", ["x"], "Is not a field of an address."),
-    (HoldRequest, "now", NOT_FLAGS, "Must be true or false."),
-    (HoldRequest, "reason", [*NOT_TEXTS, "  ", "x" * 501], _name(500)),
-    (HoldRequest, "reason", CONTROLS, ONE_LINE),
-    (HoldRequest, "by", [["anna"], "x" * 151], _name(150)),
-    (HoldRequest, "minutes", [5], "Is not a field of this."),
-    (QuarantineRequest, "minutes", [0, 10_081, "5", 1.5], _int(1, 10_080)),
-    (QuarantineRequest, "now", [True], "Is not a field of this."),
-    (ByRequest, "by", [1], _name(150)),
-    (ByRequest, "reason", ["x"], "Is not a field of this."),
-]
-
+#: Path of the error (it begins with the field), values of the field, message.
+BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
+    SubmissionRequest: [
+        ("workflow_json", [None], IS_REQUIRED),
+        ("workflow_json", NOT_OBJECTS, AN_OBJECT),
+        ("workflow_json", [{}], "Must have at least one node."),
+        ("workflow_json.3", [{"3": "KSampler"}], A_NODE),
+        (
+            "workflow_json.3.inputs",
+            [{"3": {"class_type": "A"}}, {"3": {"class_type": "A", "inputs": []}}],
+            INPUTS,
+        ),
+        (
+            "workflow_json.3.class_type",
+            [{"3": {"inputs": {}}}, {"3": {"class_type": 7, "inputs": {}}}],
+            A_CLASS,
+        ),
+        ("backend_ids", [None], IS_REQUIRED),
+        ("backend_ids", [[]], "Must have at least one entry."),
+        ("backend_ids", NOT_LISTS, A_LIST),
+        ("backend_ids.0", NOT_ENTRIES, AN_ENTRY),
+        ("backend_ids.1", [["gpu-1", "x" * 201]], AN_ENTRY),
+        ("parameters", NOT_OBJECTS, AN_OBJECT),
+        ("seed_strategy", [*NOT_TEXTS, "Random", ["random"]], A_STRATEGY),
+        ("base_seed", [*NOT_INTEGERS, -1, MAX_SEED + 1, 2**64], A_SEED),
+        ("metadata", NOT_OBJECTS, AN_OBJECT),
+        (
+            "metadata",
+            [{"n": "x" * 16_377}, {"note": "ü" * 10_000}],
+            "Must have at most 16384 bytes as JSON.",
+        ),
+        ("timeout_seconds", [*NOT_INTEGERS, 29, 3601, 10**30], _int(30, 3600)),
+        ("required_capabilities", NOT_LISTS, A_LIST),
+        ("required_capabilities.0", NOT_ENTRIES, AN_ENTRY),
+        ("required_capabilities", [["x"] * 51], "Must have at most 50 entries."),
+        ("max_attempts", [*NOT_INTEGERS, 0, 11, -1, 10**30], _int(1, 10)),
+        ("retry_elsewhere", [3, 0, 1, 1.0, "", "Group", [], {}], ELSEWHERE),
+        ("retry_on", ["timeout", *NOT_LISTS], A_LIST),
+        ("retry_on.0", NOT_ENTRIES, AN_ENTRY),
+        ("retry_on", [[]], "Must have at least one entry; leave it out for all of them."),
+        (
+            "retry_on.1",
+            [["timeout", name] for name in ("oom", "OUT_OF_MEMORY", "node error")],
+            f"Is no failure class; use some of {RETRIED}.",
+        ),
+        (
+            "retry_on.0",
+            [["workflow_refused"], ["interrupted"], ["internal"]],
+            f"Is never tried again; use some of {RETRIED}.",
+        ),
+        ("partial_outputs", [*NOT_TEXTS, "Fail"], "Must be one of accept, fail."),
+        ("submitter", [*NOT_TEXTS, "  ", "x" * 151], _name(150)),
+        ("submitter", CONTROLS, ONE_LINE),
+    ],
+    GroupRetryRequest: [
+        ("job_ids", ["j_1"], A_LIST),
+        ("job_ids", [[]], "Must have at least one entry; leave it out for all that failed."),
+        ("job_ids.0", [[1], [""], ["j" * 65]], AN_ID),
+        ("retry_elsewhere", [1, "elsewhere", []], ELSEWHERE),
+        ("run", [0, "1", True, 2**31], _int(1, 2**31 - 1)),
+        ("where", ["elsewhere", True, ["other"]], 'Must be one of "same", "other", "auto".'),
+        ("backend_id", [*NOT_TEXTS, "b" * 65], AN_ID),
+        ("by", [5, "a" * 151], _name(150)),
+        ("by", CONTROLS, ONE_LINE),
+        ("max_attempts", [3], "Is not a field of a retry."),
+    ],
+    JobRetryRequest: [
+        ("job_ids", [["j_1"]], "Is not a field of a retry."),
+    ],
+    MoveRequest: [
+        ("backend_id", [None], IS_REQUIRED),
+        ("backend_id", [["gpu-2"]], AN_ID),
+        ("by", [""], _name(150)),
+        ("where", ["other"], "Is not a field of a move."),
+    ],
+    NewBackendRequest: [
+        ("url", [None], IS_REQUIRED),
+        ("url", NOT_TEXTS, "Must be a string of 1 to 1000 characters."),
+    ],
+    BackendRequest: [
+        ("backend_id", [8, "x" * 65], AN_ID),
+        ("name", [8, "x" * 201], AN_ENTRY),
+        ("tags", ["flux"], A_LIST),
+        ("tags", [["x"] * 51], "Must have at most 50 entries."),
+        ("tags.0", NOT_ENTRIES, AN_ENTRY),
+        ("enabled", NOT_FLAGS, "Must be true or false."),
+        ("headers", NOT_OBJECTS, AN_OBJECT),
+        ("headers", [{"X-A": 1}], "Must be an object of names and strings."),
+        (
+            "headers",
+            [{f"X-{number}": "1" for number in range(51)}],
+            "Must have at most 50 entries.",
+        ),
+        ("enable", [True, None], "Is not a field of a backend that can be set."),
+    ],
+    AddressRequest: [
+        ("name", ["x"], "Is not a field of an address."),
+    ],
+    HoldRequest: [
+        ("now", NOT_FLAGS, "Must be true or false."),
+        ("reason", [*NOT_TEXTS, "  ", "x" * 501], _name(500)),
+        ("reason", CONTROLS, ONE_LINE),
+        ("by", [["anna"], "x" * 151], _name(150)),
+        ("minutes", [5], "Is not a field of this."),
+    ],
+    QuarantineRequest: [
+        ("minutes", [0, 10_081, "5", 1.5], _int(1, 10_080)),
+        ("now", [True], "Is not a field of this."),
+    ],
+    ByRequest: [
+        ("by", [1], _name(150)),
+        ("reason", ["x"], "Is not a field of this."),
+    ],
+}
 
 NOT_DIGITS = ["-1", "ten", "1.0", "true", "9" * 30, "²", "0x1"]
 NOT_TIMES = ["yesterday", "0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59"]
@@ -225,45 +218,53 @@ UNKNOWN = "Is not a parameter of this path."
 NO_KEY = "Cannot be searched for: only keys of up to 100 characters can."
 NO_VALUE = "Cannot be searched for: only values of up to 200 characters can."
 
-#: Serializer, queries, field of the error, message.
-QUERIES: list[tuple[type[QuerySerializer], list[str], str, str]] = [
-    (
-        GroupListQuery,
-        [f"limit={limit}" for limit in ("0", "201", *NOT_DIGITS)],
-        "limit",
-        _int(1, 200),
-    ),
-    (GroupListQuery, ["status=done"], "status", A_STATUS),
-    (GroupListQuery, [f"created_after={time}" for time in NOT_TIMES], "created_after", A_TIME),
-    (GroupListQuery, [f"cursor={cursor}" for cursor in NOT_CURSORS], "cursor", NOT_GIVEN),
-    (GroupListQuery, ["page=2"], "page", UNKNOWN),
-    (GroupListQuery, ["metadata=a"], "metadata", UNKNOWN),
-    (GroupListQuery, ["backend=%00"], "backend", NUL),
-    (GroupListQuery, ["cursor=%00"], "cursor", NUL),
-    (GroupListQuery, ["metadata.a=%00"], "metadata.a", NUL),
-    (GroupListQuery, ["metadata.%00=a", "%00=a"], "query", NUL),
-    (
-        GroupListQuery,
-        ["&".join(f"metadata.k{number}=1" for number in range(11))],
-        "metadata",
-        "At most 10 keys can be asked for.",
-    ),
-    (GroupListQuery, [f"metadata.{'k' * 101}=a"], f"metadata.{'k' * 55}", NO_KEY),
-    (GroupListQuery, [f"metadata.scene={'v' * 201}"], "metadata.scene", NO_VALUE),
-    (GroupListQuery, ["status=completed&status=failed"], "status", TWICE),
-    (GroupListQuery, ["metadata.scene=a&metadata.scene=a"], "metadata.scene", TWICE),
-    (GroupListQuery, ["limit=&limit=7"], "limit", TWICE),
-    (EventsQuery, [f"since={since}" for since in NOT_DIGITS], "since", _int(0, MAX_SEED)),
-    (OutputQuery, ["redirect=maybe"], "redirect", "Must be one of yes, no."),
-    (ZipQuery, ["which=some"], "which", "Must be one of all, starred."),
-    (SeedsQuery, ["strategy=lucky"], "strategy", A_STRATEGY),
-    (SeedsQuery, [f"base_seed={MAX_SEED + 1}"], "base_seed", _int(0, MAX_SEED)),
-    (SeedsQuery, ["count=0", "count=1001", "count=x"], "count", _int(1, 1000)),
-    (FailuresQuery, ["window=2d"], "window", "Must be one of 1h, 1d, 7d."),
-    (FailuresQuery, ["since=now"], "since", UNKNOWN),
-    (FailedJobsQuery, ["failure_class=node_error"], "backend_id", IS_REQUIRED),
-    (FailedJobsQuery, ["backend_id=gpu-1"], "failure_class", IS_REQUIRED),
-]
+#: Queries, field of the error, message.
+QUERIES: dict[type[QuerySerializer], list[tuple[list[str], str, str]]] = {
+    GroupListQuery: [
+        ([f"limit={limit}" for limit in ("0", "201", *NOT_DIGITS)], "limit", _int(1, 200)),
+        (["status=done"], "status", A_STATUS),
+        ([f"created_after={time}" for time in NOT_TIMES], "created_after", A_TIME),
+        ([f"cursor={cursor}" for cursor in NOT_CURSORS], "cursor", NOT_GIVEN),
+        (["page=2"], "page", UNKNOWN),
+        (["metadata=a"], "metadata", UNKNOWN),
+        (["backend=%00"], "backend", NUL),
+        (["cursor=%00"], "cursor", NUL),
+        (["metadata.a=%00"], "metadata.a", NUL),
+        (["metadata.%00=a", "%00=a"], "query", NUL),
+        (
+            ["&".join(f"metadata.k{number}=1" for number in range(11))],
+            "metadata",
+            "At most 10 keys can be asked for.",
+        ),
+        ([f"metadata.{'k' * 101}=a"], f"metadata.{'k' * 55}", NO_KEY),
+        ([f"metadata.scene={'v' * 201}"], "metadata.scene", NO_VALUE),
+        (["status=completed&status=failed"], "status", TWICE),
+        (["metadata.scene=a&metadata.scene=a"], "metadata.scene", TWICE),
+        (["limit=&limit=7"], "limit", TWICE),
+    ],
+    EventsQuery: [
+        ([f"since={since}" for since in NOT_DIGITS], "since", _int(0, MAX_SEED)),
+    ],
+    OutputQuery: [
+        (["redirect=maybe"], "redirect", "Must be one of yes, no."),
+    ],
+    ZipQuery: [
+        (["which=some"], "which", "Must be one of all, starred."),
+    ],
+    SeedsQuery: [
+        (["strategy=lucky"], "strategy", A_STRATEGY),
+        ([f"base_seed={MAX_SEED + 1}"], "base_seed", _int(0, MAX_SEED)),
+        (["count=0", "count=1001", "count=x"], "count", _int(1, 1000)),
+    ],
+    FailuresQuery: [
+        (["window=2d"], "window", "Must be one of 1h, 1d, 7d."),
+        (["since=now"], "since", UNKNOWN),
+    ],
+    FailedJobsQuery: [
+        (["failure_class=node_error"], "backend_id", IS_REQUIRED),
+        (["backend_id=gpu-1"], "failure_class", IS_REQUIRED),
+    ],
+}
 
 
 def errors_of(read: Any, *arguments: Any) -> dict[str, str]:
@@ -283,7 +284,8 @@ def submission_errors(key: str | None = None, **fields: Any) -> dict[str, str]:
     ("serializer", "path", "value", "message"),
     [
         pytest.param(serializer, path, value, message, id=f"{path}-{value!r:.40}")
-        for serializer, path, values, message in BODIES
+        for serializer, fields in BODIES.items()
+        for path, values, message in fields
         for value in values
     ],
 )
@@ -302,7 +304,8 @@ def test_field_of_a_body_is_refused_with_its_path(
     ("serializer", "query", "field", "message"),
     [
         pytest.param(serializer, query, field, message, id=f"{query:.60}")
-        for serializer, queries, field, message in QUERIES
+        for serializer, parameters in QUERIES.items()
+        for queries, field, message in parameters
         for query in queries
     ],
 )
