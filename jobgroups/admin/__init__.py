@@ -1,4 +1,4 @@
-"""The admin site. Django imports this package alone; each module registers what it shows."""
+"""The admin site. Django imports this package; each module registers its pages."""
 
 from __future__ import annotations
 

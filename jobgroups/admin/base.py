@@ -1,11 +1,10 @@
-"""What every page of Django's admin here has: rows to look at, and words for them.
-
-The backends' own page is in ``jobgroups.admin.backends``: what it does there, runners are told of.
-"""
+"""Base of the admin's pages: columns with links and JSON text, and pages that change nothing."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
@@ -17,63 +16,121 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-#: A workflow of megabytes would take the browser along.
+#: Longer JSON is cut: browsers cannot show a workflow of megabytes.
 _MAX_SHOWN = 20_000
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Shows rows. Nothing is added, changed or deleted here: the services are the only writers.
+@dataclass(frozen=True)
+class Column:
+    """A column of lists and pages that is computed from a field."""
 
-    Actions that go through the services name the permission ``operate``, which whoever may change
-    the model has.
-    """
+    short_description: str
+    #: Attribute of the row.
+    key: str
 
-    list_per_page = 50
-    # Counting a log of millions of rows takes longer than showing its newest.
-    show_full_result_count = False
+    def __call__(self, row: Model) -> SafeString | str:
+        """Return the column's text for a row."""
+        raise NotImplementedError
 
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody adds rows."""
-        return False
+    def replaced_field(self) -> str | None:
+        """Return the field that the page does not show beside this column."""
+        return self.key.removesuffix("_id")
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes rows."""
-        return False
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody deletes rows."""
-        return False
+@dataclass(frozen=True)
+class Link(Column):
+    """The key of another row, linked to its page; the key of a deleted row stays readable."""
 
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may run the actions."""
-        name = f"{self.opts.app_label}.change_{self.opts.model_name}"
-        return request.user.has_perm(name)
+    model: type[Model]
+
+    @property
+    def admin_order_field(self) -> str:
+        """Return the field that a list is sorted by."""
+        return self.key
+
+    def __call__(self, row: Model) -> SafeString | str:
+        """Return the link."""
+        return row_link(self.model, getattr(row, self.key))
+
+
+@dataclass(frozen=True)
+class JsonText(Column):
+    """Indented JSON."""
+
+    def __call__(self, row: Model) -> SafeString | str:
+        """Return the text."""
+        text = getattr(row, self.key)
+        if text is None:
+            return "-"
+        shown = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        if len(shown) > _MAX_SHOWN:
+            shown = f"{shown[:_MAX_SHOWN]}\n… (cut; the API has the whole text)"
+        return format_html("<pre>{}</pre>", shown)
+
+
+@dataclass(frozen=True)
+class ListLink(Column):
+    """A link to the list of the rows that belong to a row."""
+
+    model: type[Model]
+    #: Makes the text of the link from the row; None: the column's description.
+    text: Callable[[Any], str] | None = None
+
+    def __call__(self, row: Model) -> SafeString:
+        """Return the link."""
+        text = self.short_description if self.text is None else self.text(row)
+        query = urlencode({self.key: row.pk})
+        return format_html('<a href="{}?{}">{}</a>', _url(self.model, "changelist"), query, text)
+
+    def replaced_field(self) -> None:
+        """Return None: the column is not made from a field of the row."""
+
+
+def _url(model: type[Model], page: str, *args: str) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}", args=args)
 
 
 def row_link(model: type[Model], key: object) -> SafeString | str:
     """Return a link to a row's page, named by its key; "-" for none."""
     if key is None or key == "":
         return "-"
-    name = f"admin:{model._meta.app_label}_{model._meta.model_name}_change"
     try:
-        # Quoted: the admin takes an underscore and two digits for a character of its own.
-        url = reverse(name, args=[quote(str(key))])
+        # Quoted: the admin decodes an underscore and two hexadecimal digits.
+        url = _url(model, "change", quote(str(key)))
     except NoReverseMatch:
         return str(key)
     return format_html('<a href="{}">{}</a>', url, key)
 
 
-def rows_link(model: type[Model], text: object, **lookups: str) -> SafeString:
-    """Return a link to the list of the rows that match."""
-    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
-    return format_html('<a href="{}?{}">{}</a>', url, urlencode(lookups), text)
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Shows rows. Only the services write: nothing is added, changed or deleted here.
 
+    Actions require the permission ``operate``, which users with the model's change permission have.
+    """
 
-def pretty(text: str | None) -> SafeString | str:
-    """Return JSON text laid out for reading, cut where it is very long."""
-    if text is None:
-        return "-"
-    shown = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    if len(shown) > _MAX_SHOWN:
-        shown = f"{shown[:_MAX_SHOWN]}\n… (cut; the API gives all of it)"
-    return format_html("<pre>{}</pre>", shown)
+    list_per_page = 50
+    # Counting a log of millions of rows takes longer than showing its newest.
+    show_full_result_count = False
+
+    def _columns(self) -> dict[str, Column]:
+        return {name: one for name, one in vars(type(self)).items() if isinstance(one, Column)}
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """Return the computed columns of the page."""
+        return [*self.readonly_fields, *self._columns()]
+
+    def get_exclude(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """Return the fields that the page does not show."""
+        replaced = [column.replaced_field() for column in self._columns().values()]
+        return [*(self.exclude or ()), *filter(None, replaced)]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False for every user."""
+        return False
+
+    has_change_permission = has_delete_permission = has_add_permission
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may run the actions."""
+        name = f"{self.opts.app_label}.change_{self.opts.model_name}"
+        return request.user.has_perm(name)

@@ -1,19 +1,17 @@
-"""Groups, children, attempts, events and runners in Django's admin: to look at, cancel and retry."""
+"""Groups, jobs, attempts, events, runners and notices in the admin: users view, cancel and retry them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.safestring import SafeString
 
 from backends.models import Backend
-from jobgroups.admin import backends  # noqa: F401 registers the backends' page
-from jobgroups.admin.base import ReadOnlyAdmin, pretty, row_link, rows_link
+from jobgroups.admin.base import JsonText, Link, ListLink, ReadOnlyAdmin
 from jobgroups.domain.states import Where
 from jobgroups.domain.text import counted
 from jobgroups.errors import ChildNotFound, GroupNotFinished, GroupNotFound, JobGroupsError
@@ -33,32 +31,31 @@ from jobgroups.services.groups import child_cancel, group_cancel
 from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import Retried, child_retry, group_retry
 
-# Every list reads columns of its own table alone. A join with backends would hide the history of
-# one that was deleted: the key outlives its row.
+# Every list reads columns of its own table alone. A join with backends would hide the history of a deleted
+# backend: the key outlives its row.
 
 
 def _retry(
     page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Sequence[str] | None]
 ) -> None:
-    """Retry children of groups (None: all that failed), and say what became of each group."""
-    again = adopted = 0
+    """Retry jobs of groups (None: all failed ones), and report the result of each group."""
+    queued = adopted = 0
     for group_id, job_ids in wanted.items():
         try:
-            for done in _retried(group_id, job_ids, request.user.get_username()):
-                again += len(done.job_ids)
-                adopted += len(done.adopted_job_ids)
-        except JobGroupsError as refused:
-            page.message_user(request, f"Group {group_id}: {refused.detail}", messages.WARNING)
-    if again or adopted:
-        said = f"{counted(again, 'child waits', 'children wait')} again."
+            for retried in _retried(group_id, job_ids, request.user.get_username()):
+                queued += len(retried.job_ids)
+                adopted += len(retried.adopted_job_ids)
+        except JobGroupsError as error:
+            page.message_user(request, f"Group {group_id}: {error.detail}", messages.WARNING)
+    if queued or adopted:
+        text = f"{counted(queued, 'job is', 'jobs are')} queued again."
         if adopted:
-            had = counted(adopted, "child has its picture", "children have their pictures")
-            said += f" {had} after all, made by an earlier attempt."
-        page.message_user(request, said, messages.SUCCESS)
+            text += f" {counted(adopted, 'job has', 'jobs have')} the result of an earlier attempt."
+        page.message_user(request, text, messages.SUCCESS)
 
 
 def _retried(group_id: str, job_ids: Sequence[str] | None, by: str) -> Iterator[Retried]:
-    """Retry a group or some of its children; while the group runs, these one by one."""
+    """Retry a group or some of its jobs; while the group runs, these one by one."""
     how: dict[str, Any] = {"choice": Choice(where=Where.AUTO), "by": by}
     try:
         yield group_retry(group_id=group_id, job_ids=job_ids, **how)
@@ -67,6 +64,11 @@ def _retried(group_id: str, job_ids: Sequence[str] | None, by: str) -> Iterator[
             raise
         for job_id in job_ids:
             yield child_retry(group_id=group_id, job_id=job_id, **how)
+
+
+def _report_cancelled(page: ReadOnlyAdmin, request: HttpRequest, count: int) -> None:
+    text = f"{counted(count, 'job was', 'jobs were')} cancelled."
+    page.message_user(request, text, messages.SUCCESS)
 
 
 @admin.register(JobGroup)
@@ -83,8 +85,8 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "run",
         "created_at",
         "completed_at",
-        "children_link",
-        "events_link",
+        "jobs",
+        "log",
     )
     list_filter = (
         "status",
@@ -94,81 +96,41 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "created_at",
     )
     search_fields = ("id", "labels__value", "submitter", "idempotency_key")
-    exclude = (
-        "workflow_json",
-        "parameters_json",
-        "metadata_json",
-        "warnings_json",
-        "skipped_backends_json",
-    )
-    readonly_fields: ClassVar = [
-        "children_link",
-        "events_link",
-        "metadata",
-        "warnings",
-        "skipped_backends",
-        "parameters",
-        "workflow",
-    ]
     actions = ("cancel", "retry")
 
-    @admin.display(description="children")
-    def children_link(self, group: JobGroup) -> SafeString:
-        """Return a link to the group's children."""
-        return rows_link(ChildJob, "children", group__id__exact=group.id)
+    jobs = ListLink("jobs", "group__id__exact", ChildJob)
+    log = ListLink(
+        "events",
+        "group__id__exact",
+        JobEvent,
+        lambda group: counted(group.seq, "event", "events"),
+    )
+    metadata = JsonText("metadata", "metadata_json")
+    warnings = JsonText("warnings", "warnings_json")
+    skipped_backends = JsonText("skipped backends", "skipped_backends_json")
+    parameters = JsonText("parameters", "parameters_json")
+    workflow = JsonText("workflow", "workflow_json")
 
-    @admin.display(description="events")
-    def events_link(self, group: JobGroup) -> SafeString:
-        """Return a link to the group's log."""
-        text = counted(group.seq, "event", "events")
-        return rows_link(JobEvent, text, group__id__exact=group.id)
-
-    @admin.display
-    def metadata(self, group: JobGroup) -> str:
-        """Return what the user said of the group."""
-        return pretty(group.metadata_json)
-
-    @admin.display
-    def warnings(self, group: JobGroup) -> str:
-        """Return what the user was warned of."""
-        return pretty(group.warnings_json)
-
-    @admin.display
-    def skipped_backends(self, group: JobGroup) -> str:
-        """Return the backends that got no child, and why."""
-        return pretty(group.skipped_backends_json)
-
-    @admin.display
-    def parameters(self, group: JobGroup) -> str:
-        """Return the inputs that were set in every child."""
-        return pretty(group.parameters_json)
-
-    @admin.display
-    def workflow(self, group: JobGroup) -> str:
-        """Return the workflow as it was submitted."""
-        return pretty(group.workflow_json)
-
-    @admin.action(description="Cancel what is not final in them", permissions=["operate"])
+    @admin.action(description="Cancel the jobs that are not final", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[JobGroup]) -> None:
-        """Cancel the groups; their running prompts are stopped by the runner."""
+        """Cancel groups; the runner stops their running prompts."""
         cancelled = 0
         for group_id in list(queryset.values_list("pk", flat=True)):
             try:
                 cancelled += group_cancel(group_id=group_id).interrupted
             except GroupNotFound:
                 continue
-        said = f"{counted(cancelled, 'child was', 'children were')} cancelled."
-        self.message_user(request, said, messages.SUCCESS)
+        _report_cancelled(self, request, cancelled)
 
-    @admin.action(description="Retry what failed in them", permissions=["operate"])
+    @admin.action(description="Retry the failed jobs", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[JobGroup]) -> None:
-        """Open the next run of groups that have ended."""
+        """Start the next run of groups that have ended."""
         _retry(self, request, dict.fromkeys(queryset.values_list("pk", flat=True)))
 
 
 @admin.register(ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
-    """Every variation."""
+    """Every job."""
 
     list_display = (
         "id",
@@ -187,79 +149,38 @@ class ChildJobAdmin(ReadOnlyAdmin):
     list_filter = ("status", "error_type", "backend", "queued_at")
     search_fields = ("id", "group__id", "=seed", "error_message")
     ordering = ("-queued_at", "group", "position")
-    exclude = (
-        "group",
-        "backend",
-        "current_attempt",
-        "outputs_json",
-        "error_details_json",
-        "warnings_json",
-    )
-    readonly_fields: ClassVar = [
-        "group_link",
-        "backend_link",
-        "current_attempt_link",
-        "attempts_link",
-        "outputs",
-        "error_details",
-        "warnings",
-    ]
     actions = ("cancel", "retry")
 
-    @admin.display(description="group", ordering="group")
-    def group_link(self, child: ChildJob) -> str:
-        """Return a link to its group."""
-        return row_link(JobGroup, child.group_id)
-
-    @admin.display(description="backend", ordering="backend_id")
-    def backend_link(self, child: ChildJob) -> str:
-        """Return a link to its backend, which may be gone."""
-        return row_link(Backend, child.backend_id)
-
-    @admin.display(description="current attempt")
-    def current_attempt_link(self, child: ChildJob) -> str:
-        """Return a link to the attempt that decides it."""
-        return row_link(Attempt, child.current_attempt_id)
-
-    @admin.display(description="attempts")
-    def attempts_link(self, child: ChildJob) -> SafeString:
-        """Return a link to its attempts."""
-        text = counted(child.attempt_count, "attempt", "attempts")
-        return rows_link(Attempt, text, child__id__exact=child.id)
-
-    @admin.display
-    def outputs(self, child: ChildJob) -> str:
-        """Return what it made."""
-        return pretty(child.outputs_json)
-
-    @admin.display
-    def error_details(self, child: ChildJob) -> str:
-        """Return node, traceback and the like."""
-        return pretty(child.error_details_json)
-
-    @admin.display
-    def warnings(self, child: ChildJob) -> str:
-        """Return what its user was warned of."""
-        return pretty(child.warnings_json)
+    group_link = Link("group", "group_id", JobGroup)
+    backend_link = Link("backend", "backend_id", Backend)
+    current_attempt_link = Link("current attempt", "current_attempt_id", Attempt)
+    attempts_link = ListLink(
+        "attempts",
+        "child__id__exact",
+        Attempt,
+        lambda child: counted(child.attempt_count, "attempt", "attempts"),
+    )
+    outputs = JsonText("outputs", "outputs_json")
+    error_details = JsonText("error details", "error_details_json")
+    warnings = JsonText("warnings", "warnings_json")
 
     @admin.action(description="Cancel those that are not final", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
-        """Cancel single children; the rest of their groups goes on."""
+        """Cancel single jobs; the other jobs of their groups go on."""
         cancelled = 0
         for job_id, group_id in list(queryset.values_list("pk", "group_id")):
             try:
                 cancelled += child_cancel(group_id=group_id, job_id=job_id)
             except (GroupNotFound, ChildNotFound):
                 continue
-        said = f"{counted(cancelled, 'child was', 'children were')} cancelled."
-        self.message_user(request, said, messages.SUCCESS)
+        _report_cancelled(self, request, cancelled)
 
     @admin.action(
         description="Retry them, also those that failed in a running group",
         permissions=["operate"],
     )
     def retry(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
-        """Retry these children alone: in the next run of their groups, or within the run of one that runs."""
+        """Retry single jobs: in the next run of their groups, or within the current run."""
         wanted: dict[str, list[str]] = defaultdict(list)
         for job_id, group_id in queryset.values_list("pk", "group_id"):
             wanted[group_id].append(job_id)
@@ -268,7 +189,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
 
 @admin.register(Attempt)
 class AttemptAdmin(ReadOnlyAdmin):
-    """Every try of a child on a backend."""
+    """Every attempt of a job."""
 
     list_display = (
         "prompt_id",
@@ -286,59 +207,14 @@ class AttemptAdmin(ReadOnlyAdmin):
     list_filter = ("state", "is_counted", "stop_reason", "error_type", "backend", "created_at")
     search_fields = ("prompt_id", "client_id", "child__id", "child__group__id", "error_message")
     ordering = ("-id",)
-    exclude = (
-        "child",
-        "backend",
-        "node_outputs_json",
-        "outputs_json",
-        "error_details_json",
-        "node_errors_json",
-        "warnings_json",
-    )
-    readonly_fields: ClassVar = [
-        "child_link",
-        "backend_link",
-        "outputs",
-        "node_outputs",
-        "error_details",
-        "node_errors",
-        "warnings",
-    ]
 
-    @admin.display(description="child", ordering="child")
-    def child_link(self, attempt: Attempt) -> str:
-        """Return a link to the child that it is a try of."""
-        return row_link(ChildJob, attempt.child_id)
-
-    @admin.display(description="backend", ordering="backend_id")
-    def backend_link(self, attempt: Attempt) -> str:
-        """Return a link to its backend, which may be gone."""
-        return row_link(Backend, attempt.backend_id)
-
-    @admin.display
-    def outputs(self, attempt: Attempt) -> str:
-        """Return what it made, as clients see it."""
-        return pretty(attempt.outputs_json)
-
-    @admin.display
-    def node_outputs(self, attempt: Attempt) -> str:
-        """Return what each node reported, as ComfyUI said it."""
-        return pretty(attempt.node_outputs_json)
-
-    @admin.display
-    def error_details(self, attempt: Attempt) -> str:
-        """Return node, traceback and the like."""
-        return pretty(attempt.error_details_json)
-
-    @admin.display
-    def node_errors(self, attempt: Attempt) -> str:
-        """Return the outputs that ComfyUI refused of a prompt that it accepted."""
-        return pretty(attempt.node_errors_json)
-
-    @admin.display
-    def warnings(self, attempt: Attempt) -> str:
-        """Return what is to be known of its result."""
-        return pretty(attempt.warnings_json)
+    child_link = Link("job", "child_id", ChildJob)
+    backend_link = Link("backend", "backend_id", Backend)
+    outputs = JsonText("outputs", "outputs_json")
+    node_outputs = JsonText("node outputs", "node_outputs_json")
+    error_details = JsonText("error details", "error_details_json")
+    node_errors = JsonText("node errors", "node_errors_json")
+    warnings = JsonText("warnings", "warnings_json")
 
 
 @admin.register(ReportedFile)
@@ -348,77 +224,49 @@ class ReportedFileAdmin(ReadOnlyAdmin):
     list_display = ("digest", "attempt_link", "executed", "origin")
     list_filter = ("executed",)
     search_fields = ("digest",)
-    exclude = ("attempt",)
-    readonly_fields: ClassVar = ["attempt_link"]
 
-    @admin.display(description="attempt")
-    def attempt_link(self, file: ReportedFile) -> str:
-        """Return a link to the attempt that reported it."""
-        return row_link(Attempt, file.attempt_id)
+    attempt_link = Link("attempt", "attempt_id", Attempt)
 
 
 @admin.register(JobEvent)
 class JobEventAdmin(ReadOnlyAdmin):
-    """The logs of all groups."""
+    """The events of all groups."""
 
     list_display = ("__str__", "group_link", "seq", "run", "type", "created_at")
     list_filter = ("type", "created_at")
     search_fields = ("group__id",)
     ordering = ("-id",)
-    exclude = ("group", "frame")
-    readonly_fields: ClassVar = ["group_link", "as_sent"]
 
-    @admin.display(description="group", ordering="group")
-    def group_link(self, event: JobEvent) -> str:
-        """Return a link to its group."""
-        return row_link(JobGroup, event.group_id)
-
-    @admin.display(description="frame")
-    def as_sent(self, event: JobEvent) -> str:
-        """Return the frame that clients get."""
-        return pretty(event.frame)
+    group_link = Link("group", "group_id", JobGroup)
+    json = JsonText("frame", "frame")
 
 
 @admin.register(AbandonedPrompt)
 class AbandonedPromptAdmin(ReadOnlyAdmin):
-    """Prompts that may yet turn up although their attempts were closed."""
+    """Prompts that may still appear at a backend although their attempts were closed."""
 
     list_display = ("prompt_id", "attempt_link", "backend_link", "created_at", "expires_at")
     list_filter = ("backend", "expires_at")
     search_fields = ("prompt_id",)
-    exclude = ("attempt", "backend")
-    readonly_fields: ClassVar = ["attempt_link", "backend_link"]
 
-    @admin.display(description="attempt")
-    def attempt_link(self, prompt: AbandonedPrompt) -> str:
-        """Return a link to the attempt that sent it."""
-        return row_link(Attempt, prompt.attempt_id)
-
-    @admin.display(description="backend", ordering="backend_id")
-    def backend_link(self, prompt: AbandonedPrompt) -> str:
-        """Return a link to the backend where it may turn up."""
-        return row_link(Backend, prompt.backend_id)
+    attempt_link = Link("attempt", "attempt_id", Attempt)
+    backend_link = Link("backend", "backend_id", Backend)
 
 
 @admin.register(GroupLabel)
 class GroupLabelAdmin(ReadOnlyAdmin):
-    """What groups are found by."""
+    """Metadata by which groups are found."""
 
     list_display = ("__str__", "group_link", "key", "value")
     search_fields = ("=key", "value", "group__id")
     ordering = ("-id",)
-    exclude = ("group",)
-    readonly_fields: ClassVar = ["group_link"]
 
-    @admin.display(description="group", ordering="group")
-    def group_link(self, label: GroupLabel) -> str:
-        """Return a link to its group."""
-        return row_link(JobGroup, label.group_id)
+    group_link = Link("group", "group_id", JobGroup)
 
 
 @admin.register(Runner)
 class RunnerAdmin(ReadOnlyAdmin):
-    """The processes that drive backends, those that ended too."""
+    """Runner processes, including those that have ended."""
 
     list_display = (
         "name",
@@ -430,15 +278,11 @@ class RunnerAdmin(ReadOnlyAdmin):
         "stopped_at",
         "restarts",
         "last_error",
-        "leases_link",
+        "leases",
     )
     search_fields = ("name", "host", "last_error")
-    readonly_fields: ClassVar = ["leases_link"]
 
-    @admin.display(description="leases")
-    def leases_link(self, runner: Runner) -> SafeString:
-        """Return a link to the backends that it holds."""
-        return rows_link(Lease, "leases", runner__exact=runner.name)
+    leases = ListLink("leases", "runner__exact", Lease)
 
 
 @admin.register(Lease)
@@ -448,23 +292,14 @@ class LeaseAdmin(ReadOnlyAdmin):
     list_display = ("__str__", "backend_link", "runner_link", "epoch", "expires_at")
     list_filter = ("runner",)
     search_fields = ("backend__id", "runner")
-    exclude = ("backend", "runner")
-    readonly_fields: ClassVar = ["backend_link", "runner_link"]
 
-    @admin.display(description="backend", ordering="backend_id")
-    def backend_link(self, lease: Lease) -> str:
-        """Return a link to the backend."""
-        return row_link(Backend, lease.backend_id)
-
-    @admin.display(description="runner", ordering="runner")
-    def runner_link(self, lease: Lease) -> str:
-        """Return a link to the runner that holds it."""
-        return row_link(Runner, lease.runner)
+    backend_link = Link("backend", "backend_id", Backend)
+    runner_link = Link("runner", "runner", Runner)
 
 
 @admin.register(Notice)
 class NoticeAdmin(ReadOnlyAdmin):
-    """What people were told outside of the Director, or are to be told."""
+    """Notices that were delivered, or are to be delivered."""
 
     list_display = (
         "title",
