@@ -1,1 +1,1 @@
-"""Connections, threads and SQL: how the processes use the database."""
+"""Connections, threads, locks and SQL of the processes."""

@@ -1,4 +1,7 @@
-"""Locks that die with their process: who holds a runner's name takes over that name's leases."""
+"""Locks that are released when their process ends.
+
+The holder of the lock on a runner's name owns that runner's leases.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +12,43 @@ import filelock
 import psycopg
 from django.db import connection
 
-#: Seconds that a connection may take to stand.
+#: Seconds for opening a connection.
 _CONNECT_WITHIN: Final = 3
-#: Seconds of silence after which PostgreSQL asks whether a lock's holder is alive, and lets go of it
-#: when nobody says so: a machine that vanished would else hold its lock for two hours.
-_ASK_AFTER: Final = 10
+#: Seconds of silence after which PostgreSQL probes the connection of a lock's holder (TCP keepalive).
+#: Without it a host that vanished would keep its lock for two hours.
+_KEEPALIVE_IDLE: Final = 10
 
 
 class AlreadyLocked(Exception):
-    """Another process holds this lock; it is alive."""
+    """Another process holds this lock."""
 
 
 class Lock(Protocol):
-    """What is held by one process at a time."""
+    """A lock that one process holds at a time."""
 
     def try_acquire(self) -> bool:
-        """Take the lock, and return whether it is held now."""
+        """Try to acquire the lock and return whether it is held now."""
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            AlreadyLocked: another process has it.
+            AlreadyLocked: another process holds it.
         """
 
     def ensure_held(self) -> bool:
-        """Return whether the lock is held still, taken again if it was lost."""
+        """Acquire the lock again if it was lost, and return whether it is held."""
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
 
 
 class FileLock:
-    """A lock on a file, released by the operating system whatever ends the process.
+    """A lock on a file; the operating system releases it when the process ends.
 
     Args:
-        path: of the lock's file; its folder must exist.
-        refusal: what :class:`AlreadyLocked` says, a sentence or two.
+        path: the lock file; its folder must exist.
+        refusal: the message of :class:`AlreadyLocked`.
     """
 
     def __init__(self, path: Path, refusal: str) -> None:
@@ -53,7 +56,7 @@ class FileLock:
         self._refusal = refusal
 
     def try_acquire(self) -> bool:
-        """Take the lock, and return whether it is held now."""
+        """Try to acquire the lock and return whether it is held now."""
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -61,29 +64,29 @@ class FileLock:
         return True
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            AlreadyLocked: another process has it.
+            AlreadyLocked: another process holds it.
         """
         if not self.try_acquire():
             raise AlreadyLocked(self._refusal)
 
     def ensure_held(self) -> bool:
-        """Return True: nothing but its process's end takes a file's lock away."""
+        """Return True: a file lock is not lost before its process ends."""
         return True
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         self._lock.release()
 
 
 class DatabaseLock:
-    """A session's advisory lock in PostgreSQL, released by the server whatever ends the process.
+    """A session-level advisory lock; PostgreSQL releases it when the connection ends.
 
     Args:
-        subject: what is locked, within this database; no other program's.
-        refusal: what :class:`AlreadyLocked` says, a sentence or two.
+        subject: the name of the lock within this database, unique among all programs.
+        refusal: the message of :class:`AlreadyLocked`.
     """
 
     def __init__(self, subject: str, refusal: str) -> None:
@@ -92,7 +95,7 @@ class DatabaseLock:
         self._connection: psycopg.Connection[Any] | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lock, and return whether it is held now.
+        """Try to acquire the lock and return whether it is held now.
 
         Raises:
             psycopg.OperationalError: the server does not answer.
@@ -100,17 +103,17 @@ class DatabaseLock:
         if self._connection is None:
             self._connection = dedicated_connection()
             if self._connection.info.host and not self._connection.info.host.startswith("/"):
-                for name, value in (("idle", _ASK_AFTER), ("interval", 5), ("count", 3)):
+                for name, value in (("idle", _KEEPALIVE_IDLE), ("interval", 5), ("count", 3)):
                     self._connection.execute(f"SET tcp_keepalives_{name} = {value}")
         query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
         row = self._connection.execute(query, [self._subject]).fetchone()
         return row is not None and bool(row[0])
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            AlreadyLocked: another process has it.
+            AlreadyLocked: another process holds it.
             psycopg.OperationalError: the server does not answer.
         """
         if not self.try_acquire():
@@ -118,10 +121,10 @@ class DatabaseLock:
             raise AlreadyLocked(self._refusal)
 
     def ensure_held(self) -> bool:
-        """Return whether the lock is held still, taken again if its connection broke.
+        """Acquire the lock again if its connection broke, and return whether it is held.
 
-        False: the server has not noticed yet that the old connection is gone, or another process was
-        faster. Which of both, the runner's row says.
+        False means that the server has not noticed yet that the old connection is gone, or that another
+        process acquired the lock. The runner's row tells which.
 
         Raises:
             django.db.OperationalError: the server does not answer.
@@ -140,14 +143,14 @@ class DatabaseLock:
         return held
 
     def release(self) -> None:
-        """Let go of the lock."""
-        taken, self._connection = self._connection, None
-        if taken is not None:
-            taken.close()
+        """Release the lock."""
+        lost, self._connection = self._connection, None
+        if lost is not None:
+            lost.close()
 
 
 def dedicated_connection() -> psycopg.Connection[Any]:
-    """Connect to PostgreSQL beside the pool: a session's lock lives and dies with its connection.
+    """Open a connection outside Django's: a session-level lock lasts as long as its connection.
 
     Raises:
         psycopg.OperationalError: the server does not answer within seconds, or refuses.

@@ -1,7 +1,7 @@
-"""What is asked and stored all the time, made SQL once: Django takes longer for that than for the rest.
+"""Prepared statements for hot queries: building the SQL takes Django longer than the query itself.
 
-A query set is built, compiled and thrown away each time; for a row with many columns that takes five
-times as long as the database and the making of objects together. Insertions and updates are no better.
+Django builds and compiles a query set for every execution. For a row with many columns that takes five times
+as long as the database and the creation of the objects together; inserts and updates are similar.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ M = TypeVar("M", bound=Model)
 
 
 class Parameter(Expression):
-    """Stands in a query set for a value that is given each time it is asked, by this name."""
+    """A named placeholder in a prepared query."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
-        """Return a place for the value, and this in its stead."""
+        """Return a placeholder, with this object as its value."""
         return "%s", [self]
 
 
-#: Stands for the one value of a query that has but one.
+#: The parameter of a query that has only one.
 KEY: Final = Parameter("key")
 
 
 class PreparedQuery(Generic[M]):
-    """A query set with parameters: the instances are as if it had been asked itself.
+    """A query set with parameters, compiled once per thread. It returns the instances that Django returns.
 
     Args:
-        rows: makes the query set, with ``KEY``, or an ``Parameter`` for each name, in place of what is asked
-            for. Where it locks rows, it is asked within a transaction only.
+        rows: builds the query set, with ``KEY`` or named ``Parameter`` objects in place of the values. A
+            query set that locks rows is executed within a transaction only.
     """
 
     def __init__(self, rows: Callable[[], QuerySet[M]]) -> None:
         self._rows = rows
-        # What is compiled belongs to its connection, and each thread has one.
+        # A compiled query belongs to its connection, and each thread has one.
         self._of_thread = threading.local()
 
     def __call__(self, key: Any = None, **values: Any) -> list[M]:
-        """Ask for ``key``, or for a value for each name."""
+        """Execute the query with ``key``, or with a value for each named parameter."""
         query: _Query[M] | None = getattr(self._of_thread, "query", None)
         if query is None:
             query = self._of_thread.query = _Query(self._rows())
         return query.execute({KEY.name: key, **values})
 
     def first(self, key: Any = None, **values: Any) -> M | None:
-        """Ask, and return the first row that is found, if any is."""
+        """Execute the query and return the first row, or None."""
         found = self(key, **values)
         return found[0] if found else None
 
     def get(self, key: Any) -> M:
-        """Ask for the row that must be there.
+        """Return the row with a key.
 
         Raises:
-            ObjectDoesNotExist: the model's ``DoesNotExist``, since it is not.
+            ObjectDoesNotExist: the model's ``DoesNotExist``.
         """
         found = self(key)
         if not found:
@@ -74,7 +74,7 @@ class PreparedQuery(Generic[M]):
 
 
 class _Query(Generic[M]):
-    """What ``ModelIterable`` works out anew for every query set."""
+    """The SQL and the column layout that ``ModelIterable`` computes for every query set."""
 
     def __init__(self, rows: QuerySet[M]) -> None:
         compiler: Any = rows.query.get_compiler(connection=connection)
@@ -97,12 +97,12 @@ class _Query(Generic[M]):
         return lambda rows: compiler.apply_converters(rows, converters) if converters else rows
 
     def execute(self, values: Mapping[str, Any]) -> list[M]:
-        asked = [
+        parameters = [
             _adapted(values[one.name]) if isinstance(one, Parameter) else one
             for one in self._parameters
         ]
         with connection.cursor() as cursor:
-            cursor.execute(self._sql, asked)
+            cursor.execute(self._sql, parameters)
             rows = cursor.fetchall()
         return [self._instance(row) for row in self._convert(rows)]
 
@@ -126,27 +126,27 @@ def _adapted(value: Any) -> Any:
 def update_where(
     model: type[Model], key: Any, fields: Mapping[str, Any], **allowed: Collection[Any]
 ) -> bool:
-    """Update one row, as ``filter(pk=key, …__in=among).update(**fields)`` does.
+    """Update one row, as ``filter(pk=key, …__in=allowed).update(**fields)`` does.
 
     Args:
-        model: whose row it is.
+        model: the model of the row.
         key: its primary key.
-        fields: attributes and their new values; a foreign key's is a key.
-        among: attributes, and what the row must have there; one of these values.
+        fields: attributes and their new values; for a foreign key, the key.
+        allowed: attributes and their allowed present values.
 
     Returns:
-        Whether the row was there and was so.
+        Whether the row exists and had allowed values.
     """
     if not all(allowed.values()):
-        # None of no values: PostgreSQL takes no empty list.
+        # PostgreSQL refuses an empty list.
         return False
     sql, columns = _updating(
         model, tuple(fields), tuple((one, len(allowed[one])) for one in allowed)
     )
-    given = [*fields.values(), key, *(value for values in allowed.values() for value in values)]
+    values = [*fields.values(), key, *(value for some in allowed.values() for value in some)]
     prepared = [
         column.get_db_prep_save(value, connection)
-        for column, value in zip(columns, given, strict=True)
+        for column, value in zip(columns, values, strict=True)
     ]
     with connection.cursor() as cursor:
         cursor.execute(sql, prepared)
@@ -156,7 +156,7 @@ def update_where(
 
 @cache
 def _updating(
-    model: type[Model], names: tuple[str, ...], among: tuple[tuple[str, int], ...]
+    model: type[Model], names: tuple[str, ...], allowed: tuple[tuple[str, int], ...]
 ) -> tuple[str, list[Field[Any, Any]]]:
     """Return the statement, and the fields whose values it takes in order."""
     own = model._meta
@@ -167,7 +167,7 @@ def _updating(
     primary = own.pk
     conditions = [f"{quote(str(primary.column))} = %s"]
     columns = [*(by_name[name] for name in names), primary]
-    for name, count in among:
+    for name, count in allowed:
         places = ", ".join(["%s"] * count)
         conditions.append(f"{quote(str(by_name[name].column))} IN ({places})")
         columns += [by_name[name]] * count
@@ -175,7 +175,7 @@ def _updating(
     return f"UPDATE {quote(own.db_table)} SET {changed} WHERE {where}", columns  # noqa: S608 names of the schema
 
 
-#: PostgreSQL takes 65,535 of them in a statement.
+#: PostgreSQL allows 65,535 parameters in a statement.
 _MOST_VALUES: Final = 60_000
 
 
@@ -183,10 +183,10 @@ _MOST_VALUES: Final = 60_000
 
 
 def insert(rows: Sequence[Model]) -> None:
-    """Insert rows of one model, as ``bulk_create`` does; numbers that the database gives stay unknown.
+    """Insert rows of one model, as ``bulk_create`` does, without setting generated keys.
 
     Raises:
-        IntegrityError: a constraint forbids one; the caller's transaction keeps none then.
+        IntegrityError: a constraint forbids a row; the caller's transaction is rolled back.
     """
     if not rows:
         return
@@ -206,7 +206,7 @@ def insert(rows: Sequence[Model]) -> None:
 
 
 def insert_returning_id(row: Model) -> None:
-    """Insert one row, and set the number that the database gives it."""
+    """Insert one row and set its generated key."""
     number = type(row)._meta.auto_field
     if number is None or not connection.features.can_return_columns_from_insert:
         # SQLite below 3.35.
@@ -224,8 +224,8 @@ def insert_returning_id(row: Model) -> None:
 def _insert_at_once(cursor: Any, sql: str, values: Sequence[Sequence[Any]]) -> None:
     """Insert all rows by one statement, or by a few.
 
-    Never by ``executemany``: psycopg sends that as a pipeline, after which PostgreSQL does not notice a
-    process that stands still in its transaction, and keeps its rows locked from everybody.
+    psycopg sends ``executemany`` as a pipeline. After a pipeline PostgreSQL's timeout for idle transactions
+    does not start, and a suspended process would keep its rows locked.
     """
     head, _, place = sql.rpartition(" (")
     rows_at_once = _MOST_VALUES // len(values[0])

@@ -1,4 +1,7 @@
-"""The bridge from the runner's loop to its database threads. The only crossing in the runner."""
+"""Runs database work of an event loop in threads.
+
+The runner and the consumers access the database only through this class.
+"""
 
 from __future__ import annotations
 
@@ -28,30 +31,29 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: What the database's state can cause. Anything else (a violated constraint) is a defect of ours.
+#: Errors that the state of the database can cause. Any other error (a violated constraint) is a defect.
 TRANSIENT: Final = (OperationalError, InterfaceError, InternalError)
 #: Seconds: the first and the longest pause before a write is repeated.
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-#: So many units of work share a commit at most; fewer where somebody else waits to write.
+#: At most this many jobs share a commit; fewer if another thread waits to write.
 _MAX_BATCH: Final = 16
 
 
 class DatabaseThreads:
-    """Threads with connections of their own, kept open between units of work.
+    """A pool of threads, each with a database connection that stays open between jobs.
 
     Args:
-        threads: how many; 1 on SQLite, which has one writer anyway.
-        name: of the threads, for logs and debuggers.
-        together: whether what has come to wait meanwhile is committed at once. For SQLite, where a
-            commit waits for the disk and everybody for the commit. Not where rows are locked: units of
-            work that share a transaction take their locks in no order.
+        threads: the number of threads; 1 on SQLite, which has one writer.
+        name: the prefix of the thread names.
+        batch_commits: whether queued jobs share a transaction. For SQLite, where each commit waits for
+            the disk. Not for databases with row locks: jobs of one transaction would take them in any order.
     """
 
     def __init__(self, *, threads: int, name: str, batch_commits: bool = False) -> None:
         self._batch_commits = batch_commits
         self._waiting: deque[_Job] = deque()
-        #: The number of units of work that wait or run.
+        #: The number of jobs that wait or run.
         self.load = 0
         self._connections: list[BaseDatabaseWrapper] = []
         self._executor = ThreadPoolExecutor(
@@ -60,71 +62,70 @@ class DatabaseThreads:
 
     def _keep_connection(self) -> None:
         own = connections[DEFAULT_DB_ALIAS]
-        own.inc_thread_sharing()  # it is closed after the thread, and so from another one
+        own.inc_thread_sharing()  # another thread closes it, after this one has ended
         self._connections.append(own)
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one unit of work in a database thread; what it returns is stored by then."""
-        unit = _Job(functools.partial(work, *args, **kwargs))
-        self._waiting.append(unit)
-        # A turn each: one that finds nothing left has had its unit done by another's.
+        """Run a function in a database thread and return its result after the commit."""
+        job = _Job(functools.partial(work, *args, **kwargs))
+        self._waiting.append(job)
+        # One call per job. A call that finds the queue empty had its job run in another call's batch.
         self._executor.submit(self._run_next)
         self.load += 1
         try:
-            result: R = await asyncio.wrap_future(unit.done)
+            result: R = await asyncio.wrap_future(job.done)
         finally:
             self.load -= 1
         return result
 
     def _run_next(self) -> None:
-        unit = self._next()
-        if unit is None:
+        job = self._next()
+        if job is None:
             return
         if self._batch_commits and self._waiting:
-            self._run_batch(unit)
+            self._run_batch(job)
         else:
-            unit.run()
+            job.run()
 
     def _next(self) -> _Job | None:
-        """Return the unit of work that has waited longest and is still wanted."""
+        """Return the oldest queued job that was not cancelled."""
         with contextlib.suppress(IndexError):
             while True:
-                unit = self._waiting.popleft()
-                if unit.done.set_running_or_notify_cancel():
-                    return unit
+                job = self._waiting.popleft()
+                if job.done.set_running_or_notify_cancel():
+                    return job
         return None
 
     def _run_batch(self, first: _Job) -> None:
-        """Run units of work in one transaction, each within a savepoint of its own, and tell their outcomes.
+        """Run queued jobs in one transaction and set their results after the commit.
 
-        What a unit raises ends itself alone. Where the database refuses anything, the commit too, or
-        what was raised left the transaction unusable, nothing was stored and nobody told anything: each
-        is run again for itself.
+        An exception of a job fails that job alone. If the database refuses a statement or the commit, or
+        an exception made the transaction unusable, nothing was stored: each job then runs alone.
         """
-        # From the start: a transaction that cannot begin must not cost the first one its answer.
-        units = [first]
+        # Begins with the first job: it also needs a result if the transaction cannot begin.
+        jobs = [first]
         try:
             _make_usable()
             with transaction.atomic():
                 outcomes = [_outcome_in_transaction(first.work)]
-                while len(units) < _MAX_BATCH and not _writers_waiting():
-                    unit = self._next()
-                    if unit is None:
+                while len(jobs) < _MAX_BATCH and not _writers_waiting():
+                    job = self._next()
+                    if job is None:
                         break
-                    units.append(unit)
-                    outcomes.append(_outcome_in_transaction(unit.work))
-        except Exception:  # noqa: BLE001 whatever it was, each unit of work meets its own again
-            for unit in units:
-                unit.run()
+                    jobs.append(job)
+                    outcomes.append(_outcome_in_transaction(job.work))
+        except Exception:  # noqa: BLE001 each job runs again and gets its own error
+            for job in jobs:
+                job.run()
             return
-        for unit, outcome in zip(units, outcomes, strict=True):
-            unit.set_result(*outcome)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.set_result(*outcome)
 
     async def run_with_retry(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a unit of work again and again until the database takes it.
+        """Run a function, and repeat it after every transient database error.
 
-        A database error is never an outcome: what is known is held here until it is stored. What
-        the unit of work itself raises (``LeaseLost`` above all) ends the trying.
+        A database error is never an outcome: the caller waits until its data are stored. Any other
+        exception of the function (such as ``LeaseLost``) is raised.
         """
         pause = _FIRST_PAUSE
         while True:
@@ -132,7 +133,7 @@ class DatabaseThreads:
                 return await self.run(work, *args, **kwargs)
             except TRANSIENT as error:
                 logger.warning(
-                    "The database did not take %s (%s); trying again in %.1f s.",
+                    "%s: database error (%s); retry in %.1f s.",
                     getattr(work, "__name__", "a write"),
                     str(error).strip() or type(error).__name__,
                     pause,
@@ -141,10 +142,10 @@ class DatabaseThreads:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def close(self) -> None:
-        """Wait for what is under way, end the threads, and close their connections."""
+        """Wait for the running jobs, end the threads, and close their connections."""
         self._executor.shutdown(wait=True)
-        # Only now: a thread that is still at work opens its connection anew. In a thread, since Django
-        # lets nobody close one in a loop's.
+        # After the threads: a running one would open its connection again. In a thread: Django refuses to
+        # close a connection in the thread of an event loop.
         closing = threading.Thread(target=self._close_connections, name="closing")
         closing.start()
         closing.join()
@@ -155,14 +156,14 @@ class DatabaseThreads:
 
 
 def _make_usable() -> None:
-    # CONN_MAX_AGE is 0 for the web's sake; here the thread keeps its connection until it breaks.
+    # CONN_MAX_AGE is 0 for the web; here a thread keeps its connection until it breaks.
     if connection.errors_occurred and not connection.is_usable():
         connection.close()
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A unit of work, and where its outcome is told."""
+    """A function and the future of its result."""
 
     work: Callable[[], Any]
     done: Future[Any] = field(default_factory=Future)
@@ -184,16 +185,16 @@ class _Job:
 def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
         return work(), None
-    except BaseException as error:  # noqa: BLE001 handed to whoever waits for it
+    except BaseException as error:  # noqa: BLE001 raised in the task that awaits the result
         return None, error
 
 
 class _BatchAborted(Exception):
-    """One of the units of work keeps the others from being committed."""
+    """A job made the shared transaction unusable."""
 
 
 def _writers_waiting() -> bool:
-    """Whether somebody in this process waits to write, as far as the database's backend knows."""
+    """Return whether another thread of this process waits to write; always False on PostgreSQL."""
     return bool(getattr(connection, "has_waiting_writers", False))
 
 

@@ -1,14 +1,12 @@
-"""The doorbell: what a transaction committed, carried to every socket that watches the group.
+"""Publish/subscribe hub: delivers committed events to every socket that is subscribed to the group.
 
-One subscription a process and group, fanned out to a bounded queue of ready text for each socket.
-The process rings itself at once; where there is a channel layer (Redis, pub/sub) each message goes
-to the other processes through it. Messages may be lost there, and those of two processes may
-overtake each other: whoever sees a gap reads the rows, and a slow timer reads one row for each
-watched group.
+Each process joins a group once and copies its messages to a bounded queue per socket. A message reaches the
+sockets of its own process directly, and other processes through the channel layer (Redis), if there is one.
+Redis can lose messages, and messages of two processes can arrive out of order. A socket that detects a gap
+reads the events from the database, and a timer compares the ``seq`` of each subscribed group every 2 s.
 
-Previews are large, and nobody misses one: they are made only while somebody looks. A socket that
-wants them says so when it subscribes; for one in another process that process says it to the
-runners every two seconds, and they forget it after six.
+Previews are large and may be lost, so they are published only while a socket is subscribed to them. For a
+socket in another process, that process announces its interest every 2 s; it expires after 6 s.
 """
 
 from __future__ import annotations
@@ -56,25 +54,25 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Entries a socket may lag behind before it is closed as too slow.
+#: Entries in a socket's queue above which the socket is closed as too slow.
 QUEUE_LIMIT: Final = 5_000
-#: Seconds between two looks at the watched groups' rows.
+#: Seconds between two reads of the ``seq`` of the subscribed groups.
 POLL_SECONDS: Final = 2.0
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
 _WAKE_WORK_ONLY: Final = {**_WAKE, "work_alone": True}
 _INTEREST: Final = "hub.previews"
-#: Seconds for which another process's wish for previews is remembered.
+#: Seconds after which another process's interest in previews expires.
 _INTEREST_SECONDS: Final = 3 * POLL_SECONDS
 
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
 
 
 class RunnerCallback(Protocol):
-    """What a runner is told by that there may be work."""
+    """A callback of a runner for notifications of possible work."""
 
     def __call__(self, *, work_only: bool) -> None:
-        """Look for work; for backends too, unless it is known that they are as they were."""
+        """Check for work, and unless ``work_only`` for changed backends."""
 
 
 def _layer_group(group_id: str) -> str:
@@ -82,14 +80,13 @@ def _layer_group(group_id: str) -> str:
 
 
 class Subscription:
-    """One socket's queue. Written by the hub, read by the socket's writer, both in one loop.
+    """The queue of one socket. The hub writes it and the socket's writer reads it, in one event loop.
 
     Args:
-        group_id: the group it is of.
-        on_overflow: called once when the socket lags too far behind. What waited is dropped then,
-            and so is all that comes later.
-        previews: whether previews are wanted.
-        stars_alone: whether stars and marks of replaced files are all that is wanted.
+        group_id: the group.
+        on_overflow: called once when the queue is full. All queued and later entries are dropped.
+        previews: whether previews are delivered.
+        stars_alone: whether only stars and marks of replaced files are delivered.
     """
 
     def __init__(
@@ -107,12 +104,11 @@ class Subscription:
         self._on_overflow = on_overflow
         self._entries: list[Entry | list[ProgressFrame | PreviewFrame]] = []
         self._ready = asyncio.Event()
-        # A child's progress (and preview) that was not sent yet is replaced where it stands: latest
-        # wins.
+        # The position of each child's unsent progress and preview: a newer frame replaces it there.
         self._pending: dict[tuple[type, str], list[ProgressFrame | PreviewFrame]] = {}
 
     def put(self, entry: Entry) -> None:
-        """Queue an entry; past the limit progress is dropped, and an event overflows the queue."""
+        """Queue an entry. Above the limit progress is dropped, and an event overflows the queue."""
         if self.overflowed or (
             self._stars_alone and not isinstance(entry, StarFrame | ReplacedFrame)
         ):
@@ -123,7 +119,7 @@ class Subscription:
             self._overflow()
         else:
             if isinstance(entry, EventFrame) and entry.child_id:
-                # What comes later belongs behind this event.
+                # Later frames must follow this event.
                 for kind in (ProgressFrame, PreviewFrame):
                     self._pending.pop((kind, entry.child_id), None)
             self._entries.append(entry)
@@ -146,7 +142,7 @@ class Subscription:
             self._on_overflow()
 
     async def take(self) -> list[Entry]:
-        """Wait for entries and return all of them, in order; none where it has overflowed."""
+        """Wait for entries and return all of them in order; an empty list after an overflow."""
         await self._ready.wait()
         self._ready.clear()
         taken = [entry[0] if isinstance(entry, list) else entry for entry in self._entries]
@@ -156,7 +152,7 @@ class Subscription:
 
 
 class _Channel:
-    """What the hub knows of a group that at least one socket watches."""
+    """The subscriptions of one group and the last ``seq`` that was delivered to them."""
 
     def __init__(self) -> None:
         self.subscriptions: set[Subscription] = set()
@@ -178,7 +174,7 @@ class _Channel:
             self._put(replaced)
 
     def _track(self, event: EventFrame) -> None:
-        # One that was overtaken tells nothing of how the child stands now.
+        # An event that arrives late does not describe the child's present state.
         if event.seq <= self.last_seq:
             return
         self._advance(event.seq - 1)
@@ -187,15 +183,15 @@ class _Channel:
             (self.ended.add if event.is_final else self.ended.discard)(event.child_id)
 
     def check_seq(self, seq: int) -> None:
-        """Pass on that the log has reached ``seq``, if that was not heard."""
+        """Send a hint to the sockets if the log has events that were not delivered."""
         if self._advance(seq):
             self._put(SeqHint(seq))
 
     def _advance(self, seq: int) -> bool:
         if seq <= self.last_seq:
             return False
-        # Events were missed, perhaps the start of a child that had ended in an earlier run: the
-        # sockets, which read the rows now, decide about progress by themselves.
+        # Events were missed, possibly the start of a child that had ended in an earlier run. The sockets
+        # read the events now and filter progress themselves.
         self.ended.clear()
         self.last_seq = seq
         return True
@@ -213,12 +209,12 @@ class _Channel:
 
     @property
     def wants_previews(self) -> bool:
-        """Whether a socket of this process wants the group's previews."""
+        """Whether a socket of this process is subscribed to the group's previews."""
         return any(subscription.previews for subscription in self.subscriptions)
 
 
 class Hub:
-    """The process's doorbell. ``publish`` may be called from any thread; the rest from its loop."""
+    """The hub of a process. ``publish`` and ``notify_runners`` are thread-safe; the rest belongs to the loop."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -227,21 +223,21 @@ class Hub:
         self._runner_callbacks: set[RunnerCallback] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._relay: LayerRelay | None = None
-        #: By group: what waits for the layer and may be replaced by newer.
+        #: By group: progress and previews that wait for the layer and are replaced by newer ones.
         self._latest: dict[str, LatestFrames] = {}
-        #: Group whose previews another process wants, to the loop's time when that is forgotten.
+        #: Groups whose previews another process wants, with the loop's time at which that expires.
         self._interest: dict[str, float] = {}
 
     def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
-        """Attach the hub to the process's loop; again with another loop starts it afresh.
+        """Attach the hub to the running event loop. Another loop resets the hub.
 
         Args:
-            loop: the loop that serves the sockets and runs the runner; the caller runs in it.
-            read_seqs: returns the stored ``seq`` of each group id, for the slow timer.
+            loop: the loop of the sockets and the runner.
+            read_seqs: returns the stored ``seq`` of each group id.
         """
         if self._loop is loop:
             return
-        self.__init__()  # type: ignore[misc]  # afresh: nothing of the old loop may be awaited here
+        self.__init__()  # type: ignore[misc]  # objects of the old loop cannot be awaited in this one
         self._loop, self._read_seqs = loop, read_seqs
         layer = get_channel_layer()
         if layer is not None:
@@ -251,13 +247,12 @@ class Hub:
         self._start("healing", self._poll_missed_events())
 
     def _start(self, name: str, service: Coroutine[Any, Any, None]) -> None:
-        # The hub lives as long as its loop and belongs to no request, so no TaskGroup can own it;
-        # the reference is kept, since the loop itself keeps none.
-        assert self._loop is not None  # noqa: S101 called from bind alone
+        # The tasks live as long as the loop, so no TaskGroup can own them. The loop keeps no reference.
+        assert self._loop is not None  # noqa: S101 only bind calls this
         self._tasks.add(self._loop.create_task(service, name=f"hub {name}"))
 
     async def aclose(self) -> None:
-        """Stop the hub's services and close its layer's connections."""
+        """Stop the hub's tasks and close the connections of the channel layer."""
         tasks, self._tasks = self._tasks, set()
         relay, self._relay = self._relay, None
         self._loop = None
@@ -268,10 +263,10 @@ class Hub:
         if relay is not None:
             await relay.aclose()
 
-    # --- ringing ----------------------------------------------------------------------------------
+    # --- publishing -------------------------------------------------------------------------------
 
     def publish(self, message: Message) -> None:
-        """Ring for a committed transaction or for progress. From any thread; never blocks."""
+        """Publish committed events or progress. Thread-safe; does not block."""
         if not self._in_loop(self._deliver, message):
             self._publish_unbound(_layer_group(message.group_id), serialize(message))
 
@@ -292,21 +287,21 @@ class Hub:
         try:
             loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
-            # Closed, perhaps only now: what was committed must not look as if it had failed.
+            # The loop is closed. The transaction is committed, so the caller must not see an error.
             return False
         return True
 
     def _publish_unbound(self, group: str, form: dict[str, Any]) -> None:
-        # A process without a loop of ours (a shell, a command): the rows are written already, so a
-        # bell that fails costs lateness only.
+        # A process without a hub (a shell, a command). The rows are committed: a lost message only delays
+        # the events.
         layer = get_channel_layer()
         if layer is None or _is_in_a_loop():
-            # In a loop, it is a process that ends: its hub is closed, and the loop must not be held up.
+            # Within a loop the process is shutting down, and its loop must not be blocked.
             return
         try:
             async_to_sync(_send_once)(layer, group, form)
         except Exception:
-            logger.warning("The channel layer did not take a message.", exc_info=True)
+            logger.warning("channel layer: message not sent", exc_info=True)
 
     def _deliver(self, message: Message) -> None:
         self._broadcast(message)
@@ -315,31 +310,30 @@ class Hub:
         ):
             return
         if message.events or message.stars or message.replaced:
-            # What comes later belongs behind this message.
+            # Later progress must follow this message.
             self._latest.pop(message.group_id, None)
             self._relay.send(_layer_group(message.group_id), serialize(message))
         else:
             self._send_latest(message, self._relay)
 
     def _send_latest(self, message: Message, relay: LayerRelay) -> None:
-        """Send progress and previews when their turn comes, the newest of each child by then.
+        """Queue progress and previews; when they are sent, only the newest frame of each child is left.
 
-        A layer that is slower than they come would else be told each of them, ever later, and events
-        behind them.
+        With a slow layer the queue would otherwise grow, and delay the events behind it.
         """
-        gathered = self._latest.get(message.group_id)
-        if gathered is not None:
-            gathered.add(message)
+        latest = self._latest.get(message.group_id)
+        if latest is not None:
+            latest.add(message)
             return
-        gathered = self._latest[message.group_id] = LatestFrames(message.group_id)
-        gathered.add(message)
-        made = partial(self._serialize_latest, message.group_id, gathered)
-        relay.send_lazy(_layer_group(message.group_id), made)
+        latest = self._latest[message.group_id] = LatestFrames(message.group_id)
+        latest.add(message)
+        make = partial(self._serialize_latest, message.group_id, latest)
+        relay.send_lazy(_layer_group(message.group_id), make)
 
-    def _serialize_latest(self, group_id: str, gathered: LatestFrames) -> dict[str, Any]:
-        if self._latest.get(group_id) is gathered:
+    def _serialize_latest(self, group_id: str, latest: LatestFrames) -> dict[str, Any]:
+        if self._latest.get(group_id) is latest:
             del self._latest[group_id]
-        return serialize(gathered.message())
+        return serialize(latest.message())
 
     def _broadcast(self, message: Message) -> None:
         if message.group_id in self._channels:
@@ -362,7 +356,7 @@ class Hub:
         else:
             self._broadcast(deserialize(form))
 
-    # --- listening --------------------------------------------------------------------------------
+    # --- subscribing ------------------------------------------------------------------------------
 
     async def subscribe(
         self,
@@ -372,9 +366,9 @@ class Hub:
         previews: bool = False,
         stars_alone: bool = False,
     ) -> Subscription:
-        """Return a queue that gets all that is published of the group from now on.
+        """Return a queue of everything that is published for the group from now on.
 
-        Subscribe first, then read the snapshot: what comes in between is in the queue.
+        Subscribe before reading the snapshot, so that no event between the two is lost.
         """
         subscription = Subscription(
             group_id, on_overflow, previews=previews, stars_alone=stars_alone
@@ -391,7 +385,7 @@ class Hub:
         return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """Forget a queue; its group too, if nobody else watches it. Twice is no error."""
+        """Remove a subscription, and leave its group after the last one. Idempotent."""
         watched = self._channels.get(subscription.group_id)
         if watched is None:
             return
@@ -402,19 +396,19 @@ class Hub:
                 await self._relay.leave(_layer_group(subscription.group_id))
 
     async def add_runner_listener(self, callback: RunnerCallback) -> None:
-        """Call ``callback`` (in the loop) whenever runners are told that there may be work."""
+        """Call ``callback`` in the loop whenever runners are notified."""
         self._runner_callbacks.add(callback)
         if self._relay is not None:
             await self._relay.join(_RUNNERS)
 
     def remove_runner_listener(self, callback: RunnerCallback) -> None:
-        """Forget a callback."""
+        """Remove a callback."""
         self._runner_callbacks.discard(callback)
 
     # --- previews ---------------------------------------------------------------------------------
 
     def wants_previews(self, group_id: str) -> bool:
-        """Whether anybody looks at the group's previews, here or in another process."""
+        """Return whether a socket of any process is subscribed to the group's previews."""
         watched = self._channels.get(group_id)
         here = watched is not None and watched.wants_previews
         return here or self._is_wanted_elsewhere(group_id)
@@ -435,10 +429,10 @@ class Hub:
             for group_id in group_ids:
                 self._relay.send(_RUNNERS, {"type": _INTEREST, "group": group_id})
 
-    # --- healing ----------------------------------------------------------------------------------
+    # --- missed events ----------------------------------------------------------------------------
 
     async def _poll_missed_events(self) -> None:
-        """Every two seconds, poke the sockets of groups whose log is longer than was heard."""
+        """Every 2 s, send a hint to the sockets of groups whose log has undelivered events."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             if self._relay is not None:
@@ -450,11 +444,11 @@ class Hub:
             try:
                 seqs = await self._read_seqs(list(self._channels))
             except DatabaseError as error:
-                # A server that is restarted is worth a line, not a traceback every two seconds.
+                # One line, no traceback: the server may be restarting.
                 reason = str(error).strip().partition("\n")[0]
-                logger.warning("The watched groups could not be read: %s", reason)
+                logger.warning("subscribed groups: database error (%s)", reason)
             except Exception:
-                logger.warning("The watched groups could not be read.", exc_info=True)
+                logger.warning("subscribed groups: unexpected error", exc_info=True)
             else:
                 self._check_seqs(seqs)
 

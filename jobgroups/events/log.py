@@ -1,4 +1,7 @@
-"""The only maker of events: each a row in the transaction that moved something, rung after commit."""
+"""Creates the events of a group, stores them in the caller's transaction and publishes them after the commit.
+
+No other module creates events.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from jobgroups.serializers import serialize_child, serialize_result, truncate, t
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event that has no number yet."""
+    """An event without a ``seq``."""
 
     type: str
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -27,7 +30,7 @@ class NewEvent:
 
 
 def group_created(group: JobGroup) -> NewEvent:
-    """The group is stored: always its event 1."""
+    """The group was submitted; always its event 1."""
     return NewEvent(
         "group_created",
         {
@@ -39,18 +42,18 @@ def group_created(group: JobGroup) -> NewEvent:
 
 
 def group_started(group: JobGroup) -> NewEvent:
-    """A runner has taken up a group that was accepted while none was alive."""
+    """A runner started work on a group that was accepted while no runner was alive."""
     return NewEvent("group_started", {"job_group_id": group.id})
 
 
-#: The actor of an event where the request named none.
+#: The actor of an event if the request names none.
 A_PERSON: Final = "a person"
 
 
 def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "") -> NewEvent:
-    """A retry opened the group's next run, which is this event's: these children wait again.
+    """A retry started the group's next run: these children are queued again.
 
-    ``backend_ids`` says where each of them is bound to, in the order of ``job_ids``.
+    ``backend_ids`` are their backends, in the order of ``job_ids``.
     """
     return NewEvent(
         "group_reopened",
@@ -65,7 +68,7 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "
 
 
 def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
-    """The backend has shown the first sign of executing the child."""
+    """The backend has begun to execute the child."""
     return _of_child(
         child,
         "child_started",
@@ -76,33 +79,33 @@ def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
 
 
 def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
-    """An attempt ended without being charged, and its child waits again."""
+    """An attempt ended without being counted, and its child is queued again."""
     return _of_child(child, "child_requeued", attempt=attempt.number, reason=reason)
 
 
 def child_retrying(
     child: ChildJob,
     *,
-    left: str,
+    previous_backend_id: str,
     failure_class: FailureClass | None,
     reason: str,
     requested_by: str | None = None,
 ) -> NewEvent:
-    """The child waits for another try: by its group's policy, or because a person retried or moved it.
+    """The child waits for another attempt: by its group's policy, or because a user retried or moved it.
 
     Args:
-        child: as it waits now, bound to its next backend.
-        left: the backend at which it failed, or for which it waited in vain.
-        failure_class: of the attempt that failed, or of what keeps ``left`` from working; None: a
-            person holds it back, or it is set aside.
-        reason: what happened, as a sentence.
-        requested_by: the person who retried or moved it; None: its group's policy did.
+        child: the queued child, assigned to its next backend.
+        previous_backend_id: the backend at which it failed, or which could not take it.
+        failure_class: of the failed attempt, or of the condition of the previous backend; None if that is
+            paused, drained or quarantined.
+        reason: a sentence for users.
+        requested_by: the user who retried or moved it; None for the group's policy.
     """
     return NewEvent(
         "child_retrying",
         {
             "job_id": child.id,
-            "backend_id": left,
+            "backend_id": previous_backend_id,
             "seed": child.seed,
             "attempt": child.attempt_count,
             "failure_class": failure_class,
@@ -117,13 +120,13 @@ def child_retrying(
 
 
 def child_completed(child: ChildJob) -> NewEvent:
-    """The child has its result."""
+    """The child has completed."""
     assert child.completed_at is not None  # noqa: S101 the caller has just set it
     shape = serialize_child(child)
     return _of_child(
         child,
         "child_completed",
-        ends=True,
+        is_final=True,
         seed=child.seed,
         outputs=shape["outputs"],
         warnings=shape["warnings"],
@@ -132,12 +135,12 @@ def child_completed(child: ChildJob) -> NewEvent:
 
 
 def child_failed(child: ChildJob) -> NewEvent:
-    """The child failed; ``error`` is ComfyUI's message, or ours where ComfyUI has none."""
+    """The child failed; ``error`` is ComfyUI's message, or the Director's if ComfyUI has none."""
     assert child.completed_at is not None  # noqa: S101 the caller has just set it
     return _of_child(
         child,
         "child_failed",
-        ends=True,
+        is_final=True,
         seed=child.seed,
         attempt=child.attempt_count,
         error=truncate(child.error_message),
@@ -149,12 +152,12 @@ def child_failed(child: ChildJob) -> NewEvent:
 
 
 def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
-    """The child's time was up."""
+    """The child exceeded its timeout."""
     assert child.completed_at is not None  # noqa: S101 the caller has just set it
     return _of_child(
         child,
         "child_timeout",
-        ends=True,
+        is_final=True,
         seed=child.seed,
         attempt=child.attempt_count,
         timeout_seconds=timeout_seconds,
@@ -166,15 +169,19 @@ def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
 
 
 def child_cancelled(child: ChildJob) -> NewEvent:
-    """Somebody cancelled the child or its group."""
+    """A user cancelled the child or its group."""
     assert child.completed_at is not None  # noqa: S101 the caller has just set it
     return _of_child(
-        child, "child_cancelled", ends=True, seed=child.seed, cancelled_at=iso(child.completed_at)
+        child,
+        "child_cancelled",
+        is_final=True,
+        seed=child.seed,
+        cancelled_at=iso(child.completed_at),
     )
 
 
 def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
-    """Every child is final: once a run, the last event of it."""
+    """Every child is final; the last event of a run."""
     return NewEvent(
         "group_complete",
         {
@@ -190,16 +197,15 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
     )
 
 
-#: Written out: with every event, the making of this statement would take longer than the statement.
-_MOVE_ON: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"  # noqa: S608 a name of ours
+#: Plain SQL: building this statement would take Django longer than executing it.
+_SET_SEQ: Final = f"UPDATE {JobGroup._meta.db_table} SET seq = %s WHERE id = %s"  # noqa: S608 a name of ours
 
 
 def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
-    """Number the events, store them, and ring once after the commit.
+    """Number the events, store them, and publish them as one message after the commit.
 
     Args:
-        group: its row, locked by the caller's transaction; its ``seq`` is moved on, here and in
-            the database.
+        group: the group's row, locked by the caller's transaction. Its ``seq`` is increased.
         new: the events, in order.
     """
     assert connection.in_atomic_block, "events are rows of their transaction"  # noqa: S101
@@ -218,7 +224,7 @@ def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     insert(rows)
     group.seq += len(rows)
     with connection.cursor() as cursor:
-        cursor.execute(_MOVE_ON, [group.seq, group.pk])
+        cursor.execute(_SET_SEQ, [group.seq, group.pk])
     frames = tuple(
         EventFrame(row.seq, row.frame, event.child_id, event.is_final)
         for row, event in zip(rows, new, strict=True)
@@ -227,22 +233,24 @@ def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
 
 
 def publish_star(group_id: str, job_id: str, *, starred: bool) -> None:
-    """Have the pages that show a child learn of its star, after the commit. No event: no row, no seq."""
+    """Notify the pages that show a child of its star after the commit. Not an event: no row, no ``seq``."""
     publish_on_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
 
 
 def publish_replaced(group_id: str, job_id: str) -> None:
-    """Notify the pages that show a child that a file of it was replaced. No event, as with a star."""
+    """Notify the pages that show a child that a file of it was replaced. Not an event."""
     publish_on_commit(Message(group_id=group_id, replaced=(ReplacedFrame(job_id),)))
 
 
 def publish_on_commit(message: Message) -> None:
-    def ring() -> None:
+    """Publish a message after the commit of the caller's transaction."""
+
+    def publish() -> None:
         hub.publish(message)
 
-    # robust: a bell that fails must not look like a write that failed. A function, no partial: Django
-    # names the callback in its log by __qualname__, which a partial has not, and raises that instead.
-    transaction.on_commit(ring, robust=True)
+    # robust: a failed notification must not look like a failed write. Not a partial: Django logs the
+    # callback's __qualname__, which a partial lacks.
+    transaction.on_commit(publish, robust=True)
 
 
 def _frame(event: NewEvent, seq: int, run: int) -> str:
@@ -254,13 +262,13 @@ def _frame(event: NewEvent, seq: int, run: int) -> str:
     )
 
 
-def _of_child(child: ChildJob, kind: str, *, ends: bool = False, **fields: Any) -> NewEvent:
+def _of_child(child: ChildJob, kind: str, *, is_final: bool = False, **fields: Any) -> NewEvent:
     named = {"job_id": child.id, "backend_id": child.backend_id or "", **fields}
-    return NewEvent(kind, named, child_id=child.id, is_final=ends)
+    return NewEvent(kind, named, child_id=child.id, is_final=is_final)
 
 
 def _truncate_texts(value: Any) -> Any:
-    """Cut every text in a JSON value at 2 KiB."""
+    """Truncate every text in a JSON value to 2 KiB."""
     if isinstance(value, str):
         return truncate(value)
     if isinstance(value, list):

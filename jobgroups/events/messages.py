@@ -1,4 +1,4 @@
-"""What the hub carries: events and progress of one group, ready to send, and their form between processes."""
+"""Messages of the hub: frames of one group as text, and their form on the channel layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EventFrame:
     seq: int
     text: str
     child_id: str | None = None
-    #: Whether it ends the child: no progress of it is sent after.
+    #: Whether the child is final: no progress is sent after this event.
     is_final: bool = False
 
 
@@ -35,7 +35,7 @@ class ProgressFrame:
 
 @dataclass(frozen=True, slots=True)
 class PreviewFrame:
-    """The newest picture of a child that is being made, ready to send. Never stored.
+    """The newest preview image of a running child, ready to send. Never stored.
 
     Attributes:
         attempt: the number that the attempt's ``child_started`` carries.
@@ -48,7 +48,7 @@ class PreviewFrame:
 
 @dataclass(frozen=True, slots=True)
 class StarFrame:
-    """A child was given a star, or lost it: no event, and of no interest but to pages."""
+    """A child was starred or unstarred. Not an event; only pages use it."""
 
     child_id: str
     starred: bool
@@ -56,14 +56,14 @@ class StarFrame:
 
 @dataclass(frozen=True, slots=True)
 class ReplacedFrame:
-    """A file of a child was replaced at its backend: no event, and of no interest but to pages."""
+    """A file of a child was replaced at its backend. Not an event; only pages use it."""
 
     child_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class SeqHint:
-    """The group's log has reached ``seq``: read the rows if that is news."""
+    """The group's log has reached ``seq``. A socket that has not sent it yet reads the events."""
 
     seq: int
 
@@ -73,7 +73,7 @@ Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """All events of one transaction, some progress, some previews, or marks of pages, of one group."""
+    """Frames of one group: the events of one transaction, progress, previews, or marks for pages."""
 
     group_id: str
     events: tuple[EventFrame, ...] = ()
@@ -84,7 +84,7 @@ class Message:
 
 
 class LatestFrames:
-    """Progress and previews of one group that wait to be sent: the newest of each child."""
+    """Progress and previews of one group that wait to be sent: the newest frame of each child."""
 
     def __init__(self, group_id: str) -> None:
         self._group_id = group_id
@@ -92,12 +92,12 @@ class LatestFrames:
         self._previews: dict[str, PreviewFrame] = {}
 
     def add(self, message: Message) -> None:
-        """Take in what is newer."""
+        """Replace each child's frame by the newer one."""
         self._progress |= {frame.child_id: frame for frame in message.progress}
         self._previews |= {frame.child_id: frame for frame in message.previews}
 
     def message(self) -> Message:
-        """Return all of it as one."""
+        """Return all frames as one message."""
         return Message(
             self._group_id,
             progress=tuple(self._progress.values()),
@@ -106,7 +106,7 @@ class LatestFrames:
 
 
 def serialize(message: Message) -> dict[str, Any]:
-    """Return the message as the channel layer takes it: strings, numbers, lists."""
+    """Return the message in the form of the channel layer: strings, numbers, lists."""
     return {
         "type": "hub.message",
         "group": message.group_id,
@@ -119,14 +119,14 @@ def serialize(message: Message) -> dict[str, Any]:
 
 
 def deserialize(form: Mapping[str, Any]) -> Message:
-    """Return the message that :func:`serialize` made.
+    """Return the message of a form that :func:`serialize` returned.
 
     Raises:
-        KeyError, TypeError: another version of the Director made it.
+        KeyError, TypeError: the form is of an incompatible version of the Director.
     """
     events: Iterable[Any] = form["events"]
     progress: Iterable[Any] = form["progress"]
-    # A process of a version before sends none.
+    # Earlier versions send no previews, stars or replaced files.
     previews: Iterable[Any] = form.get("previews", ())
     stars: Iterable[Any] = form.get("stars", ())
     replaced: Iterable[Any] = form.get("replaced", ())

@@ -1,7 +1,7 @@
-"""The process's one channel on the channel layer: how the hub rings in other processes.
+"""The process's channel on the channel layer: sends the hub's messages to other processes.
 
-The layer may be away, at the start or in the middle: nothing here raises for that, nothing waits
-longer than two seconds, and what it loses the rows make good (see ``jobgroups.events.hub``).
+The layer may be unavailable at any time. Then no method raises or waits longer than 2 s, and messages are
+dropped; sockets read missed events from the database (see ``jobgroups.events.hub``).
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that one call to the layer may take.
+#: Timeout of a call to the layer, in seconds.
 CALL_SECONDS: Final = 2.0
-#: Messages that may wait for the layer; what comes on top is dropped.
+#: Queued messages above which further ones are dropped.
 OUTGOING_LIMIT: Final = 10_000
-#: Seconds between two tries to receive while the layer is away.
+#: Seconds between two attempts to receive while the layer is unavailable.
 _PAUSE_SECONDS: Final = 1.0
 
 Form = Mapping[str, Any]
 
 
 class LayerRelay:
-    """Joins groups of the layer, sends to them and hands on what comes. All in one loop.
+    """Joins groups of the layer, sends messages to them and receives messages. All in one event loop.
 
     Args:
         layer: a channel layer with groups; in practice the Redis pub/sub one.
-        hand_on: called in the loop with each message that another process sent.
+        on_message: called in the loop with each message of another process.
     """
 
     def __init__(self, layer: Any, on_message: Callable[[Form], None]) -> None:
         self._layer = layer
         self._on_message = on_message
-        #: Marks our own messages, which come back to us and were delivered here already.
+        #: Marks this process's messages: the layer returns them to their sender too.
         self._sender = uuid.uuid4().hex
         self._channel = ""
         self._channel_lock = asyncio.Lock()
@@ -43,10 +43,10 @@ class LayerRelay:
         self._joined: set[str] = set()
         self._outgoing: asyncio.Queue[tuple[str, Callable[[], Form]]]
         self._outgoing = asyncio.Queue(OUTGOING_LIMIT)
-        self._away = False
+        self._is_unavailable = False
 
     async def join(self, group: str) -> None:
-        """Receive what is sent to the group from now on; if the layer is away, once it is back."""
+        """Receive the messages of a group; if the layer is unavailable, as soon as it is back."""
         self._wanted.add(group)
         if group not in self._joined:
             await self._join(group)
@@ -59,7 +59,7 @@ class LayerRelay:
         await self._layer.group_add(group, await self._own_channel())
 
     async def leave(self, group: str) -> None:
-        """Receive nothing of the group any more."""
+        """Stop receiving the messages of a group."""
         was_joined = group in self._joined
         self._wanted.discard(group)
         self._joined.discard(group)
@@ -68,27 +68,27 @@ class LayerRelay:
             await self._attempt_call(left, reaches_it=was_joined)
 
     async def rejoin(self) -> None:
-        """Join what could not be joined before. Stops at the first that still cannot."""
+        """Join the groups that could not be joined before, until the first failure."""
         for group in self._wanted - self._joined:
             if group in self._wanted:
                 await self._join(group)
-            if self._away:
+            if self._is_unavailable:
                 return
 
     def send(self, group: str, form: Form) -> None:
-        """Queue a message for the group's other processes; dropped if too many wait already."""
+        """Queue a message for the group's other processes; drop it if the queue is full."""
         self.send_lazy(group, lambda: form)
 
     def send_lazy(self, group: str, make: Callable[[], Form]) -> None:
-        """Queue a message that is made when its turn comes, or when it is dropped instead."""
+        """Queue a message; ``make`` is called when it is sent or dropped."""
         try:
             self._outgoing.put_nowait((group, make))
         except asyncio.QueueFull:
             make()
-            self._log_outage("too many messages wait for it")
+            self._log_outage("its queue is full")
 
     async def run_sending(self) -> None:
-        """Send what is queued until cancelled."""
+        """Send the queued messages until cancelled."""
         while True:
             group, make = await self._outgoing.get()
             form = {**make(), "sender": self._sender}
@@ -96,17 +96,17 @@ class LayerRelay:
                 self._drop_outgoing()
 
     def _drop_outgoing(self) -> None:
-        # Whoever missed one reads the rows: the others would only come later still.
+        # Processes read missed events from the database, so late messages are worthless.
         while not self._outgoing.empty():
             _, make = self._outgoing.get_nowait()
             make()
 
     async def run_receiving(self) -> None:
-        """Hand on what comes until cancelled."""
+        """Receive messages until cancelled."""
         while True:
             try:
                 form = await self._layer.receive(await self._own_channel())
-            except Exception as error:  # noqa: BLE001 whatever the layer raises, it is tried again
+            except Exception as error:  # noqa: BLE001 retry after any error of the layer
                 self._log_outage(error)
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
@@ -118,10 +118,10 @@ class LayerRelay:
         try:
             self._on_message(form)
         except Exception:
-            logger.warning("A message of another process was not understood.", exc_info=True)
+            logger.warning("channel layer: invalid message of another process", exc_info=True)
 
     async def aclose(self) -> None:
-        """Give up the channel and the layer's connections."""
+        """Close the channel and the connections of the layer."""
         await self._attempt_call(self._layer.flush(), reaches_it=False)
 
     async def _own_channel(self) -> str:
@@ -132,25 +132,25 @@ class LayerRelay:
         return self._channel
 
     async def _attempt_call(self, call: Awaitable[Any], *, reaches_it: bool = True) -> bool:
-        """Return whether the call came to its end.
+        """Await a call to the layer and return whether it succeeded.
 
         Args:
-            reaches_it: whether that proves that the layer is there; giving up what never stood, or
-                closing connections, succeeds without it.
+            reaches_it: whether success proves that the layer is available. Leaving a group that was not
+                joined and closing connections succeed without it.
         """
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await call
-        except Exception as error:  # noqa: BLE001 whatever the layer raises, it costs lateness only
+        except Exception as error:  # noqa: BLE001 any error of the layer only delays events
             self._log_outage(error)
             return False
-        if self._away and reaches_it:
-            self._away = False
-            logger.warning("The channel layer is back.")
+        if self._is_unavailable and reaches_it:
+            self._is_unavailable = False
+            logger.warning("channel layer: available again")
         return True
 
     def _log_outage(self, reason: object) -> None:
-        # Once: a layer that is away would else fill the log with one line a message.
-        if not self._away:
-            self._away = True
-            logger.warning("The channel layer is away; events come late: %r", reason)
+        # One line per outage, not one per message.
+        if not self._is_unavailable:
+            self._is_unavailable = True
+            logger.warning("channel layer: unavailable, events are delayed (%r)", reason)

@@ -276,7 +276,9 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         }
         _adopt(child, attempt)
         reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
-        write.add(log.child_retrying(child, left=left, failure_class=None, reason=reason))
+        write.add(
+            log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason)
+        )
     else:
         cancelled = child.status == ChildStatus.CANCELLED
         stays = {"stop_reason": StopReason.CANCEL if cancelled else StopReason.SUPERSEDED}

@@ -90,5 +90,7 @@ def _move(write: GroupWrite, child: ChildJob, backend_id: str, by: str) -> None:
     person = by or log.A_PERSON
     reason = f"Moved from {left or 'no backend'} by {person}."
     write.add(
-        log.child_retrying(child, left=left, failure_class=None, reason=reason, requested_by=person)
+        log.child_retrying(
+            child, previous_backend_id=left, failure_class=None, reason=reason, requested_by=person
+        )
     )

@@ -283,7 +283,9 @@ def _charged(group: JobGroup, child: ChildJob) -> int:
 def _tell(
     write: GroupWrite, child: ChildJob, left: str, kind: FailureClass | None, reason: str
 ) -> None:
-    write.add(log.child_retrying(child, left=left, failure_class=kind, reason=reason))
+    write.add(
+        log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason)
+    )
     # Its next backend may be another runner's.
     transaction.on_commit(_ring, robust=True)
 

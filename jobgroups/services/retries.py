@@ -149,7 +149,7 @@ def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, 
             write.add(
                 log.child_retrying(
                     child,
-                    left=left,
+                    previous_backend_id=left,
                     failure_class=FailureClass(kind) if kind else None,
                     reason=reason or "",
                     requested_by=by or log.A_PERSON,

@@ -269,5 +269,5 @@ def test_a_redis_that_was_never_there_is_not_said_to_be_back(tmp_path: Path) -> 
         url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
         director = Served(tmp_path, environment={"DIRECTOR_REDIS_URL": url})
         assert director.stop() == 0
-    assert "The channel layer is away" in director.printed()
-    assert "The channel layer is back" not in director.printed()
+    assert "channel layer: unavailable" in director.printed()
+    assert "channel layer: available" not in director.printed()

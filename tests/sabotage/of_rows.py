@@ -149,7 +149,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="ring before the commit",
         broken="An event is told before its transaction is committed.",
         hurts="Clients hear of what is then rolled back, and of what they cannot read yet.",
-        edits=(Edit(_EVENTS, "transaction.on_commit(ring, robust=True)", "ring()"),),
+        edits=(Edit(_EVENTS, "transaction.on_commit(publish, robust=True)", "publish()"),),
         notices=f"{_TOLD}::test_nothing_is_rung_before_the_commit",
     ),
     Breakage(
@@ -214,10 +214,10 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _BRIDGE,
-                "                    outcomes.append(_outcome_in_transaction(unit.work))\n",
-                "                    outcomes.append(_outcome_in_transaction(unit.work))\n"
-                "                for unit, outcome in zip(units, outcomes, strict=True):\n"
-                "                    unit.tell(*outcome)\n"
+                "                    outcomes.append(_outcome_in_transaction(job.work))\n",
+                "                    outcomes.append(_outcome_in_transaction(job.work))\n"
+                "                for job, outcome in zip(jobs, outcomes, strict=True):\n"
+                "                    job.set_result(*outcome)\n"
                 "                import time; time.sleep(0.2)\n"
                 "            return\n",
             ),
@@ -229,11 +229,11 @@ OF_ROWS: tuple[Breakage, ...] = (
         broken="Of units of work that share a commit, the first is noted once the transaction has begun.",
         hurts="Where it cannot begin, the end of a render is not stored until the next start.",
         edits=(
-            Edit(_BRIDGE, "        units = [first]\n", "        units = []\n"),
+            Edit(_BRIDGE, "        jobs = [first]\n", "        jobs = []\n"),
             Edit(
                 _BRIDGE,
                 "                outcomes = [_outcome_in_transaction(first.work)]\n",
-                "                units.append(first)\n"
+                "                jobs.append(first)\n"
                 "                outcomes = [_outcome_in_transaction(first.work)]\n",
             ),
         ),
@@ -246,8 +246,8 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _BRIDGE,
-                "            for unit in units:\n                unit.run()\n",
-                "            for unit in units:\n                unit.tell(None, _Spoilt())\n",
+                "            for job in jobs:\n                job.run()\n",
+                "            for job in jobs:\n                job.set_result(None, _BatchAborted())\n",
             ),
         ),
         notices=f"{_TOGETHER}::test_a_commit_that_is_refused_refuses_only_whose_fault_it_is",

@@ -1,1 +1,1 @@
-"""Django's SQLite, with writers of one process that take turns."""
+"""Django's SQLite backend with a first-in, first-out write lock."""

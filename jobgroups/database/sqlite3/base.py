@@ -1,8 +1,8 @@
 """The database backend that settings name for SQLite.
 
-SQLite has one writer at a time. Who meets another sleeps, tries again, and sleeps longer each time, up to a
-tenth of a second; whoever writes without pause, as a runner does, is always there first, and a submission
-waits for seconds. In one process nobody has to guess: writers take turns. Between processes it stays as it is.
+SQLite has one writer at a time; the others poll for the lock with growing pauses of up to 0.1 s. A thread
+that writes without pause, as a runner does, wins every time, and a submission waits for seconds. Within a
+process, a FIFO lock orders the writers. Between processes SQLite's own lock decides.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from django.db.backends.sqlite3 import base
 
 from jobgroups.database.sqlite3.fifo_lock import FifoLock
 
-#: By the file.
+#: By the database file.
 _locks: Final[defaultdict[str, FifoLock]] = defaultdict(FifoLock)
 _guard: Final = threading.Lock()
-#: Seconds, as sqlite3 itself takes where OPTIONS say nothing.
+#: Seconds; the default of sqlite3.
 _TIMEOUT: Final = 5.0
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's, but that a transaction waits for its turn in this process before it begins.
+    """Django's wrapper; a transaction acquires the process's FIFO lock before it begins.
 
-    (What is overridden here is not public, and unknown to the stubs.)
+    The overridden methods are not public and missing in the stubs.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Whose turn it is while a transaction is open.
+        #: Set while a transaction is open.
         self._held_lock: FifoLock | None = None
 
     @property
     def has_waiting_writers(self) -> bool:
-        """Whether somebody waits for the turn that is this connection's."""
+        """Whether another thread waits for the lock that this connection holds."""
         return self._held_lock is not None and self._held_lock.has_waiters
 
     def _start_transaction_under_autocommit(self) -> None:
         with _guard:
-            turns = _locks[str(self.settings_dict["NAME"])]
-        within = float(self.settings_dict["OPTIONS"].get("timeout", _TIMEOUT))
-        if not turns.acquire(within):
-            # As SQLite says it: whoever tries again on that does so here.
+            lock = _locks[str(self.settings_dict["NAME"])]
+        timeout = float(self.settings_dict["OPTIONS"].get("timeout", _TIMEOUT))
+        if not lock.acquire(timeout):
+            # SQLite's own message: callers repeat their transaction after it.
             raise OperationalError("database is locked")
-        self._held_lock = turns
+        self._held_lock = lock
         try:
             super()._start_transaction_under_autocommit()  # type: ignore[misc]
         except BaseException:
@@ -70,6 +70,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self._release_lock()
 
     def _release_lock(self) -> None:
-        turn, self._held_lock = self._held_lock, None
-        if turn is not None:
-            turn.release()
+        lock, self._held_lock = self._held_lock, None
+        if lock is not None:
+            lock.release()

@@ -7,44 +7,44 @@ from collections import deque
 
 
 class FifoLock:
-    """A lock that is handed to whoever has waited longest.
+    """A lock that goes to the thread that has waited longest.
 
-    ``threading.Lock`` goes to whoever asks at the right moment: a thread that frees it and takes it again
-    keeps the others waiting for seconds.
+    ``threading.Lock`` has no order: a thread that releases it and acquires it again can keep the others
+    waiting for seconds.
     """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._is_taken = False
+        self._is_held = False
         self._waiting: deque[threading.Lock] = deque()
 
     @property
     def has_waiters(self) -> bool:
-        """Whether anybody waits for a turn."""
+        """Whether a thread waits for the lock."""
         return bool(self._waiting)
 
-    def acquire(self, within: float) -> bool:
-        """Wait for a turn, so many seconds at most; False: it did not come."""
+    def acquire(self, timeout: float) -> bool:
+        """Wait for the lock for at most ``timeout`` seconds and return whether it was acquired."""
         with self._guard:
-            if not self._is_taken:
-                self._is_taken = True
+            if not self._is_held:
+                self._is_held = True
                 return True
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
-        if turn.acquire(timeout=within):
+            waiter = threading.Lock()
+            waiter.acquire()
+            self._waiting.append(waiter)
+        if waiter.acquire(timeout=timeout):
             return True
         with self._guard:
-            if turn not in self._waiting:
-                # It came at the very last moment.
+            if waiter not in self._waiting:
+                # The lock was handed over right after the timeout.
                 return True
-            self._waiting.remove(turn)
+            self._waiting.remove(waiter)
         return False
 
     def release(self) -> None:
-        """End one's turn: the next one's begins."""
+        """Hand the lock over to the thread that has waited longest, if there is one."""
         with self._guard:
             if self._waiting:
                 self._waiting.popleft().release()
             else:
-                self._is_taken = False
+                self._is_held = False
