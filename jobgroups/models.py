@@ -1,19 +1,20 @@
-"""Groups, children, attempts, events, runners and their leases: fields, constraints, indexes.
+"""Groups, children, attempts, events, runners, leases and notices: fields, constraints, indexes.
 
-Nothing is written here: ``services`` is the only writer. The CHECK constraints repeat the tables of
-``states``, so that a defect is refused by the database rather than seen by a person.
+Only ``services`` write these rows. The CHECK constraints repeat the tables of ``domain.states``: the database
+rejects what an unexpected error would store.
 
-Columns that came after the first migration have ``db_default``: a process of the release before, which
-does not name them, still inserts rows while a farm is upgraded.
+A column of a later release has a ``db_default``: while a farm is upgraded, the previous release still inserts
+rows without it. A renamed attribute keeps its column (``db_column``) for the same reason.
 
-What a user gave or ComfyUI reported is kept as JSON *text* (``…_json``): it comes back equal, key
-order kept, on every database.
+Data of users and of ComfyUI is stored as JSON *text* (``…_json``), so that every database returns it unchanged,
+with the order of its keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from django.db import models
 from django.db.models import F, Q
@@ -31,6 +32,8 @@ from jobgroups.domain.states import (
     StopReason,
 )
 
+E = TypeVar("E", bound=StrEnum)
+
 
 def _values(members: type[StrEnum]) -> list[str]:
     return [member.value for member in members]
@@ -40,28 +43,48 @@ def _choices(members: type[StrEnum]) -> list[tuple[str, str]]:
     return [(member.value, member.value) for member in members]
 
 
-class JobGroup(models.Model):
-    """One submission: a workflow, and as many children as backends were named.
+def _known(name: str, field: str, members: type[StrEnum]) -> models.CheckConstraint:
+    """Return a constraint: the field has one of the members' values."""
+    return models.CheckConstraint(name=name, condition=Q(**{f"{field}__in": _values(members)}))
 
-    Its row is the lock of everything in it: a writer takes it first, then children, then attempts.
+
+def _ended_has_time(
+    name: str, field: str, ended: frozenset[E], members: type[E], time: str
+) -> models.CheckConstraint:
+    """Return a constraint: the time is null until the field has one of the ended values."""
+
+    def among(values: Collection[E], *, is_null: bool) -> Q:
+        known = [value.value for value in sorted(values)]
+        return Q(**{f"{field}__in": known, f"{time}__isnull": is_null})
+
+    return models.CheckConstraint(
+        name=name,
+        condition=among(ended, is_null=False) | among(set(members) - ended, is_null=True),
+    )
+
+
+class JobGroup(models.Model):
+    """One submission: a workflow, and one child for each entry of the named backends.
+
+    Its row is the lock of the whole group: a writer locks it first, then children, then attempts.
     """
 
     id = models.CharField(primary_key=True, max_length=15)
     created_at = models.DateTimeField()
     completed_at = models.DateTimeField(null=True, blank=True)
     status = models.CharField(max_length=16, choices=_choices(GroupStatus))
-    #: Number of its last event, taken under its row's lock: order of seq is order of commit.
+    #: Number of its last event, assigned under the row lock: the order of seq is the order of commit.
     seq = models.BigIntegerField(default=0)
-    #: A retry opens the next run; the cancel mark and ``completed_at`` are of the current one.
+    #: A retry by a user starts the next run; ``cancelled_at`` and ``completed_at`` belong to the current one.
     run = models.IntegerField(default=1)
     cancelled_at = models.DateTimeField(null=True, blank=True)
-    #: Whether a runner has claimed any child in any run; tells ``pending`` from ``running``.
+    #: Whether a runner has claimed a child in any run: distinguishes ``pending`` from ``running``.
     has_claimed_child = models.BooleanField(default=False, db_column="claimed")
     accepted_without_runner = models.BooleanField(default=False)
 
-    # What was asked.
+    # The request.
     workflow_json = models.TextField()
-    #: What the workflow is apart from its seeds: estimates and failures compare groups by it.
+    #: Digest of the workflow without its seeds; groups with one digest are compared in estimates and failures.
     workflow_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
     parameters_json = models.TextField(default="{}")
     metadata_json = models.TextField(default="{}")
@@ -70,18 +93,18 @@ class JobGroup(models.Model):
     timeout_seconds = models.IntegerField()
     required_capabilities = models.JSONField(default=list, blank=True)
     submitter = models.CharField(max_length=150, blank=True, default="")
-    #: Charged attempts a child may have within one run.
+    #: Limit of counted attempts of a child within one run.
     max_attempts = models.IntegerField(default=1, db_default=1)
-    #: On which backends a child may be tried again, its own aside.
+    #: On which backends other than its own a child may be retried.
     retry_elsewhere = models.CharField(
         max_length=8,
         choices=_choices(Elsewhere),
         default=Elsewhere.NEVER.value,
         db_default=Elsewhere.NEVER.value,
     )
-    #: Failure classes after which a child is tried again; null: all that may be.
+    #: Failure classes after which a child is retried; null: all that allow it.
     retry_on = models.JSONField(null=True, blank=True)
-    #: What becomes of a child of which ComfyUI refuses some outputs and executes the others.
+    #: What happens to a child if ComfyUI refuses some of its outputs and executes the others.
     partial_outputs = models.CharField(
         max_length=8,
         choices=_choices(PartialOutputs),
@@ -89,14 +112,14 @@ class JobGroup(models.Model):
         db_default=PartialOutputs.ACCEPT.value,
     )
 
-    # What was answered.
+    # The response.
     warnings_json = models.TextField(default="[]")
     skipped_backends_json = models.TextField(default="[]")
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 null = not given, so that the unique constraint ignores it
-    #: SHA-256 of the request's body, to tell a repeat from another request with the same key.
+    #: SHA-256 of the request body: distinguishes a repeated request from another one with the same key.
     idempotency_digest = models.CharField(max_length=64, blank=True, default="")
 
-    # Derived from the children in the transaction that moved one; a list reads no child.
+    # Derived from the children in the transaction that changes a child: a list of groups reads no child.
     total_count = models.IntegerField()
     completed_count = models.IntegerField(default=0)
     failed_count = models.IntegerField(default=0)
@@ -105,9 +128,7 @@ class JobGroup(models.Model):
     class Meta:
         ordering: ClassVar = ["-created_at", "-id"]
         constraints: ClassVar = [
-            models.CheckConstraint(
-                name="group_status_known", condition=Q(status__in=_values(GroupStatus))
-            ),
+            _known("group_status_known", "status", GroupStatus),
             models.CheckConstraint(
                 name="group_open_has_no_end",
                 condition=~Q(status__in=[GroupStatus.PENDING, GroupStatus.RUNNING])
@@ -128,14 +149,8 @@ class JobGroup(models.Model):
             models.CheckConstraint(
                 name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)
             ),
-            models.CheckConstraint(
-                name="group_retry_elsewhere_known",
-                condition=Q(retry_elsewhere__in=_values(Elsewhere)),
-            ),
-            models.CheckConstraint(
-                name="group_partial_outputs_known",
-                condition=Q(partial_outputs__in=_values(PartialOutputs)),
-            ),
+            _known("group_retry_elsewhere_known", "retry_elsewhere", Elsewhere),
+            _known("group_partial_outputs_known", "partial_outputs", PartialOutputs),
         ]
         indexes: ClassVar = [
             # Estimates: the last runs of a workflow.
@@ -150,7 +165,7 @@ class JobGroup(models.Model):
 
 
 class GroupLabel(models.Model):
-    """One top-level scalar of a group's metadata, so that ``?metadata.scene=`` is an index look-up."""
+    """One top-level scalar of a group's metadata, so that ``?metadata.scene=`` uses an index."""
 
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="labels")
     key = models.CharField(max_length=100)
@@ -174,9 +189,9 @@ class ChildJob(models.Model):
 
     id = models.CharField(primary_key=True, max_length=14)
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="children")
-    #: Its place in the group, from 0; seeds are dealt in this order.
+    #: Its position in the group, from 0; seeds are assigned in this order.
     position = models.IntegerField()
-    #: The id outlives its backend: a deleted one stays readable in the history. Null: not bound.
+    #: The id outlives its backend: the history of a deleted backend stays readable. Null: not assigned.
     backend = models.ForeignKey(
         Backend,
         on_delete=models.DO_NOTHING,
@@ -193,9 +208,9 @@ class ChildJob(models.Model):
     current_attempt = models.ForeignKey(
         "Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
-    #: Attempts made in all, charged or not.
+    #: All attempts, counted or not.
     attempt_count = models.IntegerField(default=0)
-    #: Attempts of this run that ended without being charged; bounded, see ``services.attempts``.
+    #: Attempts of this run that ended without being counted; limited, see ``services.outcomes``.
     uncounted_attempts = models.IntegerField(default=0, db_column="uncharged_count")
     #: Not claimed before this time (backoff between attempts).
     not_before = models.DateTimeField(null=True, blank=True)
@@ -209,12 +224,12 @@ class ChildJob(models.Model):
     error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
     error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
     error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
-    #: A ``FailureClass``; empty where it did not fail.
+    #: A ``FailureClass``; empty without a failure.
     failure_class = models.CharField(
         max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
     )
     warnings_json = models.TextField(default="[]")
-    #: A person wants to keep it.
+    #: Whether a user marked it with a star.
     starred = models.BooleanField(default=False)
 
     queued_at = models.DateTimeField()
@@ -225,18 +240,9 @@ class ChildJob(models.Model):
         ordering: ClassVar = ["group", "position"]
         constraints: ClassVar = [
             models.UniqueConstraint(name="child_position", fields=["group", "position"]),
-            models.CheckConstraint(
-                name="child_status_known", condition=Q(status__in=_values(ChildStatus))
-            ),
-            models.CheckConstraint(
-                name="child_final_has_time",
-                condition=Q(
-                    status__in=[s.value for s in sorted(CHILD_FINAL)], completed_at__isnull=False
-                )
-                | Q(
-                    status__in=[s.value for s in sorted(set(ChildStatus) - CHILD_FINAL)],
-                    completed_at__isnull=True,
-                ),
+            _known("child_status_known", "status", ChildStatus),
+            _ended_has_time(
+                "child_final_has_time", "status", CHILD_FINAL, ChildStatus, "completed_at"
             ),
             models.CheckConstraint(
                 name="child_result_iff_completed",
@@ -252,17 +258,17 @@ class ChildJob(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            # The runner's claim: the oldest waiting child of a backend.
+            # A claim: the oldest queued child of a backend.
             models.Index(
                 name="child_waiting",
                 fields=["backend", "queued_at", "group", "position"],
                 condition=Q(status=ChildStatus.QUEUED, current_attempt__isnull=True),
             ),
-            # What is not final on a backend: deletion, disabling, waiting reasons.
+            # Open children of a backend: deletion, disabling, waiting reasons.
             models.Index(name="child_backend_status", fields=["backend", "status"]),
-            # Deriving a group from its children.
+            # Deriving a group's status and counts.
             models.Index(name="child_group_status", fields=["group", "status"]),
-            # The failed jobs of the last day: their count stands on every page.
+            # Failed jobs of the last day: every page shows their number.
             models.Index(
                 name="child_failed", fields=["-completed_at"], condition=~Q(failure_class="")
             ),
@@ -273,10 +279,9 @@ class ChildJob(models.Model):
 
 
 class Attempt(models.Model):
-    """One try of a child on one backend, under a prompt id that is used once.
+    """One attempt of a child on one backend, with a prompt id that is used once.
 
-    The row is the intent: it is committed before ComfyUI is asked, so that no prompt of ours is
-    ever unknown to us.
+    The row is committed before the prompt is sent, so that the Director knows each of its prompts.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -291,14 +296,14 @@ class Attempt(models.Model):
         related_name="attempts",
     )
     prompt_id = models.CharField(max_length=64, unique=True)
-    #: The socket that hears this prompt's events; re-attachment opens one with the same id.
+    #: The socket that receives the prompt's events; a runner that takes over opens one with the same id.
     client_id = models.CharField(max_length=200)
-    #: Epoch of the lease under which it was claimed.
+    #: Epoch of the lease with which it was claimed.
     epoch = models.BigIntegerField()
     state = models.CharField(
         max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value
     )
-    #: Whether it counts against ``max_attempts``; false where nothing of it was executed.
+    #: Whether it counts against ``max_attempts``; false if nothing of it was executed.
     is_counted = models.BooleanField(default=True, db_column="charged")
 
     created_at = models.DateTimeField()
@@ -306,50 +311,41 @@ class Attempt(models.Model):
     accepted_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
-    #: The time of its end by the clock that dates its backend's files: as in ComfyUI's history, and later by as
-    #: much as a file server's clock is ahead. Null: the history has none.
+    #: Its end by the clock that dates its backend's files: the time in ComfyUI's history, later if a file
+    #: server's clock is ahead. Null: not in the history.
     backend_ended_at = models.DateTimeField(null=True, blank=True)
 
-    #: A debt: until the prompt is seen to end, the runner deletes or interrupts it.
+    #: A pending stop: the runner deletes or interrupts the prompt until its end is known.
     stop_requested_at = models.DateTimeField(null=True, blank=True)
     stop_reason = models.CharField(
         max_length=16, blank=True, default="", choices=_choices(StopReason)
     )
 
-    #: ComfyUI's ``node_errors`` of a prompt that it accepted, ``{}`` if it refused no output. Null: not
-    #: known, as the answer was lost and what will be executed was not seen yet.
+    #: ComfyUI's ``node_errors`` of an accepted prompt, ``{}`` if it refused no output. Null: not known yet, as
+    #: the response was lost.
     node_errors_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null = not known
-    #: ComfyUI's ``{node: output}`` as the nodes report; decides where history was cleared.
+    #: ComfyUI's ``{node: output}`` as reported by the nodes; used if the history was cleared.
     node_outputs_json = models.TextField(default="{}")
-    #: Outputs in the API's form, of whatever end; a failed attempt keeps what it had made.
+    #: Outputs in the API's form; a failed attempt keeps the outputs that it has made.
     outputs_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
     error_message = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
     error_type = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001 null in the API
     error_details_json = models.TextField(null=True, blank=True)  # noqa: DJ001 null in the API
-    #: A ``FailureClass``; empty where it did not fail.
+    #: A ``FailureClass``; empty without a failure.
     failure_class = models.CharField(
         max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
     )
-    #: Sentences about parts of the prompt that ComfyUI did not execute, stored as soon as they are
-    #: known: some are sent once and cannot be queried afterwards.
+    #: Sentences about parts of the prompt that ComfyUI did not execute. They are stored at once: ComfyUI sends
+    #: some of them once and has no query for them.
     warnings_json = models.TextField(default="[]", db_default="[]")
 
     class Meta:
         ordering: ClassVar = ["child", "number"]
         constraints: ClassVar = [
             models.UniqueConstraint(name="attempt_number", fields=["child", "number"]),
-            models.CheckConstraint(
-                name="attempt_state_known", condition=Q(state__in=_values(AttemptState))
-            ),
-            models.CheckConstraint(
-                name="attempt_ended_has_time",
-                condition=Q(
-                    state__in=[s.value for s in sorted(ATTEMPT_ENDED)], ended_at__isnull=False
-                )
-                | Q(
-                    state__in=[s.value for s in sorted(set(AttemptState) - ATTEMPT_ENDED)],
-                    ended_at__isnull=True,
-                ),
+            _known("attempt_state_known", "state", AttemptState),
+            _ended_has_time(
+                "attempt_ended_has_time", "state", ATTEMPT_ENDED, AttemptState, "ended_at"
             ),
             models.CheckConstraint(
                 name="attempt_stop_has_reason",
@@ -358,13 +354,13 @@ class Attempt(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            # Recovery, slots and stops: what may stand or run at a backend.
+            # Recovery, slots and stops: the active attempts of a backend.
             models.Index(
                 name="attempt_active",
                 fields=["backend", "id"],
                 condition=Q(ended_at__isnull=True),
             ),
-            # The failures of the last day, and of one backend's last minutes.
+            # Failures of the last day, and of a backend's last minutes.
             models.Index(
                 name="attempt_failed",
                 fields=["backend", "-ended_at"],
@@ -377,15 +373,15 @@ class Attempt(models.Model):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether its prompt is to be stopped and was not seen to end."""
+        """Return whether its stop is pending."""
         return self.stop_requested_at is not None and self.ended_at is None
 
 
 class ReportedFile(models.Model):
-    """A file at a backend that an attempt reported, as long as no later attempt has replaced the file.
+    """A file at a backend that an attempt reported, until a later attempt replaces the file.
 
-    ComfyUI gives the name of a removed file to another picture (comfyui-protocol.md, trap 9). These rows are how the
-    transaction that ends the later attempt finds the earlier one.
+    ComfyUI reuses the name of a removed file (comfyui-protocol.md, trap 9). By these rows the transaction that ends the later
+    attempt finds the earlier one.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -393,18 +389,18 @@ class ReportedFile(models.Model):
     attempt = models.ForeignKey(
         Attempt, on_delete=models.CASCADE, related_name="reported_files", db_index=False
     )
-    #: Of the backend's id and ComfyUI's type, subfolder and name: see ``outputs.file_digest``.
+    #: Digest of the backend's id and ComfyUI's type, subfolder and name: see ``outputs.file_digest``.
     digest = models.CharField(max_length=32)
-    #: Whether the attempt has written the file; otherwise ComfyUI's cache reported it again.
+    #: Whether the attempt has written the file; otherwise it comes from ComfyUI's cache.
     executed = models.BooleanField()
-    #: Of the node that has written the file: see ``workflow.origins``; empty: not known.
+    #: Digest of the node that has written the file: see ``workflow.origins``; empty: not known.
     origin = models.CharField(max_length=32, blank=True, default="", db_default="")
 
     class Meta:
         ordering: ClassVar = ["id"]
         constraints: ClassVar = [
             models.UniqueConstraint(name="file_once_per_attempt", fields=["attempt", "digest"]),
-            # The second of two concurrent ends that wrote one file waits here for the first.
+            # Of two concurrent ends of attempts that wrote one file, the second waits here for the first.
             models.UniqueConstraint(
                 name="file_written_by_one", fields=["digest"], condition=Q(executed=True)
             ),
@@ -416,10 +412,10 @@ class ReportedFile(models.Model):
 
 
 class AbandonedPrompt(models.Model):
-    """A prompt id that may yet turn up at a backend although its attempt was closed.
+    """A prompt id that may still appear at a backend although its attempt was closed.
 
-    Kept for 24 h. Met pending it is deleted, met running it is interrupted, or adopted where its child
-    waits and nobody told it to stop.
+    Kept for 24 h. A pending prompt is deleted. A running prompt is adopted if its child is queued and no stop was
+    requested, else interrupted.
     """
 
     attempt = models.OneToOneField(Attempt, on_delete=models.CASCADE, related_name="abandoned")
@@ -436,13 +432,13 @@ class AbandonedPrompt(models.Model):
 
 
 class JobEvent(models.Model):
-    """One state event of a group's log, as it is sent to clients. Progress is never stored."""
+    """One event of a group's log, as it is sent to clients. Progress is not stored."""
 
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="events")
     seq = models.BigIntegerField()
     run = models.IntegerField()
     type = models.CharField(max_length=32)
-    #: The frame, ready to send: ``{"type": …, "seq": …, "run": …, …}``.
+    #: The frame as it is sent: ``{"type": …, "seq": …, "run": …, …}``.
     frame = models.TextField()
     created_at = models.DateTimeField()
 
@@ -463,9 +459,9 @@ class JobEvent(models.Model):
 
 
 class Runner(models.Model):
-    """A process that drives backends. Alive: its heartbeat is younger than 10 s."""
+    """A process that drives backends. It is alive while its heartbeat is younger than 10 s."""
 
-    #: Its name's lock (a file lock, or an advisory lock) decides who may take over its leases.
+    #: The process that holds the lock on the name (a file or advisory lock) may take over its leases.
     name = models.CharField(primary_key=True, max_length=100)
     instance = models.CharField(max_length=32)
     host = models.CharField(max_length=255)
@@ -474,7 +470,7 @@ class Runner(models.Model):
     started_at = models.DateTimeField()
     heartbeat_at = models.DateTimeField()
     stopped_at = models.DateTimeField(null=True, blank=True)
-    #: How often it was started again within its process after a defect, and the last one, in words.
+    #: Restarts within the process after an unexpected error, and the last error.
     restarts = models.IntegerField(default=0)
     last_error = models.CharField(max_length=500, blank=True, default="")
     last_error_at = models.DateTimeField(null=True, blank=True)
@@ -487,16 +483,16 @@ class Runner(models.Model):
 
 
 class Lease(models.Model):
-    """A runner's time-limited right to a backend. Its epoch fences every write of that runner.
+    """A runner's time-limited right to a backend. Every write of the runner is checked against the epoch.
 
-    A row of its own: the backend's row is written with every observation, and a writer's
-    ``FOR SHARE`` on the lease must not wait for those.
+    A table of its own: the backend's row is written with every observation, and a writer's ``FOR SHARE`` on the
+    lease must not wait for that.
     """
 
     backend = models.OneToOneField(
         Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease"
     )
-    #: Name of the runner; empty when nobody holds it.
+    #: Name of the runner; empty: unclaimed.
     runner = models.CharField(max_length=100, blank=True, default="")
     epoch = models.BigIntegerField(default=0)
     expires_at = models.DateTimeField(null=True, blank=True, db_column="until")
