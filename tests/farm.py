@@ -8,12 +8,13 @@ from typing import Any
 from django.db import connection
 
 from backends.models import Backend
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, runners
-from jobgroups.services.attempts import End
+from jobgroups.services import attempts, claims, leases
 from jobgroups.services.claims import Claim
-from jobgroups.services.writing import Fence
+from jobgroups.services.outcomes import End
+from jobgroups.services.submission import Submission, group_submit
 
 WORKFLOW: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
@@ -32,17 +33,15 @@ def backend(backend_id: str = "gpu-1", **fields: Any) -> Backend:
 
 def lease(backend_id: str = "gpu-1", runner: str = "runner") -> Fence:
     """Take a backend's lease."""
-    fence = runners.lease_take(backend_id=backend_id, runner=runner)
+    fence = leases.lease_take(backend_id=backend_id, runner=runner)
     assert fence is not None
     return fence
 
 
 def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGroup:
     """Submit a group."""
-    submission = groups.Submission(
-        workflow=WORKFLOW, backend_ids=backend_ids or ("gpu-1",), **fields
-    )
-    return groups.group_submit(submission=submission, runner_alive=runner_alive).group
+    submission = Submission(workflow=WORKFLOW, backend_ids=backend_ids or ("gpu-1",), **fields)
+    return group_submit(submission=submission, runner_alive=runner_alive).group
 
 
 def claim(fence: Fence, depth: int = 2) -> Claim:

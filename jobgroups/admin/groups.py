@@ -27,8 +27,8 @@ from jobgroups.models import (
     ReportedFile,
     Runner,
 )
-from jobgroups.services.groups import child_cancel, group_cancel
-from jobgroups.services.rebinding import Choice
+from jobgroups.services.assignment import Choice
+from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.retries import Retried, child_retry, group_retry
 
 # Every list reads columns of its own table alone. A join with backends would hide the history of a deleted

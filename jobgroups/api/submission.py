@@ -9,7 +9,7 @@ from django.conf import settings
 from jobgroups.api.backend_selection import select_backends
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
-from jobgroups.services.groups import Submission, Submitted, group_replay, group_submit
+from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
 
 
 def submit(submission: Submission) -> Submitted:

@@ -6,6 +6,14 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A runner's right to write about a backend: valid while the lease has this epoch."""
+
+    backend_id: str
+    epoch: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leases:
     """What stands in the rows about leases and runners, read in one go.

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from jobgroups.services.runners import LEASE_LIFE
-from jobgroups.services.writing import Fence
+from jobgroups.domain.leases import Fence
+from jobgroups.services.leases import LEASE_LIFE
 
 _HALF_S: Final = LEASE_LIFE.total_seconds() / 2
 

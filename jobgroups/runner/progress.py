@@ -11,16 +11,11 @@ import time
 from collections.abc import Sequence
 
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
+from jobgroups.domain.leases import Fence
 from jobgroups.events.hub import Hub, Message, ProgressFrame
 from jobgroups.runner.intervals import Timing
 from jobgroups.serializers import to_json
-from jobgroups.services.progress import (
-    MAX_STEPS,
-    ProgressRow,
-    progress_flush,
-    relax_durability,
-)
-from jobgroups.services.writing import Fence
+from jobgroups.services.progress import MAX_STEPS, ProgressRow, progress_flush, relax_durability
 from jobgroups.workflow.progress import ProgressTracker
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from backends import queries as backend_selectors
 from backends.comfyui.exchange import Timeouts
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.leases import Leases, to_give, to_take
+from jobgroups.domain.leases import Fence, Leases, to_give, to_take
 from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
 from jobgroups.queries import leases as leasing
@@ -30,8 +30,7 @@ from jobgroups.runner.session.session import (
     Surroundings,
     address_of,
 )
-from jobgroups.services import runners
-from jobgroups.services.writing import Fence
+from jobgroups.services import leases, runners
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +222,7 @@ class RunnerService:
                 name = self._settings.name
                 raise RunnerReplaced(f"Another process runs under the name {name}.")
             gone, beaten_at = time.monotonic() - beaten_at, time.monotonic()
-            if gone > runners.LEASE_LIFE.total_seconds():
+            if gone > leases.LEASE_LIFE.total_seconds():
                 logger.warning(
                     "This runner has renewed nothing for %.0f s: it was paused, its machine slept, or"
                     " the database was away. What another runner took over meanwhile is that one's.",
@@ -324,7 +323,7 @@ class RunnerService:
     ) -> None:
         asked_at = time.monotonic()
         fence = await around.database.run_with_retry(
-            runners.lease_take, backend_id=row["id"], runner=self._settings.name
+            leases.lease_take, backend_id=row["id"], runner=self._settings.name
         )
         if fence is None:
             return
@@ -337,7 +336,7 @@ class RunnerService:
 
     async def _close(self, held: _Held, around: Surroundings) -> None:
         """Take in that a session is over: nobody drives the backend, so its lease is free."""
-        await around.database.run_with_retry(runners.lease_release, fence=held.session.fence)
+        await around.database.run_with_retry(leases.lease_release, fence=held.session.fence)
         if held.goes:
             self._hub.notify_runners()
         if held.ending:

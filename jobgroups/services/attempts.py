@@ -8,49 +8,44 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
 from backends.comfyui.refusals import partly
-from jobgroups.database.statements import KEY, PreparedQuery
-from jobgroups.domain import outputs
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now, unjumped
 from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import (
     CHILD_OPEN,
     AttemptState,
     ChildStatus,
-    ErrorType,
     PartialOutputs,
     StopReason,
     attempt_sources_of,
 )
-from jobgroups.domain.text import sentence
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
-from jobgroups.services import adopting, files, outages, outcomes, quarantine
-from jobgroups.services.outcomes import Failure
-from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
+from jobgroups.services import outages, outcomes, quarantine
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.outcomes import (
+    End,
+    Failure,
+    close_with_end,
+    end_child,
+    fail_attempt,
+    requeue_or_adopt,
+    requeue_or_fail,
+    start_child,
+    without_replaced,
+)
+from jobgroups.services.transactions import attempt_transaction, is_free
 
-#: Attempts of a child and run that may end without being charged before the child fails.
-MAX_UNCHARGED: Final = 5
-#: What is said of an attempt that the Director stopped; ``{}`` is its group's time limit.
-_STOPPED: Final = {
-    StopReason.CANCEL: "Cancelled",
-    StopReason.TIMEOUT: "Timed out after {} s",
-    StopReason.SUPERSEDED: "A newer attempt took its place",
-    StopReason.GAVE_UP: "Given up",
-    StopReason.GIVEN_BACK: "Given back: its backend was paused or drained",
-    StopReason.MOVED: "Moved to another backend",
-    StopReason.PARTLY_REFUSED: "Stopped: ComfyUI refused a part of the workflow",
-}
 #: Stops of prompts whose children wait to be sent again, and have not failed.
 _WAITED_FOR: Final = (StopReason.GIVEN_BACK, StopReason.MOVED)
 
@@ -63,73 +58,6 @@ class AttemptNow:
     stop_requested: bool
     #: Whether it is (still) the attempt that decides its child.
     current: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
-    """How ComfyUI says that a prompt ended."""
-
-    state: AttemptState
-    outputs: Mapping[str, Any]
-    node_outputs: Mapping[str, Any] = field(default_factory=dict)
-    error_message: str | None = None
-    error_type: ErrorType | None = None
-    error_details: Mapping[str, Any] | None = None
-    #: Why it failed; of a success: why it is none that a person could use.
-    failure: FailureClass | None = None
-    warnings: tuple[str, ...] = ()
-    #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
-    #: files of the others.
-    executed: frozenset[str] = frozenset()
-    #: Of each of these nodes, its ``workflow.origins``.
-    origins: Mapping[str, str] = field(default_factory=dict)
-    #: When it ended, by the backend's clock; None where its history does not say.
-    backend_ended_at: dt.datetime | None = None
-    #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
-    node_errors: Mapping[str, Any] | None = None
-    #: False where it never came to execute: it was deleted from the backend's queue.
-    ran: bool = True
-    #: Where it had come to, as the stream last told it: step, its steps done and in all.
-    last_step: tuple[str | None, int, int] | None = None
-
-
-_whose: Final = PreparedQuery(
-    lambda: (
-        Attempt.objects.filter(pk=KEY)
-        .only("child_id")
-        .annotate(group_id=F("child__group_id"))
-        .order_by()
-    )
-)
-_locked_child: Final = PreparedQuery(
-    lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by()
-)
-_locked_attempt: Final = PreparedQuery(
-    lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by()
-)
-
-
-@contextmanager
-def _attempt_transaction(
-    attempt_id: int, fence: Fence | None
-) -> Iterator[tuple[GroupWrite, ChildJob, Attempt]]:
-    """Lock lease, group, child, attempt in this order, and load the two rows under the lock.
-
-    Where the attempt ends and its child waits, runners are rung: it may wait at another backend, and
-    for this end alone, since no two of its prompts run at once.
-    """
-    found: Any = _whose.get(attempt_id)
-    with group_transaction(found.group_id, fence=fence) as write:
-        child = _locked_child.get(found.child_id)
-        attempt = _locked_attempt.get(attempt_id)
-        was_over = attempt.ended_at is not None
-        yield write, child, attempt
-        if not was_over and attempt.ended_at is not None and _is_free(child):
-            transaction.on_commit(_ring, robust=True)
-
-
-def _ring() -> None:
-    hub.notify_runners()
 
 
 def _now_of(child: ChildJob, attempt: Attempt) -> AttemptNow:
@@ -159,7 +87,7 @@ def attempt_uncertain(
         message: what was answered, where a whole answer came.
         details: the same for programs. It is kept until the prompt is seen at the backend.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         write.move_attempt(
             attempt,
             AttemptState.UNCERTAIN,
@@ -197,7 +125,7 @@ def attempt_accepted(
             July 2025 chooses its own, and its answer is the truth.
         node_errors: the outputs that ComfyUI refused; None if its answer was lost.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         forgotten = _answer_forgotten(attempt)
         write.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
         if prompt_id is not None:
@@ -212,7 +140,7 @@ def attempt_partly_refused(
     *, attempt_id: int, fence: Fence, node_errors: Mapping[str, Any]
 ) -> AttemptNow:
     """Store which outputs are not executed, of a prompt whose answer was lost; ``{}``: all are."""
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         _note_refused(write, attempt, node_errors)
         return _now_of(child, attempt)
 
@@ -250,14 +178,14 @@ def _refused_in_part(write: GroupWrite, attempt: Attempt) -> Failure | None:
 @unit_of_work
 def attempt_started(*, attempt_id: int, fence: Fence) -> AttemptNow:
     """The first sign of execution: the child runs, if this is its attempt and nobody ended it."""
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         # One that was closed as never accepted is adopted by abandoned_met, or not at all.
         if attempt.ended_at is None:
             if attempt.stop_reason == StopReason.MOVED:
                 _decide_move(write, child, attempt)
             forgotten = _answer_forgotten(attempt)
             if write.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
-                _child_started(write, child, attempt)
+                start_child(write, child, attempt)
         return _now_of(child, attempt)
 
 
@@ -266,7 +194,7 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
 
     The move is void then. Where the child has gone on without this attempt, the prompt is stopped.
     """
-    if _is_free(child):
+    if is_free(child):
         left = child.backend_id or ""
         stays = {
             "stop_requested_at": None,
@@ -274,7 +202,7 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
             "failure_class": "",
             "is_counted": True,
         }
-        _adopt(child, attempt)
+        outcomes.reinstate(child, attempt)
         reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
         write.add(
             log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason)
@@ -285,18 +213,6 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
     Attempt.objects.filter(pk=attempt.pk).update(**stays)
     for name, value in stays.items():
         setattr(attempt, name, value)
-
-
-def _child_started(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
-    started = write.move_child(
-        child,
-        ChildStatus.RUNNING,
-        attempt=attempt,
-        started_at=attempt.started_at,
-        attempt_count=outcomes.attempts_with(child, attempt),
-    )
-    if started:
-        write.add(log.child_started(child, attempt))
 
 
 @unit_of_work
@@ -311,7 +227,7 @@ def attempt_reported(
 
     The outputs decide the end if ComfyUI's history was cleared; some warnings are in no history.
     """
-    with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
+    with attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
         Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
             node_outputs_json=to_json(node_outputs), warnings_json=to_json(list(warnings))
         )
@@ -327,7 +243,7 @@ def attempt_ended(*, attempt_id: int, fence: Fence, end: End) -> bool:
     Returns:
         Whether this call closed the attempt. A second telling of an end changes nothing.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if end.node_errors is not None:
             _keep_node_errors(attempt, end.node_errors)
         refused = _refused_in_part(write, attempt)
@@ -338,16 +254,16 @@ def attempt_ended(*, attempt_id: int, fence: Fence, end: End) -> bool:
         if state is AttemptState.INTERRUPTED and attempt.stop_reason == StopReason.TIMEOUT:
             state = AttemptState.TIMEOUT
         if attempt.state in attempt_sources_of(state):
-            end = _without_replaced(attempt, end)
+            end = without_replaced(attempt, end)
         if refused is not None:
             # Also of a success: it was quicker than the stop, and its group does not want it.
             end = _failing(end, refused)
-        if not _close(write, attempt, state, end):
+        if not close_with_end(write, attempt, state, end):
             return False
-        if state is AttemptState.SUCCESS and end.failure is None and _is_free(child):
-            _adopt(child, attempt)
+        if state is AttemptState.SUCCESS and end.failure is None and is_free(child):
+            outcomes.reinstate(child, attempt)
         if child.current_attempt_id == attempt.pk:
-            _end_child(write, child, attempt, end, refused)
+            end_child(write, child, attempt, end, refused)
         return True
 
 
@@ -363,156 +279,6 @@ def _failing(end: End, failure: Failure) -> End:
         error_type=failure.error_type,
         error_details=failure.details,
     )
-
-
-def _adopt(child: ChildJob, attempt: Attempt) -> None:
-    """Let an older attempt decide its child again: it was given up, and has its picture after all.
-
-    Nothing is rendered twice by that. The child's row is locked, it is queued and has no current
-    attempt: no newer prompt of it was sent, or is about to be, since a claim sets its attempt under
-    the same lock before anything is sent. Completed by this transaction, it is never claimed again.
-    """
-    owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
-    ChildJob.objects.filter(pk=child.pk).update(**owned)
-    for name, value in owned.items():
-        setattr(child, name, value)
-
-
-def _is_free(child: ChildJob) -> bool:
-    return child.status == ChildStatus.QUEUED and child.current_attempt_id is None
-
-
-def _without_replaced(attempt: Attempt, end: End) -> End:
-    """Record the files of an end, and return it with those marked that a later job has replaced.
-
-    Only an end that is stored late has such files: the Director was away meanwhile.
-    """
-    attempt.backend_ended_at = end.backend_ended_at
-    reported = outputs.digests(attempt.backend_id, end.node_outputs, end.executed)
-    origins = {
-        digest: end.origins.get(node, "")
-        for node in end.executed
-        for digest in outputs.digests(attempt.backend_id, {node: end.node_outputs[node]}, ())
-    }
-    replaced = files.record(attempt, reported, origins)
-    if not replaced:
-        return end
-    marked = outputs.marked(end.outputs, attempt.backend_id, replaced)
-    gone = [
-        f"{one['filename']} was replaced: a later job wrote a file of the same name."
-        for one in outputs.reported_files(marked)
-        if one.get("reason") == outputs.REPLACED
-    ]
-    end = replace(end, outputs=marked, warnings=(*end.warnings, *gone))
-    if end.state is not AttemptState.SUCCESS or not outputs.all_missing(marked):
-        return end
-    return replace(
-        end,
-        failure=FailureClass.OUTPUT_GONE,
-        error_message=f"Every file of it was replaced before its end was stored: {gone[0]}",
-        error_type=ErrorType.COMFYUI,
-    )
-
-
-def _close(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(_FORGET, [attempt.pk])
-    fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
-    message = end.error_message
-    stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
-    if stopped and end.failure in (None, FailureClass.INTERRUPTED):
-        # The Director interrupted it, and no user at the machine.
-        message = _STOPPED[StopReason(attempt.stop_reason)].format(write.group.timeout_seconds)
-    if end.node_outputs:
-        fields["node_outputs_json"] = to_json(end.node_outputs)
-    failure: dict[str, Any] = {
-        "error_message": message,
-        "error_type": end.error_type,
-        "error_details_json": None if end.error_details is None else to_json(end.error_details),
-        "failure_class": _class_stored(attempt, state, end),
-    }
-    if state is not AttemptState.SUCCESS:
-        failure = outcomes.columns_kept(attempt) or failure
-    return write.move_attempt(
-        attempt,
-        state,
-        ended_at=now(),
-        backend_ended_at=end.backend_ended_at,
-        outputs_json=to_json(end.outputs),
-        warnings_json=to_json(list(end.warnings)),
-        **{**failure, **fields},
-    )
-
-
-#: Written out, as the events' statement is.
-_FORGET: Final = f"DELETE FROM {AbandonedPrompt._meta.db_table} WHERE attempt_id = %s"  # noqa: S608 a name of ours
-
-
-def _class_stored(attempt: Attempt, state: AttemptState, end: End) -> str:
-    """Return the class that an attempt is stored with, "" where it did not fail."""
-    if state is AttemptState.SUCCESS:
-        # Also of one whose stop was owed: it was quicker.
-        return end.failure or ""
-    if attempt.failure_class:
-        return attempt.failure_class
-    asked_for = attempt.stop_requested_at is not None or not attempt.is_counted
-    if state is AttemptState.INTERRUPTED and asked_for:
-        return ""
-    return _failure_of(end).kind
-
-
-def _failure_of(end: End) -> Failure:
-    kind = end.failure
-    if kind is None:
-        interrupted = end.state is AttemptState.INTERRUPTED
-        kind = FailureClass.INTERRUPTED if interrupted else FailureClass.NODE_ERROR
-    return Failure(
-        kind=kind,
-        message=end.error_message or "",
-        details=end.error_details,
-        type=end.error_type or ErrorType.INTERNAL,
-    )
-
-
-def _end_child(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, end: End, refused: Failure | None
-) -> None:
-    if child.status == ChildStatus.QUEUED and end.ran:
-        # It ran while nobody looked: the start is recorded just before the end.
-        _child_started(write, child, attempt)
-    if end.state is not AttemptState.SUCCESS or refused is not None:
-        outcomes.meet(write, child, attempt, refused or _failure_of(end), **_last_step(end))
-        return
-    if end.failure is not None and outcomes.goes_on(write, child, attempt, _failure_of(end)):
-        return
-    moved = write.move_child(
-        child,
-        ChildStatus.COMPLETED,
-        attempt=attempt,
-        outputs_json=to_json(end.outputs),
-        warnings_json=to_json(list(end.warnings)),
-        progress=100.0,
-        **_last_step(end),
-    )
-    if moved:
-        write.add(log.child_completed(child))
-
-
-def _last_step(end: End) -> dict[str, Any]:
-    """Return the columns that the flush, which runs four times a second, may not have stored."""
-    if end.last_step is None:
-        return {}
-    step, completed, total = end.last_step
-    return {"current_step": step, "steps_completed": completed, "steps_total": total}
-
-
-def _fail_both(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
-) -> bool:
-    closed = outcomes.close_failed(write, attempt, state, failure)
-    if closed:
-        outcomes.meet(write, child, attempt, failure)
-    return closed
 
 
 @unit_of_work
@@ -537,8 +303,8 @@ def attempt_refused(
             ComfyUI's own, after which the prompt cannot turn up.
     """
     failure = Failure(kind=kind, message=message, details=details)
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        closed = _fail_both(write, child, attempt, AttemptState.REFUSED, failure)
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+        closed = fail_attempt(write, child, attempt, AttemptState.REFUSED, failure)
         if closed and remember_until is not None:
             _abandon(attempt, remember_until)
         return closed
@@ -552,9 +318,9 @@ def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
     be stopped already keeps its child from no other backend: its end may never be seen.
     """
     failure = Failure(kind=FailureClass.INTERNAL, message=message)
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if attempt.state == AttemptState.INTENT:
-            return _fail_both(write, child, attempt, AttemptState.NOT_SENT, failure)
+            return fail_attempt(write, child, attempt, AttemptState.NOT_SENT, failure)
         outcomes.meet(write, child, attempt, failure)
         if outcomes.stop_failed(write, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
             return True
@@ -569,12 +335,14 @@ def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
 @unit_of_work
 def attempt_not_sent(*, attempt_id: int, fence: Fence) -> bool:
     """The connection never stood, so nothing can have arrived: the child waits again."""
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         closed = write.move_attempt(
             attempt, AttemptState.NOT_SENT, ended_at=now(), is_counted=False
         )
         if closed:
-            _give_back(write, child, attempt, reason="not sent: the backend was not reachable")
+            requeue_or_adopt(
+                write, child, attempt, reason="not sent: the backend was not reachable"
+            )
         return closed
 
 
@@ -584,7 +352,7 @@ def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: dt.
 
     The old id stays on the abandoned list, for a killed sender's bytes still arrive.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         closed = write.move_attempt(
             attempt,
             AttemptState.NEVER_ACCEPTED,
@@ -595,7 +363,7 @@ def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: dt.
             return False
         _abandon(attempt, remember_until)
         reason = "the backend never accepted it"
-        _give_back_counted(write, child, attempt, reason, FailureClass.UNREACHABLE)
+        requeue_or_fail(write, child, attempt, reason, FailureClass.UNREACHABLE)
         return True
 
 
@@ -618,18 +386,18 @@ def attempt_lost(*, attempt_id: int, fence: Fence, reason: str) -> bool:
     failed: what it had rendered is lost with the backend. One that was to be stopped is what it was to
     be: people restart a machine whose prompts they have cancelled.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         refused = _refused_in_part(write, attempt) if _stops_for_refusal(attempt) else None
         if refused is not None:
-            return _fail_both(write, child, attempt, AttemptState.LOST, refused)
+            return fail_attempt(write, child, attempt, AttemptState.LOST, refused)
         was_to_stop = attempt.stop_requested_at is not None and not attempt.failure_class
         if attempt.started_at is not None and not was_to_stop:
             failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
-            return _fail_both(write, child, attempt, AttemptState.LOST, failure)
+            return fail_attempt(write, child, attempt, AttemptState.LOST, failure)
         charged = attempt.is_counted and attempt.started_at is not None
         closed = write.move_attempt(attempt, AttemptState.LOST, ended_at=now(), is_counted=charged)
         if closed:
-            _give_back_counted(write, child, attempt, reason, FailureClass.BACKEND_LOST)
+            requeue_or_fail(write, child, attempt, reason, FailureClass.BACKEND_LOST)
         return closed
 
 
@@ -639,47 +407,16 @@ def attempt_struck(*, attempt_id: int, fence: Fence, end: End) -> bool:
 
     Nobody asked for it, so the child waits again, uncharged.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
         attempt.is_counted = False
         if attempt.state in attempt_sources_of(AttemptState.INTERRUPTED):
-            end = _without_replaced(attempt, end)
-        if not _close(write, attempt, AttemptState.INTERRUPTED, end):
+            end = without_replaced(attempt, end)
+        if not close_with_end(write, attempt, AttemptState.INTERRUPTED, end):
             return False
         reason = "hit by the stop of another prompt"
-        _give_back_counted(write, child, attempt, reason, FailureClass.INTERRUPTED)
+        requeue_or_fail(write, child, attempt, reason, FailureClass.INTERRUPTED)
         return True
-
-
-def _give_back_counted(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass
-) -> None:
-    if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
-        return
-    if child.uncounted_attempts + 1 < MAX_UNCHARGED:
-        _give_back(
-            write, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1
-        )
-        return
-    message = sentence(f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}")
-    failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
-    # All of them together are one attempt that counts: else a policy could go on for ever.
-    Attempt.objects.filter(pk=attempt.pk).update(is_counted=True, failure_class=kind)
-    attempt.is_counted, attempt.failure_class = True, kind.value
-    quarantine.take_in(attempt)
-    outcomes.meet(write, child, attempt, failure)
-
-
-def _give_back(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
-) -> None:
-    was_running = child.status == ChildStatus.RUNNING
-    if not outcomes.put_back(write, child, attempt, **fields):
-        return
-    if was_running:
-        write.add(log.child_requeued(child, attempt, reason))
-    if (made := adopting.result_of(child)) is not None:
-        adopting.adopt(write, child, made)
 
 
 # --- stopping -------------------------------------------------------------------------------------
@@ -700,7 +437,7 @@ def attempt_timed_out(*, attempt_id: int, fence: Fence, offline: bool = False) -
     Returns:
         Whether its time was still to be decided about.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
             return False
         if offline:
@@ -740,7 +477,7 @@ def attempt_stalled(
     Returns:
         Whether this call found it so.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         # Likewise one that was given back, or moved: its child waits for nothing else.
         given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
         waited_for = Q(failure_class=FailureClass.TIMEOUT) | given_back
@@ -772,19 +509,19 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
     Adopted where its child waits and nothing newer decides it; else the caller removes it there, and
     that stays so: what was told to stop would end its child as interrupted.
     """
-    with _attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
         if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
             # Asked again, for the first answer was lost.
             return True
         if not running or attempt.state != AttemptState.NEVER_ACCEPTED:
             return False
         moved = attempt.stop_reason == StopReason.MOVED
-        if (attempt.stop_requested_at is not None and not moved) or not _is_free(child):
+        if (attempt.stop_requested_at is not None and not moved) or not is_free(child):
             never_asked = Attempt.objects.filter(pk=attempt.pk, stop_requested_at__isnull=True)
             never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED)
             return False
         AbandonedPrompt.objects.filter(attempt=attempt).delete()
-        _adopt(child, attempt)
+        outcomes.reinstate(child, attempt)
         write.move_attempt(
             attempt,
             AttemptState.RUNNING,
@@ -796,13 +533,13 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
             stop_requested_at=None,
             stop_reason="",
         )
-        _child_started(write, child, attempt)
+        start_child(write, child, attempt)
         return True
 
 
 @unit_of_work
 def abandoned_forget_old(*, attempt_id: int, fence: Fence) -> bool:
     """Take a prompt off the abandoned list once its time is over."""
-    with _attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
+    with attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
         old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=unjumped())
         return old.delete()[0] > 0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from django.db import connection, transaction
 
 from backends import discovery
 from backends.models import Backend
+from backends.services import backend_observed
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import CHILD_OPEN, AttemptState
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
 from jobgroups.models import Attempt, ChildJob, Lease
-from jobgroups.services.writing import unit_of_work
+from jobgroups.services.leases import check_fence
 
 
 def hold_backends(backend_ids: Collection[str]) -> None:
@@ -90,3 +94,15 @@ def adopted_depart(*, backend_id: str) -> bool:
 
 def _jobs(number: int) -> str:
     return f"{number} job is" if number == 1 else f"{number} jobs are"
+
+
+@unit_of_work
+def backend_seen(*, fence: Fence, **seen: Any) -> None:
+    """Store what the holder of a backend's lease has just seen of it, as ``backend_observed`` takes it.
+
+    Raises:
+        LeaseLost: the backend is another runner's now; nothing was written.
+    """
+    with transaction.atomic():
+        check_fence(fence)
+        backend_observed(backend_id=fence.backend_id, **seen)

@@ -14,8 +14,7 @@ from typing import Final
 from django.db import connection
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from backends.models import Backend
-from backends.states import prompt_limit
+from jobgroups.database.retry import unit_of_work
 from jobgroups.database.statements import (
     KEY,
     Parameter,
@@ -25,11 +24,14 @@ from jobgroups.database.statements import (
 )
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.slots import has_place
+from jobgroups.services.transactions import group_transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def child_claim(*, fence: Fence, client_id: str, depth: int) -> Claim | None:
     """
     # What waits comes first: of a farm's hundreds of backends most have nothing, and are asked often.
     candidate = _oldest_waiting(fence.backend_id)
-    if candidate is None or not _has_place(fence.backend_id, depth):
+    if candidate is None or not has_place(fence.backend_id, depth):
         return None
     while candidate is not None:
         try:
@@ -94,47 +96,6 @@ def claims_stored(*, fence: Fence) -> set[int]:
 
 class _NoPlace(Exception):
     """The backend takes nothing now: rolls the claim's transaction back."""
-
-
-def _has_place(backend_id: str, depth: int, *, locked: bool = False) -> bool:
-    active = _active(backend_id)
-    stopping = any(
-        one.state == AttemptState.RUNNING and one.stop_requested_at is not None for one in active
-    )
-    return not stopping and len(active) < _places(backend_id, depth, locked=locked)
-
-
-_active: Final = PreparedQuery(
-    lambda: (
-        Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True)
-        .only("state", "stop_requested_at")
-        .order_by()
-    )
-)
-
-
-def _places(backend_id: str, depth: int, *, locked: bool) -> int:
-    row = (_locked_holds if locked else _holds).first(backend_id)
-    if row is None:
-        return 0
-    return prompt_limit(
-        enabled=row.enabled,
-        hold=row.hold,
-        quarantined=row.quarantined_at is not None,
-        consecutive_quarantines=row.consecutive_quarantines,
-        depth=depth,
-    )
-
-
-def _what_holds() -> QuerySet[Backend]:
-    return Backend.objects.filter(pk=KEY).only(
-        "enabled", "hold", "quarantined_at", "consecutive_quarantines"
-    )
-
-
-_holds: Final = PreparedQuery(_what_holds)
-#: A failure that is being stored may set the backend aside: wait for that.
-_locked_holds: Final = PreparedQuery(lambda: _what_holds().select_for_update(no_key=True))
 
 
 def _claimable() -> QuerySet[ChildJob]:
@@ -180,7 +141,7 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
     with group_transaction(group_id, fence=fence) as write:
         # Under the fence: who holds the backend back has its lease, and was before this or comes
         # after it.
-        if not _has_place(fence.backend_id, depth, locked=True):
+        if not has_place(fence.backend_id, depth, locked=True):
             raise _NoPlace
         # It may have been moved to another backend, or delayed, since it was looked for.
         child = _still_waiting.first(fence.backend_id, child_id=child_id, **_due())

@@ -11,15 +11,19 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import unjumped
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import ChildStatus, Elsewhere, ErrorType, StopReason
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.candidates import Others, others_for
-from jobgroups.services.outcomes import Failure, meet, move_elsewhere, stop_failed
-from jobgroups.services.writing import Fence, GroupWrite, group_transaction, unit_of_work
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.outcomes import Failure, meet, stop_failed
+from jobgroups.services.requeue import move_elsewhere
+from jobgroups.services.transactions import group_transaction
 
 #: What becomes of a child, and where it could go instead; gives whether it waits there no longer.
 EndChild = Callable[[GroupWrite, ChildJob, Others], bool]

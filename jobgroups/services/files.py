@@ -14,12 +14,12 @@ from typing import Final
 from django.db import connection, transaction
 from django.db.models import F
 
+from jobgroups.database.retry import unit_of_work
 from jobgroups.database.statements import update_where
 from jobgroups.domain.outputs import marked
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.serializers import to_json
-from jobgroups.services.writing import unit_of_work
 
 _TABLE: Final = ReportedFile._meta.db_table
 #: Files in one statement: SQLite before 3.32 takes 999 values.

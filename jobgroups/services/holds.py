@@ -14,20 +14,18 @@ from django.db import transaction
 from backends import holds
 from backends.models import Backend
 from backends.states import Hold
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, StopReason
 from jobgroups.errors import BackendNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
-from jobgroups.services import adopting
-from jobgroups.services.outcomes import move_elsewhere, put_back
-from jobgroups.services.writing import (
-    Fence,
-    GroupWrite,
-    check_fence,
-    group_transaction,
-    unit_of_work,
-)
+from jobgroups.services import late_results
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.leases import check_fence
+from jobgroups.services.requeue import move_elsewhere, put_back
+from jobgroups.services.transactions import group_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +188,11 @@ def _wait_again(write: GroupWrite, child: ChildJob, attempt: Attempt, row: Backe
         return
     held = "drained" if row.hold == Hold.DRAIN else "paused"
     by = f" by {row.changed_by}" if row.changed_by else ""
-    made = adopting.result_of(child)
+    made = late_results.result_of(child)
     moved = made is None and move_elsewhere(
         write, child, reason=f"{row.id} was {held}{by}, and gave its work back."
     )
     if ran and not moved:
         write.add(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
     if made is not None:
-        adopting.adopt(write, child, made)
+        late_results.adopt(write, child, made)

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.failures import OVERTAKEN
 from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import ChildNotFound, JobNotWaiting
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services import rebinding
-from jobgroups.services.outcomes import put_back
-from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
+from jobgroups.services import assignment
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.requeue import put_back
+from jobgroups.services.transactions import group_transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
             raise JobNotWaiting(job_id, child.status, child.backend_id or "")
         moved = child.backend_id != backend_id
         if moved:
-            rebinding.bind_to(write.group, backend_id)
+            assignment.bind_to(write.group, backend_id)
             _move(write, child, backend_id, by)
         removed = child.attempts.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
         # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
@@ -86,7 +88,7 @@ def _move(write: GroupWrite, child: ChildJob, backend_id: str, by: str) -> None:
         write.owe_stop([attempt.pk], StopReason.MOVED)
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
     put_back(write, child, attempt, backend_id=backend_id, not_before=None)
-    rebinding.leave_unreachable([child])
+    assignment.leave_unreachable([child])
     person = by or log.A_PERSON
     reason = f"Moved from {left or 'no backend'} by {person}."
     write.add(

@@ -12,14 +12,19 @@ from typing import Final
 from django.db.models import F, QuerySet
 
 from backends.models import Backend
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.states import CHILD_OPEN, Elsewhere
+from jobgroups.domain.leases import Fence
+from jobgroups.domain.states import CHILD_OPEN, Elsewhere, StopReason
 from jobgroups.domain.text import clock_time
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.candidates import others_for
-from jobgroups.services.outcomes import Failure, leave_offline
-from jobgroups.services.writing import Fence, group_transaction, unit_of_work
+from jobgroups.services import late_results
+from jobgroups.services.candidates import Others, others_for, tried_of
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.outcomes import Failure, adopt_earlier, stop_failed
+from jobgroups.services.requeue import charged_attempts, policy_of, rebind, wait_at
+from jobgroups.services.transactions import group_transaction
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
 _UNPROBED_AFTER: Final = dt.timedelta(minutes=1)
@@ -83,3 +88,51 @@ def _movable(fence: Fence) -> QuerySet[Attempt]:
         child__current_attempt=F("pk"),
         child__status__in=CHILD_OPEN,
     ).exclude(child__group__retry_elsewhere=Elsewhere.NEVER)
+
+
+def leave_offline(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
+) -> bool:
+    """Retry a child on another backend, if its group allows it: its own one is offline.
+
+    The prompt may still be there, or run behind a broken network. Its attempt stays open with a pending
+    stop, and its end, if it is ever seen, is met like every late one.
+
+    Args:
+        write: the child's group.
+        child: decided by this attempt.
+        attempt: active, without a stop.
+        lost: the failure of an attempt that had begun to execute. It counts against ``max_attempts``.
+        unsent: of one that had not: the child is moved as if it had not been sent, and nothing counts.
+
+    Returns:
+        Whether it waits elsewhere, or has the picture of another attempt; else nothing was done.
+    """
+    group, policy = write.group, policy_of(write.group)
+    ran = attempt.started_at is not None
+    failure = lost if ran else unsent
+    made = late_results.result_of(child)
+    # Its own attempt is not over yet, and is counted here.
+    charged = charged_attempts(group, child) + 1
+    target = None
+    if made is None:
+        if ran and not policy.allows(failure.kind, charged):
+            return False
+        target = Others(group, attempt.backend_id).take(tried_of(group, child))
+        if target is None:
+            return False
+    if not stop_failed(write, attempt, StopReason.GAVE_UP, failure.kind, failure):
+        return False
+    if not ran:
+        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
+        attempt.is_counted = False
+    if made is not None:
+        return adopt_earlier(write, child, attempt, made)
+    assert target is not None  # noqa: S101 see above
+    if ran:
+        return wait_at(
+            write, child, attempt, failure.kind, failure.message, target=target, charged=charged
+        )
+    return rebind(
+        write, child, attempt, failure.kind, failure.message, target=target, not_before=None
+    )

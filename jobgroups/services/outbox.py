@@ -17,13 +17,13 @@ from django.db.models import Exists, Max, OuterRef, Q, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend, Reachability
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain import notices, text
 from jobgroups.domain.clock import now
 from jobgroups.domain.notices import NoticeKind, Pace, Told
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services.notices import link_to, notice_store, wanted
-from jobgroups.services.writing import unit_of_work
 
 #: Begins ``last_error`` while a runner tells it.
 _UNDER_WAY: Final = "being told"

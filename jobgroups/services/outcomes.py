@@ -7,19 +7,15 @@ in the transaction that stores what led to it, with the group, the child and the
 from __future__ import annotations
 
 import datetime as dt
-import random
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from django.conf import settings
-from django.db import transaction
-from django.db.models import Q
+from django.db import connection
 
-from jobgroups.domain import retry_policy
+from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
-from jobgroups.domain.retry_policy import Policy
 from jobgroups.domain.states import (
     CHILD_OPEN,
     AttemptState,
@@ -27,13 +23,13 @@ from jobgroups.domain.states import (
     ErrorType,
     StopReason,
 )
+from jobgroups.domain.text import sentence
 from jobgroups.events import log
-from jobgroups.events.hub import hub
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
-from jobgroups.services import adopting, quarantine
-from jobgroups.services.candidates import Others, hold, others_for, own_candidate, tried_of
-from jobgroups.services.writing import GroupWrite
+from jobgroups.services import files, late_results, quarantine
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.requeue import attempts_with, put_back, try_again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +141,12 @@ def goes_on(write: GroupWrite, child: ChildJob, attempt: Attempt, failure: Failu
         failure: why.
     """
     # Perhaps of a newer one: this may be an old one that was met after all.
-    if (made := adopting.result_of(child)) is not None:
-        return _take_earlier(write, child, attempt, made)
-    return try_again(write, child, attempt, failure)
+    if (made := late_results.result_of(child)) is not None:
+        return adopt_earlier(write, child, attempt, made)
+    return try_again(write, child, attempt, failure.kind, failure.message)
 
 
-def _take_earlier(write: GroupWrite, child: ChildJob, attempt: Attempt, made: Attempt) -> bool:
+def adopt_earlier(write: GroupWrite, child: ChildJob, attempt: Attempt, made: Attempt) -> bool:
     """Give a child whose attempt failed the picture that another one made while this one ran."""
     ran = child.status == ChildStatus.RUNNING
     if not put_back(write, child, attempt):
@@ -158,7 +154,7 @@ def _take_earlier(write: GroupWrite, child: ChildJob, attempt: Attempt, made: At
     if ran:
         reason = f"attempt {made.number}, at {made.backend_id}, made its picture after all"
         write.add(log.child_requeued(child, attempt, reason))
-    adopting.adopt(write, child, made)
+    late_results.adopt(write, child, made)
     return True
 
 
@@ -176,214 +172,236 @@ def _end(
         write.add(log.child_failed(child))
 
 
-def attempts_with(child: ChildJob, attempt: Attempt) -> int:
-    """Return how many attempts a child has had with this one, which may be an older one of it."""
-    return max(child.attempt_count, attempt.number)
+# --- how it ended ---------------------------------------------------------------------------------
+
+#: Attempts of a child and run that may end without being charged before the child fails.
+MAX_UNCHARGED: Final = 5
 
 
-def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
-    """Have a child wait again whose current attempt is over, or is none of its own any more.
+#: What is said of an attempt that the Director stopped; ``{}`` is its group's time limit.
+_STOPPED: Final = {
+    StopReason.CANCEL: "Cancelled",
+    StopReason.TIMEOUT: "Timed out after {} s",
+    StopReason.SUPERSEDED: "A newer attempt took its place",
+    StopReason.GAVE_UP: "Given up",
+    StopReason.GIVEN_BACK: "Given back: its backend was paused or drained",
+    StopReason.MOVED: "Moved to another backend",
+    StopReason.PARTLY_REFUSED: "Stopped: ComfyUI refused a part of the workflow",
+}
 
-    Args:
-        write: the child's group.
-        child: open.
-        attempt: its current attempt; None: it waits without one.
-        fields: columns to set in the same statement.
 
-    Returns:
-        Whether this call did. The caller tells it: nobody knows yet why it waits.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How ComfyUI says that a prompt ended."""
+
+    state: AttemptState
+    outputs: Mapping[str, Any]
+    node_outputs: Mapping[str, Any] = field(default_factory=dict)
+    error_message: str | None = None
+    error_type: ErrorType | None = None
+    error_details: Mapping[str, Any] | None = None
+    #: Why it failed; of a success: why it is none that a person could use.
+    failure: FailureClass | None = None
+    warnings: tuple[str, ...] = ()
+    #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
+    #: files of the others.
+    executed: frozenset[str] = frozenset()
+    #: Of each of these nodes, its ``workflow.origins``.
+    origins: Mapping[str, str] = field(default_factory=dict)
+    #: When it ended, by the backend's clock; None where its history does not say.
+    backend_ended_at: dt.datetime | None = None
+    #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
+    node_errors: Mapping[str, Any] | None = None
+    #: False where it never came to execute: it was deleted from the backend's queue.
+    ran: bool = True
+    #: Where it had come to, as the stream last told it: step, its steps done and in all.
+    last_step: tuple[str | None, int, int] | None = None
+
+
+def reinstate(child: ChildJob, attempt: Attempt) -> None:
+    """Let an older attempt decide its child again: it was given up, and has its picture after all.
+
+    Nothing is rendered twice by that. The child's row is locked, it is queued and has no current
+    attempt: no newer prompt of it was sent, or is about to be, since a claim sets its attempt under
+    the same lock before anything is sent. Completed by this transaction, it is never claimed again.
     """
-    fields = {"current_attempt": None, **fields}
-    if child.status == ChildStatus.QUEUED:
-        waits = ChildJob.objects.filter(
-            pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt
-        )
-        put = waits.update(**fields) > 0
-        for name, value in fields.items() if put else ():
-            setattr(child, name, value)
-        return put
-    fields |= {"started_at": None, "progress": 0.0, "current_step": None}
-    fields |= {"steps_completed": 0, "steps_total": 0}
-    return write.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields)
+    owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
+    ChildJob.objects.filter(pk=child.pk).update(**owned)
+    for name, value in owned.items():
+        setattr(child, name, value)
 
 
-# --- tried again ----------------------------------------------------------------------------------
-
-
-def policy_of(group: JobGroup) -> Policy:
-    """Return a group's policy."""
-    return Policy.stored(
-        max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
+def start_child(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
+    started = write.move_child(
+        child,
+        ChildStatus.RUNNING,
+        attempt=attempt,
+        started_at=attempt.started_at,
+        attempt_count=attempts_with(child, attempt),
     )
+    if started:
+        write.add(log.child_started(child, attempt))
 
 
-def try_again(write: GroupWrite, child: ChildJob, attempt: Attempt, failure: Failure) -> bool:
-    """Have a child wait for another attempt, if its group's policy has one for it and somewhere to go.
+def without_replaced(attempt: Attempt, end: End) -> End:
+    """Record the files of an end, and return it with those marked that a later job has replaced.
 
-    Args:
-        write: the child's group.
-        child: decided by this attempt.
-        attempt: over, or with its stop owed; its failure class is stored.
-        failure: why.
-
-    Returns:
-        Whether it waits; else nothing was done.
+    Only an end that is stored late has such files: the Director was away meanwhile.
     """
-    group, policy = write.group, policy_of(write.group)
-    charged = _charged(group, child)
-    if not policy.allows(failure.kind, charged):
-        return False
-    target = _next_backend(group, child, attempt.backend_id, failure.kind, policy)
-    return target is not None and _wait_at(
-        write, child, attempt, failure, target=target, charged=charged
+    attempt.backend_ended_at = end.backend_ended_at
+    reported = outputs.digests(attempt.backend_id, end.node_outputs, end.executed)
+    origins = {
+        digest: end.origins.get(node, "")
+        for node in end.executed
+        for digest in outputs.digests(attempt.backend_id, {node: end.node_outputs[node]}, ())
+    }
+    replaced = files.record(attempt, reported, origins)
+    if not replaced:
+        return end
+    marked = outputs.marked(end.outputs, attempt.backend_id, replaced)
+    gone = [
+        f"{one['filename']} was replaced: a later job wrote a file of the same name."
+        for one in outputs.reported_files(marked)
+        if one.get("reason") == outputs.REPLACED
+    ]
+    end = replace(end, outputs=marked, warnings=(*end.warnings, *gone))
+    if end.state is not AttemptState.SUCCESS or not outputs.all_missing(marked):
+        return end
+    return replace(
+        end,
+        failure=FailureClass.OUTPUT_GONE,
+        error_message=f"Every file of it was replaced before its end was stored: {gone[0]}",
+        error_type=ErrorType.COMFYUI,
     )
 
 
-def _wait_at(
-    write: GroupWrite,
-    child: ChildJob,
-    attempt: Attempt,
-    failure: Failure,
-    *,
-    target: str,
-    charged: int,
-) -> bool:
-    """Have a child wait for its next attempt, after the pause that so many attempts ask for."""
-    seconds = retry_policy.pause(
-        charged,
-        backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
-        luck=random.random(),  # noqa: S311 jitter
+def close_with_end(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(_FORGET, [attempt.pk])
+    fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
+    message = end.error_message
+    stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
+    if stopped and end.failure in (None, FailureClass.INTERRUPTED):
+        # The Director interrupted it, and no user at the machine.
+        message = _STOPPED[StopReason(attempt.stop_reason)].format(write.group.timeout_seconds)
+    if end.node_outputs:
+        fields["node_outputs_json"] = to_json(end.node_outputs)
+    failure: dict[str, Any] = {
+        "error_message": message,
+        "error_type": end.error_type,
+        "error_details_json": None if end.error_details is None else to_json(end.error_details),
+        "failure_class": _class_stored(attempt, state, end),
+    }
+    if state is not AttemptState.SUCCESS:
+        failure = columns_kept(attempt) or failure
+    return write.move_attempt(
+        attempt,
+        state,
+        ended_at=now(),
+        backend_ended_at=end.backend_ended_at,
+        outputs_json=to_json(end.outputs),
+        warnings_json=to_json(list(end.warnings)),
+        **{**failure, **fields},
     )
-    # Whole milliseconds, as now() has them: what is stored is what is sent.
-    pause = dt.timedelta(milliseconds=round(1000 * seconds))
-    fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
-    return _rebind(write, child, attempt, failure, target, not_before=now() + pause, **fields)
 
 
-def _rebind(
-    write: GroupWrite,
-    child: ChildJob,
-    attempt: Attempt,
-    failure: Failure,
-    target: str,
-    **fields: Any,
-) -> bool:
-    put = put_back(write, child, attempt, backend_id=target, **fields)
-    if put:
-        _tell(write, child, attempt.backend_id, failure.kind, failure.message)
-    return put
+#: Written out, as the events' statement is.
+_FORGET: Final = f"DELETE FROM {AbandonedPrompt._meta.db_table} WHERE attempt_id = %s"  # noqa: S608 a name of ours
 
 
-def _charged(group: JobGroup, child: ChildJob) -> int:
-    """Count the attempts of this run that were charged and are over, or as good as over."""
-    over = Q(ended_at__isnull=False) | ~Q(failure_class="")
-    return child.attempts.filter(over, run=group.run, is_counted=True).count()
+def _class_stored(attempt: Attempt, state: AttemptState, end: End) -> str:
+    """Return the class that an attempt is stored with, "" where it did not fail."""
+    if state is AttemptState.SUCCESS:
+        # Also of one whose stop was owed: it was quicker.
+        return end.failure or ""
+    if attempt.failure_class:
+        return attempt.failure_class
+    asked_for = attempt.stop_requested_at is not None or not attempt.is_counted
+    if state is AttemptState.INTERRUPTED and asked_for:
+        return ""
+    return _failure_of(end).kind
 
 
-def _tell(
-    write: GroupWrite, child: ChildJob, left: str, kind: FailureClass | None, reason: str
+def _failure_of(end: End) -> Failure:
+    kind = end.failure
+    if kind is None:
+        interrupted = end.state is AttemptState.INTERRUPTED
+        kind = FailureClass.INTERRUPTED if interrupted else FailureClass.NODE_ERROR
+    return Failure(
+        kind=kind,
+        message=end.error_message or "",
+        details=end.error_details,
+        type=end.error_type or ErrorType.INTERNAL,
+    )
+
+
+def end_child(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, end: End, refused: Failure | None
 ) -> None:
-    write.add(
-        log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason)
+    if child.status == ChildStatus.QUEUED and end.ran:
+        # It ran while nobody looked: the start is recorded just before the end.
+        start_child(write, child, attempt)
+    if end.state is not AttemptState.SUCCESS or refused is not None:
+        meet(write, child, attempt, refused or _failure_of(end), **_last_step(end))
+        return
+    if end.failure is not None and goes_on(write, child, attempt, _failure_of(end)):
+        return
+    moved = write.move_child(
+        child,
+        ChildStatus.COMPLETED,
+        attempt=attempt,
+        outputs_json=to_json(end.outputs),
+        warnings_json=to_json(list(end.warnings)),
+        progress=100.0,
+        **_last_step(end),
     )
-    # Its next backend may be another runner's.
-    transaction.on_commit(_ring, robust=True)
+    if moved:
+        write.add(log.child_completed(child))
 
 
-def _ring() -> None:
-    hub.notify_runners()
+def _last_step(end: End) -> dict[str, Any]:
+    """Return the columns that the flush, which runs four times a second, may not have stored."""
+    if end.last_step is None:
+        return {}
+    step, completed, total = end.last_step
+    return {"current_step": step, "steps_completed": completed, "steps_total": total}
 
 
-def _next_backend(
-    group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: Policy
-) -> str | None:
-    tried, own = tried_of(group, child), own_candidate(left)
-    others = others_for(group, policy.elsewhere, besides={left})
-    while True:
-        target = retry_policy.next_backend(kind, own=own, others=others, tried=tried, policy=policy)
-        if target is None or target == left or hold(target):
-            return target
-        others = [one for one in others if one.backend_id != target]
-
-
-# --- moved away from a backend --------------------------------------------------------------------
-
-
-def leave_offline(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
+def fail_attempt(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
 ) -> bool:
-    """Retry a child on another backend, if its group allows it: its own one is offline.
-
-    The prompt may still be there, or run behind a broken network. Its attempt stays open with a pending
-    stop, and its end, if it is ever seen, is met like every late one.
-
-    Args:
-        write: the child's group.
-        child: decided by this attempt.
-        attempt: active, without a stop.
-        lost: the failure of an attempt that had begun to execute. It counts against ``max_attempts``.
-        unsent: of one that had not: the child is moved as if it had not been sent, and nothing counts.
-
-    Returns:
-        Whether it waits elsewhere, or has the picture of another attempt; else nothing was done.
-    """
-    group, policy = write.group, policy_of(write.group)
-    ran = attempt.started_at is not None
-    failure = lost if ran else unsent
-    made = adopting.result_of(child)
-    # Its own attempt is not over yet, and is counted here.
-    charged = _charged(group, child) + 1
-    target = None
-    if made is None:
-        if ran and not policy.allows(failure.kind, charged):
-            return False
-        target = Others(group, attempt.backend_id).take(tried_of(group, child))
-        if target is None:
-            return False
-    if not stop_failed(write, attempt, StopReason.GAVE_UP, failure.kind, failure):
-        return False
-    if not ran:
-        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
-        attempt.is_counted = False
-    if made is not None:
-        return _take_earlier(write, child, attempt, made)
-    assert target is not None  # noqa: S101 see above
-    if ran:
-        return _wait_at(write, child, attempt, failure, target=target, charged=charged)
-    return _rebind(write, child, attempt, failure, target, not_before=None)
+    closed = close_failed(write, attempt, state, failure)
+    if closed:
+        meet(write, child, attempt, failure)
+    return closed
 
 
-def move_elsewhere(
-    write: GroupWrite,
-    child: ChildJob,
-    *,
-    reason: str,
-    kind: FailureClass | None = None,
-    others: Others | None = None,
-) -> bool:
-    """Bind a child that waits, and was not sent, to another backend, where its group allows that.
+def requeue_or_fail(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass
+) -> None:
+    if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
+        return
+    if child.uncounted_attempts + 1 < MAX_UNCHARGED:
+        requeue_or_adopt(
+            write, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1
+        )
+        return
+    message = sentence(f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}")
+    failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
+    # All of them together are one attempt that counts: else a policy could go on for ever.
+    Attempt.objects.filter(pk=attempt.pk).update(is_counted=True, failure_class=kind)
+    attempt.is_counted, attempt.failure_class = True, kind.value
+    quarantine.take_in(attempt)
+    meet(write, child, attempt, failure)
 
-    It is no attempt and none is charged.
 
-    Args:
-        write: the child's group.
-        child: queued, without a current attempt.
-        reason: why it does not wait where it waited, as a sentence.
-        kind: what keeps the backend from working, where that is a failure.
-        others: where it may go, looked at once for all children of the group that are moved.
-
-    Returns:
-        Whether it waits elsewhere now.
-    """
-    left = child.backend_id or ""
-    target = (others or Others(write.group, left)).take(tried_of(write.group, child))
-    if target is None:
-        return False
-    waits = ChildJob.objects.filter(
-        pk=child.pk, status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id=left
-    )
-    if not waits.update(backend_id=target, not_before=None):
-        return False
-    child.backend_id, child.not_before = target, None
-    _tell(write, child, left, kind, reason)
-    return True
+def requeue_or_adopt(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
+) -> None:
+    was_running = child.status == ChildStatus.RUNNING
+    if not put_back(write, child, attempt, **fields):
+        return
+    if was_running:
+        write.add(log.child_requeued(child, attempt, reason))
+    if (made := late_results.result_of(child)) is not None:
+        late_results.adopt(write, child, made)

@@ -12,9 +12,10 @@ from typing import Final
 
 from django.db import connection, transaction
 
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ChildJob
-from jobgroups.services.writing import Fence, fences_that_hold
+from jobgroups.services.leases import fences_that_hold
 
 #: The most steps that their columns hold; what a node reports has no limit of its own.
 MAX_STEPS: Final = 2**31 - 1

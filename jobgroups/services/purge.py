@@ -10,10 +10,10 @@ from typing import Final
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet, Sum
 
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, ReportedFile
-from jobgroups.services.groups import IDEMPOTENCY_LIFE
-from jobgroups.services.writing import unit_of_work
+from jobgroups.services.submission import IDEMPOTENCY_LIFE
 
 #: Younger groups are kept whatever is asked: their idempotency keys still have to be known, and
 #: prompts of theirs may still turn up at a backend.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus
@@ -24,9 +25,10 @@ from jobgroups.errors import (
 from jobgroups.events import log
 from jobgroups.events.hub import hub
 from jobgroups.models import ChildJob
-from jobgroups.services import adopting, rebinding
-from jobgroups.services.rebinding import Choice
-from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
+from jobgroups.services import assignment, late_results
+from jobgroups.services.assignment import Choice
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.transactions import group_transaction
 
 #: Nothing is said of where children are to be bound.
 AS_THE_GROUP_SAYS: Final = Choice()
@@ -133,9 +135,9 @@ def _check_run(write: GroupWrite, run: int | None) -> None:
 
 def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, by: str) -> Retried:
     """Queue children again: in the next run if this one has ended, else within it."""
-    results = adopting.results(chosen)
+    results = late_results.results(chosen)
     waiting = [child for child in chosen if child.id not in results]
-    bound = rebinding.bind(write.group, waiting, choice) if waiting else {}
+    bound = assignment.bind(write.group, waiting, choice) if waiting else {}
     moved = {child.id: bound[child.id] for child in waiting if child.backend_id != bound[child.id]}
     bound |= {child_id: attempt.backend_id for child_id, attempt in results.items()}
     opens_run = write.group.completed_at is not None
@@ -158,10 +160,10 @@ def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, 
     if opens_run:
         write.add(log.group_reopened(write.group, chosen, by=by))
     if choice.names_a_place:
-        rebinding.leave_unreachable([child for child in waiting if child.id in moved])
+        assignment.leave_unreachable([child for child in waiting if child.id in moved])
     for child in chosen:
         if child.id in results:
-            adopting.adopt(write, child, results[child.id])
+            late_results.adopt(write, child, results[child.id])
     return Retried(
         group_id=write.group.id,
         run=write.group.run,

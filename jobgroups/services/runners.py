@@ -8,20 +8,14 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
-from typing import Any, Final
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import F
 
-from backends.models import Backend
-from backends.services import backend_observed
+from jobgroups.database.retry import unit_of_work
 from jobgroups.models import Lease, Runner
-from jobgroups.queries.leases import database_now, dead_runners
-from jobgroups.services.writing import Fence, check_fence, unit_of_work
-
-#: How long a lease holds without a renewal: what a host that vanished drove is another runner's
-#: within 15 s.
-LEASE_LIFE: Final = dt.timedelta(seconds=12)
+from jobgroups.queries.leases import database_now
+from jobgroups.services.leases import LEASE_LIFE
 
 
 @unit_of_work
@@ -81,71 +75,3 @@ def runner_failed(*, name: str, error: str) -> None:
     Runner.objects.filter(name=name).update(
         restarts=F("restarts") + 1, last_error=error[:500], last_error_at=database_now()
     )
-
-
-@unit_of_work
-def backend_seen(*, fence: Fence, **seen: Any) -> None:
-    """Store what the holder of a backend's lease has just seen of it, as ``backend_observed`` takes it.
-
-    Raises:
-        LeaseLost: the backend is another runner's now; nothing was written.
-    """
-    with transaction.atomic():
-        check_fence(fence)
-        backend_observed(backend_id=fence.backend_id, **seen)
-
-
-@unit_of_work
-def lease_release(*, fence: Fence) -> bool:
-    """Hand a backend over: its lease is free from now on, with the time since when in ``expires_at``.
-
-    Called when nothing of this runner speaks to the backend any more.
-
-    Returns:
-        Whether the lease was still ours.
-    """
-    with transaction.atomic():
-        ours = Lease.objects.filter(backend_id=fence.backend_id, epoch=fence.epoch)
-        # As a whole: whoever still writes under it is waited for.
-        if ours.select_for_update().first() is None:
-            return False
-        return bool(ours.update(runner="", expires_at=database_now()))
-
-
-def lease_take(*, backend_id: str, runner: str) -> Fence | None:
-    """Take the lease on a backend: free, expired, a dead runner's, or this runner's own from before.
-
-    The epoch moves on with every taking, so that whatever an earlier holder still writes is refused.
-
-    Returns:
-        The fence for all further writes, or None: another live runner holds it, somebody writes under
-        it at this moment, or the backend is gone.
-    """
-    try:
-        return _lease_take(backend_id, runner)
-    except IntegrityError:
-        # It was deleted between the look and the lease's first row.
-        return None
-
-
-@unit_of_work
-def _lease_take(backend_id: str, runner: str) -> Fence | None:
-    with transaction.atomic():
-        if not Backend.objects.filter(pk=backend_id).exists():
-            return None
-        Lease.objects.get_or_create(backend_id=backend_id)
-        # Locked: by a writer that will be done soon, or one that stands still in the middle. Neither is
-        # waited for, since other backends may be free.
-        rows = Lease.objects.select_for_update(skip_locked=True)
-        lease = rows.filter(backend_id=backend_id).first()
-        if lease is None:
-            return None
-        held = lease.runner not in ("", runner) and lease.expires_at is not None
-        moment = database_now()
-        holds = held and lease.expires_at is not None and lease.expires_at > moment
-        if holds and lease.runner not in dead_runners():
-            return None
-        Lease.objects.filter(pk=lease.pk).update(
-            runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_LIFE
-        )
-        return Fence(backend_id, lease.epoch + 1)

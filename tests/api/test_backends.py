@@ -12,10 +12,10 @@ from backends.models import Backend
 from backends.services import BackendInvalid, backend_observed, backends_ensure
 from backends.simulator import SimulatorThread
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Fence
 from jobgroups.events.hub import Hub
 from jobgroups.models import Attempt, ChildJob, Runner
 from jobgroups.services.claims import Claim
-from jobgroups.services.writing import Fence
 from tests import farm as play
 from tests.api.bad_servers import dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields

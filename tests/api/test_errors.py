@@ -19,7 +19,7 @@ from director.pages import group_list
 from director.web.errors import JsonErrorMiddleware
 from jobgroups.models import JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import groups
+from jobgroups.services import submission
 from tests.api.conftest import GRAPH, Api, error_of
 
 pytestmark = pytest.mark.django_db
@@ -279,7 +279,7 @@ def test_a_write_that_the_database_refused_promises_nothing(
     def full(*_arguments: Any, **_named: Any) -> None:
         raise OperationalError("database or disk is full")
 
-    monkeypatch.setattr(groups, "insert", full)
+    monkeypatch.setattr(submission, "insert", full)
     body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
     error_of(api.post("/api/job-group", body), 503, "database_unavailable")
     assert JobGroup.objects.count() == 0

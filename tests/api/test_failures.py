@@ -19,11 +19,11 @@ from director.cli.failures import failure_lines
 from director.client.failures import parse_failures
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
 from jobgroups.queries import failures as failing
-from jobgroups.services import attempts, expiry, groups, retries
-from jobgroups.services.writing import Fence
+from jobgroups.services import attempts, cancellation, expiry, retries
 from tests import farm
 from tests.api.conftest import Api, wrong_fields
 
@@ -391,12 +391,12 @@ def _hangs_and_waits_for_its_next_try_elsewhere() -> None:
 
 
 def _cancelled() -> None:
-    groups.group_cancel(group_id=farm.submit("gpu-1").id)
+    cancellation.group_cancel(group_id=farm.submit("gpu-1").id)
 
 
 def _cancelled_while_it_waited_for_its_next_try() -> None:
     _waits_for_its_next_try()
-    groups.group_cancel(group_id=JobGroup.objects.get().id)
+    cancellation.group_cancel(group_id=JobGroup.objects.get().id)
 
 
 def _retried_by_a_person() -> None:

@@ -17,7 +17,7 @@ from jobgroups.domain.clock import now
 from jobgroups.models import JobGroup
 from jobgroups.services import holds
 from jobgroups.services.backends import adopted_depart, backend_forget
-from jobgroups.services.groups import group_cancel
+from jobgroups.services.cancellation import group_cancel
 from tests import farm
 from tests.api.conftest import Api, error_of, wrong_fields
 

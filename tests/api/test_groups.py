@@ -12,11 +12,11 @@ import pytest
 
 from backends.states import LEFT_RUNNING
 from jobgroups.domain.clock import iso, now
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
-from jobgroups.services import groups, runners
+from jobgroups.services import backends, cancellation
 from jobgroups.services.claims import Claim
-from jobgroups.services.writing import Fence
 from tests import farm as play
 from tests.api.conftest import Api, error_of, wrong_fields
 
@@ -136,7 +136,7 @@ def test_events_are_listed_in_order_after_since(api: Api, farm: list[str]) -> No
 
 def test_events_have_pages(api: Api, farm: list[str]) -> None:
     group = api.submit(*["gpu-1"] * 600)["job_group_id"]
-    groups.group_cancel(group_id=group)
+    cancellation.group_cancel(group_id=group)
     path, seen = f"/api/job-groups/{group}/events", []
     while path:
         page = api.get(path).json()
@@ -357,7 +357,7 @@ def test_cancelled_job_shows_why_its_prompt_still_runs(api: Api, farm: list[str]
     job = api.get(f"/api/job-groups/{group}").json()["child_jobs"][0]["job_id"]
     fence, claim = _play("gpu-1")
     why = "ComfyUI 0.3.56 cannot stop one prompt by its id"
-    runners.backend_seen(fence=fence, reachable=True, reason=f"{LEFT_RUNNING}{why}")
+    backends.backend_seen(fence=fence, reachable=True, reason=f"{LEFT_RUNNING}{why}")
     card = f"/groups/{group}/parts/cards/{job}"
     assert why not in api.get(card).content.decode()
     assert api.delete(f"/api/job-groups/{group}").json()["cancelled"] is True

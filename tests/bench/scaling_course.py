@@ -63,7 +63,7 @@ def _register(numbers: range) -> list[str]:
     from backends.models import Backend
     from jobgroups.models import Lease
     from jobgroups.queries.leases import database_now
-    from jobgroups.services.runners import LEASE_LIFE
+    from jobgroups.services.leases import LEASE_LIFE
 
     ids = [f"gpu-{number:05d}" for number in numbers]
     Backend.objects.bulk_create(
@@ -85,8 +85,8 @@ def _round() -> None:
 
 def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int) -> None:
     """Submit a group and take some of its children from the claim to their end."""
+    from jobgroups.domain.leases import Fence
     from jobgroups.services import attempts, claims
-    from jobgroups.services.writing import Fence
     from tests import farm
 
     with clock.timed(f"submit {size}"):

@@ -14,7 +14,7 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob
 from jobgroups.queries import estimates
-from jobgroups.services import attempts, groups
+from jobgroups.services import attempts, cancellation
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -151,7 +151,7 @@ def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
     farm.backend("gpu-2")
     farm.submit("gpu-1", metadata={"name": "One"}, submitter="ann")
     two = farm.submit("gpu-2", metadata={"name": "Two 50%"})
-    groups.group_cancel(group_id=two.id)
+    cancellation.group_cancel(group_id=two.id)
     assert names(client, "") == {"One", "Two 50%"}
     assert names(client, "?state=cancelled") == {"Two 50%"}
     assert names(client, "?backend=gpu-1") == {"One"}

@@ -19,14 +19,23 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere, Where
 from jobgroups.errors import JobGroupsError
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, claims, expiry, groups, holds, moves, outages, retries
+from jobgroups.services import (
+    attempts,
+    cancellation,
+    claims,
+    expiry,
+    holds,
+    moves,
+    outages,
+    retries,
+)
+from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
-from jobgroups.services.rebinding import Choice
-from jobgroups.services.writing import Fence
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 
@@ -133,7 +142,7 @@ def people(luck: random.Random) -> None:
         *[lambda: holds.backend_release(backend_id=name)] * 3,
     ]
     if luck.random() < 0.05:
-        deeds = [lambda: groups.group_cancel(group_id=group_id)]
+        deeds = [lambda: cancellation.group_cancel(group_id=group_id)]
     # Not finished, nothing to retry, its backend takes nothing: said to the person.
     with contextlib.suppress(JobGroupsError):
         luck.choice(deeds)()

@@ -22,8 +22,9 @@ from jobgroups.domain.states import (
 from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.runner.attempt import result
-from jobgroups.services import attempts, claims, groups
-from jobgroups.services.writing import GroupWrite, group_transaction
+from jobgroups.services import attempts, cancellation, claims, outcomes
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.transactions import group_transaction
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -136,7 +137,7 @@ def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only() -> Non
     group = farm.submit()
     claimed = farm.claim(fence)
     farm.start(claimed, fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     before = farm.log(group)
     assert farm.finish(claimed, fence)
     assert farm.log(group) == before
@@ -178,13 +179,13 @@ def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough
     farm.backend()
     fence = farm.lease()
     group = farm.submit()
-    for _ in range(attempts.MAX_UNCHARGED):
+    for _ in range(outcomes.MAX_UNCHARGED):
         claimed = farm.claim(fence)
         attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
         attempts.attempt_never_accepted(
             attempt_id=claimed.attempt_id, fence=fence, remember_until=now()
         )
-    assert AbandonedPrompt.objects.count() == attempts.MAX_UNCHARGED
+    assert AbandonedPrompt.objects.count() == outcomes.MAX_UNCHARGED
     child = group.children.get()
     assert (child.status, child.error_type) == ("failed", "ConnectionError")
     assert farm.types(group) == ["group_created", "child_failed", "group_complete"]
@@ -298,7 +299,7 @@ def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile() -> None:
     fence = farm.lease()
     group = farm.submit()
     claimed = farm.claim(fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     stored = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert stored.stop_requested
 
@@ -310,7 +311,7 @@ def test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts() -> None
     first = farm.claim(fence)
     farm.claim(fence)
     assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     farm.submit()
     assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
     farm.start(first, fence)
@@ -402,7 +403,7 @@ def test_of_eight_ends_at_once_exactly_one_counts() -> None:
         try:
             if number % 2:
                 return farm.finish(claimed, fence)
-            return groups.group_cancel(group_id=group.id).interrupted == 1
+            return cancellation.group_cancel(group_id=group.id).interrupted == 1
         finally:
             connection.close()
 

@@ -24,7 +24,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import groups
+from jobgroups.services import cancellation
 from tests import farm
 
 CHILDREN: PreparedQuery[Any] = PreparedQuery(
@@ -150,7 +150,7 @@ def test_a_snapshot_is_of_one_moment_even_where_the_log_moves_while_it_is_read(
     def moving(group_id: str) -> Any:
         times.append(1)
         if len(times) == 1:
-            groups.group_cancel(group_id=group_id)
+            cancellation.group_cancel(group_id=group_id)
         return read(group_id)
 
     monkeypatch.setattr(selectors, "_children", moving)

@@ -12,10 +12,10 @@ from django.test.utils import CaptureQueriesContext
 
 from backends.models import Backend
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import estimates
-from jobgroups.services.writing import Fence
 from tests import farm
 
 pytestmark = pytest.mark.django_db

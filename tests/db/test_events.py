@@ -13,7 +13,7 @@ from jobgroups.events import log
 from jobgroups.events.hub import Message
 from jobgroups.models import JobEvent
 from jobgroups.serializers import truncate
-from jobgroups.services import groups
+from jobgroups.services import cancellation
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -59,7 +59,7 @@ def test_one_transaction_is_one_message_whose_frames_are_the_rows(
     farm.backend()
     group = farm.submit("gpu-1", "gpu-1", "gpu-1")
     with django_capture_on_commit_callbacks(execute=True):
-        groups.group_cancel(group_id=group.id)
+        cancellation.group_cancel(group_id=group.id)
     (message,) = rung
     stored = JobEvent.objects.filter(group=group, seq__gt=1).order_by("seq")
     assert [(frame.seq, frame.text) for frame in message.events] == list(

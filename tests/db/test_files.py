@@ -15,13 +15,13 @@ from backends.comfyui.outputs import collect_outputs
 from backends.models import Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, ReportedFile
-from jobgroups.services import adopting, attempts, files
-from jobgroups.services.attempts import End
+from jobgroups.services import attempts, files, late_results
 from jobgroups.services.claims import Claim
-from jobgroups.services.writing import Fence
+from jobgroups.services.outcomes import End
 from tests import farm
 
 db = pytest.mark.django_db
@@ -206,9 +206,9 @@ def test_a_success_whose_files_were_replaced_is_not_adopted() -> None:
     first = begin(fence)
     end(first, fence)
     child = ChildJob.objects.get(pk=first.child_id)
-    assert adopting.result_of(child) is not None
+    assert late_results.result_of(child) is not None
     end(begin(fence), fence)
-    assert adopting.result_of(child) is None
+    assert late_results.result_of(child) is None
 
 
 @db

@@ -17,8 +17,9 @@ from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Runner
 from jobgroups.queries import groups as selectors
 from jobgroups.queries import leases
 from jobgroups.queries.groups import GroupFilter
-from jobgroups.services import attempts, expiry, groups, runners
-from jobgroups.services.writing import group_transaction
+from jobgroups.services import attempts, cancellation, expiry, runners, submission
+from jobgroups.services.leases import lease_take
+from jobgroups.services.transactions import group_transaction
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -62,8 +63,8 @@ def test_cancel_ends_what_is_open_and_leaves_what_is_final() -> None:
     farm.finish(failed, fence, AttemptState.ERROR)
     running = farm.claim(fence)
     farm.start(running, fence)
-    told = groups.group_cancel(group_id=group.id)
-    assert told == groups.Cancelled(
+    told = cancellation.group_cancel(group_id=group.id)
+    assert told == cancellation.Cancelled(
         cancelled=True, interrupted=2, already_complete=1, already_failed=1
     )
     assert [child.status for child in group.children.order_by("position")] == [
@@ -84,15 +85,15 @@ def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled(
     farm.backend()
     fence = farm.lease()
     group = farm.submit()
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     before = farm.log(group)
-    assert groups.group_cancel(group_id=group.id).interrupted == 0
-    assert groups.group_cancel(group_id=group.id).cancelled
+    assert cancellation.group_cancel(group_id=group.id).interrupted == 0
+    assert cancellation.group_cancel(group_id=group.id).cancelled
     assert farm.log(group) == before
     finished = farm.submit()
     farm.finish(farm.claim(fence), fence)
-    told = groups.group_cancel(group_id=finished.id)
-    assert told == groups.Cancelled(
+    told = cancellation.group_cancel(group_id=finished.id)
+    assert told == cancellation.Cancelled(
         cancelled=False, interrupted=0, already_complete=1, already_failed=0
     )
 
@@ -116,8 +117,8 @@ def test_cancelling_the_last_open_child_ends_the_group() -> None:
     farm.finish(farm.claim(fence), fence)
     last = group.children.order_by("position").last()
     assert last is not None
-    assert groups.child_cancel(group_id=group.id, job_id=last.id)
-    assert not groups.child_cancel(group_id=group.id, job_id=last.id)
+    assert cancellation.child_cancel(group_id=group.id, job_id=last.id)
+    assert not cancellation.child_cancel(group_id=group.id, job_id=last.id)
     assert farm.fresh(group).status == "partial_complete"
     assert farm.types(group)[-1] == "group_complete"
 
@@ -126,19 +127,19 @@ def test_what_is_not_there_is_said_by_name() -> None:
     farm.backend()
     group = farm.submit()
     with pytest.raises(GroupNotFound, match="Job group jg_0 not found"):
-        groups.group_cancel(group_id="jg_0")
+        cancellation.group_cancel(group_id="jg_0")
     with pytest.raises(ChildNotFound):
-        groups.child_cancel(group_id=group.id, job_id="j_0")
+        cancellation.child_cancel(group_id=group.id, job_id="j_0")
 
 
 def test_the_same_key_and_body_give_the_same_group_and_another_body_a_conflict() -> None:
     farm.backend()
     first = farm.submit(idempotency_key="k", idempotency_digest="a")
-    replay = groups.group_replay(submitter="", key="k", digest="a")
+    replay = submission.group_replay(submitter="", key="k", digest="a")
     assert replay is not None
     assert replay.group.id == first.id
     with pytest.raises(IdempotencyConflict):
-        groups.group_replay(submitter="", key="k", digest="b")
+        submission.group_replay(submitter="", key="k", digest="b")
     # The loser of two simultaneous submissions gets the winner's group.
     assert farm.submit(idempotency_key="k", idempotency_digest="a").id == first.id
     assert JobGroup.objects.count() == 1
@@ -148,7 +149,7 @@ def test_a_key_is_free_again_after_a_day() -> None:
     farm.backend()
     first = farm.submit(idempotency_key="k", idempotency_digest="a")
     JobGroup.objects.filter(pk=first.pk).update(created_at=now() - dt.timedelta(hours=25))
-    assert groups.group_replay(submitter="", key="k", digest="b") is None
+    assert submission.group_replay(submitter="", key="k", digest="b") is None
     second = farm.submit(idempotency_key="k", idempotency_digest="b")
     assert second.id != first.id
 
@@ -254,7 +255,7 @@ def test_the_list_is_narrowed_by_status_backend_metadata_and_time() -> None:
     farm.backend("gpu-2")
     one = farm.submit("gpu-1", metadata={"scene": "a", "panel_id": 3})
     two = farm.submit("gpu-2", metadata={"scene": "b"})
-    groups.group_cancel(group_id=two.id)
+    cancellation.group_cancel(group_id=two.id)
 
     def found(**narrowed: object) -> list[str]:
         page = selectors.group_list(
@@ -293,18 +294,18 @@ def test_a_runner_is_alive_while_its_heart_beats() -> None:
 
 def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> None:
     farm.backend()
-    first = runners.lease_take(backend_id="gpu-1", runner="a")
+    first = lease_take(backend_id="gpu-1", runner="a")
     assert first is not None
-    assert runners.lease_take(backend_id="gpu-1", runner="b") is None
-    again = runners.lease_take(backend_id="gpu-1", runner="a")
+    assert lease_take(backend_id="gpu-1", runner="b") is None
+    again = lease_take(backend_id="gpu-1", runner="a")
     assert again is not None
     assert again.epoch == first.epoch + 1
     runners.runner_started(name="a", instance="i", version="1")
     runners.runner_stopped(name="a", instance="i")
-    taken = runners.lease_take(backend_id="gpu-1", runner="b")
+    taken = lease_take(backend_id="gpu-1", runner="b")
     assert taken is not None
     assert taken.epoch == again.epoch + 1
-    assert runners.lease_take(backend_id="gone", runner="b") is None
+    assert lease_take(backend_id="gone", runner="b") is None
 
 
 def test_waiting_reason_of_queued_and_running_children() -> None:

@@ -13,12 +13,13 @@ from backends.models import Backend
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, Elsewhere, StopReason
 from jobgroups.errors import BackendNotFound, Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, groups, holds, quarantine
+from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
 from jobgroups.services.claims import Claim
-from jobgroups.services.writing import Fence, group_transaction
+from jobgroups.services.transactions import group_transaction
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -69,7 +70,7 @@ def test_a_pause_between_the_look_and_the_claim_is_seen(
     fence: Fence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     farm.submit()
-    look = claims._has_place
+    look = claims.has_place
 
     def looks_and_is_paused(backend_id: str, depth: int, *, locked: bool = False) -> bool:
         found = look(backend_id, depth, locked=locked)
@@ -77,7 +78,7 @@ def test_a_pause_between_the_look_and_the_claim_is_seen(
             pause()
         return found
 
-    monkeypatch.setattr(claims, "_has_place", looks_and_is_paused)
+    monkeypatch.setattr(claims, "has_place", looks_and_is_paused)
     assert tried(fence) is None
     assert not Attempt.objects.exists()
 
@@ -205,7 +206,7 @@ def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fenc
 
 def test_what_is_given_back_again_and_again_fails_nobody(fence: Fence) -> None:
     group = farm.submit()
-    for _ in range(2 * attempts.MAX_UNCHARGED):
+    for _ in range(2 * outcomes.MAX_UNCHARGED):
         claimed = farm.claim(fence)
         farm.start(claimed, fence)
         pause(at_once=True)
@@ -272,7 +273,7 @@ def test_a_pause_after_the_current_one_gives_nothing_back(fence: Fence) -> None:
 def test_a_cancelled_prompt_is_not_given_back(fence: Fence) -> None:
     group = farm.submit()
     farm.start(farm.claim(fence), fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     pause(at_once=True)
     assert holds.prompts_given_back(fence=fence) == set()
     assert child_of(group).status == "cancelled"
@@ -342,7 +343,7 @@ def test_a_drain_waits_for_what_waits_there(fence: Fence) -> None:
     group = farm.submit()
     drain()
     assert not holds.backend_emptied(fence=fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     assert holds.backend_emptied(fence=fence)
 
 

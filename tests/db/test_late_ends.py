@@ -15,15 +15,15 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, Elsewhere, PartialOutputs
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, claims, expiry, groups, holds, retries
-from jobgroups.services.attempts import MAX_UNCHARGED
+from jobgroups.services import attempts, cancellation, claims, expiry, holds, retries
+from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
-from jobgroups.services.rebinding import Choice
-from jobgroups.services.writing import Fence
+from jobgroups.services.outcomes import MAX_UNCHARGED
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 
@@ -124,7 +124,7 @@ def test_a_prompt_that_was_to_stop_and_went_with_its_backend_is_no_failure_of_it
     group = farm.submit()
     claimed = begin(fence)
     if stop == "cancel":
-        groups.group_cancel(group_id=group.id)
+        cancellation.group_cancel(group_id=group.id)
     else:
         holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
         holds.prompts_given_back(fence=fence)
@@ -338,7 +338,7 @@ def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
     fence = machine("gpu-1")
     group = farm.submit()
     claimed = farm.claim(fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     abandon(claimed, fence)
     retries.group_retry(group_id=group.id)
     # Its stop is owed: what came of it would be "interrupted", and end the child as that.
@@ -397,7 +397,7 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
     fence, other = machine("gpu-1"), machine("gpu-2")
     group = farm.submit("gpu-1")
     claimed = begin(fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     # Nobody waits for that end yet.
     assert expiry.children_let_go(fence=fence) == 0
@@ -416,7 +416,7 @@ def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
     fence = machine("gpu-1")
     group = farm.submit("gpu-1")
     begin(fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     retries.group_retry(group_id=group.id)
     assert expiry.children_let_go(fence=fence) == 0
     assert idle(fence)
@@ -461,7 +461,7 @@ def test_the_fifth_prompt_that_came_to_nothing_is_no_failure_where_it_was_cancel
         claimed = farm.claim(fence)
         attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
         if claimed.number == MAX_UNCHARGED:
-            groups.group_cancel(group_id=group.id)
+            cancellation.group_cancel(group_id=group.id)
         lose(claimed, fence)
     assert row().quarantined_at is None
     assert only(group).status == "cancelled"
@@ -601,7 +601,7 @@ def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> 
         attempt_id=claimed.attempt_id, fence=fence, node_errors=NODE_ERRORS
     )
     assert (stored.stop_requested, only(group).status) == (True, "queued")
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     assert farm.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert only(group).status == "cancelled"
     assert farm.types(group)[-2:] == ["child_cancelled", "group_complete"]

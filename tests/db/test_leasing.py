@@ -17,8 +17,9 @@ from jobgroups.domain.leases import Leases
 from jobgroups.models import Lease, Runner
 from jobgroups.queries import leases
 from jobgroups.services import runners
+from jobgroups.services.leases import LEASE_LIFE, check_fence, lease_release, lease_take
 from jobgroups.services.progress import ProgressRow, progress_flush
-from jobgroups.services.writing import check_fence, group_transaction
+from jobgroups.services.transactions import group_transaction
 from tests import farm
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,12 +69,12 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
 def test_what_is_handed_over_is_free_at_once() -> None:
     farm.backend("gpu-1")
     fence = farm.lease("gpu-1", "a")
-    assert runners.lease_take(backend_id="gpu-1", runner="b") is None
-    assert runners.lease_release(fence=fence)
-    taken = runners.lease_take(backend_id="gpu-1", runner="b")
+    assert lease_take(backend_id="gpu-1", runner="b") is None
+    assert lease_release(fence=fence)
+    taken = lease_take(backend_id="gpu-1", runner="b")
     assert taken is not None
     assert taken.epoch == fence.epoch + 1
-    assert not runners.lease_release(fence=fence), "it was another one's to hand over"
+    assert not lease_release(fence=fence), "it was another one's to hand over"
     assert Lease.objects.get(pk="gpu-1").runner == "b"
 
 
@@ -86,7 +87,7 @@ def test_how_the_leases_stand() -> None:
     runner("gone", age=30.0)
     farm.lease("gpu-1", "a")
     farm.lease("gpu-2", "b")
-    runners.lease_release(fence=farm.lease("gpu-3", "b"))
+    lease_release(fence=farm.lease("gpu-3", "b"))
     farm.lease("gpu-4", "gone")
     long_ago = leases.database_now() - dt.timedelta(seconds=6)
     Lease.objects.filter(pk="gpu-4").update(expires_at=long_ago)
@@ -106,7 +107,7 @@ def test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts() -> None:
     farm.backend("gpu-1")
     farm.lease("gpu-1", "a")
     runners.runner_started(name="a", instance="2", version="0")
-    assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
+    assert lease_take(backend_id="gpu-1", runner="b") is not None
 
 
 # --- dead for certain -----------------------------------------------------------------------------
@@ -122,13 +123,13 @@ def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once
     assert lock.try_acquire()
     try:
         assert leases.dead_runners() == frozenset()
-        assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+        assert lease_take(backend_id="gpu-1", runner="b") is None
         assert not leases.has_free_lease("b")
     finally:
         lock.release()
     _until(lambda: leases.dead_runners() == {"a"})
     assert leases.has_free_lease("b")
-    assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
+    assert lease_take(backend_id="gpu-1", runner="b") is not None
 
 
 @pytest.mark.postgres
@@ -190,9 +191,9 @@ def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
     with meanwhile(lambda: check_fence(fence)):
         began = time.monotonic()
-        assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+        assert lease_take(backend_id="gpu-1", runner="b") is None
         assert time.monotonic() - began < 2.0
-    assert runners.lease_take(backend_id="gpu-1", runner="b") is not None
+    assert lease_take(backend_id="gpu-1", runner="b") is not None
 
 
 @pytest.mark.postgres
@@ -211,7 +212,7 @@ def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
         fence=fence,
     )
     with meanwhile(lambda: progress_flush(rows=[row])):
-        assert runners.lease_take(backend_id="gpu-1", runner="b") is None
+        assert lease_take(backend_id="gpu-1", runner="b") is None
 
 
 @pytest.mark.postgres
@@ -224,7 +225,7 @@ def test_a_runners_write_waits_for_a_row_for_less_than_its_lease_lives() -> None
         assert _shown("lock_timeout") == "3s"
     assert _shown("lock_timeout") == "0"
     assert _shown("idle_in_transaction_session_timeout") == "8s"
-    assert dt.timedelta(seconds=3 + 8) < runners.LEASE_LIFE
+    assert dt.timedelta(seconds=3 + 8) < LEASE_LIFE
 
 
 def _shown(setting: str) -> str:

@@ -11,6 +11,7 @@ from django.db import connection
 
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.errors import (
     BackendNotFound,
@@ -20,10 +21,9 @@ from jobgroups.errors import (
     JobNotWaiting,
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, claims, expiry, groups
-from jobgroups.services.attempts import End
+from jobgroups.services import attempts, cancellation, claims, expiry
 from jobgroups.services.moves import Moved, child_move
-from jobgroups.services.writing import Fence
+from jobgroups.services.outcomes import End
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -254,7 +254,7 @@ def test_a_moved_child_that_is_cancelled_meanwhile_is_stopped_wherever_it_is(
 ) -> None:
     group, claimed = accepted(first)
     move(group)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
     assert stored.stop_requested
     assert Attempt.objects.get().stop_reason == "cancel"

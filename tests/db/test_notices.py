@@ -17,7 +17,7 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.notices import NoticeKind, Pace
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
-from jobgroups.services import groups, outbox
+from jobgroups.services import cancellation, outbox
 from jobgroups.services.outbox import Due
 from jobgroups.services.retries import group_retry
 from tests import farm
@@ -106,7 +106,7 @@ def test_a_later_try_is_told(group: JobGroup) -> None:
 
 def test_a_cancelled_group_is_told_as_such(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     assert bodies()[0].startswith("shot_001: cancelled, 1 of 2 done, took ")
 
 
@@ -122,7 +122,7 @@ def test_nothing_is_stored_where_nobody_wants_to_be_told(
 
 def test_what_was_rolled_back_is_told_to_nobody(group: JobGroup) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
-        groups.group_cancel(group_id=group.id)
+        cancellation.group_cancel(group_id=group.id)
         assert Notice.objects.count() == 1
         raise RuntimeError("the power is gone")
     assert bodies() == []
@@ -226,7 +226,7 @@ def test_the_queue_is_not_empty_while_anything_is_open(group: JobGroup) -> None:
     JobEvent.objects.filter(group=other).delete()
     older(31)
     assert not outbox.emptiness_noticed(PACE)
-    groups.group_cancel(group_id=other.id)
+    cancellation.group_cancel(group_id=other.id)
     older(31)
     assert outbox.emptiness_noticed(PACE)
 
@@ -235,7 +235,7 @@ def test_the_empty_queue_is_told_at_most_every_half_hour(group: JobGroup) -> Non
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     older(31)
     assert outbox.emptiness_noticed(PACE)
-    groups.group_cancel(group_id=farm.submit("gpu-1").id)
+    cancellation.group_cancel(group_id=farm.submit("gpu-1").id)
     JobEvent.objects.update(created_at=now() - dt.timedelta(seconds=31))
     Notice.objects.update(created_at=now() - dt.timedelta(seconds=1_790))
     assert not outbox.emptiness_noticed(PACE)

@@ -12,13 +12,13 @@ from pytest_django import Settings
 
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, Elsewhere, Where
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, claims, groups, outages, retries, runners
+from jobgroups.services import attempts, backends, cancellation, claims, outages, retries, runners
+from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
-from jobgroups.services.rebinding import Choice
-from jobgroups.services.writing import Fence
 from tests import farm
 from tests.ws.client_state import ClientState, picked
 
@@ -198,7 +198,7 @@ def test_job_that_finds_no_backend_at_first_moves_later() -> None:
     go_offline("gpu-1")
     go_offline("gpu-2")
     assert move(fence) == set()
-    runners.backend_seen(fence=other, reachable=True, responded=True)
+    backends.backend_seen(fence=other, reachable=True, responded=True)
     assert len(move(fence)) == 1
     assert only(group).backend_id == "gpu-2"
 
@@ -209,7 +209,7 @@ def test_cancelled_job_of_an_offline_backend_is_not_moved() -> None:
     group = submit("gpu-1", "gpu-1")
     claimed = begin(fence)
     go_offline()
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     assert move(fence) == set()
     assert set(group.children.values_list("status", flat=True)) == {"cancelled"}
     # The same after the move: the older attempt keeps its first stop.
@@ -223,7 +223,7 @@ def test_moved_job_can_be_cancelled() -> None:
     claimed = begin(fence)
     go_offline()
     move(fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     farm.finish(claimed, fence)
     child = only(group)
     assert (child.status, child.outputs_json) == ("cancelled", None)

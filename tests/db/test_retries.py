@@ -13,6 +13,7 @@ from backends.models import Backend
 from director.pages import group_list
 from director.pages.filters import Filters
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.errors import (
     ChildNotFound,
@@ -25,10 +26,9 @@ from jobgroups.errors import (
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, claims, expiry, groups, runners
-from jobgroups.services.rebinding import Choice
+from jobgroups.services import attempts, cancellation, claims, expiry, runners
+from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import group_retry
-from jobgroups.services.writing import Fence
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -198,7 +198,7 @@ def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: Fence) -> 
     group = farm.submit(*["gpu-1"] * 3)
     farm.finish(farm.claim(fence), fence)
     farm.finish(farm.claim(fence), fence, ERROR)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     done = group_retry(group_id=group.id)
     assert [child.status for child in children(group)] == ["completed", "queued", "queued"]
     assert len(done.job_ids) == 2
@@ -218,7 +218,7 @@ def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: Fen
     farm.finish(farm.claim(fence), fence, ERROR)
     farm.finish(farm.claim(fence), fence)
     cancelled = children(group)[2]
-    groups.child_cancel(group_id=group.id, job_id=cancelled.id)
+    cancellation.child_cancel(group_id=group.id, job_id=cancelled.id)
     assert group_retry(group_id=group.id).job_ids == [children(group)[0].id]
     farm.finish(farm.claim(fence), fence)
     with pytest.raises(NothingToRetry):
@@ -229,7 +229,7 @@ def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: Fen
 def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: Fence) -> None:
     group = ended(fence, SUCCESS, ERROR)
     group_retry(group_id=group.id)
-    told = groups.group_cancel(group_id=group.id)
+    told = cancellation.group_cancel(group_id=group.id)
     assert (told.cancelled, told.interrupted, told.already_complete) == (True, 1, 1)
     assert farm.types(group)[-2:] == ["child_cancelled", "group_complete"]
 
@@ -237,7 +237,7 @@ def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: Fence) -> None:
 def test_a_retry_of_what_nobody_claimed_yet_is_pending_until_somebody_does(db: None) -> None:
     farm.backend()
     group = farm.submit(runner_alive=False)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     assert group_retry(group_id=group.id).status == "pending"
     farm.claim(farm.lease())
     assert farm.fresh(group).status == "running"
@@ -390,7 +390,7 @@ def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: Fence)
     group = farm.submit("gpu-1", "gpu-1")
     claimed = farm.claim(fence)
     farm.start(claimed, fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     farm.finish(claimed, fence)
     done = group_retry(group_id=group.id)
     first, second = children(group)

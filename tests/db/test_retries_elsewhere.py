@@ -16,9 +16,9 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.errors import BackendUnavailable, Conflict
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import groups
+from jobgroups.services import cancellation
+from jobgroups.services.assignment import Choice
 from jobgroups.services.backends import backend_forget
-from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import Retried, group_retry
 from tests import farm
 
@@ -173,7 +173,7 @@ def test_what_was_cancelled_stays_at_a_backend_that_works() -> None:
     works("gpu-1")
     works("gpu-2")
     group = farm.submit("gpu-1", "gpu-1")
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     retry(group, ANY)
     assert places(group) == ["gpu-1", "gpu-1"]
 
@@ -185,7 +185,7 @@ def test_one_that_is_away_or_paused_keeps_those_that_must_stay(away: dict[str, A
     group = failed("gpu-1")
     Backend.objects.filter(pk="gpu-1").update(**away)
     assert retry(group).moved == {}
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     assert list(retry(group, ANY).moved.values()) == ["gpu-2"]
 
 
@@ -195,7 +195,7 @@ def test_a_retry_asks_the_database_no_more_for_a_thousand_children(
     for number in range(1, 5):
         works(f"gpu-{number}")
     group = farm.submit(*["gpu-1"] * 1000)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     with django_assert_max_num_queries(1000 + 40):  # one write for each child
         retry(group, ANY)
@@ -233,5 +233,5 @@ def test_a_retry_and_the_removal_of_its_backend_do_not_pass_each_other() -> None
             {"retry": "done", "remove": "backend_in_use"},
             {"retry": "backend_unavailable", "remove": "done"},
         )
-        groups.group_cancel(group_id=group.id)
+        cancellation.group_cancel(group_id=group.id)
         Backend.objects.filter(pk="gpu-1").delete()

@@ -13,6 +13,7 @@ from django.db import connection
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, Elsewhere, Where
 from jobgroups.errors import (
     BackendNotFound,
@@ -26,10 +27,10 @@ from jobgroups.errors import (
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, claims, groups
-from jobgroups.services.rebinding import Choice
+from jobgroups.services import attempts, cancellation, claims
+from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
-from jobgroups.services.writing import Fence
+from jobgroups.services.submission import Submission, group_replay, group_submit
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -227,7 +228,7 @@ def test_a_job_that_was_cancelled_alone_stays_so_until_the_end(fence: Fence) -> 
     waiting = group.children.get(position=1)
     failed = group.children.get(position=0)
     retry(group, failed)
-    groups.child_cancel(group_id=group.id, job_id=waiting.id)
+    cancellation.child_cancel(group_id=group.id, job_id=waiting.id)
     refused(group, waiting, JobNotFailed)
 
 
@@ -378,7 +379,7 @@ def test_a_named_backend_need_not_await_one_that_is_out_of_reach(cards: dict[str
     group = farm.submit("gpu-1", "gpu-2")
     claimed = farm.claim(cards["gpu-1"])
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=cards["gpu-1"])
-    groups.child_cancel(group_id=group.id, job_id=claimed.child_id)
+    cancellation.child_cancel(group_id=group.id, job_id=claimed.child_id)
     run_all(cards["gpu-2"])
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     child = ChildJob.objects.get(pk=claimed.child_id)
@@ -390,17 +391,17 @@ def test_a_named_backend_need_not_await_one_that_is_out_of_reach(cards: dict[str
 def test_the_submission_is_answered_as_before_after_moves_within_the_run(
     cards: dict[str, Fence],
 ) -> None:
-    submission = groups.Submission(
+    submission = Submission(
         workflow=farm.WORKFLOW,
         backend_ids=("gpu-1", "gpu-1"),
         idempotency_key="k",
         idempotency_digest="d",
     )
-    first = groups.group_submit(submission=submission, runner_alive=True)
+    first = group_submit(submission=submission, runner_alive=True)
     fail(cards["gpu-1"])
     failed = first.group.children.get(position=0)
     retry(first.group, failed, Choice(backend_id="gpu-3"))
-    again = groups.group_replay(submitter="", key="k", digest="d")
+    again = group_replay(submitter="", key="k", digest="d")
     assert again is not None
     assert [one.backend_id for one in again.children] == ["gpu-1", "gpu-1"]
     assert json.loads(first.group.warnings_json) == json.loads(again.group.warnings_json)

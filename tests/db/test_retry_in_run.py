@@ -15,12 +15,12 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, candidates, claims, expiry, groups
-from jobgroups.services.attempts import MAX_UNCHARGED
+from jobgroups.services import attempts, cancellation, candidates, claims, expiry
 from jobgroups.services.claims import Claim
-from jobgroups.services.writing import Fence
+from jobgroups.services.outcomes import MAX_UNCHARGED
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -207,7 +207,7 @@ def test_an_out_of_memory_goes_to_the_larger_card() -> None:
 def test_a_fatal_error_of_the_gpu_never_comes_back_to_it() -> None:
     first, second = machine("gpu-1"), machine("gpu-2")
     group = submit("gpu-1", "gpu-2", attempts=5)
-    groups.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
+    cancellation.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
     child = group.children.earliest("position")
     fail(begin(first), first, FATAL)
     # Its other backend raises: it may stay there, and not go back.
@@ -488,7 +488,7 @@ def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_other
 def test_a_child_that_was_moved_may_come_back_to_the_backend_it_was_submitted_to() -> None:
     first, second = machine("gpu-1"), machine("gpu-2")
     group = submit("gpu-1", "gpu-2")
-    groups.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
+    cancellation.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
     expiry.children_move(fence=first, reason="gpu-1 is drained.")
     fail(begin(second), second, FATAL)
     assert group.children.earliest("position").backend_id == "gpu-1"
@@ -563,7 +563,7 @@ def test_a_failure_of_a_cancelled_child_is_not_tried_again() -> None:
     fence = machine("gpu-1")
     group = submit("gpu-1")
     claimed = begin(fence)
-    groups.group_cancel(group_id=group.id)
+    cancellation.group_cancel(group_id=group.id)
     fail(claimed, fence)
     assert only(group).status == "cancelled"
     assert retrying(group) == []
@@ -573,7 +573,7 @@ def test_a_child_that_waits_for_another_try_can_be_cancelled() -> None:
     fence = machine("gpu-1")
     group = submit("gpu-1")
     fail(begin(fence), fence)
-    assert groups.group_cancel(group_id=group.id).interrupted == 1
+    assert cancellation.group_cancel(group_id=group.id).interrupted == 1
     assert idle(fence)
     assert farm.types(group)[3:] == ["child_cancelled", "group_complete"]
 

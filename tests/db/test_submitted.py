@@ -7,12 +7,12 @@ import pytest
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.serializers import serialize_submission
-from jobgroups.services import attempts, candidates, expiry, groups, retries
-from jobgroups.services.rebinding import Choice
-from jobgroups.services.writing import Fence
+from jobgroups.services import attempts, candidates, expiry, retries, submission
+from jobgroups.services.assignment import Choice
 from tests import farm
 
 pytestmark = pytest.mark.django_db
@@ -46,7 +46,7 @@ def submitted(*names: str, elsewhere: Elsewhere = Elsewhere.ANY) -> JobGroup:
 
 
 def replay(group: JobGroup) -> list[str]:
-    found = groups.group_replay(submitter="", key="k", digest="d")
+    found = submission.group_replay(submitter="", key="k", digest="d")
     assert found is not None
     assert found.group.pk == group.pk
     answer = serialize_submission(found.group, found.children)

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 CHILDREN = 40
 ATTEMPTS = "jobgroups.services.attempts"
 CLAIMS = "jobgroups.services.claims"
-GROUPS = "jobgroups.services.groups"
+CANCELLATION = "jobgroups.services.cancellation"
 RETRIES = "jobgroups.services.retries"
 MOVES = "jobgroups.services.moves"
 CLIENT = "backends.comfyui.client:ComfyClient"
@@ -205,9 +205,9 @@ def test_killed_over_a_prompt_that_never_arrived(step: Step, tmp_path: Path) -> 
 
 
 CANCEL = {
-    "before the cancel": Step(f"{GROUPS}:group_cancel", "before"),
-    "before the cancel's commit": Step(f"{GROUPS}:group_cancel", "uncommitted"),
-    "after the cancel": Step(f"{GROUPS}:group_cancel", "after"),
+    "before the cancel": Step(f"{CANCELLATION}:group_cancel", "before"),
+    "before the cancel's commit": Step(f"{CANCELLATION}:group_cancel", "uncommitted"),
+    "after the cancel": Step(f"{CANCELLATION}:group_cancel", "after"),
     "before a pending prompt is deleted": Step(f"{CLIENT}.delete_pending", "before"),
     "after a pending prompt was deleted": Step(f"{CLIENT}.delete_pending", "after"),
     "before a running prompt is interrupted": Step(f"{CLIENT}.interrupt", "before"),
@@ -373,7 +373,7 @@ def move(play: Scene, child: dict[str, str], target: str) -> None:
 
 
 RECOVERY = {
-    "as a lease was taken": Step("jobgroups.services.runners:lease_take", "after", 2),
+    "as a lease was taken": Step("jobgroups.services.leases:lease_take", "after", 2),
     "as it looks for the first time": Step("jobgroups.runner.attempt.driver:look", "before", 1),
     "as its look was answered": Step("jobgroups.runner.attempt.driver:look", "after", 3),
     "as it stores a doubt": Step(f"{ATTEMPTS}:attempt_uncertain", "uncommitted", 1),

@@ -18,7 +18,8 @@ from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
 from jobgroups.runner.intervals import Timing
 from jobgroups.runner.service import RunnerService, RunnerSettings
-from jobgroups.services import groups
+from jobgroups.services import cancellation
+from jobgroups.services.submission import Submission
 
 #: The runner's times, shortened so that a look every 5 s is one every half second.
 SCALE = 0.1
@@ -108,10 +109,10 @@ class Farm:
 
     async def submit(self, *backend_ids: str, workflow: Any = None, **fields: Any) -> JobGroup:
         """Submit a group and ring."""
-        submission = groups.Submission(
+        submission = Submission(
             workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields
         )
-        done = await in_thread(groups.group_submit)(submission=submission, runner_alive=True)
+        done = await in_thread(submission.group_submit)(submission=submission, runner_alive=True)
         self.hub.notify_runners(work_only=True)
         for service in self._tasks:
             service.wake(work_only=True)
@@ -122,9 +123,9 @@ class Farm:
         for service in self._tasks:
             service.wake()
 
-    async def cancel(self, group: JobGroup) -> groups.Cancelled:
+    async def cancel(self, group: JobGroup) -> cancellation.Cancelled:
         """Cancel a group and ring."""
-        told = await in_thread(groups.group_cancel)(group_id=group.id)
+        told = await in_thread(cancellation.group_cancel)(group_id=group.id)
         for service in self._tasks:
             service.wake()
         return told

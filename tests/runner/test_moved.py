@@ -11,8 +11,8 @@ from backends.models import Backend, Reachability
 from jobgroups.domain.states import Where
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import work
+from jobgroups.services.assignment import Choice
 from jobgroups.services.moves import Moved, child_move
-from jobgroups.services.rebinding import Choice
 from jobgroups.services.retries import child_retry
 from tests.runner.conftest import Farm, in_thread, until
 

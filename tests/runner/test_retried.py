@@ -9,7 +9,7 @@ import pytest
 from backends.models import Backend, Reachability
 from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
-from jobgroups.services.rebinding import Choice
+from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import Retried, group_retry
 from tests.runner.conftest import Farm, in_thread, text_to_image, until
 

@@ -22,7 +22,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         hurts="A workflow that always fails is rendered again until somebody notices.",
         edits=(
             Edit(
-                _FAILED,
+                "jobgroups/services/requeue.py",
                 "return child.attempts.filter(over, run=group.run, is_counted=True).count()",
                 "return 1 + 0 * child.attempts.filter(over, run=group.run, is_counted=True).count()",
             ),
@@ -44,7 +44,13 @@ OF_FAILING: tuple[Breakage, ...] = (
         name="nothing is too little",
         broken="Tries that come to nothing never count, however many there are.",
         hurts="A backend that forgets every prompt keeps a child for ever.",
-        edits=(Edit(_ATTEMPTS, "update(is_counted=True, failure_class=kind)", "update()"),),
+        edits=(
+            Edit(
+                "jobgroups/services/outcomes.py",
+                "update(is_counted=True, failure_class=kind)",
+                "update()",
+            ),
+        ),
         notices=f"{_IN_RUN}::test_tries_that_come_to_nothing_count_as_one_attempt",
         within=20,
     ),
@@ -141,7 +147,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPTS,
-                "if state is AttemptState.SUCCESS and end.failure is None and _is_free(child):",
+                "if state is AttemptState.SUCCESS and end.failure is None and is_free(child):",
                 "if state is None:",
             ),
         ),
@@ -153,7 +159,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         hurts="A child is completed while its prompt runs, and its next end is lost.",
         edits=(
             Edit(
-                _ATTEMPTS,
+                "jobgroups/services/transactions.py",
                 "    return child.status == ChildStatus.QUEUED and child.current_attempt_id is None",
                 "    return child.status in CHILD_OPEN",
             ),
@@ -166,8 +172,8 @@ OF_FAILING: tuple[Breakage, ...] = (
         hurts="Every client shows it running, on a machine where it is not.",
         edits=(
             Edit(
-                _FAILED,
-                "        _tell(write, child, attempt.backend_id, failure.kind, failure.message)\n",
+                "jobgroups/services/requeue.py",
+                "        _tell(write, child, attempt.backend_id, kind, reason)\n",
                 "        pass\n",
             ),
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_WRITING = "jobgroups/services/writing.py"
 _RUNNERS = "jobgroups/services/runners.py"
 _LEASING = "jobgroups/queries/leases.py"
 _SHARING = "jobgroups/domain/leases.py"
@@ -23,7 +22,7 @@ OF_FARM: tuple[Breakage, ...] = (
         hurts="Two runners drive one backend, and take it from each other all day.",
         edits=(
             Edit(
-                _RUNNERS,
+                "jobgroups/services/leases.py",
                 "if holds and lease.runner not in dead_runners():",
                 "if holds and not lease.runner:",
             ),
@@ -49,7 +48,7 @@ OF_FARM: tuple[Breakage, ...] = (
         hurts="Two events get one number, or a child that somebody cancels at that moment is sent.",
         edits=(
             Edit(
-                _WRITING,
+                "jobgroups/services/transactions.py",
                 "lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()",
                 "lambda: JobGroup.objects.filter(pk=KEY).order_by()",
             ),
@@ -63,7 +62,7 @@ OF_FARM: tuple[Breakage, ...] = (
         hurts="A runner that was taken for dead sets a child's progress back.",
         edits=(
             Edit(
-                _WRITING,
+                "jobgroups/services/leases.py",
                 "{fence for fence in fences if epochs.get(fence.backend_id) == fence.epoch}",
                 "{fence for fence in fences if fence.backend_id in epochs}",
             ),
@@ -74,7 +73,7 @@ OF_FARM: tuple[Breakage, ...] = (
         name="renewal behind writers",
         broken="A renewal waits until nobody writes under the lease.",
         hurts="One row that somebody holds for long costs a living runner all its backends.",
-        edits=(Edit(_WRITING, '" FOR KEY SHARE" if', '" FOR SHARE" if'),),
+        edits=(Edit("jobgroups/services/leases.py", '" FOR KEY SHARE" if', '" FOR SHARE" if'),),
         notices=f"{_ON_POSTGRES}::test_leases_on_postgresql",
         within=90,
     ),
@@ -156,7 +155,7 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/service.py",
-                "        await around.database.run_with_retry(runners.lease_release, fence=held.session.fence)\n"
+                "        await around.database.run_with_retry(leases.lease_release, fence=held.session.fence)\n"
                 "        if held.goes:\n",
                 "        if held.goes:\n",
             ),

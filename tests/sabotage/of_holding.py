@@ -30,7 +30,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _CLAIMS,
-                "        if not _has_place(fence.backend_id, depth, locked=True):\n            raise _NoPlace\n",
+                "        if not has_place(fence.backend_id, depth, locked=True):\n            raise _NoPlace\n",
                 "",
             ),
         ),
@@ -42,7 +42,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         hurts="A GPU that fails every prompt in a second fails a whole night's renders.",
         edits=(
             Edit(
-                _CLAIMS,
+                "jobgroups/services/slots.py",
                 "quarantined=row.quarantined_at is not None,",
                 "quarantined=False,",
             ),
@@ -55,7 +55,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         hurts="A machine that crashes on every prompt is given the next one, all night.",
         edits=(
             Edit(
-                "jobgroups/services/writing.py",
+                "jobgroups/services/group_transaction.py",
                 "        quarantine.take_in(attempt)\n        return True\n",
                 "        return True\n",
             ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_WRITING = "jobgroups/services/writing.py"
 _RETRIES = "jobgroups/services/retries.py"
 _TESTS = "tests/db/test_retries.py"
 _IN_RUN = "tests/db/test_retries_within_a_run.py"
@@ -34,21 +33,35 @@ OF_RETRYING: tuple[Breakage, ...] = (
         name="late result not adopted",
         broken="A retry looks at no earlier attempt of its children.",
         hurts="A picture that is there already is rendered a second time.",
-        edits=(Edit(_RETRIES, "    results = adopting.results(chosen)\n", "    results = {}\n"),),
+        edits=(
+            Edit(_RETRIES, "    results = late_results.results(chosen)\n", "    results = {}\n"),
+        ),
         notices=f"{_TESTS}::test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered",
     ),
     Breakage(
         name="cancel mark kept",
         broken="The next run keeps the cancel of the one before.",
         hurts="A group that renders is shown as cancelled, and ends so though all of it is done.",
-        edits=(Edit(_WRITING, "        self.group.cancelled_at = None\n", ""),),
+        edits=(
+            Edit(
+                "jobgroups/services/group_transaction.py",
+                "        self.group.cancelled_at = None\n",
+                "",
+            ),
+        ),
         notices=f"{_TESTS}::test_a_cancelled_group_waits_again_with_what_was_cancelled",
     ),
     Breakage(
         name="a day's wait kept",
         broken="A retried child counts its wait from the first run.",
         hurts="What is retried on the next morning times out before anything is sent.",
-        edits=(Edit(_WRITING, '"queued_at": moment,', '"queued_at": child.queued_at,'),),
+        edits=(
+            Edit(
+                "jobgroups/services/group_transaction.py",
+                '"queued_at": moment,',
+                '"queued_at": child.queued_at,',
+            ),
+        ),
         notices=f"{_TESTS}::test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts",
     ),
     Breakage(
@@ -70,7 +83,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         hurts="The retried child fails at once, or waits for a machine that nobody will turn on.",
         edits=(
             Edit(
-                "jobgroups/services/rebinding.py",
+                "jobgroups/services/assignment.py",
                 "        if target is None and own in shut:\n",
                 "        if False:\n",
             ),

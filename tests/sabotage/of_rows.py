@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from tests.sabotage.breakage import Breakage, Edit
 
-_WRITING = "jobgroups/services/writing.py"
-_RUNNERS = "jobgroups/services/runners.py"
 _EVENTS = "jobgroups/events/log.py"
 _STREAM = "jobgroups/consumers/stream.py"
 _BRIDGE = "jobgroups/database/threads.py"
@@ -75,7 +73,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="A cancelled child turns completed when its render ends after all.",
         edits=(
             Edit(
-                _WRITING,
+                "jobgroups/services/group_transaction.py",
                 "update_where(ChildJob, child.pk, moved, status=sources_of(to), **current)",
                 "update_where(ChildJob, child.pk, moved, **current)",
             ),
@@ -89,10 +87,14 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/attempts.py",
-                "        if child.current_attempt_id == attempt.pk:\n            _end_child(",
-                "        if child.pk:\n            _end_child(",
+                "        if child.current_attempt_id == attempt.pk:\n            end_child(",
+                "        if child.pk:\n            end_child(",
             ),
-            Edit(_WRITING, "current = {} if attempt is None else {", "current = {} if True else {"),
+            Edit(
+                "jobgroups/services/group_transaction.py",
+                "current = {} if attempt is None else {",
+                "current = {} if True else {",
+            ),
         ),
         notices=f"{_ROWS}::test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt",
     ),
@@ -102,7 +104,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="Two children that end at once each see the other one open: no `group_complete`.",
         edits=(
             Edit(
-                _WRITING,
+                "jobgroups/services/transactions.py",
                 "    with transaction.atomic():\n"
                 "        check_fence(fence)\n"
                 "        group = _locked_group.first(group_id)\n",
@@ -119,7 +121,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="A runner that was taken for dead overwrites what its successor stored.",
         edits=(
             Edit(
-                _WRITING,
+                "jobgroups/services/leases.py",
                 "if epochs.get(fence.backend_id) != fence.epoch:",
                 "if fence.backend_id not in epochs:",
             ),
@@ -131,8 +133,8 @@ OF_ROWS: tuple[Breakage, ...] = (
         broken="A lease that is taken over keeps its epoch.",
         hurts="The fence of a runner that was taken for dead stays valid.",
         edits=(
-            Edit(_RUNNERS, 'epoch=F("epoch") + 1', 'epoch=F("epoch")'),
-            Edit(_RUNNERS, "lease.epoch + 1)", "lease.epoch)"),
+            Edit("jobgroups/services/leases.py", 'epoch=F("epoch") + 1', 'epoch=F("epoch")'),
+            Edit("jobgroups/services/leases.py", "lease.epoch + 1)", "lease.epoch)"),
         ),
         notices=f"{_ROWS}::test_a_runner_that_lost_its_lease_writes_nothing",
     ),
@@ -258,7 +260,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="A program that was away for an hour sends its request again: all is rendered twice.",
         edits=(
             Edit(
-                "jobgroups/services/groups.py",
+                "jobgroups/services/submission.py",
                 "IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)",
                 "IDEMPOTENCY_LIFE: Final = dt.timedelta(minutes=14)",
             ),
@@ -271,7 +273,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         hurts="Clients get a second `group_complete`, and users a second notice.",
         edits=(
             Edit(
-                _WRITING,
+                "jobgroups/services/group_transaction.py",
                 "ended = counts.all_final and group.completed_at is None",
                 "ended = counts.all_final",
             ),

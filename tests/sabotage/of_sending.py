@@ -123,7 +123,13 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="uncharged retries without end",
         broken="A child may be given back uncharged any number of times.",
         hurts="A backend that swallows prompts keeps a group running for ever.",
-        edits=(Edit(_ATTEMPTS, "if child.uncounted_attempts + 1 < MAX_UNCHARGED:", "if True:"),),
+        edits=(
+            Edit(
+                "jobgroups/services/outcomes.py",
+                "if child.uncounted_attempts + 1 < MAX_UNCHARGED:",
+                "if True:",
+            ),
+        ),
         notices=f"{_ROWS}::test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough",
     ),
     Breakage(
@@ -132,7 +138,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="Prompts pile up behind a render that cannot be stopped.",
         edits=(
             Edit(
-                _CLAIMS,
+                "jobgroups/services/slots.py",
                 "    active = _active(backend_id)\n",
                 "    active = [one for one in _active(backend_id) if one.stop_requested_at is None]\n",
             ),
@@ -145,7 +151,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="ComfyUI's interrupt flag is process-wide: it stops the second one.",
         edits=(
             Edit(
-                _CLAIMS,
+                "jobgroups/services/slots.py",
                 "return not stopping and len(active)",
                 "return len(active)",
             ),

@@ -15,7 +15,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         hurts="Who wanted to be woken when the night's work is done sleeps on.",
         edits=(
             Edit(
-                "jobgroups/services/writing.py",
+                "jobgroups/services/group_transaction.py",
                 "            notices.group_ended(group, children)\n",
                 "",
             ),

@@ -10,13 +10,22 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import Message, ProgressFrame
 from jobgroups.queries import work
 from jobgroups.serializers import to_json
-from jobgroups.services import attempts, claims, expiry, groups, holds, runners
-from jobgroups.services.writing import Fence
+from jobgroups.services import (
+    attempts,
+    claims,
+    expiry,
+    holds,
+    leases,
+    outcomes,
+    runners,
+)
+from jobgroups.services.submission import Submission, group_submit
 
 WORKFLOW = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}}}
 
@@ -42,16 +51,16 @@ class PlayedRunner:
                 reachability=Reachability.ONLINE,
                 last_seen_at=now(),
             )
-            fence = runners.lease_take(backend_id=name, runner="played")
+            fence = leases.lease_take(backend_id=name, runner="played")
             assert fence is not None
             self.fences[name] = fence
 
     def submit(self, backend_ids: tuple[str, ...] = (), **fields: Any) -> str:
         """Submit a group, one child for each backend, and return its id."""
-        submission = groups.Submission(
+        submission = Submission(
             workflow=WORKFLOW, backend_ids=backend_ids or self.names, base_seed=42, **fields
         )
-        return groups.group_submit(submission=submission, runner_alive=True).group.id
+        return group_submit(submission=submission, runner_alive=True).group.id
 
     def claim(self, backend_id: str) -> claims.Claim | None:
         """Claim the backend's oldest waiting child, as accepted by ComfyUI."""
@@ -80,12 +89,12 @@ class PlayedRunner:
 
     def succeeded(self, claim: claims.Claim) -> None:
         """Tell that it ended with a picture."""
-        end = attempts.End(state=AttemptState.SUCCESS, outputs={"images": []})
+        end = outcomes.End(state=AttemptState.SUCCESS, outputs={"images": []})
         attempts.attempt_ended(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
 
     def failed(self, claim: claims.Claim) -> None:
         """Tell that ComfyUI raised an error."""
-        end = attempts.End(
+        end = outcomes.End(
             state=AttemptState.ERROR,
             outputs={},
             error_message="CUDA out of memory",
@@ -131,7 +140,7 @@ class PlayedRunner:
 
     def struck(self, claim: claims.Claim) -> None:
         """Tell that the stop of another prompt hit it: its child waits again."""
-        end = attempts.End(state=AttemptState.INTERRUPTED, outputs={})
+        end = outcomes.End(state=AttemptState.INTERRUPTED, outputs={})
         attempts.attempt_struck(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
 
     def run_to_end(self) -> None:

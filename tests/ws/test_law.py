@@ -17,8 +17,8 @@ from jobgroups.events.hub import hub
 from jobgroups.events.messages import Message
 from jobgroups.models import ChildJob
 from jobgroups.queries import groups as selectors
-from jobgroups.services import groups, moves, retries
-from jobgroups.services.rebinding import Choice
+from jobgroups.services import cancellation, moves, retries
+from jobgroups.services.assignment import Choice
 from tests.ws.client_state import COUNTS, ClientState, picked
 from tests.ws.clients import Watcher, watching
 from tests.ws.conftest import Writer
@@ -99,7 +99,7 @@ async def said(dice: random.Random, writer: Writer, group_id: str, word: str) ->
         with contextlib.suppress(Conflict):
             await writer.do(moves.child_move, group_id=group_id, job_id=job, backend_id=target)
     elif dice.random() < 0.1:
-        await writer.do(groups.group_cancel, group_id=group_id)
+        await writer.do(cancellation.group_cancel, group_id=group_id)
 
 
 def _job_ids(group_id: str) -> list[str]:

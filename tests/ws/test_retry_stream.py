@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobgroups.queries import groups as selectors
-from jobgroups.services import groups, retries
+from jobgroups.services import cancellation, retries
 from tests.ws.client_state import ClientState, picked
 from tests.ws.clients import watching
 from tests.ws.conftest import Writer
@@ -108,7 +108,7 @@ async def test_progress_of_the_earlier_attempt_is_not_shown_in_the_new_run(write
 async def test_an_adopted_picture_is_told_like_any_other(writer: Writer) -> None:
     group_id: str = await writer.do(writer.runner.submit, ("gpu_1",))
     claim = await writer.do(writer.runner.begin, "gpu_1")
-    await writer.do(groups.group_cancel, group_id=group_id)
+    await writer.do(cancellation.group_cancel, group_id=group_id)
     await writer.do(writer.runner.succeeded, claim)
     state = ClientState()
     async with watching(group_id) as client:

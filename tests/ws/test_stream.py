@@ -13,7 +13,7 @@ from jobgroups.events import hub as hub_module
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import EventFrame, Message
 from jobgroups.queries import groups as selectors
-from jobgroups.services import groups
+from jobgroups.services import cancellation
 from tests.ws.clients import Watcher, settled, watching
 from tests.ws.conftest import Writer
 from tests.ws.played_runner import progress
@@ -446,7 +446,7 @@ async def test_cancel_reaches_the_stream_as_one_transaction(writer: Writer) -> N
     group_id = await writer.do(writer.runner.submit)
     async with watching(group_id) as client:
         await client.next()
-        await writer.do(groups.group_cancel, group_id=group_id)
+        await writer.do(cancellation.group_cancel, group_id=group_id)
         last = await client.until("group_complete")
     assert client.kinds()[1:] == ["child_cancelled"] * 3 + ["group_complete"]
     assert last["status"] == "cancelled"

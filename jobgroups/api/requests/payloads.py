@@ -17,7 +17,7 @@ from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.states import Elsewhere, PartialOutputs, Where
 from jobgroups.errors import InvalidRequest, TooManyChildren
 from jobgroups.serializers import to_json
-from jobgroups.services.groups import Submission
+from jobgroups.services.submission import Submission
 from jobgroups.workflow import FieldInvalid
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 

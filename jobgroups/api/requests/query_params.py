@@ -31,7 +31,7 @@ _MAX_TEXT: Final = 500
 _METADATA: Final = "metadata."
 #: Each is a join, of which SQLite has 64.
 _MAX_METADATA_FILTERS: Final = 10
-#: Characters of what is kept to be searched for (``services.groups``); longer ones match nothing.
+#: Characters of what is kept to be searched for (``services.submission``); longer ones match nothing.
 _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")

@@ -19,7 +19,7 @@ from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.queries import groups as selectors
 from jobgroups.serializers import serialize_submission, to_json
-from jobgroups.services import groups
+from jobgroups.services import cancellation
 
 #: Events a page; a frame of theirs may have up to 1 MiB, most have a few hundred bytes.
 EVENTS_PAGE: Final = 500
@@ -66,7 +66,7 @@ class GroupView(ApiView):
 
     def delete(self, request: Request, group_id: str) -> Response:
         """Cancel what is not final in a group."""
-        done = groups.group_cancel(group_id=path_params.group_id(group_id))
+        done = cancellation.group_cancel(group_id=path_params.group_id(group_id))
         return Response(asdict(done))
 
 
@@ -106,7 +106,7 @@ class JobView(ApiView):
     def delete(self, request: Request, group_id: str, job_id: str) -> Response:
         """Cancel one child; the answer has the shape of a group's cancellation."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        by_us = groups.child_cancel(group_id=group, job_id=job)
+        by_us = cancellation.child_cancel(group_id=group, job_id=job)
         status = selectors.child_detail(group, job)["status"]
         return Response(
             {

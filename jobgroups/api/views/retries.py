@@ -13,7 +13,7 @@ from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.payloads import GroupRetryRequest, JobRetryRequest, MoveRequest
 from jobgroups.api.views.base import ApiView
 from jobgroups.services import moves, retries
-from jobgroups.services.rebinding import Choice
+from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import Retried
 
 

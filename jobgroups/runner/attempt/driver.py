@@ -44,7 +44,8 @@ from jobgroups.runner.attempt import result
 from jobgroups.runner.attempt.lookup import Place, Sight, ended, look
 from jobgroups.runner.attempt.omissions import omitted_outputs
 from jobgroups.services import attempts
-from jobgroups.services.attempts import AttemptNow, End
+from jobgroups.services.attempts import AttemptNow
+from jobgroups.services.outcomes import End
 from jobgroups.workflow import dangling_link, origins
 from jobgroups.workflow.progress import ProgressTracker
 

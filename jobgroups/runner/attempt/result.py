@@ -24,7 +24,7 @@ from backends.comfyui.refusals import not_executed
 from jobgroups.domain.failures import FailureClass, class_of_error, class_of_refusal
 from jobgroups.domain.outputs import all_missing
 from jobgroups.domain.states import AttemptState, ErrorType
-from jobgroups.services.attempts import End
+from jobgroups.services.outcomes import End
 
 #: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
 _MAX_TRACEBACK_LINES = 40

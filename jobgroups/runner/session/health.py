@@ -15,7 +15,7 @@ from backends.states import LEFT_RUNNING
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import AbandonedPrompt
 from jobgroups.queries import work
-from jobgroups.services import attempts, runners
+from jobgroups.services import attempts, backends
 
 if TYPE_CHECKING:
     from jobgroups.runner.session.session import BackendSession
@@ -269,7 +269,7 @@ class Observer:
             # The same as a moment ago: a farm's idle backends need not cost a synced write each look.
             return
         session = self._session
-        await session.database.run_with_retry(runners.backend_seen, fence=session.fence, **seen)
+        await session.database.run_with_retry(backends.backend_seen, fence=session.fence, **seen)
         self._stored, self._stored_at = seen, moment
 
     def _queue_split(self) -> tuple[int, int, int]:

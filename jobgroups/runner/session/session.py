@@ -22,6 +22,7 @@ from backends.comfyui.protocol import Event, Preview, Status, Text
 from backends.comfyui.texts import one_line
 from backends.comfyui.versions import supports_targeted_interrupt
 from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.queries import work
@@ -36,8 +37,7 @@ from jobgroups.runner.session.interrupts import Interrupts
 from jobgroups.runner.session.previews import SessionPreviews
 from jobgroups.runner.session.reconciler import Housekeeper, Orders
 from jobgroups.runner.session.sockets import Sockets
-from jobgroups.services import attempts, runners
-from jobgroups.services.writing import Fence
+from jobgroups.services import attempts, backends
 
 logger = logging.getLogger(__name__)
 
@@ -322,7 +322,7 @@ class BackendSession:
         reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
         self.observer.away(reason)
         await self.database.run_with_retry(
-            runners.backend_seen, fence=self.fence, reachable=False, responded=False, reason=reason
+            backends.backend_seen, fence=self.fence, reachable=False, responded=False, reason=reason
         )
         await self.housekeeper.end_waits()
 

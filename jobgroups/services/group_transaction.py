@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
-import stamina
-from django.db import OperationalError, connection, transaction
+from django.db import connection
 
 from jobgroups.database.statements import KEY, PreparedQuery, update_where
 from jobgroups.domain.clock import now
@@ -24,78 +21,9 @@ from jobgroups.domain.states import (
     group_status,
     sources_of,
 )
-from jobgroups.errors import GroupNotFound, LeaseLost
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
+from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import notices, quarantine
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-#: How long a runner's write waits for a row that somebody else has; then it is tried again.
-LOCK_TIMEOUT: Final = "3s"
-#: PostgreSQL: deadlock, serialization failure, lock not available.
-_CONFLICTS: Final = frozenset({"40P01", "40001", "55P03"})
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """A runner's right to write about a backend: valid while the lease has this epoch."""
-
-    backend_id: str
-    epoch: int
-
-
-def _is_conflict(error: Exception) -> bool:
-    if not isinstance(error, OperationalError) or connection.in_atomic_block:
-        return False
-    sqlstate = getattr(error.__cause__, "sqlstate", None)
-    return sqlstate in _CONFLICTS or "database is locked" in str(error)
-
-
-def unit_of_work(function: Callable[P, R]) -> Callable[P, R]:
-    """Run the function again where the database gave it up for another writer's sake."""
-    return stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)
-
-
-def check_fence(fence: Fence | None) -> None:
-    """Hold the lease's row until commit and compare its epoch.
-
-    Read, then compared here: an epoch compared inside the UPDATE's subquery would be judged on the
-    row as it was before a takeover that this statement had to wait for. A takeover locks the row as a
-    whole (``FOR UPDATE``), and waits for those who write under it; a renewal need not.
-
-    Raises:
-        LeaseLost: the backend is another runner's now, or it was deleted.
-    """
-    if fence is None:
-        return
-    epochs = _held_epochs([fence.backend_id])
-    if epochs.get(fence.backend_id) != fence.epoch:
-        raise LeaseLost(fence.backend_id, fence.epoch)
-
-
-def fences_that_hold(fences: Set[Fence]) -> Set[Fence]:
-    """Hold the rows of many leases until commit, and return the fences that are valid."""
-    epochs = _held_epochs(sorted({fence.backend_id for fence in fences}))
-    return {fence for fence in fences if epochs.get(fence.backend_id) == fence.epoch}
-
-
-def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
-    on_postgres = connection.vendor == "postgresql"
-    # With the rows, for the rest of the transaction: one that waits for a row of a process that stands
-    # still, and stands still itself, must not hold its lease's row for longer than the lease.
-    limit = f", set_config('lock_timeout', '{LOCK_TIMEOUT}', true)" if on_postgres else ""
-    marks = ", ".join(["%s"] * len(backend_ids))
-    query = (
-        f"SELECT backend_id, epoch{limit} FROM {Lease._meta.db_table}"  # noqa: S608 no input in it
-        f" WHERE backend_id IN ({marks}) ORDER BY backend_id"
-    )
-    if not backend_ids:
-        return {}
-    with connection.cursor() as cursor:
-        cursor.execute(query + (" FOR KEY SHARE" if on_postgres else ""), list(backend_ids))
-        return {row[0]: row[1] for row in cursor.fetchall()}
 
 
 class GroupWrite:
@@ -257,24 +185,3 @@ _DERIVED: Final = (
 _children_of: Final = PreparedQuery(
     lambda: ChildJob.objects.filter(group_id=KEY).order_by("position")
 )
-_locked_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()
-)
-
-
-@contextmanager
-def group_transaction(group_id: str, *, fence: Fence | None = None) -> Iterator[GroupWrite]:
-    """Open a transaction that holds the lease (if fenced) and the group's row, in this order.
-
-    Raises:
-        LeaseLost: the fence is no longer valid; nothing was written.
-        GroupNotFound: there is no such group.
-    """
-    with transaction.atomic():
-        check_fence(fence)
-        group = _locked_group.first(group_id)
-        if group is None:
-            raise GroupNotFound(group_id)
-        write = GroupWrite(group)
-        yield write
-        write.close()

@@ -12,24 +12,21 @@ from typing import Any, Final
 from django.db import IntegrityError, transaction
 
 from jobgroups import workflow
+from jobgroups.database.retry import unit_of_work
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import (
-    CHILD_OPEN,
-    ChildStatus,
     Elsewhere,
     GroupStatus,
     PartialOutputs,
-    StopReason,
 )
-from jobgroups.errors import ChildNotFound, IdempotencyConflict
+from jobgroups.errors import IdempotencyConflict
 from jobgroups.events import log
 from jobgroups.events.hub import hub
-from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
+from jobgroups.models import ChildJob, GroupLabel, JobGroup
 from jobgroups.queries.groups import submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.backends import hold_backends
-from jobgroups.services.writing import GroupWrite, group_transaction, unit_of_work
 from jobgroups.workflow import seeds
 
 #: How long an idempotency key is remembered.
@@ -71,16 +68,6 @@ class Submitted:
     children: list[ChildJob]
     #: Whether this is an earlier submission with the same idempotency key.
     replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """What a cancel did, as the reference names it."""
-
-    cancelled: bool
-    interrupted: int
-    already_complete: int
-    already_failed: int
 
 
 def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
@@ -216,54 +203,3 @@ def _labels(group: JobGroup, metadata: dict[str, Any]) -> list[GroupLabel]:
 def label_text(value: str | float) -> str:
     """Return how a metadata scalar is written in a query: ``3``, ``true``, ``shot_001``."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-@unit_of_work
-def group_cancel(*, group_id: str) -> Cancelled:
-    """Cancel every child that is not final, and owe the stop of what may run. Repeating is no error.
-
-    Raises:
-        GroupNotFound: there is no such group.
-    """
-    with group_transaction(group_id) as write:
-        open_children = write.children(status__in=CHILD_OPEN)
-        if open_children:
-            write.group.cancelled_at = now()
-            _cancel(write, open_children)
-        finished = write.group.completed_count, write.group.failed_count
-    if open_children:
-        hub.notify_runners(work_only=True)
-    return Cancelled(
-        cancelled=write.group.status == GroupStatus.CANCELLED,
-        interrupted=len(open_children),
-        already_complete=finished[0],
-        already_failed=finished[1],
-    )
-
-
-@unit_of_work
-def child_cancel(*, group_id: str, job_id: str) -> bool:
-    """Cancel one child; False if it was final already.
-
-    Raises:
-        GroupNotFound: there is no such group.
-        ChildNotFound: the group has no such child.
-    """
-    with group_transaction(group_id) as write:
-        found = write.children(pk=job_id)
-        if not found:
-            raise ChildNotFound(job_id)
-        cancelled = _cancel(write, [one for one in found if one.status in CHILD_OPEN])
-    if cancelled:
-        hub.notify_runners(work_only=True)
-    return bool(cancelled)
-
-
-def _cancel(write: GroupWrite, children: Sequence[ChildJob]) -> list[ChildJob]:
-    cancelled = [one for one in children if write.move_child(one, ChildStatus.CANCELLED)]
-    for one in cancelled:
-        write.add(log.child_cancelled(one))
-    # Every active attempt, not the current one alone: an older one may still be stopping.
-    active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
-    write.owe_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
-    return cancelled

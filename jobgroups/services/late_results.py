@@ -14,7 +14,7 @@ from jobgroups.domain.outputs import all_missing
 from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.writing import GroupWrite
+from jobgroups.services.group_transaction import GroupWrite
 
 
 def results(children: Sequence[ChildJob]) -> dict[str, Attempt]:

@@ -1,0 +1,30 @@
+"""Runs a unit of work again that the database gave up for another writer's sake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+import stamina
+from django.db import OperationalError, connection
+
+P = ParamSpec("P")
+
+
+R = TypeVar("R")
+
+
+#: PostgreSQL: deadlock, serialization failure, lock not available.
+_CONFLICTS: Final = frozenset({"40P01", "40001", "55P03"})
+
+
+def _is_conflict(error: Exception) -> bool:
+    if not isinstance(error, OperationalError) or connection.in_atomic_block:
+        return False
+    sqlstate = getattr(error.__cause__, "sqlstate", None)
+    return sqlstate in _CONFLICTS or "database is locked" in str(error)
+
+
+def unit_of_work(function: Callable[P, R]) -> Callable[P, R]:
+    """Run the function again where the database gave it up for another writer's sake."""
+    return stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)

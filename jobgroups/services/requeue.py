@@ -1,0 +1,195 @@
+"""A child waits again: here or elsewhere, by its group's policy or because its backend takes nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from jobgroups.domain import retry_policy
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.retry_policy import Policy
+from jobgroups.domain.states import (
+    ChildStatus,
+)
+from jobgroups.events import log
+from jobgroups.events.hub import hub
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services.candidates import Others, hold, others_for, own_candidate, tried_of
+from jobgroups.services.group_transaction import GroupWrite
+
+
+def attempts_with(child: ChildJob, attempt: Attempt) -> int:
+    """Return how many attempts a child has had with this one, which may be an older one of it."""
+    return max(child.attempt_count, attempt.number)
+
+
+def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
+    """Have a child wait again whose current attempt is over, or is none of its own any more.
+
+    Args:
+        write: the child's group.
+        child: open.
+        attempt: its current attempt; None: it waits without one.
+        fields: columns to set in the same statement.
+
+    Returns:
+        Whether this call did. The caller tells it: nobody knows yet why it waits.
+    """
+    fields = {"current_attempt": None, **fields}
+    if child.status == ChildStatus.QUEUED:
+        waits = ChildJob.objects.filter(
+            pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt
+        )
+        put = waits.update(**fields) > 0
+        for name, value in fields.items() if put else ():
+            setattr(child, name, value)
+        return put
+    fields |= {"started_at": None, "progress": 0.0, "current_step": None}
+    fields |= {"steps_completed": 0, "steps_total": 0}
+    return write.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields)
+
+
+def policy_of(group: JobGroup) -> Policy:
+    """Return a group's policy."""
+    return Policy.stored(
+        max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
+    )
+
+
+def try_again(
+    write: GroupWrite, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str
+) -> bool:
+    """Have a child wait for another attempt, if its group's policy has one for it and somewhere to go.
+
+    Args:
+        write: the child's group.
+        child: decided by this attempt.
+        attempt: over, or with its stop owed; its failure class is stored.
+        kind: why it failed.
+        reason: the same, as a sentence.
+
+    Returns:
+        Whether it waits; else nothing was done.
+    """
+    group, policy = write.group, policy_of(write.group)
+    charged = charged_attempts(group, child)
+    if not policy.allows(kind, charged):
+        return False
+    target = _next_backend(group, child, attempt.backend_id, kind, policy)
+    return target is not None and wait_at(
+        write, child, attempt, kind, reason, target=target, charged=charged
+    )
+
+
+def wait_at(
+    write: GroupWrite,
+    child: ChildJob,
+    attempt: Attempt,
+    kind: FailureClass,
+    reason: str,
+    *,
+    target: str,
+    charged: int,
+) -> bool:
+    """Have a child wait for its next attempt, after the pause that so many attempts ask for."""
+    seconds = retry_policy.pause(
+        charged,
+        backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
+        luck=random.random(),  # noqa: S311 jitter
+    )
+    # Whole milliseconds, as now() has them: what is stored is what is sent.
+    pause = dt.timedelta(milliseconds=round(1000 * seconds))
+    fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
+    return rebind(
+        write, child, attempt, kind, reason, target=target, not_before=now() + pause, **fields
+    )
+
+
+def rebind(
+    write: GroupWrite,
+    child: ChildJob,
+    attempt: Attempt,
+    kind: FailureClass,
+    reason: str,
+    *,
+    target: str,
+    **fields: Any,
+) -> bool:
+    put = put_back(write, child, attempt, backend_id=target, **fields)
+    if put:
+        _tell(write, child, attempt.backend_id, kind, reason)
+    return put
+
+
+def charged_attempts(group: JobGroup, child: ChildJob) -> int:
+    """Count the attempts of this run that were charged and are over, or as good as over."""
+    over = Q(ended_at__isnull=False) | ~Q(failure_class="")
+    return child.attempts.filter(over, run=group.run, is_counted=True).count()
+
+
+def _tell(
+    write: GroupWrite, child: ChildJob, left: str, kind: FailureClass | None, reason: str
+) -> None:
+    write.add(
+        log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason)
+    )
+    # Its next backend may be another runner's.
+    transaction.on_commit(_ring, robust=True)
+
+
+def _ring() -> None:
+    hub.notify_runners()
+
+
+def _next_backend(
+    group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: Policy
+) -> str | None:
+    tried, own = tried_of(group, child), own_candidate(left)
+    others = others_for(group, policy.elsewhere, besides={left})
+    while True:
+        target = retry_policy.next_backend(kind, own=own, others=others, tried=tried, policy=policy)
+        if target is None or target == left or hold(target):
+            return target
+        others = [one for one in others if one.backend_id != target]
+
+
+def move_elsewhere(
+    write: GroupWrite,
+    child: ChildJob,
+    *,
+    reason: str,
+    kind: FailureClass | None = None,
+    others: Others | None = None,
+) -> bool:
+    """Bind a child that waits, and was not sent, to another backend, where its group allows that.
+
+    It is no attempt and none is charged.
+
+    Args:
+        write: the child's group.
+        child: queued, without a current attempt.
+        reason: why it does not wait where it waited, as a sentence.
+        kind: what keeps the backend from working, where that is a failure.
+        others: where it may go, looked at once for all children of the group that are moved.
+
+    Returns:
+        Whether it waits elsewhere now.
+    """
+    left = child.backend_id or ""
+    target = (others or Others(write.group, left)).take(tried_of(write.group, child))
+    if target is None:
+        return False
+    waits = ChildJob.objects.filter(
+        pk=child.pk, status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id=left
+    )
+    if not waits.update(backend_id=target, not_before=None):
+        return False
+    child.backend_id, child.not_before = target, None
+    _tell(write, child, left, kind, reason)
+    return True

@@ -1,0 +1,90 @@
+"""The one door: transactions on a group and on an attempt, their lock order, their fence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from django.db import transaction
+from django.db.models import F
+
+from jobgroups.database.statements import KEY, PreparedQuery
+from jobgroups.domain.leases import Fence
+from jobgroups.domain.states import (
+    ChildStatus,
+)
+from jobgroups.errors import GroupNotFound
+from jobgroups.events.hub import hub
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.leases import check_fence
+
+_locked_group: Final = PreparedQuery(
+    lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()
+)
+
+
+@contextmanager
+def group_transaction(group_id: str, *, fence: Fence | None = None) -> Iterator[GroupWrite]:
+    """Open a transaction that holds the lease (if fenced) and the group's row, in this order.
+
+    Raises:
+        LeaseLost: the fence is no longer valid; nothing was written.
+        GroupNotFound: there is no such group.
+    """
+    with transaction.atomic():
+        check_fence(fence)
+        group = _locked_group.first(group_id)
+        if group is None:
+            raise GroupNotFound(group_id)
+        write = GroupWrite(group)
+        yield write
+        write.close()
+
+
+_whose: Final = PreparedQuery(
+    lambda: (
+        Attempt.objects.filter(pk=KEY)
+        .only("child_id")
+        .annotate(group_id=F("child__group_id"))
+        .order_by()
+    )
+)
+
+
+_locked_child: Final = PreparedQuery(
+    lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by()
+)
+
+
+_locked_attempt: Final = PreparedQuery(
+    lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by()
+)
+
+
+@contextmanager
+def attempt_transaction(
+    attempt_id: int, fence: Fence | None
+) -> Iterator[tuple[GroupWrite, ChildJob, Attempt]]:
+    """Lock lease, group, child, attempt in this order, and load the two rows under the lock.
+
+    Where the attempt ends and its child waits, runners are rung: it may wait at another backend, and
+    for this end alone, since no two of its prompts run at once.
+    """
+    found: Any = _whose.get(attempt_id)
+    with group_transaction(found.group_id, fence=fence) as write:
+        child = _locked_child.get(found.child_id)
+        attempt = _locked_attempt.get(attempt_id)
+        was_over = attempt.ended_at is not None
+        yield write, child, attempt
+        if not was_over and attempt.ended_at is not None and is_free(child):
+            transaction.on_commit(_ring, robust=True)
+
+
+def is_free(child: ChildJob) -> bool:
+    return child.status == ChildStatus.QUEUED and child.current_attempt_id is None
+
+
+def _ring() -> None:
+    hub.notify_runners()
