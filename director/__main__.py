@@ -53,9 +53,9 @@ def _manage(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(int(Status.INTERRUPTED))
     except DatabaseError as error:
-        from director.server.startup import why_not  # noqa: PLC0415 needs loaded apps
+        from director.server.startup import explain_error  # noqa: PLC0415 needs loaded apps
 
-        sentence = why_not(error)
+        sentence = explain_error(error)
         if sentence is None:
             raise
         _fail(CommandError(sentence, Status.FAILED), argv)

@@ -17,10 +17,10 @@ django.setup(set_prefix=False)
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
-from director.security.origins import guarded  # noqa: E402
-from director.security.sign_in import signed_in  # noqa: E402
+from director.security.origins import require_allowed_origin  # noqa: E402
+from director.security.sign_in import require_sign_in  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
-from director.web.threaded_handler import LenientRequest, routed  # noqa: E402
+from director.web.threaded_handler import LenientRequest, route_api  # noqa: E402
 from jobgroups.consumers import read_seqs  # noqa: E402
 from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
@@ -30,7 +30,7 @@ _streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # th
 _pages: Any = ASGIHandler()
 _pages.request_class = LenientRequest
 _router: Any = ProtocolTypeRouter(
-    {"http": routed(_pages), "websocket": guarded(signed_in(_streams))}
+    {"http": route_api(_pages), "websocket": require_allowed_origin(require_sign_in(_streams))}
 )
 
 

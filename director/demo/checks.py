@@ -24,7 +24,7 @@ _A_WHOLE_STORY: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DemoResult:
     """What a user was told of one group.
 
     Attributes:
@@ -54,7 +54,7 @@ class Outage:
         renders: the group's prompts, as the backends' witnesses tell.
     """
 
-    told: Told
+    told: DemoResult
     killed_at: float | None
     renders: Sequence[Render]
 
@@ -72,7 +72,7 @@ def png_digest(path: Path) -> str | None:
         return None
 
 
-def shortcomings(first: Told, second: Told, third: Outage) -> list[str]:
+def problems(first: DemoResult, second: DemoResult, third: Outage) -> list[str]:
     """Return what is not as it must be, a sentence each; nothing if the demo succeeded."""
     return [
         *_three_pictures(first),
@@ -83,7 +83,7 @@ def shortcomings(first: Told, second: Told, third: Outage) -> list[str]:
     ]
 
 
-def _three_pictures(told: Told) -> list[str]:
+def _three_pictures(told: DemoResult) -> list[str]:
     found = []
     if told.group.status != "completed":
         found.append(f"{told.title} ended as {told.group.status}, not as completed.")
@@ -96,7 +96,7 @@ def _three_pictures(told: Told) -> list[str]:
     return found
 
 
-def _one_failed(told: Told) -> list[str]:
+def _one_failed(told: DemoResult) -> list[str]:
     group = told.group
     got = (group.status, group.completed_count, group.failed_count, len(told.pictures))
     if got == ("partial_complete", 2, 1, 2):
@@ -108,7 +108,7 @@ def _one_failed(told: Told) -> list[str]:
     ]
 
 
-def _gapless(told: Told) -> list[str]:
+def _gapless(told: DemoResult) -> list[str]:
     expected = list(range(1, (told.group.seq or 0) + 1))
     found = []
     if list(told.streamed) != expected:

@@ -70,7 +70,7 @@ async def start(processes: Processes, *, folder: Path, seconds: float) -> Farm:
 def _port() -> int:
     """Return the Director's usual port, or 0 (any) where that is taken."""
     try:
-        return listen.places("localhost", _USUAL_PORT)[0].port
+        return listen.listen_addresses("localhost", _USUAL_PORT)[0].port
     except listen.CannotListen:
         return 0
 
@@ -100,13 +100,13 @@ async def register(director: AsyncDirector, farm: Farm) -> None:
         await director.add_backend(url, backend_id=name, name=f"Simulated {name}")
 
 
-async def order_fault(farm: Farm, backend_id: str, fault: Mapping[str, Any]) -> None:
+async def inject_fault(farm: Farm, backend_id: str, fault: Mapping[str, Any]) -> None:
     """Have one simulator do something wrong, once.
 
     Raises:
         ProcessFailed: the simulator refused.
     """
-    await asyncio.to_thread(_ask, farm.simulators[backend_id], "/simulator/faults", fault)
+    await asyncio.to_thread(_request, farm.simulators[backend_id], "/simulator/faults", fault)
 
 
 async def slow_down(farm: Farm, seconds: float) -> None:
@@ -116,10 +116,10 @@ async def slow_down(farm: Farm, seconds: float) -> None:
         ProcessFailed: a simulator refused.
     """
     for backend_id in farm.simulators:
-        await order_fault(farm, backend_id, {"name": "slow", "seconds": seconds})
+        await inject_fault(farm, backend_id, {"name": "slow", "seconds": seconds})
 
 
-async def ask_witnesses(farm: Farm) -> list[Entry]:
+async def read_audit_logs(farm: Farm) -> list[Entry]:
     """Return what all the simulators have seen.
 
     Raises:
@@ -127,11 +127,11 @@ async def ask_witnesses(farm: Farm) -> list[Entry]:
     """
     entries: list[Entry] = []
     for url in farm.simulators.values():
-        entries += json.loads(await asyncio.to_thread(_ask, url, "/simulator/witness"))
+        entries += json.loads(await asyncio.to_thread(_request, url, "/simulator/witness"))
     return entries
 
 
-def _ask(url: str, path: str, order: Mapping[str, Any] | None = None) -> str:
+def _request(url: str, path: str, order: Mapping[str, Any] | None = None) -> str:
     """Return a simulator's answer to a question, or to an order that is posted."""
     # Not the typed client, which speaks to Directors; and no proxy may come in between.
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_ANSWER_WITHIN_S)

@@ -15,15 +15,15 @@ from director.demo.screen import Screen
 _UNDER_WAY: Final = 0.3
 
 
-class Plug:
+class KillSwitch:
     """Pulled once, as soon as every child of the group is well under way.
 
     Attributes:
-        pulled_at: when, in seconds since the epoch; None before.
+        killed_at: when, in seconds since the epoch; None before.
     """
 
     def __init__(self, processes: Processes, running: Farm, screen: Screen) -> None:
-        self.pulled_at: float | None = None
+        self.killed_at: float | None = None
         self._processes = processes
         self._farm = running
         self._screen = screen
@@ -39,11 +39,11 @@ class Plug:
         self._seq = event.seq or self._seq
         if isinstance(event, ChildProgress) and _is_under_way(event):
             self._under_way.add(event.job_id)
-        if self.pulled_at is None and len(self._under_way) == len(group.child_jobs):
-            self.pulled_at = time.time()
-            await self._pull(self.pulled_at)
+        if self.killed_at is None and len(self._under_way) == len(group.child_jobs):
+            self.killed_at = time.time()
+            await self._kill(self.killed_at)
 
-    async def _pull(self, moment: float) -> None:
+    async def _kill(self, moment: float) -> None:
         await farm.kill_director(self._processes)
         self._screen.say("  The Director's process was killed. The three ComfyUIs render on.")
         await farm.restart_director(self._processes, self._farm)

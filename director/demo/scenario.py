@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Final
 
 from director.client import AsyncDirector, Event, Group
-from director.demo.checks import Outage, Told, shortcomings
+from director.demo.checks import DemoResult, Outage, problems
 from director.demo.farm import (
     OUT_OF_MEMORY,
     Farm,
-    ask_witnesses,
-    order_fault,
+    inject_fault,
+    read_audit_logs,
     register,
     slow_down,
     start,
 )
-from director.demo.kill import Plug
+from director.demo.kill import KillSwitch
 from director.demo.processes import Processes
 from director.demo.screen import Screen
 from director.demo.witness import renders
@@ -86,14 +86,14 @@ async def _play(plan: Plan, processes: Processes, screen: Screen) -> list[str]:
         screen.title("1. One call, three backends, three seeds")
         first = await user.render("Group 1")
         screen.title("2. The same again, but gpu-2 runs out of memory")
-        await order_fault(farm, "gpu-2", OUT_OF_MEMORY)
+        await inject_fault(farm, "gpu-2", OUT_OF_MEMORY)
         second = await user.render("Group 2")
         screen.title("3. Longer renders, and somebody kills the Director in the middle")
-        third = await user.render_over_a_kill("Group 3", Plug(processes, farm, screen))
+        third = await user.render_over_a_kill("Group 3", KillSwitch(processes, farm, screen))
     screen.table([first, second, third.told])
     screen.say(f"\nPictures: {plan.pictures}")
     screen.say(f"Director: {farm.url}{' (it ends with this demo)' if plan.once else ''}")
-    return shortcomings(first, second, third)
+    return problems(first, second, third)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class _User:
     plan: Plan
     screen: Screen
 
-    async def render(self, title: str, plug: Plug | None = None) -> Told:
+    async def render(self, title: str, plug: KillSwitch | None = None) -> DemoResult:
         """Submit the workflow to all backends, watch, and fetch what was made.
 
         Args:
@@ -123,7 +123,7 @@ class _User:
             group = await self.director.status(submitted.job_group_id)
             pictures = await self.director.download(group, self.plan.pictures)
             log = await self.director.events(group.job_group_id)
-        return Told(
+        return DemoResult(
             title=title,
             group=group,
             streamed=[event.seq or 0 for event in streamed],
@@ -132,7 +132,7 @@ class _User:
             kinds=[event.type for event in streamed],
         )
 
-    async def render_over_a_kill(self, title: str, plug: Plug) -> Outage:
+    async def render_over_a_kill(self, title: str, plug: KillSwitch) -> Outage:
         """Do the same while the Director is killed; then ask the backends what they executed.
 
         Raises:
@@ -141,10 +141,10 @@ class _User:
         """
         await slow_down(self.farm, _LONGER_S)
         told = await self.render(title, plug)
-        seen = renders(await ask_witnesses(self.farm), told.group.job_group_id)
-        return Outage(told=told, killed_at=plug.pulled_at, renders=seen)
+        seen = renders(await read_audit_logs(self.farm), told.group.job_group_id)
+        return Outage(told=told, killed_at=plug.killed_at, renders=seen)
 
-    async def _watch(self, group: Group, plug: Plug | None) -> list[Event]:
+    async def _watch(self, group: Group, plug: KillSwitch | None) -> list[Event]:
         """Show the group's stream from its first event to its end; return each state event."""
         stored = []
         # Without a plug that is pulled, a broken connection or a gap is an error here: on one
@@ -153,7 +153,7 @@ class _User:
         with self.screen.watch(group) as watcher:
             async with contextlib.aclosing(stream):
                 async for event in stream:
-                    watcher.see(event)
+                    watcher.on_event(event)
                     if event.seq is not None:
                         stored.append(event)
                     if plug is not None:

@@ -23,7 +23,7 @@ from director.client import (
     Event,
     Group,
 )
-from director.demo.checks import Told
+from director.demo.checks import DemoResult
 
 #: Percent between two plain lines about one child.
 _PLAIN_EVERY: Final = 25.0
@@ -34,7 +34,7 @@ _PLAIN_WIDTH: Final = 120
 class Watcher(Protocol):
     """Shows a group's events as they come."""
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Show one."""
 
 
@@ -67,7 +67,7 @@ class Screen:
         with _progress(self._console) as progress:
             yield _Bars(progress, group.child_jobs)
 
-    def table(self, groups: Sequence[Told]) -> None:
+    def table(self, groups: Sequence[DemoResult]) -> None:
         """Print what every child of the groups came to."""
         table = Table(title="What came of it", title_justify="left")
         for heading in ("Group", "Backend", "Seed", "Status", "Picture, or what went wrong"):
@@ -110,7 +110,7 @@ class _Bars:
             for child in children
         }
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Move the child's bar."""
         if not isinstance(event, ChildEvent):
             return
@@ -129,7 +129,7 @@ class _Lines:
         self._screen = screen
         self._next = {child.job_id: _PLAIN_EVERY for child in children}
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Print the event, unless it is one of the many about progress."""
         if not isinstance(event, ChildEvent) or self._is_small(event):
             return

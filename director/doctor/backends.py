@@ -46,14 +46,14 @@ def backends() -> list[Finding]:
                 "director backends add http://HOST:8188, or director backends find --add",
             )
         ]
-    answers = asyncio.run(_all_asked(rows))
+    answers = asyncio.run(_probe_all(rows))
     return [_finding(row, answers[row.id]) for row in rows]
 
 
-async def _all_asked(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
+async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
     async with asyncio.TaskGroup() as tasks:
         asked = {
-            row.id: tasks.create_task(_asked(row), name=f"examine {row.id}")
+            row.id: tasks.create_task(_probe(row), name=f"examine {row.id}")
             for row in rows
             if row.enabled
         }
@@ -61,7 +61,7 @@ async def _all_asked(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
     return {row.id: found.get(row.id, "It was not asked.") for row in rows}
 
 
-async def _asked(row: Backend) -> _Answer | str:
+async def _probe(row: Backend) -> _Answer | str:
     limits = Timeouts(
         connect_s=_ANSWER_WITHIN_S, silence_s=_ANSWER_WITHIN_S, total_s=_ANSWER_WITHIN_S
     )
@@ -93,7 +93,7 @@ def _finding(row: Backend, answer: _Answer | str) -> Finding:
         return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
     level, said, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
     for how_bad, wrong, todo in sorted(
-        _wrongs(row, answer), key=lambda one: -SEVERITY.index(one[0])
+        _problems(row, answer), key=lambda one: -SEVERITY.index(one[0])
     ):
         level = max(level, how_bad, key=SEVERITY.index)
         said.append(wrong)
@@ -118,7 +118,7 @@ def _has_previews(stats: SystemStats) -> bool:
     return bool(joined - {"none", ""})
 
 
-def _wrongs(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
+def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
     """Return level, sentence and remedy of all that is wrong."""
     found: list[tuple[Level, str, str]] = []
     update = "Update ComfyUI there."

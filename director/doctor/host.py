@@ -14,7 +14,7 @@ from director import __version__
 from director.client import Director, DirectorError, Health, Unreachable
 from director.doctor.findings import Finding, Level
 from director.server import listen
-from director.server.data_dir import open_to_others
+from director.server.data_dir import permission_problem
 
 #: Bytes that should be free: the database grows, and a full disk ends every write.
 _LITTLE: Final = 2**30
@@ -37,7 +37,7 @@ def data_folder() -> Finding:
     if why := _why_unwritable(folder):
         todo = "Make it writable for this user, or set DIRECTOR_DATA_DIR to another folder."
         return Finding("Data folder", Level.PROBLEM, f"{folder} cannot be written: {why}.", todo)
-    if any(folder.iterdir()) and (wrong := open_to_others(folder)):
+    if any(folder.iterdir()) and (wrong := permission_problem(folder)):
         return Finding("Data folder", Level.WARNING, wrong, f"chmod 700 {folder}")
     return _room(folder)
 
@@ -135,7 +135,7 @@ def _asked(number: int) -> Health:
 
 def _silent(subject: str, number: int) -> Finding:
     try:
-        listen.places("localhost", number)
+        listen.listen_addresses("localhost", number)
     except listen.CannotListen:
         todo = f"See what holds it, or serve on another: director serve --port {number + 1}"
         said = "It is taken, and what holds it does not answer."

@@ -13,7 +13,7 @@ from director.doctor.findings import SEVERITY, Finding, Level
 from jobgroups.domain.clock import iso
 
 
-def examine(port: int) -> list[Finding]:
+def run_checks(port: int) -> list[Finding]:
     """Look at all of it.
 
     Args:
@@ -29,7 +29,7 @@ def examine(port: int) -> list[Finding]:
         database,
     ]
     if services.is_ready(database):
-        found += [*services.doorbell_and_runner(), *backends.backends()]
+        found += [*services.channel_layer_and_runner(), *backends.backends()]
     return found
 
 

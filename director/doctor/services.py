@@ -30,7 +30,7 @@ def database() -> Finding:
         said = f"{path} is not there yet: serve makes it."
         return Finding("Database", Level.NOTE, said, "director serve")
     try:
-        if path is None and (reason := startup.why_away()) is not None:
+        if path is None and (reason := startup.database_error()) is not None:
             return _closed(path, reason)
         return _tables(_where(path))
     except startup.CannotStart as refusal:
@@ -92,10 +92,10 @@ def _clock_skew() -> float:
     return float(abs((now() - row[0]).total_seconds()))
 
 
-def doorbell_and_runner() -> list[Finding]:
+def channel_layer_and_runner() -> list[Finding]:
     """Whether messages pass, and somebody does the work, as ``/api/health`` judges it."""
     bell = health.channel_layer_check(settings.DIRECTOR_REDIS_URL)
-    runner = health.examine()["checks"]["runner"]
+    runner = health.run_checks()["checks"]["runner"]
     return [
         Finding(
             "Channel layer",

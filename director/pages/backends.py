@@ -24,7 +24,7 @@ from jobgroups.queries.backends import BackendLoad, backend_loads
 from jobgroups.queries.leases import runner_alive
 
 #: Above this many a table reads better than lanes.
-LANES: Final = 12
+MAX_LANES: Final = 12
 _COLUMNS: Final = (
     "Name",
     "State",
@@ -37,7 +37,7 @@ _COLUMNS: Final = (
     "Failed in a day",
 )
 _DAY: Final = dt.timedelta(days=1)
-_STATE_WORDS: Final = {
+_STATUS_LABELS: Final = {
     BackendState.UNKNOWN: "Not heard from yet",
     BackendState.ONLINE: "Free",
     BackendState.BUSY: "Busy",
@@ -56,14 +56,14 @@ class Work:
     group_id: str
     job_id: str
     name: str
-    runs: bool
-    stopping: bool
+    is_running: bool
+    is_stopping: bool
     progress: float
     step: str
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class BackendRow:
     """One backend."""
 
     id: str
@@ -71,21 +71,21 @@ class Machine:
     url: str
     enabled: bool
     status: str
-    word: str
+    label: str
     reason: str
     since: str
     since_at: str
     #: Why it does not answer, where another word stands for it; ``silent`` also where one says so.
-    away: str
-    silent: bool
+    offline_reason: str
+    is_unresponsive: bool
     #: Who said so; empty where it was seen, or nobody gave a name.
-    by: str
+    changed_by: str
     #: ``pause``, ``drain`` or empty, whatever else is the matter with it.
     hold: str
     #: Whether what ran there is given back.
-    gives_back: bool
+    evicts: bool
     #: Of one that is set aside: in how long it is tried again; empty: when it is released.
-    tried_in: str
+    probed_in: str
     gpu: str
     vram: str
     version: str
@@ -101,7 +101,7 @@ class Machine:
     adopted: bool
 
     @property
-    def usable(self) -> bool:
+    def is_online(self) -> bool:
         """Whether it takes children and sends them now."""
         return self.status in ("online", "busy")
 
@@ -111,28 +111,28 @@ class Machine:
         return self.status in TAKES_CHILDREN
 
     @property
-    def leaves(self) -> bool:
+    def can_be_removed(self) -> bool:
         """Whether its removal is offered: discovery registered it, and it does not answer."""
         return self.adopted and self.status == BackendState.OFFLINE
 
     @property
-    def quarantined(self) -> bool:
+    def is_quarantined(self) -> bool:
         """Whether it is set aside."""
         return self.status == BackendState.QUARANTINED
 
     @property
-    def runs(self) -> int:
+    def running_count(self) -> int:
         """Prompts of ours that execute there."""
-        return sum(one.runs and not one.stopping for one in self.work)
+        return sum(one.is_running and not one.is_stopping for one in self.work)
 
     @property
-    def stands(self) -> int:
+    def pending_count(self) -> int:
         """Prompts of ours that wait in its own queue."""
-        return sum(not one.runs and not one.stopping for one in self.work)
+        return sum(not one.is_running and not one.is_stopping for one in self.work)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class FoundServer:
     """A ComfyUI that discovery found and that is not registered."""
 
     url: str
@@ -144,15 +144,15 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class BackendList:
     """All of them."""
 
-    machines: list[Machine]
+    rows: list[BackendRow]
     #: ``(status, word, how many)``, trouble first.
     counts: list[tuple[str, str, int]]
-    lanes: bool
+    has_lanes: bool
     runner_alive: bool
-    offers: list[Offer]
+    found: list[FoundServer]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -160,18 +160,18 @@ class Shop:
         return _COLUMNS
 
     @property
-    def usable(self) -> list[Machine]:
+    def online(self) -> list[BackendRow]:
         """Those that take children now."""
-        return [one for one in self.machines if one.usable]
+        return [one for one in self.rows if one.is_online]
 
 
-def shop() -> Shop:
+def backend_list_page() -> BackendList:
     """Return every backend, trouble first."""
     rows = backend_list()
     loads = backend_loads()
-    work, ends, movable = _work(), _ends(), _movable()
+    work, ends, movable = _work(), _results_of_day(), _movable()
     machines = [
-        _machine(
+        _row(
             row,
             loads.get(row.id, backends.NO_LOAD),
             work[row.id],
@@ -183,27 +183,31 @@ def shop() -> Shop:
     machines.sort(key=lambda one: (ATTENTION_ORDER.index(BackendState(one.status)), one.id))
     counted = Counter(one.status for one in machines)
     counts = [
-        (one.value, _STATE_WORDS[one], counted[one]) for one in ATTENTION_ORDER if counted[one]
+        (one.value, _STATUS_LABELS[one], counted[one]) for one in ATTENTION_ORDER if counted[one]
     ]
-    return Shop(machines, counts, len(machines) <= LANES, runner_alive(), offers())
+    return BackendList(
+        machines, counts, len(machines) <= MAX_LANES, runner_alive(), found_servers()
+    )
 
 
-def offers() -> list[Offer]:
+def found_servers() -> list[FoundServer]:
     """Return the ComfyUIs that discovery found, those that are not ignored first."""
-    return sorted((_offer(row) for row in found_list()), key=lambda one: (one.ignored, one.url))
+    return sorted(
+        (_found_server(row) for row in found_list()), key=lambda one: (one.ignored, one.url)
+    )
 
 
-def _offer(row: FoundBackend) -> Offer:
+def _found_server(row: FoundBackend) -> FoundServer:
     gpu, vram = _device(row.devices)
     address = row.url.split("://", 1)[1]
-    return Offer(row.url, address, row.comfyui_version, gpu, vram, row.ignored_at is not None)
+    return FoundServer(row.url, address, row.comfyui_version, gpu, vram, row.ignored_at is not None)
 
 
 def _work() -> dict[str, list[Work]]:
     rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group")
     found: dict[str, list[Work]] = defaultdict(list)
     for one in rows.defer("child__group__workflow_json").order_by("backend_id", "id"):
-        found[one.backend_id].append(_piece(one))
+        found[one.backend_id].append(_work_item(one))
     return found
 
 
@@ -215,21 +219,21 @@ def _movable() -> dict[str, int]:
     return {backend_id or "": number for backend_id, number in counted}
 
 
-def _piece(one: Attempt) -> Work:
+def _work_item(one: Attempt) -> Work:
     child, group = one.child, one.child.group
     runs = one.state == AttemptState.RUNNING
     return Work(
         group_id=group.id,
         job_id=child.id,
         name=text.group_name(group.id, json.loads(group.metadata_json)),
-        runs=runs,
-        stopping=one.stop_requested_at is not None,
+        is_running=runs,
+        is_stopping=one.stop_requested_at is not None,
         progress=child.progress if runs else 0.0,
         step=child.current_step or "",
     )
 
 
-def _ends() -> dict[str, Counter[str]]:
+def _results_of_day() -> dict[str, Counter[str]]:
     """Return how the last day's children ended, by backend."""
     rows = ChildJob.objects.filter(completed_at__gt=now() - _DAY).order_by()
     found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -238,28 +242,28 @@ def _ends() -> dict[str, Counter[str]]:
     return found
 
 
-def _machine(
+def _row(
     row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int
-) -> Machine:
+) -> BackendRow:
     shown = backends.serialize_backend(row, load)
     since = shown["status_since"]
     gpu, vram = _device(row.devices)
-    return Machine(
+    return BackendRow(
         id=row.id,
         name=row.name or row.id,
         url=row.url,
         enabled=row.enabled,
         status=shown["status"],
-        word=_STATE_WORDS[BackendState(shown["status"])],
+        label=_STATUS_LABELS[BackendState(shown["status"])],
         reason=shown["status_reason"] or "",
         since="" if since is None else _since(since),
         since_at=since or "",
-        away=_away(row, shown["status"]),
-        silent=row.reachability != Reachability.ONLINE,
-        by=shown["status_by"] or "",
+        offline_reason=_offline_reason(row, shown["status"]),
+        is_unresponsive=row.reachability != Reachability.ONLINE,
+        changed_by=shown["status_by"] or "",
         hold=row.hold,
-        gives_back=row.evict,
-        tried_in=_until(row.quarantine_until),
+        evicts=row.evict,
+        probed_in=_until(row.quarantine_until),
         gpu=gpu,
         vram=vram,
         version=row.comfyui_version,
@@ -275,10 +279,10 @@ def _machine(
 
 
 def _since(since: str) -> str:
-    return text.duration((now() - text.moment(since)).total_seconds())
+    return text.duration((now() - text.parse_time(since)).total_seconds())
 
 
-def _away(row: Backend, status: str) -> str:
+def _offline_reason(row: Backend, status: str) -> str:
     if row.reachability != Reachability.OFFLINE or status == BackendState.OFFLINE:
         return ""
     return row.status_reason or "no answer"

@@ -17,7 +17,7 @@ from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.queries import failures as failing
 
-_WINDOW_WORDS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
+_WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Cause:
     backend_id: str
     backend_name: str
     #: Whether it is registered still, whether it takes children now, and whether it was set aside.
-    known: bool
-    takes: bool
-    quarantined: bool
+    is_registered: bool
+    is_schedulable: bool
+    is_quarantined: bool
     #: Whether another backend may not have this cause.
     better_elsewhere: bool
     workflow: str
@@ -63,20 +63,20 @@ class FailuresPage:
     #: How many failures are counted, where there were more.
     only_newest: int | None
     #: Jobs that are failed or timed out now.
-    lost: int
+    unrecovered_count: int
 
     @property
-    def within(self) -> str:
+    def window_label(self) -> str:
         """The window, as the end of a sentence."""
-        return f"the last {_WINDOW_WORDS[self.window]}"
+        return f"the last {_WINDOW_LABELS[self.window]}"
 
     @property
-    def made_up_for(self) -> int:
+    def recovered_count(self) -> int:
         """Failures that cost nothing but time."""
         return sum(one.failures for one in self.recovered)
 
 
-def window_of(query: QueryDict) -> str:
+def parse_window(query: QueryDict) -> str:
     """Read the window out of a URL's query; what is not understood counts as left out."""
     said = str(query.get("window", ""))
     return said if said in failing.WINDOWS else failing.DEFAULT_WINDOW
@@ -88,12 +88,12 @@ def failures_page(window: str) -> FailuresPage:
     known = backends_by_id(row.backend_id for row in [*found.rows, *found.recovered])
     return FailuresPage(
         window=window,
-        windows=[(one, said, one == window) for one, said in _WINDOW_WORDS.items()],
+        windows=[(one, said, one == window) for one, said in _WINDOW_LABELS.items()],
         causes=[_cause(row, known) for row in found.rows],
         recovered=[_cause(row, known) for row in found.recovered],
         more=found.more,
         only_newest=failing.MAX_FAILURES if found.cut else None,
-        lost=found.lost,
+        unrecovered_count=found.lost,
     )
 
 
@@ -117,9 +117,9 @@ def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> Cause:
         sentence=kind.sentence,
         backend_id=row.backend_id,
         backend_name=row.backend_id if backend is None else backend.name or backend.id,
-        known=backend is not None,
-        takes=backend is not None and _takes(backend),
-        quarantined=backend is not None and backend.quarantined_at is not None,
+        is_registered=backend is not None,
+        is_schedulable=backend is not None and _is_schedulable(backend),
+        is_quarantined=backend is not None and backend.quarantined_at is not None,
         better_elsewhere=row.failure_class in BETTER_ELSEWHERE,
         workflow=row.workflow,
         workflow_name=row.workflow_name,
@@ -136,7 +136,7 @@ def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> Cause:
     )
 
 
-def _takes(backend: Backend) -> bool:
+def _is_schedulable(backend: Backend) -> bool:
     return (
         backend.enabled and backend.quarantined_at is None and Hold(backend.hold) is not Hold.DRAIN
     )

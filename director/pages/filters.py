@@ -15,7 +15,7 @@ from jobgroups.domain.clock import iso
 from jobgroups.domain.states import GroupStatus
 from jobgroups.models import ChildJob, JobGroup
 
-PAGE: Final = 50
+PAGE_SIZE: Final = 50
 _CURSOR: Final = re.compile(r"([0-9T:.\-]{23}Z)_(jg_[0-9a-f]{12})")
 _MAX_TEXT: Final = 200
 
@@ -51,7 +51,7 @@ class Filters:
         return urlencode({name: value for name, value in said.items() if value})
 
 
-def filters_of(query: QueryDict) -> Filters:
+def parse_filters(query: QueryDict) -> Filters:
     """Read them out of a URL's query."""
 
     def text(name: str) -> str:
@@ -73,7 +73,7 @@ def cursor(row: JobGroup) -> str:
     return f"{iso(row.created_at)}_{row.id}"
 
 
-def narrowed(filters: Filters) -> QuerySet[JobGroup]:
+def filtered_groups(filters: Filters) -> QuerySet[JobGroup]:
     """Return the groups that fit, newest first."""
     rows = JobGroup.objects.order_by("-created_at", "-id")
     if filters.state:
@@ -88,10 +88,10 @@ def narrowed(filters: Filters) -> QuerySet[JobGroup]:
     if filters.text:
         words = Q(metadata_json__icontains=filters.text) | Q(id__icontains=filters.text)
         rows = rows.filter(words)
-    return _behind(rows, filters.before)
+    return _after_cursor(rows, filters.before)
 
 
-def _behind(rows: QuerySet[JobGroup], before: str) -> QuerySet[JobGroup]:
+def _after_cursor(rows: QuerySet[JobGroup], before: str) -> QuerySet[JobGroup]:
     found = _CURSOR.fullmatch(before)
     if found is None:
         return rows

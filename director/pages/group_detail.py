@@ -24,11 +24,11 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups
 
 #: Cards on one page of a group.
-PAGE: Final = 120
+PAGE_SIZE: Final = 120
 #: Details of an error that its card says anyway.
-_SAID_IN_WORDS: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
+_SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
 
-_OF_A_TRY: Final = (
+_ATTEMPT_FIELDS: Final = (
     "child_id",
     "number",
     "run",
@@ -42,26 +42,26 @@ _OF_A_TRY: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class AttemptRow:
     """One attempt, in words."""
 
     number: int
     run: int
     backend_id: str
     backend_name: str
-    words: str
+    label: str
     #: ComfyUI's message, or the Director's.
     reason: str
     #: What that means and what helps, and in a few words; empty where it did not fail.
     meaning: str
     failure: str
     #: Whether it is to be stopped and has not ended, and why it is left running then.
-    stopping: bool
+    is_stopping: bool
     left_running: str
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ChildCard:
     """One child as people see it."""
 
     group_id: str
@@ -71,7 +71,7 @@ class Card:
     job_id: str
     position: int
     status: str
-    word: str
+    label: str
     seed: int
     backend_id: str
     backend_name: str
@@ -79,7 +79,7 @@ class Card:
     step: str
     waiting: str
     #: Whether it runs at a backend that does not answer: how far it is, nobody knows.
-    silent: bool
+    is_stale: bool
     error: str
     #: What that means and what helps, "" where nobody knows.
     meaning: str
@@ -90,9 +90,9 @@ class Card:
     traceback: str
     warnings: list[str]
     outputs: list[Output]
-    tries: list[Try]
+    attempts: list[AttemptRow]
     #: On which try it is done, as attempts that failed count; 1 also where it is not done.
-    done_on: int
+    completed_on: int
     took: str
     starred: bool
 
@@ -109,40 +109,40 @@ class Card:
         return not self.open and self.status != ChildStatus.COMPLETED
 
     @property
-    def tries_said(self) -> str:
+    def attempts_text(self) -> str:
         """On which try it was done, else how many attempts there were."""
-        if self.done_on > 1:
-            return f"Done {words.on_try(self.done_on)}"
-        failed = [one for one in self.tries if one.failure]
+        if self.completed_on > 1:
+            return f"Done {words.on_try(self.completed_on)}"
+        failed = [one for one in self.attempts if one.failure]
         if self.open and failed:
             last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
             return f"{counted(len(failed), 'failed attempt', 'failed attempts')}, {last}"
-        return counted(len(self.tries), "attempt", "attempts")
+        return counted(len(self.attempts), "attempt", "attempts")
 
     @property
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether a prompt of it is being stopped: what is shown of it changes without an event."""
-        return any(one.stopping for one in self.tries)
+        return any(one.is_stopping for one in self.attempts)
 
     @property
     def left_running(self) -> list[str]:
         """Why a prompt that is to be stopped still renders, one sentence for each."""
-        return [one.left_running for one in self.tries if one.left_running]
+        return [one.left_running for one in self.attempts if one.left_running]
 
     @property
-    def shows_tries(self) -> bool:
+    def shows_attempts(self) -> bool:
         """Whether its attempts say more than its state does."""
-        return len(self.tries) > 1 or any(one.failure for one in self.tries)
+        return len(self.attempts) > 1 or any(one.failure for one in self.attempts)
 
     @property
-    def told_apart(self) -> bool:
+    def spans_runs(self) -> bool:
         """Whether its attempts are of more than one run."""
-        return len({one.run for one in self.tries}) > 1
+        return len({one.run for one in self.attempts}) > 1
 
     @property
-    def pictures(self) -> list[Output]:
+    def images(self) -> list[Output]:
         """What can be looked at, also as a thumbnail that outlived its file."""
-        return [one for one in self.outputs if one.is_picture and (one.replaced or not one.missing)]
+        return [one for one in self.outputs if one.is_image and (one.replaced or not one.missing)]
 
     @property
     def replaced(self) -> list[Output]:
@@ -152,7 +152,7 @@ class Card:
     @property
     def files(self) -> list[Output]:
         """What can only be fetched."""
-        return [one for one in self.outputs if not one.is_picture and not one.missing]
+        return [one for one in self.outputs if not one.is_image and not one.missing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class GroupPage:
     """All that a group's page shows."""
 
     row: group_list.Row
-    cards: list[Card]
+    cards: list[ChildCard]
     metadata: list[tuple[str, str]]
     warnings: list[str]
     skipped: list[Skipped]
@@ -188,7 +188,7 @@ class GroupPage:
     starred: int
 
     @property
-    def skipped_said(self) -> str:
+    def skipped_text(self) -> str:
         """How many backends were left out, and what that cost."""
         said = counted(len(self.skipped), "backend left out", "backends left out")
         fewer = sum(one.count for one in self.skipped)
@@ -208,12 +208,12 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
     """
     # The row first: what is read after it may show more than its seq says, which the stream tells
     # again, and never less.
-    row = group_list.one_row(group_id)
+    row = group_list.group_row(group_id)
     snapshot = groups.group_snapshot(group_id)
     children: list[dict[str, Any]] = snapshot["child_jobs"]
-    pages = max(-(-len(children) // PAGE), 1)
+    pages = max(-(-len(children) // PAGE_SIZE), 1)
     page = min(max(page, 1), pages)
-    shown = list(enumerate(children))[(page - 1) * PAGE : page * PAGE]
+    shown = list(enumerate(children))[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     return GroupPage(
         row=row,
         cards=_cards(_Group(row.id, row.run, row.ended), shown),
@@ -225,7 +225,7 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
         strategy=snapshot["seed_strategy"],
         base_seed=snapshot["base_seed"],
         timeout_seconds=snapshot["timeout_seconds"],
-        on_failure=words.on_failure(
+        on_failure=words.policy_text(
             snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]
         ),
         partial_outputs=words.PARTIAL_OUTPUTS[snapshot["partial_outputs"]],
@@ -238,7 +238,7 @@ def _has_files(child: Mapping[str, Any]) -> bool:
     return any(not one.get("missing") for one in reported_files(child["outputs"] or {}))
 
 
-def one_card(group_id: str, job_id: str) -> Card:
+def child_card(group_id: str, job_id: str) -> ChildCard:
     """Return one child's card.
 
     Raises:
@@ -283,16 +283,16 @@ def _group(group_id: str) -> _Group:
     raise GroupNotFound(group_id)
 
 
-def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Card]:
+def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> list[ChildCard]:
     rows = list(
         Attempt.objects.filter(child_id__in=[child["job_id"] for _, child in children])
         .order_by("child_id", "number")
-        .only(*_OF_A_TRY)
+        .only(*_ATTEMPT_FIELDS)
     )
     named = {child["backend_id"] for _, child in children} | {row.backend_id for row in rows}
     known = backends_by_id(named)
-    tries = _tries(rows, known)
-    done_on = group_list.tries_needed(
+    tries = _attempt_rows(rows, known)
+    done_on = group_list.attempts_needed(
         child["job_id"]
         for _, child in children
         if child["status"] == ChildStatus.COMPLETED and len(tries[child["job_id"]]) > 1
@@ -316,24 +316,26 @@ def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
     return backend_id if row is None else row.name or row.id
 
 
-def _tries(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[Try]]:
-    found: dict[str, list[Try]] = defaultdict(list)
+def _attempt_rows(
+    rows: Iterable[Attempt], known: Mapping[str, Backend]
+) -> dict[str, list[AttemptRow]]:
+    found: dict[str, list[AttemptRow]] = defaultdict(list)
     for row in rows:
-        said = words.ATTEMPT_WORDS.get(row.state, row.state)
+        said = words.ATTEMPT_LABELS.get(row.state, row.state)
         backend = known.get(row.backend_id)
         if row.is_stopping:
             said = "is being stopped"
         found[row.child_id].append(
-            Try(
+            AttemptRow(
                 number=row.number,
                 run=row.run,
                 backend_id=row.backend_id,
                 backend_name=_name(row.backend_id, known),
-                words=said,
+                label=said,
                 reason=row.error_message or "",
                 meaning=_meaning(row.failure_class),
                 failure=text.failure_words(row.failure_class) if row.failure_class else "",
-                stopping=row.is_stopping,
+                is_stopping=row.is_stopping,
                 left_running=left_running(
                     row.state,
                     "" if backend is None else backend.status_reason,
@@ -352,27 +354,27 @@ def _card(
     group: _Group,
     position: int,
     child: Mapping[str, Any],
-    tries: list[Try],
+    tries: list[AttemptRow],
     *,
     done_on: int,
     backend: Backend | None,
-) -> Card:
+) -> ChildCard:
     details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
-    return Card(
+    return ChildCard(
         group_id=group.id,
         run=group.run,
         ended=group.ended,
         job_id=child["job_id"],
         position=position + 1,
         status=child["status"],
-        word=words.CHILD_WORDS.get(child["status"], child["status"]),
+        label=words.CHILD_LABELS.get(child["status"], child["status"]),
         seed=child["seed"],
         backend_id=child["backend_id"],
         backend_name=child["backend_id"] if backend is None else backend.name or backend.id,
         progress=child["progress"],
         step=child["current_step"] or "",
         waiting=child["waiting_reason"] or "",
-        silent=child["status"] == ChildStatus.RUNNING
+        is_stale=child["status"] == ChildStatus.RUNNING
         and backend is not None
         and backend.reachability == Reachability.OFFLINE,
         error=child["error_message"] or "",
@@ -383,8 +385,8 @@ def _card(
         traceback=_traceback(details),
         warnings=[str(one) for one in child["warnings"] or []],
         outputs=outputs_of(group.id, child),
-        tries=tries,
-        done_on=done_on,
+        attempts=tries,
+        completed_on=done_on,
         took=_took(child),
         starred=child["starred"],
     )
@@ -403,7 +405,7 @@ def _traceback(details: Mapping[str, Any]) -> str:
         return "".join(str(line) for line in lines)
     if isinstance(lines, str):
         return lines
-    rest = {key: value for key, value in details.items() if key not in _SAID_IN_WORDS}
+    rest = {key: value for key, value in details.items() if key not in _SHOWN_ELSEWHERE}
     return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
 
 
@@ -411,5 +413,5 @@ def _took(child: Mapping[str, Any]) -> str:
     started, ended = child["started_at"], child["completed_at"]
     if started is None or ended is None:
         return ""
-    from_, to = (words.moment(one) for one in (started, ended))
+    from_, to = (words.parse_time(one) for one in (started, ended))
     return words.duration((to - from_).total_seconds())

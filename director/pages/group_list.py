@@ -35,14 +35,14 @@ class Row:
     id: str
     name: str
     status: str
-    word: str
+    label: str
     ended: bool
     seq: int
     run: int
     total: int
     completed: int
     #: How many are done, and those of them that a machine had failed before.
-    done_word: str
+    result_label: str
     failed: int
     cancelled: int
     running: int
@@ -56,7 +56,7 @@ class Row:
     thumbnails: list[Output]
 
     @property
-    def named(self) -> bool:
+    def has_name(self) -> bool:
         """Whether its name says more than its id."""
         return self.name != self.id
 
@@ -69,26 +69,26 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class GroupList:
     """A page of the list."""
 
     rows: list[Row]
     #: Query of the next page; empty on the last one.
     older: str
     #: Whether there is any group at all.
-    any_group: bool
+    has_groups: bool
 
 
-def board(narrowed_to: filters.Filters) -> Board:
+def group_list(chosen: filters.Filters) -> GroupList:
     """Return a page of groups, newest first."""
-    found = list(filters.narrowed(narrowed_to)[: filters.PAGE + 1])
-    page = found[: filters.PAGE]
+    found = list(filters.filtered_groups(chosen)[: filters.PAGE_SIZE + 1])
+    page = found[: filters.PAGE_SIZE]
     more = len(found) > len(page)
-    older = narrowed_to.query(before=filters.cursor(page[-1])) if more else ""
-    return Board(rows_of(page), older, bool(page) or JobGroup.objects.exists())
+    older = chosen.query(before=filters.cursor(page[-1])) if more else ""
+    return GroupList(rows_of(page), older, bool(page) or JobGroup.objects.exists())
 
 
-def one_row(group_id: str) -> Row:
+def group_row(group_id: str) -> Row:
     """Return one group's row.
 
     Raises:
@@ -117,7 +117,7 @@ class _Child:
     was_sent: bool
 
     @property
-    def tried_again(self) -> bool:
+    def was_retried(self) -> bool:
         """Whether it is done, and may not have been on its first try."""
         return self.status == ChildStatus.COMPLETED and self.attempts > 1
 
@@ -125,10 +125,10 @@ class _Child:
 def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
     """Return the rows of groups, with a handful of queries for all of them."""
     children = _children([group.id for group in groups])
-    machines = _machines(children)
-    pictures = _pictures(children)
-    tries = tries_needed(
-        child.id for members in children.values() for child in members if child.tried_again
+    machines = _backends(children)
+    pictures = _images(children)
+    tries = attempts_needed(
+        child.id for members in children.values() for child in members if child.was_retried
     )
     usual = estimates.medians(
         group.workflow_digest for group in groups if group.completed_at is None
@@ -160,7 +160,7 @@ def _children(group_ids: Sequence[str]) -> dict[str, list[_Child]]:
     return found
 
 
-def tries_needed(job_ids: Iterable[str]) -> dict[str, int]:
+def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
     """Return on which try children that are done were done, those left out that never failed.
 
     What was given back failed nobody: that is no try.
@@ -171,7 +171,7 @@ def tries_needed(job_ids: Iterable[str]) -> dict[str, int]:
     return {job_id: count + 1 for job_id, count in counted}
 
 
-def _pictures(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
+def _images(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
     wanted = {
         child.id: group_id
         for group_id, members in children.items()
@@ -187,11 +187,11 @@ def _pictures(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
             "outputs": json.loads(row.outputs_json or "null"),
         }
         made = outputs_of(wanted[row.id], child)
-        found[wanted[row.id]] += [one for one in made if one.is_picture and not one.missing][:1]
+        found[wanted[row.id]] += [one for one in made if one.is_image and not one.missing][:1]
     return found
 
 
-def _machines(children: Mapping[str, Sequence[_Child]]) -> dict[str, Backend]:
+def _backends(children: Mapping[str, Sequence[_Child]]) -> dict[str, Backend]:
     """Return the backends that children run at or wait for, by id."""
     ids = {
         child.backend_id
@@ -207,14 +207,14 @@ def _left(children: Sequence[_Child], machines: Mapping[str, Backend]) -> list[e
         estimates.Remaining(
             child.backend_id,
             child.progress / 100,
-            is_progressing=_goes_on(child, machines.get(child.backend_id)),
+            is_progressing=_is_progressing(child, machines.get(child.backend_id)),
         )
         for child in children
         if child.status not in CHILD_FINAL
     ]
 
 
-def _goes_on(child: _Child, machine: Backend | None) -> bool:
+def _is_progressing(child: _Child, machine: Backend | None) -> bool:
     """Whether a child comes further by itself: what one that is paused has, it finishes."""
     if machine is None:
         return False
@@ -237,13 +237,13 @@ def _row(
         id=group.id,
         name=text.group_name(group.id, json.loads(group.metadata_json)),
         status=group.status,
-        word=text.group_word(group.status, ended=ended),
+        label=text.status_label(group.status, ended=ended),
         ended=ended,
         seq=group.seq,
         run=group.run,
         total=group.total_count,
         completed=group.completed_count,
-        done_word=text.done_word(group.completed_count, group.total_count, later),
+        result_label=text.result_label(group.completed_count, group.total_count, later),
         failed=group.failed_count,
         cancelled=group.cancelled_count,
         running=counted[ChildStatus.RUNNING],

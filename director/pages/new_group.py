@@ -28,17 +28,17 @@ PARTIAL_OUTPUTS: Final = (
     (PartialOutputs.FAIL.value, "Stop it: it fails"),
 )
 #: Tries that are offered where the installation has none of its own.
-_TRIES: Final = 3
+_DEFAULT_ATTEMPTS: Final = 3
 
 
-def usual(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
+def retry_defaults(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
     """Return what the form says of failures until somebody says otherwise."""
     if max_attempts == 1 and elsewhere == Elsewhere.NEVER:
-        return {"elsewhere": "no", "tries": _TRIES}
-    return {"elsewhere": elsewhere, "tries": max_attempts}
+        return {"elsewhere": "no", "attempts": _DEFAULT_ATTEMPTS}
+    return {"elsewhere": elsewhere, "attempts": max_attempts}
 
 
-def again(group_id: str, seed: str) -> dict[str, Any] | None:
+def from_group(group_id: str, seed: str) -> dict[str, Any] | None:
     """Return what was submitted, for the form; None where there is no such group.
 
     Args:

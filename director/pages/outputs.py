@@ -8,7 +8,17 @@ from typing import Any, Final
 
 from jobgroups.domain.outputs import REPLACED, download_name, reported_files
 
-_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
+_IMAGE_SUFFIXES: Final = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".avif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +29,7 @@ class Output:
     #: The name under which a browser saves it.
     saved_as: str
     url: str
-    is_picture: bool
+    is_image: bool
     missing: bool
     #: Whether a later file of the same name has replaced it: a thumbnail of the old one may be left.
     replaced: bool = False
@@ -46,7 +56,7 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[Output]:
             filename=str(file["filename"]),
             saved_as=download_name(child["seed"], child["backend_id"] or "", file["filename"]),
             url=f"{base}/{number}",
-            is_picture=str(file["filename"]).lower().endswith(_PICTURES),
+            is_image=str(file["filename"]).lower().endswith(_IMAGE_SUFFIXES),
             missing=bool(file.get("missing")),
             replaced=file.get("reason") == REPLACED,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 #: Above this many children a segment stands for a status.
-MANY: Final = 50
+MAX_SEGMENTS: Final = 50
 _ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queued")
 
 
@@ -47,7 +47,7 @@ def bar_of(children: Sequence[Segment]) -> Bar:
     label = ", ".join(f"{counted[status]} {status}" for status in _ORDER if counted[status])
     if not children:
         return Bar((), (), 1, "no jobs")
-    if len(children) <= MANY:
+    if len(children) <= MAX_SEGMENTS:
         return Bar(children, (), len(children), label)
     blocks: list[Block] = []
     start = 0

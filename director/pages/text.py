@@ -14,14 +14,14 @@ group_name = wording.group_name
 duration = wording.duration
 on_try = wording.on_try
 
-_GROUP_WORDS: Final = {
+_GROUP_LABELS: Final = {
     "pending": "Waits for a runner",
     "running": "Running",
     "completed": "Done",
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
-CHILD_WORDS: Final = {
+CHILD_LABELS: Final = {
     "queued": "Waits",
     "running": "Runs",
     "completed": "Done",
@@ -30,7 +30,7 @@ CHILD_WORDS: Final = {
     "cancelled": "Cancelled",
 }
 #: How an attempt ended or stands, as a sentence's end: "attempt 1 on gpu-1 …".
-ATTEMPT_WORDS: Final = {
+ATTEMPT_LABELS: Final = {
     "intent": "is being sent",
     "uncertain": "may have arrived; being looked for",
     "accepted": "waits in its queue",
@@ -46,14 +46,14 @@ ATTEMPT_WORDS: Final = {
 }
 
 
-def group_word(status: str, *, ended: bool) -> str:
+def status_label(status: str, *, ended: bool) -> str:
     """Return a group's status in words; a partial one is said while it runs, too."""
     if status == "partial_complete":
         return "Partly done" if ended else "Running, some failed"
-    return _GROUP_WORDS.get(status, status)
+    return _GROUP_LABELS.get(status, status)
 
 
-def done_word(completed: int, total: int, tries: Mapping[int, int]) -> str:
+def result_label(completed: int, total: int, tries: Mapping[int, int]) -> str:
     """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second try``.
 
     Args:
@@ -78,7 +78,7 @@ PARTIAL_OUTPUTS: Final = {
 }
 
 
-def on_failure(
+def policy_text(
     max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None
 ) -> str:
     """Return what a group does when one of its children fails; None: after all that may be tried again."""
@@ -109,6 +109,6 @@ def memory(size: object) -> str:
     return f"{size / 2**30:.0f} GB"
 
 
-def moment(text: str) -> dt.datetime:
+def parse_time(text: str) -> dt.datetime:
     """Return the time that the API wrote."""
     return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z")

@@ -12,8 +12,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from backends.queries import backend_list
-from director.pages import backends as machines
-from director.pages import failures as failed
+from director.pages import backends as backend_pages
+from director.pages import failures as failure_pages
 from director.pages import filters, group_detail, group_list, new_group
 from jobgroups.domain.states import GroupStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound
@@ -23,7 +23,7 @@ from jobgroups.workflow.seeds import SeedStrategy
 def _page(
     request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
 ) -> HttpResponse:
-    shown = {"version": settings.DIRECTOR_VERSION, "failed_day": failed.tally, **context}
+    shown = {"version": settings.DIRECTOR_VERSION, "failed_day": failure_pages.tally, **context}
     return render(request, f"director/{name}.html", shown, status=status)
 
 
@@ -31,11 +31,11 @@ def _page(
 
 
 def _groups_context(request: HttpRequest) -> dict[str, object]:
-    chosen = filters.filters_of(request.GET)
-    offered = [one for one in machines.offers() if not one.ignored]
+    chosen = filters.parse_filters(request.GET)
+    offered = [one for one in backend_pages.found_servers() if not one.ignored]
     return {
         "filters": chosen,
-        "board": group_list.board(chosen),
+        "listing": group_list.group_list(chosen),
         "query": chosen.query(),
         "offered": offered,
     }
@@ -66,7 +66,7 @@ def groups_part(request: HttpRequest) -> HttpResponse:
 def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
     """One row of the list."""
     try:
-        row = group_list.one_row(group_id)
+        row = group_list.group_row(group_id)
     except GroupNotFound:
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
     return _page(request, "parts/row", {"row": row})
@@ -102,7 +102,7 @@ def _group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     try:
         shown = group_detail.group_page(group_id, page)
     except GroupNotFound:
-        newest = group_list.board(filters.Filters()).rows[:5]
+        newest = group_list.group_list(filters.Filters()).rows[:5]
         status = HTTPStatus.NOT_FOUND
         return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
     return _page(request, template, {"shown": shown, "row": shown.row})
@@ -113,7 +113,7 @@ def _group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
 def card_part(request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
     """One child's card."""
     try:
-        card = group_detail.one_card(group_id, job_id)
+        card = group_detail.child_card(group_id, job_id)
     except (GroupNotFound, ChildNotFound):
         return HttpResponse(status=HTTPStatus.NOT_FOUND)
     return _page(request, "parts/card", {"card": card})
@@ -126,14 +126,14 @@ def card_part(request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
 @never_cache
 def backends(request: HttpRequest) -> HttpResponse:
     """The backends."""
-    return _page(request, "backends", {"shop": machines.shop()})
+    return _page(request, "backends", {"listing": backend_pages.backend_list_page()})
 
 
 @require_safe
 @never_cache
 def backends_part(request: HttpRequest) -> HttpResponse:
     """The backends' lanes or table."""
-    return _page(request, "parts/backends", {"shop": machines.shop()})
+    return _page(request, "parts/backends", {"listing": backend_pages.backend_list_page()})
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def backends_part(request: HttpRequest) -> HttpResponse:
 @never_cache
 def failures(request: HttpRequest) -> HttpResponse:
     """What failed lately."""
-    shown = failed.failures_page(failed.window_of(request.GET))
+    shown = failure_pages.failures_page(failure_pages.parse_window(request.GET))
     return _page(request, "failures", {"shown": shown})
 
 
@@ -151,7 +151,7 @@ def failures(request: HttpRequest) -> HttpResponse:
 @never_cache
 def failures_part(request: HttpRequest) -> HttpResponse:
     """What failed lately, without the page around it."""
-    shown = failed.failures_page(failed.window_of(request.GET))
+    shown = failure_pages.failures_page(failure_pages.parse_window(request.GET))
     return _page(request, "parts/failures", {"shown": shown})
 
 
@@ -164,8 +164,8 @@ def submit(request: HttpRequest) -> HttpResponse:
     """The form of a new group."""
     group_id, seed = str(request.GET.get("from", ""))[:64], str(request.GET.get("seed", ""))
     context = {
-        "shop": machines.shop(),
-        "again": new_group.again(group_id.replace("\0", ""), seed),
+        "listing": backend_pages.backend_list_page(),
+        "source": new_group.from_group(group_id.replace("\0", ""), seed),
         "quick": (1, 4, 12),
         "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
@@ -173,6 +173,8 @@ def submit(request: HttpRequest) -> HttpResponse:
         "on_failure": new_group.ON_FAILURE,
         "retry_on": new_group.RETRY_ON,
         "partial_outputs": new_group.PARTIAL_OUTPUTS,
-        "usual": new_group.usual(settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE),
+        "retry": new_group.retry_defaults(
+            settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE
+        ),
     }
     return _page(request, "submit", context)

@@ -38,7 +38,7 @@ _REFUSED: Final = (
     "whoever runs it can list the origin in DIRECTOR_ALLOWED_ORIGINS."
 )
 #: WebSocket close code of what a stranger's page opens.
-STRANGER: Final = 4403
+FOREIGN_ORIGIN: Final = 4403
 #: Headers of ours that a page may read besides the usual ones.
 _EXPOSED: Final = "Idempotency-Replayed, Location, Retry-After"
 
@@ -164,7 +164,7 @@ OriginMiddleware = sync_and_async_middleware(origin_middleware)
 # --- WebSockets -----------------------------------------------------------------------------------
 
 
-def guarded(application: Application) -> Application:
+def require_allowed_origin(application: Application) -> Application:
     """Wrap a WebSocket application: a stranger's page is told so by a frame, and closed with 4403.
 
     Refused before the handshake, it would learn no more than that something failed; and so would
@@ -172,20 +172,20 @@ def guarded(application: Application) -> Application:
     """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        origins = values(scope, b"origin")
-        hosts = values(scope, b"host")
+        origins = header_values(scope, b"origin")
+        hosts = header_values(scope, b"host")
         host = hosts[0] if len(hosts) == 1 else None
         if len(origins) <= 1 and is_allowed(origins[0] if origins else None, host):
             await application(scope, receive, send)
         elif (await receive())["type"] == "websocket.connect":
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.send", "text": error_frame(_CODE, _REFUSED)})
-            await send({"type": "websocket.close", "code": STRANGER})
+            await send({"type": "websocket.close", "code": FOREIGN_ORIGIN})
 
     return guard
 
 
-def values(scope: Scope, name: bytes) -> list[str]:
+def header_values(scope: Scope, name: bytes) -> list[str]:
     """Return the values of a connection's header, given in lower case; each as it came."""
     headers: list[tuple[bytes, bytes]] = scope.get("headers", [])
     return [value.decode("latin-1") for key, value in headers if key.lower() == name]

@@ -27,7 +27,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from director.security.origins import is_own, values
+from director.security.origins import header_values, is_own
 from director.security.throttle import Throttle
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
@@ -37,7 +37,7 @@ COOKIE: Final = "director_session"
 SESSION_SECONDS: Final = 30 * 86_400
 PATH: Final = "/sign-in"
 #: WebSocket close code: sign in, then connect again.
-UNSIGNED: Final = 4401
+SIGN_IN_REQUIRED: Final = 4401
 _SALT: Final = "director.sign_in"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _WRONG: Final = "That is not the token."
@@ -45,7 +45,7 @@ _WRONG: Final = "That is not the token."
 throttle = Throttle()
 
 
-class Standing(Enum):
+class AuthResult(Enum):
     """What is known of who asks."""
 
     IN = "in"
@@ -80,7 +80,7 @@ def is_session(value: str) -> bool:
     return isinstance(digest, str) and constant_time_compare(digest, _digest())
 
 
-def standing(
+def authenticate(
     *,
     address: str,
     authorization: str | None,
@@ -88,7 +88,7 @@ def standing(
     origin: str | None,
     host: str | None,
     changes: bool,
-) -> Standing:
+) -> AuthResult:
     """Return whether somebody may use the Director.
 
     Args:
@@ -97,14 +97,14 @@ def standing(
         changes: whether the request may change something, or opens a WebSocket.
     """
     if not settings.DIRECTOR_TOKEN:
-        return Standing.IN
+        return AuthResult.IN
     if authorization is not None:
         return _bearer(address, authorization)
     if cookie is None or not is_session(cookie):
-        return Standing.STRANGER
+        return AuthResult.STRANGER
     if changes and not is_own(origin, host):
-        return Standing.FOREIGN_PAGE
-    return Standing.IN
+        return AuthResult.FOREIGN_PAGE
+    return AuthResult.IN
 
 
 def client_address(peer: str, forwarded: str | None) -> str:
@@ -121,14 +121,14 @@ def client_address(peer: str, forwarded: str | None) -> str:
     return forwarded.rpartition(",")[2].strip() or peer
 
 
-def _bearer(address: str, authorization: str) -> Standing:
-    if throttle.wait(address):
-        return Standing.THROTTLED
+def _bearer(address: str, authorization: str) -> AuthResult:
+    if throttle.retry_after(address):
+        return AuthResult.THROTTLED
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() == "bearer" and is_token(token.strip()):
-        return Standing.IN
-    throttle.note(address)
-    return Standing.STRANGER
+        return AuthResult.IN
+    throttle.record_failure(address)
+    return AuthResult.STRANGER
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
     """Return the answer to who is not in; None: go on."""
     if request.path.rstrip("/") == PATH:
         return None
-    found = standing(
+    found = authenticate(
         address=_address(request),
         authorization=request.headers.get("Authorization"),
         cookie=request.COOKIES.get(COOKIE),
@@ -152,14 +152,14 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
         changes=request.method not in _SAFE,
     )
     match found:
-        case Standing.IN:
+        case AuthResult.IN:
             return None
-        case Standing.THROTTLED:
-            return _too_often(throttle.wait(_address(request)))
-        case Standing.FOREIGN_PAGE:
+        case AuthResult.THROTTLED:
+            return _too_often(throttle.retry_after(_address(request)))
+        case AuthResult.FOREIGN_PAGE:
             detail = "Only pages of the Director's own may do this; a program shows the token."
             return error_response(403, detail, "origin_not_allowed")
-        case Standing.STRANGER:
+        case AuthResult.STRANGER:
             return _ask_to_sign_in(request)
 
 
@@ -216,12 +216,12 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(wanted)
     if request.method != "POST":
         return _form(request, wanted)
-    wait = throttle.wait(_address(request))
+    wait = throttle.retry_after(_address(request))
     if wait:
         said = f"Too many wrong tokens. Try again in {wait} seconds."
         return _form(request, wanted, said, status=429, headers={"Retry-After": str(wait)})
     if not is_token(request.POST.get("token", "").strip()):
-        throttle.note(_address(request))
+        throttle.record_failure(_address(request))
         return _form(request, wanted, _WRONG, status=403)
     response = HttpResponseRedirect(wanted)
     response.set_cookie(
@@ -270,29 +270,29 @@ def sign_out(_request: HttpRequest) -> HttpResponse:
 # --- WebSockets -----------------------------------------------------------------------------------
 
 
-def signed_in(application: Application) -> Application:
+def require_sign_in(application: Application) -> Application:
     """Wrap a WebSocket application: who is not in is told so by a frame, and closed with 4401."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        if _standing_of(scope) is Standing.IN:
+        if _authenticate_socket(scope) is AuthResult.IN:
             await application(scope, receive, send)
         elif (await receive())["type"] == "websocket.connect":
             detail = "Sign in, or connect with Authorization: Bearer TOKEN."
             await send({"type": "websocket.accept"})
             text = error_frame("sign_in_required", detail)
             await send({"type": "websocket.send", "text": text})
-            await send({"type": "websocket.close", "code": UNSIGNED})
+            await send({"type": "websocket.close", "code": SIGN_IN_REQUIRED})
 
     return guard
 
 
-def _standing_of(scope: Scope) -> Standing:
+def _authenticate_socket(scope: Scope) -> AuthResult:
     def only(name: bytes) -> str | None:
-        found = values(scope, name)
+        found = header_values(scope, name)
         return found[0] if len(found) == 1 else None
 
-    cookies = parse_cookie("; ".join(values(scope, b"cookie")))
-    return standing(
+    cookies = parse_cookie("; ".join(header_values(scope, b"cookie")))
+    return authenticate(
         address=client_address(str((scope.get("client") or [""])[0]), only(b"x-forwarded-for")),
         authorization=only(b"authorization"),
         cookie=cookies.get(COOKIE),

@@ -23,7 +23,7 @@ class Throttle:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def wait(self, address: str) -> int:
+    def retry_after(self, address: str) -> int:
         """Return for how many seconds an address may not try again; 0: it may."""
         moment = time.monotonic()
         with self._lock:
@@ -32,7 +32,7 @@ class Throttle:
                 return 0
             return max(0, int(wrong[0] + WINDOW - moment + 0.999))
 
-    def note(self, address: str) -> None:
+    def record_failure(self, address: str) -> None:
         """Take in that an address showed a wrong token."""
         name = _counted_as(address)
         with self._lock:
@@ -42,7 +42,7 @@ class Throttle:
             while len(self._wrong) > _MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Forget all."""
         with self._lock:
             self._wrong.clear()

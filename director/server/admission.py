@@ -23,7 +23,7 @@ from twisted.internet import reactor as _reactor
 from director.security import sign_in
 from director.web.asgi_types import Scope
 from director.web.errors import error_response
-from director.web.threaded_handler import OneThreadHandler
+from director.web.threaded_handler import ThreadedHandler
 from jobgroups.api.requests.body import PayloadTooLarge
 
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
@@ -50,7 +50,7 @@ class _Admitted(HttpResponse):
     """Stands for a request that no middleware refused."""
 
 
-class _Admission(OneThreadHandler):
+class _Admission(ThreadedHandler):
     """The API's chain of middleware, with the check of the length in the place of the view."""
 
     def refusal(self, scope: Scope) -> HttpResponse | None:

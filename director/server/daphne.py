@@ -60,14 +60,14 @@ _DROP_SYN: Final = struct.pack(
     *(0x06, 0, 0, 0xFFFF),  # pass
 )
 #: Seconds in which a client must have read something of what waits for it.
-STALL_SECONDS: Final = 60.0
+STALL_TIMEOUT: Final = 60.0
 
 
 class ClientStalled(Exception):
     """The client reads nothing for a minute."""
 
 
-class _Pace:
+class _FlowControl:
     """Twisted's push producer: told when to pause, when to go on, and that the client is gone."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class _Pace:
     def stopProducing(self) -> None:  # noqa: N802 Twisted's name
         self._may_go.set()
 
-    async def wait(self, within: float | None = STALL_SECONDS) -> None:
+    async def wait(self, within: float | None = STALL_TIMEOUT) -> None:
         """Return once the client has read enough, or is gone.
 
         Args:
@@ -101,20 +101,20 @@ class _Pace:
             raise ClientStalled from None
 
 
-class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
+class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
     """A server whose applications wait for slow clients, and whose broken answers end at once."""
 
     def __init__(self, application: Application, **options: Any) -> None:
-        super().__init__(application=_cut_when_broken(application), **options)
-        self._doors: list[Any] = []
+        super().__init__(application=_abort_on_error(application), **options)
+        self._ports: list[Any] = []
         self.is_closing = False
 
     def listen_success(self, port: Any) -> None:
         """Note where it listens."""
         super().listen_success(port)
-        self._doors.append(port)
+        self._ports.append(port)
 
-    async def close_doors(self, within: float) -> None:
+    async def stop_listening(self, within: float) -> None:
         """Listen no more, and return once everything that was asked is answered.
 
         A connection that is idle is left open for a moment: the next request may be on its way on it, and
@@ -124,11 +124,11 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
             within: seconds after which it returns whatever is still asked.
         """
         self.is_closing = True
-        for port in self._doors:
+        for port in self._ports:
             _hear_no_knock(port.socket)
         await asyncio.sleep(_HANDSHAKE)
-        while self._doors:
-            _close_door(self._doors.pop())
+        while self._ports:
+            _close_port(self._ports.pop())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._answer_all()
@@ -155,7 +155,7 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
             # daphne names the class of its requests itself.
             protocol.__class__ = GuardedRequest
         elif isinstance(protocol, WebSocketProtocol):
-            _tell_when_too_long(protocol)
+            _explain_long_frame(protocol)
         super().protocol_connected(protocol)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
@@ -164,13 +164,13 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
             await self._handle_frame(protocol, message)
             return
         if self.is_closing:
-            _make_last(protocol)
+            _close_after_answer(protocol)
         is_part = message["type"] == "http.response.body"
         if is_part:
-            _prepare(protocol, more=bool(message.get("more_body")))
+            _set_producer(protocol, more=bool(message.get("more_body")))
         await super().handle_reply(protocol, message)
         pace = protocol.producer if is_part else None
-        if isinstance(pace, _Pace):
+        if isinstance(pace, _FlowControl):
             await pace.wait()
 
     async def _handle_frame(self, protocol: Any, message: dict[str, Any]) -> None:
@@ -179,8 +179,8 @@ class PacedServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no 
         if message["type"] == "websocket.accept" and transport.connected:
             # In place of the HTTP channel, which would stop reading, pongs included.
             transport.unregisterProducer()
-            transport.registerProducer(_Pace(), True)
-        elif message["type"] == "websocket.send" and isinstance(transport.producer, _Pace):
+            transport.registerProducer(_FlowControl(), True)
+        elif message["type"] == "websocket.send" and isinstance(transport.producer, _FlowControl):
             # Who answers no ping is dropped: that ends the wait, however long it takes.
             await transport.producer.wait(None)
 
@@ -200,7 +200,7 @@ def _hear_no_knock(listening: socket.socket) -> None:
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
-def _close_door(port: Any) -> None:
+def _close_port(port: Any) -> None:
     """Stop listening, with everybody let in whose connection stands: the kernel would reset it."""
     port.stopReading()
     known = None
@@ -215,14 +215,14 @@ def _has_connections() -> bool:
     return any(isinstance(one, Connection) for one in reactor.getReaders())
 
 
-def _make_last(request: Any) -> None:
+def _close_after_answer(request: Any) -> None:
     """Have a connection closed after the answer to this request, and say so where that is still possible."""
     if request.channel is not None:
         request.channel.persistent = False
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])
 
 
-def _tell_when_too_long(protocol: Any) -> None:
+def _explain_long_frame(protocol: Any) -> None:
     """Have a socket say why it closes when a frame is above daphne's limit, which it does not read."""
     fail = protocol._max_message_size_exceeded
 
@@ -235,7 +235,7 @@ def _tell_when_too_long(protocol: Any) -> None:
     protocol._max_message_size_exceeded = told
 
 
-def _prepare(request: Any, *, more: bool) -> None:
+def _set_producer(request: Any, *, more: bool) -> None:
     """Register for pauses before the first part of several, and no longer before the last.
 
     A client may close its connection as soon as it has all bytes, before the last message is sent.
@@ -245,10 +245,10 @@ def _prepare(request: Any, *, more: bool) -> None:
     if not more and request.producer is not None:
         request.unregisterProducer()
     elif more and request.producer is None and not request.finished:
-        request.registerProducer(_Pace(), True)
+        request.registerProducer(_FlowControl(), True)
 
 
-def _cut_when_broken(application: Application) -> Application:
+def _abort_on_error(application: Application) -> Application:
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await application(scope, receive, send)

@@ -47,7 +47,7 @@ def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
     return folder
 
 
-def open_to_others(folder: Path) -> str:
+def permission_problem(folder: Path) -> str:
     """Return what is wrong with a data folder that other users of the machine can enter or read; "" if none.
 
     POSIX only: elsewhere the mode says nothing.
@@ -71,7 +71,7 @@ def _is_readable(entry: Path) -> bool:
 
 def _close_to_others(folder: Path, say: Callable[[str], None]) -> None:
     """Take other users' permissions from a folder that is ours alone; warn of any other one."""
-    wrong = open_to_others(folder)
+    wrong = permission_problem(folder)
     if not wrong:
         return
     mode = stat.S_IMODE(folder.stat().st_mode)

@@ -15,7 +15,7 @@ class CannotListen(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenAddress:
     """One socket to listen on."""
 
     family: socket.AddressFamily
@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def places(host: str, port: int) -> list[Place]:
+def listen_addresses(host: str, port: int) -> list[ListenAddress]:
     """Return the sockets to listen on; for ``localhost`` both 127.0.0.1 and ::1, where there is one.
 
     Args:
@@ -67,14 +67,14 @@ def places(host: str, port: int) -> list[Place]:
     return [_checked(family, host, port)]
 
 
-def _checked(family: socket.AddressFamily, host: str, port: int) -> Place:
+def _checked(family: socket.AddressFamily, host: str, port: int) -> ListenAddress:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((host, port))
-            return Place(family, host, probe.getsockname()[1])
+            return ListenAddress(family, host, probe.getsockname()[1])
     except OSError as error:
         raise CannotListen(
             f"Cannot listen on {host} port {port}: {error.strerror or error}."
@@ -90,7 +90,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def shown_hosts(host: str) -> list[str]:
+def display_hosts(host: str) -> list[str]:
     """Return under what to call a Director that listens on ``host``, as in a URL; nearest first.
 
     For all addresses: ``localhost``, then each address by which the network reaches this machine.
@@ -99,7 +99,7 @@ def shown_hosts(host: str) -> list[str]:
     if is_loopback(host):
         return ["localhost"]
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
-        return own_names(host)
+        return local_host_names(host)
     wanted = 6 if bare == "::" else 4
     found = sorted((_resolved_addresses() | _routed_addresses()) - {"0.0.0.0"})  # noqa: S104 likewise
     return ["localhost", *(_in_url(one) for one in found if _is_shown(one, wanted))]
@@ -116,7 +116,7 @@ def _in_url(address: str) -> str:
     return f"[{bare}]" if ":" in bare else bare
 
 
-def own_names(host: str) -> list[str]:
+def local_host_names(host: str) -> list[str]:
     """Return the host names under which clients may ask for a Director that listens on ``host``.
 
     For all addresses (``0.0.0.0``, ``::``): this machine's names and addresses. Any other name in a

@@ -14,8 +14,8 @@ from twisted.internet import reactor as _reactor
 
 from director.asgi import application
 from director.server import shutdown
-from director.server.daphne import PacedServer
-from director.server.listen import Place
+from director.server.daphne import BackpressureServer
+from director.server.listen import ListenAddress
 from director.web.threaded_handler import close_threads
 from jobgroups.api.views.async_base import close_reading
 from jobgroups.consumers import close_all, close_rows, read_seqs
@@ -35,12 +35,12 @@ _GRACE_OF_LAST: Final = 0.5
 _SHUTDOWN: Final = 4012
 
 
-class _Serving:
+class _Process:
     """The lives of the server and the runner, tied together in the reactor's loop."""
 
     def __init__(
         self,
-        places: Sequence[Place],
+        places: Sequence[ListenAddress],
         runner_name: str | None,
         lock: Lock | None,
         announce: Callable[[int], None],
@@ -58,7 +58,7 @@ class _Serving:
         self._main: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self.failed = False
-        self._server = PacedServer(
+        self._server = BackpressureServer(
             application=application,
             endpoints=[place.endpoint for place in places],
             signal_handlers=False,
@@ -97,7 +97,7 @@ class _Serving:
         except Exception:
             self.failed = True
             # Nobody sent a signal, and what ends now may hang all the same.
-            shutdown.leave_soon(status=1)
+            shutdown.exit_after(status=1)
             logger.exception("The Director ends because of a defect.")
         finally:
             await self._close()
@@ -114,7 +114,7 @@ class _Serving:
         if self._server.is_closing:
             return
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._server.close_doors(_GRACE), name="close doors")
+            tasks.create_task(self._server.stop_listening(_GRACE), name="close doors")
             tasks.create_task(close_all(_SHUTDOWN, within=_GRACE), name="close sockets")
 
     def _ready(self) -> None:
@@ -127,7 +127,7 @@ class _Serving:
 
 def serve(
     *,
-    places: Sequence[Place],
+    places: Sequence[ListenAddress],
     runner_name: str | None,
     lock: Lock | None = None,
     announce: Callable[[int], None],
@@ -143,6 +143,6 @@ def serve(
     Returns:
         0 after an orderly end, 1 after a defect.
     """
-    serving = _Serving(places, runner_name, lock, announce)
+    serving = _Process(places, runner_name, lock, announce)
     serving.run()
     return int(serving.failed)

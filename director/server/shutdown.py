@@ -15,11 +15,11 @@ from typing import Any, Final
 logger = logging.getLogger(__name__)
 
 #: Seconds after a signal at which the process leaves, whatever still holds it.
-LEAVE_AFTER: Final = 4.5
+EXIT_TIMEOUT: Final = 4.5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def leave_at_signals() -> None:
+def exit_on_signals() -> None:
     """Have SIGTERM and Ctrl-C end the process with status 0, until a loop takes them over.
 
     Nothing runs yet that had to be ended in order. Without a handler, the first process of a container
@@ -30,7 +30,7 @@ def leave_at_signals() -> None:
 
 
 def _leave(*_: Any) -> None:
-    leave_soon()
+    exit_after()
     raise SystemExit(0)
 
 
@@ -38,7 +38,7 @@ def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Non
     """Have SIGTERM and Ctrl-C call ``stop`` in the loop; what then does not end is left behind."""
 
     def ending() -> None:
-        leave_soon()
+        exit_after()
         for number in _SIGNALS:
             # A second signal would meet the default handler at the very end, and look like a crash.
             with contextlib.suppress(NotImplementedError):
@@ -54,7 +54,7 @@ def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Non
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(ending))
 
 
-def leave_soon(seconds: float = LEAVE_AFTER, *, status: int = 0) -> None:
+def exit_after(seconds: float = EXIT_TIMEOUT, *, status: int = 0) -> None:
     """Leave in so many seconds at the latest: a thread may wait for a database that hangs for ever.
 
     That is no worse than a power cut, which costs no render, and better than an end that never comes.
@@ -63,12 +63,12 @@ def leave_soon(seconds: float = LEAVE_AFTER, *, status: int = 0) -> None:
         seconds: from now.
         status: the process's, if it has to be left so: 0 where somebody asked for its end.
     """
-    timer = threading.Timer(seconds, _leave_now, [seconds, status])
+    timer = threading.Timer(seconds, _exit_now, [seconds, status])
     timer.daemon = True
     timer.start()
 
 
-def _leave_now(seconds: float, status: int) -> None:
+def _exit_now(seconds: float, status: int) -> None:
     logger.warning(
         "Something (a database, most likely) has not let go within %g s; the Director leaves without"
         " it. What is stored stays; renders go on and are taken up at the next start.",

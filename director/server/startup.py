@@ -83,7 +83,7 @@ def _beside_database(what: str) -> Path:
 # --- the database ---------------------------------------------------------------------------------
 
 
-def reach_database(say: Say) -> None:
+def wait_for_database(say: Say) -> None:
     """Return once the database can be reached: after a power cut its server may be the last to come.
 
     Args:
@@ -101,7 +101,7 @@ def reach_database(say: Say) -> None:
             )
         return
     waiting = _Waiting(say)
-    while (reason := why_away()) is not None:
+    while (reason := database_error()) is not None:
         waiting.on(
             f"PostgreSQL does not answer ({reason}). Waiting for it; Ctrl-C ends this."
             " DIRECTOR_DATABASE_URL says where it is."
@@ -121,20 +121,20 @@ def open_database(*, migrate: bool, say: Say) -> None:
 
     def opened() -> None:
         if migrate:
-            with _alone(say):
+            with _migration_lock(say):
                 call_command("migrate", verbosity=0, interactive=False)
         else:
             _wait_for_tables(say)
-        _say_if_newer(say)
+        _warn_if_newer(say)
         backends_ensure(settings.DIRECTOR_BACKENDS)
 
     try:
-        _whatever_passes(opened, say)
+        _retry_while_unavailable(opened, say)
     except BackendInvalid as error:
         raise CannotStart(f"DIRECTOR_BACKENDS: {error}") from error
 
 
-def hold(lock: Lock, say: Say) -> None:
+def acquire_lock(lock: Lock, say: Say) -> None:
     """Take a lock; one in PostgreSQL also where the server goes away meanwhile.
 
     Args:
@@ -153,10 +153,10 @@ def hold(lock: Lock, say: Say) -> None:
             lock.release()  # its connection, which is broken
             raise
 
-    _whatever_passes(held, say)
+    _retry_while_unavailable(held, say)
 
 
-def _whatever_passes(work: Callable[[], None], say: Say) -> None:
+def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
     """Do something with the database, from its beginning again where PostgreSQL goes away meanwhile."""
     waiting = _Waiting(say)
     while True:
@@ -164,7 +164,7 @@ def _whatever_passes(work: Callable[[], None], say: Say) -> None:
             work()
         except (DatabaseError, psycopg.Error) as error:
             told = _first_line(error)
-            if settings.DIRECTOR_ON_SQLITE or not _passes(error):
+            if settings.DIRECTOR_ON_SQLITE or not _is_transient(error):
                 raise CannotStart(
                     f"The database does not open: {told}. DIRECTOR_DATABASE_URL or"
                     " DIRECTOR_DATA_DIR says where it is."
@@ -174,10 +174,10 @@ def _whatever_passes(work: Callable[[], None], say: Say) -> None:
         finally:
             connection.close()
         waiting.on(f"PostgreSQL broke off ({told}). Trying again; Ctrl-C ends this.")
-        reach_database(say)
+        wait_for_database(say)
 
 
-def _passes(error: BaseException | None) -> bool:
+def _is_transient(error: BaseException | None) -> bool:
     """Whether what PostgreSQL or the way to it did passes by itself. Where it refuses, it says so."""
     while error is not None:
         if isinstance(error, psycopg.Error):
@@ -189,7 +189,7 @@ def _passes(error: BaseException | None) -> bool:
     return False
 
 
-def why_away() -> str | None:
+def database_error() -> str | None:
     """Return why PostgreSQL's server does not answer, None if it does.
 
     Raises:
@@ -210,7 +210,7 @@ def why_away() -> str | None:
 
 
 @contextmanager
-def _alone(say: Say) -> Iterator[None]:
+def _migration_lock(say: Say) -> Iterator[None]:
     """Let one process at a time make tables, whoever starts together."""
     lock: Lock = (
         FileLock(_beside_database("tables"), "")
@@ -238,7 +238,7 @@ def _wait_for_tables(say: Say) -> None:
         )
 
 
-def _say_if_newer(say: Say) -> None:
+def _warn_if_newer(say: Say) -> None:
     """Say that a newer version has been here: whoever went back to this one wonders."""
     loader = MigrationLoader(connection)
     known = loader.disk_migrations or {}
@@ -272,7 +272,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def why_not(error: DatabaseError) -> str | None:
+def explain_error(error: DatabaseError) -> str | None:
     """Return what to tell whoever ran a command that met a database error; None: it is a defect."""
     said, database = str(error), settings.DATABASES["default"]
     if "unable to open database file" in said:
@@ -297,7 +297,7 @@ def why_not(error: DatabaseError) -> str | None:
 # --- open files -----------------------------------------------------------------------------------
 
 
-def allow_many_files() -> None:
+def raise_file_limit() -> None:
     """Have as many open files as the system lets this process have, up to 65,536.
 
     Each backend takes two or three, each client one; 1,024, which is usual, end at some 400 backends.
@@ -316,7 +316,7 @@ def allow_many_files() -> None:
 # --- several processes ----------------------------------------------------------------------------
 
 
-def say_what_lacks(say: Say) -> None:
+def warn_missing(say: Say) -> None:
     """Say what a Director of several processes goes without, if it has no Redis."""
     if not settings.DIRECTOR_REDIS_URL:
         say(

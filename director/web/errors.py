@@ -87,7 +87,7 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpRespons
         errors = [{"field": exc.field, "message": exc.message}]
         return error_response(400, str(exc), "invalid_request", extra={"errors": errors})
     if isinstance(exc, TRANSIENT):
-        return _database_away(exc)
+        return _database_unavailable(exc)
     if isinstance(exc, MethodNotAllowed):
         return _wrong_method(context)
     status = _status_of(exc)
@@ -102,11 +102,11 @@ def _status_of(exc: Exception) -> int | None:
     return next((status for kind, status in meant.items() if isinstance(exc, kind)), None)
 
 
-def _database_away(exc: Exception) -> JsonResponse:
+def _database_unavailable(exc: Exception) -> JsonResponse:
     # What the driver says may name hosts and users: it is for the log.
     logger.warning("The database did not answer a request: %s", exc)
-    detail = f"{_what_is_wrong(str(exc))}; nothing was stored. Try again."
-    if _broke_off(exc):
+    detail = f"{_cause_of(str(exc))}; nothing was stored. Try again."
+    if _is_outcome_unknown(exc):
         detail = (
             "The database broke off while it was asked; whether a change was stored is not known."
             " Look, or send it again under the same Idempotency-Key."
@@ -115,7 +115,7 @@ def _database_away(exc: Exception) -> JsonResponse:
     return error_response(503, detail, "database_unavailable", headers=headers)
 
 
-def _broke_off(exc: Exception) -> bool:
+def _is_outcome_unknown(exc: Exception) -> bool:
     """Whether the connection broke without a word: a commit may have been the last that was heard."""
     cause = exc.__cause__
     if not isinstance(cause, psycopg.OperationalError) or isinstance(cause, PoolTimeout):
@@ -123,7 +123,7 @@ def _broke_off(exc: Exception) -> bool:
     return cause.sqlstate in (None, "57P02")  # 57P02: the server crashed, at whatever it was
 
 
-def _what_is_wrong(said: str) -> str:
+def _cause_of(said: str) -> str:
     """Return the clause for what a person can mend; what else the driver says is for the log."""
     if "disk is full" in said:
         return "The disk with the data folder is full"
@@ -158,13 +158,13 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """``handler400``: a bad Host, a URL or a body that Django refused to read."""
     wrong_host = isinstance(exception, DisallowedHost)
     if not is_api(request):
-        return _strange_host(request) if wrong_host else defaults.bad_request(request, exception)
+        return _unknown_host(request) if wrong_host else defaults.bad_request(request, exception)
     if wrong_host:
         return error_response(400, _WRONG_HOST, _PLAIN[400][0])
     return plain_error(400)
 
 
-def _strange_host(request: HttpRequest) -> HttpResponse:
+def _unknown_host(request: HttpRequest) -> HttpResponse:
     """Say to whoever looks at a page under a name that is not known what the setting must be."""
     host, _ = split_domain_port(request.headers.get("Host", ""))
     name = host if len(host) <= _LONGEST_NAME else ""
@@ -206,7 +206,7 @@ class JsonErrorMiddleware:
         """Answer the request, in the loop or in a thread as the chain is."""
         if self._is_async:
             return self._call_async(request)
-        return shaped(request, cast(HttpResponseBase, self.get_response(request)))
+        return as_json_error(request, cast(HttpResponseBase, self.get_response(request)))
 
     def process_exception(self, request: HttpRequest, exc: Exception) -> HttpResponse | None:
         """Answer for a page that the database failed; the API's views have a handler of their own."""
@@ -214,15 +214,15 @@ class JsonErrorMiddleware:
             return None
         logger.warning("The database did not answer the page %s: %s", request.path, exc)
         # Without the request: who is signed in stands in the database too.
-        page = loader.render_to_string("503.html", {"what": _what_is_wrong(str(exc))})
+        page = loader.render_to_string("503.html", {"what": _cause_of(str(exc))})
         return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         response = await cast(Awaitable[HttpResponseBase], self.get_response(request))
-        return shaped(request, response)
+        return as_json_error(request, response)
 
 
-def shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Return the response, or the JSON that says the same where it is a page about an error."""
     if response.status_code < 400 or not is_api(request):
         return response

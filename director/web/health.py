@@ -58,7 +58,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class HealthReport:
     """What the database says, read in one go."""
 
     runners: list[Runner]
@@ -73,13 +73,13 @@ class HealthView(ApiView):
 
     def get(self, request: Request) -> Response:
         """Return all checks; 503 where one of them is down."""
-        health = examine()
+        health = run_checks()
         return Response(health, status=503 if health["status"] == Level.DOWN else 200)
 
 
-def examine() -> dict[str, Any]:
+def run_checks() -> dict[str, Any]:
     """Return ``{"status", "version", "checks": {name: {"status", "detail"}}}``."""
-    facts = _ask_database()
+    facts = _query_database()
     checks: Mapping[str, Check] = {
         "database": database_check(facts),
         "channel_layer": channel_layer_check(
@@ -98,7 +98,7 @@ def examine() -> dict[str, Any]:
 # --- the database ---------------------------------------------------------------------------------
 
 
-def _ask_database() -> Facts | None:
+def _query_database() -> HealthReport | None:
     """Return what the database says, None if it does not in time."""
     asked = _asker.submit(_read)
     try:
@@ -111,7 +111,7 @@ def _ask_database() -> Facts | None:
     return None
 
 
-def _read() -> Facts:
+def _read() -> HealthReport:
     try:
         runners = list(Runner.objects.filter(stopped_at__isnull=True).order_by("-heartbeat_at"))
         loads = backend_loads()
@@ -120,12 +120,14 @@ def _read() -> Facts:
             backend_shapes.serialize_backend_status(row, loads.get(row.id, backend_shapes.NO_LOAD))
             for row in rows
         ]
-        return Facts(runners, database_now(), {one["backend_id"]: one["status"] for one in shown})
+        return HealthReport(
+            runners, database_now(), {one["backend_id"]: one["status"] for one in shown}
+        )
     finally:
         connection.close()
 
 
-def database_check(facts: Facts | None) -> Check:
+def database_check(facts: HealthReport | None) -> Check:
     """Down: nothing can be stored or read."""
     if facts is None:
         return Check(Level.DOWN, f"It did not answer within {DATABASE_SECONDS:g} s; see the log.")
@@ -183,7 +185,7 @@ def _round_trip(redis_url: str) -> None:
 # --- who does the work ----------------------------------------------------------------------------
 
 
-def runner_check(facts: Facts | None) -> Check:
+def runner_check(facts: HealthReport | None) -> Check:
     """Down without a living runner; where groups are accepted all the same, degraded."""
     if facts is None:
         return Check(Level.DOWN, "Not known while the database does not answer.")

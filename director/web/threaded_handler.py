@@ -33,34 +33,34 @@ from jobgroups.database.threads import DatabaseThreads
 _Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
 
 #: Threads for what only reads rows: that takes a millisecond, and more would only wait for each other.
-READING: Final = 4
+READ_THREADS: Final = 4
 #: Threads for all else. A submission may wait 1.7 s for backends that are doubtful, and promises an
 #: answer within 2 s: as many may come at once. They are started as they are needed.
-ACTING: Final = 32
+WRITE_THREADS: Final = 32
 #: Threads for requests with a large body, whatever they do. Python's objects take up to 40 bytes for a byte
 #: of JSON: the number of threads bounds the memory, and large bodies never delay the others.
-LARGE: Final = 2
+LARGE_THREADS: Final = 2
 #: Bytes above which a body is large. Workflows with images inside are; others have a tenth of that.
 LARGE_BYTES: Final = 256 * 2**10
 
 #: Threads for requests that probe an address, which may take 5 s each, and how many such requests may wait for
 #: a thread. A probe never takes a thread that a submission needs.
-PROBING: Final = 16
+PROBE_THREADS: Final = 16
 PROBES_WAITING: Final = 16
 _PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test"})
 #: Seconds until a probe that was refused may be sent again.
 _PROBE_AGAIN: Final = "5"
 
-_reading = DatabaseThreads(threads=READING, name="api-reading")
-_acting = DatabaseThreads(threads=ACTING, name="api-acting")
-_large = DatabaseThreads(threads=LARGE, name="api-large")
-_probing = DatabaseThreads(threads=PROBING, name="api-probing")
+_reading = DatabaseThreads(threads=READ_THREADS, name="api-reading")
+_writing = DatabaseThreads(threads=WRITE_THREADS, name="api-acting")
+_large = DatabaseThreads(threads=LARGE_THREADS, name="api-large")
+_probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing")
 
 
 def close_threads() -> None:
     """Close the threads and their connections. For the end of the process: nothing is served after."""
     _reading.close()
-    _acting.close()
+    _writing.close()
     _large.close()
     _probing.close()
 
@@ -72,7 +72,7 @@ def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:
         return _large
     # The health check asks others than the database, which may keep it waiting.
     reads = request.method in ("GET", "HEAD") and not request.path.startswith("/api/health")
-    return _reading if reads else _acting
+    return _reading if reads else _writing
 
 
 def _probes(request: HttpRequest) -> bool:
@@ -84,7 +84,7 @@ def _refused_probe(body_bytes: int) -> HttpResponse | None:
     if body_bytes > LARGE_BYTES:
         detail = f"The body must have at most {LARGE_BYTES} bytes."
         return error_response(413, detail, "payload_too_large")
-    if _probing.load >= PROBING + PROBES_WAITING:
+    if _probing.load >= PROBE_THREADS + PROBES_WAITING:
         detail = "Too many addresses are being probed; try again in a few seconds."
         headers = {"Retry-After": _PROBE_AGAIN}
         return error_response(429, detail, "too_many_requests", headers=headers)
@@ -101,7 +101,7 @@ class LenientRequest(ASGIRequest):
             self.content_type, self.content_params = "", {}
 
 
-class OneThreadHandler(ASGIHandler):
+class ThreadedHandler(ASGIHandler):
     """Django's handler, its chain of middleware and the view run as one piece in a thread."""
 
     request_class = LenientRequest
@@ -133,7 +133,7 @@ class OneThreadHandler(ASGIHandler):
                 if threads is _probing and (refused := _refused_probe(body_bytes)):
                     cast(Any, request).refused = refused
                     threads = _reading
-                response = await threads.run(self._made, request)
+                response = await threads.run(self._respond, request)
             await self.send_response(response, send)
             response.close()
 
@@ -144,7 +144,7 @@ class OneThreadHandler(ASGIHandler):
         view: Any = super()
         return cast(HttpResponseBase, view._get_response(request))
 
-    def _made(self, request: ASGIRequest) -> HttpResponseBase:
+    def _respond(self, request: ASGIRequest) -> HttpResponseBase:
         try:
             return self.get_response(request)
         finally:
@@ -153,9 +153,9 @@ class OneThreadHandler(ASGIHandler):
                 connection.close()
 
 
-def routed(pages: Application) -> Application:
+def route_api(pages: Application) -> Application:
     """Return an application that serves the API's plain views in a thread, the rest with ``pages``."""
-    in_thread: Any = OneThreadHandler()
+    in_thread: Any = ThreadedHandler()
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         application = in_thread if _is_for_thread(scope["path"]) else pages

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from director.web.threaded_handler import OneThreadHandler
+from director.web.threaded_handler import ThreadedHandler
 
 
 async def post_in_pieces(path: str, pieces: Sequence[bytes]) -> tuple[int, dict[str, Any]]:
@@ -36,6 +36,6 @@ async def post_in_pieces(path: str, pieces: Sequence[bytes]) -> tuple[int, dict[
             (b"transfer-encoding", b"chunked"),
         ],
     }
-    await OneThreadHandler()(scope, receive, send)
+    await ThreadedHandler()(scope, receive, send)
     body = b"".join(one["body"] for one in sent if one["type"] == "http.response.body")
     return sent[0]["status"], json.loads(body)

@@ -16,7 +16,7 @@ from django.db import connection
 from pytest_django import Settings
 
 from director.web import threaded_handler
-from director.web.threaded_handler import OneThreadHandler
+from director.web.threaded_handler import ThreadedHandler
 from jobgroups.api.views import probes as probe_views
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Made
@@ -95,7 +95,7 @@ async def _answer(
 
 def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
     async def ask() -> list[Any]:
-        return [await _answer(handler(), *request) for handler in (OneThreadHandler, ASGIHandler)]
+        return [await _answer(handler(), *request) for handler in (ThreadedHandler, ASGIHandler)]
 
     return asyncio.run(ask())
 
@@ -105,7 +105,7 @@ def test_it_answers_as_djangos_handler_does(
     farm: list[str], settings: Settings, token: str
 ) -> None:
     key = {"idempotency-key": "again"}
-    made = asyncio.run(_answer(OneThreadHandler(), "POST", "/api/job-group", GOOD, key))
+    made = asyncio.run(_answer(ThreadedHandler(), "POST", "/api/job-group", GOOD, key))
     assert made[0] == 201, made
     group_id = json.loads(made[2])["job_group_id"]
     settings.DIRECTOR_TOKEN = token
@@ -116,7 +116,7 @@ def test_it_answers_as_djangos_handler_does(
 
 
 def test_a_session_of_the_admin_is_neither_read_nor_ended_by_the_api(farm: list[str]) -> None:
-    ask = _answer(OneThreadHandler(), "GET", "/api/backends", None, {"cookie": "sessionid=abc"})
+    ask = _answer(ThreadedHandler(), "GET", "/api/backends", None, {"cookie": "sessionid=abc"})
     status, headers, _ = asyncio.run(ask)
     assert status == 200
     assert not {b"Set-Cookie", b"Cookie"} & {name for name, _ in headers}
@@ -157,23 +157,23 @@ def test_a_request_goes_to_one_of_a_few_threads_and_their_connections_stay(
     farm: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, int]] = []
-    plain = OneThreadHandler.get_response
+    plain = ThreadedHandler.get_response
 
     def noted(self: Any, request: Any) -> Any:
         response = plain(self, request)
         seen.append((threading.current_thread().name, id(connection.connection)))
         return response
 
-    monkeypatch.setattr(OneThreadHandler, "get_response", noted)
+    monkeypatch.setattr(ThreadedHandler, "get_response", noted)
 
     async def ask() -> None:
-        handler = OneThreadHandler()
-        for _ in range(2 * threaded_handler.READING + 1):
+        handler = ThreadedHandler()
+        for _ in range(2 * threaded_handler.READ_THREADS + 1):
             await _answer(handler, "GET", "/api/backends", None, {})
 
     asyncio.run(ask())
     assert {name.rsplit("_", 1)[0] for name, _ in seen} == {"api-reading"}
-    assert len({name for name, _ in seen}) <= threaded_handler.READING
+    assert len({name for name, _ in seen}) <= threaded_handler.READ_THREADS
     if connection.vendor == "sqlite":
         assert len(set(seen)) == len({name for name, _ in seen})
 
@@ -187,7 +187,7 @@ def test_submissions_that_wait_for_silent_backends_hold_up_nobody(
 
         async def timed(*request: Any) -> tuple[float, int]:
             began = time.monotonic()
-            status, _, _ = await _answer(OneThreadHandler(), *request)
+            status, _, _ = await _answer(ThreadedHandler(), *request)
             return time.monotonic() - began, status
 
         async def ask() -> list[tuple[float, int]]:
@@ -219,19 +219,19 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
             async with asyncio.TaskGroup() as tasks:
                 probes = [
                     tasks.create_task(
-                        _answer(OneThreadHandler(), "POST", "/api/backends/test", address, {})
+                        _answer(ThreadedHandler(), "POST", "/api/backends/test", address, {})
                     )
                     for _ in range(64)
                 ]
                 await asyncio.sleep(0.5)
                 began = time.monotonic()
-                status, _, _ = await _answer(OneThreadHandler(), "POST", "/api/job-group", GOOD, {})
+                status, _, _ = await _answer(ThreadedHandler(), "POST", "/api/job-group", GOOD, {})
                 taken = time.monotonic() - began
             return taken, status, [one.result() for one in probes]
 
         taken, status, probes = asyncio.run(ask())
     assert (status, taken < 1.4) == (201, True), taken
-    done = threaded_handler.PROBING + threaded_handler.PROBES_WAITING
+    done = threaded_handler.PROBE_THREADS + threaded_handler.PROBES_WAITING
     assert sorted(status for status, _, _ in probes) == [200] * done + [429] * (64 - done)
     _, headers, body = next(one for one in probes if one[0] == 429)
     assert json.loads(body)["code"] == "too_many_requests"
@@ -241,7 +241,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
 def test_a_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
     large = {"url": "http://127.0.0.1:9", "name": "x" * threaded_handler.LARGE_BYTES}
     for path in ("/api/backends", "/api/backends/test/"):
-        ask = _answer(OneThreadHandler(), "POST", path, large, {})
+        ask = _answer(ThreadedHandler(), "POST", path, large, {})
         status, _, body = asyncio.run(ask)
         assert (status, json.loads(body)["code"]) == (413, "payload_too_large")
 
@@ -251,7 +251,7 @@ def test_large_bodies_take_turns_in_threads_of_their_own(
 ) -> None:
     """Six at once took 8 GB; and they must not occupy the threads that submissions need."""
     large = {"metadata": {"x": "y" * threaded_handler.LARGE_BYTES}}
-    plain = OneThreadHandler.get_response
+    plain = ThreadedHandler.get_response
     may_go = threading.Event()
     inside: set[str] = set()
     most: list[int] = []
@@ -268,18 +268,18 @@ def test_large_bodies_take_turns_in_threads_of_their_own(
         finally:
             inside.discard(name)
 
-    monkeypatch.setattr(OneThreadHandler, "get_response", noted)
+    monkeypatch.setattr(ThreadedHandler, "get_response", noted)
 
     async def post(body: Any) -> int:
         length = {"content-length": str(len(json.dumps(body)))}
-        return (await _answer(OneThreadHandler(), "POST", "/api/job-group", body, length))[0]
+        return (await _answer(ThreadedHandler(), "POST", "/api/job-group", body, length))[0]
 
     async def ask() -> list[int]:
         async with asyncio.TaskGroup() as tasks:
             posts = [tasks.create_task(post(large)) for _ in range(6)]
             try:
                 async with asyncio.timeout(10):
-                    while len(inside) < threaded_handler.LARGE:
+                    while len(inside) < threaded_handler.LARGE_THREADS:
                         await asyncio.sleep(0.01)
                     small = await post(GOOD)
             finally:
@@ -288,7 +288,7 @@ def test_large_bodies_take_turns_in_threads_of_their_own(
 
     assert asyncio.run(ask()) == [201, *[400] * 6]
     assert len(most) == 6
-    assert max(most) == threaded_handler.LARGE
+    assert max(most) == threaded_handler.LARGE_THREADS
 
 
 def test_a_client_that_goes_before_its_body_is_there_gets_nothing_and_breaks_nothing() -> None:
@@ -302,7 +302,7 @@ def test_a_client_that_goes_before_its_body_is_there_gets_nothing_and_breaks_not
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/api/job-group", "headers": []}
-        await OneThreadHandler()(scope, receive, send)
+        await ThreadedHandler()(scope, receive, send)
         return sent
 
     assert asyncio.run(gone()) == []

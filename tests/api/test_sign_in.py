@@ -15,7 +15,7 @@ from django.test import Client
 from django.urls import URLResolver, get_resolver
 
 from director.security import sign_in, throttle
-from director.security.sign_in import COOKIE, signed_in
+from director.security.sign_in import COOKIE, require_sign_in
 from tests.api.conftest import Api, error_of
 
 TOKEN = "correct-horse-battery"
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.django_db
 def token(settings: Any) -> Iterator[str]:
     settings.DIRECTOR_TOKEN = TOKEN
     settings.ALLOWED_HOSTS = ["localhost", "192.168.1.5"]
-    sign_in.throttle.forget()
+    sign_in.throttle.reset()
     yield TOKEN
-    sign_in.throttle.forget()
+    sign_in.throttle.reset()
 
 
 @pytest.fixture
@@ -144,13 +144,13 @@ def test_behind_a_trusted_proxy_the_door_closes_for_one_client_alone(settings: A
 def test_wrong_tokens_are_counted_by_network_and_not_for_ever() -> None:
     counted = throttle.Throttle()
     for number in range(throttle.ALLOWED):
-        counted.note(f"2001:db8::{number}")
-    assert counted.wait("2001:db8::ffff")
-    assert not counted.wait("2001:db8:0:1::1")
-    counted.note("::ffff:10.0.0.1")
-    assert not counted.wait("10.0.0.1")
+        counted.record_failure(f"2001:db8::{number}")
+    assert counted.retry_after("2001:db8::ffff")
+    assert not counted.retry_after("2001:db8:0:1::1")
+    counted.record_failure("::ffff:10.0.0.1")
+    assert not counted.retry_after("10.0.0.1")
     for number in range(10_001):
-        counted.note(f"name-{number}")
+        counted.record_failure(f"name-{number}")
     assert len(counted._wrong) == 10_000
 
 
@@ -267,7 +267,7 @@ async def _connected(**headers: str) -> list[dict[str, Any]]:
     given = {"host": "192.168.1.5:9820", **headers}
     raw = [(name.encode(), value.encode()) for name, value in given.items()]
     scope = {"type": "websocket", "headers": raw, "client": ["192.168.1.77", 5]}
-    await signed_in(application)(scope, receive, send)
+    await require_sign_in(application)(scope, receive, send)
     return sent
 
 

@@ -87,9 +87,9 @@ def test_what_failed_waits_again_and_what_is_done_stays(fence: Fence) -> None:
     # The list shows it where it stands now, and its next end later.
     assert listed(status="running") == [group.id]
     assert listed(status="partial_complete") == []
-    row = group_list.one_row(group.id)
+    row = group_list.group_row(group.id)
     assert (row.queued, row.completed, row.failed, row.ended, row.to_retry) == (2, 1, 0, False, 0)
-    assert group_list.board(Filters(hide_finished=True)).rows[0].id == group.id
+    assert group_list.group_list(Filters(hide_finished=True)).rows[0].id == group.id
 
 
 def listed(**narrowed: str) -> list[str]:

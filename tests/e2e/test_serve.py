@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from director.server.listen import shown_hosts
+from director.server.listen import display_hosts
 from tests.served import ROOT, Served, serving
 
 
@@ -243,7 +243,7 @@ def test_on_all_addresses_each_is_said_and_who_may_do_what(
     )
     try:
         name, port = director.url.removeprefix("http://").split(":")
-        urls = [f"http://{host}:{port}" for host in shown_hosts("0.0.0.0")]
+        urls = [f"http://{host}:{port}" for host in display_hosts("0.0.0.0")]
         answers = [httpx.get(f"{url}/api/backends", trust_env=False) for url in urls]
     finally:
         assert director.stop() == 0

@@ -98,7 +98,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "director/security/sign_in.py",
-                "        throttle.note(_address(request))\n        return _form(",
+                "        throttle.record_failure(_address(request))\n        return _form(",
                 "        return _form(",
             ),
         ),

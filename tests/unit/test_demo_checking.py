@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from director.client import Child, Group
-from director.demo.checks import Outage, Told, png_digest, shortcomings
+from director.demo.checks import DemoResult, Outage, png_digest, problems
 from director.demo.witness import Render, renders
 
 KILLED_AT = 100.0
@@ -25,24 +25,24 @@ def _picture(path: Path, colour: int, note: str = "") -> Path:
 
 
 @pytest.fixture
-def first(tmp_path: Path) -> Told:
+def first(tmp_path: Path) -> DemoResult:
     """A first group as it must be."""
     group = Group(job_group_id="jg_1", status="completed", completed_count=3, seq=8)
     pictures = [_picture(tmp_path / f"{number}.png", number) for number in range(3)]
-    return Told("Group 1", group, range(1, 9), range(1, 9), pictures)
+    return DemoResult("Group 1", group, range(1, 9), range(1, 9), pictures)
 
 
 @pytest.fixture
-def second(first: Told) -> Told:
+def second(first: DemoResult) -> DemoResult:
     """A second group as it must be."""
     group = Group(
         job_group_id="jg_2", status="partial_complete", completed_count=2, failed_count=1, seq=8
     )
-    return Told("Group 2", group, range(1, 9), range(1, 9), first.pictures[:2])
+    return DemoResult("Group 2", group, range(1, 9), range(1, 9), first.pictures[:2])
 
 
 @pytest.fixture
-def third(first: Told) -> Outage:
+def third(first: DemoResult) -> Outage:
     """A third group as it must be: each prompt executed once, all of them over the kill."""
     children = tuple(
         Child(job_id=f"cj_{number}", backend_id=f"gpu-{number}", status="completed", seed=number)
@@ -58,38 +58,40 @@ def third(first: Told) -> Outage:
     return Outage(told, KILLED_AT, seen)
 
 
-def test_a_demo_as_it_must_be_has_no_shortcoming(first: Told, second: Told, third: Outage) -> None:
+def test_a_demo_as_it_must_be_has_no_shortcoming(
+    first: DemoResult, second: DemoResult, third: Outage
+) -> None:
     """Nothing is said of a good one."""
-    assert shortcomings(first, second, third) == []
+    assert problems(first, second, third) == []
 
 
 def test_two_equal_pictures_are_seen_whatever_is_noted_in_them(
-    first: Told, second: Told, third: Outage
+    first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """The seed in a file's notes makes no other picture of it."""
     other = _picture(first.pictures[1].with_name("other.png"), 0, note="another seed")
     assert first.pictures[0].read_bytes() != other.read_bytes()
     pictures = [first.pictures[0], other, first.pictures[2]]
     equal = dataclasses.replace(first, pictures=pictures)
-    assert shortcomings(equal, second, third) == ["Group 1 made 3 pictures, 2 of them different."]
+    assert problems(equal, second, third) == ["Group 1 made 3 pictures, 2 of them different."]
 
 
-def test_a_missing_picture_is_seen(first: Told, second: Told, third: Outage) -> None:
+def test_a_missing_picture_is_seen(first: DemoResult, second: DemoResult, third: Outage) -> None:
     """Two pictures are not three."""
     fewer = dataclasses.replace(first, pictures=first.pictures[:2])
-    assert shortcomings(fewer, second, third) == ["Group 1 made 2 pictures, 2 of them different."]
+    assert problems(fewer, second, third) == ["Group 1 made 2 pictures, 2 of them different."]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_whole_png_is_seen(
-    content: bytes, first: Told, second: Told, third: Outage
+    content: bytes, first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """Neither an error page nor the head of a PNG is one."""
     first.pictures[2].write_bytes(content)
-    assert "2.png is not a whole PNG." in shortcomings(first, second, third)
+    assert "2.png is not a whole PNG." in problems(first, second, third)
 
 
-def test_a_png_cut_short_is_no_png(first: Told) -> None:
+def test_a_png_cut_short_is_no_png(first: DemoResult) -> None:
     """A download that broke off is not taken for a picture."""
     whole = first.pictures[0].read_bytes()
     first.pictures[0].write_bytes(whole[: len(whole) // 2])
@@ -113,37 +115,39 @@ def test_a_jpeg_is_no_png(tmp_path: Path) -> None:
     ],
 )
 def test_a_gap_a_repeat_and_an_early_end_are_seen(
-    streamed: list[int], logged: list[int], first: Told, second: Told, third: Outage
+    streamed: list[int], logged: list[int], first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """Of the stream and of the log alike."""
     broken = dataclasses.replace(first, streamed=streamed, logged=logged)
-    assert len(shortcomings(broken, second, third)) == 1
+    assert len(problems(broken, second, third)) == 1
 
 
 def test_a_second_group_without_its_failure_is_seen(
-    first: Told, second: Told, third: Outage
+    first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """The fault must have come through."""
     group = dataclasses.replace(second.group, status="completed", completed_count=3, failed_count=0)
-    [said] = shortcomings(first, dataclasses.replace(second, group=group), third)
+    [said] = problems(first, dataclasses.replace(second, group=group), third)
     assert said.startswith("Group 2 ended as completed with 3 completed, 0 failed")
 
 
-def test_a_prompt_that_was_executed_twice_is_seen(first: Told, second: Told, third: Outage) -> None:
+def test_a_prompt_that_was_executed_twice_is_seen(
+    first: DemoResult, second: DemoResult, third: Outage
+) -> None:
     """A backend that rendered it again after a restart tells so."""
     twice = dataclasses.replace(third.renders[0], executions=2)
     doubled = dataclasses.replace(third, renders=[twice, *third.renders[1:]])
-    [said] = shortcomings(first, second, doubled)
+    [said] = problems(first, second, doubled)
     assert said == "Group 3 on gpu-0 was executed as [(2, 'success')], not once with success."
 
 
 def test_a_child_with_two_prompts_and_one_without_are_seen(
-    first: Told, second: Told, third: Outage
+    first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """Each child has one prompt."""
     renders_ = [third.renders[0], third.renders[0], third.renders[1]]
     doubled = dataclasses.replace(third, renders=renders_)
-    said = shortcomings(first, second, doubled)
+    said = problems(first, second, doubled)
     assert [sentence.split(" was ")[0] for sentence in said] == [
         "Group 3 on gpu-0",
         "Group 3 on gpu-2",
@@ -154,23 +158,25 @@ def test_a_child_with_two_prompts_and_one_without_are_seen(
     ("started", "ended"), [(KILLED_AT - 2, KILLED_AT - 1), (KILLED_AT + 1, KILLED_AT + 2)]
 )
 def test_a_kill_that_hit_no_render_is_seen(
-    started: float, ended: float, first: Told, second: Told, third: Outage
+    started: float, ended: float, first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """A kill before or after the render proves nothing."""
     missed = dataclasses.replace(third.renders[2], started_at=started, ended_at=ended)
     outage = dataclasses.replace(third, renders=[*third.renders[:2], missed])
-    [said] = shortcomings(first, second, outage)
+    [said] = problems(first, second, outage)
     assert said == "Group 3 on gpu-2 was not being rendered when the Director was killed."
 
 
-def test_a_director_that_nobody_killed_is_seen(first: Told, second: Told, third: Outage) -> None:
+def test_a_director_that_nobody_killed_is_seen(
+    first: DemoResult, second: DemoResult, third: Outage
+) -> None:
     """Three pictures alone are no third act."""
-    [said] = shortcomings(first, second, dataclasses.replace(third, killed_at=None))
+    [said] = problems(first, second, dataclasses.replace(third, killed_at=None))
     assert said == "Group 3: the Director was not killed."
 
 
 def test_an_event_told_twice_under_two_numbers_is_seen(
-    first: Told, second: Told, third: Outage
+    first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """A start that is told again after the restart makes no gap, and is wrong."""
     again = ["group_created", "child_started", *KINDS[1:]]
@@ -181,7 +187,7 @@ def test_an_event_told_twice_under_two_numbers_is_seen(
         logged=range(1, 10),
         kinds=again,
     )
-    [said] = shortcomings(first, second, dataclasses.replace(third, told=told))
+    [said] = problems(first, second, dataclasses.replace(third, told=told))
     assert said.startswith("Group 3: the stream told group_created, child_started, child_started,")
 
 

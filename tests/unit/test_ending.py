@@ -10,8 +10,8 @@ import pytest
 
 _HANGS = """
 import threading
-from director.server import shutdown as ending
-ending.leave_soon(0.2, status={status})
+from director.server import shutdown
+shutdown.exit_after(0.2, status={status})
 # As a database thread that waits for ever: the process would wait for it, too.
 threading.Thread(target=threading.Event().wait).start()
 """

@@ -9,7 +9,7 @@ import pytest
 from pytest_django import Settings
 
 from director.web import health
-from director.web.health import Check, Facts
+from director.web.health import Check, HealthReport
 from jobgroups.models import Runner
 from tests.served import ROOT
 
@@ -26,8 +26,8 @@ def _runner(age_s: float, **fields: object) -> Runner:
     return Runner(name="rack-1", heartbeat_at=_NOW - dt.timedelta(seconds=age_s), **fields)
 
 
-def _facts(*runners: Runner) -> Facts:
-    return Facts(list(runners), _NOW, {})
+def _facts(*runners: Runner) -> HealthReport:
+    return HealthReport(list(runners), _NOW, {})
 
 
 def _given() -> dict[str, list[Check]]:
@@ -89,7 +89,7 @@ def test_the_page_has_no_answer_that_is_never_given() -> None:
 
 @pytest.mark.parametrize("facts", [_facts(), _facts(_runner(60.0))])
 def test_where_work_is_taken_without_a_runner_that_is_no_fault_of_all(
-    facts: Facts, settings: Settings
+    facts: HealthReport, settings: Settings
 ) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
     assert health.runner_check(facts).status == "degraded"

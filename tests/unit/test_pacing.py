@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from director.server.daphne import STALL_SECONDS, ClientStalled, _Pace
+from director.server.daphne import STALL_TIMEOUT, ClientStalled, _FlowControl
 
 
 async def test_response_ends_when_its_client_reads_nothing() -> None:
-    assert STALL_SECONDS == 60
-    pace = _Pace()
+    assert STALL_TIMEOUT == 60
+    pace = _FlowControl()
     await pace.wait(0.05)
     pace.pauseProducing()
     with pytest.raises(ClientStalled):

@@ -23,7 +23,7 @@ from director.pages import text
 def test_those_that_a_machine_failed_before_are_told_apart(
     completed: int, total: int, tries: Mapping[int, int], said: str
 ) -> None:
-    assert text.done_word(completed, total, tries) == said
+    assert text.result_label(completed, total, tries) == said
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_those_that_a_machine_failed_before_are_told_apart(
     ],
 )  # fmt: skip
 def test_what_a_group_does_when_one_fails(tries: int, elsewhere: bool | str, said: str) -> None:
-    assert text.on_failure(tries, elsewhere) == said
+    assert text.policy_text(tries, elsewhere) == said
 
 
 def test_the_failures_after_which_it_is_tried_again_are_named() -> None:
-    said = text.on_failure(2, False, ["out_of_memory", "cuda_fatal"])
+    said = text.policy_text(2, False, ["out_of_memory", "cuda_fatal"])
     assert said.endswith("only, after these alone: out of memory, GPU failure")

@@ -44,7 +44,7 @@ class Command(BaseCommand):
         """Examine and tell."""
         # What is logged on the way is in the findings, in better words.
         logging.disable(logging.CRITICAL)
-        found = report.examine(options["port"])
+        found = report.run_checks(options["port"])
         if options["json"]:
             self.stdout.write(json.dumps(report.as_json(found), indent=2, ensure_ascii=False))
         else:

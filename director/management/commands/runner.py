@@ -41,17 +41,17 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Prepare as ``serve`` does, take the name's lock, and run."""
-        shutdown.leave_at_signals()
-        startup.allow_many_files()
+        shutdown.exit_on_signals()
+        startup.raise_file_limit()
         name = startup.runner_name(options["name"])
         try:
             folder = data_dir.prepare(self._say)
             self._say(f"Data folder: {folder}")
-            startup.reach_database(self._say)
+            startup.wait_for_database(self._say)
             lock = startup.runner_lock(name)
-            startup.hold(lock, self._say)
+            startup.acquire_lock(lock, self._say)
             try:
-                startup.say_what_lacks(self._say)
+                startup.warn_missing(self._say)
                 startup.open_database(migrate=not options["no_migrate"], say=self._say)
                 use_fast_loop()
                 asyncio.run(self._run(name, lock))

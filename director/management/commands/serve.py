@@ -59,11 +59,11 @@ class Command(BaseCommand):
                 f"--host {host} lets everybody on the network use the Director. Set DIRECTOR_TOKEN"
                 " to have them sign in, or add --allow-anonymous if that is what you want."
             )
-        shutdown.leave_at_signals()
-        startup.allow_many_files()
+        shutdown.exit_on_signals()
+        startup.raise_file_limit()
         try:
             folder = data_dir.prepare(self._say)
-            places = listen.places(host, options["port"])
+            places = listen.listen_addresses(host, options["port"])
             self._say(f"Data folder: {folder}")
             code = self._serve(places, host, options)
         except _REFUSALS as error:
@@ -71,20 +71,20 @@ class Command(BaseCommand):
         if code:
             raise CommandError("The Director ended because of a defect; see the log above.")
 
-    def _serve(self, places: list[listen.Place], host: str, options: dict[str, Any]) -> int:
+    def _serve(self, places: list[listen.ListenAddress], host: str, options: dict[str, Any]) -> int:
         runner_name = None if options["no_runner"] else startup.runner_name()
         with ExitStack() as held:
             self._hold(held, _folder_lock(places[0].port, alone=runner_name is not None))
-            startup.reach_database(self._say)
+            startup.wait_for_database(self._say)
             name_lock = None
             if runner_name is not None:
                 name_lock = startup.runner_lock(runner_name)
                 self._hold(held, name_lock)
             else:
-                startup.say_what_lacks(self._say)
+                startup.warn_missing(self._say)
             startup.open_database(migrate=not options["no_migrate"], say=self._say)
             if not listen.is_loopback(host):
-                settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *listen.own_names(host)]
+                settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *listen.local_host_names(host)]
             use_fast_loop()
             from director.server.process import serve  # noqa: PLC0415 importing daphne installs a reactor
 
@@ -92,11 +92,11 @@ class Command(BaseCommand):
                 places=places,
                 runner_name=runner_name,
                 lock=name_lock,
-                announce=lambda port: self._announce(listen.shown_hosts(host), port),
+                announce=lambda port: self._announce(listen.display_hosts(host), port),
             )
 
     def _hold(self, held: ExitStack, lock: Lock) -> None:
-        startup.hold(lock, self._say)
+        startup.acquire_lock(lock, self._say)
         held.callback(lock.release)
 
     def _say(self, sentence: str) -> None:
