@@ -9,11 +9,12 @@ from django.db import connection, transaction
 
 from backends import discovery
 from backends.models import Backend
-from backends.services import backend_observed
+from backends.services import backend_observed, backend_update, is_other_address
 from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import CHILD_OPEN, AttemptState
+from jobgroups.domain.text import counted
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
 from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.services.leases import check_fence
@@ -90,6 +91,32 @@ def adopted_depart(*, backend_id: str) -> bool:
             return False
         discovery.backend_depart(row=row)
         return True
+
+
+def backend_change(*, backend_id: str, url: str | None = None, **changes: Any) -> Backend:
+    """Change a backend as ``backend_update`` does; its address only while no prompt of ours may be there.
+
+    Raises:
+        BackendNotFound: there is none with this id.
+        BackendInUse: prompts may still run at the present address.
+    """
+    with transaction.atomic():
+        # Every claim locks the lease's row: no prompt is sent between the check and the change.
+        Lease.objects.select_for_update().filter(pk=backend_id).first()
+        backend = Backend.objects.filter(pk=backend_id).first()
+        if backend is None:
+            raise BackendNotFound(backend_id)
+        if url is not None and is_other_address(backend, url):
+            prompts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True).count()
+            if prompts:
+                raise BackendInUse(
+                    f"{counted(prompts, 'prompt', 'prompts')} of ours may still run at the present address; "
+                    "disable the backend and change it when they have ended."
+                )
+        changed = backend_update(backend_id=backend_id, url=url, **changes)
+        if changed is None:
+            raise BackendNotFound(backend_id)
+        return changed
 
 
 def _jobs(number: int) -> str:

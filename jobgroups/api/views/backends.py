@@ -1,11 +1,10 @@
-"""Backends over HTTP. They live here because they count children, which ``backends`` knows not of."""
+"""Backends: list, register, change, remove. A backend's JSON counts its jobs, which ``backends`` cannot read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import transaction
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -16,11 +15,11 @@ from jobgroups.api.requests import path_params
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.payloads import BackendRequest, NewBackendRequest
 from jobgroups.api.views.base import ApiView
-from jobgroups.errors import BackendExists, BackendInUse, BackendNotFound, InvalidRequest
+from jobgroups.errors import BackendExists, BackendNotFound
 from jobgroups.events.hub import hub
-from jobgroups.models import Lease
 from jobgroups.queries import backends
-from jobgroups.services.backends import backend_forget
+from jobgroups.services.backends import backend_change, backend_forget
+from jobgroups.workflow import FieldInvalid
 
 
 class BackendListView(ApiView):
@@ -36,7 +35,7 @@ class BackendListView(ApiView):
         return Response({"backends": listed})
 
     def post(self, request: Request) -> Response:
-        """Register a backend, and look at once whether it is there."""
+        """Register a backend and probe it."""
         values = NewBackendRequest.read(json_body(request))
         with translated():
             row = services.backend_create(**values)
@@ -52,22 +51,18 @@ class BackendView(ApiView):
         return Response(backend_json(path_params.backend_id(backend_id)))
 
     def patch(self, request: Request, backend_id: str) -> Response:
-        """Change what is named; its address only while no prompt of ours may stand there."""
+        """Change the fields in the body; the address only while no prompt of ours may be there."""
         known = _get_backend(path_params.backend_id(backend_id))
         values = BackendRequest.read(json_body(request))
         if values.pop("backend_id") not in (None, known.id):
-            _refuse("backend_id", "Cannot be changed: jobs are remembered by it.")
-        with translated(), _claims_held_off(known.id):
-            if values["url"] is not None and services.is_other_address(known, values["url"]):
-                _refuse_while_active(known.id)
-            row = services.backend_update(backend_id=known.id, **values)
-        if row is None:
-            raise BackendNotFound(known.id)
+            raise FieldInvalid("backend_id", "Cannot be changed: jobs refer to it.")
+        with translated():
+            row = backend_change(backend_id=known.id, **values)
         probe_if_new(row)
         return Response(backend_json(row.id))
 
     def delete(self, request: Request, backend_id: str) -> Response:
-        """Forget a backend for which nothing is waiting and on which nothing of ours may run."""
+        """Remove a backend without queued jobs, on which no prompt of ours may run."""
         backend_forget(backend_id=path_params.backend_id(backend_id))
         hub.notify_runners()
         return Response(status=204)
@@ -77,7 +72,7 @@ class BackendStatusView(ApiView):
     """``/api/backends/{id}/status``"""
 
     def get(self, request: Request, backend_id: str) -> Response:
-        """Return what changes of a backend by itself."""
+        """Return the fields of a backend that change without a request."""
         row = _get_backend(path_params.backend_id(backend_id))
         load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
         return Response(backends.serialize_backend_status(row, load))
@@ -102,42 +97,18 @@ def backend_json(backend_id: str) -> dict[str, object]:
 
 
 def probe_if_new(row: Backend) -> None:
-    """Ask a backend that is new to us, so that its status is true in the answer; wake the runner."""
+    """Probe a backend without any response so far, for its status in the response; notify the runners."""
     if row.enabled and row.last_seen_at is None:
         probes.probe_backends([row])
     hub.notify_runners()
 
 
 @contextmanager
-def _claims_held_off(backend_id: str) -> Iterator[None]:
-    """Hold the backend's lease row: every claim holds it too, so none comes between look and write."""
-    with transaction.atomic():
-        Lease.objects.select_for_update().filter(pk=backend_id).first()
-        yield
-
-
-def _refuse_while_active(backend_id: str) -> None:
-    _, attempts = backends.backend_in_use(backend_id)
-    if attempts:
-        raise BackendInUse(
-            f"{_count(attempts, 'prompt')} of ours may still run at the present address; "
-            "disable the backend and change it when they have ended."
-        )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _refuse(field: str, message: str) -> None:
-    raise InvalidRequest(f"{field}: {message}", errors=[{"field": field, "message": message}])
-
-
-@contextmanager
 def translated() -> Iterator[None]:
+    """Translate errors of ``backends.services`` to errors of the API."""
     try:
         yield
     except services.BackendInvalid as error:
-        _refuse(error.field, error.message)
+        raise FieldInvalid(error.field, error.message) from None
     except services.BackendExists as error:
         raise BackendExists(error.message, error.backend_id) from None

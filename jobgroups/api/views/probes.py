@@ -23,7 +23,7 @@ from backends.comfyui.probe import BackendReport, probe
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.payloads import NewBackendRequest
 from jobgroups.api.views.backends import BackendView
-from jobgroups.errors import InvalidRequest
+from jobgroups.workflow import FieldInvalid
 
 #: Seconds for one address, which may be far away, and for the ports of this machine.
 _TEST_SECONDS: Final = 5.0
@@ -56,7 +56,7 @@ class BackendFindView(BackendView):
 
 
 def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:
-    """Return the canonical address; raise ``InvalidRequest`` if the address or a header is malformed."""
+    """Return the canonical address; raise ``FieldInvalid`` if the address or a header is malformed."""
     field = "url"
     try:
         canonical = normalise_url(url).url
@@ -64,10 +64,7 @@ def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:
         field = "headers"
         check_headers(headers or {})
     except ValueError as error:
-        message = f"Is not usable: {error}"
-        raise InvalidRequest(
-            f"{field}: {message}", errors=[{"field": field, "message": message}]
-        ) from None
+        raise FieldInvalid(field, f"Is not usable: {error}") from None
     return canonical
 
 
