@@ -199,7 +199,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         broken="Nobody compares the log's length with what was heard.",
         hurts="If the last ring is lost, a client waits for `group_complete` for ever.",
         edits=(Edit("jobgroups/events/hub.py", "if self._advance(seq):", "if False:"),),
-        notices="tests/unit/test_hub.py::test_the_timer_pokes_once_where_the_log_is_longer_than_heard",
+        notices="tests/unit/test_hub.py::test_timer_sends_one_hint_if_the_log_is_ahead",
         within=10,
     ),
     Breakage(
