@@ -1,4 +1,4 @@
-"""Which submissions are runs of one workflow: they take about as long on one backend."""
+"""Digests: of a workflow without seeds and content, and of each node with its sources."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jobgroups.workflow.graph import Node, Workflow, is_link, linked_node
 from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.template import WorkflowTemplate
 
-#: Inputs whose text is what a picture shows, is made from, or is called: what ComfyUI's own nodes
-#: take as free text, what widely used nodes call their prompts, and the files that people bring.
+#: Inputs whose text is content or a name: free text of ComfyUI's own nodes, prompts of widely used custom
+#: nodes, and input files.
 CONTENT_INPUTS: Final = frozenset(
     {
         *("bert", "clip_g", "clip_l", "llama", "mt5xl", "t5xxl"),
@@ -22,25 +22,25 @@ CONTENT_INPUTS: Final = frozenset(
         *("image", "mask", "audio", "video", "file"),
     }
 )
-#: A longer text, or one of several lines, is no choice and no model's name, whatever its input.
+#: A longer text, or a text of several lines, is not a choice or the name of a model.
 _LONGEST_NAME: Final = 255
 _DIGITS: Final = 16
 
 
 def digest(template: WorkflowTemplate) -> str:
-    """Return 16 hex digits that runs of one workflow have in common.
+    """Return 16 hex digits that are equal for submissions of one workflow.
 
-    It is of the graph as it is rendered, parameters set. Two submissions are runs of one workflow
-    where estimates may learn from one about the other, and a failure of one is news about the other:
+    Submissions of one workflow share estimates and the report of failures. The digest is computed from the
+    graph with its parameters set:
 
-    - Nodes, links, numbers, switches and the names in choices count: size, steps, sampler and model
-      decide how long it takes and what memory it needs.
-    - Seeds do not count, nor what a picture shows or is called: prompts, file names, brought pictures
-      (``CONTENT_INPUTS``, and every long text). Frames of one shot differ in nothing else.
-    - Titles (``_meta``), the order of keys, and ``7`` against ``7.0`` (an editor writes either) do not.
+    - Nodes, links, numbers, switches and the names in choices count: size, steps, sampler and model decide
+      the duration and the memory.
+    - Seeds and content do not count: prompts, file names, input files (``CONTENT_INPUTS``, and every long
+      text). The frames of a shot differ in nothing else.
+    - Titles (``_meta``), the order of keys, and ``7`` or ``7.0`` (an editor writes either) do not count.
 
-    A text that is wrongly counted costs an estimate until there were three runs; one that is wrongly
-    left out mixes two durations. So what is not known to be content counts.
+    An unknown text counts: a wrongly counted one only delays estimates until there were three runs, a
+    wrongly excluded one mixes two durations.
     """
     seeds = frozenset(template.seed_slots)
     nodes = {
@@ -52,9 +52,9 @@ def digest(template: WorkflowTemplate) -> str:
 
 
 def origins(workflow: Workflow) -> dict[str, str]:
-    """Return a digest of each node and of all nodes that it depends on, without their ids.
+    """Return a digest of each node including all nodes that it depends on, without their ids.
 
-    ComfyUI's cache answers for a node with what a node of the same digest made.
+    ComfyUI's cache returns for a node the result of a node with the same digest.
     """
     found: dict[str, str] = {}
     entered = set[str]()
@@ -63,7 +63,7 @@ def origins(workflow: Workflow) -> dict[str, str]:
         node_id = waiting[-1]
         node = workflow[node_id]
         if node_id not in entered:
-            # First what it depends on. A link back into a circle is left out: ComfyUI refuses circles.
+            # Its sources come first. A link that closes a circle is ignored: ComfyUI refuses circles.
             entered.add(node_id)
             linked = (linked_node(value) for value in node["inputs"].values())
             waiting += [one for one in linked if one and one in workflow and one not in entered]
@@ -90,7 +90,7 @@ def _telling(node_id: str, node: Node, seeds: frozenset[tuple[str, str]]) -> dic
 
 
 def _is_seed(node_id: str, name: str, value: Any, seeds: frozenset[tuple[str, str]]) -> bool:
-    # A seed that was pinned by its address is in no slot; where it is a link, the link counts.
+    # A seed that a parameter sets is not in the slots. A linked seed counts as a link.
     return (node_id, name) in seeds or (name in SEED_INPUTS and not isinstance(value, list))
 
 

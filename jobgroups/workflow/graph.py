@@ -1,4 +1,4 @@
-"""Reading a workflow: nodes, links, literals, titles, who reads whom; and changing a copy of it."""
+"""Reads nodes, links, literals and titles of a workflow, and changes a copy of it."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ LINK_LENGTH: Final = 2
 
 
 def is_link(value: object) -> bool:
-    """Whether an input's value is a link: ``[node id, output slot]``."""
+    """Return whether an input's value is a link: ``[node id, output slot]``."""
     return isinstance(value, list) and len(value) == LINK_LENGTH and isinstance(value[0], str)
 
 
 def is_literal(value: object) -> bool:
-    """Whether an input's value is a literal. A list never is: ComfyUI takes it for a link."""
+    """Return whether an input's value is a literal. ComfyUI treats every list as a link."""
     return not isinstance(value, list)
 
 
 def is_integer(value: object) -> bool:
-    """Whether a JSON value is an integer; ``true`` is none, though Python says so."""
+    """Return whether a JSON value is an integer. ``bool`` is excluded, a subclass of ``int`` in Python."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def linked_node(value: object) -> str | None:
-    """Return the node id that a link leads to; None if the value is no link."""
+    """Return the node id that a link leads to, or None if the value is not a link."""
     return value[0] if isinstance(value, list) and is_link(value) else None
 
 
 def only_integer_input(node: Node) -> str | None:
-    """Return the name of a node's only literal integer; None if it has none or several."""
+    """Return the name of a node's only integer input, or None."""
     names = [name for name, value in node["inputs"].items() if is_integer(value)]
     return names[0] if len(names) == 1 else None
 
 
 def only_linked_source(node: Node) -> str | None:
-    """Return the node id that the only link of a node without integers leads to; else None.
+    """Return the source of the only link of a node without integers, or None.
 
-    Such a node (a primitive whose value is linked, a reroute) passes on what it reads.
+    Such a node (a primitive with a linked value, a reroute) returns the value that it reads.
     """
     values = node["inputs"].values()
     links = [value for value in values if not is_literal(value)]
@@ -53,7 +53,7 @@ def only_linked_source(node: Node) -> str | None:
 
 
 def input_names_by_source(workflow: Workflow) -> dict[str, set[str]]:
-    """Return, for each node id that some link leads to, the names of the inputs that read it."""
+    """Return the names of the inputs that read each node."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for node in workflow.values():
         for name, value in node["inputs"].items():
@@ -64,11 +64,10 @@ def input_names_by_source(workflow: Workflow) -> dict[str, set[str]]:
 
 
 def dangling_link(workflow: Workflow) -> tuple[str, str, str] | None:
-    """Return ``(node, input, missing node)`` of the first link that leads nowhere, if there is one.
+    """Return ``(node, input, missing node)`` of the first link to a missing node, or None.
 
-    ComfyUI notices one only in an input that the node's class declares. In any other its worker
-    thread dies on it behind healthy HTTP, and takes the queue with it (seen on a real 0.3.64): such a
-    graph must never be sent.
+    ComfyUI checks only inputs that the node's class declares. Any other one ends its worker thread while
+    HTTP still works, and the queue stops (0.3.64). Such a graph must never be sent.
     """
     for node_id, node in workflow.items():
         for name, value in node["inputs"].items():
@@ -79,14 +78,14 @@ def dangling_link(workflow: Workflow) -> tuple[str, str, str] | None:
 
 
 def node_title(node: Node) -> str | None:
-    """Return the title a person gave the node in the editor, None if it has none."""
+    """Return the node's title in the editor, or None."""
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     return title if isinstance(title, str) and title else None
 
 
 def nodes_by_title(workflow: Workflow) -> dict[str, list[str]]:
-    """Return the node ids that bear each title."""
+    """Return the node ids with each title."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for node_id, node in workflow.items():
         title = node_title(node)
@@ -96,9 +95,9 @@ def nodes_by_title(workflow: Workflow) -> dict[str, list[str]]:
 
 
 class WorkflowCopy:
-    """A workflow in change: only what is written to is copied, the order of keys stays.
+    """A copy of a workflow that shares all unchanged nodes; the order of keys stays.
 
-    A workflow can be megabytes and a group a thousand children, so copies share what is equal.
+    A workflow can have megabytes and a group a thousand children.
     """
 
     def __init__(self, workflow: Workflow) -> None:

@@ -1,10 +1,10 @@
-"""The ``parameters`` of a submission: which inputs of which nodes they set, to what.
+"""Sets the ``parameters`` of a submission in a workflow.
 
-A plain name (``"steps"``) sets that input wherever a node has it as a literal. ``"3.steps"``, split
-at the last dot, or ``{"3": {"steps": 20}}`` addresses one node, by its id or else by a title that
-only one node has. Plain ones are applied first, so an addressed one has the last word.
+A plain name (``"steps"``) sets that input of every node that has it as a literal. ``"3.steps"``, split at the
+last dot, or ``{"3": {"steps": 20}}`` addresses one node by its id, or by a title that only one node has.
+Addressed parameters are applied last and win.
 
-A link is never overwritten. What matches nothing is a warning, a value of the wrong kind an error.
+A link is never overwritten. A parameter without a match causes a warning, a value of the wrong type an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobgroups.workflow.validation import FieldInvalid, shown_key
 
 SEED_INPUTS: Final = ("seed", "noise_seed")
 
-#: Names used elsewhere → ComfyUI's, tried in order where no node has the exact name as a literal.
+#: Names of other programs → ComfyUI's names, tried in order if no node has the exact name as a literal.
 ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "batch": ("batch_size",),
     "cfg_scale": ("cfg",),
@@ -42,8 +42,8 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "vae": ("vae_name",),
 }
 
-#: Inputs that every node of ComfyUI's own takes as whole numbers. Elsewhere an integer literal may
-#: be a float's: JavaScript exports a ``cfg`` of 7.0 as ``7``, and 7.5 must be allowed to replace it.
+#: Inputs that are integers in every node of ComfyUI's own. In other inputs an integer literal may be a float:
+#: JavaScript exports a ``cfg`` of 7.0 as ``7``, and 7.5 must be able to replace it.
 INTEGER_INPUTS: Final = frozenset(
     {
         "amount",
@@ -80,22 +80,22 @@ _KIND_NAMES: Final[Mapping[str, str]] = {
 
 
 class ParameterInvalid(FieldInvalid):
-    """A parameter addresses several nodes at once, or its value is of the wrong kind."""
+    """A parameter's title matches several nodes, or its value has the wrong type."""
 
 
 @dataclass(slots=True)
 class Applied:
-    """What became of the parameters."""
+    """The result of applying parameters."""
 
-    #: Parameters that set nothing, and why.
+    #: Parameters that set no input, and why.
     ignored: dict[str, str] = field(default_factory=dict)
-    #: The inputs, as (node id, name), that an addressed parameter has set.
+    #: The inputs, as (node id, name), that addressed parameters have set.
     addressed: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def warnings(self) -> list[str]:
         """A sentence for each ignored parameter."""
-        # In quotes, as a name may end in a dot or be empty.
+        # In quotes: a name may end in a dot or be empty.
         return [
             f'The parameter "{name}" is ignored: {reason}' for name, reason in self.ignored.items()
         ]
@@ -103,7 +103,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class _Parameter:
-    """One input to set: of the node ``node_id``, or of every node (None)."""
+    """One input to set, of the node ``node_id`` or of every node (None)."""
 
     path: str
     node_id: str | None
@@ -133,7 +133,7 @@ def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
 
 
 class _Reader:
-    """Tells plain parameters from addressed ones; only the workflow's ids and titles decide."""
+    """Distinguishes plain from addressed parameters by the workflow's ids and titles."""
 
     def __init__(self, copy: WorkflowCopy) -> None:
         self._nodes = copy.nodes
@@ -152,27 +152,24 @@ class _Reader:
             return
         address, _, name = key.rpartition(".")
         node_id = self._find(address, path) if address and name else None
-        # Names may have dots of their own (the merge nodes' "time_embed."), so what addresses no
-        # node is still a plain name.
+        # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a
+        # plain name.
         yield _Parameter(path, node_id, name if node_id is not None else key, value)
 
     def _find(self, address: str, path: str) -> str | None:
-        """Return the id of the node that ``address`` means, None if it means none."""
+        """Return the id of the node with this id or title, or None."""
         if address in self._nodes:
             return address
-        bearers = self._titles.get(address, [])
-        if len(bearers) > 1:
+        found = self._titles.get(address, [])
+        if len(found) > 1:
             raise ParameterInvalid(
-                path, f"{len(bearers)} nodes have this title; address one by its id."
+                path, f"{len(found)} nodes have this title; address one by its id."
             )
-        return bearers[0] if bearers else None
+        return found[0] if found else None
 
 
 class _Setter:
-    """Sets one parameter after the other.
-
-    Which inputs are literals is looked up once: setting one never makes a link of it.
-    """
+    """Sets parameters. The literals are looked up once: setting one never makes it a link."""
 
     def __init__(self, copy: WorkflowCopy) -> None:
         self.applied = Applied()
@@ -187,7 +184,7 @@ class _Setter:
                     self._linked.add(name)
 
     def apply(self, parameter: _Parameter) -> None:
-        """Set what one parameter asks for, or note why it is ignored."""
+        """Set one parameter, or record why it is ignored."""
         if parameter.node_id is not None:
             self._apply_addressed(parameter, parameter.node_id)
         elif parameter.name in SEED_INPUTS:
@@ -199,7 +196,7 @@ class _Setter:
             self._apply_plain(parameter)
 
     def _apply_plain(self, parameter: _Parameter) -> None:
-        """Set it wherever it is a literal, under its own name or else under the first alias."""
+        """Set the input of every node that has it as a literal, by its name or the first alias."""
         name = next((name for name in _names(parameter) if name in self._holders), None)
         if name is None:
             self._ignore_unmatched(parameter, linked=parameter.name in self._linked)
@@ -208,7 +205,7 @@ class _Setter:
             self._set(parameter, node_id, name)
 
     def _apply_addressed(self, parameter: _Parameter, node_id: str) -> None:
-        """Set it in one node, under its own name or else under the first alias it has."""
+        """Set the input of one node, by its name or the first alias that it has."""
         inputs = self._copy.nodes[node_id]["inputs"]
         literals = (name for name in _names(parameter) if is_literal(inputs.get(name, [])))
         name = next(literals, None)
@@ -234,16 +231,15 @@ class _Setter:
 
 
 def _names(parameter: _Parameter) -> tuple[str, ...]:
-    """Return the parameter's own name, then ComfyUI's for it."""
+    """Return the parameter's own name, then its aliases."""
     return (parameter.name, *ALIASES.get(parameter.name, ()))
 
 
 def _fits(name: str, literal: Any, value: Any) -> bool:
-    """Whether a value is of the literal's kind.
+    """Return whether a value has the literal's type.
 
-    ``true`` is no integer. An integer may stand for a float; a float for an integer literal only
-    where the input is not known to take whole numbers alone (``INTEGER_INPUTS``). ``null`` has no
-    kind: any literal may replace it.
+    ``true`` is not an integer. An integer may replace a float; a float may replace an integer unless the
+    input is in ``INTEGER_INPUTS``. Any literal may replace ``null``.
     """
     kind, wanted = _kind(value), _kind(literal)
     if wanted == "null":

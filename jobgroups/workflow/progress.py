@@ -1,12 +1,11 @@
-"""How far a whole child is, from what ComfyUI tells of its nodes.
+"""Percent of a whole workflow, from ComfyUI's node events.
 
-Each node of the workflow has a weight: the steps it will report, where that can be read from the
-graph, else 1. The child's percentage is the weight done of the weight to be done, and never goes
-back, whatever order or repetition the frames come in.
+Each node has a weight: the steps that it will report, if the graph contains them, else 1. The percentage is
+the finished weight divided by the total weight. It never decreases, in whatever order frames arrive.
 
-Which nodes ComfyUI will run is not told: only it knows which classes are outputs. All nodes count
-but two kinds: cached ones, and those without any link in a graph that has links (left over in the
-editor), until they show a sign of life. A bar may therefore end early; it jumps to 100 at the end.
+Only ComfyUI knows which nodes it will run. All nodes count except cached ones, and except nodes without
+links in a graph that has links (left over in the editor) until a frame names them. Therefore the percentage
+may end early; it is 100 when the child has completed.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from jobgroups.workflow.graph import (
     only_integer_input,
 )
 
-#: What is shown at most before the outcome is stored: success is history's to tell.
+#: The maximum before the result is stored: only the history decides about success.
 CEILING: Final = 99.9
-#: How much of a node the nodes it expands to can fill: nobody knows how many are still to come.
+#: The part of a node that its expanded nodes can fill: their number is not known in advance.
 EXPANSION_CEILING: Final = 0.95
-#: No node weighs more, so that a nonsense ``steps`` cannot hide all other nodes.
+#: The maximum weight, so that an absurd ``steps`` cannot hide all other nodes.
 MAX_WEIGHT: Final = 10_000
 
 _SIGMAS: Final = "sigmas"
@@ -50,28 +49,28 @@ class NodeState(Protocol):
 
 
 class _Report(NamedTuple):
-    """The last ``value`` of ``max`` that a node told; 0 of 1 where it told none."""
+    """The last ``value`` and ``max`` of a node; 0 of 1 without any."""
 
     value: float = 0
     maximum: float = 1
 
     @property
     def fraction(self) -> float:
-        """Between 0 and 1; 0 for nonsense (a maximum of 0, NaN)."""
+        """Between 0 and 1; 0 for invalid numbers (a maximum of 0, NaN)."""
         if not self.maximum > 0 or not self.value > 0:
             return 0.0
         return 1.0 if self.value >= self.maximum else self.value / self.maximum
 
 
 class ProgressTracker:
-    """The progress of one attempt of a child. Feed it frames of that attempt's prompt only.
+    """The progress of one attempt, from the frames of its prompt.
 
-    Args of its methods are node ids as frames have them: also those of nodes that another node
-    expands to (``1.0.0.1``), which count towards the node of the workflow they stand for (``1``).
+    The methods take node ids of frames. The id of an expanded node (``1.0.0.1``) counts for the node of the
+    workflow that it belongs to (``1``).
     """
 
     def __init__(self, workflow: Workflow) -> None:
-        """Start at 0 percent with the workflow as it is sent to ComfyUI."""
+        """Start at 0 percent with the workflow that is sent to ComfyUI."""
         self._classes = {node_id: str(node["class_type"]) for node_id, node in workflow.items()}
         self._weights = node_weights(workflow)
         self._counted = _linked_nodes(workflow) or set(workflow)
@@ -80,64 +79,64 @@ class ProgressTracker:
         self._reports: dict[str, _Report] = {}
         self._owners: dict[str, str] = {}
         self._current: str | None = None
-        self._told_by_state = False
+        self._has_state_frames = False
         self._percent = 0.0
-        #: Whether something was heard that the percentage does not hold yet.
-        self._heard = False
+        #: Whether a frame arrived since the percentage was computed.
+        self._is_stale = False
 
     @property
     def percent(self) -> float:
         """Percent done, 0.0 … 99.9, with two decimals. It never decreases."""
-        if self._heard:
-            self._heard = False
-            self._percent = max(self._percent, self._reckoned())
+        if self._is_stale:
+            self._is_stale = False
+            self._percent = max(self._percent, self._compute())
         return self._percent
 
     @property
     def current_step(self) -> str | None:
-        """The class of the last node heard of, None before the first."""
+        """The class of the current node, None before the first frame."""
         owner = self._owner(self._current) if self._current is not None else None
         return self._classes[owner] if owner is not None else None
 
     @property
     def steps_completed(self) -> int:
-        """Steps of the last node heard of; 0 or 1 for one that reports none."""
+        """Completed steps of the current node; 0 or 1 if it reports none."""
         report = self._current_report()
         return min(_whole(report.value), self.steps_total)
 
     @property
     def steps_total(self) -> int:
-        """All steps of the last node heard of; 1 for one that reports none."""
+        """Total steps of the current node; 1 if it reports none."""
         return max(1, _whole(self._current_report().maximum))
 
     def cached(self, nodes: Iterable[str]) -> None:
-        """Leave out nodes that will not run (``execution_cached``)."""
+        """Exclude nodes that will not run (``execution_cached``)."""
         self._cached.update(nodes)
-        self._heard = True
+        self._is_stale = True
 
     def executing(self, node: str | None) -> None:
-        """Note that a node begins (``executing``); None, the end of the prompt, says nothing."""
+        """Record that a node begins (``executing``); None, the end of the prompt, is ignored."""
         if node is None or self._owner(node) is None:
             return
         self._finish_previous(node)
         self._current = node
-        self._see(node)
-        self._heard = True
+        self._count(node)
+        self._is_stale = True
 
     def progress(self, node: str, value: float, maximum: float) -> None:
-        """Note the steps that a node reports (``progress``)."""
+        """Record the steps of a node (``progress``)."""
         if self._owner(node) is None:
             return
         self._current = node
         self._report(node, _Report(value, maximum))
-        self._heard = True
+        self._is_stale = True
 
     def progress_state(self, states: Mapping[str, NodeState]) -> None:
-        """Note all nodes of the prompt that are not pending any more (``progress_state``).
+        """Record all started nodes of the prompt (``progress_state``).
 
-        It is cumulative: after a reconnect the first one makes up for all that was missed.
+        The frame is cumulative: after a reconnect the first one contains everything that was missed.
         """
-        self._told_by_state = True
+        self._has_state_frames = True
         for node, state in states.items():
             self._learn_owner(node, state.display_node_id)
             if self._owner(node) is not None:
@@ -145,26 +144,26 @@ class ProgressTracker:
                 if state.state == _FINISHED:
                     self._finish(node)
         self._current = self._choose_current(states)
-        self._heard = True
+        self._is_stale = True
 
     def executed(self, node: str) -> None:
-        """Note that a node has finished (``executed``, which only some nodes send)."""
+        """Record that a node has finished (``executed``, which only some nodes send)."""
         if self._owner(node) is None:
             return
         self._current = node
-        self._see(node)
+        self._count(node)
         self._finish(node)
         if node not in self._reports:
             self._reports[node] = _Report(1, 1)
-        self._heard = True
+        self._is_stale = True
 
     def _current_report(self) -> _Report:
         return self._reports.get(self._current or "", _Report())
 
     def _owner(self, node: str) -> str | None:
-        """Return the node of the workflow that ``node`` stands for, None if there is none.
+        """Return the workflow's node that ``node`` belongs to, or None.
 
-        The prefixes serve where no ``progress_state`` told it: ``1.0.0.1`` belongs to ``1``.
+        Without a ``progress_state`` that names it, the prefix decides: ``1.0.0.1`` belongs to ``1``.
         """
         if node in self._classes:
             return node
@@ -182,7 +181,7 @@ class ProgressTracker:
             self._owners[node] = display_node
 
     def _choose_current(self, states: Mapping[str, NodeState]) -> str | None:
-        """Keep the current node while it runs; else take the last that runs, or is known at all."""
+        """Return the current node while it runs, else the last running one, else the last one."""
         known = [node for node in states if self._owner(node) is not None]
         running = [node for node in known if states[node].state == _RUNNING]
         if running:
@@ -190,18 +189,18 @@ class ProgressTracker:
         return self._current or next(reversed(known), None)
 
     def _finish_previous(self, node: str) -> None:
-        """Take the node before for finished, where nothing better tells.
+        """Without ``progress_state`` frames, mark the previous node as finished.
 
-        A ComfyUI that sends ``progress_state`` says itself when a node ends, and may run several
-        at once; older ones send none and run one after the other.
+        A ComfyUI that sends these frames reports when a node ends, and may run several nodes at once.
+        Older versions run one node after the other.
         """
         previous = self._owner(self._current) if self._current is not None else None
-        if self._told_by_state or previous is None or previous == self._owner(node):
+        if self._has_state_frames or previous is None or previous == self._owner(node):
             return
         self._fractions[previous] = 1.0
 
-    def _see(self, node: str) -> str | None:
-        """Count the workflow's node behind ``node`` from now on, and return it."""
+    def _count(self, node: str) -> str | None:
+        """Count the workflow's node that ``node`` belongs to from now on, and return it."""
         owner = self._owner(node)
         if owner is not None:
             self._counted.add(owner)
@@ -215,18 +214,18 @@ class ProgressTracker:
         self._raise(node, 1.0, stepwise=False)
 
     def _raise(self, node: str, fraction: float, *, stepwise: bool) -> None:
-        """Raise the done part of the workflow's node behind ``node``, never lower it.
+        """Raise the finished part of the workflow's node that ``node`` belongs to; never lower it.
 
-        Of the nodes it expands to only those that report steps say anything of the whole.
+        Of the expanded nodes, only those that report steps count.
         """
-        owner = self._see(node)
+        owner = self._count(node)
         if owner is None:
             return
         if owner != node:
             fraction = min(fraction, EXPANSION_CEILING) if stepwise else 0.0
         self._fractions[owner] = max(fraction, self._fractions.get(owner, 0.0))
 
-    def _reckoned(self) -> float:
+    def _compute(self) -> float:
         nodes = self._counted - self._cached
         total = sum(self._weights[node] for node in nodes)
         done = fsum(self._weights[node] * self._fractions.get(node, 0.0) for node in nodes)
@@ -234,10 +233,10 @@ class ProgressTracker:
 
 
 def node_weights(workflow: Workflow) -> dict[str, int]:
-    """Return each node's share of the work, in steps it is expected to report; at least 1.
+    """Return the expected steps of each node, at least 1.
 
-    ``steps`` may be a literal or a link to a node with one integer. Samplers that read ``sigmas``
-    have the steps of the scheduler at the chain's other end, which itself takes no time.
+    ``steps`` may be a literal or a link to a node with one integer. A sampler that reads ``sigmas`` has the
+    steps of the scheduler at the other end of the chain, which itself takes no time.
     """
     read_as = input_names_by_source(workflow)
     return {
@@ -247,14 +246,14 @@ def node_weights(workflow: Workflow) -> dict[str, int]:
 
 
 def _weight(workflow: Workflow, node: Node) -> int:
-    """Return the node's own steps, else those of the nearest node up its chain of sigmas."""
-    told = (_steps(workflow, each) for each in (node, *_sigmas_chain(workflow, node)))
-    steps = next((steps for steps in told if steps is not None), 1)
+    """Return the node's own steps, else those of the nearest node in its chain of sigmas."""
+    found = (_steps(workflow, each) for each in (node, *_sigmas_chain(workflow, node)))
+    steps = next((steps for steps in found if steps is not None), 1)
     return min(max(steps, 1), MAX_WEIGHT)
 
 
 def _sigmas_chain(workflow: Workflow, node: Node) -> Iterator[Node]:
-    """Yield the nodes that ``sigmas`` come from, nearest first; a loop ends it."""
+    """Yield the nodes that ``sigmas`` come from, nearest first, until a loop."""
     seen: set[str] = set()
     source = linked_node(node["inputs"].get(_SIGMAS))
     while source is not None and source in workflow and source not in seen:
@@ -264,9 +263,9 @@ def _sigmas_chain(workflow: Workflow, node: Node) -> Iterator[Node]:
 
 
 def _steps(workflow: Workflow, node: Node) -> int | None:
-    """Return the steps a node will report, None if the graph does not say.
+    """Return the steps that a node will report, None if the graph does not contain them.
 
-    An advanced sampler runs those from ``start_at_step`` up to ``end_at_step`` only.
+    An advanced sampler runs the steps from ``start_at_step`` to ``end_at_step``.
     """
     steps = _integer(workflow, node, "steps")
     if steps is None:
@@ -277,7 +276,7 @@ def _steps(workflow: Workflow, node: Node) -> int | None:
 
 
 def _integer(workflow: Workflow, node: Node, name: str) -> int | None:
-    """Return an input's integer, also one that a linked node holds; None if there is none."""
+    """Return an input's integer, its own or that of a linked node, or None."""
     value = node["inputs"].get(name)
     source = linked_node(value)
     if source is not None and source in workflow:
@@ -287,7 +286,7 @@ def _integer(workflow: Workflow, node: Node, name: str) -> int | None:
 
 
 def _linked_nodes(workflow: Workflow) -> set[str]:
-    """Return the nodes that read another one or are read by one."""
+    """Return the nodes with a link to or from another node."""
     read = {node_id for node_id in input_names_by_source(workflow) if node_id in workflow}
     reading = {
         node_id
@@ -298,7 +297,7 @@ def _linked_nodes(workflow: Workflow) -> set[str]:
 
 
 def _whole(value: float) -> int:
-    """Return a frame's number as a count; 0 for nonsense (infinite, NaN, negative)."""
+    """Return a frame's number as a count; 0 for an invalid one (infinite, NaN, negative)."""
     try:
         return max(0, int(value))
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Where in a workflow a child's seed goes."""
+"""Finds the inputs of a workflow that take a child's seed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.validation import shown_key
 
 NO_SEED: Final = (
-    "The workflow has no seed that could be set: all its variations would be one picture."
+    "The workflow has no seed that can be set: all its jobs would make the same output."
 )
 
-#: Nodes that a linked seed is followed through; a loop of links ends there, too.
+#: Nodes through which a linked seed is followed; also the end of a loop of links.
 MAX_CHAIN: Final = 16
 
 #: One input of one node: (node id, name).
@@ -30,17 +30,17 @@ Slot = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SeedInputs:
-    """The inputs that a child's seed goes into, and what the user should know about the rest."""
+    """The inputs that take a seed, and warnings about seeds that cannot be set."""
 
     slots: tuple[Slot, ...]
     warnings: tuple[str, ...]
 
 
 def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> SeedInputs:
-    """Find every literal ``seed`` and ``noise_seed``, and the integers that feed linked ones.
+    """Find every literal ``seed`` and ``noise_seed``, and the integers behind linked ones.
 
-    A linked seed is set at its source if that node has one literal integer and only seed inputs
-    read it, directly or through nodes that pass one value on. A node whose seed the user addressed keeps it, and so does a source whose integer was.
+    A linked seed is set at its source if that node has one literal integer and only seed inputs read it,
+    directly or through nodes that return one value. An addressed seed, or addressed integer of a source, stays.
 
     Args:
         workflow: One that ``check_workflow`` has passed.
@@ -55,7 +55,7 @@ def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> Se
 
 
 class _Finder:
-    """Collects seed places, node by node."""
+    """Collects seed inputs, node by node."""
 
     def __init__(self, workflow: Workflow, addressed: frozenset[Slot]) -> None:
         self._workflow = workflow
@@ -66,7 +66,7 @@ class _Finder:
         self.warnings: list[str] = []
 
     def visit(self, node_id: str) -> None:
-        """Note the seed inputs of one node."""
+        """Collect the seed inputs of one node."""
         if node_id in self._pinned:
             return
         inputs = self._workflow[node_id]["inputs"]
@@ -79,14 +79,14 @@ class _Finder:
                 self._follow(node_id, linked_node(inputs[name]))
 
     def _follow(self, node_id: str, source_id: str | None) -> None:
-        """Note the integer behind a linked seed, or warn that the seed stays as it is."""
+        """Collect the integer behind a linked seed, or warn that the seed stays unchanged."""
         linked_to = source_id
         for _ in range(MAX_CHAIN):
             source = self._workflow.get(source_id) if source_id is not None else None
             if source is None or source_id is None:
-                return  # A link to a missing node: ComfyUI refuses the graph with a better sentence.
+                return  # A link to a missing node: the check of the graph reports it.
             if any(is_literal(source["inputs"].get(name, [])) for name in SEED_INPUTS):
-                return  # The source has a seed of its own, or a pinned one.
+                return  # The source has its own seed, which is set or addressed.
             name = only_integer_input(source)
             if source_id in self._shared or (name is None and only_linked_source(source) is None):
                 break
@@ -99,8 +99,8 @@ class _Finder:
 
 
 def _shared_nodes(workflow: Workflow) -> set[str]:
-    """Return the nodes whose value reaches an input that is no seed: a child's seed changes none."""
-    # A node that no other node reads uses the value itself, as a preview of it does.
+    """Return the nodes whose value reaches an input other than a seed: they must stay unchanged."""
+    # A node that no other node reads uses the value itself, such as a preview.
     passing = {
         node_id: source
         for node_id in input_names_by_source(workflow)

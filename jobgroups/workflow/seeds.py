@@ -1,8 +1,8 @@
-"""The seeds of a group's children: integers, all different, the same on every machine.
+"""The seeds of a group's children: different integers that depend on base and strategy only.
 
-Every seed lies in 0 … 2⁵³−1, the integers that a JavaScript client reads exactly. The first one
-is the base; those for ``n`` children are a prefix of those for ``n + 1``, so a group can grow.
-Nothing here is drawn at random: even ``random`` is a hash, and may be computed again anywhere.
+Every seed is in 0 … 2⁵³−1, the integers that a JavaScript client reads exactly. The first seed is the base;
+the seeds for ``n`` children are a prefix of those for ``n + 1``. ``random`` is a hash, so every strategy is
+reproducible.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from math import isqrt
 from typing import Final
 
 MAX_SEED: Final = 2**53 - 1
-#: Seeds of ``random`` keep at least this distance from each other, linearly (no wrap).
+#: The minimum difference between two seeds of ``random``, without wrapping.
 MIN_DISTANCE: Final = 1_000_000
 #: One unit of ``fibonacci``'s offsets, in seeds.
 FIBONACCI_UNIT: Final = 1000
@@ -37,13 +37,12 @@ class SeedStrategy(StrEnum):
 
 
 def seeds(strategy: SeedStrategy, base: int, count: int) -> list[int]:
-    """Return ``count`` different seeds, of which the first is ``base``.
+    """Return ``count`` different seeds; the first is ``base``.
 
     Args:
         strategy: How the later seeds follow from the first.
         base: 0 … ``MAX_SEED``.
-        count: How many; 0 gives an empty list. Meant for thousands: ``random`` looks for room
-            of ``MIN_DISTANCE`` on both sides of each seed.
+        count: The number of seeds, up to some thousands.
 
     Raises:
         ValueError: ``base`` or ``count`` is out of range.
@@ -56,17 +55,16 @@ def seeds(strategy: SeedStrategy, base: int, count: int) -> list[int]:
 
 
 def hashed(base: int, counter: int) -> int:
-    """Return the seed that ``random`` draws for ``base`` at ``counter`` (1, 2, 3 …).
+    """Return the seed of ``random`` for ``base`` at ``counter`` (1, 2, 3 …).
 
-    It is the first 53 bits of SHA-256 over the ASCII text ``"{base}:{counter}"``. Whole bits are
-    cut off a uniform digest, so every seed is equally likely.
+    It is the first 53 bits of the SHA-256 of the ASCII text ``"{base}:{counter}"``.
     """
     digest = sha256(f"{base}:{counter}".encode("ascii")).digest()
     return int.from_bytes(digest, "big") >> (_DIGEST_BITS - _SEED_BITS)
 
 
 def _random(base: int) -> Iterator[int]:
-    """Yield the base, then hashes; one too near an earlier seed is passed over."""
+    """Yield the base, then hashes; skip a hash that is too near an earlier seed."""
     taken = [base]
     yield base
     for counter in count_from(1):
@@ -77,13 +75,13 @@ def _random(base: int) -> Iterator[int]:
 
 
 def _is_far(seed: int, taken: list[int]) -> bool:
-    """Whether ``seed`` keeps ``MIN_DISTANCE`` from its neighbours in the sorted ``taken``."""
+    """Return whether ``seed`` differs by ``MIN_DISTANCE`` from its neighbours in the sorted ``taken``."""
     at = bisect_left(taken, seed)
     return all(abs(seed - near) >= MIN_DISTANCE for near in taken[max(at - 1, 0) : at + 1])
 
 
 def _wrapped(numbers: Callable[[int], Iterator[int]]) -> Callable[[int], Iterator[int]]:
-    """Turn a series of any size into seeds: it wraps at 2⁵³, a taken one moves up to a free one."""
+    """Turn a series of integers into seeds: modulo 2⁵³, and plus 1 until the seed is free."""
 
     def stream(base: int) -> Iterator[int]:
         taken: set[int] = set()
@@ -108,8 +106,8 @@ def _fibonacci(base: int) -> Iterator[int]:
 def _golden_ratio(base: int) -> Iterator[int]:
     """Yield the base, then ⌊m × φⁱ⌋ for m = max(base, 1), i = 1, 2, 3 …, exact at any size.
 
-    With the Lucas and Fibonacci numbers φⁱ = (Lᵢ + Fᵢ√5) / 2. As √5 is irrational, the floor of
-    (mLᵢ + mFᵢ√5) / 2 is that of (mLᵢ + ⌊√(5m²Fᵢ²)⌋) / 2: what is dropped is less than one half.
+    With the Lucas and Fibonacci numbers, φⁱ = (Lᵢ + Fᵢ√5) / 2. √5 is irrational, so the floors of
+    (mLᵢ + mFᵢ√5) / 2 and (mLᵢ + ⌊√(5m²Fᵢ²)⌋) / 2 are equal: the dropped part is less than one half.
     """
     yield base
     m = max(base, 1)

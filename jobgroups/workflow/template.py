@@ -1,4 +1,4 @@
-"""From what was submitted to the workflow of one child: parameters once, then a seed each."""
+"""The workflow of a group with its parameters set, and of each child with its seed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from jobgroups.workflow.graph import Workflow, WorkflowCopy
 from jobgroups.workflow.parameters import apply_parameters
 from jobgroups.workflow.seed_inputs import Slot, find_seed_inputs
 
-#: More warnings than a person reads help nobody, and a request may cause any number of them.
+#: Warnings of a submission at most: a request can cause any number of them.
 MAX_WARNINGS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowTemplate:
-    """A group's workflow with its parameters set, and the inputs that take a child's seed."""
+    """A group's workflow with its parameters set, and the inputs that take a seed."""
 
     workflow: dict[str, Any]
     warnings: tuple[str, ...]
     seed_slots: tuple[Slot, ...]
-    #: Parameters that set nothing, and why.
+    #: Parameters that set no input, and why.
     ignored: Mapping[str, str]
 
 
@@ -33,7 +33,7 @@ def build_template(workflow: Workflow, parameters: object = None) -> WorkflowTem
         parameters: The request's ``parameters``; None for none.
 
     Raises:
-        ParameterInvalid: Not an object; an ambiguous title; a value of the wrong kind.
+        ParameterInvalid: Not an object; an ambiguous title; a value of the wrong type.
     """
     copy = WorkflowCopy(workflow)
     applied = apply_parameters(copy, parameters)
@@ -43,7 +43,7 @@ def build_template(workflow: Workflow, parameters: object = None) -> WorkflowTem
 
 
 def with_seed(template: WorkflowTemplate, seed: int) -> dict[str, Any]:
-    """Return the workflow of the child that has ``seed``; it shares all other nodes' objects."""
+    """Return the workflow with a seed. It shares all unchanged nodes with the template."""
     copy = WorkflowCopy(template.workflow)
     for node_id, name in template.seed_slots:
         copy.set(node_id, name, seed)

@@ -1,6 +1,6 @@
-"""What is refused before anything else looks at it: text nobody can store, graphs that are none.
+"""Checks of submitted text and graphs: text that cannot be stored, objects that are not graphs.
 
-The graph's inputs are not judged here, ComfyUI does that. What is judged is what would break a
+ComfyUI checks the inputs of the graph. These checks refuse what would break a
 ComfyUI that answered 200 (comfyui-protocol.md, trap 1), and what no JSON or database can carry.
 """
 
@@ -12,20 +12,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-#: Objects and lists may be nested this deep. ComfyUI's own go to about 5; Python's JSON writer, here
-#: and in ComfyUI, gives up at some hundreds.
+#: Maximum depth of objects and lists. ComfyUI's own graphs have about 5 levels; Python's JSON writer, here and
+#: in ComfyUI, fails at some hundreds.
 MAX_DEPTH: Final = 100
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _SHOWN_KEY_CHARACTERS: Final = 64
 
-#: Types of a JSON value in which nothing can be wrong. Long lists consist of them.
-_SOUND: Final = frozenset({int, bool, type(None)})
+#: JSON types that are always valid. Long lists consist of them.
+_VALID_TYPES: Final = frozenset({int, bool, type(None)})
 
 
 @dataclass(slots=True)
-class _Wrong:
-    """Something wrong inside a JSON value: its depth, its keys (innermost first) and the sentence."""
+class _Problem:
+    """An invalid part of a JSON value: its depth, its keys (innermost first) and a message."""
 
     depth: int
     message: str
@@ -33,10 +33,10 @@ class _Wrong:
 
 
 class FieldInvalid(ValueError):
-    """A field of a request is wrong.
+    """A field of a request is invalid.
 
-    ``field`` is its path (``workflow_json.3.inputs``), safe to print whatever the request's keys
-    were; ``message`` a sentence that repeats no value of the request.
+    ``field`` is its path (``workflow_json.3.inputs``) in printable characters; ``message`` is a sentence
+    without values of the request.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -46,18 +46,18 @@ class FieldInvalid(ValueError):
 
 
 class WorkflowInvalid(FieldInvalid):
-    """This is not a workflow in ComfyUI's API format."""
+    """The value is not a workflow in ComfyUI's API format."""
 
 
 class TextInvalid(FieldInvalid):
-    """A JSON value holds what cannot be stored or written as JSON again."""
+    """A JSON value has a part that cannot be stored or written as JSON."""
 
 
 def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
-    """Refuse what is not a non-empty object of node id → ``{class_type: str, inputs: object}``.
+    """Refuse everything but a non-empty object of node id → ``{class_type: str, inputs: object}``.
 
     Raises:
-        WorkflowInvalid: With the path of the first thing that is wrong. A node without ``inputs``
+        WorkflowInvalid: With the path of the first invalid part. A node without ``inputs``
             kills the worker thread of a ComfyUI that had answered 200 (comfyui-protocol.md, trap 1b).
     """
     if not isinstance(workflow, dict):
@@ -79,34 +79,33 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
 
 
 def check_text(value: object, *, field: str, outer: int = 0) -> None:
-    """Refuse NUL, lone surrogates, numbers that are not finite and bottomless nesting, anywhere.
+    """Refuse NUL, lone surrogates, infinite numbers and deep nesting, also in keys.
 
-    Keys count too. PostgreSQL stores no NUL, UTF-8 has no lone surrogates, JSON has no infinity
-    (which ``1e999`` becomes). The search takes memory for the current path alone, never for each
-    element: a body of 16 MB may have 8 million of them.
+    PostgreSQL cannot store NUL, UTF-8 has no lone surrogates, JSON has no infinity (the value of ``1e999``).
+    The search needs memory for the current path only: a body of 16 MB can have 8 million elements.
 
     Args:
-        value: Anything that ``json.loads`` returns.
-        field: The path of ``value`` itself, for the error.
-        outer: How many objects and lists ``value`` stands in: they count as levels too.
+        value: A value that ``json.loads`` returned.
+        field: The path of ``value``, for the error.
+        outer: The number of objects and lists around ``value``; they count as levels.
 
     Raises:
-        TextInvalid: With the path of the outermost thing that is wrong, the first of its level.
+        TextInvalid: With the path of the outermost invalid part, the first of its level.
     """
-    wrong = _wrong_in(value, outer)
-    if wrong is not None:
-        keys = [shown_key(str(key)) for key in reversed(wrong.keys)]
-        raise TextInvalid(".".join([field, *keys]), wrong.message)
+    problem = _find_problem(value, outer)
+    if problem is not None:
+        keys = [shown_key(str(key)) for key in reversed(problem.keys)]
+        raise TextInvalid(".".join([field, *keys]), problem.message)
 
 
 def shown_key(key: str) -> str:
-    """Return a request's key as it may stand in an answer: printable, at most 64 characters."""
+    """Return a request's key for a response: printable, at most 64 characters."""
     cut = key[:_SHOWN_KEY_CHARACTERS]
     return "".join(character if character.isprintable() else "?" for character in cut)
 
 
 def _is_editor_format(workflow: Mapping[str, Any]) -> bool:
-    """Whether it has ``nodes`` and ``links`` that are not themselves nodes with odd ids."""
+    """Return whether it has ``nodes`` and ``links`` that are not nodes with these ids."""
     if "nodes" not in workflow or "links" not in workflow:
         return False
     nodes = workflow["nodes"]
@@ -114,7 +113,7 @@ def _is_editor_format(workflow: Mapping[str, Any]) -> bool:
 
 
 def _is_request(workflow: Mapping[str, Any]) -> bool:
-    """Whether it is what ComfyUI's ``POST /prompt`` takes (comfyui-protocol.md, "HTTP"), not the graph in it."""
+    """Return whether it is a body of ``POST /prompt`` (comfyui-protocol.md, "HTTP") instead of its graph."""
     prompt = workflow.get("prompt")
     return isinstance(prompt, dict) and "class_type" not in prompt and "inputs" not in prompt
 
@@ -129,35 +128,35 @@ def _check_node(node: object, path: str) -> None:
         raise WorkflowInvalid(f"{path}.inputs", "Must be an object, empty for a node without any.")
 
 
-def _wrong_in(value: object, depth: int, above: float = math.inf) -> _Wrong | None:
-    """Return the outermost thing that is wrong in a value, among those above a depth.
+def _find_problem(value: object, depth: int, above: float = math.inf) -> _Problem | None:
+    """Return the outermost invalid part of a value above a depth.
 
-    Recursive, but never deeper than ``MAX_DEPTH``: a container at that depth is itself wrong.
+    Recursive to at most ``MAX_DEPTH``: a container at that depth is invalid.
     """
-    complaint = _complaint(value, depth)
-    if complaint is not None:
-        return _Wrong(depth, complaint)
+    message = _problem_of(value, depth)
+    if message is not None:
+        return _Problem(depth, message)
     found = None
-    for key, item in _doubtful(value) if depth + 1 < above else ():
-        wrong = _wrong_in(item, depth + 1, above)
-        if wrong is not None:
-            wrong.keys.append(key)
-            found, above = wrong, wrong.depth
+    for key, item in _items_to_check(value) if depth + 1 < above else ():
+        problem = _find_problem(item, depth + 1, above)
+        if problem is not None:
+            problem.keys.append(key)
+            found, above = problem, problem.depth
             if above == depth + 1:
                 break
     return found
 
 
-def _doubtful(value: object) -> Iterable[tuple[str | int, object]]:
-    """Return the items of an object or list that are to be looked into, with their keys."""
+def _items_to_check(value: object) -> Iterable[tuple[str | int, object]]:
+    """Return the items of an object or list with their keys; none if all are valid."""
     if isinstance(value, list):
-        # A set of types costs 10 ns an element, a call for each of them 50 times as much.
-        return () if _SOUND.issuperset(map(type, value)) else enumerate(value)
+        # A set of types costs 10 ns per element, a function call 50 times as much.
+        return () if _VALID_TYPES.issuperset(map(type, value)) else enumerate(value)
     return value.items() if isinstance(value, dict) else ()
 
 
-def _complaint(value: object, depth: int) -> str | None:
-    """Return what is wrong with one value, its keys included; None if nothing is."""
+def _problem_of(value: object, depth: int) -> str | None:
+    """Return a message if a value or one of its keys is invalid."""
     if isinstance(value, str):
         unstorable = _unstorable(value)
         return f"Must not contain {unstorable}." if unstorable else None
@@ -173,7 +172,7 @@ def _complaint(value: object, depth: int) -> str | None:
 
 
 def _unstorable(text: str) -> str | None:
-    """Name the first thing in a text that cannot be stored; None if there is none."""
+    """Name the first character of a text that cannot be stored, or return None."""
     found = _UNSTORABLE.search(text)
     if found is None:
         return None

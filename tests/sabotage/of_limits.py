@@ -12,7 +12,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/workflow/validation.py",
-                "return () if _SOUND.issuperset(map(type, value)) else enumerate(value)",
+                "return () if _VALID_TYPES.issuperset(map(type, value)) else enumerate(value)",
                 "return list(enumerate(value))",
             ),
         ),

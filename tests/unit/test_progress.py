@@ -1,5 +1,3 @@
-"""The progress of a whole child, from the frames that ComfyUI sends of its nodes."""
-
 from __future__ import annotations
 
 import math
@@ -28,16 +26,13 @@ class State:
     display_node_id: str | None = None
 
 
-DONE = State(1.0, 1.0, "finished")
-
-
 def node(class_type: str = "X", **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
 LONE_SAMPLER: dict[str, Any] = {"3": node("KSampler", seed=42, steps=20)}
 
-#: The text-to-image graph of the recordings; weights 1 each but for the sampler's 4: 10 in all.
+#: The text-to-image graph of the recordings; each node has weight 1 and the sampler 4: 10 in all.
 TEXT_TO_IMAGE: dict[str, Any] = {
     "3": node(
         "KSampler",
@@ -62,36 +57,131 @@ EXPANDING: dict[str, Any] = {
 }
 
 
+OUTER: dict[str, Any] = {"12": node("Outer", steps=4), "2": node("PreviewImage", images=["12", 0])}
+#: With a node that no link leads to or from.
+UNLINKED: dict[str, Any] = {**EXPANDING, "7": node("KSampler", steps=7)}
+_SHORT = {"run": "0/1", "done": "1/1."}
+
+
+def send(tracker: ProgressTracker, frames: str) -> ProgressTracker:
+    """Send frames to a tracker: ``3`` executing, ``3=13/20`` progress, ``3!`` executed, ``~4,5`` cached.
+
+    ``[4:done,3:2/4,x:2/2.>1]`` is a state frame: a trailing dot means finished, ``>1`` the displayed node.
+    """
+    for frame in frames.split():
+        if frame[0] == "[":
+            pairs = (entry.split(":") for entry in frame[1:-1].split(","))
+            tracker.progress_state({key: state(text) for key, text in pairs})
+        elif frame[0] == "~":
+            tracker.cached(frame[1:].split(","))
+        elif frame[-1] == "!":
+            tracker.executed(frame[:-1])
+        elif "=" in frame:
+            key, _, steps = frame.partition("=")
+            value, _, top = steps.partition("/")
+            tracker.progress(key, int(value), int(top))
+        else:
+            tracker.executing(None if frame == "-" else frame)
+    return tracker
+
+
+def state(text: str) -> State:
+    steps, _, parent = text.partition(">")
+    value, _, top = _SHORT.get(steps, steps).partition("/")
+    finished = "finished" if top.endswith(".") else "running"
+    return State(int(value), int(top.rstrip(".")), finished, parent or None)
+
+
 def steps_of(tracker: ProgressTracker) -> tuple[str | None, int, int]:
     return tracker.current_step, tracker.steps_completed, tracker.steps_total
 
 
-# --- the whole of one child
+CASES = [
+    ("before the first frame", TEXT_TO_IMAGE, "", 0.0, (None, 0, 1)),
+    ("steps of a single sampler", LONE_SAMPLER, "3 3=13/20", 65.0, ("KSampler", 13, 20)),
+    ("below 100 until the end", LONE_SAMPLER, "3=20/20 3! [3:done] -", CEILING, ("KSampler", 1, 1)),
+    # The second run of the recording: sampler, decoder and saver run, 6 of 10 in weight.
+    ("some cached", TEXT_TO_IMAGE, "~4,5,6,7 3=3/4", 50.0, ("KSampler", 3, 4)),
+    ("all cached", TEXT_TO_IMAGE, "~3,4,5,6,7,8,9 9!", CEILING, ("SaveImage", 1, 1)),
+    (
+        "one state frame after a reconnect",
+        TEXT_TO_IMAGE,
+        "[4:done,5:done,6:done,7:done,3:2/4]",
+        60.0,
+        ("KSampler", 2, 4),
+    ),
+    # An older ComfyUI sends no state frames and runs one node after the other.
+    (
+        "next node ends the one before",
+        TEXT_TO_IMAGE,
+        "4 5 6 7 3 3=4/4 8 8",
+        80.0,
+        ("VAEDecode", 0, 1),
+    ),
+    ("nodes run at once", TEXT_TO_IMAGE, "[4:run] 4 5", 0.0, ("EmptyLatentImage", 0, 1)),
+    ("executed ends a node", TEXT_TO_IMAGE, "9!", 10.0, ("SaveImage", 1, 1)),
+    ("current while it runs", TEXT_TO_IMAGE, "6 [6:run,4:run]", 0.0, ("CLIPTextEncode", 0, 1)),
+    ("next current", TEXT_TO_IMAGE, "6 [6:done,5:run]", 10.0, ("EmptyLatentImage", 0, 1)),
+    ("no node runs", TEXT_TO_IMAGE, "5 [6:done,5:done]", 20.0, ("EmptyLatentImage", 1, 1)),
+    ("finished first", TEXT_TO_IMAGE, "[4:done,6:done,77:done]", 20.0, ("CLIPTextEncode", 1, 1)),
+    (
+        "unknown nodes",
+        LONE_SAMPLER,
+        "3=5/20 77 77! 77.0.0.1=3/4 [77:done,x:1/2] ~77",
+        25.0,
+        ("KSampler", 5, 20),
+    ),
+    (
+        "expanded node counts for its parent",
+        EXPANDING,
+        "[1:run,1.0.0.1:1/2>1] 1.0.0.1 1.0.0.1=1/2",
+        round(100 / 3, 2),
+        ("TestExpand", 1, 2),
+    ),
+    (
+        "end of an expanded node is not its parent's",
+        EXPANDING,
+        "[1:run,1.0.0.1:2/2.>1,1.0.0.2:1/1.>1] 1.0.0.2!",
+        round(100 * 2 * EXPANSION_CEILING / 3, 2),
+        ("TestExpand", 1, 1),
+    ),
+    (
+        "end of an expanding node",
+        EXPANDING,
+        "[1:run,1.0.0.1:2/2.>1] [1:done,1.0.0.1:2/2.>1]",
+        round(200 / 3, 2),
+        ("TestExpand", 1, 1),
+    ),
+    ("expanded without steps", EXPANDING, "[1.0.0.1:1/1.>1]", 0.0, ("TestExpand", 1, 1)),
+    ("parent by the id", OUTER, "12.0.0.1=2/4", 40.0, ("Outer", 2, 4)),
+    ("parent by the frame", OUTER, "[loop_3:2/4>12]", 40.0, ("Outer", 2, 4)),
+    ("unlinked does not count", UNLINKED, "2!", round(100 / 3, 2), ("PreviewImage", 1, 1)),
+    ("unlinked that runs", UNLINKED, "7=5/7", 50.0, ("KSampler", 5, 7)),
+    ("no links", {"1": node(), "2": node(images=["gone", 0])}, "1!", 50.0, ("X", 1, 1)),
+]
 
 
-def test_thirteen_of_twenty_steps_of_a_lone_sampler_are_65_percent() -> None:
-    tracker = ProgressTracker(LONE_SAMPLER)
-    tracker.executing("3")
-    tracker.progress("3", 13, 20)
-    assert tracker.percent == 65.0
-    assert steps_of(tracker) == ("KSampler", 13, 20)
+@pytest.mark.parametrize(
+    ("workflow", "frames", "percent", "steps"),
+    [case[1:] for case in CASES],
+    ids=[one[0] for one in CASES],
+)
+def test_progress_after_frames(
+    workflow: dict[str, Any], frames: str, percent: float, steps: tuple[str | None, int, int]
+) -> None:
+    tracker = send(ProgressTracker(workflow), frames)
+    assert (tracker.percent, steps_of(tracker)) == (percent, steps)
 
 
-@pytest.mark.parametrize("total", [1, 3, 7, 20, 30, 150, 9999])
-def test_every_step_of_a_lone_sampler_is_its_share_to_two_decimals(total: int) -> None:
+@pytest.mark.parametrize("total", [1, 3, 7, 20, 150, 9999])
+def test_each_step_of_a_single_sampler_is_its_share(total: int) -> None:
     tracker = ProgressTracker({"3": node("KSampler", steps=total)})
     for step in range(total + 1):
         tracker.progress("3", step, total)
         assert tracker.percent == min(round(100 * step / total, 2), CEILING)
 
 
-def test_nothing_is_known_before_the_first_frame() -> None:
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    assert tracker.percent == 0.0
-    assert steps_of(tracker) == (None, 0, 1)
-
-
-def test_a_run_as_recorded_goes_through_all_nodes_by_their_weight() -> None:
+def test_recorded_run_advances_by_the_weights() -> None:
     tracker = ProgressTracker(TEXT_TO_IMAGE)
     tracker.cached([])
     states: dict[str, State] = {}
@@ -125,152 +215,6 @@ def test_a_run_as_recorded_goes_through_all_nodes_by_their_weight() -> None:
     assert steps_of(tracker) == ("SaveImage", 1, 1)
 
 
-def test_progress_stays_below_100() -> None:
-    tracker = ProgressTracker(LONE_SAMPLER)
-    tracker.progress("3", 20, 20)
-    tracker.executed("3")
-    tracker.progress_state({"3": DONE})
-    tracker.executing(None)
-    assert tracker.percent == CEILING < 100.0
-
-
-def test_cached_nodes_are_left_out() -> None:
-    """The second run of the recording: only sampler, decoder and saver run, 6 of weight."""
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.cached(["4", "5", "6", "7"])
-    tracker.progress("3", 3, 4)
-    assert tracker.percent == 50.0
-
-
-def test_a_run_of_cached_nodes_alone_is_almost_done() -> None:
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.cached(list(TEXT_TO_IMAGE))
-    tracker.executed("9")
-    assert tracker.percent == CEILING
-    assert tracker.current_step == "SaveImage"
-
-
-def test_one_state_frame_after_a_reconnect_makes_up_for_all_that_was_missed() -> None:
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.progress_state({**dict.fromkeys("4567", DONE), "3": State(2, 4)})
-    assert tracker.percent == 60.0
-    assert steps_of(tracker) == ("KSampler", 2, 4)
-
-
-def test_an_older_comfyui_without_state_frames_ends_a_node_by_beginning_the_next() -> None:
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    for key in ("4", "5", "6", "7", "3"):
-        tracker.executing(key)
-    assert tracker.percent == 40.0
-    tracker.progress("3", 4, 4)
-    tracker.executing("8")
-    tracker.executing("8")
-    assert tracker.percent == 80.0
-
-
-def test_with_state_frames_the_next_node_does_not_end_the_one_before() -> None:
-    """Several nodes may run at once there; each is told to be finished by itself."""
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.progress_state({"4": State()})
-    tracker.executing("4")
-    tracker.executing("5")
-    assert tracker.percent == 0.0
-
-
-def test_executed_ends_a_node() -> None:
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.executed("9")
-    assert tracker.percent == 10.0
-    assert steps_of(tracker) == ("SaveImage", 1, 1)
-
-
-def test_the_running_node_stays_the_current_one_while_others_run() -> None:
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.executing("6")
-    tracker.progress_state({"6": State(), "4": State()})
-    assert tracker.current_step == "CLIPTextEncode"
-    tracker.progress_state({"6": DONE, "5": State()})
-    assert tracker.current_step == "EmptyLatentImage"
-    tracker.progress_state({"6": DONE, "5": DONE})
-    assert steps_of(tracker) == ("EmptyLatentImage", 1, 1)
-
-
-def test_a_first_frame_of_finished_nodes_alone_tells_the_last_of_them() -> None:
-    tracker = ProgressTracker(TEXT_TO_IMAGE)
-    tracker.progress_state({"4": DONE, "6": DONE, "77": DONE})
-    assert tracker.current_step == "CLIPTextEncode"
-
-
-def test_frames_of_nodes_that_are_not_in_the_workflow_are_passed_over() -> None:
-    tracker = ProgressTracker(LONE_SAMPLER)
-    tracker.progress("3", 5, 20)
-    tracker.executing("77")
-    tracker.executed("77")
-    tracker.progress("77.0.0.1", 3, 4)
-    tracker.progress_state({"77": DONE, "x": State(1, 2)})
-    tracker.cached(["77"])
-    assert tracker.percent == 25.0
-    assert steps_of(tracker) == ("KSampler", 5, 20)
-
-
-# --- expansion
-
-
-def test_an_expanded_node_counts_for_the_node_it_stands_for() -> None:
-    tracker = ProgressTracker(EXPANDING)
-    tracker.progress_state({"1": State(), "1.0.0.1": State(1, 2, "running", "1")})
-    tracker.executing("1.0.0.1")
-    tracker.progress("1.0.0.1", 1, 2)
-    assert tracker.percent == round(100 / 3, 2)
-    assert steps_of(tracker) == ("TestExpand", 1, 2)
-
-
-def test_the_end_of_an_expanded_node_is_not_the_end_of_the_whole() -> None:
-    tracker = ProgressTracker(EXPANDING)
-    inner = {"1.0.0.1": State(2, 2, "finished", "1"), "1.0.0.2": State(1.0, 1.0, "finished", "1")}
-    tracker.progress_state({"1": State(), **inner})
-    tracker.executed("1.0.0.2")
-    assert tracker.percent == round(100 * 2 * EXPANSION_CEILING / 3, 2)
-    tracker.progress_state({"1": DONE, **inner})
-    assert tracker.percent == round(200 / 3, 2)
-
-
-def test_the_node_behind_an_expanded_one_is_told_by_its_frame_or_else_by_its_id() -> None:
-    workflow = {"12": node("Outer", steps=4), "2": node("PreviewImage", images=["12", 0])}
-    by_id = ProgressTracker(workflow)
-    by_id.progress("12.0.0.1", 2, 4)
-    assert steps_of(by_id) == ("Outer", 2, 4)
-    by_frame = ProgressTracker(workflow)
-    by_frame.progress_state({"loop_3": State(2, 4, "running", "12")})
-    assert steps_of(by_frame) == ("Outer", 2, 4)
-    assert by_id.percent == by_frame.percent == 40.0
-
-
-def test_expanded_nodes_without_steps_say_nothing_of_the_whole() -> None:
-    tracker = ProgressTracker(EXPANDING)
-    tracker.progress_state({"1.0.0.1": State(1.0, 1.0, "finished", "1")})
-    assert tracker.percent == 0.0
-
-
-# --- which nodes count, and how much
-
-
-def test_a_node_left_over_without_links_counts_only_once_it_is_heard_of() -> None:
-    workflow = {**EXPANDING, "7": node("KSampler", steps=7)}
-    tracker = ProgressTracker(workflow)
-    tracker.executed("2")
-    assert tracker.percent == round(100 / 3, 2)
-    other = ProgressTracker(workflow)
-    other.progress("7", 5, 7)
-    assert other.percent == 50.0
-
-
-def test_all_nodes_count_in_a_graph_without_links() -> None:
-    tracker = ProgressTracker({"1": node(), "2": node(images=["gone", 0])})
-    tracker.executed("1")
-    assert tracker.percent == 50.0
-
-
 @pytest.mark.parametrize(
     ("workflow", "weights"),
     [
@@ -299,16 +243,15 @@ def test_all_nodes_count_in_a_graph_without_links() -> None:
         ),
     ],
 )
-def test_a_node_weighs_the_steps_it_will_report(
+def test_node_weight_is_its_expected_steps(
     workflow: dict[str, Any], weights: dict[str, int]
 ) -> None:
     assert node_weights(workflow) == weights
 
 
-def test_nonsense_steps_do_not_break_the_percentage() -> None:
-    tracker = ProgressTracker({"1": node(steps=10**400), "2": node(images=["1", 0])})
-    tracker.executed("1")
-    assert 99 < tracker.percent <= CEILING
+def test_huge_number_of_steps_does_not_hide_other_nodes() -> None:
+    workflow = {"1": node(steps=10**400), "2": node(images=["1", 0])}
+    assert 99 < send(ProgressTracker(workflow), "1!").percent <= CEILING
 
 
 @pytest.mark.parametrize(
@@ -323,7 +266,7 @@ def test_nonsense_steps_do_not_break_the_percentage() -> None:
         (0.0, 1.0, (0, 1)),
     ],
 )
-def test_nonsense_in_a_frame_is_survived(
+def test_invalid_numbers_in_a_frame_are_ignored(
     value: float, maximum: float, steps: tuple[int, int]
 ) -> None:
     tracker = ProgressTracker(LONE_SAMPLER)
@@ -333,8 +276,6 @@ def test_nonsense_in_a_frame_is_survived(
     tracker.progress("3", 19, 20)
     assert tracker.percent >= 95.0
 
-
-# --- the law: it never goes back
 
 node_ids = st.sampled_from([*TEXT_TO_IMAGE, "3.0.0.1", "3.0.0.2", "77"])
 numbers = st.integers(-1, 30) | st.floats()
@@ -366,9 +307,7 @@ workflows = st.sampled_from([TEXT_TO_IMAGE, LONE_SAMPLER, {**TEXT_TO_IMAGE, "77"
 
 
 @given(workflows, st.lists(frames, max_size=30))
-def test_progress_never_goes_back_whatever_comes(
-    workflow: dict[str, Any], received: list[Frame]
-) -> None:
+def test_progress_never_decreases(workflow: dict[str, Any], received: list[Frame]) -> None:
     tracker = ProgressTracker(workflow)
     before = 0.0
     for frame in received:
@@ -379,7 +318,7 @@ def test_progress_never_goes_back_whatever_comes(
 
 
 @given(st.lists(frames, max_size=10))
-def test_a_repeated_frame_changes_nothing(received: list[Frame]) -> None:
+def test_repeated_frame_changes_nothing(received: list[Frame]) -> None:
     once, twice = ProgressTracker(TEXT_TO_IMAGE), ProgressTracker(TEXT_TO_IMAGE)
     for frame in received:
         frame(once)
