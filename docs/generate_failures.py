@@ -20,63 +20,61 @@ from jobgroups.domain.failures import (  # noqa: E402 after the line above
 
 PAGE = ROOT / "docs" / "failures.md"
 _HEAD = """\
-# When a render fails
+# When a job fails
 
 <!-- Generated from jobgroups/domain/failures.py by `make docs`; do not edit. -->
 
-Each failed attempt has a class, its `failure_class`. The class says whether and where another try may
-help, and whether the failure speaks against the machine. What is done about it is each group's to say.
+Each failed attempt has a class, its `failure_class`. The class decides whether and where a retry may help, and
+whether the failure counts against the backend. Each group decides which failures are retried.
 
-## What a group may say
+## Fields of a submission
 
-| Field of a submission | |
+| Field | |
 | --- | --- |
-| `max_attempts` | How often a child is tried within a run at most, 1–10. With 1 (the installation's default, `DIRECTOR_MAX_ATTEMPTS`) its first failure ends it. |
-| `retry_elsewhere` | `false`: on its own backend only; `true` or `"group"`: also on the backends that its group was submitted to, those included that were skipped then; `"any"`: on every backend. Default: `DIRECTOR_RETRY_ELSEWHERE`. |
-| `partial_outputs` | `"accept"` (default): a child of which ComfyUI refuses some outputs completes with the others and a warning; `"fail"`: its prompt is stopped, and the child fails with the class of the refusal. |
-| `retry_on` | The classes after which a child is tried again. Left out: all that may be. |
+| `max_attempts` | The maximum number of attempts of a job within a run, 1–10. With 1 (the default, `DIRECTOR_MAX_ATTEMPTS`) a job is not retried. |
+| `retry_elsewhere` | `false`: only on its own backend; `true` or `"group"`: also on the backends to which its group was submitted, including those that were skipped; `"any"`: on every backend. Default: `DIRECTOR_RETRY_ELSEWHERE`. |
+| `partial_outputs` | `"accept"` (default): if ComfyUI refuses some outputs of a job, it completes with the others and a warning; `"fail"`: its prompt is stopped, and the job fails with the class of the refusal. |
+| `retry_on` | The classes after which a job is retried. If absent: all that can be retried. |
 
-A child that is tried again keeps its seed, waits as `queued`, and is told of by `child_retrying` on the
-stream; it has not ended. It goes to a backend that works at that moment and has what the group requires:
-first one that has not failed it in this run, then the one where the least waits. It never comes back to
-a backend where it failed with a class that may be tried elsewhere only. Between two attempts it waits
-`DIRECTOR_RETRY_BACKOFF_SECONDS`, doubled each time, 60 s at most.
+A job that is retried keeps its seed and is `queued` again; the stream has a `child_retrying` event, and the job has not
+ended. It goes to a backend that works at that moment and has the required capabilities: first one on which it has not
+failed in this run, then the one with the shortest queue. It does not return to a backend on which it failed with a
+class that is retried only on another backend. Between two attempts it waits `DIRECTOR_RETRY_BACKOFF_SECONDS`, twice as
+long each time, at most 60 s.
 
-- **Out of memory**: the backend is asked to free its memory, then the largest card comes first. One that
-  ran out of it once counts as untried; where it runs out again, a smaller one is tried.
-- **Timeout**: the prompt is stopped first; the next attempt begins when it was seen to end, so that no two
-  of a child run at once. A prompt that goes on a minute after it was to stop hangs (`stalled`): its child
-  waits for it no longer. If it ends with a picture after all, and its child still waits, or its next try
-  fails, that is taken.
-- **Offline in a render**: once the backend has given no answer and no frame for
-  `DIRECTOR_MOVE_AFTER_SECONDS`, the child is tried on another backend, if `retry_elsewhere`, `max_attempts`
-  and `retry_on` allow it. Otherwise it waits for its backend until its `timeout_seconds` are over, and
-  ends as `backend_lost` if the backend is still offline then. Both count as an attempt, and once against the
-  backend. A child that the offline backend had accepted and not started moves too, and costs no attempt. The
-  prompt may still run there, as behind a broken network: it is stopped when the backend is back. If it
-  has its picture by then, and its child still waits, or its next try fails, that is taken.
-- **Never sent**: a child that waits for a backend that has been away for `DIRECTOR_MOVE_AFTER_SECONDS`, is
-  drained, disabled or set aside, is moved to another one where `retry_elsewhere` lets it. That is no
-  attempt.
-- What ends without anything executed (the connection never stood, the prompt was forgotten before it
-  began) costs no attempt; five of those in a row count as one.
+- **Out of memory**: the Director requests the backend to free its memory, and prefers the backend with the most GPU
+  memory. A backend that ran out of memory once counts as not tried; after the second time, a smaller one is tried.
+- **Timeout**: the prompt is stopped first. The next attempt starts when the prompt has ended, so that no two prompts of
+  a job run at the same time. A prompt that still runs a minute after it was to stop hangs (`stalled`), and its job does
+  not wait for it any longer. If the prompt completes after all, and its job is still queued, or the job's next attempt
+  fails, the job gets that result.
+- **Offline while a job runs**: after `DIRECTOR_MOVE_AFTER_SECONDS` without a response or a frame, the job is retried on
+  another backend, if `retry_elsewhere`, `max_attempts` and `retry_on` allow it. Otherwise it waits for its backend until
+  its `timeout_seconds` are over, and fails as `backend_lost` if the backend is still offline. Both count as an attempt,
+  and once against the backend. A job that the offline backend had accepted and not started moves too, and no attempt is
+  counted. The prompt may still run there if only the network is broken: it is stopped when the backend is back. If the
+  prompt has completed by then, and its job is still queued, or the job's next attempt fails, the job gets that result.
+- **Never sent**: a queued job whose backend has been offline for `DIRECTOR_MOVE_AFTER_SECONDS`, or is draining, disabled
+  or quarantined, moves to another backend if `retry_elsewhere` allows it. No attempt is counted.
+- An attempt of which nothing was executed (no connection, or a prompt that was forgotten before it started) does not
+  count; five such attempts in a row count as one.
 
-## A person's retry
+## Retry by a user
 
-A person retries a group that has ended, or one child that failed while its group runs, and says where: at
-the same backend, at another one, or at one by name. The pages and the command line propose another one after
+A user can retry a group that has ended, or one failed job while its group runs: on the same backend, on another one, or
+on a named one. The pages and the command line propose another backend after
 {better},
-if a backend that suits the child better works. This try is made whatever `max_attempts` says, and counts as
-one attempt of the run.
+if a more suitable backend works. This attempt is made regardless of `max_attempts`, and counts as one attempt of the
+run.
 
-## Which classes there are
+## Failure classes
 
-*Tried again*: where another try may help, if the group lets it. *Counts*: too many of these in a short
-time set the backend aside (`DIRECTOR_QUARANTINE_FAILURES`).
+*Retried*: where a retry may help, if the group allows it. *Counts*: several of these failures in a short time quarantine
+the backend (`DIRECTOR_QUARANTINE_FAILURES`).
 """
 _WHERE = {
-    Retry.HERE: "at the same backend or another",
-    Retry.ELSEWHERE: "at another backend only",
+    Retry.HERE: "on the same backend or another",
+    Retry.ELSEWHERE: "only on another backend",
     Retry.NEVER: "never",
 }
 
@@ -111,13 +109,13 @@ def page() -> str:
     """Return the whole page."""
     lines = [
         _HEAD.format(better=_listed(BETTER_ELSEWHERE)),
-        "| `failure_class` | What a user reads | Tried again | Counts | `error_type` |",
+        "| `failure_class` | Message to users | Retried | Counts | `error_type` |",
         "| --- | --- | --- | --- | --- |",
         *(_row(failure, kind) for failure, kind in TAXONOMY.items()),
         "",
-        "## How they look",
+        "## Examples",
         "",
-        "Recordings of a real ComfyUI stand in `tests/contract/recordings`.",
+        "`tests/contract/recordings` has the recordings of a real ComfyUI.",
         "",
         *(line for failure, kind in TAXONOMY.items() for line in _examples(failure, kind)),
         "",

@@ -105,7 +105,7 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.NODE_OR_MODEL_MISSING: Kind(
         retry=Retry.ELSEWHERE,
         counts=False,
-        sentence="The backend lacks a node class, a model or another file that the workflow names.",
+        sentence="The backend lacks a node class, a model or another file of the workflow.",
         error_type=ErrorType.VALIDATION,
         examples=(
             Example(
@@ -126,7 +126,7 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.OUT_OF_MEMORY: Kind(
         retry=Retry.HERE,
         counts=False,
-        sentence="The backend ran out of memory: a smaller picture or batch, or a larger card, helps.",
+        sentence="The backend ran out of memory: use a smaller image or batch, or more GPU memory.",
         error_type=ErrorType.COMFYUI,
         examples=(
             Example(
@@ -148,7 +148,7 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.CUDA_FATAL: Kind(
         retry=Retry.ELSEWHERE,
         counts=True,
-        sentence="The backend's GPU or its driver failed; ComfyUI often has to be started again there.",
+        sentence="The backend's GPU or its driver failed; ComfyUI often has to be restarted there.",
         error_type=ErrorType.COMFYUI,
         examples=(
             Example(
@@ -171,8 +171,8 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.UNREACHABLE: Kind(
         retry=Retry.ELSEWHERE,
         counts=False,
-        sentence="The backend was away, taken out, or did not answer as a ComfyUI does, before anything"
-        " executed there.",
+        sentence="The backend was offline or disabled, or did not respond as a ComfyUI does, before it"
+        " executed the job.",
         error_type=ErrorType.CONNECTION,
         examples=(
             Example("connection refused for 600 s in a row", "seen by the Director"),
@@ -182,7 +182,7 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.BACKEND_LOST: Kind(
         retry=Retry.HERE,
         counts=True,
-        sentence="The backend was lost in the middle of the render: it crashed, restarted or went offline.",
+        sentence="The backend crashed, restarted or went offline while it executed the job.",
         error_type=ErrorType.CONNECTION,
         examples=(
             Example("queue and history empty after the server was killed", _KILLED),
@@ -193,7 +193,7 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.STALLED: Kind(
         retry=Retry.ELSEWHERE,
         counts=True,
-        sentence="The backend hangs: its prompt went on although it was told to stop a minute ago.",
+        sentence="The backend hangs: its prompt still ran a minute after it was to stop.",
         error_type=ErrorType.TIMEOUT,
         examples=(
             Example(
@@ -206,21 +206,21 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.TIMEOUT: Kind(
         retry=Retry.ELSEWHERE,
         counts=False,
-        sentence="It executed for longer than its group allows, and was stopped.",
+        sentence="The job was executed for longer than its group allows, and was stopped.",
         error_type=ErrorType.TIMEOUT,
-        examples=(Example("Timed out after 300 s", "said by the Director"),),
+        examples=(Example("Timed out after 300 s", "reported by the Director"),),
     ),
     FailureClass.INTERRUPTED: Kind(
         retry=Retry.NEVER,
         counts=False,
-        sentence="Somebody stopped it at the machine.",
+        sentence="A user stopped the job in ComfyUI.",
         error_type=ErrorType.INTERRUPTED,
-        examples=(Example("execution_interrupted that nobody here asked for", _STOPPED),),
+        examples=(Example("execution_interrupted without a stop by the Director", _STOPPED),),
     ),
     FailureClass.OUTPUT_GONE: Kind(
         retry=Retry.HERE,
         counts=False,
-        sentence="ComfyUI answered from its cache, and the files that it names are gone.",
+        sentence="ComfyUI returned a cached result whose files do not exist any more.",
         error_type=ErrorType.COMFYUI,
         examples=(
             Example(
@@ -232,9 +232,13 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
     FailureClass.INTERNAL: Kind(
         retry=Retry.NEVER,
         counts=False,
-        sentence="A defect of the Director; its log has the traceback.",
+        sentence="An unexpected error of the Director; its log has the traceback.",
         error_type=ErrorType.INTERNAL,
-        examples=(Example("The Director failed at it (KeyError); see its log.", "said by it"),),
+        examples=(
+            Example(
+                "The Director failed at it (KeyError); see its log.", "reported by the Director"
+            ),
+        ),
     ),
 }
 

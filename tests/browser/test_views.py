@@ -129,7 +129,7 @@ def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(clien
     )
     page = client.get(f"/groups/{group.id}").content.decode()
     stage = page[page.index("error-words") : page.index("card-body")]
-    assert stage.index("a larger card, helps.") < stage.index("Allocation on device 0")
+    assert stage.index("or more GPU memory.") < stage.index("Allocation on device 0")
 
 
 def test_a_card_that_waits_to_be_tried_again_says_what_failed(client: Client) -> None:

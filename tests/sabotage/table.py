@@ -25,7 +25,7 @@ _PARTS: Final = (
     ("Sending", OF_SENDING),
     ("Following, ending, stopping", OF_FOLLOWING),
     ("Storing and telling", OF_ROWS),
-    ("When a render fails", OF_FAILING),
+    ("When a job fails", OF_FAILING),
     ("Retrying", OF_RETRYING),
     ("Holding back, setting aside", OF_HOLDING),
     ("Bounds of waits", OF_WAITS),
