@@ -1,8 +1,8 @@
 """The command line: ``director submit``, ``watch``, ``list``, ``backends`` …
 
-These commands speak to a running Director through ``director.client`` and import no Django, so that
-each of them starts in a fraction of a second. What runs on this machine (``serve``, ``doctor`` …) are
-management commands; ``director.__main__`` tells the two apart.
+These commands use a running Director through ``director.client`` and import no Django, so that each starts
+in a fraction of a second. Commands of this host (``serve``, ``doctor`` …) are management commands;
+``director.__main__`` chooses between the two.
 """
 
 from __future__ import annotations

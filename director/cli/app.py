@@ -1,4 +1,4 @@
-"""The commands by name, each loaded when it is run: ``--help`` need not import an HTTP client."""
+"""The commands by name. Each is loaded when it is run, so that ``--help`` imports no HTTP client."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from director.cli import option_types, output
 from director.cli.environment import is_colourless
 from director.cli.exit_status import CommandError, Status, usage_error
 
-#: Name → where it is defined, and what it does in a few words.
+#: Name → module and function, and a description.
 _CLIENT: Final = {
-    "submit": ("director.cli.submit:submit", "Render a workflow, once on each backend."),
-    "watch": ("director.cli.groups:watch", "Show a group as it comes along, to its end."),
+    "submit": ("director.cli.submit:submit", "Submit a workflow: one job per backend."),
+    "watch": ("director.cli.groups:watch", "Watch a group to its end."),
     "list": ("director.cli.groups:list_", "List groups, newest first."),
-    "show": ("director.cli.groups:show", "Show a group, its children, and what went wrong."),
-    "save": ("director.cli.groups:save", "Save the files that a group made."),
-    "retry": ("director.cli.actions:retry", "Render again what failed."),
-    "move": ("director.cli.actions:move", "Have a waiting child rendered at another backend."),
-    "cancel": ("director.cli.actions:cancel", "Cancel groups, or children of one."),
+    "show": ("director.cli.groups:show", "Show a group, its jobs and their errors."),
+    "save": ("director.cli.groups:save", "Save the output files of a group."),
+    "retry": ("director.cli.actions:retry", "Retry failed jobs."),
+    "move": ("director.cli.actions:move", "Move a queued job to another backend."),
+    "cancel": ("director.cli.actions:cancel", "Cancel groups, or jobs of one."),
     "open": ("director.cli.actions:open_", "Open a group's page in the browser."),
-    "events": ("director.cli.groups:events", "Print what happened to a group."),
-    "failures": ("director.cli.failures:failures", "What failed lately, by cause and backend."),
+    "events": ("director.cli.groups:events", "Print the events of a group."),
+    "failures": ("director.cli.failures:failures", "Recent failures by cause and backend."),
     "backends": ("director.cli.backends:backends", "The ComfyUIs: list, add, pause, test …"),
 }
-#: Management commands, which ``director.__main__`` hands to Django.
+#: Management commands, which ``director.__main__`` runs with Django.
 _LOCAL: Final = {
     "serve": "Run the Director: API, pages and runner.",
-    "runner": "Drive the backends from a process of its own.",
-    "doctor": "Say what is wrong with this installation, and what to do.",
+    "runner": "Run a runner in its own process.",
+    "doctor": "Check this installation.",
     "purge": "Delete old groups.",
     "simulate": "Serve ComfyUIs without a GPU.",
-    "demo": "Three pictures from three simulated GPUs.",
-    "manage": "Every other management command: director manage migrate",
+    "demo": "Three images from three simulated GPUs.",
+    "manage": "Any other management command: director manage migrate",
 }
 
 
 class Commands(click.Group):
-    """The commands of a running Director. Their modules are imported when they are needed."""
+    """The commands for a running Director. Their modules are imported when needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of the help."""
@@ -62,9 +62,11 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or say which one may be meant."""
+        """Find the command; suggest one for an unknown name."""
         if args[0] in _LOCAL:
-            raise usage_error(f"{args[0]} runs on this machine: write director {args[0]} first.")
+            raise usage_error(
+                f"{args[0]} is a command of this host: write director {args[0]} first."
+            )
         if args[0] not in _CLIENT:
             raise unknown_command(args[0])
         return super().resolve_command(ctx, args)
@@ -73,7 +75,7 @@ class Commands(click.Group):
         """List the commands without importing them."""
         with formatter.section("With a running Director"):
             formatter.write_dl([(name, text) for name, (_, text) in _CLIENT.items()])
-        with formatter.section("On this machine"):
+        with formatter.section("On this host"):
             formatter.write_dl(list(_LOCAL.items()))
 
     def make_context(
@@ -94,10 +96,10 @@ class Commands(click.Group):
 
 
 def unknown_command(name: str, others: Iterable[str] = ()) -> CommandError:
-    """Return the failure for a command that does not exist, with those it may be meant for."""
+    """Return the error for an unknown command, with similar names."""
     near = difflib.get_close_matches(name, [*_CLIENT, *_LOCAL, *others], n=3)
-    said = f" Did you mean {' or '.join(near)}?" if near else ""
-    return usage_error(f"There is no command {name!r}.{said}", "director --help lists them.")
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return usage_error(f"There is no command {name!r}.{hint}", "director --help lists them.")
 
 
 @click.command(
@@ -105,11 +107,11 @@ def unknown_command(name: str, others: Iterable[str] = ()) -> CommandError:
     no_args_is_help=False,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="director COMMAND --help shows examples. Where the Director is: --server, or DIRECTOR_URL;"
-    " its token, if it has one: DIRECTOR_TOKEN. docs/cli.md has all of it.",
+    epilog="director COMMAND --help shows examples. Address of the Director: --server, or DIRECTOR_URL;"
+    " its token, if it has one: DIRECTOR_TOKEN. See docs/cli.md.",
 )
-@click.option("--server", type=option_types.filled, metavar="URL", help="Address of the Director.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@option_types.server_option
+@option_types.json_option
 @click.version_option(__version__, prog_name="director", message="%(prog)s %(version)s")
 @click.pass_context
 def app(ctx: click.Context, server: str | None, as_json: bool) -> None:
@@ -120,7 +122,7 @@ def app(ctx: click.Context, server: str | None, as_json: bool) -> None:
 
 
 def is_for(arguments: Sequence[str]) -> bool:
-    """Whether a command line is one of a running Director's, or asks for help."""
+    """Return whether a command line is a command for a running Director, or help."""
     return not arguments or arguments[0] in _CLIENT or arguments[0].startswith("-")
 
 
@@ -147,14 +149,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refused(error: click.ClickException) -> CommandError:
-    """Return what click has against a command line, for a program."""
+    """Return click's error about a command line, for programs."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "director"
     return usage_error(error.format_message(), f"{command} --help")
 
 
 def _prepare_output() -> None:
-    """A terminal that lacks a character gets a question mark, not a traceback."""
+    """Print a question mark for a character that the terminal does not have."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

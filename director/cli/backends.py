@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -13,8 +14,8 @@ from director.cli.exit_status import Status, usage_error
 from director.client import Backend, Director, DirectorError, Found
 
 _GIB: Final = 1024**3
-#: Characters: more than a sentence of help has.
-_WHOLE: Final = 1000
+#: Longer than any sentence of the help.
+_UNLIMITED: Final = 1000
 
 
 def _examples(*lines: str) -> str:
@@ -28,7 +29,7 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, each with its whole first sentence: click cuts it at one line."""
         rows = [
-            (name, command.get_short_help_str(limit=_WHOLE))
+            (name, command.get_short_help_str(limit=_UNLIMITED))
             for name, command in self.commands.items()
         ]
         with formatter.section("Commands"):
@@ -37,12 +38,12 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; what is none may be meant as a backend."""
+        """Find the command; suggest one, or a list of the backend, for another word."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = closest_match(args[0], self.commands, "director backends --help lists them.")
             raise usage_error(
                 f"There is no command 'backends {args[0]}'.",
-                f"{hint}\nOf backends with that name: director backends list {args[0]}",
+                f"{hint}\nFor a backend of this name: director backends list {args[0]}",
             )
         return super().resolve_command(ctx, args)
 
@@ -53,18 +54,13 @@ class Commands(click.Group):
     epilog="\b\nExamples:\n  director backends\n  director backends add 192.168.100.6:8188 --tag 24gb"
     '\n  director backends pause 24gb --reason "driver update"\n  director backends resume gpu-2\n',
 )
-@click.option(
-    "--server",
-    type=option_types.filled,
-    metavar="URL",
-    help="Address of the Director (DIRECTOR_URL).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@option_types.server_option
+@option_types.json_option
 @click.pass_context
 def backends(ctx: click.Context, server: str | None, as_json: bool) -> None:
-    """The ComfyUIs that the Director knows. Without a command: list them.
+    """The registered ComfyUIs. Without a command: list them.
 
-    NAME is an id, or a tag for all that have it.
+    NAME is an id, or a tag for all backends with this tag.
     """
     before = ctx.find_root().obj or {}
     ctx.find_root().obj = {
@@ -79,55 +75,50 @@ def backends(ctx: click.Context, server: str | None, as_json: bool) -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @with_connection
 def list_(connection: Connection, names: Sequence[str]) -> None:
-    """List backends: state, what stands there, and why one is not well."""
+    """List backends: status, queued and running jobs, and the reason of a status."""
     with connection.director() as director:
         known = director.backends()
     shown = selection.by_name(names, known) if names else list(known)
     if connection.as_json:
-        connection.show([one.raw for one in shown])
+        connection.show([backend.raw for backend in shown])
     elif shown:
         click.echo("\n".join(_table(shown)))
     else:
         click.echo("No backend is registered. director backends add http://HOST:8188", err=True)
 
 
-def _table(shown: Sequence[Backend]) -> list[str]:
-    heads = ("ID", "STATE", "OURS", "OTHERS", "VRAM", "COMFYUI", "TAGS", "URL", "WHY")
+def _table(backends: Sequence[Backend]) -> list[str]:
+    heads = ("ID", "STATUS", "JOBS", "OTHERS", "VRAM", "COMFYUI", "TAGS", "URL", "REASON")
     rows = [
         (
-            one.backend_id,
-            one.status,
-            str(one.queue_ours),
-            str(one.queue_foreign),
-            _memory(one),
-            one.comfyui_version or "",
-            ",".join(one.tags),
-            one.url,
-            _why(one),
+            backend.backend_id,
+            backend.status,
+            str(backend.queue_ours),
+            str(backend.queue_foreign),
+            _memory(backend),
+            backend.comfyui_version or "",
+            ",".join(backend.tags),
+            backend.url,
+            ", ".join(filter(None, [(backend.status_reason or "").rstrip("."), _since(backend)])),
         )
-        for one in shown
+        for backend in backends
     ]
     return text.columns(heads, rows, statuses=1)
 
 
 def _memory(backend: Backend | Found) -> str:
-    totals = [one.vram_total for one in backend.devices if one.vram_total]
+    totals = [device.vram_total for device in backend.devices if device.vram_total]
     return f"{sum(totals) / _GIB:.0f} GB" if totals else ""
 
 
-def _why(backend: Backend) -> str:
-    said = [(backend.status_reason or "").rstrip("."), _since(backend)]
-    return ", ".join(filter(None, said))
-
-
 def _since(backend: Backend) -> str:
-    """Return since when a backend does not work; empty where it does."""
+    """Return since when a backend is not available; empty if it is."""
     if backend.status in ("online", "busy") or backend.status_since is None:
         return ""
     return f"since {text.local(backend.status_since)}"
 
 
-# --- registering and looking ----------------------------------------------------------------------
+# --- registration and discovery -------------------------------------------------------------------
 
 
 @backends.command(
@@ -137,17 +128,17 @@ def _since(backend: Backend) -> str:
     )
 )
 @click.argument("url")
-@click.option("--id", "backend_id", help="Its id (else made of host and port).")
-@click.option("--name", help="What people call it.")
-@click.option("--tag", "tags", multiple=True, help="What --requires and -b may ask for.")
+@click.option("--id", "backend_id", help="Its id (default: derived from host and port).")
+@click.option("--name", help="Display name.")
+@click.option("--tag", "tags", multiple=True, help="Tag for --requires and -b; may be repeated.")
 @click.option(
     "--header",
     "pairs",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Sent with everything; never shown again.",
+    help="Sent with every request; never shown again.",
 )
-@click.option("--disabled", is_flag=True, help="Take no work yet.")
+@click.option("--disabled", is_flag=True, help="Send it no jobs yet.")
 @with_connection
 def add(
     connection: Connection,
@@ -159,9 +150,9 @@ def add(
     pairs: Sequence[str],
     disabled: bool,
 ) -> None:
-    """Register the ComfyUI at URL (HOST:PORT will do) and look whether it is there."""
+    """Register the ComfyUI at URL (or HOST:PORT) and probe it."""
     with connection.director() as director:
-        made = director.add_backend(
+        added = director.add_backend(
             url,
             backend_id=backend_id,
             name=name,
@@ -169,214 +160,209 @@ def add(
             headers=_headers(pairs) or None,
             enabled=False if disabled else None,
         )
-    _show(connection, made)
+    _show(connection, added)
 
 
 def _headers(pairs: Sequence[str]) -> dict[str, str]:
-    said = [pair.partition("=") for pair in pairs]
-    if any(not equals for _, equals, _ in said):
+    parts = [pair.partition("=") for pair in pairs]
+    if any(not equals for _, equals, _ in parts):
         raise usage_error("--header is written NAME=VALUE.")
-    return {name.strip(): value for name, _, value in said}
+    return {name.strip(): value for name, _, value in parts}
 
 
 @backends.command(epilog=_examples("find", "find --add"))
-@click.option("--add", "is_added", is_flag=True, help="Register those that are not yet.")
+@click.option("--add", "is_added", is_flag=True, help="Register those that are not registered.")
 @with_connection
 def find(connection: Connection, is_added: bool) -> None:
-    """Look for ComfyUIs on the Director's own machine, ports 8188 to 8199."""
+    """Probe ports 8188 to 8199 of the Director's own host."""
     with connection.director() as director:
         found = director.find_backends()
         added = {
-            one.url: director.add_backend(one.url).backend_id
-            for one in found
-            if is_added and one.backend_id is None
+            comfyui.url: director.add_backend(comfyui.url).backend_id
+            for comfyui in found
+            if is_added and comfyui.backend_id is None
         }
+    ids = {comfyui.url: added.get(comfyui.url, comfyui.backend_id) for comfyui in found}
     if connection.as_json:
-        connection.show(
-            [{**one.raw, "backend_id": added.get(one.url, one.backend_id)} for one in found]
-        )
+        connection.show([{**comfyui.raw, "backend_id": ids[comfyui.url]} for comfyui in found])
         return
-    for one in found:
-        word = "added as" if one.url in added else "known as"
-        name = added.get(one.url, one.backend_id)
-        known = f"{word} {name}" if name else f"new: director backends add {one.url}"
-        click.echo(f"{one.url}  ComfyUI {one.comfyui_version or '?'}  {_memory(one)}  {known}")
+    for comfyui in found:
+        url = comfyui.url
+        state = f"{'added' if url in added else 'registered'} as {ids[url]}"
+        _show_found(comfyui, state if ids[url] else f"new: director backends add {url}")
     if not found:
-        click.echo("No ComfyUI answers on ports 8188 to 8199 of the Director's machine.", err=True)
+        click.echo("No ComfyUI answers on ports 8188 to 8199 of the Director's host.", err=True)
+
+
+def _show_found(comfyui: Found, state: str) -> None:
+    version = f"ComfyUI {comfyui.comfyui_version or '?'}"
+    click.echo("  ".join(filter(None, [comfyui.url, version, _memory(comfyui), state])))
 
 
 @backends.command(
     epilog=_examples("found", "found --add localhost:8198", "found --ignore localhost:8199")
 )
 @click.option("--add", "added", multiple=True, metavar="URL", help="Register this one.")
-@click.option("--ignore", "ignored", multiple=True, metavar="URL", help="Offer it no longer.")
+@click.option("--ignore", "ignored", multiple=True, metavar="URL", help="Stop offering it.")
 @click.option("--unignore", "unignored", multiple=True, metavar="URL", help="Offer it again.")
 @with_connection
 def found(
     connection: Connection, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]
 ) -> None:
-    """List the ComfyUIs that the Director found on its machine and that are not registered."""
+    """List the ComfyUIs that discovery found on the Director's host and that are not registered."""
     with connection.director() as director:
-        made = [director.add_found_backend(url) for url in added]
+        registered = [director.add_found_backend(url) for url in added]
         for url in ignored:
             director.ignore_backend(url)
         for url in unignored:
             director.unignore_backend(url)
         rows = director.found_backends()
     if connection.as_json:
-        connection.show({"added": [one.raw for one in made], "found": [one.raw for one in rows]})
+        raw = [comfyui.raw for comfyui in rows]
+        connection.show({"added": [backend.raw for backend in registered], "found": raw})
         return
-    _show(connection, *made)
-    for one in rows:
-        version = f"ComfyUI {one.comfyui_version or '?'}"
-        todo = "ignored" if one.ignored else f"new: director backends found --add {one.url}"
-        click.echo("  ".join(part for part in (one.url, version, _memory(one), todo) if part))
+    _show(connection, *registered)
+    for comfyui in rows:
+        new = f"new: director backends found --add {comfyui.url}"
+        _show_found(comfyui, "ignored" if comfyui.ignored else new)
     if not rows:
-        click.echo("No ComfyUI that is not registered was found.", err=True)
+        click.echo("Discovery found no other ComfyUI.", err=True)
 
 
 @backends.command(epilog=_examples("test gpu-1", "test 192.168.100.6:8188"))
 @click.argument("name", metavar="URL|NAME")
 @with_connection
 def test(connection: Connection, name: str) -> int:
-    """Ask whether a ComfyUI answers at an address, or at a registered backend. Registers nothing."""
+    """Test whether a ComfyUI answers at an address or for a backend. Registers nothing."""
     with connection.director() as director:
-        addresses = [one.url for one in director.backends() if name in (one.backend_id, *one.tags)]
-        results = [director.test_backend(url) for url in addresses or [name]]
+        urls = [
+            backend.url
+            for backend in director.backends()
+            if name in (backend.backend_id, *backend.tags)
+        ]
+        results = [director.test_backend(url) for url in urls or [name]]
     if connection.as_json:
-        connection.show([one.raw for one in results])
-    for one in results if not connection.as_json else ():
-        well = f"answers: ComfyUI {one.comfyui_version or '?'} {_memory(one)}".rstrip()
-        click.echo(f"{one.url} {well if one.ok else f'does not answer: {one.reason}'}")
-    return int(Status.OK if all(one.ok for one in results) else Status.FAILED)
+        connection.show([result.raw for result in results])
+    else:
+        for result in results:
+            well = f"answers: ComfyUI {result.comfyui_version or '?'} {_memory(result)}".rstrip()
+            click.echo(f"{result.url} {well if result.ok else f'does not answer: {result.reason}'}")
+    return int(Status.OK if all(result.ok for result in results) else Status.FAILED)
+
+
+_NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
 
 @backends.command(epilog=_examples("remove attic"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_NAMES
 @with_connection
 def remove(connection: Connection, names: Sequence[str]) -> None:
-    """Forget backends. Finished groups keep their ids."""
+    """Remove backends. Finished groups keep their ids."""
     with connection.director() as director:
-        for one in selection.by_name(names, director.backends()):
-            director.delete_backend(one.backend_id)
+        for backend in selection.by_name(names, director.backends()):
+            director.delete_backend(backend.backend_id)
             if connection.as_json:
-                connection.show_line({"type": "removed", "backend_id": one.backend_id})
+                connection.show_line({"type": "removed", "backend_id": backend.backend_id})
             else:
-                click.echo(f"{one.backend_id} removed")
+                click.echo(f"{backend.backend_id} removed")
 
 
-# --- what a person says of them -------------------------------------------------------------------
+# --- changes of named backends --------------------------------------------------------------------
+
+_REASON: Final = click.option("--reason", help="The reason, for other users.")
+_NOW: Final = click.option("--now", is_flag=True, help="Evict the running jobs: they run later.")
 
 
-@backends.command(epilog=_examples("enable gpu-3", "enable 24gb"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@with_connection
-def enable(connection: Connection, names: Sequence[str]) -> None:
-    """Let backends take work again."""
-    _each(connection, names, lambda director, one: director.update_backend(one, enabled=True))
+def _change(
+    *options: Callable[[Any], Any], examples: Sequence[str]
+) -> Callable[[Callable[..., Backend]], click.Command]:
+    """Make a function that changes one backend a command that changes each NAME.
 
-
-@backends.command(epilog=_examples("disable gpu-3"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@with_connection
-def disable(connection: Connection, names: Sequence[str]) -> None:
-    """Take backends out: what runs there finishes, what waits for them fails. See drain, pause."""
-    _each(connection, names, lambda director, one: director.update_backend(one, enabled=False))
-
-
-@backends.command(epilog=_examples('pause gpu-1 --reason "driver update"', "pause 24gb --now"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.option("--now", is_flag=True, help="Do not await what renders there: it is given back.")
-@click.option("--reason", help="Why, for the others.")
-@with_connection
-def pause(connection: Connection, names: Sequence[str], now: bool, reason: str | None) -> None:
-    """Send nothing more to backends until they are resumed; what waits for them keeps waiting."""
-    by = environment.submitter()
-    _each(
-        connection,
-        names,
-        lambda director, one: director.pause_backend(one, now=now, reason=reason, by=by),
-    )
-
-
-@backends.command(epilog=_examples("drain attic"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.option("--now", is_flag=True, help="Do not await what renders there: it is given back.")
-@click.option("--reason", help="Why, for the others.")
-@with_connection
-def drain(connection: Connection, names: Sequence[str], now: bool, reason: str | None) -> None:
-    """Empty backends, then disable them: for a machine that is to be switched off."""
-    by = environment.submitter()
-    _each(
-        connection,
-        names,
-        lambda director, one: director.drain_backend(one, now=now, reason=reason, by=by),
-    )
-
-
-@backends.command(epilog=_examples("resume gpu-1", "resume 24gb"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@with_connection
-def resume(connection: Connection, names: Sequence[str]) -> None:
-    """End a pause or a drain."""
-    by = environment.submitter()
-    _each(connection, names, lambda director, one: director.resume_backend(one, by=by))
-
-
-@backends.command(epilog=_examples("quarantine gpu-2 --minutes 30"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.option("--reason", help="Why, for the others.")
-@click.option(
-    "--minutes", type=click.IntRange(1), help="Until it is tried again (else until released)."
-)
-@with_connection
-def quarantine(
-    connection: Connection, names: Sequence[str], reason: str | None, minutes: int | None
-) -> None:
-    """Set backends aside that fail too often; the Director does so by itself, too."""
-    by = environment.submitter()
-    _each(
-        connection,
-        names,
-        lambda director, one: director.quarantine_backend(
-            one, reason=reason, minutes=minutes, by=by
-        ),
-    )
-
-
-@backends.command(epilog=_examples("release gpu-2"))
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@with_connection
-def release(connection: Connection, names: Sequence[str]) -> None:
-    """End a quarantine before its time."""
-    by = environment.submitter()
-    _each(connection, names, lambda director, one: director.release_backend(one, by=by))
-
-
-def _each(
-    connection: Connection, names: Sequence[str], act: Callable[[Director, str], Backend]
-) -> None:
-    """Do the same to each backend that is named; show what it is then.
-
-    Raises:
-        CommandError: one refused. Those before it were changed, and shown.
+    Args:
+        options: Options of the command; their values are keyword arguments of the function.
     """
+
+    def decorate(change: Callable[..., Backend]) -> click.Command:
+        @functools.wraps(change)
+        def command(connection: Connection, *, names: Sequence[str], **values: Any) -> None:
+            _change_each(connection, names, functools.partial(change, **values))
+
+        decorated = _NAMES(
+            functools.reduce(lambda f, option: option(f), reversed(options), command)
+        )
+        return backends.command(epilog=_examples(*examples))(with_connection(decorated))
+
+    return decorate
+
+
+def _change_each(
+    connection: Connection, names: Sequence[str], change: Callable[[Director, str], Backend]
+) -> None:
+    """Change each named backend, then show the changed ones, also after a refusal."""
     done: list[Backend] = []
     with connection.director() as director:
-        for one in selection.by_name(names, director.backends()):
-            try:
-                done.append(act(director, one.backend_id))
-            except DirectorError:
-                _show(connection, *done)
-                raise
+        named = selection.by_name(names, director.backends())
+        try:
+            done.extend(change(director, backend.backend_id) for backend in named)
+        except DirectorError:
+            _show(connection, *done)
+            raise
     _show(connection, *done)
 
 
-def _show(connection: Connection, *shown: Backend) -> None:
+def _show(connection: Connection, *backends: Backend) -> None:
     if connection.as_json:
-        connection.show([one.raw for one in shown])
+        connection.show([backend.raw for backend in backends])
         return
-    for one in shown:
-        since = f" {since}" if (since := _since(one)) else ""
-        why = f": {one.status_reason}" if one.status_reason else ""
-        click.echo(f"{one.backend_id} is {text.coloured(one.status)}{since}{why}")
+    for backend in backends:
+        since = f" {since}" if (since := _since(backend)) else ""
+        why = f": {backend.status_reason}" if backend.status_reason else ""
+        click.echo(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
+
+
+@_change(examples=("enable gpu-3", "enable 24gb"))
+def enable(director: Director, backend_id: str) -> Backend:
+    """Send backends jobs again."""
+    return director.update_backend(backend_id, enabled=True)
+
+
+@_change(examples=("disable gpu-3",))
+def disable(director: Director, backend_id: str) -> Backend:
+    """Disable backends: running jobs finish, queued jobs fail. See also drain, pause."""
+    return director.update_backend(backend_id, enabled=False)
+
+
+@_change(_NOW, _REASON, examples=('pause gpu-1 --reason "driver update"', "pause 24gb --now"))
+def pause(director: Director, backend_id: str, **options: Any) -> Backend:
+    """Send backends no jobs until they are resumed; their queued jobs stay queued."""
+    return director.pause_backend(backend_id, by=environment.submitter(), **options)
+
+
+@_change(_NOW, _REASON, examples=("drain attic",))
+def drain(director: Director, backend_id: str, **options: Any) -> Backend:
+    """Empty backends, then disable them: before a host is switched off."""
+    return director.drain_backend(backend_id, by=environment.submitter(), **options)
+
+
+@_change(examples=("resume gpu-1", "resume 24gb"))
+def resume(director: Director, backend_id: str) -> Backend:
+    """End a pause or a drain."""
+    return director.resume_backend(backend_id, by=environment.submitter())
+
+
+@_change(
+    _REASON,
+    click.option(
+        "--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."
+    ),
+    examples=("quarantine gpu-2 --minutes 30",),
+)
+def quarantine(director: Director, backend_id: str, **options: Any) -> Backend:
+    """Quarantine backends that fail too often; the Director also does so automatically."""
+    return director.quarantine_backend(backend_id, by=environment.submitter(), **options)
+
+
+@_change(examples=("release gpu-2",))
+def release(director: Director, backend_id: str) -> Backend:
+    """End a quarantine early."""
+    return director.release_backend(backend_id, by=environment.submitter())

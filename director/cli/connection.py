@@ -1,4 +1,4 @@
-"""Speaking to the Director: which one, how long to wait, and what its refusals mean to a person."""
+"""The connection of a command to its Director, and the errors of the client for users."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from director.client import (
 )
 from director.client.transport import DEFAULT_URL, Address
 
-#: How a field of the API is called on the command line.
+#: The option of the command line for a field of the API.
 _OPTIONS: Final = {
     "parameters": "--set",
     "timeout_seconds": "--timeout",
@@ -50,7 +50,7 @@ _OPTIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What every command is told: which Director, and whether a program reads the answer."""
+    """Address and token of the Director, and whether the output is JSON."""
 
     url: str
     token: str | None
@@ -61,12 +61,12 @@ class Connection:
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
     def show_line(self, value: Any) -> None:
-        """Print a JSON value on a line of its own, at once."""
+        """Print a JSON value on one line."""
         click.echo(json.dumps(value, ensure_ascii=False))
 
     @contextmanager
     def director(self) -> Iterator[Director]:
-        """Connect; what goes wrong with the Director becomes a failure in plain words."""
+        """Connect; an error of the client becomes a ``CommandError``."""
         try:
             with Director(self.url, self.token) as director:
                 yield director
@@ -75,18 +75,13 @@ class Connection:
 
 
 def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--server`` and ``--json``, and hand it an :class:`Connection` first."""
+    """Add ``--server`` and ``--json`` to a command; its first argument is a ``Connection``."""
 
-    @click.option(
-        "--server",
-        type=option_types.filled,
-        metavar="URL",
-        help="Address of the Director (DIRECTOR_URL).",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    @option_types.server_option
+    @option_types.json_option
     @click.pass_context
     @functools.wraps(command)
-    def connection(
+    def connected(
         ctx: click.Context, /, *args: Any, server: str | None, as_json: bool, **options: Any
     ) -> Any:
         before = ctx.find_root().obj or {}
@@ -94,17 +89,17 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
         is_json = as_json or bool(before.get("as_json"))
         return command(Connection(_address(url), _token(), is_json), *args, **options)
 
-    return connection
+    return connected
 
 
 def _address(url: str) -> str:
-    """Return an address with its scheme; ``gpu-host:9820`` is what people type."""
+    """Return an address with its scheme: users type ``gpu-host:9820``."""
     url = url if "://" in url else f"http://{url}"
     try:
         Address.parse(url, None)
     except ValueError:
         raise usage_error(
-            f"--server (or DIRECTOR_URL) is {url!r}, which is no address.",
+            f"--server (or DIRECTOR_URL) is {url!r}, which is not an address.",
             f"Write it like {DEFAULT_URL}.",
         ) from None
     return url
@@ -116,35 +111,35 @@ def _token() -> str | None:
         Address.parse(DEFAULT_URL, token)
     except ValueError:
         raise usage_error(
-            "DIRECTOR_TOKEN has signs that no Director's token has.",
-            "A token has letters, digits and signs only, without blanks and line breaks.",
+            "DIRECTOR_TOKEN has characters that a token cannot have.",
+            "A token has letters, digits and punctuation, no blanks and no line breaks.",
         ) from None
     return token
 
 
-# --- what went wrong ------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def failure_of(error: DirectorError, connection: Connection) -> CommandError:
-    """Return the failure that tells a person what an error of the client means."""
-    said = {"code": error.code, "errors": [_named(e.field, e.message) for e in error.errors]}
+    """Return the error for users of an error of the client."""
+    details = {"code": error.code, "errors": [_named(e.field, e.message) for e in error.errors]}
     message, status, hint = _error_text(error, connection)
-    return CommandError(message, status, hint=hint, details=said)
+    return CommandError(message, status, hint=hint, details=details)
 
 
-#: What is said instead of the Director's own words (None), and what to type next.
+#: Text (None: the Director's), exit status and hint of some errors.
 _KNOWN: Final[tuple[tuple[type[DirectorError], str | None, Status, str], ...]] = (
     (
         RunnerAbsent,
-        "The Director has no runner that could do the work; nothing was stored.",
+        "The Director has no runner; nothing was stored.",
         Status.UNREACHABLE,
-        "Start one where the Director runs: director runner. Look closer: director doctor.",
+        "Start one on the Director's host: director runner. To find out more: director doctor.",
     ),
     (
         IdempotencyConflict,
         None,
         Status.REFUSED,
-        "The group that it made: director list --mine. Did --all or --count mean other backends then?",
+        "Its group: director list --mine. Did --all or --count mean other backends then?",
     ),
     (GroupNotFound, None, Status.REFUSED, "director list shows the newest groups."),
     (BackendNotFound, None, Status.REFUSED, "director backends shows all of them."),
@@ -152,7 +147,7 @@ _KNOWN: Final[tuple[tuple[type[DirectorError], str | None, Status, str], ...]] =
 
 
 def _error_text(error: DirectorError, connection: Connection) -> tuple[str, Status, str]:
-    """Return what happened, how to exit, and what to type next."""
+    """Return the message, the exit status and what to type next."""
     if isinstance(error, Unreachable):
         return _unreachable(error, connection)
     if isinstance(error, NotAllowed) and error.code == "sign_in_required":
@@ -161,50 +156,46 @@ def _error_text(error: DirectorError, connection: Connection) -> tuple[str, Stat
         if isinstance(error, kind):
             return message or error.detail, status, hint
     if isinstance(error, UnexpectedAnswer) or (error.code is None and error.status is not None):
-        return _not_a_director(error, connection)
+        message = f"{connection.url} does not answer as a Director does: {error}"
+        hint = "Is this its address? Set another one with --server URL, or DIRECTOR_URL."
+        return message, Status.UNREACHABLE, hint
     if error.transient:
-        return str(error), Status.UNREACHABLE, "Later it may work; director doctor looks closer."
-    return _in_words(error)
+        return str(error), Status.UNREACHABLE, "Try again later, or run director doctor."
+    return _refused(error)
+
+
+def _refused(error: DirectorError) -> tuple[str, Status, str]:
+    """Return the Director's reasons, with fields as options of the command line."""
+    if isinstance(error, NoOnlineBackends):
+        refused = no_backends_error(error.skipped_backends)
+        return refused.message, refused.status, refused.hint
+    fields = [_named(field.field, field.message) for field in error.errors]
+    return "\n".join(fields) or str(error), Status.REFUSED, ""
 
 
 def _unreachable(error: Unreachable, connection: Connection) -> tuple[str, Status, str]:
     is_default = connection.url.rstrip("/") == DEFAULT_URL
     hint = (
-        "Start one with director serve, or say where it is: --server URL, or DIRECTOR_URL."
+        "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
         if is_default
-        else "Is it running, and is that its address? (--server, or DIRECTOR_URL)"
+        else "Is it running, and is this its address? (--server, or DIRECTOR_URL)"
     )
     return error.detail, Status.UNREACHABLE, hint
 
 
 def _not_signed_in(connection: Connection) -> tuple[str, Status, str]:
     if connection.token is None:
-        message = f"The Director at {connection.url} asks for its token."
-        return message, Status.REFUSED, "Set DIRECTOR_TOKEN to the one that it was started with."
-    message = f"The Director at {connection.url} does not take the token in DIRECTOR_TOKEN."
-    return message, Status.REFUSED, "It must be the very one that the Director was started with."
-
-
-def _not_a_director(error: DirectorError, connection: Connection) -> tuple[str, Status, str]:
-    message = f"{connection.url} does not answer as a Director does: {error}"
-    hint = "Is that its address? Say another with --server URL, or DIRECTOR_URL."
-    return message, Status.UNREACHABLE, hint
-
-
-def _in_words(error: DirectorError) -> tuple[str, Status, str]:
-    """Return what a refusal says, with fields named as the command line names them."""
-    if isinstance(error, NoOnlineBackends):
-        refused = no_backends_error(error.skipped_backends)
-        return refused.message, refused.status, refused.hint
-    said = [_named(one.field, one.message) for one in error.errors]
-    return "\n".join(said) or str(error), Status.REFUSED, ""
+        message = f"The Director at {connection.url} needs a token."
+        return message, Status.REFUSED, "Set DIRECTOR_TOKEN to the Director's token."
+    message = f"The Director at {connection.url} refuses the token in DIRECTOR_TOKEN."
+    return message, Status.REFUSED, "It must be the Director's token."
 
 
 def no_backends_error(reasons: Iterable[tuple[str, str]]) -> CommandError:
-    """Return the failure of a submission of which no_backends_error can take a child: backends, and why not."""
-    said = dict.fromkeys(plain_line(f"{name}: {why}") for name, why in reasons)
+    """Return the error of a submission that no backend can accept: each backend with its reason."""
+    lines = dict.fromkeys(plain_line(f"{name}: {why}") for name, why in reasons)
     return CommandError(
-        "\n  ".join(["None of these backends can take work now:", *said]),
+        "\n  ".join(["None of these backends can accept jobs now:", *lines]),
         Status.REFUSED,
         hint="director backends shows all of them.",
         details={"code": "no_online_backends"},
@@ -218,7 +209,7 @@ def _named(field: str, message: str) -> str:
 
 
 def closest_match(name: str, known: Iterable[str], hint: str) -> str:
-    """Return a sentence with the known names that are like ``name``; else with all, if few."""
+    """Return a sentence with the known names similar to ``name``; with all of them, if there are few."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:

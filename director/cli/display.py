@@ -1,4 +1,4 @@
-"""How a group is shown while it is watched: bars on a terminal, lines elsewhere, JSON for programs."""
+"""Displays of a watched group: bars on a terminal, lines elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from director.cli.environment import is_colourless
 from director.cli.progress import GroupProgress, Row
-from director.cli.text import coloured, is_terminal
+from director.cli.text import COLOURS, coloured, is_terminal, label
 from director.client import Event, Group, GroupComplete, InitialState
 
 if TYPE_CHECKING:
@@ -21,25 +21,24 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-#: Which children stay in sight where there are more than lines.
+#: Jobs with these statuses are shown first if there are more jobs than lines.
 _FIRST_SHOWN: Final = ("running", "failed", "timeout", "queued", "cancelled", "completed")
-_COLOURS: Final = {"completed": "green", "running": "cyan", "failed": "red", "timeout": "red"}
 _REFRESHES_PER_SECOND: Final = 8
 
 
 class Display(Protocol):
-    """Where a watched group's news go."""
+    """Shows the events of a watched group."""
 
     def on_event(self, event: Event) -> None:
         """Show an event."""
 
     def on_saved(self, job_id: str, path: Path) -> None:
-        """Tell of a file that was saved; called from other threads."""
+        """Show a saved file; called from other threads."""
 
 
 @contextmanager
 def make_display(*, as_json: bool, quiet: bool = False) -> Iterator[Display]:
-    """Choose how to show: a program's way, none, a terminal's, or a log file's."""
+    """Return the display for JSON, ``--quiet``, a terminal, or a pipe."""
     if as_json:
         yield JsonLines()
     elif quiet:
@@ -72,7 +71,7 @@ class JsonLines:
         self._print(event.raw)
 
     def on_saved(self, job_id: str, path: Path) -> None:
-        """Print where the file lies."""
+        """Print the path of the file."""
         self._print({"type": "file_saved", "job_id": job_id, "path": str(path)})
 
     def _print(self, value: dict[str, Any]) -> None:
@@ -81,20 +80,20 @@ class JsonLines:
 
 
 class Lines:
-    """One line a change."""
+    """One line per change."""
 
     def __init__(self) -> None:
         self._followed = GroupProgress()
         self._lock = threading.Lock()
 
     def on_event(self, event: Event) -> None:
-        """Print the children that an event moved."""
+        """Print the jobs whose status an event changed."""
         for row in self._followed.on_event(event):
             if not (isinstance(event, InitialState) and row.status == "queued"):
                 self._print(line(row))
 
     def on_saved(self, job_id: str, path: Path) -> None:
-        """Print where the file lies."""
+        """Print the path of the file."""
         self._print(f"saved {path}")
 
     def _print(self, text: str) -> None:
@@ -103,10 +102,8 @@ class Lines:
 
 
 def line(row: Row) -> str:
-    """Return a child in one line: ``gpu-2 seed 43: failed: CUDA out of memory``."""
-    word = {"running": "started", "timeout": "timed out", "queued": "waits"}.get(
-        row.status, row.status
-    )
+    """Return a job in one line: ``gpu-2 seed 43: failed: CUDA out of memory``."""
+    word = label(row.status)
     if row.status == "completed" and row.attempt > 1:
         word = f"completed with attempt {row.attempt}"
     note = f": {row.note}" if row.note and row.status != "running" else ""
@@ -132,7 +129,7 @@ def _bars() -> Iterator[Bars]:
 
 
 class Bars:
-    """A bar a child, and one line for those that there is no room for."""
+    """One bar per job, and one line for the jobs without a bar."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -141,18 +138,18 @@ class Bars:
         self.live: Live | None = None
 
     def on_event(self, event: Event) -> None:
-        """Move the bars; the end is drawn at once."""
+        """Update the bars; draw the end at once."""
         with self._lock:
             self._followed.on_event(event)
         if isinstance(event, GroupComplete) and self.live is not None:
             self.live.refresh()
 
     def on_saved(self, job_id: str, path: Path) -> None:
-        """Print above the bars where the file lies."""
+        """Print the path of the file above the bars."""
         self._console.print(f"saved {path}", markup=False, soft_wrap=True)
 
     def drawn(self) -> Text:
-        """Return all bars as they are now, no wider and no higher than the terminal."""
+        """Return all bars, no wider and no higher than the terminal."""
         from rich.text import Text  # noqa: PLC0415 as in _bars
 
         with self._lock:
@@ -166,7 +163,7 @@ Part = tuple[str, str]
 
 
 def drawn(rows: list[Row], width: int, height: int) -> list[list[Part]]:
-    """Return the lines for the children, each ``width`` columns at most, ``height`` - 2 in all."""
+    """Return the lines of the jobs: at most ``height`` - 2, each at most ``width`` columns."""
     room = max(3, height - 2)
     shown = rows
     if len(rows) > room:
@@ -185,10 +182,14 @@ def _bar(row: Row, width: int, names: int, seeds: int) -> list[Part]:
     name = row.backend_id if len(row.backend_id) <= names else f"{row.backend_id[: names - 1]}…"
     head = f"{name:<{names}} " + (f"{row.seed!s:>{seeds}} " if seeds else "")
     length = max(6, min(36, (width - len(head) - 6) // 2))
-    colour = _COLOURS.get(row.status, "")
+    colour = COLOURS.get(row.status, "")
     filled = length if row.is_final else round(length * row.progress / 100)
     tail = f"{row.progress:3.0f} % " if row.status == "running" else ""
-    word = row.note if row.status == "running" else ": ".join(filter(None, (row.status, row.note)))
+    word = (
+        row.note
+        if row.status == "running"
+        else ": ".join(filter(None, (label(row.status), row.note)))
+    )
     left = width - len(head) - length - 1 - len(tail)
     text = word if len(word) <= left else f"{word[: max(0, left - 1)]}…"
     return [
@@ -204,11 +205,10 @@ def _rest(rows: list[Row], shown: list[Row], width: int) -> str:
     by_status = {
         status: sum(row.status == status for row in hidden) for status in reversed(_FIRST_SHOWN)
     }
-    names = {"queued": "waiting", "completed": "done", "timeout": "timed out"}
-    parts = [f"{number} {names.get(s, s)}" for s, number in by_status.items() if number]
+    parts = [f"{number} {label(status)}" for status, number in by_status.items() if number]
     return f"and {len(hidden)} more: {', '.join(parts)}"[:width]
 
 
 def ended_well(group: Group) -> bool:
-    """Whether every child of a group completed."""
+    """Return whether every job of a group completed."""
     return group.finished and group.completed_count == group.total_count

@@ -1,37 +1,54 @@
-"""Files of children, fetched through the Director: it reaches the backends, this machine need not."""
+"""Downloads the files of jobs through the Director: it reaches the backends, this machine need not."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+import click
+
+from director.cli import option_types
 from director.cli.exit_status import CommandError, Status, usage_error
-from director.client import Director, DirectorError, OutputFile, Outputs
+from director.client import Child, Director, DirectorError, OutputFile, Outputs
 from director.client.file_writer import DEFAULT_TEMPLATE, relative_path
 
-#: Sorted by name, files are in the order of the group's jobs.
+#: File names sort in the order of the group's jobs.
 DEFAULT_NAME: Final = f"{{index}}_{DEFAULT_TEMPLATE}"
 #: HTTP status of a file that its backend does not have any more.
 _GONE: Final = 410
-#: Files on their way at the same time.
+#: Number of simultaneous downloads.
 _AT_ONCE: Final = 4
+
+save_option: Final = click.option(
+    "--save",
+    "folder",
+    type=option_types.folder,
+    metavar="DIR",
+    help="Watch, and save each file there when its job completes.",
+)
+name_option: Final = click.option(
+    "--name",
+    default=DEFAULT_NAME,
+    show_default=True,
+    help="Names of saved files; {job} is allowed, too.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadOptions:
-    """Where files go, None for nowhere, and how they are named.
+    """Folder of the files, None for no downloads, and the template of their names.
 
-    Made before anything is rendered: what could not be saved afterwards is refused.
+    Created before the submission, so that nothing runs whose files could not be saved.
 
     Raises:
-        CommandError: the folder cannot be made or written, or the template is wrong.
+        CommandError: The folder cannot be created or written, or the template is wrong.
     """
 
     folder: Path | None
@@ -44,46 +61,46 @@ class DownloadOptions:
             raise usage_error(f"--name: {error}") from None
         if self.folder is None:
             return
-        does = "made"
+        action = "created"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            does = "written"
+            action = "written"
             with tempfile.TemporaryFile(dir=self.folder, prefix=".writable-"):
                 pass
         except OSError as error:
             why = error.strerror or error
-            raise usage_error(f"The folder {self.folder} cannot be {does}: {why}.") from None
+            raise usage_error(f"The folder {self.folder} cannot be {action}: {why}.") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
-    """A file that is not there, in a sentence; and whether another try may help."""
+    """Why a file was not saved, as a sentence; and whether a repetition may help."""
 
     sentence: str
     may_help: bool = True
 
 
 class Downloader:
-    """Saves files while something else is watched. A context manager: leaving it waits for all.
+    """Saves files in threads. A context manager: leaving it waits for all downloads.
 
     Args:
-        director: connection for the files; may be shared by threads.
-        folder: made if it is not there.
-        name: template of the names.
-        saved: called with a job's id and the path of each file that lies there, from a thread.
+        director: May be shared by threads.
+        folder: Created if it does not exist.
+        name: Template of the names.
+        on_saved: Called with the job's id and the path of each saved file, in a thread.
     """
 
     def __init__(
-        self, director: Director, folder: Path, name: str, saved: Callable[[str, Path], None]
+        self, director: Director, folder: Path, name: str, on_saved: Callable[[str, Path], None]
     ) -> None:
         self._director = director
         self._folder = folder
         self._name = name
-        self._saved = saved
+        self._on_saved = on_saved
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="save")
         self._jobs: set[str] = set()
         self._indexes: dict[str, int] = {}
-        self._coming: list[Future[None]] = []
+        self._futures: list[Future[None]] = []
         self.missing: list[Unsaved] = []
 
     def __enter__(self) -> Downloader:
@@ -97,12 +114,14 @@ class Downloader:
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
 
-    def number(self, job_ids: Iterable[str]) -> None:
-        """Store the order of the group's jobs, which names of files may have as ``{index}``."""
-        self._indexes = {job_id: index for index, job_id in enumerate(job_ids, 1)}
+    def download_all(self, group_id: str, children: Sequence[Child]) -> None:
+        """Download the files of all completed jobs of a group; set the ``{index}`` of each job."""
+        self._indexes = {child.job_id: index for index, child in enumerate(children, 1)}
+        for child in children:
+            self.download(group_id, child.job_id, child.outputs)
 
     def download(self, group_id: str, job_id: str, outputs: Outputs | None) -> None:
-        """Fetch what a completed child made, unless that was done before."""
+        """Download the files of a completed job, once."""
         if job_id in self._jobs or outputs is None:
             return
         self._jobs.add(job_id)
@@ -111,38 +130,38 @@ class Downloader:
                 self.missing.append(Unsaved(f"Not saved: {file.why_missing}", may_help=False))
                 continue
             numbered = dataclasses.replace(file, index=self._indexes.get(job_id))
-            self._coming.append(self._pool.submit(self._save, job_id, numbered))
+            self._futures.append(self._pool.submit(self._save, job_id, numbered))
 
     def finish(self) -> list[Unsaved]:
         """Wait for every file; return those that could not be saved.
 
         Raises:
-            OSError: no_backends_error can be told what was saved.
+            OSError: ``on_saved`` could not write its output.
         """
-        for one in self._coming:
-            one.result()
+        for future in self._futures:
+            future.result()
         return self.missing
 
     def _save(self, job_id: str, file: OutputFile) -> None:
         try:
-            paths = self._fetched(file)
+            paths = self._paths(file)
         except (DirectorError, OSError) as error:
-            said = f"{file.filename} of {file.backend_id} was not saved: {error}"
+            sentence = f"{file.filename} of {file.backend_id} was not saved: {error}"
             gone = isinstance(error, DirectorError) and error.status == _GONE
-            self.missing.append(Unsaved(said, may_help=not gone))
+            self.missing.append(Unsaved(sentence, may_help=not gone))
             return
-        # What goes wrong here is the output's matter: the file is saved.
+        # An error from here on concerns the output: the file is saved.
         for path in paths:
-            self._saved(job_id, path)
+            self._on_saved(job_id, path)
 
-    def _fetched(self, file: OutputFile) -> tuple[Path, ...]:
+    def _paths(self, file: OutputFile) -> tuple[Path, ...]:
         try:
             return self._director.download(file, self._folder, self._name)
         except DirectorError as error:
             direct = file.raw.get("url")
             if error.status != 307 or not isinstance(direct, str):
                 raise
-        # Too long to be carried by the Director, which sends its clients to the backend.
+        # Above the Director's limit, which redirects clients to the backend.
         return self._director.download(
             dataclasses.replace(file, url=direct), self._folder, self._name
         )
@@ -158,12 +177,10 @@ def _through_director(group_id: str, job_id: str, outputs: Outputs) -> Iterator[
         yield dataclasses.replace(file, url=url)
 
 
-def failed_to_save(
-    missing: list[Unsaved], group_id: str, download_options: DownloadOptions
-) -> CommandError:
-    """Return the failure of files that are not all there, with the command that may get more of them."""
-    again = ["director", "save", group_id, "--to", str(download_options.folder)]
-    if download_options.name != DEFAULT_NAME:
-        again += ["--name", download_options.name]
-    hint = f"Try again: {shlex.join(again)}" if any(one.may_help for one in missing) else ""
-    return CommandError("\n".join(one.sentence for one in missing), Status.FAILED, hint=hint)
+def failed_to_save(missing: list[Unsaved], group_id: str, options: DownloadOptions) -> CommandError:
+    """Return the error for files that were not saved, with the command that may save more of them."""
+    again = ["director", "save", group_id, "--to", str(options.folder)]
+    if options.name != DEFAULT_NAME:
+        again += ["--name", options.name]
+    hint = f"Try again: {shlex.join(again)}" if any(file.may_help for file in missing) else ""
+    return CommandError("\n".join(file.sentence for file in missing), Status.FAILED, hint=hint)

@@ -1,4 +1,4 @@
-"""What a submission would do, said without sending anything: children, seeds, changes of the graph."""
+"""Plan of a submission that is not sent: jobs, seeds and changed inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from director.cli import text as words
+from director.cli import text
 from director.cli.connection import Connection, closest_match
 from director.cli.exit_status import CommandError, usage_error
 from director.cli.selection import SelectedBackends
@@ -20,10 +20,10 @@ from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_titl
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One input that the children's workflows have otherwise than the file.
+    """One input that differs between the file and the jobs' workflows.
 
     Attributes:
-        after: None where each child has its own seed there.
+        after: None if each job has its own seed there.
     """
 
     node_id: str
@@ -53,14 +53,13 @@ def plan(
     strategy: str,
     base_seed: int | None,
 ) -> Plan:
-    """Return what the Director would do, worked out with the very functions that it uses.
+    """Return what the Director would do, computed with its own functions.
 
     Args:
-        base_seed: None: one is drawn, as the Director draws one.
+        base_seed: None: random, as in the Director.
 
     Raises:
-        CommandError: a parameter does not fit the workflow, or sets nothing: what a person wants
-            otherwise must not be rendered as it is.
+        CommandError: A parameter does not fit the workflow, or sets no input.
     """
     try:
         prepared = workflow.build_template(graph, dict(parameters))
@@ -82,7 +81,7 @@ def plan(
 
 
 def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandError:
-    """Return the failure of parameters that set nothing, with the names that are like them."""
+    """Return the error of parameters that set no input, with similar names."""
     hints = {_similar(name, graph) for name, reason in ignored.items() if "matches no" in reason}
     if any(name in SEED_INPUTS for name in ignored):
         hints.add("--base-seed N is the seed of the first job.")
@@ -91,7 +90,7 @@ def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandErr
 
 
 def _similar(name: str, graph: Mapping[str, Any]) -> str:
-    """Return the inputs like ``name`` that can be set: links are left out."""
+    """Return the settable inputs with a name like ``name``; links are left out."""
     place, dot, _ = name.rpartition(".")
     known = {
         f"{node_id if place in graph else node_title(node) or node_id}.{each}" if dot else each
@@ -114,25 +113,27 @@ def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> I
 
 
 def show(connection: Connection, planned: Plan) -> None:
-    """Print a plan, for people or for programs."""
+    """Print a plan, for users or for programs."""
     if connection.as_json:
         connection.show(as_json(planned))
         return
-    head = words.plural(len(planned.children), "child", "children")
+    head = text.plural(len(planned.children), "job")
     click.echo(
-        f"Nothing is sent. It would be {head}, {planned.strategy} from base {planned.base_seed}:"
+        f"Nothing is sent. It would be {head}, seeds {planned.strategy} from {planned.base_seed}:"
     )
     rows = [(str(n), b, str(s)) for n, (b, s) in enumerate(planned.children, 1)]
-    click.echo("\n".join(words.columns(("", "BACKEND", "SEED"), rows)))
-    click.echo("Otherwise than in the file:" if planned.changes else "The file as it is.")
-    for one in planned.changes:
-        after = "the child's seed" if one.after is None else _shown(one.after)
-        click.echo(f"  {one.node_id} {one.class_type}.{one.name}: {_shown(one.before)} → {after}")
+    click.echo("\n".join(text.columns(("", "BACKEND", "SEED"), rows)))
+    click.echo("Changed inputs:" if planned.changes else "The file is not changed.")
+    for change in planned.changes:
+        after = "the job's seed" if change.after is None else _shown(change.after)
+        click.echo(
+            f"  {change.node_id} {change.class_type}.{change.name}: {_shown(change.before)} → {after}"
+        )
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…{text[-1]}"
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…{shown[-1]}"
 
 
 def as_json(planned: Plan) -> dict[str, Any]:
@@ -143,13 +144,13 @@ def as_json(planned: Plan) -> dict[str, Any]:
         "base_seed": planned.base_seed,
         "changes": [
             {
-                "node": one.node_id,
-                "class_type": one.class_type,
-                "input": one.name,
-                "before": one.before,
-                "after": one.after,
+                "node": change.node_id,
+                "class_type": change.class_type,
+                "input": change.name,
+                "before": change.before,
+                "after": change.after,
             }
-            for one in planned.changes
+            for change in planned.changes
         ],
         "warnings": list(planned.warnings),
         "skipped_backends": [{"backend_id": b, "reason": why} for b, why in planned.left_out],

@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and the sentences that go with it."""
+"""Exit statuses and errors of the commands."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ class Status(IntEnum):
     """Exit statuses; scripts rely on them (docs/cli.md)."""
 
     OK = 0
-    FAILED = 1  #: A child failed, timed out or was cancelled; a file could not be saved.
+    FAILED = 1  #: A job failed, timed out or was cancelled; a file could not be saved.
     USAGE = 2  #: The command line, or a file that it names, is wrong. Nothing was sent.
-    UNREACHABLE = 3  #: No Director answers, or it cannot now. The same may work later.
-    REFUSED = 4  #: The Director said no. The same will be refused again.
-    INTERRUPTED = 130  #: Ctrl-C, as shells have it.
-    CLOSED_PIPE = 141  #: Whoever read the output had enough, as shells have it.
+    UNREACHABLE = 3  #: No Director answers, or it cannot now. Try again later.
+    REFUSED = 4  #: The Director refused. It will refuse again.
+    INTERRUPTED = 130  #: Ctrl-C, as in shells.
+    CLOSED_PIPE = 141  #: The reader of the output closed the pipe, as in shells.
 
 
 class CommandError(click.ClickException):
-    """A command cannot do what it was connection to.
+    """An error of a command.
 
     Args:
-        message: sentences for a person: what happened.
-        status: to exit with.
-        hint: what to type next; a line each.
-        details: more for ``--json``.
+        message: What is wrong, for users.
+        status: The exit status.
+        hint: What to do, one line each.
+        details: More fields for ``--json``.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class CommandError(click.ClickException):
         self.details = details or {}
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it for a person, on standard error."""
+        """Print the error for users, on standard error."""
         # A user who presses Ctrl-C made no error.
         prefix = "" if self.status is Status.INTERRUPTED else "Error: "
         click.echo(f"{prefix}{self.message}", file=file, err=file is None)
@@ -48,16 +48,16 @@ class CommandError(click.ClickException):
             click.echo(self.hint, file=file, err=file is None)
 
     def show_json(self) -> None:
-        """Print it for a program, on one line of standard error."""
-        said = {
+        """Print the error for programs, on one line of standard error."""
+        error = {
             "detail": self.message,
             "code": None,
             "hint": self.hint,
             "exit_status": int(self.status),
         }
-        click.echo(json.dumps({**said, **self.details}, ensure_ascii=False), err=True)
+        click.echo(json.dumps({**error, **self.details}, ensure_ascii=False), err=True)
 
 
 def usage_error(message: str, hint: str = "") -> CommandError:
-    """Return the failure of a command line that is wrong: nothing was sent."""
+    """Return the error of a wrong command line: nothing was sent."""
     return CommandError(message, Status.USAGE, hint=hint, details={"code": "usage"})

@@ -20,11 +20,11 @@ _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
     type=click.Choice(list(_WITHIN)),
     default="1d",
     show_default=True,
-    help="How far back.",
+    help="Period before now.",
 )
 @with_connection
 def failures(connection: Connection, window: str) -> None:
-    """Show what failed lately, by cause, backend and workflow, the worst first."""
+    """Show recent failures by cause, backend and workflow, the most frequent first."""
     with connection.director() as director:
         found = director.failures(window)
     if connection.as_json:
@@ -35,7 +35,7 @@ def failures(connection: Connection, window: str) -> None:
 
 
 def failure_lines(found: Failures) -> Sequence[str]:
-    """Return what the command prints."""
+    """Return the output of the command."""
     within = f"the last {_WITHIN[found.window]}"
     if not found.results and not found.recovered:
         return [f"Nothing failed in {within}."]
@@ -48,7 +48,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
     if found.results:
         lines += _table(found.results)
     if found.recovered:
-        lines += ["Done on a later try:", *_table(found.recovered)]
+        lines += ["Completed with a later attempt:", *_table(found.recovered)]
     if found.left_out:
         lines.append(f"{text.plural(found.left_out, 'more row')}.")
     return lines
@@ -67,15 +67,15 @@ def _table(rows: Sequence[FailureRow]) -> list[str]:
     )
     cells = [
         (
-            one.failure_class,
-            one.backend_id,
-            str(one.failures),
-            str(one.failed_jobs),
-            str(one.retrying),
-            text.local(one.last_at),
-            one.workflow_name,
-            "" if one.example is None else f"{one.example.job_group_id}: {one.example.message}",
+            row.failure_class,
+            row.backend_id,
+            str(row.failures),
+            str(row.failed_jobs),
+            str(row.retrying),
+            text.local(row.last_at),
+            row.workflow_name,
+            "" if row.example is None else f"{row.example.job_group_id}: {row.example.message}",
         )
-        for one in rows
+        for row in rows
     ]
     return text.columns(heads, cells)

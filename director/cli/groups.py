@@ -1,4 +1,4 @@
-"""Looking at groups: ``watch``, ``list``, ``show``, ``save``, ``events``."""
+"""Commands that read groups: ``watch``, ``list``, ``show``, ``save``, ``events``."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ from typing import Any, Final
 
 import click
 
-from director.cli import environment, option_types
-from director.cli import text as words
+from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.display import make_display
-from director.cli.downloads import DEFAULT_NAME, Downloader, DownloadOptions, failed_to_save
+from director.cli.downloads import (
+    Downloader,
+    DownloadOptions,
+    failed_to_save,
+    name_option,
+    save_option,
+)
 from director.cli.exit_status import CommandError, Status
 from director.cli.watch import watch_to_end
 from director.client import Attempt, Child, Director, Event, Group
 
 _STATES: Final = ("pending", "running", "partial_complete", "completed", "failed", "cancelled")
-#: Groups whose end had a failure in it.
+#: Statuses of groups with a failed job.
 _FAILED: Final = ("failed", "partial_complete")
 
 
 @click.command(epilog="\b\nExamples:\n  director watch jg_0c1d9a77e3f2 --save pictures\n")
-@click.argument("group_id", metavar="ID", type=option_types.identifier)
+@option_types.group_id_argument
+@save_option
+@name_option
 @click.option(
-    "--save", "folder", type=option_types.folder, metavar="DIR", help="Save each file there."
+    "-q", "--quiet", is_flag=True, help="Print nothing; report the result by the exit status."
 )
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status tells.")
 @with_connection
 def watch(
     connection: Connection, group_id: str, folder: Path | None, name: str, quiet: bool
 ) -> int:
     """Show the group ID until it has ended; Ctrl-C leaves it running.
 
-    Exit status 0: every child completed. 1: one failed, timed out or was cancelled.
+    Exit status 0: every job completed. 1: a job failed, timed out or was cancelled.
     """
     download_options = DownloadOptions(folder, name)
     with connection.director() as director:
-        director.status(group_id)  # an answer at once where there is none to be had
+        director.status(group_id)  # an unknown group is an error at once
         return watch_to_end(connection, director, group_id, download_options, quiet=quiet)
 
 
@@ -52,23 +57,31 @@ def watch(
     epilog="\b\nExamples:\n  director list --failed --since 1d\n  director list --mine --state running"
     "\n  director list --meta scene=shot_001 --json\n",
 )
-@click.option("--failed", "is_failed", is_flag=True, help="Groups in which something failed.")
+@click.option("--failed", "is_failed", is_flag=True, help="Groups with a failed job.")
 @click.option(
     "--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST)."
 )
 @click.option(
-    "--since", type=option_types.moment, metavar="WHEN", help="Not older: 30m, 1h, 2d, 2026-02-01."
+    "--since",
+    type=option_types.moment,
+    metavar="WHEN",
+    help="Created since: 30m, 1h, 2d, 2026-02-01.",
 )
-@click.option("--before", type=option_types.moment, metavar="WHEN", help="Older than that.")
-@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="In this state.")
+@click.option("--before", type=option_types.moment, metavar="WHEN", help="Created before.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(_STATES), help="With this status."
+)
 @click.option(
     "-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend."
 )
+@click.option("--meta", "notes", multiple=True, metavar="KEY=VALUE", help="With this metadata.")
 @click.option(
-    "--meta", "notes", multiple=True, metavar="KEY=VALUE", help="With this in its metadata."
-)
-@click.option(
-    "-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most."
+    "-n",
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Maximum number of groups.",
 )
 @with_connection
 def list_(
@@ -95,34 +108,41 @@ def list_(
     wanted = _wanted(states, is_failed=is_failed)
     with connection.director() as director:
         groups = list(islice(_each_once(_newest(director, wanted, filters)), limit))
+        if backend is not None and not groups:
+            # A backend that was removed still has groups.
+            ids = [known.backend_id for known in director.backends()]
+            if backend not in ids:
+                raise selection.unknown_backend(backend, "the id", ids)
     if connection.as_json:
         connection.show([group.raw for group in groups])
     elif groups:
         click.echo("\n".join(_table(groups)))
     else:
-        click.echo("No such group.", err=True)
+        click.echo("No group was found.", err=True)
 
 
 def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
-    """Return the states to ask for, each by itself; None for any."""
+    """Return the statuses to request, each separately; None for any."""
     if not is_failed:
         return states or (None,)
     both = [state for state in _FAILED if not states or state in states]
     if not both:
-        raise click.UsageError(f"--failed groups are {' or '.join(_FAILED)}.")
+        raise click.UsageError(f"--failed means --state {' or '.join(_FAILED)}.")
     return both
 
 
 def _newest(
     director: Director, states: Sequence[str | None], filters: dict[str, Any]
 ) -> Iterator[Group]:
-    """Iterate over the groups in any of the states, newest first."""
+    """Iterate over the groups with any of the statuses, newest first."""
     lists = [director.list(status=state, **filters) for state in states]
-    return heapq.merge(*lists, key=lambda one: (one.created_at, one.job_group_id), reverse=True)
+    return heapq.merge(
+        *lists, key=lambda group: (group.created_at, group.job_group_id), reverse=True
+    )
 
 
 def _each_once(groups: Iterator[Group]) -> Iterator[Group]:
-    """Leave out those that come again: one may go from one state to the other while both are listed."""
+    """Leave out repeated groups: the status of one may change while both are listed."""
     seen: set[str] = set()
     for group in groups:
         if group.job_group_id not in seen:
@@ -131,22 +151,22 @@ def _each_once(groups: Iterator[Group]) -> Iterator[Group]:
 
 
 def _table(groups: Sequence[Group]) -> list[str]:
-    heads = ("ID", "STATE", "DONE", "FAILED", "AT", "WHAT")
+    heads = ("ID", "STATUS", "COMPLETED", "FAILED", "CREATED", "METADATA")
     rows = [
         (
             group.job_group_id,
             group.status,
             f"{group.completed_count}/{group.total_count}",
             str(group.failed_count or ""),
-            words.local(group.created_at),
-            _what(group),
+            text.local(group.created_at),
+            _metadata(group),
         )
         for group in groups
     ]
-    return words.columns(heads, rows, statuses=1)
+    return text.columns(heads, rows, statuses=1)
 
 
-def _what(group: Group) -> str:
+def _metadata(group: Group) -> str:
     notes = [
         f"{key}={value}"
         for key, value in group.metadata.items()
@@ -159,12 +179,12 @@ def _what(group: Group) -> str:
     epilog="\b\nExamples:\n  director show jg_0c1d9a77e3f2\n  director show jg_0c1d9a77e3f2 j_91ce44d07b3a"
     "\n  director show jg_0c1d9a77e3f2 --workflow > workflow.json\n"
 )
-@click.argument("group_id", metavar="ID", type=option_types.identifier)
+@option_types.group_id_argument
 @click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
 @click.option("--workflow", is_flag=True, help="Print the workflow as it was submitted.")
 @with_connection
 def show(connection: Connection, group_id: str, job_id: str | None, workflow: bool) -> None:
-    """Show the group ID with its children; with JOB, one child and each of its attempts."""
+    """Show the group ID with its jobs; with JOB, one job with its attempts."""
     with connection.director() as director:
         if workflow:
             connection.show(director.workflow(group_id))
@@ -178,26 +198,26 @@ def _show_group(connection: Connection, group: Group) -> None:
     if connection.as_json:
         connection.show(group.raw)
         return
-    click.echo(words.summary(group))
-    said = {
-        "Submitted": f"{words.local(group.created_at)} {group.submitter or ''}".rstrip(),
+    click.echo(text.summary(group))
+    facts = {
+        "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
         "Seeds": f"{group.seed_strategy} from {group.base_seed}",
         "Run": str(group.run) if group.run > 1 else "",
         "Partial outputs": group.partial_outputs if group.partial_outputs != "accept" else "",
-        "Notes": " ".join(f"{key}={value}" for key, value in group.metadata.items()),
+        "Metadata": " ".join(f"{key}={value}" for key, value in group.metadata.items()),
     }
-    for head, text in said.items():
-        if text:
-            click.echo(f"  {head}: {words.plain_line(text)}")
+    for head, fact in facts.items():
+        if fact:
+            click.echo(f"  {head}: {text.plain_line(fact)}")
     for warning in group.warnings:
         click.echo(f"  Warning: {warning}")
-    for one in group.skipped_backends:
-        click.echo(f"  Left out: {one.backend_id}: {one.reason}")
+    for skipped in group.skipped_backends:
+        click.echo(f"  Left out: {skipped.backend_id}: {skipped.reason}")
     click.echo("\n".join(_children(group.child_jobs)))
 
 
 def _children(children: Sequence[Child]) -> list[str]:
-    heads = ("JOB", "BACKEND", "SEED", "STATUS", "DONE", "WHY")
+    heads = ("JOB", "BACKEND", "SEED", "STATUS", "PROGRESS", "REASON")
     rows = [
         (
             child.job_id,
@@ -209,90 +229,88 @@ def _children(children: Sequence[Child]) -> list[str]:
         )
         for child in children
     ]
-    return words.columns(heads, rows, statuses=3)
+    return text.columns(heads, rows, statuses=3)
 
 
 def _why(child: Child) -> str:
-    """Return the last column of a child's row: why it is where it is, and what is wrong with its result."""
-    said = words.why(child) or (child.current_step or "" if child.status == "running" else "")
-    warnings = [f"warning: {words.plain_line(one)}" for one in child.warnings]
-    return "; ".join(filter(None, [said, *warnings]))
+    """Return the last column of a job's row: the reason of its status, and its warnings."""
+    reason = text.why(child) or (child.current_step or "" if child.status == "running" else "")
+    warnings = [f"warning: {text.plain_line(warning)}" for warning in child.warnings]
+    return "; ".join(filter(None, [reason, *warnings]))
 
 
 def _show_child(connection: Connection, child: Child) -> None:
     if connection.as_json:
         connection.show(child.raw)
         return
-    click.echo(
-        f"{child.job_id} {words.coloured(child.status)} on {child.backend_id}, seed {child.seed}"
-    )
-    if said := words.why(child):
-        click.echo(f"  {said}")
+    status = text.coloured(child.status)
+    click.echo(f"{child.job_id} {status} on {child.backend_id}, seed {child.seed}")
+    if reason := text.why(child):
+        click.echo(f"  {reason}")
     for warning in child.warnings:
-        click.echo(f"  Warning: {words.plain_line(warning)}")
+        click.echo(f"  Warning: {text.plain_line(warning)}")
     for file in child.files:
-        click.echo(f"  {file.filename}{' (gone)' if file.missing else ''}: {file.url}")
-    heads = ("TRY", "RUN", "BACKEND", "OUTCOME", "FROM", "TO", "WHY")
+        click.echo(f"  {file.filename}{' (missing)' if file.missing else ''}: {file.url}")
+    heads = ("ATTEMPT", "RUN", "BACKEND", "OUTCOME", "STARTED", "ENDED", "REASON")
     rows = [
         (
-            str(one.number),
-            str(one.run or ""),
-            one.backend_id or "",
-            one.outcome or "",
-            words.local(one.started_at),
-            words.local(one.ended_at),
-            _why_ended(one),
+            str(attempt.number),
+            str(attempt.run or ""),
+            attempt.backend_id or "",
+            attempt.outcome or "",
+            text.local(attempt.started_at),
+            text.local(attempt.ended_at),
+            _why_ended(attempt),
         )
-        for one in child.attempts
+        for attempt in child.attempts
     ]
     if rows:
-        click.echo("\n".join(words.columns(heads, rows)))
+        click.echo("\n".join(text.columns(heads, rows)))
 
 
 def _why_ended(attempt: Attempt) -> str:
-    kind = attempt.raw.get("failure_class")
-    said = f"{attempt.error_message or ''}{f' ({kind})' if kind else ''}".strip()
-    return " ".join(filter(None, [said, attempt.left_running]))
+    kind = f"({attempt.failure_class})" if attempt.failure_class else ""
+    return " ".join(filter(None, [attempt.error_message, kind, attempt.left_running]))
 
 
 @click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to pictures\n")
-@click.argument("group_id", metavar="ID", type=option_types.identifier)
+@option_types.group_id_argument
 @click.option(
     "--to",
     "folder",
     type=option_types.folder,
     metavar="DIR",
     default=".",
-    help="Folder (else this one).",
+    help="Folder (default: the current one).",
 )
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files.")
+@name_option
 @with_connection
 def save(connection: Connection, group_id: str, folder: Path, name: str) -> int:
-    """Save every file that the group ID has made so far. A file that is there already is not doubled."""
+    """Save all output files of the group ID so far. A file that exists already is not saved twice."""
     download_options = DownloadOptions(folder, name)
     with connection.director() as director, make_display(as_json=connection.as_json) as display:
         group = director.status(group_id)
         with Downloader(director, folder, name, display.on_saved) as downloader:
-            downloader.number(child.job_id for child in group.child_jobs)
-            for child in group.child_jobs:
-                downloader.download(group_id, child.job_id, child.outputs)
+            downloader.download_all(group_id, group.child_jobs)
             missing = downloader.finish()
     if missing:
         raise failed_to_save(missing, group_id, download_options)
     if not group.files:
-        raise CommandError(f"{group_id} has made no files ({group.status}).", Status.FAILED)
+        raise CommandError(
+            f"{group_id} has no output files ({text.label(group.status)}).", Status.FAILED
+        )
     return int(Status.OK)
 
 
 @click.command(
     epilog="\b\nExamples:\n  director events jg_0c1d9a77e3f2\n  director events jg_0c1d9a77e3f2 --follow --json\n"
 )
-@click.argument("group_id", metavar="ID", type=option_types.identifier)
-@click.option("--since", type=click.IntRange(0), default=0, help="Only those after this number.")
-@click.option("-f", "--follow", is_flag=True, help="Go on as they come, until the group has ended.")
+@option_types.group_id_argument
+@click.option("--since", type=click.IntRange(0), default=0, help="Only events after this number.")
+@click.option("-f", "--follow", is_flag=True, help="Print new events until the group has ended.")
 @with_connection
 def events(connection: Connection, group_id: str, since: int, follow: bool) -> None:
-    """Print what happened to the group ID, an event a line."""
+    """Print the events of the group ID, one per line."""
     with connection.director() as director:
         stored = director.events(group_id, since)
         for event in stored:
@@ -301,8 +319,8 @@ def events(connection: Connection, group_id: str, since: int, follow: bool) -> N
             return
         last = max((event.seq or 0 for event in stored), default=since)
         try:
-            with closing(director.stream(group_id, since=last)) as coming:
-                for event in coming:
+            with closing(director.stream(group_id, since=last)) as new:
+                for event in new:
                     if event.seq is not None:
                         _print_event(connection, event)
         except KeyboardInterrupt:
@@ -321,4 +339,4 @@ def _print_event(connection: Connection, event: Event) -> None:
         for key in ("backend_id", "next_backend_id", "seed", "error", "reason", "status")
         if raw.get(key)
     )
-    click.echo(f"{event.seq:>4} {words.plain_line(f'{event.type} {what}')}")
+    click.echo(f"{event.seq:>4} {text.plain_line(f'{event.type} {what}')}")

@@ -1,4 +1,4 @@
-"""What is written behind options: ``KEY=VALUE``, ages, moments. Pure but for ``@files``."""
+"""Arguments, options and their types: ``KEY=VALUE``, ages, dates. Pure except for ``@files``."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 
 def parameters(pairs: Iterable[str]) -> dict[str, Any]:
-    """Return what ``--set`` says: ``3.cfg=7``, ``text=a red fox``, ``text=@prompt.txt``.
+    """Return the values of ``--set``: ``3.cfg=7``, ``text=a red fox``, ``text=@prompt.txt``.
 
-    A value that is JSON is taken as such (``7``, ``true``, ``"7"``), all else is text; ``@`` reads a
-    file's text, without the line break at its end, and ``@@`` is an ``@``.
+    A value is parsed as JSON if it is JSON (``7``, ``true``, ``"7"``), else it is text. ``@`` reads the text of
+    a file, without the line break at its end; ``@@`` is an ``@``.
 
     Raises:
-        CommandError: a pair is none, or its file cannot be read.
+        CommandError: A pair has no value, or its file cannot be read.
     """
     return {key: _parameter(key, text) for key, text in _split("--set", pairs)}
 
 
 def metadata(pairs: Iterable[str]) -> dict[str, Any]:
-    """Return what ``--meta`` says: ``scene=shot_001``, ``panel_id=3``.
+    """Return the values of ``--meta``: ``scene=shot_001``, ``panel_id=3``.
 
-    Taken as JSON only where nothing of the text is lost: ``version=1.10`` stays ``1.10``.
+    A value is parsed as JSON only if that keeps its text: ``version=1.10`` stays ``1.10``.
     """
     return {key: _note(text) for key, text in _split("--meta", pairs)}
 
@@ -60,7 +60,7 @@ def _file_text(key: str, path: Path) -> str:
     except UnicodeDecodeError:
         raise usage_error(f"--set {key}: {path} is not text in UTF-8.") from None
     except OSError as error:
-        hint = f"A value that begins with @ names a file; write {key}=@@… for an @ itself."
+        hint = f"A value that begins with @ is the name of a file; write {key}=@@… for an @ itself."
         raise usage_error(f"--set {key}: {path} cannot be read: {error.strerror}.", hint) from None
 
 
@@ -78,15 +78,15 @@ def _note(text: str) -> Any:
 
 
 def _refuse(constant: str) -> Any:
-    """NaN and the infinities are words, not JSON."""
+    """Refuse NaN and the infinities, which are not JSON."""
     raise ValueError(constant)
 
 
 def identifier(text: str) -> str:
-    """Return an id as it was typed, or out of the address of a page that was pasted.
+    """Return an id, also from the address of a page.
 
     Raises:
-        BadParameter: it is empty, as an unset variable of a script is.
+        BadParameter: It is empty, for example an unset variable of a script.
     """
     found = text.strip().rstrip("/").rsplit("/", maxsplit=1)[-1]
     if not found:
@@ -95,11 +95,11 @@ def identifier(text: str) -> str:
 
 
 def filled(text: str) -> str:
-    """Return a text as it was typed.
+    """Return a text unchanged.
 
     Raises:
-        BadParameter: it is empty, as an unset variable of a script is: what is meant when an option
-            is left out (this machine, a new key, any backend) is not meant then.
+        BadParameter: It is empty, for example an unset variable of a script: that must not mean the
+            default (localhost, a new key, any backend).
     """
     if not text.strip():
         raise click.BadParameter("It is empty; is the variable set?")
@@ -110,7 +110,7 @@ def key(text: str) -> str:
     """Return an idempotency key.
 
     Raises:
-        BadParameter: it is empty, as :func:`filled` has it, or the Director takes no such key.
+        BadParameter: It is empty, or the Director accepts no such key.
     """
     if not _KEY.fullmatch(filled(text)):
         raise click.BadParameter("It may have 255 letters, digits and signs, all of them ASCII.")
@@ -118,10 +118,10 @@ def key(text: str) -> str:
 
 
 def folder(text: str) -> Path:
-    """Return a folder, which need not be there.
+    """Return a folder, which need not exist.
 
     Raises:
-        BadParameter: it is empty, as :func:`filled` has it.
+        BadParameter: It is empty.
     """
     return Path(filled(text))
 
@@ -130,7 +130,7 @@ def age(text: str) -> dt.timedelta:
     """Return how long ``90s``, ``30m``, ``1h``, ``2d`` or ``3w`` is.
 
     Raises:
-        ValueError, OverflowError: it is no such age.
+        ValueError, OverflowError: It is not an age.
     """
     found = _AGE.fullmatch(text.strip())
     if found is None:
@@ -139,10 +139,10 @@ def age(text: str) -> dt.timedelta:
 
 
 def moment(text: str) -> dt.datetime:
-    """Return a moment: so long ago (``90s``, ``30m``, ``1h``, ``2d``), or a local date or time.
+    """Return a time: an age (``90s``, ``30m``, ``1h``, ``2d``), or a local date or time.
 
     Raises:
-        BadParameter: it is none.
+        BadParameter: It is neither.
     """
     text = text.strip()
     try:
@@ -151,5 +151,24 @@ def moment(text: str) -> dt.datetime:
         return dt.datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
         raise click.BadParameter(
-            f"{text!r} is no age like 30m, 1h, 2d, and no date like 2026-02-01."
+            f"{text!r} is not an age like 30m, 1h, 2d, and not a date like 2026-02-01."
         ) from None
+
+
+# --- arguments and options of several commands ----------------------------------------------------
+
+group_id_argument: Final = click.argument("group_id", metavar="ID", type=identifier)
+jobs_option: Final = click.option(
+    "--job",
+    "jobs",
+    multiple=True,
+    type=identifier,
+    metavar="JOB",
+    help="Only this job of the group; may be repeated.",
+)
+server_option: Final = click.option(
+    "--server", type=filled, metavar="URL", help="Address of the Director (DIRECTOR_URL)."
+)
+json_option: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for programs."
+)

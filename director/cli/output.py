@@ -14,26 +14,26 @@ from director.cli.exit_status import CommandError, Status
 if TYPE_CHECKING:
 
     class Out(Protocol):
-        """What is written to, and then flushed."""
+        """An output stream."""
 
         def write(self, text: str, /) -> object:
-            """Take a text."""
+            """Write a text."""
 
         def flush(self) -> None:
-            """Hand on what was taken."""
+            """Flush the stream."""
 
 
-#: What a write to a file meets that no program is to blame for.
+#: Errors of a write that are not defects of the program.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 @contextmanager
 def written() -> Iterator[None]:
-    """Have all that is printed inside reach its reader before the process ends.
+    """Flush standard output at the end; handle a closed pipe and a full disk.
 
     Raises:
-        SystemExit: the reader closed the pipe; nothing more is to be said to it.
-        CommandError: there is no room for the output.
+        SystemExit: The reader closed the pipe.
+        CommandError: The output could not be written.
     """
     try:
         try:
@@ -42,12 +42,12 @@ def written() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        _leave_it()
+        _discard()
         raise SystemExit(int(Status.CLOSED_PIPE)) from None
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        _leave_it()
+        _discard()
         message = f"The output cannot be written: {error.strerror}."
         raise CommandError(message, Status.FAILED) from None
 
@@ -60,10 +60,10 @@ def say(out: Out, sentence: str) -> None:
         out.write(f"{sentence}\n")
         out.flush()
     except BrokenPipeError:
-        _leave_it()
+        _discard()
 
 
-def _leave_it() -> None:
-    """Let what is still buffered go nowhere: Python would complain of it at its exit."""
+def _discard() -> None:
+    """Discard the buffer: Python would report an error at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What is known of a group while it is watched, event by event. Pure."""
+"""State of a watched group, event by event. Pure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _STATUS_OF: Final = {
 
 @dataclass(slots=True)
 class Row:
-    """One child as it is shown.
+    """One job as it is shown.
 
     Attributes:
-        progress: percent.
-        note: what it is doing, or what went wrong, on one line.
-        attempt: number of the attempt that runs or was the last.
+        progress: Percent.
+        note: Current step, or reason of the status, on one line.
+        attempt: Number of the current or last attempt.
     """
 
     job_id: str
@@ -42,18 +42,18 @@ class Row:
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more comes in this run."""
+        """Return whether the job is final in this run."""
         return self.status in FINAL
 
 
 @dataclass(slots=True)
 class GroupProgress:
-    """A group's children, by job id in their order."""
+    """A group's jobs, by job id in their order."""
 
     rows: dict[str, Row] = field(default_factory=dict)
 
     def on_event(self, event: Event) -> list[Row]:
-        """Take in an event; return the children whose status it changed."""
+        """Apply an event; return the jobs whose status it changed."""
         if isinstance(event, InitialState):
             return self._replace(event.group.child_jobs)
         if isinstance(event, GroupComplete):
@@ -67,8 +67,8 @@ class GroupProgress:
         if isinstance(event, ChildProgress):
             return self._progress(row, event)
         before = (row.status, row.note)
-        self._take(row, status, event.raw)
-        # Waiting again is news also where it had not started.
+        self._update(row, status, event.raw)
+        # Queued again is a change also for a job that had not started.
         return [row] if (row.status, row.note) != before else []
 
     def _replace(self, children: Iterable[Child]) -> list[Row]:
@@ -80,7 +80,7 @@ class GroupProgress:
         chosen = job_ids if isinstance(job_ids, list) else []
         rows = [self.rows[job_id] for job_id in chosen if job_id in self.rows]
         for row in rows:
-            row.status, row.progress, row.note = "queued", 0.0, "once more"
+            row.status, row.progress, row.note = "queued", 0.0, "again"
         return rows
 
     def _progress(self, row: Row, event: ChildProgress) -> list[Row]:
@@ -90,7 +90,7 @@ class GroupProgress:
         row.note = plain_line(f"{event.current_step or ''}{steps}")
         return [row] if is_new else []
 
-    def _take(self, row: Row, status: str, raw: dict[str, Any]) -> None:
+    def _update(self, row: Row, status: str, raw: dict[str, Any]) -> None:
         row.status = status
         row.backend_id = str(raw.get("next_backend_id") or raw.get("backend_id") or row.backend_id)
         row.attempt = int(raw.get("attempt") or row.attempt)
@@ -104,7 +104,7 @@ class GroupProgress:
 def _row(child: Child) -> Row:
     note = child.waiting_reason or child.error_message or child.current_step or ""
     if child.status == "completed":
-        note = _warned(child.warnings)
+        note = _warnings(child.warnings)
     return Row(
         job_id=child.job_id,
         backend_id=child.backend_id,
@@ -116,18 +116,18 @@ def _row(child: Child) -> Row:
     )
 
 
-def _warned(warnings: Any) -> str:
-    """Return a completed child's warnings on one line."""
+def _warnings(warnings: Any) -> str:
+    """Return a completed job's warnings on one line."""
     texts = warnings if isinstance(warnings, list | tuple) else ()
-    return "; ".join(f"warning: {one}" for one in texts)
+    return "; ".join(f"warning: {warning}" for warning in texts)
 
 
 def _note(status: str, raw: dict[str, Any]) -> str:
     if status == "completed":
-        return _warned(raw.get("warnings"))
+        return _warnings(raw.get("warnings"))
     if status == "queued":
         failed_at = raw.get("backend_id")
-        return f"again, after {failed_at}: {raw.get('reason') or 'it came to nothing there'}"
+        return f"again, after {failed_at}: {raw.get('reason') or 'the attempt was not counted'}"
     if status == "timeout":
         return str(raw.get("error") or f"Timed out after {raw.get('timeout_seconds')} s")
     if status == "failed":

@@ -1,8 +1,8 @@
-"""Which backends a command means: by id, by tag, or all of them."""
+"""Selects the backends of a command: by id, by tag, or all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Final
@@ -12,17 +12,17 @@ from director.cli.connection import closest_match, no_backends_error
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import Backend
 
-#: A backend in one of these gets no child; a POST says the same, and why.
-_NO_CHILDREN: Final = {"disabled", "offline", "quarantined", "draining"}
+#: A backend with one of these statuses gets no jobs.
+_NO_JOBS: Final = {"disabled", "offline", "quarantined", "draining"}
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedBackends:
-    """The backend of each child, in order, and those that get none though they were meant.
+    """The backends of a submission.
 
     Attributes:
-        backend_ids: one a child.
-        left_out: id and reason.
+        backend_ids: The backend of each job, in order.
+        left_out: Ids and reasons of backends without a job.
     """
 
     backend_ids: list[str]
@@ -30,31 +30,34 @@ class SelectedBackends:
 
 
 def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
-    """Return the backends that ``names`` name, in their order; an id wins over a tag.
+    """Return the backends with these names, in order; an id takes precedence over a tag.
 
     Args:
-        names: ids and tags; several in one are separated by commas.
+        names: Ids and tags, also lists separated by commas.
 
     Raises:
-        CommandError: nothing has such a name.
+        CommandError: No backend has such a name.
     """
-    by_id = {one.backend_id: one for one in known}
+    by_id = {backend.backend_id: backend for backend in known}
     found: list[Backend] = []
     for name in _single(names, known):
         if name in by_id:
             found.append(by_id[name])
-        elif tagged := [one for one in known if name in one.tags]:
+        elif tagged := [backend for backend in known if name in backend.tags]:
             found += tagged
+        elif known:
+            tags = {tag for backend in known for tag in backend.tags}
+            raise unknown_backend(name, "the id or the tag", {*by_id, *tags})
         else:
-            raise _unknown(name, known)
+            raise _none_registered()
     return found
 
 
 def exactly_one(name: str, known: Sequence[Backend]) -> Backend:
-    """Return the one backend that a name means.
+    """Return the backend with this name.
 
     Raises:
-        CommandError: nothing has such a name, or several have.
+        CommandError: No backend has this name, or several have it.
     """
     found = by_name([name], known)
     if len(found) != 1:
@@ -64,75 +67,74 @@ def exactly_one(name: str, known: Sequence[Backend]) -> Backend:
 
 
 def _single(names: Sequence[str], known: Sequence[Backend]) -> list[str]:
-    """Split lists; a tag may have a comma in it itself."""
-    tags = {tag for one in known for tag in one.tags}
-    split: Callable[[str], list[str]] = lambda name: (  # noqa: E731 one expression, used once
-        [name] if name in tags else [part.strip() for part in name.split(",") if part.strip()]
-    )
-    return [part for name in names for part in split(name)]
+    """Split lists; a tag may contain a comma."""
+    tags = {tag for backend in known for tag in backend.tags}
+    parts = [[name] if name in tags else name.split(",") for name in names]
+    return [part.strip() for split in parts for part in split if part.strip()]
 
 
-def _unknown(name: str, known: Sequence[Backend]) -> CommandError:
-    if not known:
-        return _none_registered()
-    names = sorted({one.backend_id for one in known} | {tag for one in known for tag in one.tags})
-    hint = closest_match(name, names, "director backends lists all.")
-    message = f"No backend has the id or the tag {name!r}."
+def unknown_backend(name: str, kind: str, names: Iterable[str]) -> CommandError:
+    """Return the error for a name that no backend has, with similar names."""
+    hint = closest_match(name, sorted(names), "director backends lists all.")
+    message = f"No backend has {kind} {name!r}."
     return CommandError(message, Status.REFUSED, hint=hint, details={"code": "backend_not_found"})
 
 
 def _none_registered() -> CommandError:
     return CommandError(
-        "The Director knows no backend.",
+        "No backend is registered.",
         Status.REFUSED,
         hint="Register one: director backends add http://HOST:8188"
-        "\nOr look for those on its own machine: director backends find --add",
+        "\nOr those on the Director's host: director backends find --add",
     )
 
 
 def for_children(
     names: Sequence[str], *, every: bool, count: int | None, known: Sequence[Backend]
 ) -> SelectedBackends:
-    """Return where the children of a submission go.
+    """Return the backends of a submission's jobs.
 
-    Named backends get one each, as often as they are named: the Director says why one does not.
-    With ``every``, which is also meant if nothing is named, and where a ``count`` is dealt out in turn, only those get any that can take work
-    now, so that twelve are twelve; if none can, all are connection for and the Director says why.
+    Named backends get one job for each time they are named; the Director refuses those that cannot accept
+    it. With ``every`` (also without names) and with ``count``, only available backends get jobs, so that 12
+    jobs are 12 jobs. If no backend is available, all are sent, and the Director returns the reasons.
 
     Raises:
-        CommandError: no backend is registered, or nothing has such a name.
+        CommandError: No backend is registered, or no backend has such a name.
     """
     every = every or not names
     meant = list(known) if every else by_name(names, known)
     if not known:
         raise _none_registered()
     if not meant:
-        raise usage_error("--backend names nothing.", "It is empty; is the variable set?")
+        raise usage_error("--backend has no name.", "It is empty; is the variable set?")
     if not every and count is None:
-        return SelectedBackends([one.backend_id for one in meant], [])
-    able: list[Backend] = [one for one in meant if one.status not in _NO_CHILDREN] or meant
-    left_out = {one.backend_id: ineligible_reason(one) for one in meant if one not in able}
-    ids = [one.backend_id for one in able]
+        return SelectedBackends([backend.backend_id for backend in meant], [])
+    able = [backend for backend in meant if backend.status not in _NO_JOBS] or meant
+    left_out = {
+        backend.backend_id: ineligible_reason(backend) for backend in meant if backend not in able
+    }
+    ids = [backend.backend_id for backend in able]
     return SelectedBackends(list(islice(cycle(ids), count or len(ids))), list(left_out.items()))
 
 
 def without_ineligible(
     selected: SelectedBackends, known: Sequence[Backend], required: Sequence[str]
 ) -> SelectedBackends:
-    """Return who gets a child once the Director has left out those that cannot take one now.
+    """Return the selection without the backends that the Director would leave out now.
 
-    It asks those that it has not heard from lately once more before it leaves them out; that is not
-    foreseen here.
+    Before it leaves out a backend the Director may probe it once more; that is not predicted.
 
     Args:
-        required: capabilities.
+        required: Capabilities.
 
     Raises:
-        CommandError: no_backends_error is left, so that the Director would refuse.
+        CommandError: No backend is left: the Director would refuse the submission.
     """
-    rows = {one.backend_id: one for one in known}
+    rows = {backend.backend_id: backend for backend in known}
     reasons = {
-        name: reason for name in selected.backend_ids if (reason := _unfit(rows[name], required))
+        name: reason
+        for name in selected.backend_ids
+        if (reason := ineligible_reason(rows[name]) or _lacks(rows[name], required))
     }
     ids = [name for name in selected.backend_ids if name not in reasons]
     if not ids:
@@ -140,10 +142,8 @@ def without_ineligible(
     return SelectedBackends(ids, [*selected.left_out, *reasons.items()])
 
 
-def _unfit(backend: Backend, required: Sequence[str]) -> str:
-    if reason := ineligible_reason(backend):
-        return reason
-    devices = [{"name": one.name} for one in backend.devices]
+def _lacks(backend: Backend, required: Sequence[str]) -> str:
+    devices = [{"name": device.name} for device in backend.devices]
     has = BackendCapabilities(
         tags=backend.tags, devices=devices, comfyui_version=backend.comfyui_version or ""
     )
@@ -152,8 +152,8 @@ def _unfit(backend: Backend, required: Sequence[str]) -> str:
 
 
 def ineligible_reason(backend: Backend) -> str:
-    """Return why a backend gets no child now; empty if it gets one."""
-    if backend.status not in _NO_CHILDREN:
+    """Return why a backend gets no jobs now; empty if it gets jobs."""
+    if backend.status not in _NO_JOBS:
         return ""
     reason = (backend.status_reason or "").rstrip(".")
     return f"{backend.status}: {reason}" if reason else backend.status

@@ -1,4 +1,4 @@
-"""``director submit``: a workflow, on which backends, with which seeds; watched and saved if wanted."""
+"""``director submit``: submits a workflow; watches the group and saves its files if requested."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Final, cast
 
 import click
 
-from director.cli import dry_run as planning
+from director.cli import dry_run as dry_runs
 from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, failure_of, with_connection
-from director.cli.downloads import DEFAULT_NAME, DownloadOptions
+from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
 from director.cli.selection import SelectedBackends
 from director.cli.watch import watch_to_end
@@ -40,58 +40,61 @@ Examples:
     "names",
     multiple=True,
     metavar="NAME",
-    help="Id or tag; may be repeated (else --all).",
+    help="Id or tag; may be repeated (default: --all).",
 )
 @click.option(
-    "--all", "every", is_flag=True, help="Every backend that can take work now (the default)."
+    "--all", "every", is_flag=True, help="Every backend that can accept jobs now (default)."
 )
 @click.option(
     "--count",
     type=click.IntRange(1, 10_000),
-    help="So many children, dealt out to the backends in turn (else one each).",
+    help="Number of jobs, distributed to the backends in turn (default: one each).",
 )
 @click.option(
     "--set",
     "pairs",
     multiple=True,
     metavar="INPUT=VALUE",
-    help="Set an input in every child: steps=30, 3.cfg=7, text=@prompt.txt.",
+    help="Set an input in every job: steps=30, 3.cfg=7, text=@prompt.txt.",
 )
 @click.option(
     "--seeds",
     "strategy",
-    type=click.Choice([one.value for one in SeedStrategy]),
+    type=click.Choice([strategy.value for strategy in SeedStrategy]),
     default=SeedStrategy.RANDOM.value,
     show_default=True,
-    help="How the seeds after the first follow from it.",
+    help="How the other seeds follow from the base seed.",
 )
 @click.option(
-    "--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first child (else drawn)."
+    "--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first job (default: random)."
 )
 @click.option(
     "--meta",
     "notes",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A note that comes back, and is searched for.",
+    help="Metadata of the group; a filter of director list.",
 )
 @click.option(
     "--timeout",
     type=click.IntRange(30, 3600),
-    help="Seconds that a child may execute (else 300).",
+    help="Seconds that a job may run (default: 300).",
 )
 @click.option(
     "--max-attempts",
     type=click.IntRange(1, 10),
-    help="Tries that a child has (else the Director's setting).",
+    help="Maximum number of attempts per job (default: the Director's setting).",
 )
 @click.option(
     "--elsewhere",
     type=click.Choice(["never", "group", "any"]),
-    help="Where a failed child is tried again: here only, on the group's backends, on any.",
+    help="Backends of a retry: only the job's own, those of the group, or any.",
 )
 @click.option(
-    "--retry-on", multiple=True, metavar="CLASS", help="Only after these failures: out_of_memory …"
+    "--retry-on",
+    multiple=True,
+    metavar="CLASS",
+    help="Retry only after these failures: out_of_memory …",
 )
 @click.option(
     "--partial-outputs",
@@ -108,31 +111,18 @@ Examples:
     "--key",
     type=option_types.key,
     metavar="KEY",
-    help="Idempotency key: the same submission under it is made once in 24 hours.",
+    help="Idempotency key: the same submission with this key makes one group in 24 hours.",
 )
 @click.option(
     "--watch",
     "is_watched",
     is_flag=True,
-    help="Show it to its end; the exit status tells what came of it.",
+    help="Watch the group to its end; the exit status reports its result.",
 )
-@click.option(
-    "--save",
-    "folder",
-    type=option_types.folder,
-    metavar="DIR",
-    help="Watch, and save each file there as it comes.",
-)
-@click.option(
-    "--name",
-    default=DEFAULT_NAME,
-    show_default=True,
-    help="Names of saved files; {job} may be used too.",
-)
-@click.option(
-    "--dry-run", is_flag=True, help="Show children, seeds and what is changed; send nothing."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print the group's id alone; warnings stay.")
+@save_option
+@name_option
+@click.option("--dry-run", is_flag=True, help="Show jobs, seeds and changed inputs; send nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the group's id and warnings.")
 @with_connection
 def submit(
     connection: Connection,
@@ -152,13 +142,13 @@ def submit(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Render WORKFLOW: a file in ComfyUI's API format, a PNG that ComfyUI made, or - for standard input.
+    """Submit WORKFLOW: a file in ComfyUI's API format, a PNG that ComfyUI made, or - for standard input.
 
-    Each child is the workflow with a seed of its own, on one backend. The group is on the Director's
-    disk when this returns: it goes on whatever happens to this terminal.
+    Each job is the workflow with its own seed, on one backend. When this command returns, the Director has
+    stored the group: it runs independently of this terminal.
     """
     if names and every:
-        raise click.UsageError("Say --backend or --all, not both.")
+        raise click.UsageError("Use --backend or --all, not both.")
     parameters = option_types.parameters(pairs)
     content = read_source(source)
     with connection.director() as director:
@@ -167,29 +157,22 @@ def submit(
         selected = selection.for_children(names, every=every, count=count, known=known)
         if dry_run:
             selected = selection.without_ineligible(selected, known, options["requires"])
-        planned = planning.plan(
+        plan = dry_runs.plan(
             graph, selected, parameters=parameters, strategy=strategy, base_seed=base_seed
         )
         if dry_run:
-            planning.show(connection, planned)
-            _warn(planned.warnings, selected)
+            dry_runs.show(connection, plan)
+            _warn(plan.warnings, selected.left_out)
             return int(Status.OK)
         download_options = DownloadOptions(folder, name)
-        said = {
+        fields = {
             "parameters": parameters,
             "metadata": option_types.metadata(notes),
             "seed_strategy": strategy,
             "base_seed": base_seed,
             **_policy(options),
         }
-        group = _sent(
-            connection,
-            director,
-            graph=graph,
-            backend_ids=selected.backend_ids,
-            said=said,
-            key=options["key"],
-        )
+        group = _send(connection, director, graph, selected.backend_ids, fields, key=options["key"])
         _announce(connection, group, selected, quiet=quiet)
         if not is_watched and folder is None:
             return int(Status.OK)
@@ -197,7 +180,7 @@ def submit(
 
 
 def _policy(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was said of tries, time and capabilities, as the API has it."""
+    """Return the options of attempts, time and capabilities as fields of the API."""
     elsewhere = options["elsewhere"]
     return {
         "timeout_seconds": options["timeout"],
@@ -209,24 +192,24 @@ def _policy(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sent(
+def _send(
     connection: Connection,
     director: Director,
-    *,
     graph: dict[str, Any],
     backend_ids: Sequence[str],
-    said: Mapping[str, Any],
+    fields: Mapping[str, Any],
+    *,
     key: str | None,
 ) -> Group:
-    """Submit under a key, so that whoever tries again after a lost answer doubles nothing.
+    """Submit with a key, so that a repetition after a lost answer makes no second group.
 
     Raises:
-        CommandError: with the key, where it is not known whether the submission arrived.
+        CommandError: With the key, if the submission may or may not have arrived.
     """
     key = key or str(uuid.uuid4())
-    options = {name: value for name, value in said.items() if value is not None}
+    options = {name: value for name, value in fields.items() if value is not None}
     options |= {"submitter": environment.submitter(), "idempotency_key": key}
-    again = f"The same command with --key {key} makes it once, whether it arrived or not."
+    again = f"Repeat the command with --key {key}: it makes one group, also if this one arrived."
     try:
         return director.submit(graph, backend_ids, **cast(SubmitOptions, options))
     except Unreachable as error:
@@ -236,36 +219,36 @@ def _sent(
         raise failure from error
     except KeyboardInterrupt:
         raise CommandError(
-            "Interrupted before the answer came.", Status.INTERRUPTED, hint=again
+            "Interrupted before the answer.", Status.INTERRUPTED, hint=again
         ) from None
 
 
 def _announce(
     connection: Connection, group: Group, selected: SelectedBackends, *, quiet: bool
 ) -> None:
-    skipped = [(one.backend_id, one.reason) for one in group.skipped_backends]
+    skipped = [(backend.backend_id, backend.reason) for backend in group.skipped_backends]
     left_out = [*selected.left_out, *dict.fromkeys(skipped)]
     if connection.as_json:
         shown = [{"backend_id": name, "reason": reason} for name, reason in left_out]
         connection.show_line({"type": "submitted", **group.raw, "skipped_backends": shown})
         return
-    # Also where a script wants the id alone: it may have connection for what it did not get.
-    _warn(group.warnings, SelectedBackends([], left_out))
+    # Also with --quiet: the group may have fewer jobs than requested.
+    _warn(group.warnings, left_out)
     if quiet:
         click.echo(group.job_group_id)
         return
     if group.replayed:
-        click.echo("This key was used before: the group that it made then, nothing new.", err=True)
+        click.echo("This key was used before: this is its group, no new one.", err=True)
     ids = list(dict.fromkeys(child.backend_id for child in group.child_jobs))
     where = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
-    number = text.plural(len(group.child_jobs), "child", "children")
+    number = text.plural(len(group.child_jobs), "job")
     click.echo(
         f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}"
     )
 
 
-def _warn(warnings: Sequence[str], selected: SelectedBackends) -> None:
+def _warn(warnings: Sequence[str], left_out: Sequence[tuple[str, str]]) -> None:
     for warning in warnings:
         click.echo(text.plain_line(f"Warning: {warning}"), err=True)
-    for backend_id, reason in selected.left_out:
+    for backend_id, reason in left_out:
         click.echo(text.plain_line(f"Left out: {backend_id}: {reason}"), err=True)

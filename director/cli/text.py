@@ -1,10 +1,11 @@
-"""How things are written for people: ages, durations, columns, what became of a child."""
+"""Texts for users: statuses, times, tables, results of jobs and groups."""
 
 from __future__ import annotations
 
 import datetime as dt
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -12,8 +13,8 @@ import click
 
 from director.client import Child, Group
 
-#: Colour of a status, of groups, children and backends alike.
-_COLOURS: Final[Mapping[str, str]] = {
+#: Colour of a status of groups, jobs and backends.
+COLOURS: Final[Mapping[str, str]] = {
     "completed": "green",
     "online": "green",
     "running": "cyan",
@@ -28,9 +29,14 @@ _COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-def coloured(word: str, text: str | None = None) -> str:
-    """Return ``text`` (else the word itself) in the colour of the status ``word``."""
-    return click.style(text if text is not None else word, fg=_COLOURS.get(word))
+def label(status: str) -> str:
+    """Return a status as users read it."""
+    return {"timeout": "timed out", "partial_complete": "partly completed"}.get(status, status)
+
+
+def coloured(status: str, text: str | None = None) -> str:
+    """Return ``text``, or the status itself, in the colour of the status."""
+    return click.style(label(status) if text is None else text, fg=COLOURS.get(status))
 
 
 def duration(seconds: float) -> str:
@@ -46,7 +52,7 @@ def duration(seconds: float) -> str:
 
 
 def local(moment: dt.datetime | None) -> str:
-    """Return a moment as this machine's clock shows it: the time today, else the date too."""
+    """Return a time by this machine's clock; with the date if it is not today."""
     if moment is None:
         return "-"
     here = moment.astimezone()
@@ -54,25 +60,28 @@ def local(moment: dt.datetime | None) -> str:
     return f"{here:%H:%M:%S}" if is_today else f"{here:%Y-%m-%d %H:%M}"
 
 
-def plural(count: int, word: str, several: str | None = None) -> str:
-    """Return ``1 child``, ``3 children``."""
-    return f"{count} {word if count == 1 else several or word + 's'}"
+def plural(count: int, word: str) -> str:
+    """Return ``1 job``, ``3 jobs``."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def plain_line(text: str) -> str:
-    """Return a text of somebody else's as one line that moves no cursor."""
+    """Return an external text as one line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: int = -1) -> list[str]:
-    """Return a table's lines, aligned; on a terminal no line is longer than it is wide.
+    """Return a table's lines, aligned; on a terminal no line is longer than the terminal is wide.
 
     Args:
-        heads: of the columns.
-        rows: texts; their last column takes what room is left.
-        statuses: the column that is coloured by its word, -1 for none.
+        heads: Heads of the columns.
+        rows: Texts; the last column gets the remaining width.
+        statuses: Index of the column with statuses, -1 for none.
     """
     table = [list(heads), *(list(map(plain_line, row)) for row in rows)]
+    if statuses >= 0:
+        for line in table[1:]:
+            line[statuses] = label(line[statuses]).capitalize()
     widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
     room = _room(widths)
     lines = []
@@ -81,15 +90,15 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: int =
         last = _cut(last.rstrip(), room)
         cells = [*first, last]
         if number and statuses >= 0:
-            cells[statuses] = coloured(row[statuses], cells[statuses])
+            cells[statuses] = coloured(rows[number - 1][statuses], cells[statuses])
         lines.append("  ".join(cells).rstrip())
     return lines
 
 
 def _room(widths: Sequence[int]) -> int | None:
-    """Return the width of the last column; None where no_backends_error looks at a terminal.
+    """Return the width of the last column; None without a terminal.
 
-    Where even the first ones do not fit the terminal wraps them: nothing that matters is cut.
+    If the first columns do not fit, the terminal wraps them: only the last column is ever cut.
     """
     if not is_terminal():
         return None
@@ -98,7 +107,7 @@ def _room(widths: Sequence[int]) -> int | None:
 
 
 def is_terminal() -> bool:
-    """Whether a person looks at standard output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
@@ -106,40 +115,37 @@ def _cut(text: str, room: int | None) -> str:
     return text if room is None or len(text) <= room else f"{text[: room - 1]}…"
 
 
-# --- groups and children --------------------------------------------------------------------------
+# --- groups and jobs ------------------------------------------------------------------------------
 
 
 def why(child: Child) -> str:
-    """Return in one line why a child is where it is; empty where there is nothing to say."""
+    """Return the reason of a job's status in one line; empty without a reason."""
     if child.status in ("queued", "running"):
         return plain_line(child.waiting_reason or "")
     if child.status in ("failed", "timeout"):
-        said = child.error_message or "It failed."
-        kind = child.raw.get("failure_class")
-        return f"{plain_line(said)} ({kind})" if kind else plain_line(said)
+        error = plain_line(child.error_message or "It failed.")
+        return f"{error} ({child.failure_class})" if child.failure_class else error
     if child.status == "completed" and child.attempt_count > 1:
         return f"{child.attempt_count} attempts"
     return ""
 
 
 def counts(group: Group) -> str:
-    """Return ``4 done, 1 done after 2 attempts, 1 failed``.
-
-    Attempts are not called tries: the attempt of a child that was moved or evicted did not fail.
-    """
-    done = [one for one in group.child_jobs if one.status == "completed"]
-    again = [one for one in done if one.attempt_count > 1]
-    by_status = {
-        status: sum(one.status == status for one in group.child_jobs)
+    """Return ``4 completed, 1 completed after 2 attempts, 1 failed``."""
+    completed = Counter(
+        max(1, child.attempt_count) for child in group.child_jobs if child.status == "completed"
+    )
+    others = Counter(child.status for child in group.child_jobs)
+    parts = [
+        f"{number} completed" + (f" after {attempts} attempts" if attempts > 1 else "")
+        for attempts, number in sorted(completed.items())
+    ]
+    parts += [
+        f"{others[status]} {label(status)}"
         for status in ("failed", "timeout", "cancelled", "running", "queued")
-    }
-    parts = [f"{len(done) - len(again)} done"] if len(done) > len(again) else []
-    for attempts in sorted({one.attempt_count for one in again}):
-        number = sum(one.attempt_count == attempts for one in again)
-        parts.append(f"{number} done after {attempts} attempts")
-    names = {"timeout": "timed out", "queued": "waiting"}
-    parts += [f"{number} {names.get(s, s)}" for s, number in by_status.items() if number]
-    return ", ".join(parts) or "nothing yet"
+        if others[status]
+    ]
+    return ", ".join(parts) or "no jobs yet"
 
 
 def summary(group: Group) -> str:
@@ -147,7 +153,6 @@ def summary(group: Group) -> str:
     took = ""
     if group.completed_at and group.created_at:
         took = f" in {duration((group.completed_at - group.created_at).total_seconds())}"
-    state = {"partial_complete": "partly completed"}.get(group.status, group.status)
-    if not group.finished and group.status == "partial_complete":
-        state = "running"
-    return f"{group.job_group_id} {coloured(group.status, state)}: {counts(group)}{took}."
+    is_running = group.status == "partial_complete" and not group.finished
+    state = coloured(group.status, "running" if is_running else None)
+    return f"{group.job_group_id} {state}: {counts(group)}{took}."

@@ -1,4 +1,4 @@
-"""The workflow that is to be rendered: a file in API format, a picture that has one, or stdin."""
+"""Reads a workflow: a file in API format, a PNG with a workflow, or standard input."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from director.client import BadRequest, Director
 from jobgroups.workflow import WorkflowInvalid, check_workflow
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
-#: Other pictures that ComfyUI's users have; none of them is read for a workflow.
-_OTHER_PICTURES: Final = {b"\xff\xd8\xff": "a JPEG", b"RIFF": "a WebP", b"GIF8": "a GIF"}
+#: Other images of ComfyUI's users; they are not read for a workflow.
+_OTHER_IMAGES: Final = {b"\xff\xd8\xff": "a JPEG", b"RIFF": "a WebP", b"GIF8": "a GIF"}
 
 
 def read_source(source: str) -> bytes:
     """Return the content of a file, or of standard input for ``-``.
 
     Raises:
-        CommandError: there is no such file, or it cannot be read.
+        CommandError: There is no such file, or it cannot be read.
     """
     if source == "-":
         return _standard_input()
     if not source:
-        raise usage_error("No workflow is named.", "It is empty; is the variable set?")
+        raise usage_error("WORKFLOW is missing.", "It is empty; is the variable set?")
     path = Path(source)
     try:
         return path.read_bytes()
@@ -49,31 +49,31 @@ def _neighbours(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"There is no folder {folder} either."
-    names = [one.name for one in folder.iterdir() if one.suffix in (".json", ".png")]
+    names = [file.name for file in folder.iterdir() if file.suffix in (".json", ".png")]
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
 
 
 def workflow_in(content: bytes, source: str, director: Director) -> dict[str, Any]:
-    """Return the workflow in what ``read_source`` gave.
+    """Return the workflow in the result of ``read_source``.
 
     Args:
-        source: what to call it.
-        director: reads pictures: it alone knows how.
+        source: Its name in messages.
+        director: Reads the workflow of a PNG.
 
     Raises:
-        CommandError: there is no workflow in it that could be submitted.
+        CommandError: It has no workflow that could be submitted.
     """
     name = "Standard input" if source == "-" else source
     if content.startswith(_PNG):
-        return _in_picture(content, name, director)
-    for start, kind in _OTHER_PICTURES.items():
+        return _in_png(content, name, director)
+    for start, kind in _OTHER_IMAGES.items():
         if content.startswith(start):
-            raise usage_error(f"{name} is {kind}: only in PNGs does ComfyUI leave its workflow.")
+            raise usage_error(f"{name} is {kind}: ComfyUI stores its workflow in PNGs only.")
     return _in_text(content, name)
 
 
-def _in_picture(content: bytes, name: str, director: Director) -> dict[str, Any]:
+def _in_png(content: bytes, name: str, director: Director) -> dict[str, Any]:
     try:
         return director.workflow_from_png(content)
     except BadRequest as error:
@@ -98,5 +98,5 @@ def _in_text(content: bytes, name: str) -> dict[str, Any]:
         check_workflow(workflow, field=name)
     except WorkflowInvalid as error:
         raise usage_error(str(error)) from None
-    assert isinstance(workflow, dict)  # noqa: S101 as was checked
+    assert isinstance(workflow, dict)  # noqa: S101 checked above
     return workflow

@@ -458,7 +458,7 @@ class _Client:
 
     @method
     async def find_backends(self) -> tuple[Found, ...]:
-        """Return the ComfyUIs that answer on the Director's machine; registers none."""
+        """Return the ComfyUIs that answer on the Director's host; registers none."""
         return await self._call(requests.find_backends(), calls.listed("found", parser(Found)))
 
     @method

@@ -249,7 +249,7 @@ def change_hold(backend_id: str, action: str, **options: Unpack[HoldOptions]) ->
 
 
 def find_backends() -> Request:
-    """Return the search for ComfyUIs on the Director's machine. It changes nothing."""
+    """Return the search for ComfyUIs on the Director's host. It changes nothing."""
     return Request("POST", _path("backends", "find"), body=b"{}", repeatable=True)
 
 

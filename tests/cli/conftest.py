@@ -1,7 +1,9 @@
-"""The real command, as a process, against a real Director with three simulated ComfyUIs."""
+"""The commands against a real Director with three simulated ComfyUIs."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from backends.simulator.threaded import SimulatorThread
+from director.cli import app
 from director.client import Director
 from director.demo.workflow import text_to_picture
 from tests.served import ROOT, Served, serving
@@ -25,11 +28,11 @@ NAMES = ("gpu-1", "gpu-2", "gpu-3")
 
 @dataclass
 class Desk:
-    """Somebody at a shell: a folder with a workflow in it, and a Director that is running.
+    """A shell: a folder with a workflow in it, and a running Director.
 
     Attributes:
-        folder: where commands are run.
-        variables: of the environment, for all of them.
+        folder: The working directory.
+        variables: Environment variables of all commands.
     """
 
     folder: Path
@@ -58,28 +61,20 @@ class Desk:
     def run(
         self, *words: str, status: int = 0, stdin: str = "", **variables: str | None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; fail if it ends with another status, or with a traceback."""
-        ended = subprocess.run(
-            [sys.executable, "-m", "director", *words],
-            cwd=self.folder,
-            env=self.environment(**variables),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        said = f"{words}\n{ended.stdout}\n{ended.stderr}"
-        assert ended.returncode == status, f"status {ended.returncode}: {said}"
-        assert "Traceback" not in ended.stderr, said
+        """Run a command to its end, one of the client in this process; fail for another status."""
+        run = _in_this_process if app.is_for(words) else _as_a_process
+        ended = run(words, self.folder, self.environment(**variables), stdin)
+        shown = f"{words}\n{ended.stdout}\n{ended.stderr}"
+        assert ended.returncode == status, f"status {ended.returncode}: {shown}"
+        assert "Traceback" not in ended.stderr, shown
         return ended
 
     def out(self, *words: str, **options: Any) -> str:
-        """Return what a command prints on standard output."""
+        """Return the standard output of a command."""
         return self.run(*words, **options).stdout
 
     def said(self, *words: str, **options: Any) -> str:
-        """Return what a command says on standard error."""
+        """Return the standard error of a command."""
         return self.run(*words, **options).stderr
 
     def json(self, *words: str, **options: Any) -> Any:
@@ -91,24 +86,70 @@ class Desk:
         return [json.loads(line) for line in self.out(*words, "--json", **options).splitlines()]
 
     def group(self, *backends: str, fails: Sequence[int] = ()) -> str:
-        """Render a group to its end and return its id; of ``fails``, the backends' numbers, none."""
-        with Director(self.url) as director:
-            # A fault hits whatever is rendered next: what other tests left running must be over.
-            for status in ("pending", "running"):
-                for group in director.list(status=status):
-                    director.wait(group.job_group_id, timeout=PATIENCE_S)
-            for number in fails:
-                self.sims.fault("out_of_memory", on=number)
-            made = director.submit(text_to_picture(), backends or NAMES)
-            ended = director.wait(made.job_group_id, timeout=PATIENCE_S)
-        assert ended.failed_count == len(fails), ended
-        return ended.job_group_id
+        """Run a group to its end and return its id; jobs on the backends with numbers ``fails`` fail."""
+        return run_group(self.url, self.sims, backends or NAMES, fails)
+
+
+def run_group(
+    url: str, sims: SimulatorThread, backends: Sequence[str], fails: Sequence[int] = ()
+) -> str:
+    """Run a group to its end and return its id."""
+    with Director(url) as director:
+        # A fault applies to the next prompt: what other tests left running must be over.
+        for status in ("pending", "running") if fails else ():
+            for group in director.list(status=status):
+                director.wait(group.job_group_id, timeout=PATIENCE_S)
+        for number in fails:
+            sims.fault("out_of_memory", on=number)
+        made = director.submit(text_to_picture(), backends)
+        ended = director.wait(made.job_group_id, timeout=PATIENCE_S)
+    assert ended.failed_count == len(fails), ended
+    return ended.job_group_id
+
+
+def _as_a_process(
+    words: Sequence[str], folder: Path, environment: dict[str, str], stdin: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "director", *words],
+        cwd=folder,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def _in_this_process(
+    words: Sequence[str], folder: Path, environment: dict[str, str], stdin: str
+) -> subprocess.CompletedProcess[str]:
+    standard = {
+        name: io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+        for name, content in (("stdin", stdin.encode()), ("stdout", b""), ("stderr", b""))
+    }
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        for name in os.environ.keys() - environment.keys():
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        for name, stream in standard.items():
+            patch.setattr(sys, name, stream)
+        status = app.run(words)
+    out, err = (_content(standard[name]) for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(words, status, out, err)
+
+
+def _content(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
 
 
 @pytest.fixture(scope="session")
 def sims() -> Iterator[SimulatorThread]:
-    """Three ComfyUIs that paint for half a second."""
-    with SimulatorThread(3, seconds=0.5) as running:
+    """Three ComfyUIs that run a prompt in 0.2 s."""
+    with SimulatorThread(3, seconds=0.2) as running:
         yield running
 
 
@@ -121,6 +162,12 @@ def served(sims: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> I
             assert running.ask("POST", "/api/backends", json=body).status_code == 201
         running.wait_online()
         yield running
+
+
+@pytest.fixture(scope="session")
+def failed_group(served: Served, sims: SimulatorThread) -> str:
+    """A group whose job on gpu-1 completed and whose job on gpu-2 failed. Tests only read it."""
+    return run_group(served.url, sims, ["gpu-1", "gpu-2"], fails=[1])
 
 
 @pytest.fixture

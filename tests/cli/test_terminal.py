@@ -74,17 +74,17 @@ def test_bars_fit_into_the_terminal(desk: Desk, columns: int) -> None:
     bars = [line for line in _lines(said) if "━" in line or "─" in line]
     assert bars
     assert max(len(line) for line in bars) <= columns
-    assert "6 done in" in said
+    assert "6 completed in" in said
 
 
-def test_more_children_than_lines_are_counted(desk: Desk) -> None:
+def test_jobs_without_a_line_are_counted(desk: Desk) -> None:
     words = ["submit", "workflow.json", "--all", "--count", "9", "--watch"]
     status, said = _on_terminal(desk, *words, rows=8)
     assert status == 0, said
-    assert re.search(r"and 4 more: .*waiting", said), said
+    assert re.search(r"and 4 more: .*queued", said), said
 
 
-def test_no_color_is_honoured(desk: Desk) -> None:
+def test_no_color_switches_colours_off(desk: Desk) -> None:
     words = ["submit", "workflow.json", "-b", "gpu-1", "--watch"]
     assert _COLOUR.search(_on_terminal(desk, *words)[1])
     assert not _COLOUR.search(_on_terminal(desk, *words, NO_COLOR="1")[1])
@@ -92,19 +92,19 @@ def test_no_color_is_honoured(desk: Desk) -> None:
     assert not _COLOUR.search(_on_terminal(desk, "list", NO_COLOR="1")[1])
 
 
-def test_ctrl_c_on_the_keyboard_leaves_the_terminal_as_it_was(desk: Desk) -> None:
+def test_ctrl_c_on_the_keyboard_restores_the_terminal(desk: Desk) -> None:
     desk.sims.fault("slow", on=0, seconds=3.0)
     words = ["submit", "workflow.json", "-b", "gpu-1", "--watch"]
     status, said = _on_terminal(desk, *words, keys="\x03")
     assert status == 130, said
     assert "Stopped watching. jg_" in said
     assert "Error" not in said
-    assert "Come back: director watch jg_" in said
+    assert "Watch it:  director watch jg_" in said
     assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l"), "the cursor is still hidden"
     assert "Traceback" not in said
 
 
-def test_where_a_table_does_not_fit_no_id_is_cut(desk: Desk) -> None:
+def test_narrow_table_cuts_no_id(desk: Desk) -> None:
     group_id = desk.group("gpu-1")
     job = desk.json("show", group_id)["child_jobs"][0]["job_id"]
     assert group_id in _on_terminal(desk, "list", columns=40)[1]
@@ -112,7 +112,7 @@ def test_where_a_table_does_not_fit_no_id_is_cut(desk: Desk) -> None:
     assert "gpu-1" in _on_terminal(desk, "backends", columns=40)[1]
 
 
-def test_a_table_is_cut_at_the_terminals_edge(desk: Desk) -> None:
+def test_table_is_cut_at_the_edge_of_the_terminal(desk: Desk) -> None:
     note = "scene=" + "shot " * 30
     desk.run("submit", "workflow.json", "-b", "gpu-1", "--meta", note, "-q")
     _, said = _on_terminal(desk, "list", "-n", "1", columns=90)

@@ -121,8 +121,8 @@ def test_each_change_is_told_once() -> None:
     progress = _event("child_progress", progress=10.0, current_step="KSampler")
     started, done = _event("child_started", attempt=1), _event("child_completed", outputs={})
     assert _told(_state(), started, progress, progress, done) == [
-        "gpu-1 seed 42: waits",
-        "gpu-1 seed 42: started",
+        "gpu-1 seed 42: queued",
+        "gpu-1 seed 42: running",
         "gpu-1 seed 42: completed",
     ]
 
@@ -132,8 +132,8 @@ def test_a_retry_names_where_it_failed_and_where_it_goes() -> None:
     started = _event("child_started", attempt=2, backend_id="gpu-2")
     done = _event("child_completed", outputs={}, backend_id="gpu-2")
     assert _told(_state(status="running"), again, started, done)[1:] == [
-        "gpu-2 seed 42: waits: again, after gpu-1: Out of memory.",
-        "gpu-2 seed 42: started",
+        "gpu-2 seed 42: queued: again, after gpu-1: Out of memory.",
+        "gpu-2 seed 42: running",
         "gpu-2 seed 42: completed with attempt 2",
     ]
 
@@ -153,7 +153,7 @@ def test_completed_child_is_shown_with_its_warnings() -> None:
 
 def test_a_state_that_comes_again_tells_only_what_is_new() -> None:
     assert _told(_state(status="running"), _state(status="running"), _state(status="failed")) == [
-        "gpu-1 seed 42: started",
+        "gpu-1 seed 42: running",
         "gpu-1 seed 42: failed",
     ]
 

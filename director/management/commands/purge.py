@@ -57,7 +57,7 @@ class Command(BaseCommand):
         did = "Would delete" if options["dry_run"] else "Deleted"
         self.stdout.write(
             f"{did} {plural(total.groups, 'group')} that ended before {iso(before)}, with"
-            f" {plural(total.children, 'child', 'children')}, {plural(total.attempts, 'attempt')}"
+            f" {plural(total.children, 'job')}, {plural(total.attempts, 'attempt')}"
             f" and {plural(total.events, 'event')}."
         )
 
