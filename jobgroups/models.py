@@ -126,6 +126,7 @@ class JobGroup(models.Model):
     cancelled_count = models.IntegerField(default=0)
 
     class Meta:
+        verbose_name = "group"
         ordering: ClassVar = ["-created_at", "-id"]
         constraints: ClassVar = [
             _known("group_status_known", "status", GroupStatus),
@@ -237,6 +238,7 @@ class ChildJob(models.Model):
     completed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = "job"
         ordering: ClassVar = ["group", "position"]
         constraints: ClassVar = [
             models.UniqueConstraint(name="child_position", fields=["group", "position"]),

@@ -14,7 +14,10 @@ def renamed(model: str, old: str, new: str, field: models.Field) -> list[Operati
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobgroups", "0010_reported_file_origin")]
+    dependencies = [
+        ("backends", "0004_field_names"),
+        ("jobgroups", "0010_reported_file_origin"),
+    ]
 
     operations = [
         migrations.SeparateDatabaseAndState(
@@ -31,6 +34,14 @@ class Migration(migrations.Migration):
                 *renamed("notice", "taken_by", "delivered_to", models.TextField(blank=True, db_default="", default="")),
                 migrations.AlterModelOptions(
                     name="abandonedprompt", options={"ordering": ["created_at"]}
+                ),
+                migrations.AlterModelOptions(
+                    name="jobgroup",
+                    options={"ordering": ["-created_at", "-id"], "verbose_name": "group"},
+                ),
+                migrations.AlterModelOptions(
+                    name="childjob",
+                    options={"ordering": ["group", "position"], "verbose_name": "job"},
                 ),
                 migrations.AddIndex(
                     model_name="notice",

@@ -1,5 +1,3 @@
-"""Every migration since the first release is one that the code of the release before survives."""
-
 from __future__ import annotations
 
 from typing import Any, Final
@@ -7,45 +5,39 @@ from typing import Any, Final
 import pytest
 from django.db import models
 from django.db.migrations import Migration, operations
-from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from tests.expanding import objections
+from tests.migration_rules import APPS, every_migration, loader_of, objections
 
-#: The last migration of each app that is a part of the first release. Up to them nobody had older code.
+#: The last migration of each app in the first release. No older code runs beside those.
 FIRST_RELEASE: Final = {"jobgroups": "0004_notice_taken_by", "backends": "0002_failures"}
-#: Operations that a person has judged: (app, migration, what it describes itself as) → why it is safe.
+#: Operations that were reviewed: (app, migration, its description) → why it is safe.
 JUDGED: Final[dict[tuple[str, str, str], str]] = {}
 
 
-@pytest.fixture(scope="module")
-def loader() -> MigrationLoader:
-    """All migrations, as the files have them."""
-    return MigrationLoader(None)
-
-
-def test_the_code_of_the_release_before_survives_every_migration(loader: MigrationLoader) -> None:
+def test_previous_release_works_beside_every_migration() -> None:
+    released: dict[str, bool] = dict.fromkeys(APPS, True)
     found = []
-    for app, first in FIRST_RELEASE.items():
-        (leaf,) = loader.graph.leaf_nodes(app)
-        plan = [key for key in loader.graph.forwards_plan(leaf) if key[0] == app]
-        assert (app, first) in plan, f"{first} is no migration of {app}"
-        for key in plan[plan.index((app, first)) + 1 :]:
-            before = loader.project_state(key, at_end=False)
+    for app, name in every_migration():
+        if not released[app]:
+            loader = loader_of((app, name))
+            before = loader.project_state((app, name), at_end=False)
             found += [
-                f"{app} {key[1]}: {why}"
-                for why in objections(loader.get_migration(*key), before)
-                if (*key, why.partition(":")[0]) not in JUDGED
+                f"{app} {name}: {why}"
+                for why in objections(loader.get_migration(app, name), before)
+                if (app, name, why.partition(":")[0]) not in JUDGED
             ]
+        elif name == FIRST_RELEASE[app]:
+            released[app] = False
     assert found == []
+    assert not any(released.values()), "a migration of the first release is missing"
 
 
 # --- the rule ---------------------------------------------------------------------------------------
 
 
 def _state() -> ProjectState:
-    """A model of the release before."""
     state = ProjectState()
     made = operations.CreateModel(
         "Job",
@@ -60,9 +52,9 @@ def _state() -> ProjectState:
     return state
 
 
-def told(*looked_at: Operation) -> list[str]:
+def objections_to(*checked: Operation) -> list[str]:
     migration = Migration("0002_next", "app")
-    migration.operations = list(looked_at)
+    migration.operations = list(checked)
     return objections(migration, _state())
 
 
@@ -93,20 +85,20 @@ FORBIDDEN: Final[dict[str, Operation]] = {
     "unique": operations.AlterField("Job", "count", models.IntegerField(unique=True)),
     "another column": operations.AlterField("Job", "count", models.IntegerField(db_column="n")),
     "without its db_default": operations.AlterField("Job", "name", models.CharField(max_length=20)),
-    "a constraint on what is written": operations.AddConstraint("Job", _CHECK),
+    "a constraint on an old field": operations.AddConstraint("Job", _CHECK),
     "Python without a way back": operations.RunPython(_nothing),
     "SQL without a way back": operations.RunSQL("SELECT 1"),
-    "within another": operations.SeparateDatabaseAndState(
+    "a database operation of its own": operations.SeparateDatabaseAndState(
         database_operations=[operations.RemoveField("Job", "name")]
     ),
-    "what nobody has thought of": operations.AlterModelTableComment("Job", "a job"),
+    "an unknown operation": operations.AlterModelTableComment("Job", "a job"),
 }
 
 
 @pytest.mark.parametrize("operation", FORBIDDEN.values(), ids=FORBIDDEN.keys())
-def test_what_the_old_code_would_not_survive_is_objected_to(operation: Operation) -> None:
-    (why,) = told(operation)
-    assert why.endswith(".")
+def test_operation_that_breaks_the_previous_release_is_refused(operation: Operation) -> None:
+    (reason,) = objections_to(operation)
+    assert reason.endswith(".")
 
 
 _OF_NEW = models.CheckConstraint(condition=models.Q(fresh__gte=0), name="fresh_positive")
@@ -125,10 +117,10 @@ ALLOWED: Final[dict[str, list[Operation]]] = {
     "without a limit": [operations.AlterField("Job", "name", models.TextField(db_default=""))],
     "may be null": [operations.AlterField("Job", "count", models.IntegerField(null=True))],
     "wider": [operations.AlterField("Job", "count", models.BigIntegerField())],
-    "a constraint on what is new": [_NEW_COUNT, operations.AddConstraint("Job", _OF_NEW)],
+    "a constraint on a new field": [_NEW_COUNT, operations.AddConstraint("Job", _OF_NEW)],
     "Python and back": [operations.RunPython(_nothing, operations.RunPython.noop)],
     "SQL and back": [operations.RunSQL("SELECT 1", operations.RunSQL.noop)],
-    "forgotten by Django alone": [
+    "a field removed from Django's state alone": [
         operations.SeparateDatabaseAndState(
             state_operations=[operations.RemoveField("Job", "name")]
         )
@@ -136,10 +128,10 @@ ALLOWED: Final[dict[str, list[Operation]]] = {
 }
 
 
-@pytest.mark.parametrize("looked_at", ALLOWED.values(), ids=ALLOWED.keys())
-def test_what_only_adds_is_not_objected_to(looked_at: list[Operation]) -> None:
-    assert told(*looked_at) == []
+@pytest.mark.parametrize("checked", ALLOWED.values(), ids=ALLOWED.keys())
+def test_operation_that_only_adds_is_allowed(checked: list[Operation]) -> None:
+    assert objections_to(*checked) == []
 
 
-def test_a_constraint_that_names_an_old_field_too_is_objected_to() -> None:
-    assert len(told(_NEW_COUNT, operations.AddConstraint("Job", _OF_BOTH))) == 1
+def test_constraint_on_an_old_field_is_refused() -> None:
+    assert len(objections_to(_NEW_COUNT, operations.AddConstraint("Job", _OF_BOTH))) == 1

@@ -1,6 +1,7 @@
-"""What a migration may do: the code of the release before it works on beside it, and after a way back.
+"""The order of all migrations, and what a migration may do.
 
-docs/operations.md says it to people, in "Upgrades"; ``tests/unit/test_migrations.py`` holds it.
+The code of the previous release works beside a migration, and after a return to that release: see "Upgrades" in
+docs/operations.md and ``tests/unit/test_migrations.py``.
 """
 
 from __future__ import annotations
@@ -8,19 +9,48 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration, operations
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from django.db.models import CheckConstraint, Field, ManyToManyField, Q, UniqueConstraint
 
-#: Types that take every value of another one.
+APPS: Final = ("backends", "jobgroups")
+Key = tuple[str, str]
+
+
+def every_migration() -> list[Key]:
+    """Return the migrations of both apps in an order in which they can run, without squashed ones."""
+    loader = MigrationLoader(None)
+    squashed = set(loader.replacements)
+    originals = MigrationLoader(None, replace_migrations=False).graph
+    found: dict[Key, None] = {}
+    for key in loader.replacements:
+        for replaced in loader.replacements[key].replaces:
+            found |= dict.fromkeys(originals.forwards_plan(replaced))
+    for app in reversed(APPS):
+        for leaf in loader.graph.leaf_nodes(app):
+            found |= dict.fromkeys(loader.graph.forwards_plan(leaf))
+    return [key for key in found if key[0] in APPS and key not in squashed]
+
+
+def loader_of(key: Key, connection: BaseDatabaseWrapper | None = None) -> MigrationLoader:
+    """Return a loader in whose graph a migration is a node, be it replaced by a squashed one or not."""
+    loader = MigrationLoader(connection)
+    if any(key in migration.replaces for migration in loader.replacements.values()):
+        return MigrationLoader(connection, replace_migrations=False)
+    return loader
+
+
+#: Pairs of types, of which the second stores every value of the first.
 _WIDER: Final = {
     ("SmallIntegerField", "IntegerField"),
     ("SmallIntegerField", "BigIntegerField"),
     ("IntegerField", "BigIntegerField"),
     ("CharField", "TextField"),
 }
-#: What changes no column that the old code knows, or what Django does with none.
+#: Operations that change no column of the previous release.
 _HARMLESS: Final = (
     operations.CreateModel,
     operations.AddIndex,
@@ -33,38 +63,37 @@ _HARMLESS: Final = (
 
 
 def objections(migration: Migration, before: ProjectState) -> list[str]:
-    """Return why the code of the release before would not survive a migration, a sentence each.
+    """Return why a migration breaks the code of the previous release, one sentence for each operation.
 
     Args:
-        migration: to look at.
+        migration: the migration to check.
         before: the models without it.
     """
-    return list(_Looking(migration.app_label, before).at(migration.operations))
+    return list(_Check(migration.app_label, before).check(migration.operations))
 
 
-class _Looking:
-    """One migration, operation by operation."""
+class _Check:
+    """Checks one migration, operation by operation."""
 
     def __init__(self, app: str, state: ProjectState) -> None:
         self._app = app
         self._state = state.clone()
-        #: What the migration itself has made, which no old code knows.
+        #: Created by the migration itself, unknown to the previous release.
         self._models: set[str] = set()
         self._fields: set[tuple[str, str]] = set()
 
-    def at(self, looked_at: Sequence[Operation]) -> Iterator[str]:
-        """Yield the objections, and take in what each operation makes."""
-        for operation in looked_at:
+    def check(self, checked: Sequence[Operation]) -> Iterator[str]:
+        """Yield the objections, and apply each operation to the state."""
+        for operation in checked:
             if isinstance(operation, operations.SeparateDatabaseAndState):
-                # What only Django's state forgets stays in the database, for the old code.
-                told = self._state.clone()
-                yield from self.at(operation.database_operations)
-                operation.state_forwards(self._app, told)
-                self._state = told
+                # State operations leave the database as the previous release needs it.
+                state = self._state.clone()
+                yield from self.check(operation.database_operations)
+                operation.state_forwards(self._app, state)
+                self._state = state
                 continue
-            why = self._objection(operation)
-            if why:
-                yield f"{operation.describe()}: {why}"
+            if reason := self._objection(operation):
+                yield f"{operation.describe()}: {reason}"
             if isinstance(operation, operations.CreateModel):
                 self._models.add(operation.name_lower)
             elif isinstance(operation, operations.AddField):
@@ -83,7 +112,7 @@ class _Looking:
                 return None if operation.reversible else "there is no way back."
         if isinstance(operation, _HARMLESS):
             return None
-        return "the old code knows it by this name; let a later release do it, once none uses it."
+        return "the previous release uses this name; leave it to a later release."
 
     def _field(self, operation: operations.AlterField) -> Field[Any, Any]:
         model = self._state.models[self._app, operation.model_name_lower]
@@ -96,36 +125,36 @@ class _Looking:
         named = _fields_of(operation.constraint)
         if named and all((model, name.lower()) in self._fields for name in named):
             return None
-        return "what the old code writes may break it."
+        return "rows of the previous release may violate it."
 
 
 def _of_new_field(field: Field[Any, Any]) -> str | None:
     if isinstance(field, ManyToManyField) or field.null:
         return None
     if not field.has_db_default():
-        return "the old code names no value for it: give it null=True or a db_default."
-    return "two rows of the old code would have one value." if field.unique else None
+        return "the previous release inserts no value: give it null=True or a db_default."
+    return "two rows of the previous release would have the same value." if field.unique else None
 
 
 def _of_change(old: Field[Any, Any], new: Field[Any, Any]) -> str | None:
     kinds = (old.get_internal_type(), new.get_internal_type())
     if old.db_column != new.db_column:
-        return "the old code knows it by its name."
+        return "the previous release uses the column."
     if kinds[0] != kinds[1] and kinds not in _WIDER:
         return "it becomes another type."
     if old.null and not new.null:
-        return "the old code may leave it empty."
+        return "the previous release may store null."
     if new.max_length is not None and (old.max_length is None or new.max_length < old.max_length):
-        return "it becomes shorter than what the old code writes."
+        return "it becomes shorter than values of the previous release."
     if new.unique and not old.unique:
-        return "the old code may write a value twice."
+        return "the previous release may store a value twice."
     if old.has_db_default() and not new.has_db_default() and not new.null:
-        return "code that names no value for it relies on its db_default."
+        return "the previous release relies on its db_default."
     return None
 
 
 def _fields_of(constraint: Any) -> list[str]:
-    """Return the fields that a constraint names; none where that cannot be told."""
+    """Return the fields of a constraint, none if they are not known."""
     if isinstance(constraint, UniqueConstraint) and constraint.condition is None:
         return list(constraint.fields)
     if isinstance(constraint, CheckConstraint) and isinstance(constraint.condition, Q):
@@ -140,9 +169,9 @@ def _fields_of_condition(condition: Q) -> set[str]:
             found |= _fields_of_condition(child)
         elif isinstance(child, tuple):
             found.add(child[0].partition("__")[0])
-            # Another field that it is compared with.
+            # Another field that is compared with it.
             if hasattr(child[1], "name"):
                 found.add(child[1].name)
         else:
-            found.add("")  # an expression: some field of the old code's, for all that is known
+            found.add("")  # an expression: it may use any field
     return found

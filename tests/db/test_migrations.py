@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from django.apps import apps
+from django.core.management import call_command
+from django.db import connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.state import StateApps
+from django.db.models import Field, ForeignKey, Model
+
+from tests.migration_rules import APPS, every_migration, loader_of
+
+_MOMENT: Final = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+#: Values that constraints require.
+_REQUIRED: Final[dict[str, dict[str, Any]]] = {
+    "jobgroup": {"status": "completed", "total_count": 9},
+    "childjob": {"status": "completed", "current_attempt_id": None},
+    "attempt": {"state": "success"},
+}
+ALIAS: Final = "scratch"
+
+
+class Scratch:
+    """Databases of the engine under test. One of them is open at a time, as ``ALIAS``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._prefix = f"test_migrations_{uuid.uuid4().hex[:8]}"
+        self._is_sqlite = connection.vendor == "sqlite"
+        self._names: list[str] = []
+
+    def open(self, name: str, *, template: str | None = None) -> BaseDatabaseWrapper:
+        """Open a database, which is created if it does not exist: empty, or as a copy of another."""
+        self.close()
+        path = self._path(name)
+        if name not in self._names:
+            self._names.append(name)
+            if not self._is_sqlite:
+                source = self._path(template) if template else "template1"
+                self._execute(f'CREATE DATABASE "{path}" TEMPLATE "{source}"')
+            elif template:
+                shutil.copy(self._path(template), path)
+        default = connections.settings["default"]
+        # A pool would keep connections open.
+        options = {name: v for name, v in default["OPTIONS"].items() if name != "pool"}
+        connections.settings[ALIAS] = {**default, "NAME": path, "OPTIONS": options}
+        return connections[ALIAS]
+
+    def close(self) -> None:
+        """Close the open database: PostgreSQL copies none that is in use."""
+        if ALIAS in connections.settings:
+            connections[ALIAS].close()
+            del connections[ALIAS], connections.settings[ALIAS]
+
+    def drop(self) -> None:
+        """Drop every database."""
+        self.close()
+        for name in () if self._is_sqlite else self._names:
+            self._execute(f'DROP DATABASE "{self._path(name)}"')
+
+    def _path(self, name: str) -> str:
+        return str(self._folder / name) if self._is_sqlite else f"{self._prefix}_{name}"
+
+    @staticmethod
+    def _execute(sql: str) -> None:
+        with connection._nodb_cursor() as cursor:
+            cursor.execute(sql)
+
+
+@pytest.fixture(scope="module")
+def scratch(
+    tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[Scratch]:
+    """A database after each migration, with rows, named by its number."""
+    with django_db_blocker.unblock():
+        made = Scratch(tmp_path_factory.mktemp("migrations"))
+        try:
+            for number, _ in enumerate(STATES):
+                _migrate_one(made, number)
+            yield made
+        finally:
+            made.drop()
+
+
+STATES: Final = every_migration()
+
+
+def _migrate_one(scratch: Scratch, number: int) -> None:
+    """Make the database of one state from the one before, and insert rows into a copy of it."""
+    before = f"empty_{number - 1}" if number else None
+    database = scratch.open(f"empty_{number}", template=before)
+    for app in ("admin", "sessions") if number == 0 else ():
+        call_command("migrate", app, database=ALIAS, verbosity=0)
+    executor = MigrationExecutor(database)
+    executor.loader = loader_of(STATES[number], database)
+    executor.migrate([STATES[number]])
+    applied = [node for node in executor.loader.graph.nodes if node in STATES[: number + 1]]
+    state = executor.loader.project_state(applied).apps
+    scratch.open(f"rows_{number}", template=f"empty_{number}")
+    _insert_rows(state)
+
+
+def _value(field: Field[Any, Any], rows: dict[str, Model]) -> Any:
+    """Return a value that is not the field's default."""
+    if isinstance(field, ForeignKey):
+        return rows[field.related_model._meta.model_name].pk
+    if field.choices:
+        return [value for value, _ in field.choices if value][-1]
+    values = {
+        "BooleanField": not field.default,
+        "CharField": f"{field.name} of a row"[: field.max_length],
+        "DateTimeField": _MOMENT,
+        "JSONField": ["x"],
+        "TextField": '["x"]',
+    }
+    return values.get(field.get_internal_type(), 1)
+
+
+def _insert_rows(state: StateApps) -> None:
+    """Insert a row into each table of the apps, those that others refer to first."""
+    rows: dict[str, Model] = {}
+    waiting = list(state.get_models())
+    while waiting:
+        model = waiting.pop(0)
+        name = str(model._meta.model_name)
+        values = dict(_REQUIRED.get(name, {}))
+        fields = [
+            one for one in model._meta.local_concrete_fields if one is not model._meta.auto_field
+        ]
+        try:
+            values = {
+                one.attname: _value(one, rows) for one in fields if one.attname not in values
+            } | values
+        except KeyError:
+            waiting.append(model)
+            continue
+        rows[name] = model._default_manager.using(ALIAS).create(**values)
+    if "attempt" in rows:
+        rows["childjob"].current_attempt_id = rows["attempt"].pk  # type: ignore[attr-defined]
+        rows["childjob"].save(using=ALIAS)
+
+
+def _tables(database: BaseDatabaseWrapper) -> list[str]:
+    with database.cursor() as cursor:
+        return [
+            table for table in database.introspection.table_names(cursor) if table.startswith(APPS)
+        ]
+
+
+def _rows(database: BaseDatabaseWrapper, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the one row of each table."""
+    found = {}
+    with database.cursor() as cursor:
+        for table in tables:
+            cursor.execute(f'SELECT * FROM "{table}"')  # noqa: S608 names of the schema
+            (row,) = cursor.fetchall()
+            found[table] = dict(zip((one[0] for one in cursor.description), row, strict=True))
+    return found
+
+
+def _schema(database: BaseDatabaseWrapper) -> dict[str, Any]:
+    """Return columns, constraints and indexes of the apps' tables."""
+    inspect = database.introspection
+    with database.cursor() as cursor:
+        return {
+            table: (
+                sorted(
+                    (one.name, one.type_code, one.display_size, one.null_ok, one.default)
+                    for one in inspect.get_table_description(cursor, table)
+                ),
+                sorted(
+                    # Django derives the names of unnamed constraints from a digest of their columns.
+                    ("" if one["foreign_key"] or one["primary_key"] else name, repr(one))
+                    for name, one in inspect.get_constraints(cursor, table).items()
+                ),
+            )
+            for table in _tables(database)
+        }
+
+
+@pytest.mark.parametrize("number", range(len(STATES)), ids=[name for _, name in STATES])
+def test_database_of_an_earlier_release_keeps_its_rows(scratch: Scratch, number: int) -> None:
+    database = scratch.open(f"rows_{number}")
+    before = _rows(database, _tables(database))
+    call_command("migrate", database=ALIAS, verbosity=0)
+    for table, row in _rows(database, before).items():
+        assert {name: row[name] for name in before[table]} == before[table]
+    for app in APPS:
+        for model in apps.get_app_config(app).get_models():
+            for row in model._default_manager.using(ALIAS):
+                row.save(using=ALIAS, force_update=True)
+
+
+def test_fresh_database_has_the_same_schema(scratch: Scratch) -> None:
+    newest = _schema(scratch.open(f"rows_{len(STATES) - 1}"))
+    database = scratch.open("fresh")
+    call_command("migrate", database=ALIAS, verbosity=0)
+    assert _schema(database) == newest
