@@ -24,6 +24,7 @@ from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
 from jobgroups.queries import failures as failing
 from jobgroups.services import attempts, cancellation, expiry, retries
+from jobgroups.services.claims import Claim
 from tests import farm
 from tests.api.conftest import Api, wrong_fields
 
@@ -283,186 +284,122 @@ def test_a_row_is_labelled_with_the_groups_of_its_own_failures(api: Api) -> None
 
 
 # --- one number everywhere ------------------------------------------------------------------------
-# Each state is reached through the services that runners and users reach it by.
+# Each state is reached through the services by which runners and users reach it.
+
+Step = Callable[[], object]
 
 
-def _held() -> Fence:
-    return Fence("gpu-1", Lease.objects.get(pk="gpu-1").epoch)
+def _queue(*backend_ids: str, **fields: Any) -> Step:
+    return lambda: farm.submit(*backend_ids or ("gpu-1",), **fields)
 
 
-def _finish_next(fence: Fence, end: AttemptState) -> None:
+def _online(backend_id: str = "gpu-1") -> Step:
+    return lambda: backend_observed(backend_id=backend_id, reachable=True)
+
+
+def _fence() -> Fence:
+    held = Lease.objects.filter(pk="gpu-1").first()
+    return Fence("gpu-1", held.epoch) if held else farm.lease()
+
+
+def _claim() -> Claim:
     ChildJob.objects.update(not_before=None)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    farm.finish(claimed, fence, end)
+    return farm.claim(_fence())
 
 
-def _failed() -> None:
-    fence = farm.lease()
-    farm.submit("gpu-1")
-    _finish_next(fence, AttemptState.ERROR)
+def _run(result: AttemptState) -> Step:
+    def run() -> None:
+        claim = _claim()
+        farm.start(claim, _fence())
+        farm.finish(claim, _fence(), result)
+
+    return run
 
 
-def _timed_out() -> None:
-    fence = farm.lease()
-    farm.submit("gpu-1")
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
+def _accept() -> None:
+    attempts.attempt_accepted(attempt_id=_claim().attempt_id, fence=_fence())
 
 
-def _timed_out_and_hangs() -> None:
-    _timed_out()
-    open_one = Attempt.objects.get()
-    attempts.attempt_stalled(attempt_id=open_one.id, fence=_held())
+def _time_out() -> None:
+    claim = _claim()
+    farm.start(claim, _fence())
+    attempts.attempt_timed_out(attempt_id=claim.attempt_id, fence=_fence())
 
 
-def _timed_out_and_stopped() -> None:
-    _timed_out()
-    fence, stopped = _held(), Attempt.objects.get()
+def _stall() -> None:
+    attempts.attempt_stalled(attempt_id=Attempt.objects.get().id, fence=_fence())
+
+
+def _stop() -> None:
     end = farm.end(AttemptState.INTERRUPTED)
-    attempts.attempt_ended(attempt_id=stopped.id, fence=fence, end=end)
+    attempts.attempt_ended(attempt_id=Attempt.objects.get().id, fence=_fence(), end=end)
 
 
-def _given_up_after_it_was_sent() -> None:
-    fence = farm.lease()
-    farm.submit("gpu-1")
-    claimed = farm.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    expiry.children_give_up(fence=fence, away_s=600, reason="connection refused")
+def _give_up(**fields: Any) -> Step:
+    return lambda: expiry.children_give_up(fence=_fence(), away_s=600, reason="refused", **fields)
 
 
-def _stalled_after_it_was_sent() -> None:
-    fence = farm.lease()
-    farm.submit("gpu-1")
-    claimed = farm.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    expiry.children_give_up(
-        fence=fence, away_s=60, reason="it executes nothing", kind=FailureClass.STALLED
-    )
+def _expire() -> None:
+    expiry.children_waited_too_long(fence=_fence(), limit_s=-1)
 
 
-def _given_up_before_it_was_sent() -> None:
-    farm.submit("gpu-1")
-    expiry.children_give_up(fence=farm.lease(), away_s=600, reason="connection refused")
-
-
-def _disabled_before_it_was_sent() -> None:
-    farm.submit("gpu-1")
-    expiry.children_of_disabled(fence=farm.lease())
-
-
-def _queued_for_too_long() -> None:
-    farm.submit("gpu-1")
-    expiry.children_waited_too_long(fence=farm.lease(), limit_s=-1)
-
-
-def _queued_for_too_long_after_it_was_sent() -> None:
-    fence = farm.lease()
-    farm.submit("gpu-1")
-    farm.claim(fence)
-    expiry.children_waited_too_long(fence=fence, limit_s=-1)
-
-
-def _made_up_for_by_the_next_try() -> None:
-    _waits_for_its_next_try()
-    _finish_next(_held(), AttemptState.SUCCESS)
-
-
-def _failed_again_on_the_next_try() -> None:
-    _waits_for_its_next_try()
-    _finish_next(_held(), AttemptState.ERROR)
-
-
-def _waits_for_its_next_try() -> None:
-    fence = farm.lease()
-    farm.submit("gpu-1", max_attempts=2)
-    _finish_next(fence, AttemptState.ERROR)
-
-
-def _hangs_and_waits_for_its_next_try_elsewhere() -> None:
-    fence = farm.lease()
-    backend_observed(backend_id="gpu-2", reachable=True)
-    made = farm.submit("gpu-1", "gpu-2", max_attempts=2, retry_elsewhere=Elsewhere.GROUP)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
-    assert ChildJob.objects.get(group=made, position=0).status == ChildStatus.QUEUED
-
-
-def _cancelled() -> None:
-    cancellation.group_cancel(group_id=farm.submit("gpu-1").id)
-
-
-def _cancelled_while_it_waited_for_its_next_try() -> None:
-    _waits_for_its_next_try()
+def _cancel() -> None:
     cancellation.group_cancel(group_id=JobGroup.objects.get().id)
 
 
-def _retried_by_a_person() -> None:
-    _failed()
-    backend_observed(backend_id="gpu-1", reachable=True)
+def _retry() -> None:
     retries.group_retry(group_id=JobGroup.objects.get().id)
 
 
-def _retried_by_a_person_and_failed_again() -> None:
-    _retried_by_a_person()
-    _finish_next(_held(), AttemptState.ERROR)
+def _retry_job() -> None:
+    failed = ChildJob.objects.get(position=0)
+    retries.child_retry(group_id=failed.group_id, job_id=failed.id)
 
 
-def _retried_by_a_person_and_completed() -> None:
-    _retried_by_a_person()
-    _finish_next(_held(), AttemptState.SUCCESS)
+_FAIL, _SUCCEED = _run(AttemptState.ERROR), _run(AttemptState.SUCCESS)
+_FAILED = [_queue(), _FAIL]
+_WAITING = [_queue(max_attempts=2), _FAIL]
+_RETRIED = [*_FAILED, _online(), _retry]
+_TWO = ("gpu-1", "gpu-2")
+_ELSEWHERE = _queue(*_TWO, max_attempts=2, retry_elsewhere=Elsewhere.GROUP)
+
+#: Steps, and then: failed jobs, failures of them and of others, failures that were recovered.
+_STATES: dict[str, tuple[list[Step], int, int, int]] = {
+    "failed": (_FAILED, 1, 1, 0),
+    "timed out": ([_queue(), _time_out], 1, 1, 0),
+    "timed out and hangs": ([_queue(), _time_out, _stall], 1, 1, 0),
+    "timed out and stopped": ([_queue(), _time_out, _stop], 1, 1, 0),
+    "given up, sent": ([_queue(), _accept, _give_up()], 1, 1, 0),
+    "stalled, sent": ([_queue(), _accept, _give_up(kind=FailureClass.STALLED)], 1, 1, 0),
+    "given up, not sent": ([_queue(), _give_up()], 1, 1, 0),
+    "disabled, not sent": (
+        [_queue(), lambda: expiry.children_of_disabled(fence=_fence())],
+        1,
+        1,
+        0,
+    ),
+    "queued for too long": ([_queue(), _expire], 1, 1, 0),
+    "queued for too long, sent": ([_queue(), _claim, _expire], 1, 1, 0),
+    "recovered": ([*_WAITING, _SUCCEED], 0, 0, 1),
+    "failed twice": ([*_WAITING, _FAIL], 1, 2, 0),
+    "waits for a retry": (_WAITING, 0, 1, 0),
+    "hangs and waits elsewhere": ([_online("gpu-2"), _ELSEWHERE, _time_out], 0, 1, 0),
+    "cancelled": ([_queue(), _cancel], 0, 0, 0),
+    "cancelled before a retry": ([*_WAITING, _cancel], 0, 1, 0),
+    "retried": (_RETRIED, 0, 1, 0),
+    "retried and failed": ([*_RETRIED, _FAIL], 1, 2, 0),
+    "retried and completed": ([*_RETRIED, _SUCCEED], 0, 0, 1),
+    "retried while running": ([_online(), _queue(*_TWO), _FAIL, _retry_job], 0, 1, 0),
+    "backend removed": ([*_FAILED, lambda: Backend.objects.all().delete()], 1, 1, 0),
+}
 
 
-def _retried_by_a_person_while_its_group_runs() -> None:
-    backend_observed(backend_id="gpu-1", reachable=True)
-    fence = farm.lease()
-    made = farm.submit("gpu-1", "gpu-2")
-    _finish_next(fence, AttemptState.ERROR)
-    failed = ChildJob.objects.get(group=made, position=0)
-    retries.child_retry(group_id=made.id, job_id=failed.id)
-    assert ChildJob.objects.get(pk=failed.pk).status == ChildStatus.QUEUED
-
-
-def _failed_at_a_backend_that_was_removed() -> None:
-    _failed()
-    Backend.objects.filter(pk="gpu-1").delete()
-
-
-#: A state, and: jobs that are failed in it, failures of them and of others, failures made up for.
-_STATES: list[tuple[Callable[[], None], int, int, int]] = [
-    (_failed, 1, 1, 0),
-    (_timed_out, 1, 1, 0),
-    (_timed_out_and_hangs, 1, 1, 0),
-    (_timed_out_and_stopped, 1, 1, 0),
-    (_given_up_after_it_was_sent, 1, 1, 0),
-    (_stalled_after_it_was_sent, 1, 1, 0),
-    (_given_up_before_it_was_sent, 1, 1, 0),
-    (_disabled_before_it_was_sent, 1, 1, 0),
-    (_queued_for_too_long, 1, 1, 0),
-    (_queued_for_too_long_after_it_was_sent, 1, 1, 0),
-    (_made_up_for_by_the_next_try, 0, 0, 1),
-    (_failed_again_on_the_next_try, 1, 2, 0),
-    (_waits_for_its_next_try, 0, 1, 0),
-    (_hangs_and_waits_for_its_next_try_elsewhere, 0, 1, 0),
-    (_cancelled, 0, 0, 0),
-    (_cancelled_while_it_waited_for_its_next_try, 0, 1, 0),
-    (_retried_by_a_person, 0, 1, 0),
-    (_retried_by_a_person_and_failed_again, 1, 2, 0),
-    (_retried_by_a_person_and_completed, 0, 0, 1),
-    (_retried_by_a_person_while_its_group_runs, 0, 1, 0),
-    (_failed_at_a_backend_that_was_removed, 1, 1, 0),
-]
-
-
-@pytest.mark.parametrize(
-    ("reach", "lost", "failures", "recovered"), _STATES, ids=[one[0].__name__ for one in _STATES]
-)
+@pytest.mark.parametrize(("steps", "lost", "failures", "recovered"), _STATES.values(), ids=_STATES)
 def test_api_page_navigation_and_command_line_count_the_same(
-    api: Api, reach: Callable[[], None], lost: int, failures: int, recovered: int
+    api: Api, steps: list[Step], lost: int, failures: int, recovered: int
 ) -> None:
-    reach()
+    for step in steps:
+        step()
     found = asked(api)
     listed = asked(api, "/api/job-groups")["results"]
     assert sum(one["failed_count"] for one in listed) == lost
