@@ -68,7 +68,7 @@ def _claim(backend_id: str) -> tuple[Fence, Claim]:
 # --- registering ----------------------------------------------------------------------------------
 
 
-def test_a_backend_is_registered_and_looked_at_at_once(api: Api, rung: list[str]) -> None:
+def test_new_backend_is_registered_and_probed(api: Api, rung: list[str]) -> None:
     with SimulatorThread(vram_gb=24.0) as sims:
         answer = api.post(PATH, {"url": sims.url, "name": "Big one", "tags": ["flux", "flux"]})
         assert answer.status_code == 201
@@ -91,7 +91,7 @@ def test_backend_is_named_by_its_chosen_id(api: Api) -> None:
         assert api.post(PATH, {"url": url, "backend_id": "attic"}).json()["name"] == "attic"
 
 
-def test_a_backend_that_is_away_is_registered_and_says_why(api: Api) -> None:
+def test_offline_backend_is_registered_with_the_reason(api: Api) -> None:
     with dead_port() as url:
         shown = api.post(PATH, {"url": url}).json()
     assert shown["status"] == "offline"
@@ -112,20 +112,20 @@ def test_a_backend_that_is_away_is_registered_and_says_why(api: Api) -> None:
         "http://127.0.0.2:8188",
     ],
 )
-def test_one_address_is_registered_once_however_it_is_spelled(api: Api, spelling: str) -> None:
+def test_address_is_registered_once_in_any_spelling(api: Api, spelling: str) -> None:
     api.post(PATH, {"url": "http://0.0.0.0:8188", "enabled": False})
     body = error_of(api.post(PATH, {"url": spelling, "enabled": False}), 409, "backend_exists")
     assert body["backend_id"] == "localhost_8188"
     assert Backend.objects.count() == 1
 
 
-def test_an_id_is_given_once(api: Api) -> None:
+def test_backend_id_is_unique(api: Api) -> None:
     api.post(PATH, {"url": "http://a.invalid:1", "backend_id": "big", "enabled": False})
     other = {"url": "http://b.invalid:1", "backend_id": "big", "enabled": False}
     assert error_of(api.post(PATH, other), 409, "backend_exists")["backend_id"] == "big"
 
 
-def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
+def test_addresses_with_the_same_slug_get_different_ids(api: Api) -> None:
     urls = ["http://a.invalid:1/x/y", "http://a.invalid:1/x_y", "http://a.invalid:1/x%20y"]
     ids = [api.post(PATH, {"url": u, "enabled": False}).json()["backend_id"] for u in urls]
     assert ids == ["a.invalid_1_x_y", "a.invalid_1_x_y-2", "a.invalid_1_x-20y"]
@@ -157,7 +157,7 @@ def test_two_addresses_of_one_slug_get_two_ids(api: Api) -> None:
     ],
     ids=repr,
 )
-def test_what_is_wrong_of_a_backend_is_named(api: Api, said: Any, field: str) -> None:
+def test_wrong_field_of_a_backend_is_named(api: Api, said: Any, field: str) -> None:
     assert list(wrong_fields(api.post(PATH, said))) == [field]
     assert Backend.objects.count() == 0
 
@@ -185,7 +185,7 @@ def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(
     assert backends_ensure([url["url"]]) == []
 
 
-def test_headers_and_logins_are_kept_and_never_shown(api: Api) -> None:
+def test_headers_and_logins_are_stored_and_never_shown(api: Api) -> None:
     said = {
         "url": "https://artist:s3cret@farm.invalid/gpu1",
         "headers": {"X-Token": "t0ken"},
@@ -206,7 +206,7 @@ def test_headers_and_logins_are_kept_and_never_shown(api: Api) -> None:
 # --- showing --------------------------------------------------------------------------------------
 
 
-def test_every_backend_is_listed_by_id(api: Api, make_backend: Made) -> None:
+def test_backends_are_listed_by_id(api: Api, make_backend: Made) -> None:
     for name in ("b", "a", "c"):
         make_backend(name)
     shown = api.get(PATH).json()["backends"]
@@ -232,14 +232,14 @@ def _status(api: Api, backend_id: str = "gpu-1") -> dict[str, Any]:
     return shown
 
 
-def test_a_backend_is_online_while_nothing_stands_there(api: Api, make_backend: Made) -> None:
+def test_backend_without_prompts_is_online(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1", version="0.3.64")
     shown = _status(api)
     assert (shown["status"], shown["queue_ours"], shown["queue_foreign"]) == ("online", 0, 0)
     assert shown["comfyui_version"] == "0.3.64"
 
 
-def test_other_peoples_prompts_make_it_busy(api: Api, make_backend: Made) -> None:
+def test_external_prompts_make_a_backend_busy(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     seen = {"queue_running": 1, "queue_pending": 2, "queue_foreign": 3}
     backend_observed(backend_id="gpu-1", reachable=True, **seen)
@@ -248,7 +248,7 @@ def test_other_peoples_prompts_make_it_busy(api: Api, make_backend: Made) -> Non
     assert shown["queue_ours"] == 0
 
 
-def test_prompts_of_ours_make_it_busy_as_soon_as_they_are_sent(api: Api, farm: list[str]) -> None:
+def test_own_prompts_make_a_backend_busy_when_they_are_claimed(api: Api, farm: list[str]) -> None:
     api.submit("gpu-1", "gpu-1", "gpu-1")
     assert _status(api)["status"] == "online"
     fence, claim = _claim("gpu-1")
@@ -259,7 +259,7 @@ def test_prompts_of_ours_make_it_busy_as_soon_as_they_are_sent(api: Api, farm: l
     assert (shown["queue_ours"], shown["running"], shown["queue_foreign"]) == (2, 1, 0)
 
 
-def test_a_backend_that_is_away_says_why_and_since_when(api: Api, make_backend: Made) -> None:
+def test_offline_backend_shows_reason_and_time(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     moment = now() - dt.timedelta(seconds=100)
     later = now()
@@ -271,16 +271,14 @@ def test_a_backend_that_is_away_says_why_and_since_when(api: Api, make_backend: 
     assert Backend.objects.get().status_since == moment
 
 
-def test_a_backend_that_nobody_looks_at_any_more_is_not_called_online(
-    api: Api, make_backend: Made
-) -> None:
+def test_backend_without_a_recent_probe_is_offline(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     Backend.objects.update(last_seen_at=now() - dt.timedelta(seconds=31))
     assert _status(api)["status"] == "offline"
     assert "Not probed since" in _status(api)["status_reason"]
 
 
-def test_a_disabled_backend_is_called_so_whatever_it_does(api: Api, make_backend: Made) -> None:
+def test_disabled_backend_is_shown_as_disabled(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     assert api.patch(f"{PATH}/gpu-1", {"enabled": False}).json()["status"] == "disabled"
     backend_observed(backend_id="gpu-1", reachable=False, reason="refused")
@@ -290,7 +288,9 @@ def test_a_disabled_backend_is_called_so_whatever_it_does(api: Api, make_backend
 # --- changing -------------------------------------------------------------------------------------
 
 
-def test_a_change_is_of_what_is_named_alone(api: Api, make_backend: Made, rung: list[str]) -> None:
+def test_change_affects_only_the_named_fields(
+    api: Api, make_backend: Made, rung: list[str]
+) -> None:
     make_backend("gpu-1", tags=["a"], headers={"X-A": "1"}, name="One")
     before = api.get(f"{PATH}/gpu-1").json()
     after = api.patch(f"{PATH}/gpu-1", {"tags": ["b", "c"], "name": None}).json()
@@ -299,7 +299,7 @@ def test_a_change_is_of_what_is_named_alone(api: Api, make_backend: Made, rung: 
     assert rung
 
 
-def test_a_change_of_nothing_is_no_error(api: Api, make_backend: Made) -> None:
+def test_change_of_nothing_is_allowed(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     before = api.get(f"{PATH}/gpu-1").json()
     assert api.patch(f"{PATH}/gpu-1", {}).json() == before
@@ -316,16 +316,12 @@ def test_a_change_of_nothing_is_no_error(api: Api, make_backend: Made) -> None:
         ({"hold_now": True}, "hold_now"),
     ],
 )
-def test_a_change_that_cannot_be_is_refused(
-    api: Api, make_backend: Made, said: Any, field: str
-) -> None:
+def test_wrong_change_is_refused(api: Api, make_backend: Made, said: Any, field: str) -> None:
     make_backend("gpu-1")
     assert list(wrong_fields(api.patch(f"{PATH}/gpu-1", said))) == [field]
 
 
-def test_a_moved_backend_is_looked_at_anew_and_old_headers_do_not_go_there(
-    api: Api, make_backend: Made
-) -> None:
+def test_new_address_is_probed_without_the_old_headers(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1", headers={"X-Token": "t"}, version="0.3.1")
     with SimulatorThread(version="0.9.9") as sims:
         shown = api.patch(f"{PATH}/gpu-1", {"url": sims.url}).json()
@@ -333,7 +329,7 @@ def test_a_moved_backend_is_looked_at_anew_and_old_headers_do_not_go_there(
     assert Backend.objects.get().headers == {}
 
 
-def test_a_backend_cannot_move_to_an_address_that_is_taken(api: Api, make_backend: Made) -> None:
+def test_registered_address_is_refused(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1", url="http://a.invalid:1")
     make_backend("gpu-2", url="http://b.invalid:1")
     answer = api.patch(f"{PATH}/gpu-2", {"url": "a.invalid:1"})
@@ -341,7 +337,7 @@ def test_a_backend_cannot_move_to_an_address_that_is_taken(api: Api, make_backen
     assert Backend.objects.get(pk="gpu-2").url == "http://b.invalid:1"
 
 
-def test_an_address_stays_while_a_prompt_of_ours_may_stand_there(api: Api, farm: list[str]) -> None:
+def test_address_cannot_change_while_a_prompt_may_be_there(api: Api, farm: list[str]) -> None:
     api.submit("gpu-1")
     url = Backend.objects.get(pk="gpu-1").url
     fence, claim = _claim("gpu-1")
@@ -357,16 +353,14 @@ def test_an_address_stays_while_a_prompt_of_ours_may_stand_there(api: Api, farm:
 # --- removing -------------------------------------------------------------------------------------
 
 
-def test_a_backend_with_children_not_final_stays(api: Api, farm: list[str]) -> None:
+def test_backend_with_open_jobs_cannot_be_removed(api: Api, farm: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     error_of(api.delete(f"{PATH}/gpu-1"), 409, "backend_in_use")
     api.delete(f"/api/job-groups/{group}")
     assert api.delete(f"{PATH}/gpu-1").status_code == 204
 
 
-def test_a_backend_that_is_away_is_forgotten_with_the_prompts_that_were_to_be_stopped(
-    api: Api, farm: list[str]
-) -> None:
+def test_offline_backend_is_removed_with_its_pending_stops(api: Api, farm: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     _claim("gpu-1")
     api.delete(f"/api/job-groups/{group}")
@@ -376,9 +370,7 @@ def test_a_backend_that_is_away_is_forgotten_with_the_prompts_that_were_to_be_st
     assert ChildJob.objects.get().backend_id == "gpu-1"
 
 
-def test_a_backend_stays_while_a_cancelled_prompt_may_still_run_there(
-    api: Api, farm: list[str]
-) -> None:
+def test_backend_with_a_cancelled_prompt_cannot_be_removed(api: Api, farm: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     _claim("gpu-1")
     api.delete(f"/api/job-groups/{group}")
@@ -387,9 +379,7 @@ def test_a_backend_stays_while_a_cancelled_prompt_may_still_run_there(
     assert "may still run there" in body["detail"]
 
 
-def test_history_keeps_the_id_of_a_backend_that_is_gone(
-    api: Api, farm: list[str], rung: list[str]
-) -> None:
+def test_jobs_keep_the_id_of_a_removed_backend(api: Api, farm: list[str], rung: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     fence, claim = _claim("gpu-1")
     play.finish(claim, fence)
@@ -404,7 +394,7 @@ def test_history_keeps_the_id_of_a_backend_that_is_gone(
     assert child["attempts"][0]["backend_id"] == "gpu-1"
 
 
-def test_a_removed_backend_gets_no_child(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_removed_backend_gets_no_job(api: Api, runner: Runner, make_backend: Made) -> None:
     make_backend("gpu-1")
     make_backend("gpu-2")
     api.delete(f"{PATH}/gpu-1")

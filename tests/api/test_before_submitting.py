@@ -13,14 +13,14 @@ from tests.api.bad_servers import bad_server, dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 
 
-def test_the_seeds_are_those_that_a_submission_deals(db: None, api: Api, farm: list[str]) -> None:
+def test_seeds_are_those_of_a_submission(db: None, api: Api, farm: list[str]) -> None:
     fields = {"seed_strategy": "golden_ratio", "base_seed": 42}
     dealt = [one["seed"] for one in api.submit(*farm, **fields)["child_jobs"]]
     answer = api.get("/api/seeds?strategy=golden_ratio&base_seed=42&count=3")
     assert answer.json() == {"strategy": "golden_ratio", "base_seed": 42, "seeds": dealt}
 
 
-def test_a_base_that_is_not_said_is_drawn(api: Api) -> None:
+def test_absent_base_seed_is_random(api: Api) -> None:
     first, second = (api.get("/api/seeds").json() for _ in range(2))
     assert first["strategy"] == "random"
     assert first["seeds"] == [first["base_seed"]]
@@ -29,7 +29,7 @@ def test_a_base_that_is_not_said_is_drawn(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_a_comfyui_that_answers_passes_its_test_and_is_not_registered(api: Api) -> None:
+def test_probe_of_a_comfyui_registers_nothing(api: Api) -> None:
     with SimulatorThread(vram_gb=24) as sims:
         said = api.post("/api/backends/test", {"url": sims.url}).json()
         known = api.post("/api/backends", {"url": sims.url, "backend_id": "mine"})
@@ -47,7 +47,7 @@ def test_a_comfyui_that_answers_passes_its_test_and_is_not_registered(api: Api) 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("wrong", ["html", "nonsense", "redirect", "401", "hang up"])
-def test_what_is_wrong_with_an_address_is_said(api: Api, wrong: str) -> None:
+def test_probe_returns_what_is_wrong(api: Api, wrong: str) -> None:
     with bad_server(wrong) as url:
         said = api.post("/api/backends/test", {"url": url}).json()
     assert said["ok"] is False
@@ -56,14 +56,14 @@ def test_what_is_wrong_with_an_address_is_said(api: Api, wrong: str) -> None:
 
 
 @pytest.mark.django_db
-def test_nothing_at_an_address_is_said_too(api: Api) -> None:
+def test_probe_returns_that_nothing_listens(api: Api) -> None:
     with dead_port() as url:
         said = api.post("/api/backends/test", {"url": url}).json()
     assert (said["ok"], said["reason"][:13]) == (False, "No connection")
 
 
 @pytest.mark.django_db
-def test_what_can_be_no_address_is_refused(api: Api) -> None:
+def test_malformed_address_is_refused(api: Api) -> None:
     assert set(wrong_fields(api.post("/api/backends/test", {}))) == {"url"}
     assert set(wrong_fields(api.get("/api/seeds?n=1"))) == {"n"}
     assert set(wrong_fields(api.post("/api/backends/test", {"url": "ftp://x"}))) == {"url"}
@@ -72,7 +72,7 @@ def test_what_can_be_no_address_is_refused(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_what_runs_on_this_machine_is_found_and_not_registered(api: Api, settings: Any) -> None:
+def test_local_comfyuis_are_found_and_not_registered(api: Api, settings: Any) -> None:
     with SimulatorThread(count=2) as sims, dead_port() as dead:
         ports = sorted(int(url.rsplit(":", 1)[1]) for url in sims.urls)
         api.post("/api/backends", {"url": f"localhost:{ports[1]}", "backend_id": "mine"})
@@ -83,7 +83,7 @@ def test_what_runs_on_this_machine_is_found_and_not_registered(api: Api, setting
     assert Backend.objects.count() == 1
 
 
-def test_a_backend_may_be_named_as_these_paths_are(make_backend: Made, api: Api) -> None:
+def test_backend_ids_test_and_find_are_allowed(make_backend: Made, api: Api) -> None:
     for name in ("test", "find"):
         make_backend(name)
         assert api.get(f"/api/backends/{name}").json()["backend_id"] == name

@@ -41,12 +41,12 @@ pytestmark = pytest.mark.django_db
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_is_not_json_in_utf8_is_refused(api: Api, body: bytes) -> None:
+def test_body_must_be_json_in_utf8(api: Api, body: bytes) -> None:
     error_of(api.post(PATH, body), 400, "invalid_json")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"3", b'"text"', b"true"])
-def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
+def test_body_must_be_an_object(api: Api, body: bytes) -> None:
     error_of(api.post(PATH, body), 400, "invalid_request")
 
 
@@ -65,13 +65,11 @@ def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
         (b'{"metadata": ' + b"[" * 120 + b"]" * 120 + b"}", "metadata" + ".0" * 99),
     ],
 )
-def test_what_no_database_can_keep_is_refused_wherever_it_stands(
-    api: Api, body: bytes, field: str
-) -> None:
+def test_unstorable_value_is_refused_at_any_position(api: Api, body: bytes, field: str) -> None:
     assert list(wrong_fields(api.post(PATH, body))) == [field]
 
 
-def test_the_body_is_the_first_of_the_levels(api: Api) -> None:
+def test_body_is_the_first_level_of_nesting(api: Api) -> None:
     at_limit = b'{"a": ' + b"[" * 99 + b"]" * 99 + b"}"
     assert "a" not in wrong_fields(api.post(PATH, at_limit))
     above = b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}"
@@ -91,9 +89,7 @@ def test_the_body_is_the_first_of_the_levels(api: Api) -> None:
         (b'{"a": }', "expecting value at line 1, column 7."),
     ],
 )
-def test_what_is_wrong_with_the_json_is_said_in_a_sentence(
-    api: Api, body: bytes, says: str
-) -> None:
+def test_invalid_json_is_described_in_a_sentence(api: Api, body: bytes, says: str) -> None:
     assert error_of(api.post(PATH, body), 400, "invalid_json")["detail"].endswith(says)
 
 
@@ -108,13 +104,11 @@ def test_what_is_wrong_with_the_json_is_said_in_a_sentence(
         (b'{"metadata": {"a": "\\u0000"}}', {"metadata.a": "Must not contain NUL."}),
     ],
 )
-def test_a_key_that_cannot_be_kept_is_told_from_a_value(
-    api: Api, body: bytes, said: dict[str, str]
-) -> None:
+def test_unstorable_key_has_its_own_message(api: Api, body: bytes, said: dict[str, str]) -> None:
     assert wrong_fields(api.post(PATH, body)) == said
 
 
-def test_a_surrogate_pair_is_a_character_like_any_other(api: Api, farm: list[str]) -> None:
+def test_surrogate_pair_is_stored(api: Api, farm: list[str]) -> None:
     body = json.dumps(
         {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "metadata": {"scene": "🎬"}},
         ensure_ascii=True,
@@ -138,12 +132,12 @@ def test_a_surrogate_pair_is_a_character_like_any_other(api: Api, farm: list[str
         "application/vnd.api+json",
     ],
 )
-def test_a_body_that_is_not_declared_as_json_in_utf8_is_refused(api: Api, media_type: str) -> None:
+def test_body_must_be_declared_as_json_in_utf8(api: Api, media_type: str) -> None:
     answer = api.post(PATH, b"{}", **{"content-type": media_type})
     error_of(answer, 415, "unsupported_media_type")
 
 
-def test_a_compressed_body_is_refused(api: Api) -> None:
+def test_compressed_body_is_refused(api: Api) -> None:
     answer = api.post(PATH, b"{}", content_encoding="gzip")
     assert "Content-Encoding" in error_of(answer, 415, "unsupported_media_type")["detail"]
 
@@ -151,17 +145,15 @@ def test_a_compressed_body_is_refused(api: Api) -> None:
 @pytest.mark.parametrize(
     "media_type", ["application/json", "Application/JSON; charset=UTF-8", "application/json;"]
 )
-def test_json_is_taken_however_its_type_is_spelled(api: Api, media_type: str) -> None:
+def test_media_type_is_read_in_any_spelling(api: Api, media_type: str) -> None:
     wrong_fields(api.post(PATH, b"{}", **{"content-type": media_type}))
 
 
-def test_a_byte_order_mark_is_passed_over(api: Api) -> None:
+def test_byte_order_mark_is_ignored(api: Api) -> None:
     wrong_fields(api.post(PATH, b"\xef\xbb\xbf{}"))
 
 
-def test_a_body_above_the_limit_is_too_large_and_one_at_it_is_not(
-    api: Api, settings: Settings
-) -> None:
+def test_body_above_the_limit_is_refused(api: Api, settings: Settings) -> None:
     settings.DIRECTOR_MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
     at_limit = b'{"a": "%s"}' % (b"x" * (1000 - 9))
     assert len(at_limit) == 1000
@@ -175,21 +167,21 @@ def test_20_megabytes_are_too_large_by_default(api: Api) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_chunked_body_is_read_like_any_other() -> None:
+async def test_chunked_body_is_read() -> None:
     status, body = await post_in_pieces(PATH, [b'{"base_seed"', b': "x"}'])
     assert status == 400
     assert "base_seed" in [error["field"] for error in body["errors"]]
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_chunked_body_above_the_limit_is_too_large(settings: Settings) -> None:
+async def test_chunked_body_above_the_limit_is_refused(settings: Settings) -> None:
     settings.DIRECTOR_MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
     status, body = await post_in_pieces(PATH, [b'{"a": "', b"x" * 2000, b'"}'])
     assert (status, body["code"]) == (413, "payload_too_large")
 
 
 @pytest.mark.parametrize("element", [b"1", b"1000", b"{}", b'{"":' * 90 + b"1" + b"}" * 90])
-def test_a_body_takes_at_most_40_bytes_of_memory_for_each_of_its_bytes(element: bytes) -> None:
+def test_body_takes_at_most_40_times_its_length_of_memory(element: bytes) -> None:
     body = b'{"a": [' + b",".join([element] * (2**18 // (len(element) + 1))) + b"]}"
     tracemalloc.start()
     try:
@@ -200,7 +192,7 @@ def test_a_body_takes_at_most_40_bytes_of_memory_for_each_of_its_bytes(element: 
     assert peak < 40 * len(body)
 
 
-def test_no_error_repeats_what_was_sent(api: Api, farm: list[str]) -> None:
+def test_no_error_repeats_the_request(api: Api, farm: list[str]) -> None:
     secret = "hunter2-do-not-repeat"
     bodies: list[Any] = [
         secret.encode(),

@@ -30,7 +30,7 @@ def _codes(root: type[JobGroupsError]) -> set[str]:
     return {root.code}.union(*(_codes(one) for one in root.__subclasses__()))
 
 
-def test_every_path_is_described_with_a_call() -> None:
+def test_docs_describe_every_path_with_a_call() -> None:
     for pattern in get_resolver("jobgroups.api.urls").url_patterns:
         path = re.sub(r"<str:(\w+)>", lambda m: "{" + m[1] + "}", str(pattern.pattern))
         path = path.rstrip("/").replace("{group_id}", "{id}").replace("{backend_id}", "{id}")
@@ -39,12 +39,12 @@ def test_every_path_is_described_with_a_call() -> None:
     assert TEXT.count("curl ") == headings
 
 
-def test_every_alias_of_a_parameter_is_listed() -> None:
+def test_docs_list_every_alias_of_a_parameter() -> None:
     listed = re.findall(r"^\| `(\w+)` \| (`.*`) \|$", _section("Parameters"), re.MULTILINE)
     assert {name: tuple(re.findall(r"`(\w+)`", text)) for name, text in listed} == ALIASES
 
 
-def test_every_error_code_is_listed() -> None:
+def test_docs_list_every_error_code() -> None:
     first_cells = re.findall(r"^\| (`.*?`) \|", _section("Error codes"), re.MULTILINE)
     listed = {code for cell in first_cells for code in re.findall(r"`(\w+)`", cell)}
     known = _codes(JobGroupsError) | {code for code, _ in _PLAIN.values()}
@@ -52,7 +52,7 @@ def test_every_error_code_is_listed() -> None:
     assert listed == known - _UNUSED
 
 
-def test_every_example_of_json_is_json() -> None:
+def test_json_examples_of_the_docs_are_json() -> None:
     blocks = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     assert len(blocks) > 10
     for block in blocks:
@@ -60,7 +60,7 @@ def test_every_example_of_json_is_json() -> None:
 
 
 @pytest.mark.django_db
-def test_the_backend_in_the_examples_has_the_fields_of_one(make_backend: Made) -> None:
+def test_backend_example_of_the_docs_has_all_fields(make_backend: Made) -> None:
     row = make_backend("gpu-1")
     blocks = [json.loads(b) for b in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
     shown = next(block["backends"][0] for block in blocks if "backends" in block)
@@ -70,9 +70,7 @@ def test_the_backend_in_the_examples_has_the_fields_of_one(make_backend: Made) -
 
 
 @pytest.mark.django_db
-def test_the_answers_in_the_examples_have_the_fields_of_real_ones(
-    api: Api, farm: list[str]
-) -> None:
+def test_response_examples_of_the_docs_have_all_fields(api: Api, farm: list[str]) -> None:
     blocks = [json.loads(b) for b in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
     submitted = next(block for block in blocks if "skipped_backends" in block)
     made = api.submit("gpu-1", "nobody")
@@ -84,7 +82,7 @@ def test_the_answers_in_the_examples_have_the_fields_of_real_ones(
     assert list(shown["child_jobs"][0]) == list(status["child_jobs"][0])
 
 
-def test_the_limits_are_those_of_the_settings(settings: Settings) -> None:
+def test_limits_of_the_docs_are_those_of_the_settings(settings: Settings) -> None:
     limits = _section("Limits")
     assert f"{settings.DIRECTOR_MAX_BODY_BYTES // 2**20} MiB" in limits
     assert f"{settings.DIRECTOR_MAX_CHILDREN:,}" in limits

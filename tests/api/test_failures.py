@@ -103,13 +103,13 @@ def keys(rows: list[dict[str, Any]]) -> list[tuple[str, str, int, int]]:
     return [tuple(row[name] for name in names) for row in rows]
 
 
-def test_nothing_failed(api: Api) -> None:
+def test_failures_are_empty_at_first(api: Api) -> None:
     found = asked(api)
     assert (found["window"], found["results"], found["recovered"]) == ("1d", [], [])
     assert (found["left_out"], found["only_newest"]) == (0, None)
 
 
-def test_failures_are_grouped_by_cause_backend_and_workflow_the_worst_first(api: Api) -> None:
+def test_failures_are_grouped_by_class_backend_and_workflow(api: Api) -> None:
     oom, node = FailureClass.OUT_OF_MEMORY, FailureClass.NODE_ERROR
     first, second, third = group("gpu-1", "gpu-1", "gpu-2")
     lose(first, node, ago=300)
@@ -142,7 +142,7 @@ def test_failures_are_grouped_by_cause_backend_and_workflow_the_worst_first(api:
     assert last.ended_at is not None
 
 
-def test_a_job_is_lost_to_the_failure_that_ended_it_and_to_no_other(api: Api) -> None:
+def test_failed_job_counts_for_its_last_failure(api: Api) -> None:
     (child,) = group("gpu-1")
     attempt(child, FailureClass.OUT_OF_MEMORY)
     lose(child, FailureClass.TIMEOUT, backend="gpu-2")
@@ -152,7 +152,7 @@ def test_a_job_is_lost_to_the_failure_that_ended_it_and_to_no_other(api: Api) ->
     ]
 
 
-def test_what_recovered_stands_apart_and_what_is_tried_again_is_said(api: Api) -> None:
+def test_recovered_and_retrying_failures_are_listed_apart(api: Api) -> None:
     done, waits = group("gpu-1", "gpu-1")
     attempt(done, FailureClass.NODE_ERROR)
     end(done, ChildStatus.COMPLETED)
@@ -163,7 +163,7 @@ def test_what_recovered_stands_apart_and_what_is_tried_again_is_said(api: Api) -
     assert found["results"][0]["retrying"] == 1
 
 
-def test_a_job_that_was_never_sent_is_counted_too(api: Api) -> None:
+def test_job_that_was_never_sent_is_counted(api: Api) -> None:
     (child,) = group("gpu-1")
     end(child, ChildStatus.FAILED, cause=FailureClass.UNREACHABLE)
     (row,) = asked(api)["results"]
@@ -173,7 +173,7 @@ def test_a_job_that_was_never_sent_is_counted_too(api: Api) -> None:
     assert failing.lost_count() == 1
 
 
-def test_the_failures_of_a_backend_that_was_removed_are_counted(api: Api) -> None:
+def test_failures_of_a_removed_backend_are_counted(api: Api) -> None:
     (child,) = group("gpu-1")
     lose(child, FailureClass.NODE_ERROR)
     Backend.objects.filter(pk="gpu-1").delete()
@@ -181,7 +181,7 @@ def test_the_failures_of_a_backend_that_was_removed_are_counted(api: Api) -> Non
 
 
 @pytest.mark.parametrize(("window", "seen"), [("1h", 1), ("1d", 2), ("7d", 3)])
-def test_only_the_window_is_looked_at(api: Api, window: str, seen: int) -> None:
+def test_failures_are_limited_to_the_window(api: Api, window: str, seen: int) -> None:
     hour, day, week, long_ago = group(*["gpu-1"] * 4)
     for child, hours in ((hour, 0.9), (day, 23), (week, 160), (long_ago, 170)):
         lose(child, FailureClass.NODE_ERROR, ago=hours * 3600)
@@ -189,7 +189,7 @@ def test_only_the_window_is_looked_at(api: Api, window: str, seen: int) -> None:
     assert row["failures"] == seen
 
 
-def test_more_than_a_page_is_cut_and_said(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_report_is_cut(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failing, "MAX_ROWS", 1)
     monkeypatch.setattr(failing, "MAX_FAILURES", 2)
     first, second, third = group("gpu-1", "gpu-2", "gpu-1")
@@ -201,7 +201,7 @@ def test_more_than_a_page_is_cut_and_said(api: Api, monkeypatch: pytest.MonkeyPa
     assert (found["left_out"], found["only_newest"]) == (1, 2)
 
 
-def test_the_jobs_behind_a_row_are_named_by_group_the_open_ones_as_such(api: Api) -> None:
+def test_failed_jobs_of_a_row_are_listed_by_group(api: Api) -> None:
     ended, other = group("gpu-1", "gpu-2")
     lose(ended, FailureClass.NODE_ERROR)
     lose(other, FailureClass.NODE_ERROR)
@@ -240,7 +240,7 @@ def test_wrong_query_is_refused(api: Api, path: str) -> None:
     assert len(wrong_fields(api.get(f"/api/{path}"))) == 1
 
 
-def test_the_navigation_counts_lost_jobs_up_to_a_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_navigation_counts_failed_jobs_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, done = group("gpu-1", "gpu-1", "gpu-1")
     lose(first, FailureClass.NODE_ERROR)
     attempt(done, FailureClass.NODE_ERROR)
@@ -260,7 +260,7 @@ def test_the_navigation_counts_lost_jobs_up_to_a_hundred(monkeypatch: pytest.Mon
         (failing._open_attempts, "attempt_failed"),
     ],
 )
-def test_each_source_is_read_by_its_index(
+def test_each_query_of_failures_uses_its_index(
     rows: Callable[[dt.datetime], QuerySet[Any]], index: str
 ) -> None:
     if connection.vendor == "postgresql":
@@ -270,7 +270,7 @@ def test_each_source_is_read_by_its_index(
     assert index in rows(now() - dt.timedelta(days=1)).explain()
 
 
-def test_a_row_is_labelled_with_the_groups_of_its_own_failures(api: Api) -> None:
+def test_row_is_labelled_with_the_groups_of_its_failures(api: Api) -> None:
     (unnamed,) = ChildJob.objects.filter(group=farm.submit("gpu-1"))
     digest = JobGroup.objects.get(pk=unnamed.group_id).workflow_digest
     lose(unnamed, FailureClass.NODE_ERROR, ago=60)
@@ -395,7 +395,7 @@ _STATES: dict[str, tuple[list[Step], int, int, int]] = {
 
 
 @pytest.mark.parametrize(("steps", "lost", "failures", "recovered"), _STATES.values(), ids=_STATES)
-def test_api_page_navigation_and_command_line_count_the_same(
+def test_api_page_navigation_and_cli_count_the_same(
     api: Api, steps: list[Step], lost: int, failures: int, recovered: int
 ) -> None:
     for step in steps:

@@ -59,19 +59,19 @@ def depart(url: str) -> bool:
     return backend_id != "" and adopted_depart(backend_id=backend_id)
 
 
-def test_an_empty_farm_adopts_all_that_answer() -> None:
+def test_empty_farm_adopts_all_found_backends() -> None:
     assert answer(*URLS) == ["localhost_8188", "localhost_8189", "localhost_8190"]
     assert offered() == []
 
 
-def test_an_artist_who_starts_three_in_turn_has_three() -> None:
+def test_backends_that_start_one_by_one_are_adopted() -> None:
     for url in URLS:
         assert len(answer(url)) == 1
         pass_time(180)
     assert Backend.objects.count() == 3
 
 
-def test_a_comfyui_is_offered_when_ten_minutes_have_passed(api: Api) -> None:
+def test_found_comfyui_is_offered_after_ten_minutes(api: Api) -> None:
     answer(*URLS)
     pass_time(601)
     assert answer(*URLS, NEW) == []
@@ -93,7 +93,7 @@ def test_a_comfyui_is_offered_when_ten_minutes_have_passed(api: Api) -> None:
     ],
     ids=["registered", "setting", "renamed", "disabled", "paused", "removed"],
 )
-def test_nothing_is_adopted_once_a_person_decided(act: Callable[[], Any]) -> None:
+def test_nothing_is_adopted_after_a_decision_by_a_user(act: Callable[[], Any]) -> None:
     answer(URLS[0])
     act()
     assert answer(*URLS) == []
@@ -101,7 +101,7 @@ def test_nothing_is_adopted_once_a_person_decided(act: Callable[[], Any]) -> Non
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "removed"])
-def test_a_farm_that_a_person_began_adopts_nothing(kept: bool) -> None:
+def test_farm_with_a_registered_backend_adopts_nothing(kept: bool) -> None:
     services.backends_ensure(["192.168.100.6:8188"])
     if not kept:
         backend_forget(backend_id="192.168.100.6_8188")
@@ -109,7 +109,7 @@ def test_a_farm_that_a_person_began_adopts_nothing(kept: bool) -> None:
     assert offered() == [NEW]
 
 
-def test_a_found_comfyui_that_left_is_offered_no_longer_and_forgotten() -> None:
+def test_found_comfyui_is_removed_when_it_stops() -> None:
     services.backend_create(url="192.168.100.6:8188")
     answer(NEW)
     pass_time(41)
@@ -118,7 +118,7 @@ def test_a_found_comfyui_that_left_is_offered_no_longer_and_forgotten() -> None:
     assert not FoundBackend.objects.exists()
 
 
-def test_an_ignored_comfyui_stays_ignored_until_a_person_decides(api: Api) -> None:
+def test_ignored_comfyui_stays_ignored_until_unignored(api: Api) -> None:
     services.backend_create(url="192.168.100.6:8188")
     answer(NEW)
     ignored = api.post("/api/backends/found/ignore", {"url": "127.0.0.1:8198"}).json()
@@ -133,12 +133,12 @@ def test_an_ignored_comfyui_stays_ignored_until_a_person_decides(api: Api) -> No
     assert offered() == [NEW]
 
 
-def test_an_ignored_comfyui_is_not_adopted_in_an_empty_farm() -> None:
+def test_ignored_comfyui_is_not_adopted_in_an_empty_farm() -> None:
     FoundBackend.objects.create(url=NEW, first_seen_at=now(), last_seen_at=now(), ignored_at=now())
     assert answer(NEW, URLS[0]) == ["localhost_8188"]
 
 
-def test_a_found_comfyui_is_added(api: Api) -> None:
+def test_found_comfyui_is_added(api: Api) -> None:
     services.backend_create(url="192.168.100.6:8188")
     answer(NEW)
     made = api.post("/api/backends/found/add", {"url": "localhost:8198"})
@@ -149,14 +149,14 @@ def test_a_found_comfyui_is_added(api: Api) -> None:
 
 
 @pytest.mark.parametrize("decision", ["add", "ignore", "unignore"])
-def test_an_address_that_was_not_found_is_refused(api: Api, decision: str) -> None:
+def test_address_that_was_not_found_is_refused(api: Api, decision: str) -> None:
     path = f"/api/backends/found/{decision}"
     error_of(api.post(path, {"url": NEW}), 404, "address_not_found")
     assert set(wrong_fields(api.post(path, {"url": "ftp://x"}))) == {"url"}
     assert set(wrong_fields(api.post(path, {"url": NEW, "name": "x"}))) == {"name"}
 
 
-def test_the_id_of_the_list_is_no_backends(api: Api) -> None:
+def test_backend_id_found_is_reserved(api: Api) -> None:
     wrong = wrong_fields(api.post("/api/backends", {"url": NEW, "backend_id": "found"}))
     assert set(wrong) == {"backend_id"}
     refused = error_of(api.patch("/api/backends/found", {"name": "x"}), 405, "method_not_allowed")
@@ -166,7 +166,7 @@ def test_the_id_of_the_list_is_no_backends(api: Api) -> None:
 # --- an adopted backend that left -----------------------------------------------------------------
 
 
-def test_an_adopted_backend_without_jobs_leaves_and_comes_back_by_itself(api: Api) -> None:
+def test_adopted_backend_without_jobs_is_removed_and_adopted_again(api: Api) -> None:
     answer(*URLS)
     assert api.get("/api/backends/localhost_8188").json()["adopted_at"] is not None
     leave("localhost_8188")
@@ -179,13 +179,13 @@ def test_an_adopted_backend_without_jobs_leaves_and_comes_back_by_itself(api: Ap
     assert Backend.objects.get(pk="localhost_8188").adopted_at is not None
 
 
-def test_an_adopted_backend_stays_for_ten_minutes() -> None:
+def test_adopted_backend_stays_for_ten_minutes() -> None:
     answer(URLS[0])
     leave("localhost_8188", seconds=590)
     assert not depart(URLS[0])
 
 
-def test_a_backend_that_answers_again_stays() -> None:
+def test_adopted_backend_that_responds_again_stays() -> None:
     answer(URLS[0])
     leave("localhost_8188")
     services.backend_observed(backend_id="localhost_8188", reachable=True)
@@ -202,7 +202,7 @@ def test_a_backend_that_answers_again_stays() -> None:
     ],
     ids=["tags", "headers", "paused", "quarantined"],
 )
-def test_a_backend_that_a_person_changed_is_never_removed(act: Callable[[], Any]) -> None:
+def test_backend_that_a_user_changed_is_never_removed(act: Callable[[], Any]) -> None:
     answer(URLS[0])
     act()
     leave("localhost_8188")
@@ -211,7 +211,7 @@ def test_a_backend_that_a_person_changed_is_never_removed(act: Callable[[], Any]
     assert Backend.objects.count() == 1
 
 
-def test_a_backend_with_jobs_is_never_removed_but_its_removal_is_offered(api: Api) -> None:
+def test_adopted_backend_with_jobs_is_never_removed(api: Api) -> None:
     answer(URLS[0])
     group_cancel(group_id=farm.submit("localhost_8188").id)
     leave("localhost_8188")
@@ -222,7 +222,7 @@ def test_a_backend_with_jobs_is_never_removed_but_its_removal_is_offered(api: Ap
     assert JobGroup.objects.count() == 1
 
 
-def test_pages_offer_what_was_found(api: Api) -> None:
+def test_pages_offer_found_comfyuis(api: Api) -> None:
     services.backend_create(url="192.168.100.6:8188")
     answer(NEW, URLS[0])
     discovery.found_ignore(url=URLS[0], ignored=True)

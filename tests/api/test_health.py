@@ -38,33 +38,33 @@ def _states(body: dict[str, Any]) -> list[str]:
     return [body["status"], *(check["status"] for check in body["checks"].values())]
 
 
-def test_all_is_well_with_a_runner_and_backends_that_answer(api: Api, farm: list[str]) -> None:
+def test_health_is_ok_with_a_runner_and_online_backends(api: Api, farm: list[str]) -> None:
     body = _health(api, 200)
     assert body["version"] == __version__
     assert _states(body) == ["ok"] * 5
     assert api.get("/api/health/").json()["status"] == "ok"
 
 
-def test_without_a_runner_the_director_is_down(api: Api, make_backend: Made) -> None:
+def test_health_is_down_without_a_runner(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     assert _states(_health(api, 503)) == ["down", "ok", "ok", "down", "ok"]
 
 
-def test_a_runner_without_a_fresh_heartbeat_is_none(api: Api, farm: list[str]) -> None:
+def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) -> None:
     Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
     body = _health(api, 503)
     assert body["checks"]["runner"]["status"] == "down"
     assert "No heartbeat since 20" in body["checks"]["runner"]["detail"]
 
 
-def test_a_runner_that_signed_off_is_none(api: Api, farm: list[str]) -> None:
+def test_health_is_down_after_the_runner_deregistered(api: Api, farm: list[str]) -> None:
     runners.runner_stopped(name="runner-1", instance="abc")
     assert _health(api, 503)["checks"]["runner"]["detail"] == (
         "No runner is registered; `serve` or `runner` starts one."
     )
 
 
-def test_where_groups_are_accepted_without_a_runner_its_absence_degrades(
+def test_health_is_degraded_where_groups_are_accepted_without_a_runner(
     api: Api, make_backend: Made, settings: Settings
 ) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
@@ -72,9 +72,7 @@ def test_where_groups_are_accepted_without_a_runner_its_absence_degrades(
     assert _states(_health(api, 200)) == ["degraded", "ok", "ok", "degraded", "ok"]
 
 
-def test_a_runner_that_was_started_again_after_a_defect_degrades_for_a_while(
-    api: Api, farm: list[str]
-) -> None:
+def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[str]) -> None:
     runners.runner_failed(name="runner-1", error="RuntimeError: the secret is 42")
     body = _health(api, 200)
     assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok"]
@@ -84,21 +82,21 @@ def test_a_runner_that_was_started_again_after_a_defect_degrades_for_a_while(
     assert _health(api, 200)["status"] == "ok"
 
 
-def test_a_backend_that_is_away_degrades_and_is_named(api: Api, farm: list[str]) -> None:
+def test_offline_backend_is_named(api: Api, farm: list[str]) -> None:
     backend_observed(backend_id="gpu-2", reachable=False, reason="refused")
     body = _health(api, 200)
     assert _states(body) == ["degraded", "ok", "ok", "ok", "degraded"]
     assert body["checks"]["backends"]["detail"] == "1 of 3 does not answer: gpu-2."
 
 
-def test_a_backend_that_is_set_aside_degrades_and_is_named(api: Api, farm: list[str]) -> None:
+def test_quarantined_backend_is_named(api: Api, farm: list[str]) -> None:
     api.post("/api/backends/gpu-3/quarantine", None)
     body = _health(api, 200)
     assert _states(body) == ["degraded", "ok", "ok", "ok", "degraded"]
     assert body["checks"]["backends"]["detail"] == "1 of 3 is quarantined: gpu-3."
 
 
-def test_a_backend_that_is_held_is_not_said_to_answer(api: Api, farm: list[str]) -> None:
+def test_paused_backend_counts_neither_as_online_nor_as_offline(api: Api, farm: list[str]) -> None:
     api.post("/api/backends/gpu-1/pause", None)
     backend_observed(backend_id="gpu-1", reachable=False, reason="refused")
     body = _health(api, 200)
@@ -114,7 +112,7 @@ def test_a_backend_that_is_held_is_not_said_to_answer(api: Api, farm: list[str])
     }
 
 
-def test_backends_that_are_all_held_degrade(api: Api, farm: list[str]) -> None:
+def test_health_is_degraded_when_all_backends_are_paused(api: Api, farm: list[str]) -> None:
     for name in farm:
         api.post(f"/api/backends/{name}/pause", None)
     assert _health(api, 200)["checks"]["backends"] == {
@@ -123,7 +121,9 @@ def test_backends_that_are_all_held_degrade(api: Api, farm: list[str]) -> None:
     }
 
 
-def test_no_backend_at_all_degrades(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_health_is_degraded_without_enabled_backends(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
     assert _states(_health(api, 200)) == ["degraded", "ok", "ok", "ok", "degraded"]
     make_backend("off", enabled=False)
     assert _health(api, 200)["checks"]["backends"]["status"] == "degraded"
@@ -132,7 +132,7 @@ def test_no_backend_at_all_degrades(api: Api, runner: Runner, make_backend: Made
 # --- the database ---------------------------------------------------------------------------------
 
 
-def test_a_database_that_errs_is_down_and_nothing_is_claimed_of_the_rest(
+def test_database_error_is_down_and_hides_the_other_checks(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away() -> None:
@@ -145,7 +145,7 @@ def test_a_database_that_errs_is_down_and_nothing_is_claimed_of_the_rest(
     assert "db.internal" in caplog.text
 
 
-def test_a_database_that_is_silent_is_down_in_time(
+def test_silent_database_is_down_after_the_timeout(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
@@ -161,7 +161,7 @@ def test_a_database_that_is_silent_is_down_in_time(
 # --- Redis ----------------------------------------------------------------------------------------
 
 
-def test_a_redis_that_refuses_or_is_silent_degrades_in_time(
+def test_unreachable_or_silent_redis_degrades(
     api: Api, farm: list[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "REDIS_SECONDS", 0.2)
@@ -175,7 +175,7 @@ def test_a_redis_that_refuses_or_is_silent_degrades_in_time(
 
 
 @pytest.mark.redis
-def test_a_message_that_comes_back_through_redis_is_well(
+def test_health_is_ok_when_a_message_comes_back_through_redis(
     api: Api, farm: list[str], settings: Settings
 ) -> None:
     settings.DIRECTOR_REDIS_URL = "redis://127.0.0.1:6379/0"

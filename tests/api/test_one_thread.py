@@ -101,7 +101,7 @@ def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("token", ["", "a-token-of-some-length"])
-def test_it_answers_as_djangos_handler_does(
+def test_response_equals_that_of_djangos_handler(
     farm: list[str], settings: Settings, token: str
 ) -> None:
     key = {"idempotency-key": "again"}
@@ -115,14 +115,14 @@ def test_it_answers_as_djangos_handler_does(
     assert JobGroup.objects.count() == 1
 
 
-def test_a_session_of_the_admin_is_neither_read_nor_ended_by_the_api(farm: list[str]) -> None:
+def test_api_does_not_read_the_admins_session(farm: list[str]) -> None:
     ask = _answer(ThreadedHandler(), "GET", "/api/backends", None, {"cookie": "sessionid=abc"})
     status, headers, _ = asyncio.run(ask)
     assert status == 200
     assert not {b"Set-Cookie", b"Cookie"} & {name for name, _ in headers}
 
 
-def test_every_middleware_but_those_of_pages_is_in_the_apis_chain() -> None:
+def test_api_has_all_middleware_except_that_of_pages() -> None:
     pages = {
         "servestatic.middleware.ServeStaticMiddleware",
         "django.contrib.sessions.middleware.SessionMiddleware",
@@ -135,14 +135,14 @@ def test_every_middleware_but_those_of_pages_is_in_the_apis_chain() -> None:
     )
 
 
-def test_a_body_above_the_limit_is_refused_alike(farm: list[str], settings: Settings) -> None:
+def test_body_above_the_limit_has_djangos_response(farm: list[str], settings: Settings) -> None:
     settings.DIRECTOR_MAX_BODY_BYTES = 2_000
     here, there = _both(("POST", "/api/job-group", {**GOOD, "metadata": {"x": "y" * 3_000}}, {}))
     assert here == there
     assert here[0] == 413
 
 
-def test_a_crash_is_told_alike(
+def test_unexpected_error_has_djangos_response(
     farm: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("jobgroups.queries.groups.group_list", lambda **_: 1 / 0)
@@ -153,7 +153,7 @@ def test_a_crash_is_told_alike(
     assert caplog.text.count("ZeroDivisionError") >= 2
 
 
-def test_a_request_goes_to_one_of_a_few_threads_and_their_connections_stay(
+def test_requests_share_a_few_threads_and_connections(
     farm: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, int]] = []
@@ -178,7 +178,7 @@ def test_a_request_goes_to_one_of_a_few_threads_and_their_connections_stay(
         assert len(set(seen)) == len({name for name, _ in seen})
 
 
-def test_submissions_that_wait_for_silent_backends_hold_up_nobody(
+def test_submissions_that_wait_for_backends_delay_no_other_request(
     runner: Any, make_backend: Made
 ) -> None:
     """A server that accepts and never answers stands behind the backend: each submission asks it."""
@@ -238,7 +238,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
     assert (b"Retry-After", b"5") in headers
 
 
-def test_a_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
+def test_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
     large = {"url": "http://127.0.0.1:9", "name": "x" * threaded_handler.LARGE_BYTES}
     for path in ("/api/backends", "/api/backends/test/"):
         ask = _answer(ThreadedHandler(), "POST", path, large, {})
@@ -246,7 +246,7 @@ def test_a_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
         assert (status, json.loads(body)["code"]) == (413, "payload_too_large")
 
 
-def test_large_bodies_take_turns_in_threads_of_their_own(
+def test_large_bodies_have_threads_of_their_own(
     farm: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six at once took 8 GB; and they must not occupy the threads that submissions need."""
@@ -291,7 +291,7 @@ def test_large_bodies_take_turns_in_threads_of_their_own(
     assert max(most) == threaded_handler.LARGE_THREADS
 
 
-def test_a_client_that_goes_before_its_body_is_there_gets_nothing_and_breaks_nothing() -> None:
+def test_client_that_disconnects_before_its_body_gets_no_response() -> None:
     async def gone() -> list[Any]:
         sent: list[Any] = []
 

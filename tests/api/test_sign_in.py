@@ -51,13 +51,13 @@ def _signed_in(browser: Client, **fields: str) -> Any:
 # --- programs -------------------------------------------------------------------------------------
 
 
-def test_without_a_token_nothing_is_asked(api: Api, settings: Any) -> None:
+def test_no_sign_in_is_required_without_a_token(api: Api, settings: Any) -> None:
     settings.DIRECTOR_TOKEN = ""
     assert api.get("/api/backends").status_code == 200
     assert api.get("/sign-in").headers["Location"] == "/"
 
 
-def test_a_program_shows_the_token(api: Api) -> None:
+def test_program_sends_the_token(api: Api) -> None:
     refused = api.get("/api/backends")
     error_of(refused, 401, "sign_in_required")
     assert refused.headers["WWW-Authenticate"].startswith("Bearer")
@@ -69,14 +69,14 @@ def test_a_program_shows_the_token(api: Api) -> None:
     "given",
     [f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", f"Basic {TOKEN}", TOKEN, "Bearer é", ""],
 )
-def test_anything_else_is_refused(api: Api, given: str) -> None:
+def test_wrong_token_is_refused(api: Api, given: str) -> None:
     error_of(api.get("/api/backends", authorization=given), 401, "sign_in_required")
 
 
 @pytest.mark.parametrize(
     "path", ["/api/health", "/api/nothing", "/api/job-groups/jg_1/jobs/j_1/outputs/0", "/api/seeds"]
 )
-def test_no_path_of_the_api_is_open(api: Api, path: str) -> None:
+def test_every_path_of_the_api_requires_the_token(api: Api, path: str) -> None:
     error_of(api.get(path), 401, "sign_in_required")
 
 
@@ -90,7 +90,7 @@ def _paths(resolver: Any, before: str = "/") -> Iterator[str]:
             yield before + route.replace("(?:/.*)?", "/x")
 
 
-def test_no_path_at_all_is_open_but_the_form(api: Api) -> None:
+def test_every_path_but_the_form_requires_a_sign_in(api: Api) -> None:
     paths = set(_paths(get_resolver())) - {"/sign-in", "/sign-in/"}
     assert {"/", "/failures", "/api/failures/jobs", "/api/backends/x/drain", "/admin/"} <= paths
     for path in sorted(paths):
@@ -100,13 +100,13 @@ def test_no_path_at_all_is_open_but_the_form(api: Api) -> None:
             assert answer.status_code == 401 or sent_away, (method, path, answer.status_code)
 
 
-def test_a_refused_request_changes_nothing(api: Api) -> None:
+def test_refused_request_changes_nothing(api: Api) -> None:
     error_of(api.post("/api/backends", {"url": "http://localhost:1"}), 401, "sign_in_required")
     listed = api.get("/api/backends", authorization=f"Bearer {TOKEN}")
     assert listed.json() == {"backends": []}
 
 
-def test_ten_wrong_tokens_close_the_door_for_that_address_alone(
+def test_ten_wrong_tokens_block_that_address_only(
     api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = f"Bearer {TOKEN}"
@@ -121,7 +121,7 @@ def test_ten_wrong_tokens_close_the_door_for_that_address_alone(
     assert api.get("/api/backends", authorization=right).status_code == 200
 
 
-def test_behind_a_trusted_proxy_the_door_closes_for_one_client_alone(settings: Any) -> None:
+def test_wrong_tokens_behind_a_trusted_proxy_block_one_client_only(settings: Any) -> None:
     settings.DIRECTOR_TRUSTED_PROXIES = ["10.0.0.1"]
 
     def ask(token: str, named: str, peer: str = "10.0.0.1") -> int:
@@ -141,7 +141,7 @@ def test_behind_a_trusted_proxy_the_door_closes_for_one_client_alone(settings: A
     assert ask(TOKEN, "192.168.1.9", peer="10.0.0.2") == 429
 
 
-def test_wrong_tokens_are_counted_by_network_and_not_for_ever() -> None:
+def test_wrong_tokens_are_counted_by_network_and_bounded() -> None:
     counted = throttle.Throttle()
     for number in range(throttle.ALLOWED):
         counted.record_failure(f"2001:db8::{number}")
@@ -157,7 +157,7 @@ def test_wrong_tokens_are_counted_by_network_and_not_for_ever() -> None:
 # --- people ---------------------------------------------------------------------------------------
 
 
-def test_a_page_leads_to_the_form_and_back(phone: Client) -> None:
+def test_page_redirects_to_the_form_and_back(phone: Client) -> None:
     asked = phone.get("/groups/jg_1?x=1&y=2")
     assert asked.status_code == 302
     assert asked.headers["Location"] == "/sign-in?next=/groups/jg_1%3Fx%3D1%26y%3D2"
@@ -173,18 +173,18 @@ def test_a_page_leads_to_the_form_and_back(phone: Client) -> None:
 @pytest.mark.parametrize(
     "wanted", ["https://evil.example/", "//evil.example", "javascript:x", "\\\\e"]
 )
-def test_the_form_leads_to_no_other_site(phone: Client, wanted: str) -> None:
+def test_form_redirects_to_no_other_site(phone: Client, wanted: str) -> None:
     assert _signed_in(phone, next=wanted).headers["Location"] == "/"
 
 
-def test_the_session_is_a_cookie_that_scripts_and_strangers_do_not_get(phone: Client) -> None:
+def test_session_cookie_is_http_only_and_lax(phone: Client) -> None:
     cookie = _signed_in(phone).cookies[COOKIE]
     assert cookie["httponly"]
     assert cookie["samesite"] == "Lax"
     assert TOKEN not in cookie.value
 
 
-def test_a_wrong_token_is_said_and_gives_no_session(phone: Client) -> None:
+def test_wrong_token_in_the_form_gives_no_session(phone: Client) -> None:
     answer = phone.post("/sign-in", {"token": "wrong"}, headers={"origin": PHONE})
     assert answer.status_code == 403
     assert "That is not the token." in answer.text
@@ -201,7 +201,7 @@ def test_wrong_tokens_in_the_form_are_counted(phone: Client) -> None:
     error_of(answer, 429, "too_many_requests")
 
 
-def test_another_token_and_time_end_a_session(
+def test_session_ends_with_a_new_token_or_after_its_time(
     phone: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _signed_in(phone)
@@ -218,12 +218,12 @@ def test_another_token_and_time_end_a_session(
     ["", "x", signing.dumps("x"), signing.dumps(None, salt="x")],
     ids=["empty", "text", "another use", "another salt"],
 )
-def test_a_made_up_session_is_none(phone: Client, value: str) -> None:
+def test_forged_session_is_refused(phone: Client, value: str) -> None:
     phone.cookies[COOKIE] = value
     error_of(phone.get("/api/backends"), 401, "sign_in_required")
 
 
-def test_with_the_cookie_only_own_pages_change_anything(phone: Client, settings: Any) -> None:
+def test_changes_with_a_cookie_must_come_from_own_pages(phone: Client, settings: Any) -> None:
     _signed_in(phone)
     body = {"url": "http://localhost:1"}
 
@@ -237,13 +237,13 @@ def test_with_the_cookie_only_own_pages_change_anything(phone: Client, settings:
     assert phone.delete("/api/backends/localhost_1", headers={"origin": PHONE}).status_code == 204
 
 
-def test_signing_out_ends_the_session_in_this_browser(phone: Client) -> None:
+def test_sign_out_ends_the_session(phone: Client) -> None:
     _signed_in(phone)
     assert phone.post("/sign-out", headers={"origin": PHONE}).headers["Location"] == "/sign-in"
     error_of(phone.get("/api/backends"), 401, "sign_in_required")
 
 
-def test_a_fragment_sends_its_page_to_the_form(phone: Client) -> None:
+def test_fragment_redirects_its_page_to_the_form(phone: Client) -> None:
     answer = phone.get("/parts/groups", headers={"hx-request": "true"})
     assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/sign-in")
 
@@ -275,7 +275,7 @@ def _is_in(sent: list[dict[str, Any]]) -> bool:
     return sent == [{"type": "websocket.accept", "application": True}]
 
 
-def test_a_socket_shows_the_token_or_a_session_from_an_own_page(settings: Any) -> None:
+def test_socket_requires_the_token_or_a_session_of_an_own_page(settings: Any) -> None:
     def connected(**headers: str) -> list[dict[str, Any]]:
         return asyncio.run(_connected(**headers))
 
@@ -300,7 +300,7 @@ def test_a_socket_shows_the_token_or_a_session_from_an_own_page(settings: Any) -
 # --- serve ----------------------------------------------------------------------------------------
 
 
-def test_serve_asks_for_a_token_or_a_word_before_it_opens_to_the_network(settings: Any) -> None:
+def test_serve_requires_a_token_for_other_hosts(settings: Any) -> None:
     settings.DIRECTOR_TOKEN = ""
     with pytest.raises(CommandError, match="DIRECTOR_TOKEN"):
         call_command("serve", host="0.0.0.0", port=0)

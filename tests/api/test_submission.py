@@ -99,9 +99,7 @@ def test_groups_are_listed_by_the_exact_submitter(api: Api, farm: list[str]) -> 
         assert [row["job_group_id"] for row in rows] == ids
 
 
-def test_the_references_example_is_accepted_as_printed(
-    api: Api, runner: Any, make_backend: Made
-) -> None:
+def test_example_of_the_reference_is_accepted(api: Api, runner: Any, make_backend: Made) -> None:
     ids = ["localhost_8188", "192.168.100.6_8188", "192.168.100.7_8188"]
     for one in ids:
         make_backend(one)

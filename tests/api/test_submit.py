@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-def test_a_201_is_a_group_with_its_children_and_event_1_on_disk(api: Api, farm: list[str]) -> None:
+def test_submission_stores_group_jobs_and_event_1(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1", "gpu-2", "gpu-1", base_seed=42, seed_strategy="golden_ratio")
     assert re.fullmatch(r"jg_[0-9a-f]{12}", made["job_group_id"])
     assert MOMENT.fullmatch(made["created_at"])
@@ -35,7 +35,7 @@ def test_a_201_is_a_group_with_its_children_and_event_1_on_disk(api: Api, farm: 
     assert list(JobEvent.objects.values_list("seq", "type")) == [(1, "group_created")]
 
 
-def test_who_gets_no_child_is_listed_once_an_entry_and_seeds_go_to_those_that_exist(
+def test_skipped_backends_are_listed_and_get_no_seed(
     api: Api, farm: list[str], make_backend: Made
 ) -> None:
     make_backend("off", enabled=False)
@@ -55,16 +55,14 @@ def test_who_gets_no_child_is_listed_once_an_entry_and_seeds_go_to_those_that_ex
     assert status["skipped_backends"] == made["skipped_backends"]
 
 
-def test_where_nobody_gets_a_child_nothing_is_stored_and_the_reasons_are_listed(
-    api: Api, runner: Runner
-) -> None:
+def test_submission_without_a_backend_stores_nothing(api: Api, runner: Runner) -> None:
     body = error_of(api.post(PATH, BODY), 400, "no_online_backends")
     assert body["detail"] == "No valid online backends available"
     assert [one["backend_id"] for one in body["skipped_backends"]] == ["gpu-1", "gpu-2"]
     assert JobGroup.objects.count() == 0
 
 
-def test_an_odd_string_among_the_backends_is_an_unknown_one(api: Api, farm: list[str]) -> None:
+def test_odd_backend_id_is_unknown(api: Api, farm: list[str]) -> None:
     odd = ["../etc", "a b", "ü", "'; DROP TABLE", "x" * 200]
     made = api.submit("gpu-1", *odd)
     assert [one["backend_id"] for one in made["skipped_backends"]] == odd
@@ -73,18 +71,18 @@ def test_an_odd_string_among_the_backends_is_an_unknown_one(api: Api, farm: list
 # --- the runner -----------------------------------------------------------------------------------
 
 
-def test_without_a_runner_nothing_is_stored(api: Api, make_backend: Made) -> None:
+def test_submission_without_a_runner_stores_nothing(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     body = error_of(api.post(PATH, BODY), 503, "runner_absent")
     assert body["detail"] == "ParallelJobManager not initialized"
     assert JobGroup.objects.count() == 0
 
 
-def test_the_runner_is_asked_for_before_the_backends(api: Api) -> None:
+def test_runner_is_checked_before_the_backends(api: Api) -> None:
     error_of(api.post(PATH, {**BODY, "backend_ids": ["nobody"]}), 503, "runner_absent")
 
 
-def test_a_heartbeat_of_ten_seconds_ago_is_no_runner(
+def test_runner_counts_for_ten_seconds_after_a_heartbeat(
     api: Api, runner: Runner, make_backend: Made
 ) -> None:
     make_backend("gpu-1")
@@ -94,7 +92,7 @@ def test_a_heartbeat_of_ten_seconds_ago_is_no_runner(
     assert api.post(PATH, BODY).status_code == 201
 
 
-def test_by_a_setting_a_group_is_accepted_without_a_runner_as_pending(
+def test_setting_accepts_a_group_without_a_runner_as_pending(
     api: Api, make_backend: Made, settings: Settings
 ) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
@@ -116,9 +114,7 @@ def test_only_post_needs_a_runner(api: Api, farm: list[str]) -> None:
 # --- idempotency ----------------------------------------------------------------------------------
 
 
-def test_the_same_key_and_body_get_the_same_answer_and_make_one_group(
-    api: Api, farm: list[str]
-) -> None:
+def test_repeated_key_returns_the_same_group(api: Api, farm: list[str]) -> None:
     first = api.post(PATH, BODY, idempotency_key="take-1")
     # The order of keys makes no other body.
     again = api.post(PATH, dict(reversed(BODY.items())), idempotency_key="take-1")
@@ -129,23 +125,21 @@ def test_the_same_key_and_body_get_the_same_answer_and_make_one_group(
     assert JobGroup.objects.count() == 1
 
 
-def test_a_replay_is_the_first_answer_whatever_has_happened_since(
-    api: Api, farm: list[str]
-) -> None:
+def test_replay_returns_the_first_response(api: Api, farm: list[str]) -> None:
     first = api.post(PATH, BODY, idempotency_key="take-1").json()
     api.delete(f"/api/job-groups/{first['job_group_id']}")
     Runner.objects.all().delete()
     assert api.post(PATH, BODY, idempotency_key="take-1").json() == first
 
 
-def test_another_body_under_the_same_key_is_a_conflict(api: Api, farm: list[str]) -> None:
+def test_other_body_with_a_known_key_is_a_conflict(api: Api, farm: list[str]) -> None:
     api.post(PATH, BODY, idempotency_key="take-1")
     other = {**BODY, "base_seed": 7}
     error_of(api.post(PATH, other, idempotency_key="take-1"), 409, "idempotency_conflict")
     assert JobGroup.objects.count() == 1
 
 
-def test_a_key_is_remembered_until_the_day_is_over(api: Api, farm: list[str]) -> None:
+def test_key_is_remembered_for_a_day(api: Api, farm: list[str]) -> None:
     """A program that was away overnight sends its request again: that must not render it twice."""
     first = api.post(PATH, BODY, idempotency_key="take-1").json()
     JobGroup.objects.update(created_at=now() - dt.timedelta(hours=23, minutes=59))
@@ -154,7 +148,7 @@ def test_a_key_is_remembered_until_the_day_is_over(api: Api, farm: list[str]) ->
     assert JobGroup.objects.count() == 1
 
 
-def test_after_a_day_a_key_is_as_new(api: Api, farm: list[str]) -> None:
+def test_key_can_be_used_again_after_a_day(api: Api, farm: list[str]) -> None:
     first = api.post(PATH, BODY, idempotency_key="take-1").json()
     JobGroup.objects.update(created_at=now() - dt.timedelta(hours=24))
     later = api.post(PATH, BODY, idempotency_key="take-1")
@@ -172,13 +166,13 @@ def test_each_submitter_has_keys_of_their_own(api: Api, farm: list[str]) -> None
     assert submit(submitter="ann", base_seed=1).status_code == 409
 
 
-def test_a_refused_submission_does_not_use_up_its_key(api: Api, farm: list[str]) -> None:
+def test_refused_submission_does_not_use_its_key(api: Api, farm: list[str]) -> None:
     api.post(PATH, {**BODY, "backend_ids": ["nobody"]}, idempotency_key="take-1")
     assert api.post(PATH, BODY, idempotency_key="take-1").status_code == 201
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_same_key_from_eight_clients_at_once_makes_one_group(farm: list[str]) -> None:
+def test_same_key_of_eight_concurrent_clients_makes_one_group(farm: list[str]) -> None:
     answers: list[Any] = []
     start = threading.Barrier(8)
 

@@ -21,7 +21,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
                 "update(**changes)",
             ),
         ),
-        notices="tests/api/test_found.py::test_a_backend_that_a_person_changed_is_never_removed",
+        notices="tests/api/test_found.py::test_backend_that_a_user_changed_is_never_removed",
     ),
     Breakage(
         name="claim ignores the hold",

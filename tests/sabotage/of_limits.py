@@ -29,9 +29,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
                 "",
             ),
         ),
-        notices=(
-            "tests/api/test_one_thread.py::test_large_bodies_take_turns_in_threads_of_their_own"
-        ),
+        notices=("tests/api/test_one_thread.py::test_large_bodies_have_threads_of_their_own"),
     ),
     Breakage(
         name="body received from everyone",

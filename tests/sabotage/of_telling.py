@@ -80,7 +80,7 @@ OF_TELLING: tuple[Breakage, ...] = (
                 "[_lost_children(since).exclude(current_attempt=None), ",
             ),
         ),
-        notices=f"{_FAILURES}::test_a_job_that_was_never_sent_is_counted_too",
+        notices=f"{_FAILURES}::test_job_that_was_never_sent_is_counted",
     ),
     Breakage(
         name="failures with a pending stop left out",
@@ -93,6 +93,6 @@ OF_TELLING: tuple[Breakage, ...] = (
                 "return _lost(now() - WINDOWS[window]).filter(current_attempt__ended_at__gt=now() - WINDOWS[window])[",
             ),
         ),
-        notices=f"{_FAILURES}::test_api_page_navigation_and_command_line_count_the_same",
+        notices=f"{_FAILURES}::test_api_page_navigation_and_cli_count_the_same",
     ),
 )
