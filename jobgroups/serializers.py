@@ -1,6 +1,6 @@
-"""Rows as the JSON objects that clients see: the one place that names their fields.
+"""Rows as the JSON objects of the API. No other module names these fields.
 
-Every function takes loaded rows and asks the database nothing.
+The functions take loaded rows and do not query the database.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from jobgroups.domain.clock import iso, iso_or_none
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
-#: Texts in events are cut at this many characters' worth of UTF-8 (contract: 2 KiB).
+#: Maximum length of a text in an event, in bytes of UTF-8.
 MAX_TEXT_BYTES = 2048
-#: No frame exceeds 1 MiB (daphne's and many clients' limit); a little is left for the envelope.
+#: Maximum length of a frame: 1 MiB, the limit of daphne and of many clients, minus the envelope.
 MAX_FRAME_BYTES = 2**20 - 4096
 
 
 def to_json(value: object) -> str:
-    """Return the value as JSON text without blanks, non-ASCII kept."""
+    """Return the value as JSON text without blanks, in UTF-8."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -29,14 +29,14 @@ def _from_json(text: str | None) -> Any:
 
 
 def truncate(text: str | None) -> str | None:
-    """Cut a text to 2 KiB of UTF-8, at a whole character, with an ellipsis where it was longer."""
+    """Truncate a text to 2 KiB of UTF-8, at a whole character and with an ellipsis."""
     if text is None or len(text.encode()) <= MAX_TEXT_BYTES:
         return text
     return text.encode()[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
 
 
 def serialize_child(row: ChildJob, *, waiting_reason: str | None = None) -> dict[str, Any]:
-    """Return a ``ChildJob`` with every field of its schema, null where nothing is known yet."""
+    """Return a child with every field of its schema; unknown ones are null."""
     return {
         "job_id": row.id,
         "backend_id": row.backend_id or "",
@@ -60,7 +60,7 @@ def serialize_child(row: ChildJob, *, waiting_reason: str | None = None) -> dict
 
 
 def serialize_group(row: JobGroup) -> dict[str, Any]:
-    """Return a group's status without its children."""
+    """Return a group without its children."""
     return {
         "job_group_id": row.id,
         "status": row.status,
@@ -87,7 +87,7 @@ def serialize_group(row: JobGroup) -> dict[str, Any]:
 
 
 def serialize_submission(row: JobGroup, children: Iterable[ChildJob]) -> dict[str, Any]:
-    """Return the answer to a submission, also to its repetition: as it was when it was stored."""
+    """Return the response to a submission, as it was when the group was stored: also for a replay."""
     return {
         "job_group_id": row.id,
         "child_jobs": [
@@ -107,11 +107,11 @@ def serialize_submission(row: JobGroup, children: Iterable[ChildJob]) -> dict[st
 
 
 def serialize_attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]:
-    """Return one attempt of a child, with what it had made even if it failed.
+    """Return one attempt of a child, with its outputs even if it failed.
 
     Args:
         row: the attempt.
-        left_running: why its prompt still renders although it is to be stopped.
+        left_running: why its prompt still runs although its stop is pending.
     """
     return {
         "number": row.number,
@@ -137,7 +137,7 @@ def serialize_attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]
 
 
 def serialize_result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, Any]:
-    """Return a child's line in ``group_complete``."""
+    """Return a child's entry in ``group_complete``."""
     return {
         "job_id": row.id,
         "backend_id": row.backend_id or "",
@@ -151,14 +151,14 @@ def serialize_result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, A
 def truncate_to_frame(
     frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None
 ) -> str:
-    """Return a frame's text; where it would exceed 1 MiB, without the values of ``keys``.
+    """Return a frame's text; if it would exceed 1 MiB, with null for some of ``keys``.
 
-    What was dropped is said (``"truncated": [key, …]``): the client asks the REST API for it.
+    ``"truncated": [key, …]`` lists them: the client requests these values from the REST API.
 
     Args:
-        frame: what is to be sent.
-        keys: what may be dropped, the most dispensable first.
-        within: the list of objects whose keys they are; None: the frame's own.
+        frame: the frame.
+        keys: the keys that may be dropped, the most dispensable first.
+        within: the list of objects that have these keys; None: the frame itself.
     """
     text = to_json(frame)
     dropped: list[str] = []

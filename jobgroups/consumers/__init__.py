@@ -1,4 +1,4 @@
-"""The consumers of the sockets: ``/ws/job-groups/{id}`` and ``/ws/monitor``."""
+"""Consumers of the WebSockets ``/ws/job-groups/{id}`` and ``/ws/monitor``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client may say on a socket: ``ping`` and ``close``, bare or as ``{"type": …}``. Pure."""
+"""Messages of clients on a socket: ``ping`` and ``close``, bare or as ``{"type": …}``. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 
 import msgspec
 
-#: Characters; nothing that a client may say is longer.
+#: The maximum length of a message, in characters.
 MAX_LENGTH: Final = 1_024
 
 
 class ClientMessage(StrEnum):
-    """The messages that mean something."""
+    """The known messages."""
 
     PING = "ping"
     CLOSE = "close"
@@ -26,11 +26,7 @@ _decoder = msgspec.json.Decoder(_Typed)
 
 
 def parse_client_message(text: str | None) -> ClientMessage | None:
-    """Return what the client says; None for anything else.
-
-    Args:
-        text: the frame's text, None for a binary frame.
-    """
+    """Return the message of a text frame, None for an unknown one and for a binary frame (``text`` is None)."""
     if text is None or len(text) > MAX_LENGTH:
         return None
     bare = text.strip()

@@ -1,8 +1,8 @@
 """``/ws/job-groups/{id}``: a group's snapshot and every event after it, or every event after ``since``.
 
-1. Subscribe in the hub. 2. Read the snapshot and what follows it. 3. Send both. 4. Send what the hub
-queues, each event once and in order; where one is missing, read the rows. 5. Stay after the end of
-the group, for it may be retried, until the client goes.
+1. Subscribe in the hub. 2. Read the snapshot and the events after it. 3. Send both. 4. Send the entries of the
+hub's queue, each event once and in order; after a gap read the missing events from the database. 5. Stay open
+after the end of the group, which may be retried, until the client disconnects.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from jobgroups.events.hub import hub
 from jobgroups.events.messages import Entry, EventFrame, PreviewFrame, ProgressFrame, SeqHint
 from jobgroups.queries import groups
 
-#: No group has an id that is longer or holds anything else; a database need not see such.
+#: Other ids are refused without a query.
 _GROUP_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 def since_of(query_string: bytes) -> int | None:
-    """Return the number in ``?since=``, None where there is none or it is not one number."""
+    """Return the number in ``?since=``, None if it is missing or invalid."""
     query = parse_qs(query_string.decode("latin-1"))
     given = query.get("since", [])
     return int(given[0]) if len(given) == 1 and _NUMBER.fullmatch(given[0]) else None
 
 
 def previews_of(query_string: bytes) -> bool:
-    """Whether the query asks for previews: ``?previews=1``."""
+    """Return whether the client requests previews (``?previews=1``)."""
     return parse_qs(query_string.decode("latin-1")).get("previews") == ["1"]
 
 
 class JobGroupConsumer(Socket):
-    """One client that watches one group."""
+    """One client's stream of one group."""
 
     group_id: str
 
     async def write(self) -> None:
-        """Send the start, then what the hub brings, until cancelled."""
+        """Send the snapshot or the missed events, then the hub's entries, until cancelled."""
         self.group_id = self.scope["url_route"]["kwargs"]["group_id"]
         try:
             if not _GROUP_ID.fullmatch(self.group_id):
@@ -68,7 +68,7 @@ class JobGroupConsumer(Socket):
             stream = await self._start(await read(stream_start, self.group_id, since))
             while True:
                 for entry in await subscription.take():
-                    await self._pass_on(stream, entry)
+                    await self._forward(stream, entry)
         finally:
             await hub.unsubscribe(subscription)
 
@@ -82,7 +82,7 @@ class JobGroupConsumer(Socket):
         self.mark_ready()
         return stream
 
-    async def _pass_on(self, stream: Stream, entry: Entry) -> None:
+    async def _forward(self, stream: Stream, entry: Entry) -> None:
         match entry:
             case ProgressFrame():
                 await self._send_if(stream.progress(entry))
@@ -104,7 +104,7 @@ class JobGroupConsumer(Socket):
             await self.send_text(text)
 
     async def _catch_up(self, stream: Stream) -> None:
-        """Send all rows after what was sent. An event that is rung is committed, so it is there."""
+        """Send all stored events after the last sent one. Published events are committed, so they are stored."""
         while True:
             rows = await read(groups.group_events, self.group_id, since=stream.sent, limit=PAGE)
             await self._send_rows(stream, rows)

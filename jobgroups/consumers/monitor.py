@@ -1,10 +1,10 @@
-"""``/ws/monitor``: what the pages show, and only that it changed.
+"""``/ws/monitor``: tells the pages what changed; they load the changed parts.
 
-``?groups=jg_a,jg_b`` names the groups that the page shows. First a snapshot (the ``seq`` of each, and
-the pulse), then a notice of each of their events, their progress four times a second, and the pulse
-whenever it differs. A page that connects again gets a new snapshot and asks for what it missed.
-``?stars=jg_a`` names groups of which only stars and replaced files are sent: a group's page reads its own
-stream besides.
+``?groups=jg_a,jg_b`` names the groups that the page shows. The first frame is a snapshot: the ``seq`` of each
+group, and the monitor state. Later frames name each event of these groups, their progress four times a second,
+and the monitor state when it changes. A page that reconnects gets a new snapshot and loads what it missed.
+``?stars=jg_a`` names groups of which only stars and replaced files are sent; a group's page also reads its
+group's stream.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from jobgroups.events.messages import (
     StarFrame,
 )
 
-#: Groups that one page shows at most.
+#: Maximum number of groups of one page.
 MAX_GROUPS: Final = 100
-#: Seconds between two frames of progress: what is newer replaces what waits.
+#: Seconds between two progress frames. Newer progress replaces unsent progress.
 PROGRESS_SECONDS: Final = 0.25
 _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 
 
 def groups_of(query_string: bytes, name: str = "groups") -> list[str]:
-    """Return the ids in ``?groups=``, each once; what can be none is passed over."""
+    """Return the ids in ``?groups=``, each once, without invalid ones."""
     given = parse_qs(query_string.decode("latin-1")).get(name, [""])[0].split(",")
     known = [one for one in dict.fromkeys(given) if _GROUP_ID.fullmatch(one)]
     return known[:MAX_GROUPS]
@@ -53,30 +53,30 @@ class _Head(msgspec.Struct):
 
 
 class MonitorConsumer(Socket):
-    """One page that is open somewhere."""
+    """The socket of one open page."""
 
     async def write(self) -> None:
-        """Send the snapshot, then what changes, until cancelled."""
+        """Send the snapshot, then changes, until cancelled."""
         self._progress: dict[str, list[object]] = {}
         self._progressed = asyncio.Event()
         subscriptions: list[Subscription] = []
         query = self.scope.get("query_string", b"")
         shown = groups_of(query)
         try:
-            # One by one: a cancel in the middle forgets those that were taken.
+            # One by one, so that a cancellation removes those that exist.
             for group_id in shown:
                 subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
             for group_id in groups_of(query, "stars"):
                 subscriptions.append(  # noqa: PERF401
-                    await hub.subscribe(group_id, self._lag, stars_alone=True)
+                    await hub.subscribe(group_id, self._lag, stars_only=True)
                 )
-            pulse = await self._snapshot(shown)
+            state = await self._snapshot(shown)
             self.mark_ready()
             async with asyncio.TaskGroup() as tasks:
                 for one in subscriptions:
                     tasks.create_task(self._follow(one), name=f"monitor {one.group_id}")
                 tasks.create_task(self._flush(), name="monitor progress")
-                tasks.create_task(self._poll_state(pulse), name="monitor pulse")
+                tasks.create_task(self._poll_state(state), name="monitor state")
         finally:
             for one in subscriptions:
                 await hub.unsubscribe(one)
@@ -88,18 +88,18 @@ class MonitorConsumer(Socket):
         await self.send_text(msgspec.json.encode({"type": kind, **fields}).decode())
 
     async def _snapshot(self, group_ids: list[str]) -> MonitorState:
-        pulse = await monitor_poller.current()
+        state = await monitor_poller.current()
         seqs = await read_seqs(group_ids) if group_ids else {}
         version = settings.DIRECTOR_VERSION
-        await self._send_json("snapshot", version=version, seqs=seqs, **msgspec.to_builtins(pulse))
-        return pulse
+        await self._send_json("snapshot", version=version, seqs=seqs, **msgspec.to_builtins(state))
+        return state
 
     async def _follow(self, subscription: Subscription) -> None:
         while True:
             for entry in await subscription.take():
-                await self._pass_on(subscription.group_id, entry)
+                await self._forward(subscription.group_id, entry)
 
-    async def _pass_on(self, group_id: str, entry: Entry) -> None:
+    async def _forward(self, group_id: str, entry: Entry) -> None:
         match entry:
             case ProgressFrame():
                 percent = round(entry.percent, 1)
@@ -134,7 +134,7 @@ class MonitorConsumer(Socket):
     async def _poll_state(self, last: MonitorState) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            pulse = await monitor_poller.current()
-            if pulse != last:
-                last = pulse
-                await self._send_json("pulse", **msgspec.to_builtins(pulse))
+            state = await monitor_poller.current()
+            if state != last:
+                last = state
+                await self._send_json("pulse", **msgspec.to_builtins(state))

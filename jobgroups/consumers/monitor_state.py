@@ -1,7 +1,6 @@
-"""What every page wants to know each second: is a runner alive, is there a new group, did a backend change,
-how many jobs are failed.
+"""The state that every page shows: runner, newest group, backends, number of failed jobs.
 
-Read once a second in a process, however many pages are open.
+A process reads it once a second for all pages.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from backends.queries import backend_list
 from jobgroups.consumers.reads import read
 from jobgroups.queries import backends, failures, groups, leases
 
-#: Seconds between two readings, and how old one may be that is shared.
+#: Seconds between two reads of a page, and the maximum age of a shared result.
 POLL_SECONDS: Final = 1.0
 _SHARED_SECONDS: Final = 0.8
 
@@ -27,12 +26,12 @@ class MonitorState(
     frozen=True,
     rename={"newest_group_id": "newest", "backends_digest": "backends"},
 ):
-    """One reading.
+    """The state at one moment.
 
     Attributes:
         runner: whether a runner is alive.
-        newest_group_id: id of the newest group, empty where there is none.
-        backends_digest: changes whenever something that a person sees of a backend does.
+        newest_group_id: the id of the newest group, or empty.
+        backends_digest: changes with every visible property of a backend.
         failed: jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
     """
 
@@ -76,13 +75,13 @@ def _backends() -> str:
 
 
 class MonitorPoller:
-    """The process's newest reading. Used from one loop."""
+    """The process's newest state. Used from one event loop."""
 
     def __init__(self) -> None:
         self._newest: tuple[float, MonitorState] | None = None
 
     async def current(self) -> MonitorState:
-        """Return a reading that is younger than a second."""
+        """Return a state that is less than a second old."""
         if self._newest is None or time.monotonic() - self._newest[0] > _SHARED_SECONDS:
             self._newest = (time.monotonic(), await read(_read))
         return self._newest[1]

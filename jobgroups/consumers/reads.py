@@ -1,7 +1,7 @@
-"""The sockets' bridge to the database: the only place where they leave the loop.
+"""Database reads of the sockets, in threads of their own.
 
-A few threads of their own: neither the process's shared thread, where a slow request would freeze
-every socket, nor the runner's, which a crowd that connects at once must not delay.
+In Django's shared thread a slow request would block every socket; in the runner's threads many clients that
+connect at once would delay the runner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jobgroups.queries import groups
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Events read at once.
+#: Events per read.
 PAGE: Final = 200
 
 _database = DatabaseThreads(threads=4, name="sockets")
@@ -31,14 +31,14 @@ class _Snapshot(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class StreamStart:
-    """Where a socket starts.
+    """The start of a stream.
 
     Attributes:
-        seq: the client knows all up to here, or learns it from ``initial_state``.
-        initial_state: the first frame's text; None for a client that resumes.
-        children: how the children stood at ``seq`` or later, but not after the last event that is
-            stored by then.
-        events: ``(seq, text)`` of the first page of what follows ``seq``.
+        seq: the last event that the client knows or that ``initial_state`` contains.
+        initial_state: the text of the first frame; None for a client that resumes.
+        children: the state of the children at ``seq`` or later.
+        events: ``(seq, text)`` of the first page of events after ``seq``; it includes every event that
+            ``children`` reflects, unless the page is full.
     """
 
     seq: int
@@ -47,31 +47,31 @@ class StreamStart:
     events: list[tuple[int, str]]
 
 
-async def read(selector: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a selector in a database thread; where the database is away, again until it is back.
+async def read(query: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a query in a database thread; repeat it while the database is unavailable.
 
     Raises:
-        JobGroupsError: as the selector does.
+        JobGroupsError: as the query does.
     """
-    return await _database.run_with_retry(selector, *args, **kwargs)
+    return await _database.run_with_retry(query, *args, **kwargs)
 
 
 async def read_seqs(group_ids: list[str]) -> dict[str, int]:
-    """Return the number of the last event of each of the groups, for the hub's slow timer.
+    """Return the last ``seq`` of each group, for the hub's timer.
 
     Raises:
-        django.db.Error: the database is away; the timer comes again.
+        django.db.Error: the database is unavailable.
     """
     return await _database.run(groups.group_seqs, group_ids)
 
 
 def close_rows() -> None:
-    """Close the threads and their connections. For the end of the process: nothing is read after."""
+    """Close the threads and their connections at the end of the process."""
     _database.close()
 
 
 def stream_start(group_id: str, since: int | None) -> StreamStart:
-    """Read where a socket starts, in one go. Runs in a database thread.
+    """Read the start of a stream. Runs in a database thread.
 
     Raises:
         GroupNotFound: there is no such group.
@@ -81,6 +81,6 @@ def stream_start(group_id: str, since: int | None) -> StreamStart:
         snapshot = msgspec.convert(groups.group_snapshot(group_id), _Snapshot)
     else:
         snapshot = msgspec.json.decode(text, type=_Snapshot)
-    # Read last, so that nothing that the children show is missing in them.
+    # Read last, so that they include every event that the children reflect.
     events = groups.group_events(group_id, since=seq, limit=PAGE)
     return StreamStart(seq, text, snapshot.child_jobs, events)

@@ -1,4 +1,4 @@
-"""Which WebSocket path is served by what."""
+"""WebSocket paths and their consumers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One WebSocket: accept, a reader and a writer side by side, close. And all that are open.
+"""Base class of the consumers: accept, run a reader and a writer, close; and the set of open sockets.
 
-daphne can close with 1000 and 3000 … 4999 only, and gives no reason: so a client is told by an
-``error`` frame before each close that it did not ask for.
+daphne can close with 1000 and 3000 … 4999 only, without a reason. Therefore an ``error`` frame precedes each
+close that the client did not request.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ TOO_SLOW: Final = 4008
 SHUTTING_DOWN: Final = 4012
 NOT_FOUND: Final = 4404
 
-#: Seconds for saying goodbye, and as many for the client's answer to it.
+#: Seconds for sending the last frame, the close, and for the client's answer to it.
 CLOSE_SECONDS: Final = 1.0
 _PONG: Final = '{"type":"pong"}'
 
 
 def error_frame(code: str, detail: str) -> str:
-    """Return an ``error`` frame. ASCII: a path may hold what UTF-8 cannot."""
+    """Return an ``error`` frame in ASCII: a path may have characters that UTF-8 cannot encode."""
     return json.dumps({"type": "error", "code": code, "detail": detail}, separators=(",", ":"))
 
 
-#: What is said before a close, by its code.
+#: The frame before a close, by its code.
 _CLOSE_FRAMES: Final = {
     TOO_SLOW: error_frame(
         "too_slow", "The client reads too slowly; connect again with ?since= the last seq."
@@ -53,11 +53,10 @@ _INTERNAL_ERROR: Final = error_frame(
 
 
 class Socket(AsyncConsumer):
-    """A consumer of one connection, from its handshake to its close. Subclasses write.
+    """A consumer of one connection, from its handshake to its close. Subclasses implement :meth:`write`.
 
-    Channels' own dispatch is not used: it handles one message at a time and hops through the process's
-    shared database thread before each. Here a connection has a reader and a writer, and what is fanned
-    out touches no thread.
+    It replaces Channels' dispatch, which handles one message at a time and enters the process's shared
+    database thread before each. Here a connection has a reader and a writer, and sending needs no thread.
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -67,25 +66,25 @@ class Socket(AsyncConsumer):
         self._receive: Receive = receive
         self._send: Send = send
         self._end: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        # Set once what must come first was sent: a pong waits for it.
+        # Set after the first frames: a pong waits for them.
         self._ready = asyncio.Event()
         await self._live()
 
     async def write(self) -> None:
-        """Send what the client is to get, and call :meth:`begin` after what must come first."""
+        """Send the frames of the stream; call :meth:`mark_ready` after the first ones."""
         raise NotImplementedError
 
     def mark_ready(self) -> None:
-        """Let the client's messages be answered."""
+        """Allow answers to the client's messages."""
         self._ready.set()
 
     def request_close(self, code: int | None) -> None:
-        """Have the socket closed with this code (None: the client is gone). The first call counts."""
+        """Request a close with this code (None: the client has disconnected). The first call wins."""
         if not self._end.done():
             self._end.set_result(code)
 
     async def send_text(self, text: str) -> None:
-        """Send one frame; where the server says that the client is gone, end."""
+        """Send one frame; request the close if the client has disconnected."""
         try:
             await self._send({"type": "websocket.send", "text": text})
         except (OSError, Disconnected):
@@ -115,7 +114,7 @@ class Socket(AsyncConsumer):
                 for task in both:
                     task.cancel()
         except ExceptionGroup:
-            # Left to the server, which logs it and closes with 1011.
+            # The server logs the error and closes with 1011.
             await self.send_text(_INTERNAL_ERROR)
             raise
         return code
@@ -139,8 +138,8 @@ class Socket(AsyncConsumer):
                 await self.send_text(_UNKNOWN_MESSAGE)
 
     async def _close(self, code: int) -> None:
-        # A client that does not read may block all of it: then the server cuts the connection. A
-        # frame waits until it is read, the close does not: it is said in any case.
+        # A client that does not read blocks a frame, but not the close. After that the server drops the
+        # connection.
         if code in _CLOSE_FRAMES:
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -148,7 +147,7 @@ class Socket(AsyncConsumer):
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._send({"type": "websocket.close", "code": code})
-            # Its answer shows that the code has arrived: only then may the process end.
+            # The client's answer proves that it received the code. The process may end after it.
             async with asyncio.timeout(CLOSE_SECONDS):
                 while (await self._receive())["type"] != "websocket.disconnect":
                     pass
@@ -159,11 +158,11 @@ _open: set[Socket] = set()
 
 
 async def close_all(code: int = SHUTTING_DOWN, *, within: float = 2.0) -> None:
-    """Close every open socket of the process, and return once all are closed.
+    """Close every open socket of the process and wait until all are closed.
 
     Args:
-        code: the close code; clients that connect again by themselves do so after 4012.
-        within: seconds after which it returns anyway.
+        code: the close code; clients reconnect by themselves after 4012.
+        within: the maximum wait in seconds.
     """
     for socket in _open:
         socket.request_close(code)

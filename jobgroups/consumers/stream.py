@@ -1,8 +1,7 @@
-"""What a socket may send next, given what it has sent: each event once and in order, progress that fits.
+"""Decides which frames a socket may send next: each event once and in order, and matching progress. Pure.
 
-Pure: no socket, no clock, no database. The rules for a child's progress on one stream: none before
-its ``child_started``, none after its end, none of another attempt than the one that runs, and never
-less than before.
+Rules for the progress of a child on one stream: none before its ``child_started``, none after its end, none of
+an attempt other than the running one, and never less than before.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import msgspec
 from jobgroups.domain.states import ChildStatus
 from jobgroups.events.messages import PreviewFrame, ProgressFrame
 
-#: Events after which a child waits again, for another attempt.
+#: Events after which a child is queued for another attempt.
 _WAITS_AGAIN: Final = frozenset({"child_requeued", "child_retrying"})
 #: Events that end a child.
 _ENDS: Final = frozenset({"child_completed", "child_failed", "child_timeout", "child_cancelled"})
 
 
 class ChildHead(msgspec.Struct, frozen=True):
-    """What a snapshot says of a child that decides about its progress."""
+    """The fields of a child in a snapshot that its progress depends on."""
 
     job_id: str
     status: str
@@ -32,7 +31,7 @@ class ChildHead(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct):
-    """The fields of an event that say what became of a child."""
+    """The fields of an event that change a child's state."""
 
     type: str
     job_id: str | None = None
@@ -44,14 +43,14 @@ _decoder = msgspec.json.Decoder(_Head)
 
 @dataclass(slots=True)
 class _Child:
-    """A child as this stream has told it."""
+    """The state of a child as sent on this stream."""
 
-    #: Number of the attempt that runs, or ran last; 0 before the first.
+    #: Number of the running or last attempt; 0 before the first.
     attempt: int = 0
     running: bool = False
     #: The newest percentage of that attempt.
     percent: float = 0.0
-    #: Progress of an attempt whose ``child_started`` has not come yet; latest wins.
+    #: The latest progress of an attempt whose ``child_started`` was not sent yet.
     early: ProgressFrame | None = None
 
 
@@ -59,13 +58,13 @@ class Stream:
     """One stream of a group's events.
 
     Args:
-        seq: the client knows all events up to here.
-        children: how the children stood then, or later. If later, progress makes no sense before
-            the events up to there were sent.
+        seq: the last event that the client knows.
+        children: the children at that event or later. If later, the events up to that state must be sent
+            before any progress.
     """
 
     def __init__(self, seq: int, children: Iterable[ChildHead]) -> None:
-        #: Number of the last event that the client has.
+        #: The last event that the client has.
         self.sent = seq
         self._children = {
             one.job_id: _Child(one.attempts, one.status == ChildStatus.RUNNING, one.progress)
@@ -73,17 +72,17 @@ class Stream:
         }
 
     def has_gap_before(self, seq: int) -> bool:
-        """Whether events before ``seq`` are missing."""
+        """Return whether events before ``seq`` are missing."""
         return seq > self.sent + 1
 
     def event(self, seq: int, text: str, *, of_child: bool = True) -> list[str]:
-        """Return the frames to send for an event: none if the client has it already.
+        """Return the frames to send for an event; none if the client already has it.
 
         Args:
-            of_child: False where it is known to be of no child, which saves reading it.
+            of_child: False if the event concerns no child and need not be decoded.
 
         Raises:
-            ValueError: it does not follow what was sent; ask :meth:`lacks` first.
+            ValueError: there is a gap before it; see :meth:`has_gap_before`.
         """
         if seq <= self.sent:
             return []
@@ -111,18 +110,18 @@ class Stream:
         return None if early is None else self._accept(child, early)
 
     def progress(self, frame: ProgressFrame) -> str | None:
-        """Return the text to send for a child's progress, None if it does not fit (yet)."""
+        """Return the text to send for a child's progress, or None."""
         child = self._children.get(frame.child_id)
         if child is None:
             return None
         if frame.attempt > child.attempt:
-            # The runner reports at once and stores the start meanwhile.
+            # The runner publishes progress while it stores the start.
             child.early = frame
             return None
         return self._accept(child, frame)
 
     def preview(self, frame: PreviewFrame) -> str | None:
-        """Return the text to send for a child's preview, None if it is not of what runs now."""
+        """Return the text to send for a child's preview, None unless its attempt is running."""
         child = self._children.get(frame.child_id)
         fits = child is not None and child.running and frame.attempt == child.attempt
         return frame.text if fits else None

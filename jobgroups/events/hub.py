@@ -86,7 +86,7 @@ class Subscription:
         group_id: the group.
         on_overflow: called once when the queue is full. All queued and later entries are dropped.
         previews: whether previews are delivered.
-        stars_alone: whether only stars and marks of replaced files are delivered.
+        stars_only: whether only stars and marks of replaced files are delivered.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Subscription:
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
-        stars_alone: bool = False,
+        stars_only: bool = False,
     ) -> None:
         self.group_id = group_id
         self.previews = previews
-        self._stars_alone = stars_alone
+        self._stars_only = stars_only
         self.overflowed = False
         self._on_overflow = on_overflow
         self._entries: list[Entry | list[ProgressFrame | PreviewFrame]] = []
@@ -110,7 +110,7 @@ class Subscription:
     def put(self, entry: Entry) -> None:
         """Queue an entry. Above the limit progress is dropped, and an event overflows the queue."""
         if self.overflowed or (
-            self._stars_alone and not isinstance(entry, StarFrame | ReplacedFrame)
+            self._stars_only and not isinstance(entry, StarFrame | ReplacedFrame)
         ):
             return
         if isinstance(entry, ProgressFrame | PreviewFrame):
@@ -364,15 +364,13 @@ class Hub:
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
-        stars_alone: bool = False,
+        stars_only: bool = False,
     ) -> Subscription:
         """Return a queue of everything that is published for the group from now on.
 
         Subscribe before reading the snapshot, so that no event between the two is lost.
         """
-        subscription = Subscription(
-            group_id, on_overflow, previews=previews, stars_alone=stars_alone
-        )
+        subscription = Subscription(group_id, on_overflow, previews=previews, stars_only=stars_only)
         self._channels[group_id].subscriptions.add(subscription)
         if self._relay is not None:
             try:
