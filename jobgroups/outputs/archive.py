@@ -1,4 +1,4 @@
-"""Many originals as one zip, made while it is sent: no file of it is held whole, on disk or in memory."""
+"""Outputs as a zip that is written while it is sent; no file is held completely on disk or in memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
 from jobgroups.outputs import download
 from jobgroups.queries.outputs import OutputFile
 
-_LONGEST: Final = 180
+_MAX_STEM: Final = 180
 
 
 class _Sink:
-    """Takes what the archive writes until it is sent."""
+    """A file that cannot seek; holds the bytes of the archive until they are sent."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -26,23 +26,24 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: there is nothing behind it."""
+        """Do nothing; ``zipfile`` requires this method."""
 
     def take(self) -> bytes:
-        taken, self._parts = b"".join(self._parts), []
-        return taken
+        data, self._parts = b"".join(self._parts), []
+        return data
 
 
 def entry_names(files: Sequence[OutputFile]) -> list[str]:
-    """Return ``{seed}_{backend}_{name}`` of each file; a name that is taken gets a number."""
+    """Return ``{seed}_{backend}_{name}`` for each file, with a number if another file has that name."""
     taken: set[str] = set()
     names = []
     for file in files:
         path = PurePosixPath(file.download_name)
-        stem, name, number = path.stem[:_LONGEST], f"{path.stem[:_LONGEST]}{path.suffix[:20]}", 1
+        stem, suffix, number = path.stem[:_MAX_STEM], path.suffix[:20], 1
+        name = f"{stem}{suffix}"
         while name.casefold() in taken:
             number += 1
-            name = f"{stem}_{number}{path.suffix[:20]}"
+            name = f"{stem}_{number}{suffix}"
         taken.add(name.casefold())
         names.append(name)
     return names
@@ -51,20 +52,20 @@ def entry_names(files: Sequence[OutputFile]) -> list[str]:
 async def iter_zip(
     files: Sequence[OutputFile], replaced: Callable[[OutputFile], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
-    """Yield a zip of the files, uncompressed: pictures and videos are so already.
+    """Yield a zip of the files without compression: images and videos are compressed already.
 
-    One that is gone, or whose backend is away, is left out and named in ``MISSING.txt``.
+    A file that is gone, or whose backend is offline, is listed in ``MISSING.txt`` instead.
 
     Args:
-        files: in this order.
-        replaced: called with each file that turns out to be a later job's.
+        files: the files in order.
+        replaced: called with each file that a later job has replaced.
 
     Raises:
-        BackendAway: a backend went away in the middle of a file; the zip cannot be completed.
+        BackendAway: a backend went offline in the middle of a file; the zip is incomplete.
     """
     sink, missing = _Sink(), list[str]()
     away: set[str] = set()
-    # Any: zipfile asks for write and flush only, where nothing is seekable.
+    # zipfile needs only write and flush of a file that cannot seek; the stubs require more.
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for file, name in zip(files, entry_names(files), strict=True):
             try:
@@ -93,6 +94,6 @@ async def iter_zip(
 def _info(name: str, length: int | None) -> zipfile.ZipInfo:
     moment = dt.datetime.now(dt.UTC)
     info = zipfile.ZipInfo(name, date_time=moment.timetuple()[:6])
-    # Decides whether the entry is written in the form that goes beyond 4 GiB.
+    # Selects the Zip64 format for files above 4 GiB.
     info.file_size = length or 0
     return info

@@ -1,4 +1,4 @@
-"""Thumbnails on disk, bounded in bytes: the one that was not asked for the longest goes first."""
+"""Least-recently-used cache of files on disk with a limit in bytes."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-#: After a clearing so much of the limit is filled, so that not every new one clears again.
+#: Part of the limit that eviction keeps, so that not every new file evicts again.
 _CLEARED_TO: Final = 0.8
-#: What one entry takes besides its bytes, roughly: a block, and its place in the folder.
+#: Approximate overhead of a file: a partial block, and its folder entry.
 _ENTRY_BYTES: Final = 512
 
 
 class DiskCache:
-    """Files by name in a folder. Any thread; several processes may share the folder.
+    """Files by name in a folder. Thread-safe; several processes may share the folder.
 
     Args:
-        folder: made when the first one is kept.
-        limit_bytes: of all files together.
+        folder: created with the first file.
+        limit_bytes: the limit of all files together.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit = limit_bytes
         self._lock = threading.Lock()
-        #: Bytes on the shelf as far as this process knows; None: not counted yet.
+        #: Bytes in the cache as far as this process knows; None: not counted yet.
         self._filled: int | None = None
 
     def get(self, name: str) -> bytes | None:
-        """Return what is kept under a name and note that it was asked for; None: nothing is."""
+        """Return the content under a name and record its use, or return None."""
         path = self._path(name)
         try:
             content = path.read_bytes()
@@ -44,7 +44,7 @@ class DiskCache:
         return content
 
     def put(self, name: str, content: bytes) -> None:
-        """Keep content under a name. A full or read-only disk costs the copy, no more."""
+        """Store content under a name. If the disk is full or read-only, log it and return."""
         path = self._path(name)
         draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         try:
@@ -52,7 +52,7 @@ class DiskCache:
             draft.write_bytes(content)
             draft.replace(path)
         except OSError as error:
-            logger.warning("A thumbnail was not kept: %s", error)
+            logger.warning("thumbnail cache: file not stored (%s)", error)
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
             return
@@ -79,7 +79,7 @@ class DiskCache:
         return found
 
     def _clear(self) -> int:
-        """Remove the oldest until there is room; return what is left, in bytes."""
+        """Remove the least recently used files; return the remaining bytes."""
         entries = sorted(self._entries(), key=lambda entry: entry[0])
         left = sum(size for _, size, _ in entries)
         for _, size, path in entries:

@@ -1,4 +1,4 @@
-"""A file at its backend, opened: the one door from a request to a registered ComfyUI."""
+"""Opens a file at its backend. The only way from a request to the files of a registered ComfyUI."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from jobgroups.domain.clock import now
 from jobgroups.errors import BackendAway, OutputGone, OutputReplaced
 from jobgroups.queries.outputs import OutputFile
 
-#: A person waits: a backend that is away is said to be so soon.
+#: Short: a user waits for the answer.
 _TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)
-#: Bytes of a piece, roughly.
-_PIECE: Final = 4 * 2**20
-#: Files are dated in whole seconds, some file systems in every other one.
-_WRITTEN_WITHIN: Final = dt.timedelta(seconds=2)
-#: The same where two clocks are compared, whose difference may have changed since.
-_WRITTEN_ROUGHLY_WITHIN: Final = dt.timedelta(seconds=60)
-#: ComfyUI's answers for a file that is not there, or that it will not give.
+#: Approximate length of a chunk, in bytes.
+_CHUNK: Final = 4 * 2**20
+#: The resolution of file dates: 1 s, on some file systems 2 s.
+_DATE_TOLERANCE: Final = dt.timedelta(seconds=2)
+#: The tolerance if two clocks are compared, whose difference may have changed.
+_CLOCK_TOLERANCE: Final = dt.timedelta(seconds=60)
+#: ComfyUI's statuses for a missing file, or one that it refuses to send.
 _GONE: Final = frozenset({400, 403, 404})
 
 
@@ -30,24 +30,24 @@ _GONE: Final = frozenset({400, 403, 404})
 async def open_file(
     file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
 ) -> AsyncIterator[StreamedAnswer]:
-    """Open a file at its backend: 200, 206, 304 or 416.
+    """Open a file at its backend; the status is 200, 206, 304 or 416.
 
     Args:
-        headers: ``Range``, ``If-None-Match`` and the like.
-        max_bytes: the longest body that is read, None for any.
+        headers: ``Range``, ``If-None-Match`` and similar ones.
+        max_bytes: the maximum length of the body, None for any.
 
     Raises:
-        OutputGone: the backend does not have it (any more).
-        OutputReplaced: the backend has another file of this name, which a later job has written.
-        BackendAway: the backend does not answer, or not as a ComfyUI.
-        AnswerTooLarge: it is longer than ``max_bytes``.
+        OutputGone: the backend does not have the file.
+        OutputReplaced: a later job has written another file with this name.
+        BackendAway: the backend does not answer, or not like a ComfyUI.
+        AnswerTooLarge: the body is longer than ``max_bytes``.
     """
     if file.replaced:
         raise OutputReplaced(file.filename, file.backend_id)
     try:
         client = ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS)
     except ValueError as error:
-        # Registered by a version that took such an address.
+        # An earlier version accepted the address.
         raise BackendAway(file.backend_id, str(error)) from error
     try:
         async with (
@@ -74,31 +74,31 @@ async def open_file(
 def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     """Return whether the file was written after its job had ended.
 
-    Where the end is known by the Director's clock alone (an attempt of a release that did not store the
-    other), the two clocks are compared by the answer's ``Date``.
+    If the end is known only by the Director's clock (an attempt of an earlier release), the answer's ``Date``
+    gives the difference of the two clocks.
     """
     written = answer.moment("last-modified")
     if written is None or file.ended_at is None:
         return False
     if file.ended_by_backend:
-        return written > file.ended_at + _WRITTEN_WITHIN
+        return written > file.ended_at + _DATE_TOLERANCE
     backend_now = answer.moment("date")
     if backend_now is None:
         return False
-    return written > file.ended_at + (backend_now - now()) + _WRITTEN_ROUGHLY_WITHIN
+    return written > file.ended_at + (backend_now - now()) + _CLOCK_TOLERANCE
 
 
 async def iter_chunks(file: OutputFile, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """Yield a whole file in pieces of some megabytes. Read to the end, or closed by the caller.
+    """Yield a file in chunks of some megabytes. The caller reads it to the end or closes it.
 
     Raises:
-        OutputGone, BackendAway, AnswerTooLarge: as :func:`opened`.
+        OutputGone, BackendAway, AnswerTooLarge: as :func:`open_file`.
     """
-    piece = bytearray()
+    chunk = bytearray()
     async with open_file(file, max_bytes=max_bytes) as answer:
-        async for chunk in answer.chunks():
-            piece += chunk
-            if len(piece) >= _PIECE:
-                yield bytes(piece)
-                piece.clear()
-    yield bytes(piece)
+        async for part in answer.chunks():
+            chunk += part
+            if len(chunk) >= _CHUNK:
+                yield bytes(chunk)
+                chunk.clear()
+    yield bytes(chunk)

@@ -1,7 +1,7 @@
-"""With which headers a file of a stranger's making is given to a browser. Pure.
+"""Response headers for files that backends made, so that a browser executes none of them. Pure.
 
-The type comes from this table and the name alone, never from the backend: a custom node may save
-anything under any name, and what a browser would run must not run as a page of the Director.
+The type depends on this table and the file name only, never on the backend: a custom node can save any content
+under any name, and no content may run with the origin of the Director.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote
 
-#: Shown in the page; a browser runs none of them.
+#: Shown in the page; a browser executes none of them.
 _INLINE: Final = {
     ".avif": "image/avif",
     ".bmp": "image/bmp",
@@ -33,7 +33,7 @@ _INLINE: Final = {
     ".wav": "audio/wav",
     ".txt": "text/plain; charset=utf-8",
 }
-#: Saved, not shown.
+#: Downloaded, not shown.
 _DOWNLOADED: Final = {
     ".glb": "model/gltf-binary",
     ".json": "application/json",
@@ -43,8 +43,8 @@ _DOWNLOADED: Final = {
 }
 _UNKNOWN: Final = "application/octet-stream"
 
-#: Every answer with a file has these: whatever it is, it is no page, it may do nothing, and only
-#: pages of this site may embed it.
+#: Headers of every response with a file: it is not a page, may execute nothing, and only pages of this site may
+#: embed it.
 GUARD_HEADERS: Final[dict[str, str]] = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
     "X-Content-Type-Options": "nosniff",
@@ -53,44 +53,44 @@ GUARD_HEADERS: Final[dict[str, str]] = {
 }
 
 
-#: A browser shows a video, a sound or a text in a page that it makes itself. That page must be of the file's own
-#: origin to load the file; no script may run there either.
+#: A browser shows a video, a sound or a text in a page of its own. That page needs the file's origin to load the
+#: file; scripts stay forbidden.
 _OWN_PAGE: Final = (
     "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; sandbox allow-same-origin"
 )
 
 
 def guard_headers(filename: str) -> dict[str, str]:
-    """Return ``GUARD_HEADERS`` for a file, with which a browser can show it in a tab of its own."""
+    """Return ``GUARD_HEADERS`` for a file that a browser can also show in a tab of its own."""
     if media_type(filename).startswith(("video/", "audio/", "text/")):
         return {**GUARD_HEADERS, "Content-Security-Policy": _OWN_PAGE}
     return GUARD_HEADERS
 
 
 def media_type(filename: str) -> str:
-    """Return a file's type by its extension; never one that a browser runs (HTML, SVG, XML …)."""
+    """Return a file's type by its extension; never one that a browser executes (HTML, SVG, XML …)."""
     extension = PurePosixPath(filename).suffix.lower()
     return _INLINE.get(extension) or _DOWNLOADED.get(extension) or _UNKNOWN
 
 
 def is_inline(filename: str) -> bool:
-    """Whether it may be shown rather than saved."""
+    """Return whether a browser may show the file."""
     return PurePosixPath(filename).suffix.lower() in _INLINE
 
 
 def disposition(filename: str, *, named_as: str) -> str:
-    """Return ``Content-Disposition`` for a file: shown only if its type is harmless.
+    """Return ``Content-Disposition`` for a file: ``inline`` only for harmless types.
 
     Args:
-        filename: its name at its backend, which decides.
+        filename: the name at its backend, which decides.
         named_as: the name under which a browser saves it.
     """
-    way = "inline" if is_inline(filename) else "attachment"
-    return f"{way}; {named(named_as)}"
+    kind = "inline" if is_inline(filename) else "attachment"
+    return f"{kind}; {named(named_as)}"
 
 
 def named(filename: str) -> str:
-    """Return the ``filename`` parameters; nothing in the name can end the header or the value."""
+    """Return the ``filename`` parameters, escaped so that no name can end the value or the header."""
     plain = "".join(
         c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in filename
     )

@@ -1,4 +1,4 @@
-"""The workflow that ComfyUI writes into each PNG it saves. Reads the head of the file, no pixel."""
+"""Reads the workflow that ComfyUI writes into each PNG, from the chunks before the pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def workflow_in_png(content: bytes) -> dict[str, Any]:
     """Return the API-format workflow in a PNG's ``prompt`` text chunk.
 
     Raises:
-        NoWorkflow: it is no PNG, or has no workflow that could be submitted.
+        NoWorkflow: it is not a PNG, or has no valid workflow.
     """
     texts = _texts(content)
     if not isinstance(text := texts.get("prompt"), str):
@@ -32,23 +32,23 @@ def workflow_in_png(content: bytes) -> dict[str, Any]:
     except FieldInvalid as error:
         raise NoWorkflow(f"The workflow in the PNG cannot be used: {error}") from error
     except (ValueError, RecursionError):
-        raise NoWorkflow("What the PNG has as its workflow is not JSON.") from None
+        raise NoWorkflow("The workflow in the PNG is not JSON.") from None
     return workflow
 
 
 def _texts(content: bytes) -> dict[Any, Any]:
     try:
-        # Opening reads the chunks before the pixels; Pillow bounds their number of bytes, also
-        # those of compressed ones, and refuses sizes that no picture has.
+        # Opening reads the chunks before the pixels. Pillow limits their length, also decompressed, and
+        # refuses impossible sizes.
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             return dict(image.info)
     except Exception as error:
-        # Pillow raises OSError, SyntaxError, ValueError, struct.error … on broken input.
+        # Pillow raises OSError, SyntaxError, ValueError, struct.error … for broken input.
         raise NoWorkflow("The body is not a PNG that can be read.") from error
 
 
 def _without_marks(workflow: Any) -> Any:
-    """Drop ``is_changed``, which ComfyUI adds to nodes while it runs them, ``NaN`` above all."""
+    """Remove ``is_changed``, often NaN, which ComfyUI adds to nodes while it runs them."""
     if not isinstance(workflow, dict):
         return workflow
     return {

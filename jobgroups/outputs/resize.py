@@ -1,4 +1,4 @@
-"""Thumbnails out of files that nobody vouches for. Sync; runs in a thread of its own."""
+"""Makes thumbnails of untrusted files within bounds of memory. Runs in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import IO, Final
 
 from PIL import Image
 
-#: Formats that are decoded; Pillow knows dozens more, each a parser that could be attacked.
+#: Formats that are decoded; each further parser of Pillow would be an attack surface.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-#: Pixels of the largest picture that is decoded: 256 MiB, as Pillow takes 4 bytes for each.
+#: Pixels of the largest image that is decoded: 256 MiB at Pillow's 4 bytes per pixel.
 MAX_PIXELS: Final = 64 * 2**20
-#: Formats whose decoders hold several copies of the whole picture, and how many pixels these may have.
+#: Lower limits for formats whose decoders hold several copies of the image.
 _MAX_PIXELS_OF: Final = {"WEBP": MAX_PIXELS // 4, "AVIF": MAX_PIXELS // 2}
-#: Pixels of the longest side: Pillow keeps a pointer for each row.
+#: Pixels of the longest side: Pillow holds a pointer per row.
 MAX_SIDE: Final = 2**16
-#: The longest file that is read for it: its pixels, not compressed at all.
+#: The longest file that is read: the largest image without compression.
 MAX_SOURCE_BYTES: Final = 4 * MAX_PIXELS
-#: Pictures with more pixels are drawn one at a time, so that the memory is that of one.
+#: Images with more pixels are decoded one at a time.
 _SMALL_PIXELS: Final = 4 * 2**20
-#: A thumbnail is at most so many times as high as it is wide.
-_TALLEST: Final = 3
-#: Pixels that are converted at once: a conversion of the whole picture would double its memory.
+#: Maximum ratio of height to width of a thumbnail.
+_MAX_RATIO: Final = 3
+#: Pixels that are converted at once: converting the whole image would double its memory.
 _STRIP_PIXELS: Final = 2**20
 _QUALITY: Final = 80
-#: The tag of EXIF that says how a camera was held, and what makes such a picture upright.
+#: The EXIF tag of the orientation, and the operation that corrects each value.
 _ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,21 +37,21 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_large_drawn = threading.Lock()
+_large_image_lock = threading.Lock()
 
 
 class NotAnImage(Exception):
-    """It is no picture of a known format, a broken one, or one that is too large."""
+    """The file is not an image of a known format, is broken, or too large."""
 
 
 def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
-    """Return a WebP of at most ``width`` pixels' width, upright, never larger than the picture.
+    """Return a WebP with a width of at most ``width`` pixels, upright, never enlarged.
 
-    The size is read from the header and checked before anything is decoded: a few kilobytes can
-    claim gigabytes of pixels. What is decoded takes 4 bytes a pixel and little more.
+    The size in the header is checked before decoding: a few kilobytes can claim gigabytes of pixels. Decoding
+    takes little more than 4 bytes per pixel.
 
     Raises:
-        NotAnImage: nothing can be drawn.
+        NotAnImage: there is no thumbnail of this file.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -60,8 +60,8 @@ def thumbnail(source: bytes | IO[bytes], width: int) -> bytes:
     except NotAnImage:
         raise
     except Exception as error:
-        # Pillow's decoders raise whatever they please on broken input: OSError, SyntaxError,
-        # ValueError, struct.error, DecompressionBombError …
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError …
+        # for broken input.
         raise NotAnImage(f"It cannot be read as a picture ({type(error).__name__}).") from error
 
 
@@ -71,7 +71,7 @@ def _encode(image: Image.Image, width: int) -> bytes:
         raise NotAnImage("It has too many pixels.")
     if max(image.size) > MAX_SIDE:
         raise NotAnImage(f"One of its sides has more than {MAX_SIDE} pixels.")
-    with _large_drawn if pixels > _SMALL_PIXELS else contextlib.nullcontext():
+    with _large_image_lock if pixels > _SMALL_PIXELS else contextlib.nullcontext():
         small = _upright(image, width)
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=_QUALITY, method=4)
@@ -85,20 +85,20 @@ def _upright(image: Image.Image, width: int) -> Image.Image:
         Image.Transpose.FLIP_TOP_BOTTOM,
         Image.Transpose.ROTATE_180,
     )
-    box = (width * _TALLEST, width) if is_on_its_side else (width, width * _TALLEST)
+    box = (width * _MAX_RATIO, width) if is_on_its_side else (width, width * _MAX_RATIO)
     scale = min(box[0] / image.width, box[1] / image.height, 1)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    image.draft("RGB", size)  # JPEGs are decoded at a fraction of their size
+    image.draft("RGB", size)  # a JPEG is decoded at a fraction of its size
     small = _resized(image, size)
     return small if turn is None else small.transpose(turn)
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return a picture in RGB or RGBA of another size: narrowed in strips of rows, then flattened.
+    """Return an image in RGB or RGBA of another size: first the width in strips of rows, then the height.
 
-    Rows do not depend on each other when a picture is narrowed, so the strips leave no seams.
+    Rows do not depend on each other when the width changes, so the strips leave no seams.
     """
-    # Transparent pixels must not lend their colour to others: RGBa has colours multiplied by alpha.
+    # RGBa, premultiplied by alpha: transparent pixels must not add their colour to others.
     mode = "RGBa" if image.has_transparency_data else "RGB"
     narrow = Image.new(mode, (size[0], image.height))
     rows = max(1, _STRIP_PIXELS // image.width)

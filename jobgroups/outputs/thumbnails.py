@@ -1,4 +1,4 @@
-"""A file's thumbnail: from the shelf, else made in one of a few threads, once however many ask."""
+"""Thumbnails of files: from the cache, or made once in one of a few threads for all concurrent requests."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from jobgroups.queries.outputs import OutputFile
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: A page needs few sizes; any number would fill the shelf with copies of one picture.
+#: The allowed widths: any width would fill the cache with copies of one image.
 WIDTHS: Final = (160, 320, 640, 1280, 2560)
-#: Pictures that are drawn at once; of large ones one, see ``drawing``.
+#: Thumbnails that are made at once; of large images one, see ``resize``.
 _AT_ONCE: Final = 2
-#: Threads for reading and writing files, so that a kept thumbnail does not wait for one that is drawn.
+#: Threads for files, so that a cached thumbnail does not wait for one that is made.
 _FILE_THREADS: Final = 2
-#: Originals that are fetched at once: from one backend, and from all. One that is away or dribbles must
-#: not keep the pictures of the others from coming.
+#: Originals that are downloaded at once: from one backend, and from all. A slow backend must not delay the
+#: thumbnails of others.
 _FROM_ONE: Final = 2
 _FROM_ALL: Final = 8
-#: Seconds in which a whole original must have come.
-_WITHIN: Final = 60.0
-#: Bytes of an original that are held in memory; a longer one lies on disk while it is drawn.
+#: Timeout for downloading an original, in seconds.
+_DOWNLOAD_TIMEOUT: Final = 60.0
+#: Bytes of an original that are held in memory; a longer one is written to disk.
 _IN_MEMORY: Final = 16 * 2**20
 
 
 class Thumbnails:
-    """Makes and keeps thumbnails. Used in one loop at a time.
+    """Makes and caches thumbnails.
 
     Args:
-        folder, limit_bytes: of the shelf.
-        max_source_bytes: the longest original that is read.
+        folder, limit_bytes: of the cache.
+        max_source_bytes: the longest original that is downloaded.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int, max_source_bytes: int) -> None:
@@ -51,7 +51,7 @@ class Thumbnails:
         self._max_source = max_source_bytes
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
         self._renderers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
-        # An asyncio lock belongs to a loop: none is kept longer than somebody waits for it.
+        # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
         self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
@@ -60,10 +60,10 @@ class Thumbnails:
         )
 
     async def of(self, file: OutputFile, width: int) -> bytes:
-        """Return a file's thumbnail as WebP. One that was made outlives the file.
+        """Return a file's thumbnail as WebP. A cached one outlives the file.
 
         Raises:
-            NoThumbnail: the file is no picture that can be drawn.
+            NoThumbnail: the file is not an image that can be decoded.
             OutputGone, BackendAway: as ``download.iter_chunks``.
         """
         name = f"{file.identity}-{width}.webp"
@@ -99,13 +99,13 @@ class Thumbnails:
 
     async def _fetch(self, file: OutputFile, original: IO[bytes]) -> None:
         try:
-            async with asyncio.timeout(_WITHIN):
-                pieces = download.iter_chunks(file, max_bytes=self._max_source)
-                async with contextlib.aclosing(pieces):
-                    async for piece in pieces:
-                        await self._in_thread(_append, original, piece)
+            async with asyncio.timeout(_DOWNLOAD_TIMEOUT):
+                chunks = download.iter_chunks(file, max_bytes=self._max_source)
+                async with contextlib.aclosing(chunks):
+                    async for chunk in chunks:
+                        await self._in_thread(_append, original, chunk)
         except TimeoutError:
-            reason = f"It did not send the whole file within {_WITHIN:g} s."
+            reason = f"It did not send the whole file within {_DOWNLOAD_TIMEOUT:g} s."
             raise BackendAway(file.backend_id, reason) from None
 
     async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -113,13 +113,13 @@ class Thumbnails:
         return await asyncio.get_running_loop().run_in_executor(self._files, call)
 
     def close(self) -> None:
-        """Wait for what is being drawn and end the threads."""
+        """Wait for the running work and end the threads."""
         self._renderers.shutdown(wait=True)
         self._files.shutdown(wait=True)
 
 
-def _append(file: IO[bytes], piece: bytes) -> None:
+def _append(file: IO[bytes], chunk: bytes) -> None:
     try:
-        file.write(piece)
+        file.write(chunk)
     except OSError as error:
-        raise NoThumbnail("The disk for what is drawn is full.") from error
+        raise NoThumbnail("The disk for temporary files is full.") from error

@@ -111,7 +111,7 @@ async def test_a_backend_that_says_nothing_keeps_no_other_ones_pictures(gallery:
 async def test_an_original_that_dribbles_is_not_awaited_for_ever(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobgroups.outputs.thumbnails._WITHIN", 0.4)
+    monkeypatch.setattr("jobgroups.outputs.thumbnails._DOWNLOAD_TIMEOUT", 0.4)
 
     gone = asyncio.Event()
 

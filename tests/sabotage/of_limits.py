@@ -80,7 +80,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/outputs/resize.py",
-                "with _large_drawn if pixels > _SMALL_PIXELS else contextlib.nullcontext():",
+                "with _large_image_lock if pixels > _SMALL_PIXELS else contextlib.nullcontext():",
                 "with contextlib.nullcontext():",
             ),
         ),
