@@ -19,7 +19,7 @@ from jobgroups.models import JobGroup
 from jobgroups.runner.intervals import Timing
 from jobgroups.runner.service import RunnerService, RunnerSettings
 from jobgroups.services import cancellation
-from jobgroups.services.submission import Submission
+from jobgroups.services.submission import Submission, group_submit
 
 #: The runner's times, shortened so that a look every 5 s is one every half second.
 SCALE = 0.1
@@ -112,7 +112,7 @@ class Farm:
         submission = Submission(
             workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields
         )
-        done = await in_thread(submission.group_submit)(submission=submission, runner_alive=True)
+        done = await in_thread(group_submit)(submission=submission, runner_alive=True)
         self.hub.notify_runners(work_only=True)
         for service in self._tasks:
             service.wake(work_only=True)
