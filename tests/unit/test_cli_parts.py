@@ -1,4 +1,4 @@
-"""The pure parts of the command line: values, the picture of a watched group, bars, tables."""
+"""Pure parts of the command line: option values, selection, progress, bars, tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from director.cli import option_types, selection
-from director.cli import text as words
+from director.cli import option_types, selection, text
 from director.cli.display import drawn, line
 from director.cli.exit_status import CommandError
 from director.cli.progress import FINAL, GroupProgress, Row
@@ -34,7 +33,7 @@ from director.client.events import parse_event
         ('3={"steps": 20}', {"steps": 20}),
     ],
 )
-def test_a_parameter_is_json_where_it_reads_as_such(text: str, value: Any) -> None:
+def test_parameter_is_parsed_as_json_if_it_is_json(text: str, value: Any) -> None:
     assert list(option_types.parameters([text]).values()) == [value]
 
 
@@ -42,24 +41,24 @@ def test_a_parameter_is_json_where_it_reads_as_such(text: str, value: Any) -> No
     ("text", "value"),
     [("n=3", 3), ("n=1.10", "1.10"), ("n=010", "010"), ("n=1e3", "1e3"), ("n=true", True)],
 )
-def test_a_note_loses_nothing_of_its_text(text: str, value: Any) -> None:
+def test_metadata_keeps_its_text(text: str, value: Any) -> None:
     assert option_types.metadata([text]) == {"n": value}
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5h", 5400), ("2D", 172_800)])
-def test_an_age_is_a_number_with_its_unit(text: str, seconds: float) -> None:
+def test_age_is_a_number_with_a_unit(text: str, seconds: float) -> None:
     assert option_types.age(text) == dt.timedelta(seconds=seconds)
     gone = dt.datetime.now(dt.UTC) - option_types.moment(text)
     assert abs(gone.total_seconds() - seconds) < 5
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "1y", "h", "-1h", "99999999999d"])
-def test_what_is_no_moment_is_refused(text: str) -> None:
+def test_other_text_is_no_moment(text: str) -> None:
     with pytest.raises(click.BadParameter):
         option_types.moment(text)
 
 
-def test_a_moment_without_a_zone_is_local() -> None:
+def test_moment_without_a_time_zone_is_local() -> None:
     assert option_types.moment("2026-02-01").tzinfo is not None
     assert option_types.moment("2026-02-01T07:00:00Z") == dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
@@ -73,7 +72,7 @@ def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> B
     )
 
 
-def test_an_id_wins_over_a_tag_and_a_tag_names_all() -> None:
+def test_id_takes_precedence_over_a_tag() -> None:
     known = [_backend("a", tags=("b", "big, red")), _backend("b"), _backend("c", tags=("b",))]
     assert [one.backend_id for one in selection.by_name(["b"], known)] == ["b"]
     assert [one.backend_id for one in selection.by_name(["big, red", "c,a"], known)] == [
@@ -85,16 +84,16 @@ def test_an_id_wins_over_a_tag_and_a_tag_names_all() -> None:
         selection.by_name(["d"], known)
 
 
-def test_children_are_dealt_to_those_that_can_take_them() -> None:
+def test_jobs_are_distributed_to_available_backends() -> None:
     known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
     selected = selection.for_children([], every=True, count=5, known=known)
     assert selected.backend_ids == ["a", "c", "a", "c", "a"]
     assert selected.left_out == [("b", "offline")]
     named = selection.for_children(["b", "a"], every=False, count=None, known=known)
-    assert named.backend_ids == ["b", "a"], "the Director says why one takes nothing"
+    assert named.backend_ids == ["b", "a"], "the Director returns the reasons"
 
 
-def test_where_nobody_can_all_are_asked_for() -> None:
+def test_all_backends_are_sent_if_none_is_available() -> None:
     known = [_backend("a", "offline"), _backend("b", "offline")]
     assert selection.for_children([], every=True, count=None, known=known).backend_ids == ["a", "b"]
 
@@ -112,53 +111,53 @@ def _event(kind: str, **fields: Any) -> Any:
     return parse_event({"type": kind, "seq": 2, "job_id": "j_1", "backend_id": "gpu-1", **fields})
 
 
-def _told(*events: Any) -> list[str]:
+def _shown(*events: Any) -> list[str]:
     followed = GroupProgress()
     return [click.unstyle(line(row)) for event in events for row in followed.on_event(event)]
 
 
-def test_each_change_is_told_once() -> None:
+def test_each_change_is_shown_once() -> None:
     progress = _event("child_progress", progress=10.0, current_step="KSampler")
     started, done = _event("child_started", attempt=1), _event("child_completed", outputs={})
-    assert _told(_state(), started, progress, progress, done) == [
+    assert _shown(_state(), started, progress, progress, done) == [
         "gpu-1 seed 42: queued",
         "gpu-1 seed 42: running",
         "gpu-1 seed 42: completed",
     ]
 
 
-def test_a_retry_names_where_it_failed_and_where_it_goes() -> None:
+def test_retry_is_shown_with_both_backends() -> None:
     again = _event("child_retrying", reason="Out of memory.", next_backend_id="gpu-2", attempt=1)
     started = _event("child_started", attempt=2, backend_id="gpu-2")
     done = _event("child_completed", outputs={}, backend_id="gpu-2")
-    assert _told(_state(status="running"), again, started, done)[1:] == [
+    assert _shown(_state(status="running"), again, started, done)[1:] == [
         "gpu-2 seed 42: queued: again, after gpu-1: Out of memory.",
         "gpu-2 seed 42: running",
         "gpu-2 seed 42: completed with attempt 2",
     ]
 
 
-def test_a_failure_tells_its_reason_on_one_line() -> None:
+def test_failure_is_shown_with_its_reason_on_one_line() -> None:
     failed = _event("child_failed", error="first\nsecond \x1b[31m")
-    assert _told(_state(), failed)[1] == "gpu-1 seed 42: failed: first second [31m"
+    assert _shown(_state(), failed)[1] == "gpu-1 seed 42: failed: first second [31m"
 
 
 def test_completed_child_is_shown_with_its_warnings() -> None:
     done = _event("child_completed", outputs={}, warnings=["one \x1b[31m", "two"])
     shown = "gpu-1 seed 42: completed: warning: one [31m; warning: two"
-    assert _told(_state(), done)[1] == shown
+    assert _shown(_state(), done)[1] == shown
     assert done.warnings == ("one \x1b[31m", "two")
-    assert _told(_state(status="completed", warnings=["one \x1b[31m", "two"])) == [shown]
+    assert _shown(_state(status="completed", warnings=["one \x1b[31m", "two"])) == [shown]
 
 
-def test_a_state_that_comes_again_tells_only_what_is_new() -> None:
-    assert _told(_state(status="running"), _state(status="running"), _state(status="failed")) == [
+def test_repeated_state_shows_only_changes() -> None:
+    assert _shown(_state(status="running"), _state(status="running"), _state(status="failed")) == [
         "gpu-1 seed 42: running",
         "gpu-1 seed 42: failed",
     ]
 
 
-def test_a_new_run_lets_its_children_wait_again() -> None:
+def test_new_run_queues_its_jobs_again() -> None:
     followed = GroupProgress()
     followed.on_event(_state(status="failed", error_message="broken"))
     moved = followed.on_event(parse_event({"type": "group_reopened", "seq": 5, "job_ids": ["j_1"]}))
@@ -182,7 +181,7 @@ _ROWS = st.lists(
 
 
 @given(_ROWS, st.integers(30, 300), st.integers(5, 80))
-def test_bars_never_leave_the_terminal(rows: list[Row], width: int, height: int) -> None:
+def test_bars_fit_into_every_terminal(rows: list[Row], width: int, height: int) -> None:
     lines = drawn(rows, width, height)
     assert len(lines) <= max(3, height - 2)
     for parts in lines:
@@ -191,19 +190,19 @@ def test_bars_never_leave_the_terminal(rows: list[Row], width: int, height: int)
         assert len(lines) == len(rows)
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("seconds", "shown"),
     [(0.2, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (259_200, "3 d")],
 )
-def test_a_duration_in_words(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+def test_duration_has_two_units_at_most(seconds: float, shown: str) -> None:
+    assert text.duration(seconds) == shown
 
 
-def test_columns_are_aligned_and_move_no_cursor() -> None:
-    assert words.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")]) == [
+def test_columns_are_aligned_without_control_characters() -> None:
+    assert text.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")]) == [
         "A     B",
         "long  x y [2J",
         "s",

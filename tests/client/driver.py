@@ -1,4 +1,4 @@
-"""One way to drive the blocking and the asynchronous client, so that a test is written once."""
+"""Drives the asynchronous client like the blocking one, so that a test is written once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-import pytest
-
-from director.client import AsyncDirector, Director
+from director.client import AsyncDirector
 
 
 class Driven:
-    """An ``AsyncDirector`` that looks like a ``Director``: each call runs its loop to the end."""
+    """An ``AsyncDirector`` with the calls of a ``Director``."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._runner = asyncio.Runner()
@@ -52,8 +50,3 @@ class Driven:
                 yield item
         finally:
             self._runner.run(items.aclose())
-
-
-def client_kinds() -> list[Any]:
-    """Parameters for a fixture: both clients by their constructors."""
-    return [pytest.param(Director, id="sync"), pytest.param(Driven, id="async")]

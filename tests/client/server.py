@@ -1,7 +1,7 @@
-"""A small Director over real sockets, in a thread: REST and WebSocket as the contract has them.
+"""A fake Director over real sockets, in a thread.
 
-It keeps groups and their numbered events in memory, and misbehaves on order: answers that get
-lost, sockets that are closed with a code or torn down, gaps, files that break off in the middle.
+It keeps groups and their events in memory, and has faults on request: lost answers, closed and aborted
+sockets, gaps, incomplete files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOW = "2026-02-01T07:00:00.000Z"
 
 
 def child(number: int, **fields: Any) -> dict[str, Any]:
-    """A child as the API shows it: every field, null where nothing is known."""
+    """Return a job as the API shows it: every field."""
     empty = dict.fromkeys(
         ["current_step", "outputs", "error_message", "error_type", "started_at", "completed_at"]
     )
@@ -50,12 +50,12 @@ class StoredGroup:
     body: dict[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
-    #: Held while the log grows and while a socket that has caught up begins to listen.
+    #: Held while the log grows, and while a socket is added that has all events so far.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class FakeDirector:
-    """The server; start it by ``with``. Its public methods may be called from any thread."""
+    """The server, a context manager. Its public methods may be called from any thread."""
 
     def __init__(self) -> None:
         self.groups: dict[str, StoredGroup] = {}
@@ -105,12 +105,7 @@ class FakeDirector:
         app.router.add_route("POST", "/api/job-group", self._submit)
         app.router.add_route("GET", "/api/job-groups", self._list)
         app.router.add_route("*", "/api/job-groups/{id}", self._group)
-        app.router.add_route("GET", "/api/job-groups/{id}/workflow", self._workflow)
         app.router.add_route("GET", "/api/job-groups/{id}/events", self._events)
-        app.router.add_route("*", "/api/job-groups/{id}/jobs/{job}", self._job)
-        app.router.add_route("POST", "/api/job-groups/{id}/retry", self._retry)
-        app.router.add_route("POST", "/api/job-groups/{id}/jobs/{job}/retry", self._retry)
-        app.router.add_route("POST", "/api/job-groups/{id}/jobs/{job}/move", self._move)
         app.router.add_route("GET", "/view", self._view)
         app.router.add_route("*", "/{rest:.*}", self._unknown)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -128,11 +123,11 @@ class FakeDirector:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds; it is looked at whenever something arrives."""
+        """Return once ``condition`` holds; it is checked after each request."""
         with self._changed:
             assert self._changed.wait_for(condition, timeout=10)
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
@@ -163,7 +158,7 @@ class FakeDirector:
         return group_id
 
     def record(self, group_id: str, kind: str, **fields: Any) -> None:
-        """Write the next state event, and send it to whoever listens."""
+        """Store the next state event, and send it to all sockets."""
         group = self.groups[group_id]
         with group.lock:
             seq = group.body["seq"] + 1
@@ -261,14 +256,17 @@ class FakeDirector:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.requests.append((request.method, request.path_qs, headers, body))
-        self._ring()
+        self._notify()
         key = (request.method, request.path)
         if key in self.answers:
             status, answer = self.answers[key]
-            if isinstance(answer, str):
-                return web.Response(status=status, text=answer, content_type="text/html")
-            return web.json_response(answer, status=status)
-        response: web.StreamResponse = await handler(request)
+            response: web.StreamResponse = (
+                web.Response(status=status, text=answer, content_type="text/html")
+                if isinstance(answer, str)
+                else web.json_response(answer, status=status)
+            )
+        else:
+            response = await handler(request)
         if self.lose[key] > 0:
             self.lose[key] -= 1
             assert request.transport is not None
@@ -319,65 +317,11 @@ class FakeDirector:
 
     async def _group(self, request: web.Request) -> web.Response:
         group = self._found(request)
-        if request.method == "DELETE":
-            open_ones = [c for c in group.body["child_jobs"] if c["status"] == "queued"]
-            for one in open_ones:
-                one["status"] = "cancelled"
-            return web.json_response(
-                {
-                    "cancelled": True,
-                    "interrupted": len(open_ones),
-                    "already_complete": 0,
-                    "already_failed": 0,
-                }
-            )
         return web.json_response(group.body)
-
-    async def _retry(self, request: web.Request) -> web.Response:
-        group = self._found(request)
-        if group.body["completed_at"] is None:
-            body = {"detail": "It has not ended.", "code": "group_not_finished"}
-            return web.json_response(body, status=409)
-        named = (await request.json()).get("job_ids", [request.match_info.get("job")])
-        group.body.update(status="running", completed_at=None, run=group.body["run"] + 1)
-        return web.json_response(
-            {
-                "job_group_id": group.body["job_group_id"],
-                "run": group.body["run"],
-                "status": "running",
-                "job_ids": named,
-                "adopted_job_ids": [],
-                "moved": {"j_1": "gpu-2"},
-            }
-        )
-
-    async def _move(self, request: web.Request) -> web.Response:
-        group = self._found(request)
-        return web.json_response(
-            {
-                "job_group_id": group.body["job_group_id"],
-                "job_id": request.match_info["job"],
-                "backend_id": (await request.json())["backend_id"],
-                "moved": True,
-                "removing_from": "gpu-2",
-            }
-        )
-
-    async def _workflow(self, request: web.Request) -> web.Response:
-        return web.json_response(self._found(request).body["workflow"]["workflow_json"])
 
     async def _events(self, request: web.Request) -> web.Response:
         since = int(request.query["since"])
         return web.json_response({"events": self._found(request).log[since:]})
-
-    async def _job(self, request: web.Request) -> web.Response:
-        group = self._found(request)
-        for one in group.body["child_jobs"]:
-            if one["job_id"] == request.match_info["job"]:
-                tries = [{"number": 1, "run": 1, "prompt_id": "p1", "outcome": "success"}]
-                return web.json_response({**one, "attempts": tries})
-        body = {"detail": "Job x not found", "code": "job_not_found"}
-        return web.json_response(body, status=404)
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
         content = self.files.get(request.query["filename"])
@@ -412,13 +356,13 @@ class FakeDirector:
             await socket.close(code=4404)
             return socket
         await self._catch_up(socket, group, request.query.get("since"))
-        self._ring()
+        self._notify()
         try:
             while (await socket.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSED):
                 pass
         finally:
             group.sockets.discard(socket)
-            self._ring()
+            self._notify()
             await socket.close(code=WSCloseCode.OK)
         return socket
 
