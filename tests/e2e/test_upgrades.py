@@ -1,4 +1,4 @@
-"""Upgrades under load: each process is ended and started again in turn, and nobody notices."""
+"""Upgrades under load: each process is restarted in turn, and clients notice nothing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
 from tests.e2e.killing.watcher import Watcher
 from tests.e2e.test_runner_process import WEB, Farm, once_each, until
 from tests.e2e.test_two_runners import Leases
+from tests.e2e.upgrading.clients import clients
 from tests.e2e.upgrading.newer import MIGRATION, AnyRunner, newer_release
-from tests.e2e.upgrading.people import people
 from tests.e2e.upgrading.proxy import PROGRAM, proxied
 from tests.served import Served, stop_in_order
 from tests.servers import Redis, needs_servers
@@ -71,7 +71,7 @@ def leases(url: str) -> Leases:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Served]:
-    """A web alone, over SQLite, with a backend that nobody has asked yet."""
+    """A web alone, over SQLite, with a backend that was never probed."""
     with simulated(tmp_path, count=1) as gpus:
         settings = {"DIRECTOR_ACCEPT_WITHOUT_RUNNER": "1"}
         made = Served(tmp_path, gpus.urls, arguments=WEB, environment=settings)
@@ -81,8 +81,8 @@ def web(tmp_path: Path) -> Iterator[Served]:
             made.close()
 
 
-def test_what_a_web_was_asked_is_answered_although_it_ends(web: Served) -> None:
-    """It listens no more at once, and each answer is its connection's last."""
+def test_web_answers_its_requests_before_it_ends(web: Served) -> None:
+    """It stops listening at once, and each answer is its connection's last."""
     answers: list[httpx.Response] = []
     (backend,) = web.ask("GET", "/api/backends").json()["backends"]
     body = {"workflow_json": picture(), "backend_ids": [backend["backend_id"]]}
@@ -119,8 +119,8 @@ def _listens(web: Served) -> bool:
     return True
 
 
-def test_whoever_was_let_in_before_a_web_ends_is_answered(web: Served) -> None:
-    """Connections that the kernel has made, and the web has not taken yet, are no one else's."""
+def test_web_answers_accepted_connections_before_it_ends(web: Served) -> None:
+    """Also those that the kernel has accepted and the web has not."""
     os.killpg(web.process.pid, signal.SIGSTOP)
     with ExitStack() as stack:
         waiting = [
@@ -141,7 +141,7 @@ def port_of(web: Served) -> int:
 
 
 def restarted(web: Served) -> None:
-    """End a web and start it again, as its upgrade does, and wait until it is healthy."""
+    """Restart a web as an upgrade does, and wait until it is healthy."""
     assert web.stop() == 0, web.printed()
     assert "Traceback" not in web.printed(), web.printed()
     web.start()
@@ -149,7 +149,7 @@ def restarted(web: Served) -> None:
 
 
 class Watchable:
-    """What a watcher asks of a web that stays."""
+    """A web with the interface that a watcher uses."""
 
     def __init__(self, web: Served) -> None:
         self._web = web
@@ -162,10 +162,10 @@ class Watchable:
 
 
 @needs_nginx
-def test_webs_are_restarted_in_turn_behind_a_proxy_and_no_request_fails(
+def test_restart_of_webs_behind_a_proxy_fails_no_request(
     farm: Farm, gpus: Gpus, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    """Ten clients submit, read and open sockets all the while, and four watch a group each."""
+    """Ten clients submit, read and open sockets meanwhile; four others watch a group each."""
     farm.runner("room-1")
     with ExitStack() as stack:
         webs = [started(stack, tmp_path / name, settings) for name in ("web-1", "web-2")]
@@ -176,18 +176,17 @@ def test_webs_are_restarted_in_turn_behind_a_proxy_and_no_request_fails(
         watchers = [Watcher(proxy, group_id) for group_id in watched]
         for watcher in watchers:
             assert watcher.started.wait(10)
-        with people(proxy.url, gpus.ids) as asking:
-            for web in webs:
-                time.sleep(1.0)
+        with clients(proxy.url, gpus.ids) as busy:
+            until(lambda: busy.has_answers(7), within=30.0)
+            for count, web in zip((14, 21), webs, strict=True):
                 restarted(web)
-            time.sleep(1.0)
-        assert asking.failures == []
-        assert min(asking.asked[what] for what in ("POST", "GET", "PUT", "a socket")) >= 20
+                until(lambda count=count: busy.has_answers(count), within=30.0)
+        assert busy.failures == []
         for watcher in watchers:
             watcher.wait_ended()
-        for group_id in [*watched, *asking.groups]:
+        for group_id in [*watched, *busy.groups]:
             assert complete(proxy.url, group_id)["status"] == "completed"
-    assert len(once_each(gpus.seen())) == len(asking.groups) + 4 * len(watched) * BACKENDS
+    assert len(once_each(gpus.seen())) == len(busy.groups) + 4 * len(watched) * BACKENDS
 
 
 def started(stack: ExitStack, folder: Path, settings: dict[str, str], *arguments: str) -> Served:
@@ -216,7 +215,7 @@ def complete(url: str, group_id: str) -> dict[str, Any]:
 # --- runners --------------------------------------------------------------------------------------
 
 
-def test_runners_are_restarted_in_turn_and_nothing_is_lost_or_doubled(
+def test_restart_of_runners_loses_and_doubles_nothing(
     farm: Farm, gpus: Gpus, leases: Leases
 ) -> None:
     farm.web.start()
@@ -243,7 +242,7 @@ def test_runners_are_restarted_in_turn_and_nothing_is_lost_or_doubled(
         assert group["status"] == "completed"
         jobs += [child["job_id"] for child in group["child_jobs"]]
     assert once_each(gpus.seen()) == sorted(jobs)
-    # What was on its way to a backend when its runner ended may never have come there.
+    # A prompt that was being sent when its runner ended may not have arrived.
     attempts = leases.attempts()
     assert attempts.pop("success") == len(jobs)
     assert set(attempts) <= {"never_accepted"}, attempts
@@ -281,14 +280,14 @@ class Releases:
         self.new_runner = AnyRunner(folder / "new-runner", settings, newer)
 
     def submit(self, web: Served, *watched: Served) -> None:
-        """Submit a group, have it watched at some webs, and wait until it is under way."""
+        """Submit a group, watch it at some webs, and wait until it has started on each backend."""
         self.groups.append(web.submit(picture(), self.gpus.ids * 4))
         self.watchers += [Watcher(Watchable(one), self.groups[-1]) for one in watched]
         under_way = len(self.gpus.seen())
         self.gpus.wait_seen(lambda seen: _starts(seen[under_way:]) >= BACKENDS)
 
     def close(self) -> None:
-        """Leave nothing running."""
+        """End every process."""
         for one in (self.old_web, self.new_web, self.old_runner, self.new_runner):
             one.close()
 
@@ -302,10 +301,10 @@ def releases(gpus: Gpus, settings: dict[str, str], tmp_path: Path) -> Iterator[R
         made.close()
 
 
-def test_old_and_new_code_work_side_by_side_and_the_old_one_may_come_back(
+def test_two_releases_work_side_by_side_and_the_old_one_may_return(
     releases: Releases, gpus: Gpus, url: str
 ) -> None:
-    """The new release has a column and a table more, made while the old one is at work."""
+    """The new release adds a column and a table while the old one works."""
     old_web, old_runner = releases.old_web, releases.old_runner
     new_web, new_runner = releases.new_web, releases.new_runner
     old_web.start()
@@ -341,7 +340,7 @@ def test_old_and_new_code_work_side_by_side_and_the_old_one_may_come_back(
     with psycopg.connect(url) as database:
         rows = database.execute("SELECT id, shelf FROM jobgroups_jobgroup").fetchall()
     shelves = [dict(rows)[group_id] for group_id in releases.groups]
-    # The first group's row was there when the column was made.
+    # The first group's row is older than the column.
     assert shelves == ["top", None, "top", "top", None]
     for process in (old_web, old_runner):
         stop_in_order(process)

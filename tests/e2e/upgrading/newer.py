@@ -1,4 +1,4 @@
-"""A newer release: this tree, with one more migration that expands the schema, and the model that uses it."""
+"""A newer release: this tree with one more migration, which expands the schema, and its model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.served import ROOT, Launched, LaunchedRunner, settings_of
 MIGRATION = "9999_shelves"
 _NEW = """
 
-# --- what the newer release has more ---------------------------------------------------------------
+# --- additions of the newer release ----------------------------------------------------------------
 
 JobGroup.add_to_class("shelf", models.CharField(max_length=20, null=True, default="top"))
 
@@ -43,7 +43,7 @@ class Migration(migrations.Migration):
 
 
 def newer_release(to: Path) -> Path:
-    """Copy this tree as it stands, and let it be a release further."""
+    """Copy this tree and add the migration and the model."""
     for name in ("director", "jobgroups", "backends", "templates"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, to / name, ignore=ignored)
@@ -57,7 +57,7 @@ def newer_release(to: Path) -> Path:
 
 
 class AnyRunner(Launched):
-    """``runner`` of either release, named as its folder. Not started yet."""
+    """``runner`` of either release, named as its folder. It is not started yet."""
 
     ready = LaunchedRunner.ready
 

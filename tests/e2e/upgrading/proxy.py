@@ -1,4 +1,4 @@
-"""nginx as docs/operations.md has it, in front of webs of the test's own."""
+"""nginx with the configuration of docs/operations.md, in front of the test's webs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ http {{
 
 
 class Proxy:
-    """A running nginx, and where it answers. What a watcher asks of a Director it is asked too."""
+    """An nginx, with the interface that a watcher uses."""
 
     def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         self._folder = folder
@@ -39,7 +39,7 @@ class Proxy:
         text = (ROOT / "docs/operations/nginx.conf").read_text(encoding="utf-8")
         for theirs, ours in zip(("9820", "9821"), ports, strict=True):
             text = text.replace(f"server 127.0.0.1:{theirs}", f"server 127.0.0.1:{ours}")
-        # Without TLS, which has no part in this.
+        # Without TLS.
         text = re.sub(r"^\s*ssl_.*\n", "", text, flags=re.MULTILINE)
         text = text.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
         text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{self._port};")
@@ -48,7 +48,7 @@ class Proxy:
         (folder / "nginx.conf").write_text(_MAIN.format(folder=folder, user=user), encoding="utf-8")
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it and wait until it answers."""
+        """Start nginx and wait until it answers."""
         assert PROGRAM is not None
         files = ["-c", str(self._folder / "nginx.conf"), "-e", str(self._folder / "error.log")]
         process = subprocess.Popen([PROGRAM, *files])
@@ -64,11 +64,11 @@ class Proxy:
                 return process
 
     def wait_url(self) -> str:
-        """Return where it answers."""
+        """Return its address."""
         return self.url
 
     def printed(self) -> str:
-        """Return what it has complained of."""
+        """Return its error log."""
         return (self._folder / "error.log").read_text(encoding="utf-8", errors="replace")
 
 
