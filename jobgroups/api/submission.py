@@ -1,4 +1,4 @@
-"""A submission from its checked form to the stored group."""
+"""From a checked submission to the stored group."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jobgroups.services.submission import Submission, Submitted, group_replay, g
 
 
 def submit(submission: Submission) -> Submitted:
-    """Store the group; with a known idempotency key, return the one that it made.
+    """Store the group; with a known idempotency key, return the group of that key.
 
-    1. The key: the stored result is answered again, whether or not a runner is alive now.
-    2. The runner: without one nothing is stored, unless a setting accepts it.
+    1. The key: the result of the first request is returned, also if no runner is alive now.
+    2. The runner: without one nothing is stored, unless a setting allows it.
     3. The backends: selected, after a probe of those without a recent response.
     4. Group, children and event 1 in one transaction.
 

@@ -1,4 +1,4 @@
-"""Strict request serializers: JSON types are not converted, and all field errors are reported at once.
+"""Strict serializers of requests: JSON types are not converted, and all field errors are reported together.
 
 ``"300"``, ``300.0`` and ``true`` are not integers. An optional field that is ``null`` counts as absent.
 """
@@ -26,7 +26,7 @@ FieldErrors: TypeAlias = list[dict[str, str]]
 
 
 class _Strict(serializers.Field[Any, Any, Any, Any]):
-    """A field that takes one JSON type, with one sentence for whatever else is wrong with a value."""
+    """A field of one JSON type, with one sentence for every wrong value."""
 
     json_type: ClassVar[type]
     sentence: ClassVar[str]
@@ -113,7 +113,7 @@ class Choice(serializers.ChoiceField):
 
 
 class Texts(_Strict, serializers.ListField):
-    """A list of strings, none of them empty; with ``empty``, that sentence refuses an empty list."""
+    """A list of non-empty strings. ``empty`` is the sentence with which an empty list is refused."""
 
     json_type = list
     sentence = "Must be a list of strings."
@@ -128,7 +128,7 @@ class Texts(_Strict, serializers.ListField):
         )
 
     def to_internal_value(self, data: Any) -> list[str]:
-        """Check the entries without DRF's call for each: a body may have millions of them."""
+        """Check the entries without a call for each: a body may have millions."""
         entries: list[Any] = _Strict.to_internal_value(self, data)
         if not entries and not self.allow_empty:
             self.fail("empty")
@@ -145,9 +145,9 @@ class Texts(_Strict, serializers.ListField):
 
 
 class RequestSerializer(serializers.Serializer[Any]):
-    """The fields of a request. One instance serves all requests: DRF copies fields for each new one."""
+    """The fields of a request. All requests share one instance, since DRF copies the fields for each new one."""
 
-    #: What is wrong with a field that is not declared.
+    #: The error of a field that is not declared.
     unknown: ClassVar[str] = "Is not a field of this."
 
     @classmethod
@@ -155,10 +155,10 @@ class RequestSerializer(serializers.Serializer[Any]):
         """Return the checked values by field.
 
         Args:
-            errors: what is known to be wrong.
+            errors: errors that were found before.
 
         Raises:
-            InvalidRequest: with every field that is wrong or not known.
+            InvalidRequest: with every field that is wrong or unknown.
         """
         values, wrong = cls.check(body)
         unknown = [{"field": name, "message": cls.unknown} for name in cls.unknown_fields(body)]
@@ -167,7 +167,7 @@ class RequestSerializer(serializers.Serializer[Any]):
 
     @classmethod
     def check(cls, body: Mapping[str, Any]) -> tuple[dict[str, Any], FieldErrors]:
-        """Return the values, or none of them and what is wrong with the declared fields."""
+        """Return the values, or no values and the errors of the declared fields."""
         given = {name: value for name, value in body.items() if value is not None}
         try:
             return _shared(cls).run_validation(given), []
@@ -176,7 +176,7 @@ class RequestSerializer(serializers.Serializer[Any]):
 
     @classmethod
     def unknown_fields(cls, body: Iterable[str]) -> list[str]:
-        """Return the names that are not declared, fit to be shown."""
+        """Return the names that are not declared, in printable form."""
         serializer = _shared(cls)
         return [shown_key(name) for name in body if not serializer.is_known(name)]
 

@@ -22,7 +22,7 @@ from jobgroups.workflow import FieldInvalid
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 
 DEFAULT_TIMEOUT: Final = 300
-#: What ``retry_elsewhere`` may be, as JSON has it.
+#: JSON value of ``retry_elsewhere`` to its meaning.
 _RETRY_ELSEWHERE: Final = {
     False: Elsewhere.NEVER,
     True: Elsewhere.GROUP,
@@ -31,14 +31,14 @@ _RETRY_ELSEWHERE: Final = {
 }
 _MAX_ENTRIES: Final = 50
 _MAX_SHOWN_UNKNOWN: Final = 20
-#: The longest an entry of a list may be; a longer one names nothing.
+#: No tag, capability, class or id is longer.
 _MAX_WORD: Final = 200
 _MAX_ID: Final = 64
 _MAX_URL: Final = 1000
-#: The longest name of a person.
+#: The longest name of a user.
 _MAX_BY: Final = 150
 _MAX_REASON: Final = 500
-#: A week: a longer quarantine is one without an end.
+#: A week. A longer quarantine has no end: it lasts until a release.
 _MAX_MINUTES: Final = 10_080
 _MOST_RUNS: Final = 2**31 - 1
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -109,18 +109,18 @@ def _why_not_retried(name: str) -> str:
 
 
 def submission(body: dict[str, Any], idempotency_key: str | None) -> Submission:
-    """Check a submission. Its backends are those named; they are selected later.
+    """Check a submission. All backends of the request are in it; they are selected later.
 
     Raises:
-        InvalidRequest: with every field that is wrong; ``TooManyChildren`` where too many backends
-            are named. A field that is not known is a warning.
+        InvalidRequest: with every field that is wrong. An unknown field is a warning.
+        TooManyChildren: more backends than a group may have children, and perhaps other errors.
     """
     values, errors = SubmissionRequest.check(body)
     wrong = {error["field"].partition(".")[0] for error in errors}
     if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         message = "Must be 1 to 255 printable ASCII characters."
         errors.append({"field": "Idempotency-Key", "message": message})
-    # The values of the fields that are right, also if others are wrong: these three are not converted.
+    # Checked also if other fields are wrong. The body has the values: these fields are not converted.
     if body.get("parameters") and not wrong & {"workflow_json", "parameters"}:
         try:
             workflow.build_template(body["workflow_json"], body["parameters"])
@@ -151,7 +151,7 @@ def request_digest(body: object) -> str:
 
 
 class JobRetryRequest(RequestSerializer):
-    """``POST /api/job-groups/{id}/jobs/{job_id}/retry``; None is not said."""
+    """``POST /api/job-groups/{id}/jobs/{job_id}/retry``; an absent field is None."""
 
     unknown = "Is not a field of a retry."
 
@@ -162,7 +162,7 @@ class JobRetryRequest(RequestSerializer):
     by = fields.Line(_MAX_BY, default="")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Refuse more than one of the fields that say where."""
+        """Refuse more than one of the fields that select the backend."""
         named = [name for name in _WHERE_FIELDS if attrs[name] is not None]
         if len(named) > 1:
             message = f"Cannot be combined with {named[0]}; use one of them."
@@ -196,9 +196,9 @@ class MoveRequest(RequestSerializer):
 
 
 class BackendRequest(RequestSerializer):
-    """``PATCH /api/backends/{id}``; None is not said.
+    """``PATCH /api/backends/{id}``; an absent field is None.
 
-    A field that is not known is wrong: an ``enable`` that was meant as ``enabled`` must not pass.
+    An unknown field is refused, so that ``enable`` is not taken for ``enabled``.
     """
 
     unknown = "Is not a field of a backend that can be set."
@@ -211,7 +211,7 @@ class BackendRequest(RequestSerializer):
     headers = fields.Object(default=None)
 
     def validate_headers(self, headers: dict[str, Any] | None) -> dict[str, str] | None:
-        """Refuse what is not names and strings; what a header may be is the backend's to judge."""
+        """Refuse other values than strings. ``backends.services`` checks names and values."""
         wrong = []
         if len(headers or ()) > _MAX_ENTRIES:
             wrong.append(f"Must have at most {_MAX_ENTRIES} entries.")

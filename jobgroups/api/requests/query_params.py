@@ -35,7 +35,7 @@ _MAX_METADATA_FILTERS: Final = 10
 _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
-#: What ``queries.groups.group_list`` writes: its direction, and the group it starts behind.
+#: The form in which ``queries.groups.group_list`` writes it: direction, and the group before the page.
 _CURSOR: Final = re.compile(
     r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|jg_[0-9a-f]{12}"
 )
@@ -56,7 +56,7 @@ class _Digits(fields.Integer):
 
 
 class _Moment(serializers.DateTimeField):
-    """A date or a time; without a zone it is UTC. A ``+`` that was not encoded is a blank."""
+    """A date or a time, in UTC if it has no zone. A ``+`` that was not encoded is read as a blank."""
 
     def to_internal_value(self, value: Any) -> dt.datetime:
         try:
@@ -67,7 +67,7 @@ class _Moment(serializers.DateTimeField):
 
 
 class _Cursor(serializers.CharField):
-    """A cursor of the form that pages give."""
+    """A cursor of the form in ``next`` and ``previous``."""
 
     def to_internal_value(self, data: str) -> str:
         with contextlib.suppress(ValueError):
@@ -77,7 +77,7 @@ class _Cursor(serializers.CharField):
 
 
 class _Metadata(serializers.DictField):
-    """Each ``metadata.KEY``; an empty value is one that can be searched for."""
+    """All ``metadata.KEY`` parameters. Groups can be filtered by an empty value, too."""
 
     def get_value(self, dictionary: Mapping[str, str]) -> Any:
         wanted = {
@@ -88,7 +88,7 @@ class _Metadata(serializers.DictField):
         return wanted or empty
 
     def to_internal_value(self, data: dict[str, str]) -> dict[str, str]:
-        """Refuse a key or a value by which no group can be found, since only shorter ones are kept."""
+        """Refuse a key or a value that is longer than the indexed ones: no group would match."""
         if len(data) > _MAX_METADATA_FILTERS:
             raise ValidationError(f"At most {_MAX_METADATA_FILTERS} keys can be asked for.")
         wrong: dict[str, list[str]] = {}
@@ -110,7 +110,7 @@ class _Metadata(serializers.DictField):
 
 
 class QuerySerializer(RequestSerializer):
-    """The parameters of a URL. One that is not known is refused: ignored, it would give too much."""
+    """The parameters of a URL. An unknown one is refused: without it the response would have too much."""
 
     unknown = "Is not a parameter of this path."
 
@@ -131,7 +131,7 @@ class QuerySerializer(RequestSerializer):
         return cls.read(given, errors)
 
     def to_internal_value(self, data: Mapping[str, str]) -> dict[str, Any]:
-        """Leave empty values out, but those that a field takes."""
+        """Drop empty values, except of fields that allow them."""
         given = {}
         for name, value in data.items():
             field = self.fields.get(name)
@@ -142,7 +142,7 @@ class QuerySerializer(RequestSerializer):
 
 
 def _only_value(name: str, values: list[Any]) -> str:
-    """Return a parameter's only value, checked like every text of a request."""
+    """Return the only value of a parameter, checked like every text of a request."""
     check_text(name, field="query")
     shown = shown_key(name)
     if len(values) > 1:
@@ -164,11 +164,11 @@ class GroupListQuery(QuerySerializer):
     limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
 
     def validate_submitter(self, name: str | None) -> str | None:
-        """Names are stored without the blanks around them."""
+        """Remove the blanks around the name, as in stored names."""
         return (name or "").strip() or None
 
     def is_known(self, name: str) -> bool:
-        """``metadata`` alone is not a parameter."""
+        """Return whether it is a parameter; ``metadata`` without a key is not."""
         return name.startswith(_METADATA) or (name in self.fields and name != "metadata")
 
 
@@ -179,7 +179,7 @@ class EventsQuery(QuerySerializer):
 
 
 class OutputQuery(QuerySerializer):
-    """``GET …/outputs/{n}``: ``w`` is the width of a thumbnail; a page does not follow redirects."""
+    """``GET …/outputs/{n}``: ``w`` is the width of a thumbnail; pages need ``redirect=no``."""
 
     w = fields.Choice([str(width) for width in WIDTHS], default=None)
     redirect = fields.Choice(["yes", "no"], default="yes")
@@ -192,14 +192,14 @@ class ZipQuery(QuerySerializer):
 
 
 class SeedsQuery(QuerySerializer):
-    """``GET /api/seeds``; without a base seed one is drawn."""
+    """``GET /api/seeds``; the default base seed is random."""
 
     strategy = fields.Choice(SeedStrategy, default=SeedStrategy.RANDOM)
     base_seed = _Digits(0, MAX_SEED, default=None)
     count = fields.Text(_MAX_TEXT, default="1")
 
     def validate_count(self, digits: str) -> int:
-        """Return as many as a group may have children, which is a setting."""
+        """Return the number, at most that of the children of a group, which is a setting."""
         count: int = _Digits(1, settings.DIRECTOR_MAX_CHILDREN).run_validation(digits)
         return count
 
@@ -211,7 +211,7 @@ class FailuresQuery(QuerySerializer):
 
 
 class FailedJobsQuery(FailuresQuery):
-    """``GET /api/failures/jobs``; an empty ``workflow`` is that of groups from before the digest."""
+    """``GET /api/failures/jobs``; groups of releases without digests have an empty ``workflow``."""
 
     failure_class = fields.Choice(FailureClass)
     backend_id = fields.Text(_MAX_TEXT)

@@ -1,4 +1,4 @@
-"""Groups and their children over HTTP."""
+"""Groups and their jobs: submit, list, read, cancel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobgroups.queries import groups as selectors
 from jobgroups.serializers import serialize_submission, to_json
 from jobgroups.services import cancellation
 
-#: Events a page; a frame of theirs may have up to 1 MiB, most have a few hundred bytes.
+#: Events per page. Most have some hundred bytes, a few up to 1 MiB.
 EVENTS_PAGE: Final = 500
 
 
@@ -61,11 +61,11 @@ class GroupView(ApiView):
     """``/api/job-groups/{id}``"""
 
     def get(self, request: Request, group_id: str) -> Response:
-        """Return a group with its children."""
+        """Return a group with its jobs."""
         return Response(selectors.group_snapshot(path_params.group_id(group_id)))
 
     def delete(self, request: Request, group_id: str) -> Response:
-        """Cancel what is not final in a group."""
+        """Cancel all jobs of a group that are not final."""
         done = cancellation.group_cancel(group_id=path_params.group_id(group_id))
         return Response(asdict(done))
 
@@ -74,7 +74,7 @@ class WorkflowView(ApiView):
     """``/api/job-groups/{id}/workflow``"""
 
     def get(self, request: Request, group_id: str) -> HttpResponse:
-        """Return the workflow as it was given: the stored text, not read and written anew."""
+        """Return the workflow as it was submitted: the stored text."""
         text = selectors.group_workflow(path_params.group_id(group_id))
         return HttpResponse(text, content_type="application/json")
 
@@ -83,7 +83,7 @@ class EventsView(ApiView):
     """``/api/job-groups/{id}/events``"""
 
     def get(self, request: Request, group_id: str) -> HttpResponse:
-        """Return a page of stored events: the frames' texts, as sockets get them."""
+        """Return a page of stored events, with the text of the frames that sockets receive."""
         since = EventsQuery.read_query(request.query_params)["since"]
         if not selectors.group_exists(path_params.group_id(group_id)):
             raise GroupNotFound(group_id)
@@ -99,12 +99,12 @@ class JobView(ApiView):
     """``/api/job-groups/{id}/jobs/{job_id}``"""
 
     def get(self, request: Request, group_id: str, job_id: str) -> Response:
-        """Return a child with its attempts."""
+        """Return a job with its attempts."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
         return Response(selectors.child_detail(group, job))
 
     def delete(self, request: Request, group_id: str, job_id: str) -> Response:
-        """Cancel one child; the answer has the shape of a group's cancellation."""
+        """Cancel one job; the response has the fields of a group's cancellation."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
         by_us = cancellation.child_cancel(group_id=group, job_id=job)
         status = selectors.child_detail(group, job)["status"]

@@ -77,11 +77,11 @@ async def _probe(url: str, headers: Mapping[str, str] | None, within: float) -> 
 
 async def _probe_all(urls: Iterable[str]) -> dict[str, BackendReport | str]:
     async with asyncio.TaskGroup() as tasks:
-        asked = {
+        tasks_by_url = {
             url: tasks.create_task(_probe(url, None, _FIND_SECONDS), name=f"find {url}")
             for url in urls
         }
-    return {url: task.result() for url, task in asked.items()}
+    return {url: task.result() for url, task in tasks_by_url.items()}
 
 
 def _registered_ids() -> dict[str, str]:

@@ -23,13 +23,13 @@ class GroupRetryView(ApiView):
     def post(self, request: Request, group_id: str) -> Response:
         """Start the group's next run for the named children, or for all that failed."""
         group = path_params.group_id(group_id)
-        said = GroupRetryRequest.read(optional_json_body(request))
+        values = GroupRetryRequest.read(optional_json_body(request))
         done = retries.group_retry(
             group_id=group,
-            job_ids=said["job_ids"],
-            choice=_choice(said),
-            run=said["run"],
-            by=said["by"],
+            job_ids=values["job_ids"],
+            choice=_choice(values),
+            run=values["run"],
+            by=values["by"],
         )
         return Response(_retry_json(done))
 
@@ -40,9 +40,9 @@ class JobRetryView(ApiView):
     def post(self, request: Request, group_id: str, job_id: str) -> Response:
         """Queue one child again: within the run, or in the next one if the group has ended."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        said = JobRetryRequest.read(optional_json_body(request))
+        values = JobRetryRequest.read(optional_json_body(request))
         done = retries.child_retry(
-            group_id=group, job_id=job, choice=_choice(said), run=said["run"], by=said["by"]
+            group_id=group, job_id=job, choice=_choice(values), run=values["run"], by=values["by"]
         )
         return Response(_retry_json(done))
 
@@ -53,9 +53,9 @@ class JobMoveView(ApiView):
     def post(self, request: Request, group_id: str, job_id: str) -> Response:
         """Bind a queued child to another backend."""
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
-        said = MoveRequest.read(json_body(request))
-        backend_id = path_params.backend_id(said["backend_id"])
-        done = moves.child_move(group_id=group, job_id=job, backend_id=backend_id, by=said["by"])
+        values = MoveRequest.read(json_body(request))
+        backend_id = path_params.backend_id(values["backend_id"])
+        done = moves.child_move(group_id=group, job_id=job, backend_id=backend_id, by=values["by"])
         return Response(
             {
                 "job_group_id": done.group_id,
@@ -67,12 +67,12 @@ class JobMoveView(ApiView):
         )
 
 
-def _choice(said: Mapping[str, Any]) -> Choice:
+def _choice(values: Mapping[str, Any]) -> Choice:
     """Return where the children are retried; an id that cannot be one is not looked up."""
-    if said["backend_id"] is not None:
-        path_params.backend_id(said["backend_id"])
+    if values["backend_id"] is not None:
+        path_params.backend_id(values["backend_id"])
     return Choice(
-        where=said["where"], backend_id=said["backend_id"], elsewhere=said["retry_elsewhere"]
+        where=values["where"], backend_id=values["backend_id"], elsewhere=values["retry_elsewhere"]
     )
 
 
