@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -26,23 +26,13 @@ _FIRST_SHOWN: Final = ("running", "failed", "timeout", "queued", "cancelled", "c
 _REFRESHES_PER_SECOND: Final = 8
 
 
-class Display(Protocol):
-    """Shows the events of a watched group."""
-
-    def on_event(self, event: Event) -> None:
-        """Show an event."""
-
-    def on_saved(self, job_id: str, path: Path) -> None:
-        """Show a saved file; called from other threads."""
-
-
 @contextmanager
 def make_display(*, as_json: bool, quiet: bool = False) -> Iterator[Display]:
     """Return the display for JSON, ``--quiet``, a terminal, or a pipe."""
     if as_json:
         yield JsonLines()
     elif quiet:
-        yield NoDisplay()
+        yield Display()
     elif is_terminal():
         with _bars() as bars:
             yield bars
@@ -50,55 +40,52 @@ def make_display(*, as_json: bool, quiet: bool = False) -> Iterator[Display]:
         yield Lines()
 
 
-class NoDisplay:
-    """Shows nothing."""
-
-    def on_event(self, event: Event) -> None:
-        """Show nothing."""
-
-    def on_saved(self, job_id: str, path: Path) -> None:
-        """Show nothing."""
-
-
-class JsonLines:
-    """Each event on a line, as the stream sent it; a line for each saved file."""
+class Display:
+    """Shows nothing; base class of the other displays."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+
+    def on_event(self, event: Event) -> None:
+        """Show an event."""
+
+    def on_saved(self, job_id: str, path: Path) -> None:
+        """Show a saved file; called from other threads."""
+
+    def _print(self, text: str) -> None:
+        with self._lock:
+            click.echo(text)
+
+
+class JsonLines(Display):
+    """Each event on a line, as the stream sent it; a line for each saved file."""
 
     def on_event(self, event: Event) -> None:
         """Print the event."""
-        self._print(event.raw)
+        self._print(json.dumps(event.raw, ensure_ascii=False))
 
     def on_saved(self, job_id: str, path: Path) -> None:
         """Print the path of the file."""
-        self._print({"type": "file_saved", "job_id": job_id, "path": str(path)})
-
-    def _print(self, value: dict[str, Any]) -> None:
-        with self._lock:
-            click.echo(json.dumps(value, ensure_ascii=False))
+        saved = {"type": "file_saved", "job_id": job_id, "path": str(path)}
+        self._print(json.dumps(saved, ensure_ascii=False))
 
 
-class Lines:
+class Lines(Display):
     """One line per change."""
 
     def __init__(self) -> None:
-        self._followed = GroupProgress()
-        self._lock = threading.Lock()
+        super().__init__()
+        self._progress = GroupProgress()
 
     def on_event(self, event: Event) -> None:
         """Print the jobs whose status an event changed."""
-        for row in self._followed.on_event(event):
+        for row in self._progress.on_event(event):
             if not (isinstance(event, InitialState) and row.status == "queued"):
                 self._print(line(row))
 
     def on_saved(self, job_id: str, path: Path) -> None:
         """Print the path of the file."""
         self._print(f"saved {path}")
-
-    def _print(self, text: str) -> None:
-        with self._lock:
-            click.echo(text)
 
 
 def line(row: Row) -> str:
@@ -128,19 +115,19 @@ def _bars() -> Iterator[Bars]:
         yield bars
 
 
-class Bars:
+class Bars(Display):
     """One bar per job, and one line for the jobs without a bar."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
-        self._followed = GroupProgress()
-        self._lock = threading.Lock()
+        self._progress = GroupProgress()
         self.live: Live | None = None
 
     def on_event(self, event: Event) -> None:
         """Update the bars; draw the end at once."""
         with self._lock:
-            self._followed.on_event(event)
+            self._progress.on_event(event)
         if isinstance(event, GroupComplete) and self.live is not None:
             self.live.refresh()
 
@@ -153,7 +140,7 @@ class Bars:
         from rich.text import Text  # noqa: PLC0415 as in _bars
 
         with self._lock:
-            rows = list(self._followed.rows.values())
+            rows = list(self._progress.rows.values())
         lines = [Text.assemble(*parts) for parts in drawn(rows, *self._console.size)]
         return Text("\n", no_wrap=True, overflow="crop").join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
@@ -14,8 +14,17 @@ from director.cli import text
 from director.cli.connection import Connection, closest_match
 from director.cli.exit_status import CommandError, usage_error
 from director.cli.selection import SelectedBackends
+from director.client import SkippedBackend
 from jobgroups import workflow
 from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_title, seeds
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """One job of the plan."""
+
+    backend_id: str
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +35,23 @@ class Change:
         after: None if each job has its own seed there.
     """
 
-    node_id: str
+    node: str
     class_type: str
-    name: str
+    input: str
     before: Any
     after: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A submission that is not sent."""
+    """A submission that is not sent. The fields are those of ``--json``."""
 
-    children: list[tuple[str, int]]
+    children: list[PlannedJob]
+    seed_strategy: str
+    base_seed: int
     changes: list[Change]
     warnings: Sequence[str]
-    left_out: list[tuple[str, str]]
-    base_seed: int
-    strategy: str
+    skipped_backends: list[SkippedBackend]
 
 
 def plan(
@@ -71,12 +80,12 @@ def plan(
     base = secrets.randbelow(seeds.MAX_SEED + 1) if base_seed is None else base_seed
     dealt = seeds.seeds(seeds.SeedStrategy(strategy), base, len(selected.backend_ids))
     return Plan(
-        children=list(zip(selected.backend_ids, dealt, strict=True)),
+        children=[PlannedJob(*job) for job in zip(selected.backend_ids, dealt, strict=True)],
+        seed_strategy=strategy,
+        base_seed=base,
         changes=list(_changes(graph, prepared)),
         warnings=prepared.warnings,
-        left_out=selected.left_out,
-        base_seed=base,
-        strategy=strategy,
+        skipped_backends=selected.left_out,
     )
 
 
@@ -112,46 +121,23 @@ def _changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> I
                 yield Change(node_id, node["class_type"], name, before[name], value)
 
 
-def show(connection: Connection, planned: Plan) -> None:
+def show(connection: Connection, plan: Plan) -> None:
     """Print a plan, for users or for programs."""
     if connection.as_json:
-        connection.show(as_json(planned))
+        connection.show(asdict(plan))
         return
-    head = text.plural(len(planned.children), "job")
-    click.echo(
-        f"Nothing is sent. It would be {head}, seeds {planned.strategy} from {planned.base_seed}:"
-    )
-    rows = [(str(n), b, str(s)) for n, (b, s) in enumerate(planned.children, 1)]
+    jobs = text.plural(len(plan.children), "job")
+    seeds_text = f"seeds {plan.seed_strategy} from {plan.base_seed}"
+    click.echo(f"Nothing is sent. It would be {jobs}, {seeds_text}:")
+    rows = [(str(n), job.backend_id, str(job.seed)) for n, job in enumerate(plan.children, 1)]
     click.echo("\n".join(text.columns(("", "BACKEND", "SEED"), rows)))
-    click.echo("Changed inputs:" if planned.changes else "The file is not changed.")
-    for change in planned.changes:
+    click.echo("Changed inputs:" if plan.changes else "The file is not changed.")
+    for change in plan.changes:
+        name = f"{change.node} {change.class_type}.{change.input}"
         after = "the job's seed" if change.after is None else _shown(change.after)
-        click.echo(
-            f"  {change.node_id} {change.class_type}.{change.name}: {_shown(change.before)} → {after}"
-        )
+        click.echo(f"  {name}: {_shown(change.before)} → {after}")
 
 
 def _shown(value: Any) -> str:
     shown = json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 60 else f"{shown[:57]}…{shown[-1]}"
-
-
-def as_json(planned: Plan) -> dict[str, Any]:
-    """Return a plan for programs."""
-    return {
-        "children": [{"backend_id": b, "seed": s} for b, s in planned.children],
-        "seed_strategy": planned.strategy,
-        "base_seed": planned.base_seed,
-        "changes": [
-            {
-                "node": change.node_id,
-                "class_type": change.class_type,
-                "input": change.name,
-                "before": change.before,
-                "after": change.after,
-            }
-            for change in planned.changes
-        ],
-        "warnings": list(planned.warnings),
-        "skipped_backends": [{"backend_id": b, "reason": why} for b, why in planned.left_out],
-    }

@@ -10,7 +10,7 @@ from typing import Final
 from backends.capabilities import BackendCapabilities, missing_capabilities
 from director.cli.connection import closest_match, no_backends_error
 from director.cli.exit_status import CommandError, Status, usage_error
-from director.client import Backend
+from director.client import Backend, SkippedBackend
 
 #: A backend with one of these statuses gets no jobs.
 _NO_JOBS: Final = {"disabled", "offline", "quarantined", "draining"}
@@ -22,11 +22,11 @@ class SelectedBackends:
 
     Attributes:
         backend_ids: The backend of each job, in order.
-        left_out: Ids and reasons of backends without a job.
+        left_out: Backends without a job.
     """
 
     backend_ids: list[str]
-    left_out: list[tuple[str, str]]
+    left_out: list[SkippedBackend]
 
 
 def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
@@ -110,11 +110,12 @@ def for_children(
     if not every and count is None:
         return SelectedBackends([backend.backend_id for backend in meant], [])
     able = [backend for backend in meant if backend.status not in _NO_JOBS] or meant
-    left_out = {
-        backend.backend_id: ineligible_reason(backend) for backend in meant if backend not in able
-    }
+    left_out = dict.fromkeys(backend for backend in meant if backend not in able)
     ids = [backend.backend_id for backend in able]
-    return SelectedBackends(list(islice(cycle(ids), count or len(ids))), list(left_out.items()))
+    return SelectedBackends(
+        list(islice(cycle(ids), count or len(ids))),
+        [SkippedBackend(backend_id=b.backend_id, reason=ineligible_reason(b)) for b in left_out],
+    )
 
 
 def without_ineligible(
@@ -139,7 +140,8 @@ def without_ineligible(
     ids = [name for name in selected.backend_ids if name not in reasons]
     if not ids:
         raise no_backends_error(reasons.items())
-    return SelectedBackends(ids, [*selected.left_out, *reasons.items()])
+    skipped = [SkippedBackend(backend_id=name, reason=reason) for name, reason in reasons.items()]
+    return SelectedBackends(ids, [*selected.left_out, *skipped])
 
 
 def _lacks(backend: Backend, required: Sequence[str]) -> str:

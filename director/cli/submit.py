@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -17,7 +18,7 @@ from director.cli.exit_status import CommandError, Status
 from director.cli.selection import SelectedBackends
 from director.cli.watch import watch_to_end
 from director.cli.workflow_input import read_source, workflow_in
-from director.client import Director, Group, Unreachable
+from director.client import Director, Group, SkippedBackend, Unreachable
 from director.client.requests import SubmitOptions
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 
@@ -226,10 +227,9 @@ def _send(
 def _announce(
     connection: Connection, group: Group, selected: SelectedBackends, *, quiet: bool
 ) -> None:
-    skipped = [(backend.backend_id, backend.reason) for backend in group.skipped_backends]
-    left_out = [*selected.left_out, *dict.fromkeys(skipped)]
+    left_out = [*selected.left_out, *dict.fromkeys(group.skipped_backends)]
     if connection.as_json:
-        shown = [{"backend_id": name, "reason": reason} for name, reason in left_out]
+        shown = [asdict(backend) for backend in left_out]
         connection.show_line({"type": "submitted", **group.raw, "skipped_backends": shown})
         return
     # Also with --quiet: the group may have fewer jobs than requested.
@@ -247,8 +247,8 @@ def _announce(
     )
 
 
-def _warn(warnings: Sequence[str], left_out: Sequence[tuple[str, str]]) -> None:
+def _warn(warnings: Sequence[str], left_out: Sequence[SkippedBackend]) -> None:
     for warning in warnings:
         click.echo(text.plain_line(f"Warning: {warning}"), err=True)
-    for backend_id, reason in left_out:
-        click.echo(text.plain_line(f"Left out: {backend_id}: {reason}"), err=True)
+    for backend in left_out:
+        click.echo(text.plain_line(f"Left out: {backend.backend_id}: {backend.reason}"), err=True)

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from director.client import Child, Group
+from jobgroups.domain.text import duration
 
 #: Colour of a status of groups, jobs and backends.
 COLOURS: Final[Mapping[str, str]] = {
@@ -37,18 +38,6 @@ def label(status: str) -> str:
 def coloured(status: str, text: str | None = None) -> str:
     """Return ``text``, or the status itself, in the colour of the status."""
     return click.style(label(status) if text is None else text, fg=COLOURS.get(status))
-
-
-def duration(seconds: float) -> str:
-    """Return ``42 s``, ``3 min 20 s``, ``2 h 5 min`` or ``3 d``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d"
 
 
 def local(moment: dt.datetime | None) -> str:

@@ -14,7 +14,7 @@ from director.cli import option_types, selection, text
 from director.cli.display import drawn, line
 from director.cli.exit_status import CommandError
 from director.cli.progress import FINAL, GroupProgress, Row
-from director.client import Backend
+from director.client import Backend, SkippedBackend
 from director.client.events import parse_event
 
 
@@ -88,7 +88,7 @@ def test_jobs_are_distributed_to_available_backends() -> None:
     known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
     selected = selection.for_children([], every=True, count=5, known=known)
     assert selected.backend_ids == ["a", "c", "a", "c", "a"]
-    assert selected.left_out == [("b", "offline")]
+    assert selected.left_out == [SkippedBackend(backend_id="b", reason="offline")]
     named = selection.for_children(["b", "a"], every=False, count=None, known=known)
     assert named.backend_ids == ["b", "a"], "the Director returns the reasons"
 
@@ -191,14 +191,6 @@ def test_bars_fit_into_every_terminal(rows: list[Row], width: int, height: int) 
 
 
 # --- texts ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.2, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (259_200, "3 d")],
-)
-def test_duration_has_two_units_at_most(seconds: float, shown: str) -> None:
-    assert text.duration(seconds) == shown
 
 
 def test_columns_are_aligned_without_control_characters() -> None:
