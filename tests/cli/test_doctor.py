@@ -196,7 +196,7 @@ def _migrated(folder: Path, *target: str) -> Path:
 
 
 def test_tables_of_an_older_release_are_told(tmp_path: Path) -> None:
-    _migrated(tmp_path, "jobgroups", "0001")
+    _migrated(tmp_path, "backends")
     found = _findings(tmp_path, status=1)["Database"]
     assert "older release" in found["said"]
     assert found["todo"].startswith("director serve")

@@ -199,8 +199,13 @@ def test_database_of_an_earlier_release_keeps_its_rows(scratch: Scratch, number:
                 row.save(using=ALIAS, force_update=True)
 
 
-def test_fresh_database_has_the_same_schema(scratch: Scratch) -> None:
+def test_fresh_database_has_the_same_schema_by_squashed_migrations(scratch: Scratch) -> None:
     newest = _schema(scratch.open(f"rows_{len(STATES) - 1}"))
     database = scratch.open("fresh")
+    executor = MigrationExecutor(database)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    names = [migration.name for migration, _ in plan if migration.app_label in APPS]
+    assert [name for name in names if "squashed" in name] == names[: len(APPS)]
+    assert "0001_initial" not in names
     call_command("migrate", database=ALIAS, verbosity=0)
     assert _schema(database) == newest
