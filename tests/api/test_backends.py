@@ -23,32 +23,6 @@ from tests.api.conftest import Api, Made, error_of, wrong_fields
 PATH = "/api/backends"
 pytestmark = pytest.mark.django_db
 
-FIELDS = [
-    "backend_id",
-    "name",
-    "url",
-    "enabled",
-    "status",
-    "status_reason",
-    "status_since",
-    "status_by",
-    "queue_ours",
-    "queue_foreign",
-    "running",
-    "hold",
-    "evict",
-    "changed_by",
-    "changed_reason",
-    "changed_at",
-    "quarantine",
-    "on_probation",
-    "tags",
-    "devices",
-    "comfyui_version",
-    "last_seen_at",
-    "adopted_at",
-]
-
 
 @pytest.fixture(autouse=True)
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -74,7 +48,6 @@ def test_new_backend_is_registered_and_probed(api: Api, rung: list[str]) -> None
         assert answer.status_code == 201
         shown = answer.json()
         port = sims[0].port
-    assert list(shown) == FIELDS
     assert shown["backend_id"] == f"localhost_{port}"
     assert shown["url"] == f"http://localhost:{port}"
     assert (shown["name"], shown["tags"], shown["enabled"]) == ("Big one", ["flux"], True)
@@ -211,7 +184,6 @@ def test_backends_are_listed_by_id(api: Api, make_backend: Made) -> None:
         make_backend(name)
     shown = api.get(PATH).json()["backends"]
     assert [one["backend_id"] for one in shown] == ["a", "b", "c"]
-    assert list(shown[0]) == FIELDS
     assert shown[0] == api.get(f"{PATH}/a").json()
 
 

@@ -45,31 +45,72 @@ def test_health_is_ok_with_a_runner_and_online_backends(api: Api, farm: list[str
     assert api.get("/api/health/").json()["status"] == "ok"
 
 
-def test_health_is_down_without_a_runner(api: Api, make_backend: Made) -> None:
+OK, WORSE, DOWN = "ok", "degraded", "down"
+
+
+def _offline(backend_id: str) -> None:
+    backend_observed(backend_id=backend_id, reachable=False, reason="refused")
+
+
+@pytest.mark.parametrize(
+    ("held", "offline", "status", "detail"),
+    [
+        ({}, ["gpu-2"], WORSE, "1 of 3 does not answer: gpu-2."),
+        ({"gpu-3": "quarantine"}, [], WORSE, "1 of 3 is quarantined: gpu-3."),
+        ({"gpu-1": "pause"}, ["gpu-1"], OK, "1 of 3 is paused: gpu-1."),
+        (
+            {"gpu-1": "pause", "gpu-2": "drain"},
+            ["gpu-1", "gpu-3"],
+            WORSE,
+            "1 of 3 does not answer: gpu-3. 1 of 3 is paused: gpu-1. 1 of 3 is being drained: gpu-2.",
+        ),
+        (
+            dict.fromkeys(["gpu-1", "gpu-2", "gpu-3"], "pause"),
+            [],
+            WORSE,
+            "3 of 3 are paused: gpu-1, gpu-2, gpu-3.",
+        ),
+    ],
+)
+def test_backends_that_take_no_jobs_are_named(
+    api: Api, farm: list[str], held: dict[str, str], offline: list[str], status: str, detail: str
+) -> None:
+    for backend_id, hold in held.items():
+        api.post(f"/api/backends/{backend_id}/{hold}", None)
+    for backend_id in offline:
+        _offline(backend_id)
+    body = _health(api, 200)
+    assert _states(body) == [status, OK, OK, OK, status]
+    assert body["checks"]["backends"]["detail"] == detail
+
+
+def test_health_is_degraded_without_enabled_backends(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
+    assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE]
+    make_backend("off", enabled=False)
+    assert _health(api, 200)["checks"]["backends"]["status"] == WORSE
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_health_is_down_without_a_runner(
+    api: Api, make_backend: Made, settings: Settings, accepted: bool
+) -> None:
+    settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = accepted
     make_backend("gpu-1")
-    assert _states(_health(api, 503)) == ["down", "ok", "ok", "down", "ok"]
+    status = WORSE if accepted else DOWN
+    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK]
 
 
 def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) -> None:
     Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
-    body = _health(api, 503)
-    assert body["checks"]["runner"]["status"] == "down"
-    assert "No heartbeat since 20" in body["checks"]["runner"]["detail"]
-
-
-def test_health_is_down_after_the_runner_deregistered(api: Api, farm: list[str]) -> None:
-    runners.runner_stopped(name="runner-1", instance="abc")
+    check = _health(api, 503)["checks"]["runner"]
+    assert check["status"] == DOWN
+    assert "No heartbeat since 20" in check["detail"]
+    Runner.objects.all().delete()
     assert _health(api, 503)["checks"]["runner"]["detail"] == (
         "No runner is registered; `serve` or `runner` starts one."
     )
-
-
-def test_health_is_degraded_where_groups_are_accepted_without_a_runner(
-    api: Api, make_backend: Made, settings: Settings
-) -> None:
-    settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
-    make_backend("gpu-1")
-    assert _states(_health(api, 200)) == ["degraded", "ok", "ok", "degraded", "ok"]
 
 
 def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[str]) -> None:
@@ -80,53 +121,6 @@ def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[s
     assert "secret" not in str(body)
     Runner.objects.update(last_error_at=now() - dt.timedelta(minutes=11))
     assert _health(api, 200)["status"] == "ok"
-
-
-def test_offline_backend_is_named(api: Api, farm: list[str]) -> None:
-    backend_observed(backend_id="gpu-2", reachable=False, reason="refused")
-    body = _health(api, 200)
-    assert _states(body) == ["degraded", "ok", "ok", "ok", "degraded"]
-    assert body["checks"]["backends"]["detail"] == "1 of 3 does not answer: gpu-2."
-
-
-def test_quarantined_backend_is_named(api: Api, farm: list[str]) -> None:
-    api.post("/api/backends/gpu-3/quarantine", None)
-    body = _health(api, 200)
-    assert _states(body) == ["degraded", "ok", "ok", "ok", "degraded"]
-    assert body["checks"]["backends"]["detail"] == "1 of 3 is quarantined: gpu-3."
-
-
-def test_paused_backend_counts_neither_as_online_nor_as_offline(api: Api, farm: list[str]) -> None:
-    api.post("/api/backends/gpu-1/pause", None)
-    backend_observed(backend_id="gpu-1", reachable=False, reason="refused")
-    body = _health(api, 200)
-    assert _states(body) == ["ok"] * 5
-    assert body["checks"]["backends"]["detail"] == "1 of 3 is paused: gpu-1."
-    api.post("/api/backends/gpu-2/drain", None)
-    backend_observed(backend_id="gpu-3", reachable=False, reason="refused")
-    body = _health(api, 200)
-    assert body["checks"]["backends"] == {
-        "status": "degraded",
-        "detail": "1 of 3 does not answer: gpu-3. 1 of 3 is paused: gpu-1."
-        " 1 of 3 is being drained: gpu-2.",
-    }
-
-
-def test_health_is_degraded_when_all_backends_are_paused(api: Api, farm: list[str]) -> None:
-    for name in farm:
-        api.post(f"/api/backends/{name}/pause", None)
-    assert _health(api, 200)["checks"]["backends"] == {
-        "status": "degraded",
-        "detail": "3 of 3 are paused: gpu-1, gpu-2, gpu-3.",
-    }
-
-
-def test_health_is_degraded_without_enabled_backends(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
-    assert _states(_health(api, 200)) == ["degraded", "ok", "ok", "ok", "degraded"]
-    make_backend("off", enabled=False)
-    assert _health(api, 200)["checks"]["backends"]["status"] == "degraded"
 
 
 # --- the database ---------------------------------------------------------------------------------
