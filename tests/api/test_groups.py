@@ -14,7 +14,7 @@ from backends.states import LEFT_RUNNING
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState
-from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
+from jobgroups.models import Attempt, JobEvent, JobGroup
 from jobgroups.services import backends, cancellation
 from jobgroups.services.claims import Claim
 from tests import farm as play
@@ -31,14 +31,34 @@ def _play(backend_id: str) -> tuple[Fence, Claim]:
     return fence, claim
 
 
-def _complete(backend_id: str) -> None:
+def _end(backend_id: str, state: AttemptState = AttemptState.SUCCESS) -> None:
     fence, claim = _play(backend_id)
-    assert play.finish(claim, fence)
+    assert play.finish(claim, fence, state)
 
 
-def _fail(backend_id: str) -> None:
-    fence, claim = _play(backend_id)
-    assert play.finish(claim, fence, AttemptState.ERROR)
+METADATA = {"scene": "shot_001", "panel_id": 3, "nested": {"z": 1, "a": [None, 1.5, "ü"]}}
+
+
+@pytest.fixture
+def mixed(api: Api, farm: list[str]) -> dict[str, Any]:
+    """A group of three jobs: completed, running, failed."""
+    made = api.submit(*farm, base_seed=42, metadata=METADATA, timeout_seconds=60)
+    _end("gpu-1")
+    _play("gpu-2")
+    _end("gpu-3", AttemptState.ERROR)
+    return made
+
+
+def _path(made: dict[str, Any], job: int | None = None) -> str:
+    path = f"/api/job-groups/{made['job_group_id']}"
+    return path if job is None else f"{path}/jobs/{made['child_jobs'][job]['job_id']}"
+
+
+def _counts(answer: Any) -> tuple[Any, ...]:
+    """Return the counts of a cancellation: cancelled, interrupted, already complete and failed."""
+    assert answer.status_code == 200, answer.content
+    assert list(answer.json()) == ["cancelled", "interrupted", "already_complete", "already_failed"]
+    return tuple(answer.json().values())
 
 
 # --- one group ------------------------------------------------------------------------------------
@@ -55,27 +75,20 @@ def test_fields_of_a_queued_job_are_null_where_nothing_is_known(api: Api, farm: 
     }
 
 
-def test_status_shows_the_submission_and_the_results(api: Api, farm: list[str]) -> None:
-    metadata = {"scene": "shot_001", "panel_id": 3, "nested": {"z": 1, "a": [None, 1.5, "ü"]}}
-    made = api.submit(
-        "gpu-1", "gpu-2", "gpu-3", base_seed=42, metadata=metadata, timeout_seconds=60
-    )
-    _complete("gpu-1")
-    _play("gpu-2")
-    _fail("gpu-3")
-    status = api.get(f"/api/job-groups/{made['job_group_id']}").json()
-    assert status["status"] == "partial_complete"
-    assert status["completed_at"] is None
+def test_status_shows_the_submission_and_the_results(api: Api, mixed: dict[str, Any]) -> None:
+    status = api.get(_path(mixed)).json()
+    assert (status["status"], status["completed_at"]) == ("partial_complete", None)
     assert (status["completed_count"], status["failed_count"], status["total_count"]) == (1, 1, 3)
-    assert [one["status"] for one in status["child_jobs"]] == ["completed", "running", "failed"]
-    assert status["child_jobs"][0]["outputs"]["images"][0]["filename"] == "a.png"
-    assert status["child_jobs"][0]["progress"] == 100.0
-    assert status["child_jobs"][2]["error_message"] == "CUDA out of memory"
-    assert status["child_jobs"][2]["error_type"] == "ComfyUIError"
+    completed, running, failed = status["child_jobs"]
+    assert (completed["status"], completed["progress"]) == ("completed", 100.0)
+    assert completed["outputs"]["images"][0]["filename"] == "a.png"
+    assert running["status"] == "running"
+    assert (failed["status"], failed["error_type"]) == ("failed", "ComfyUIError")
+    assert failed["error_message"] == "CUDA out of memory"
     assert (status["base_seed"], status["timeout_seconds"], status["run"]) == (42, 60, 1)
     assert status["seed_strategy"] == "random"
     assert status["seq"] == JobEvent.objects.count()
-    assert json.dumps(status["metadata"]) == json.dumps(metadata)
+    assert json.dumps(status["metadata"]) == json.dumps(METADATA)
 
 
 def test_unknown_group_has_the_references_detail(api: Api) -> None:
@@ -98,26 +111,24 @@ def test_workflow_comes_back_equal_in_key_order(api: Api, farm: list[str]) -> No
 
 
 def test_events_are_listed_in_order_after_since(api: Api, farm: list[str]) -> None:
-    group = api.submit("gpu-1")["job_group_id"]
-    _complete("gpu-1")
-    whole = api.get(f"/api/job-groups/{group}/events").json()
-    assert [one["seq"] for one in whole["events"]] == [1, 2, 3, 4]
-    assert [one["type"] for one in whole["events"]] == [
-        "group_created",
-        "child_started",
-        "child_completed",
-        "group_complete",
+    path = f"{_path(api.submit('gpu-1'))}/events"
+    _end("gpu-1")
+    whole = api.get(path).json()
+    assert [(one["seq"], one["type"]) for one in whole["events"]] == [
+        (1, "group_created"),
+        (2, "child_started"),
+        (3, "child_completed"),
+        (4, "group_complete"),
     ]
     assert whole["next"] is None
-    rest = api.get(f"/api/job-groups/{group}/events?since=2").json()
-    assert rest["events"] == whole["events"][2:]
-    assert api.get(f"/api/job-groups/{group}/events?since=99").json()["events"] == []
+    assert api.get(f"{path}?since=2").json()["events"] == whole["events"][2:]
+    assert api.get(f"{path}?since=99").json()["events"] == []
 
 
 def test_events_have_pages(api: Api, farm: list[str]) -> None:
-    group = api.submit(*["gpu-1"] * 600)["job_group_id"]
-    cancellation.group_cancel(group_id=group)
-    path, seen = f"/api/job-groups/{group}/events", []
+    made = api.submit(*["gpu-1"] * 600)
+    cancellation.group_cancel(group_id=made["job_group_id"])
+    path, seen = f"{_path(made)}/events", []
     while path:
         page = api.get(path).json()
         seen += [one["seq"] for one in page["events"]]
@@ -125,96 +136,58 @@ def test_events_have_pages(api: Api, farm: list[str]) -> None:
     assert seen == list(range(1, 603))
 
 
-# --- one child ------------------------------------------------------------------------------------
+# --- one job --------------------------------------------------------------------------------------
 
 
-def test_job_is_shown_with_its_attempts(api: Api, farm: list[str]) -> None:
-    made = api.submit("gpu-1")
-    _fail("gpu-1")
-    job = made["child_jobs"][0]["job_id"]
-    child = api.get(f"/api/job-groups/{made['job_group_id']}/jobs/{job}").json()
-    assert child["status"] == "failed"
-    attempt = child["attempts"][0]
+def test_job_is_shown_with_its_attempts(api: Api, mixed: dict[str, Any]) -> None:
+    job = api.get(_path(mixed, 2)).json()
+    (attempt,) = job["attempts"]
+    assert (job["status"], attempt["error_message"]) == ("failed", "CUDA out of memory")
     assert (attempt["number"], attempt["run"], attempt["outcome"]) == (1, 1, "error")
-    assert attempt["prompt_id"] == Attempt.objects.get().prompt_id
-    assert attempt["error_message"] == "CUDA out of memory"
+    assert attempt["prompt_id"] == Attempt.objects.get(child_id=job["job_id"]).prompt_id
 
 
 def test_job_of_another_group_is_not_found(api: Api, farm: list[str]) -> None:
     group, other = api.submit("gpu-1"), api.submit("gpu-1")
-    job = other["child_jobs"][0]["job_id"]
-    path = f"/api/job-groups/{group['job_group_id']}/jobs/{job}"
+    path = _path({**group, "child_jobs": other["child_jobs"]}, 0)
     error_of(api.get(path), 404, "job_not_found")
     error_of(api.delete(path), 404, "job_not_found")
-    assert ChildJob.objects.get(pk=job).status == "queued"
+    assert api.get(_path(other, 0)).json()["status"] == "queued"
 
 
 def test_cancel_of_one_job_leaves_the_others(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1", "gpu-2")
-    group, job = made["job_group_id"], made["child_jobs"][0]["job_id"]
-    answer = api.delete(f"/api/job-groups/{group}/jobs/{job}").json()
-    nothing_else = {"already_complete": 0, "already_failed": 0}
-    assert answer == {"cancelled": True, "interrupted": 1, **nothing_else}
-    again = api.delete(f"/api/job-groups/{group}/jobs/{job}").json()
-    assert again == {"cancelled": True, "interrupted": 0, **nothing_else}
-    status = api.get(f"/api/job-groups/{group}").json()
+    assert _counts(api.delete(_path(made, 0))) == (True, 1, 0, 0)
+    assert _counts(api.delete(_path(made, 0))) == (True, 0, 0, 0)
+    status = api.get(_path(made)).json()
     assert [one["status"] for one in status["child_jobs"]] == ["cancelled", "queued"]
     assert status["status"] == "running"
 
 
-def test_cancel_of_a_final_job_changes_nothing(api: Api, farm: list[str]) -> None:
-    made = api.submit("gpu-1", "gpu-2")
-    _complete("gpu-1")
-    _fail("gpu-2")
-    group = made["job_group_id"]
-    done, failed = (one["job_id"] for one in made["child_jobs"])
-    first = api.delete(f"/api/job-groups/{group}/jobs/{done}").json()
-    second = api.delete(f"/api/job-groups/{group}/jobs/{failed}").json()
-    assert first["cancelled"] is second["cancelled"] is False
-    assert (first["already_complete"], second["already_failed"]) == (1, 1)
+def test_cancel_of_a_final_job_changes_nothing(api: Api, mixed: dict[str, Any]) -> None:
+    assert _counts(api.delete(_path(mixed, 0))) == (False, 0, 1, 0)
+    assert _counts(api.delete(_path(mixed, 2))) == (False, 0, 0, 1)
 
 
 # --- cancelling a group ---------------------------------------------------------------------------
 
 
 def test_cancel_counts_jobs_and_requests_the_stop_of_a_running_one(
-    api: Api, farm: list[str]
+    api: Api, mixed: dict[str, Any]
 ) -> None:
-    group = api.submit("gpu-1", "gpu-2", "gpu-3")["job_group_id"]
-    _complete("gpu-1")
-    _play("gpu-2")
-    _fail("gpu-3")
-    answer = api.delete(f"/api/job-groups/{group}")
-    assert answer.status_code == 200
-    assert answer.json() == {
-        "cancelled": True,
-        "interrupted": 1,
-        "already_complete": 1,
-        "already_failed": 1,
-    }
+    assert _counts(api.delete(_path(mixed))) == (True, 1, 1, 1)
     assert Attempt.objects.get(ended_at=None).stop_requested_at is not None
-    assert api.get(f"/api/job-groups/{group}").json()["status"] == "cancelled"
-
-
-def test_repeated_cancel_changes_nothing(api: Api, farm: list[str]) -> None:
-    group = api.submit("gpu-1", "gpu-2")["job_group_id"]
-    api.delete(f"/api/job-groups/{group}")
-    seq = JobGroup.objects.get().seq
-    assert api.delete(f"/api/job-groups/{group}").json() == {
-        "cancelled": True,
-        "interrupted": 0,
-        "already_complete": 0,
-        "already_failed": 0,
-    }
-    assert JobGroup.objects.get().seq == seq
+    status = api.get(_path(mixed)).json()
+    assert status["status"] == "cancelled"
+    assert _counts(api.delete(_path(mixed))) == (True, 0, 1, 1)
+    assert api.get(_path(mixed)).json() == status
 
 
 def test_completed_group_is_not_cancelled(api: Api, farm: list[str]) -> None:
-    group = api.submit("gpu-1")["job_group_id"]
-    _complete("gpu-1")
-    answer = api.delete(f"/api/job-groups/{group}").json()
-    assert (answer["cancelled"], answer["already_complete"]) == (False, 1)
-    assert api.get(f"/api/job-groups/{group}").json()["status"] == "completed"
+    made = api.submit("gpu-1")
+    _end("gpu-1")
+    assert _counts(api.delete(_path(made))) == (False, 0, 1, 0)
+    assert api.get(_path(made)).json()["status"] == "completed"
 
 
 # --- the list -------------------------------------------------------------------------------------
@@ -254,15 +227,15 @@ def test_list_has_links_to_next_and_previous_page(api: Api, farm: list[str]) -> 
     while path:
         answer = api.get(path)
         forwards.append(_ids(answer))
-        last, path = path, _path(answer.json()["next"])
+        last, path = path, _followed(answer.json()["next"])
     assert forwards == [newest_first[:2], newest_first[2:4], newest_first[4:]]
-    back = _path(api.get(last).json()["previous"])
+    back = _followed(api.get(last).json()["previous"])
     assert _ids(api.get(back)) == newest_first[2:4]
     assert "backend=gpu-1" in back
     assert api.get("/api/job-groups?limit=2").json()["previous"] is None
 
 
-def _path(link: str | None) -> str:
+def _followed(link: str | None) -> str:
     if link is None:
         return ""
     assert link.startswith("http://localhost:9820/api/job-groups?")
@@ -328,7 +301,7 @@ def test_page_has_at_most_200_groups(api: Api, farm: list[str]) -> None:
     )
     first = api.get("/api/job-groups?limit=200")
     assert len(_ids(first)) == 200
-    assert _ids(api.get(_path(first.json()["next"]))) == ["jg_000000000000"]
+    assert _ids(api.get(_followed(first.json()["next"]))) == ["jg_000000000000"]
     assert len(_ids(api.get("/api/job-groups"))) == 50
 
 
