@@ -29,7 +29,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
                 "",
             ),
         ),
-        notices=("tests/api/test_one_thread.py::test_large_bodies_have_threads_of_their_own"),
+        notices=("tests/api/test_threaded_handler.py::test_large_bodies_have_threads_of_their_own"),
     ),
     Breakage(
         name="body received from everyone",
@@ -69,7 +69,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
             ),
         ),
         notices=(
-            "tests/api/test_one_thread.py::"
+            "tests/api/test_threaded_handler.py::"
             "test_probes_of_a_silent_address_are_bounded_and_delay_no_submission"
         ),
     ),

@@ -265,7 +265,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "IDEMPOTENCY_LIFE: Final = dt.timedelta(minutes=14)",
             ),
         ),
-        notices="tests/api/test_submit.py::test_key_is_remembered_for_a_day",
+        notices="tests/api/test_submission.py::test_key_is_remembered_for_a_day",
     ),
     Breakage(
         name="complete group completes again",
