@@ -22,11 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
-import socket
-import struct
-import sys
 from typing import Any, Final
 
 import daphne.server  # before all else of daphne's and Twisted's: it installs the reactor
@@ -48,17 +44,6 @@ reactor: Any = _reactor
 #: Seconds that an idle connection is kept once the doors are closed: a request may be on its way on it.
 _LINGER: Final = 0.5
 _LOOK_EVERY: Final = 0.01
-#: Seconds for handshakes that have begun; nobody who comes meanwhile is heard.
-_HANDSHAKE: Final = 0.01
-#: Linux's socket filter, and a program for it: drop a segment that has SYN among its flags, pass all else.
-_SO_ATTACH_FILTER: Final = 26
-_DROP_SYN: Final = struct.pack(
-    "=" + 4 * "HBBI",
-    *(0x30, 0, 0, 13),  # load the byte of the flags
-    *(0x45, 0, 1, 0x02),  # SYN? else skip one
-    *(0x06, 0, 0, 0),  # drop
-    *(0x06, 0, 0, 0xFFFF),  # pass
-)
 #: Seconds in which a client must have read something of what waits for it.
 STALL_TIMEOUT: Final = 60.0
 
@@ -124,9 +109,6 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
             within: seconds after which it returns whatever is still asked.
         """
         self.is_closing = True
-        for port in self._ports:
-            _hear_no_knock(port.socket)
-        await asyncio.sleep(_HANDSHAKE)
         while self._ports:
             _close_port(self._ports.pop())
         with contextlib.suppress(TimeoutError):
@@ -183,21 +165,6 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         elif message["type"] == "websocket.send" and isinstance(transport.producer, _FlowControl):
             # Who answers no ping is dropped: that ends the wait, however long it takes.
             await transport.producer.wait(None)
-
-
-def _hear_no_knock(listening: socket.socket) -> None:
-    """Have the kernel drop what would open a connection; others it goes on with.
-
-    Between the last connection that is accepted and the socket's end there is always a moment, and who comes
-    in it is reset after having been let in: a proxy must not send a POST again. Who is not heard knocks again
-    after a second, and is refused then, which a proxy takes to the next web.
-    """
-    if sys.platform != "linux":
-        return
-    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
-    described = struct.pack("@HP", len(_DROP_SYN) // 8, ctypes.addressof(program))
-    with contextlib.suppress(OSError):  # a kernel that will not: it is a moment only
-        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
 def _close_port(port: Any) -> None:
