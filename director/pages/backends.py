@@ -27,23 +27,23 @@ from jobgroups.queries.leases import runner_alive
 MAX_LANES: Final = 12
 _COLUMNS: Final = (
     "Name",
-    "State",
-    "Ours",
-    "Waiting",
-    "Not ours",
+    "Status",
+    "Jobs",
+    "Queued",
+    "External",
     "GPU",
     "Version",
-    "Done in a day",
+    "Completed in a day",
     "Failed in a day",
 )
 _DAY: Final = dt.timedelta(days=1)
 _STATUS_LABELS: Final = {
-    BackendState.UNKNOWN: "Not heard from yet",
-    BackendState.ONLINE: "Free",
+    BackendState.UNKNOWN: "Unknown",
+    BackendState.ONLINE: "Online",
     BackendState.BUSY: "Busy",
     BackendState.PAUSED: "Paused",
-    BackendState.DRAINING: "Being drained",
-    BackendState.OFFLINE: "Away",
+    BackendState.DRAINING: "Draining",
+    BackendState.OFFLINE: "Offline",
     BackendState.DISABLED: "Disabled",
     BackendState.QUARANTINED: "Quarantined",
 }

@@ -112,7 +112,7 @@ class ChildCard:
     def attempts_text(self) -> str:
         """On which try it was done, else how many attempts there were."""
         if self.completed_on > 1:
-            return f"Done {words.on_try(self.completed_on)}"
+            return f"Completed {words.on_attempt(self.completed_on)}"
         failed = [one for one in self.attempts if one.failure]
         if self.open and failed:
             last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
@@ -192,7 +192,7 @@ class GroupPage:
         """How many backends were left out, and what that cost."""
         said = counted(len(self.skipped), "backend left out", "backends left out")
         fewer = sum(one.count for one in self.skipped)
-        return f"{said}: {counted(fewer, 'picture fewer', 'pictures fewer')}"
+        return f"{said}: {counted(fewer, 'job fewer', 'jobs fewer')}"
 
     @property
     def first_failed(self) -> str:

@@ -13,10 +13,10 @@ from jobgroups.workflow.seeds import MAX_SEED
 
 #: What can be done when a picture fails: the form's value, and how it is said. ``no`` is one try.
 ON_FAILURE: Final = (
-    ("no", "Don't try again"),
-    (Elsewhere.NEVER.value, "Try again on the same backend"),
-    (Elsewhere.GROUP.value, "Try again on any chosen here"),
-    (Elsewhere.ANY.value, "Try again on any backend"),
+    ("no", "No retry"),
+    (Elsewhere.NEVER.value, "Retry on the same backend"),
+    (Elsewhere.GROUP.value, "Retry on any chosen backend"),
+    (Elsewhere.ANY.value, "Retry on any backend"),
 )
 #: After which failures a picture may be tried again: the form's value, its name, what it means.
 RETRY_ON: Final = tuple(
@@ -24,8 +24,8 @@ RETRY_ON: Final = tuple(
 )
 #: What can be done if ComfyUI refuses some outputs of a picture's workflow.
 PARTIAL_OUTPUTS: Final = (
-    (PartialOutputs.ACCEPT.value, "Keep the others, with a warning"),
-    (PartialOutputs.FAIL.value, "Stop it: it fails"),
+    (PartialOutputs.ACCEPT.value, "Keep the other outputs, with a warning"),
+    (PartialOutputs.FAIL.value, "Stop the job: it fails"),
 )
 #: Tries that are offered where the installation has none of its own.
 _DEFAULT_ATTEMPTS: Final = 3

@@ -12,19 +12,19 @@ from jobgroups.domain.states import PartialOutputs
 #: Notices say them as well.
 group_name = wording.group_name
 duration = wording.duration
-on_try = wording.on_try
+on_attempt = wording.on_attempt
 
 _GROUP_LABELS: Final = {
-    "pending": "Waits for a runner",
+    "pending": "Queued",
     "running": "Running",
-    "completed": "Done",
+    "completed": "Completed",
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
 CHILD_LABELS: Final = {
-    "queued": "Waits",
-    "running": "Runs",
-    "completed": "Done",
+    "queued": "Queued",
+    "running": "Running",
+    "completed": "Completed",
     "failed": "Failed",
     "timeout": "Timed out",
     "cancelled": "Cancelled",
@@ -32,16 +32,16 @@ CHILD_LABELS: Final = {
 #: How an attempt ended or stands, as a sentence's end: "attempt 1 on gpu-1 …".
 ATTEMPT_LABELS: Final = {
     "intent": "is being sent",
-    "uncertain": "may have arrived; being looked for",
-    "accepted": "waits in its queue",
-    "running": "runs",
+    "uncertain": "may have been accepted; being looked up",
+    "accepted": "is pending",
+    "running": "is running",
     "success": "succeeded",
     "error": "raised an error",
     "interrupted": "was interrupted",
-    "timeout": "ran out of time",
+    "timeout": "timed out",
     "refused": "was refused",
     "not_sent": "was not sent",
-    "never_accepted": "never arrived",
+    "never_accepted": "was never accepted",
     "lost": "was forgotten by ComfyUI",
 }
 
@@ -49,32 +49,32 @@ ATTEMPT_LABELS: Final = {
 def status_label(status: str, *, ended: bool) -> str:
     """Return a group's status in words; a partial one is said while it runs, too."""
     if status == "partial_complete":
-        return "Partly done" if ended else "Running, some failed"
+        return "Partly completed" if ended else "Running, some failed"
     return _GROUP_LABELS.get(status, status)
 
 
 def result_label(completed: int, total: int, tries: Mapping[int, int]) -> str:
-    """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second try``.
+    """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second attempt``.
 
     Args:
         completed: how many children are done.
         total: how many there are.
         tries: of those that are done, how many on which try, first ones left out.
     """
-    again = [f"{count} done {on_try(number)}" for number, count in sorted(tries.items())]
+    again = [f"{count} completed {on_attempt(number)}" for number, count in sorted(tries.items())]
     if not again:
-        return f"{completed}/{total} done"
+        return f"{completed}/{total} completed"
     if completed == total:
         first = completed - sum(tries.values())
-        return ", ".join([f"{first} done"] * (first > 0) + again)
-    late = [f"{count} {on_try(number)}" for number, count in sorted(tries.items())]
-    return f"{completed}/{total} done, {', '.join(late)}"
+        return ", ".join([f"{first} completed"] * (first > 0) + again)
+    late = [f"{count} {on_attempt(number)}" for number, count in sorted(tries.items())]
+    return f"{completed}/{total} completed, {', '.join(late)}"
 
 
 #: What a group does if ComfyUI refuses some outputs of a workflow and accepts the others.
 PARTIAL_OUTPUTS: Final = {
-    PartialOutputs.ACCEPT: "the others are kept, with a warning",
-    PartialOutputs.FAIL: "the others are stopped, and the job fails",
+    PartialOutputs.ACCEPT: "the job keeps the others, with a warning",
+    PartialOutputs.FAIL: "the job is stopped and fails",
 }
 
 
@@ -83,15 +83,18 @@ def policy_text(
 ) -> str:
     """Return what a group does when one of its children fails; None: after all that may be tried again."""
     if max_attempts == 1:
-        said = "it is not tried again"
-        moves = {"group": " the others of the group", "any": " any other backend"}
+        said = "it is not retried"
+        moves = {"group": " the other backends of the group", "any": " any other backend"}
         if where := moves.get(str(retry_elsewhere)):
-            said += f"; while it waits for a backend that is away it may go to{where}"
+            said += f"; while its backend is offline it may move to{where}"
         return said
-    places = {"group": ", also on the others of the group", "any": ", also on any other backend"}
+    places = {
+        "group": ", also on the other backends of the group",
+        "any": ", also on any other backend",
+    }
     where = places.get(str(retry_elsewhere), ", on its own backend only")
     these = ", ".join(wording.failure_words(one) for one in retry_on or ())
-    return f"up to {max_attempts} tries{where}" + (f", after these alone: {these}" if these else "")
+    return f"up to {max_attempts} attempts{where}" + (f", only after: {these}" if these else "")
 
 
 def ago(moment: dt.datetime | None, now: dt.datetime) -> str:

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_safe
 from backends.queries import backend_list
 from director.pages import backends as backend_pages
 from director.pages import failures as failure_pages
-from director.pages import filters, group_detail, group_list, new_group
+from director.pages import filters, group_detail, group_list, new_group, text
 from jobgroups.domain.states import GroupStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.workflow.seeds import SeedStrategy
@@ -45,7 +45,7 @@ def _groups_context(request: HttpRequest) -> dict[str, object]:
 @never_cache
 def groups(request: HttpRequest) -> HttpResponse:
     """The list of groups."""
-    states = [(one.value, one.value.replace("_", " ")) for one in GroupStatus]
+    states = [(one.value, text.status_label(one, ended=True)) for one in GroupStatus]
     choices = {
         "states": states,
         "backends": backend_list(),

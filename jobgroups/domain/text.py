@@ -104,9 +104,9 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / _DAY)} d"
 
 
-def on_try(number: int) -> str:
-    """Return ``on the second try``."""
-    return f"on the {_ORDINALS.get(number, f'{number}th')} try"
+def on_attempt(number: int) -> str:
+    """Return ``on the second attempt``."""
+    return f"on the {_ORDINALS.get(number, f'{number}th')} attempt"
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -55,7 +55,13 @@ def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) 
     folder: Path = tmp_path_factory.mktemp("director")
     arguments = ("--port", str(free_port()))
     made = Desk(
-        lambda: Served(folder, simulators.urls, arguments=arguments), simulators=simulators.urls
+        lambda: Served(
+            folder,
+            simulators.urls,
+            arguments=arguments,
+            environment={"DIRECTOR_TIME_SCALE": "0.4"},
+        ),
+        simulators=simulators.urls,
     )
     yield made
     made.close()

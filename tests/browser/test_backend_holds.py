@@ -46,7 +46,7 @@ def one_runs_and_one_waits(desk: Desk, page: Any) -> tuple[str, Any]:
 
     desk.until(group, there)
     lane = lane_of(desk, page)
-    expect(lane).to_contain_text("1 more waits here")
+    expect(lane).to_contain_text("1 more queued")
     return group, lane
 
 
@@ -54,13 +54,13 @@ def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, 
     _, lane = one_runs_and_one_waits(desk, page)
     lane.get_by_role("button", name="Pause …").click()
     told = page.locator("#hold-text")
-    expect(told).to_contain_text("1 picture renders and 1 stands in its queue: finished first.")
-    expect(told).to_contain_text("1 that waits for it waits until you resume it.")
-    page.get_by_label("Now: stop it and give it back").check()
-    expect(told).to_contain_text("stopped and begun anew")
-    page.get_by_label("After what stands there now").check()
-    page.get_by_label("Why, if you like").fill("the fan is <i>loud</i>")
-    page.get_by_label("Who says so, if you like").fill("Anna")
+    expect(told).to_contain_text("1 job running and 1 job pending: finished first.")
+    expect(told).to_contain_text("1 queued job waits until you resume it.")
+    page.get_by_label("Now: stop its jobs and queue them again").check()
+    expect(told).to_contain_text("stopped and queued again")
+    page.get_by_label("After its current jobs").check()
+    page.get_by_label("Reason (optional)").fill("the fan is <i>loud</i>")
+    page.get_by_label("Your name (optional)").fill("Anna")
     page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
     expect(lane).to_contain_text("Paused by Anna")
     expect(lane).to_contain_text("the fan is <i>loud</i>")
@@ -75,10 +75,10 @@ def test_paused_now_what_runs_is_given_back_and_the_card_says_why_it_waits(
 ) -> None:
     group, lane = one_runs_and_one_waits(desk, page)
     lane.get_by_role("button", name="Pause …").click()
-    page.get_by_label("Now: stop it and give it back").check()
+    page.get_by_label("Now: stop its jobs and queue them again").check()
     page.get_by_role("dialog").get_by_role("button", name="Pause", exact=True).click()
-    expect(lane).to_contain_text("What ran there is given back.")
-    expect(lane).to_contain_text("3 wait here", timeout=20_000)
+    expect(lane).to_contain_text("Its jobs were stopped and queued again.")
+    expect(lane).to_contain_text("3 queued", timeout=20_000)
     expect(lane.locator("a.work")).to_have_count(0)
     page.goto(f"{desk.url}/groups/{group}")
     hint = page.locator(".card.s-queued .hint", has_text="is paused")
@@ -87,9 +87,9 @@ def test_paused_now_what_runs_is_given_back_and_the_card_says_why_it_waits(
 
 def test_leaving_the_dialog_changes_nothing(desk: Desk, page: Any) -> None:
     lane = lane_of(desk, page)
-    for leave in ("Escape", "Leave it"):
+    for leave in ("Escape", "Cancel"):
         lane.get_by_role("button", name="Pause …").click()
-        page.get_by_label("Why, if you like").fill("no")
+        page.get_by_label("Reason (optional)").fill("no")
         if leave == "Escape":
             page.keyboard.press("Escape")
         else:
@@ -104,24 +104,24 @@ def test_a_drained_machine_ends_as_disabled(desk: Desk, page: Any) -> None:
     lane.get_by_text("More").click()
     lane.get_by_role("button", name="Drain …").click()
     expect(page.locator("#hold-text")).to_contain_text("disabled when it is empty")
-    page.get_by_label("Why, if you like").fill("new card")
+    page.get_by_label("Reason (optional)").fill("new card")
     page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
     expect(lane).to_contain_text("Disabled", timeout=20_000)
     expect(lane).to_contain_text("drained: new card")
     lane.get_by_role("button", name="Enable").click()
-    expect(lane).to_contain_text("Free")
+    expect(lane).to_contain_text("Online")
 
 
 def test_a_machine_is_set_aside_and_released(desk: Desk, page: Any) -> None:
     lane = lane_of(desk, page, 2)
     lane.get_by_text("More").click()
     lane.get_by_role("button", name="Quarantine …").click()
-    page.get_by_label("For how many minutes").fill("30")
-    page.get_by_label("Why, if you like").fill("it smokes")
+    page.get_by_label("Minutes").fill("30")
+    page.get_by_label("Reason (optional)").fill("it smokes")
     page.get_by_role("dialog").get_by_role("button", name="Quarantine", exact=True).click()
     expect(lane).to_contain_text("Quarantined by")
     expect(lane).to_contain_text("it smokes")
-    expect(lane).to_contain_text("Tried again in")
+    expect(lane).to_contain_text("Probed again in")
     # Trouble comes first.
     expect(page.locator(".lane").first).to_contain_text("Quarantined by")
     lane.get_by_role("button", name="Release …").click()
@@ -136,7 +136,7 @@ def test_it_works_by_keyboard_on_a_narrow_page(desk: Desk, page: Any) -> None:
     lane.get_by_role("button", name="Pause …").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#hold")).to_be_visible()
-    page.get_by_label("Who says so, if you like").press("Enter")
+    page.get_by_label("Your name (optional)").press("Enter")
     # Enter says yes: it is what the form is for, and what can be taken back.
     expect(lane).to_contain_text("Paused")
     wide = page.evaluate("document.documentElement.scrollWidth")

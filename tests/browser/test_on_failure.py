@@ -37,13 +37,13 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(
     desk: Desk, page: Any
 ) -> None:
     bring_workflow(desk, page)
-    fails, tries = page.get_by_label("When a picture fails"), page.get_by_label("Tries at most")
+    fails, tries = page.get_by_label("When a job fails"), page.get_by_label("Attempts at most")
     # As the API does where nothing is said.
     expect(fails).to_have_value("no")
     expect(tries).to_be_hidden()
     assert policy(desk, submit(page)) == (1, False)
     bring_workflow(desk, page)
-    fails.select_option("Try again on any backend")
+    fails.select_option("Retry on any backend")
     tries.fill("0")
     page.get_by_role("button", name="Submit", exact=True).click()
     expect(page.locator('[data-error="max_attempts"]')).to_have_text(
@@ -53,7 +53,7 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(
     group = submit(page)
     assert policy(desk, group) == (4, "any")
     page.get_by_text("About this group").click()
-    expect(page.locator("#about")).to_contain_text("up to 4 tries, also on any other backend")
+    expect(page.locator("#about")).to_contain_text("up to 4 attempts, also on any other backend")
     page.goto(f"{desk.url}/submit")
     expect(fails).to_have_value("any")
     expect(tries).to_have_value("4")
@@ -77,8 +77,8 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
     page.evaluate("localStorage.setItem('director.on-failure', 'any 7')")
     page.evaluate("localStorage.setItem('director.submitter', 'Ben')")
     page.goto(f"{desk.url}/submit?from={group}")
-    expect(page.get_by_label("When a picture fails")).to_have_value("group")
-    expect(page.get_by_label("Tries at most")).to_have_value("2")
+    expect(page.get_by_label("When a job fails")).to_have_value("group")
+    expect(page.get_by_label("Attempts at most")).to_have_value("2")
     expect(page.get_by_label("Your name")).to_have_value("Ann")
     expect(page.locator("#retry-on-said")).to_have_text(": 1 chosen")
     expect(page.get_by_label("When ComfyUI refuses some outputs")).to_have_value("fail")
@@ -98,8 +98,8 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
     # What the group brought along is not what this person says the next time.
     page.goto(f"{desk.url}/submit")
     expect(page.get_by_label("Your name")).to_have_value("Ben")
-    expect(page.get_by_label("When a picture fails")).to_have_value("any")
-    expect(page.get_by_label("Tries at most")).to_have_value("7")
+    expect(page.get_by_label("When a job fails")).to_have_value("any")
+    expect(page.get_by_label("Attempts at most")).to_have_value("7")
     desk.clear()
 
 
@@ -110,7 +110,7 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(
     box = page.locator("#retry-on-box")
     # Nothing to choose where it is not tried again.
     expect(box).to_be_hidden()
-    page.get_by_label("When a picture fails").select_option("Try again on any chosen here")
+    page.get_by_label("When a job fails").select_option("Retry on any chosen backend")
     box.locator("summary").focus()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
@@ -128,7 +128,7 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(
     assert desk.status(group)["retry_on"] == ["node_or_model_missing", "out_of_memory"]
     page.get_by_text("About this group").click()
     expect(page.locator("#about")).to_contain_text(
-        "up to 3 tries, also on the others of the group, after these alone: "
+        "up to 3 attempts, also on the other backends of the group, only after: "
         "node or model missing, out of memory"
     )
     bring_workflow(desk, page)
@@ -147,15 +147,17 @@ def test_one_of_four_machines_is_on_fire_and_the_artist_sees_one_on_the_second_t
 ) -> None:
     bring_workflow(desk, page)
     page.locator("#count").fill("4")
-    page.get_by_label("When a picture fails").select_option("Try again on any chosen here")
+    page.get_by_label("When a job fails").select_option("Retry on any chosen backend")
     desk.order(2, name="out_of_memory")
     group = submit(page)
-    expect(page.locator(".facts")).to_contain_text("3 done, 1 done on the second try")
+    expect(page.locator(".facts")).to_contain_text("3 completed, 1 completed on the second attempt")
     expect(page.locator(".facts")).not_to_contain_text("failed")
-    expect(page.locator(".tries summary")).to_have_text("Done on the second try")
+    expect(page.locator(".tries summary")).to_have_text("Completed on the second attempt")
     expect(page).to_have_title(f"4/4 · {group}")
     page.goto(desk.url)
-    expect(page.locator(f"#{group}")).to_contain_text("3 done, 1 done on the second try")
+    expect(page.locator(f"#{group}")).to_contain_text(
+        "3 completed, 1 completed on the second attempt"
+    )
     # What was given back failed nobody, and is no second try.
     given_back = desk.submit(1, timeout_seconds=600)
     home = desk.backend_ids()[0]
@@ -164,7 +166,7 @@ def test_one_of_four_machines_is_on_fire_and_the_artist_sees_one_on_the_second_t
     desk.until(given_back, lambda status: status["child_jobs"][0]["status"] == "queued")
     desk.http.post(f"{desk.url}/api/backends/{home}/resume")
     assert desk.until_ended(given_back)["child_jobs"][0]["attempts"] == 2
-    expect(page.locator(f"#{given_back}")).to_contain_text("1/1 done")
+    expect(page.locator(f"#{given_back}")).to_contain_text("1/1 completed")
     desk.clear()
 
 
@@ -175,7 +177,7 @@ def test_a_job_whose_machine_went_silent_says_so(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/groups/{group}")
     note = page.locator(".card.s-running .note")
     expect(note).to_have_count(0)
-    desk.order(1, name="refuse_connections", at="now", seconds=8)
+    desk.order(1, name="refuse_connections", at="now", seconds=5)
     desk.order(1, name="drop_sockets", at="now")
     expect(note).to_contain_text("has not been reachable since")
     # It comes back by itself.

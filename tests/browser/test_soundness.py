@@ -55,6 +55,7 @@ def test_axe_finds_nothing_serious(desk: Desk, themed: Any, bad_day: str) -> Non
         "/",
         "/?text=nothing+fits",
         f"/groups/{bad_day}",
+        "/failures",
         "/backends",
         "/submit",
         "/groups/jg_no",
@@ -75,6 +76,10 @@ def test_axe_finds_nothing_serious_with_things_open(desk: Desk, themed: Any, bad
     themed.goto(f"{desk.url}/backends")
     themed.get_by_role("button", name="Add a backend").click()
     assert serious(themed) == []
+    themed.goto(f"{desk.url}/failures")
+    themed.get_by_role("button", name="Quarantine").first.click()
+    expect(themed.get_by_role("dialog")).to_be_visible()
+    assert serious(themed) == []
     themed.goto(f"{desk.url}/submit?from={bad_day}")
     themed.get_by_label("Base seed").fill("x")
     themed.get_by_role("button", name="Submit", exact=True).click()
@@ -86,6 +91,7 @@ def test_nothing_is_wider_than_a_phone(desk: Desk, page: Any, bad_day: str) -> N
     for path in (
         "/",
         f"/groups/{bad_day}",
+        "/failures",
         "/backends",
         f"/submit?from={bad_day}",
         "/groups/jg_no",
@@ -145,14 +151,16 @@ def test_a_star_is_seen_in_another_browser_without_a_reload(
         for one in (page, elsewhere):
             one.goto(f"{desk.url}/groups/{bad_day}")
             expect(one.locator("#line-live")).to_have_text("live")
-        star = page.get_by_role("button", name="Keep job 3")
-        seen = elsewhere.get_by_role("button", name="Keep job 3")
+        star = page.get_by_role("button", name="Star job 3")
+        seen = elsewhere.get_by_role("button", name="Star job 3")
         star.click()
         expect(seen).to_have_attribute("aria-pressed", "true", timeout=2_000)
-        expect(elsewhere.get_by_role("link", name="Download 1 kept")).to_be_visible(timeout=2_000)
+        expect(elsewhere.get_by_role("link", name="Download 1 starred")).to_be_visible(
+            timeout=2_000
+        )
         seen.click()
         expect(star).to_have_attribute("aria-pressed", "false", timeout=2_000)
-        expect(page.get_by_role("link", name="Download 1 kept")).to_have_count(0)
+        expect(page.get_by_role("link", name="Download 1 starred")).to_have_count(0)
     finally:
         other.close()
 
@@ -161,10 +169,10 @@ def test_kept_pictures_are_starred_and_can_be_fetched_together(
     desk: Desk, page: Any, bad_day: str
 ) -> None:
     page.goto(f"{desk.url}/groups/{bad_day}")
-    page.get_by_role("button", name="Keep job 2").click()
-    expect(page.get_by_role("link", name="Download 1 kept")).to_be_visible()
+    page.get_by_role("button", name="Star job 2").click()
+    expect(page.get_by_role("link", name="Download 1 starred")).to_be_visible()
     with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download 1 kept").click()
+        page.get_by_role("link", name="Download 1 starred").click()
     assert waiting.value.suggested_filename.endswith("-starred.zip")
     page.reload()
-    expect(page.get_by_role("button", name="Keep job 2")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Star job 2")).to_have_attribute("aria-pressed", "true")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,31 +25,6 @@ def png(workflow: str | None) -> bytes:
     return out.getvalue()
 
 
-BAD = {
-    "not JSON": ("a.json", b"\xff\xd8 this is no JSON", "This is not JSON"),
-    "a list": ("a.json", b"[1, 2]", "no workflow"),
-    "no nodes": ("a.json", b"{}", "no nodes"),
-    "no node": ("a.json", b'{"<b>3</b>": 1}', "is not a node"),
-    "editor format": ("a.json", b'{"nodes": [], "links": []}', "editor's format"),
-    "30 MB": ("a.json", b" " * 30 * 2**20, "30 MB"),
-    "PNG without workflow": ("a.png", png(None), "workflow"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_workflow_is_said_next_to_it(
-    desk: Desk, page: Any, kind: str, tmp_path: Path
-) -> None:
-    name, content, said = BAD[kind]
-    (tmp_path / name).write_bytes(content)
-    page.goto(f"{desk.url}/submit")
-    page.locator("#file").set_input_files(tmp_path / name)
-    expect(page.locator("#workflow-error")).to_contain_text(said)
-    page.get_by_role("button", name="Submit", exact=True).click()
-    expect(page.locator("#workflow-error")).to_contain_text("Bring a workflow first")
-    assert page.url.endswith("/submit")
-
-
 def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_are_two_clicks(
     desk: Desk, page: Any
 ) -> None:
@@ -62,8 +36,8 @@ def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_are_two_clicks
         {"name": "p.png", "mimeType": "image/png", "buffer": png(json.dumps(graph))}
     )
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes from p.png")
-    page.get_by_role("button", name="12 pictures on all my GPUs").click()
-    expect(page.locator("#sends")).to_have_text("12 pictures on 4 backends")
+    page.get_by_role("button", name="12 jobs on all backends").click()
+    expect(page.locator("#sends")).to_have_text("12 jobs on 4 backends")
     page.get_by_role("button", name="Submit", exact=True).click()
     page.wait_for_url("**/groups/jg_*")
     group = page.url.rsplit("/", 1)[1]
@@ -94,18 +68,6 @@ def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, p
     expect(page.get_by_label("steps · KSampler")).to_have_value("7")
     expect(page.locator("#count")).to_have_value("4")
     desk.clear()
-
-
-def test_errors_of_the_server_stand_next_to_their_fields(desk: Desk, page: Any) -> None:
-    page.goto(f"{desk.url}/submit")
-    page.get_by_text("Or paste it as JSON").click()
-    page.locator("#paste").fill(json.dumps(text_to_picture()))
-    page.get_by_label("steps · KSampler").fill("7.5")
-    page.get_by_label("Time limit, seconds").fill("5")
-    page.get_by_role("button", name="Submit", exact=True).click()
-    expect(page.locator('[data-error="timeout_seconds"]')).to_contain_text("30 to 3600")
-    expect(page.locator('[data-error="parameters.3.steps"]')).not_to_be_empty()
-    assert page.url.endswith("/submit")
 
 
 def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(

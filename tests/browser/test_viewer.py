@@ -32,7 +32,7 @@ def narrow(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory
             folder,
             simulators.urls,
             arguments=("--port", str(free_port())),
-            environment={"DIRECTOR_PROXY_MAX_BYTES": str(LIMIT)},
+            environment={"DIRECTOR_PROXY_MAX_BYTES": str(LIMIT), "DIRECTOR_TIME_SCALE": "0.4"},
         ),
         simulators=simulators.urls,
     )
@@ -159,7 +159,7 @@ def test_an_open_page_shows_that_a_picture_was_replaced(
     thumbnail = page.locator(".picture img")
     page.wait_for_function("image => image.naturalWidth === 320", arg=thumbnail.element_handle())
     render()
-    expect(page.locator(".note")).to_contain_text("was replaced: another file has its name on")
+    expect(page.locator(".note")).to_contain_text("was replaced: a later file on")
     expect(page.locator(".picture.old")).to_have_count(1)
     assert thumbnail.evaluate("image => image.naturalWidth") == 320
     expect(page.locator("main a", has_text="Download")).to_have_count(0)

@@ -68,7 +68,7 @@ def test_a_group_is_named_by_its_metadata_or_its_id(metadata: Any, name: str) ->
 def names(client: Client, query: str) -> set[str]:
     page = client.get(f"/{query}")
     assert page.status_code == 200
-    return {row.name for row in page.context["board"].rows}
+    return {row.name for row in page.context["listing"].rows}
 
 
 def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: Client) -> None:
@@ -76,7 +76,7 @@ def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: C
     skipped = [{"backend_id": "gpu-9", "reason": "It is offline"}] * 5
     group = farm.submit("gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}])
     page = client.get(f"/groups/{group.id}").content.decode()
-    assert "2 backends left out: 6 pictures fewer" in page
+    assert "2 backends left out: 6 jobs fewer" in page
     assert "<code>gpu-9</code> (named 5 times): It is offline" in page
     assert "<code>gpu-8</code>: It is offline" in page
 
@@ -102,7 +102,7 @@ def test_downloads_are_offered_where_there_are_files(
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
     ChildJob.objects.update(starred=True)
     page = client.get(f"/groups/{group.id}").content.decode()
-    assert ("Download all" in page, "Download 1 kept" in page) == (offered, offered)
+    assert ("Download all" in page, "Download 1 starred" in page) == (offered, offered)
 
 
 def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client) -> None:
@@ -115,7 +115,7 @@ def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client
         attempt_id=claimed.attempt_id, fence=fence, end=farm.end(AttemptState.ERROR)
     )
     page = client.get(f"/groups/{group.id}").content.decode()
-    assert "Retry a failed job on its card, or all when the group has ended" in page
+    assert "Retry a failed job on its card, or all failed jobs after the group has ended" in page
 
 
 def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(client: Client) -> None:
@@ -141,7 +141,7 @@ def test_a_card_that_waits_to_be_tried_again_says_what_failed(client: Client) ->
     failed = farm.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)
     page = client.get(f"/groups/{group.id}").content.decode()
-    assert ">Waits<" in page
+    assert ">Queued<" in page
     assert "1 failed attempt, out of memory" in page
     assert "on gpu-1 raised an error: CUDA out of memory" in page
 
@@ -178,13 +178,13 @@ def test_a_query_that_makes_no_sense_counts_as_left_out(client: Client, query: s
 
 
 def test_older_pages_follow_without_a_gap(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "PAGE", 2)
+    monkeypatch.setattr(filters, "PAGE_SIZE", 2)
     farm.backend()
     made = {farm.submit(metadata={"name": f"G{n}"}).id for n in range(5)}
     seen: list[str] = []
     query = ""
     for _ in range(3):
-        board = client.get(f"/?{query}").context["board"]
+        board = client.get(f"/?{query}").context["listing"]
         seen += [row.id for row in board.rows]
         query = board.older
     assert query == ""
@@ -240,9 +240,9 @@ def test_repeating_a_group_with_one_seed_takes_its_backend_alone(client: Client)
     farm.backend("gpu-1")
     farm.backend("gpu-2")
     made = farm.submit("gpu-1", "gpu-2", seed_strategy="sequential", base_seed=5)
-    said = client.get(f"/submit?from={made.id}&seed=6").context["again"]
+    said = client.get(f"/submit?from={made.id}&seed=6").context["source"]
     assert (said["backend_ids"], said["base_seed"]) == (["gpu-2"], 6)
-    said = client.get(f"/submit?from={made.id}").context["again"]
+    said = client.get(f"/submit?from={made.id}").context["source"]
     assert (said["backend_ids"], said["base_seed"]) == (["gpu-1", "gpu-2"], None)
 
 

@@ -82,55 +82,13 @@ def test_a_failure_is_said_in_words_and_its_traceback_is_folded(desk: Desk, page
     assert failed.locator(".error-words img").count() == 0
 
 
-def test_one_child_is_cancelled_and_the_others_go_on(desk: Desk, page: Any) -> None:
-    desk.slow(6)
-    group = desk.submit(2)
-    page.goto(f"{desk.url}/groups/{group}")
-    cards(page, "running").first.wait_for()
-    page.get_by_role("button", name="Cancel", exact=True).first.click()
-    expect(cards(page, "cancelled")).to_have_count(1)
-    expect(cards(page, "running")).to_have_count(1)
-    desk.withdraw()
-    status = desk.until_ended(group)
-    assert [status["completed_count"], status["cancelled_count"]] == [1, 1]
-
-
-def test_a_group_is_cancelled_after_a_question(desk: Desk, page: Any) -> None:
-    desk.slow()
-    group = desk.submit(3)
-    page.goto(f"{desk.url}/groups/{group}")
-    page.get_by_role("button", name="Cancel group …").click()
-    expect(page.get_by_role("dialog")).to_contain_text("3 jobs will not be finished")
-    page.get_by_role("button", name="Keep them").click()
-    assert desk.status(group)["cancelled_count"] == 0
-    page.get_by_role("button", name="Cancel group …").click()
-    page.get_by_role("button", name="Cancel the group").click()
-    expect(cards(page, "cancelled")).to_have_count(3)
-    assert desk.status(group)["status"] == "cancelled"
-
-
-def test_three_groups_are_cancelled_at_once(desk: Desk, page: Any) -> None:
-    desk.slow()
-    groups = [desk.submit(2, metadata={"name": f"Of three {n}"}) for n in range(3)]
-    page.goto(f"{desk.url}/?text=Of+three&hide=finished")
-    for group in groups:
-        page.locator(f"#{group} input[name=pick]").check()
-    page.get_by_role("button", name="Cancel them …").click()
-    expect(page.get_by_role("dialog")).to_contain_text("Cancel 3 groups?")
-    expect(page.get_by_role("dialog")).to_contain_text("6 jobs will not be finished")
-    page.get_by_role("button", name="Cancel them", exact=True).click()
-    for group in groups:
-        expect(page.locator(f"#{group}.s-cancelled")).to_have_count(1)
-        assert desk.status(group)["cancelled_count"] == 2
-
-
 def test_a_new_group_comes_into_the_list_and_moves_there(desk: Desk, page: Any) -> None:
     page.goto(desk.url)
     expect(page.locator("#line-live")).to_have_text("live")
     group = desk.submit(2, metadata={"name": "Came in"})
     row = page.locator(f"#{group}")
     expect(row).to_contain_text("Came in")
-    expect(row).to_contain_text("2/2 done")
+    expect(row).to_contain_text("2/2 completed")
     expect(row.locator(".thumb")).to_have_count(2)
 
 
@@ -143,7 +101,7 @@ def test_a_reload_midway_and_a_second_tab_show_the_same_end(desk: Desk, context:
     first.reload()
     for page in (first, second):
         expect(cards(page, "completed")).to_have_count(4)
-        expect(page.locator(".facts")).to_contain_text("4/4 done")
+        expect(page.locator(".facts")).to_contain_text("4/4 completed")
 
 
 def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(
@@ -167,24 +125,6 @@ def test_why_a_queued_child_waits_stands_on_its_card(desk: Desk, page: Any) -> N
     group = desk.submit(4)
     page.goto(f"{desk.url}/groups/{group}")
     expect(cards(page, "queued").first.locator(".hint")).to_contain_text("in line for")
-
-
-def test_pictures_are_looked_at_with_the_keyboard(desk: Desk, page: Any) -> None:
-    group = desk.submit(2, base_seed=77)
-    desk.until_ended(group)
-    page.goto(f"{desk.url}/groups/{group}")
-    page.locator(".picture").first.focus()
-    page.keyboard.press("Enter")
-    viewer = page.locator("#viewer")
-    expect(viewer).to_be_visible()
-    expect(page.locator("#viewer-title")).to_contain_text("1/2 · 77")
-    page.keyboard.press("ArrowRight")
-    expect(page.locator("#viewer-title")).to_contain_text("2/2 · 78")
-    page.keyboard.press("z")
-    expect(page.locator("#viewer-zoom")).to_have_attribute("aria-pressed", "true")
-    page.keyboard.press("Escape")
-    expect(viewer).to_be_hidden()
-    expect(page.locator(".picture").nth(1)).to_be_focused()
 
 
 def test_a_link_to_one_child_brings_it_into_view(desk: Desk, page: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the pages say of tries."""
+"""Texts of the pages."""
 
 from __future__ import annotations
 
@@ -10,36 +10,34 @@ from director.pages import text
 
 
 @pytest.mark.parametrize(
-    ("completed", "total", "tries", "said"),
+    ("completed", "total", "attempts", "label"),
     [
-        (0, 5, {}, "0/5 done"),
-        (5, 5, {}, "5/5 done"),
-        (5, 5, {2: 1}, "4 done, 1 done on the second try"),
-        (5, 5, {3: 1, 2: 2}, "2 done, 2 done on the second try, 1 done on the third try"),
-        (1, 1, {10: 1}, "1 done on the 10th try"),
-        (4, 5, {2: 1}, "4/5 done, 1 on the second try"),
+        (0, 5, {}, "0/5 completed"),
+        (5, 5, {2: 1}, "4 completed, 1 completed on the second attempt"),
+        (5, 5, {3: 1, 2: 2}, "2 completed, 2 completed on the second attempt, 1 completed on the third attempt"),
+        (1, 1, {10: 1}, "1 completed on the 10th attempt"),
+        (4, 5, {2: 1}, "4/5 completed, 1 on the second attempt"),
     ],
-)
-def test_those_that_a_machine_failed_before_are_told_apart(
-    completed: int, total: int, tries: Mapping[int, int], said: str
+)  # fmt: skip
+def test_result_label_counts_retried_jobs_apart(
+    completed: int, total: int, attempts: Mapping[int, int], label: str
 ) -> None:
-    assert text.result_label(completed, total, tries) == said
+    assert text.result_label(completed, total, attempts) == label
 
 
 @pytest.mark.parametrize(
-    ("tries", "elsewhere", "said"),
+    ("attempts", "elsewhere", "retry_on", "label"),
     [
-        (1, False, "it is not tried again"),
-        (1, "group", "it is not tried again; while it waits for a backend that is away it may go"
-         " to the others of the group"),
-        (3, False, "up to 3 tries, on its own backend only"),
-        (3, "any", "up to 3 tries, also on any other backend"),
+        (1, False, [], "it is not retried"),
+        (1, "group", [], "it is not retried; while its backend is offline it may move to the other"
+         " backends of the group"),
+        (3, False, [], "up to 3 attempts, on its own backend only"),
+        (3, "any", [], "up to 3 attempts, also on any other backend"),
+        (2, False, ["out_of_memory", "cuda_fatal"],
+         "up to 2 attempts, on its own backend only, only after: out of memory, GPU failure"),
     ],
 )  # fmt: skip
-def test_what_a_group_does_when_one_fails(tries: int, elsewhere: bool | str, said: str) -> None:
-    assert text.policy_text(tries, elsewhere) == said
-
-
-def test_the_failures_after_which_it_is_tried_again_are_named() -> None:
-    said = text.policy_text(2, False, ["out_of_memory", "cuda_fatal"])
-    assert said.endswith("only, after these alone: out of memory, GPU failure")
+def test_policy_text_describes_retries(
+    attempts: int, elsewhere: bool | str, retry_on: list[str], label: str
+) -> None:
+    assert text.policy_text(attempts, elsewhere, retry_on) == label

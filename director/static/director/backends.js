@@ -26,7 +26,7 @@ document.addEventListener("click", async (event) => {
 
 // --- found on this machine ------------------------------------------------------------------------
 
-const DECIDED = { add: "is added.", ignore: "is ignored.", unignore: "is offered again." };
+const DECIDED = { add: "is added.", ignore: "is ignored.", unignore: "is no longer ignored." };
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-found]");
   if (!button) return;
@@ -65,11 +65,11 @@ $("add-close").addEventListener("click", () => $("add").close());
 
 $("test").addEventListener("click", async () => {
   complain([]);
-  if (!said().url) { complain([{ field: "url", message: "Where is it?" }]); return; }
-  tell("Asking …", "");
+  if (!said().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
+  tell("Testing …", "");
   try {
     const answer = await call("POST", "/api/backends/test", { url: said().url });
-    if (answer.ok) tell(`It answers: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`, "good");
+    if (answer.ok) tell(`Online: ComfyUI ${answer.comfyui_version || ""}${answer.devices?.[0] ? `, ${answer.devices[0].name}` : ""}.`, "good");
     else tell(answer.reason || "It does not answer.", "wrong");
   } catch (error) {
     complain(error.errors || []);
@@ -79,13 +79,13 @@ $("test").addEventListener("click", async () => {
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   complain([]);
-  if (!said().url) { complain([{ field: "url", message: "Where is it?" }]); return; }
+  if (!said().url) { complain([{ field: "url", message: "Enter an address." }]); return; }
   tell("Adding …", "");
   try {
     const made = await call("POST", "/api/backends", said());
     refresh($("backends"));
-    if (made.status === "offline") tell(`Added as ${made.backend_id}, but it is away: ${made.status_reason || "no answer"}`, "wrong");
-    else { $("add").close(); toast(`${made.name || made.backend_id} is there.`); }
+    if (made.status === "offline") tell(`Added as ${made.backend_id}, but it is offline: ${made.status_reason || "no answer"}`, "wrong");
+    else { $("add").close(); toast(`${made.name || made.backend_id} is added.`); }
   } catch (error) {
     complain(error.errors || []);
     tell(error.errors?.length ? "" : error.message, "wrong");
@@ -101,7 +101,7 @@ $("find").addEventListener("click", async () => {
     const list = $("found-list");
     list.replaceChildren();
     const found = answer.found;
-    if (!found.length) list.textContent = "No ComfyUI that is new answers on the ports 8188 to 8199 of this machine.";
+    if (!found.length) list.textContent = "No new ComfyUI was found on ports 8188 to 8199 of this machine.";
     for (const one of found) {
       const line = document.createElement("div");
       line.className = "actions";

@@ -14,7 +14,7 @@ export function toast(text) {
 
 // Asks with a dialog; resolves to whether the person said yes.
 // tone: "danger" where yes takes something away.
-export function ask(title, text, yes, no = "Keep them", tone = "danger") {
+export function ask(title, text, yes, no = "Cancel", tone = "danger") {
   const dialog = $("ask");
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;

@@ -35,11 +35,11 @@ document.addEventListener("click", async (event) => {
 async function retry({ class: failureClass, backend, name, workflow, takes, chosen }) {
   const query = new URLSearchParams({ window: $("failures").dataset.window, failure_class: failureClass, backend_id: backend, workflow });
   const { groups } = await call("GET", `/api/failures/jobs?${query}`);
-  if (!groups.length) { toast("Nothing of this is failed any more."); return; }
+  if (!groups.length) { toast("No job of this cause is failed any more."); return; }
   const jobs = groups.reduce((sum, group) => sum + group.job_ids.length, 0);
-  const shut = takes === "yes" ? "" : ` ${name} takes no jobs now, so they go to other backends.`;
+  const shut = takes === "yes" ? "" : ` ${name} takes no jobs now, so these jobs move to other backends.`;
   const place = await askPlace({
-    title: `Try ${counted(jobs, "job")} again?`,
+    title: `Retry ${counted(jobs, "job")}?`,
     text: `${counted(jobs, "job")} in ${counted(groups.length, "group")}, with the same seeds.${shut}`,
     yes: `Retry ${counted(jobs, "job")}`,
     own: { id: backend, name },
@@ -64,7 +64,7 @@ async function retryAll(groups, how) {
     if (finished) await post(name, `${path}/retry`, { job_ids: jobs, ...how }, jobs.length);
     else for (const job of jobs) await post(name, `${path}/jobs/${job}/retry`, how, 1);
   }
-  const said = done ? `${counted(done, "job is", "jobs are")} tried again.` : "Nothing is tried again.";
+  const said = done ? `${counted(done, "job is", "jobs are")} retried.` : "No job is retried.";
   const more = refused.length > 1 ? ` (and ${refused.length - 1} more refused)` : "";
   return refused.length ? `${said} ${refused[0]}${more}` : said;
 }
@@ -74,9 +74,9 @@ async function retryAll(groups, how) {
 async function quarantine({ backend, name, reason }) {
   const yes = await ask(
     `Quarantine ${name}?`,
-    "It gets no more jobs until somebody releases it. What runs there is finished; what waits for it goes elsewhere where its group allows that, and waits else.",
-    "Quarantine it",
-    "Leave it",
+    "It gets no more jobs until a user releases it. Running jobs finish. Queued jobs move to another backend if their group allows it; other queued jobs wait.",
+    "Quarantine",
+    "Cancel",
   );
   if (!yes) return;
   await call("POST", `/api/backends/${encodeURIComponent(backend)}/quarantine`, { reason });

@@ -171,7 +171,7 @@ document.addEventListener("click", async (event) => {
     }
     if (button.dataset.act === "cancel-group") {
       const { left, running } = $("head").dataset;
-      const yes = await ask("Cancel this group?", `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. What is done stays.`, "Cancel the group");
+      const yes = await ask("Cancel this group?", `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. Completed jobs stay.`, "Cancel the group", "Keep it");
       if (!yes) return;
       const done = await call("DELETE", `/api/job-groups/${group}`);
       toast(`${done.interrupted} cancelled.`);
@@ -187,7 +187,7 @@ document.addEventListener("click", async (event) => {
 async function retryAt({ job, run, backend, name, chosen }) {
   const place = await askPlace({
     title: "Retry this job?",
-    text: "It is rendered again here in its group, with the same seed and inputs.",
+    text: "The job runs again in its group, with the same seed and inputs.",
     yes: "Retry the job",
     own: { id: backend, name },
     chosen,
@@ -198,14 +198,14 @@ async function retryAt({ job, run, backend, name, chosen }) {
 async function moveJob({ job, backend, name }) {
   const place = await askPlace({
     title: "Move this job?",
-    text: `It waits for ${name}. If its prompt is in the queue there, it is removed first; if it starts before that, the job stays.`,
+    text: `The job is queued for ${name}. A pending prompt there is removed first; if it starts before that, the job stays.`,
     yes: "Move the job",
     own: { id: backend, name },
   });
   if (!place) return;
   const done = await call("POST", `/api/job-groups/${group}/jobs/${job}/move`, { ...place, ...actor() });
   const first = done.removing_from ? `, after it was removed from the queue of ${done.removing_from}` : "";
-  toast(`The job waits for ${done.backend_id} now${first}.`);
+  toast(`The job is queued for ${done.backend_id} now${first}.`);
 }
 
 addEventListener("pagehide", () => { live.ended = true; live.socket.close(); });

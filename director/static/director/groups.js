@@ -94,7 +94,7 @@ document.addEventListener("click", (event) => {
 $("selection-none").addEventListener("click", () => { for (const box of boxes()) box.checked = false; picked(); });
 $("selection-retry").addEventListener("click", async () => {
   const failed = chosen().filter((row) => Number(row.dataset.retry));
-  if (!failed.length) { toast("Nothing failed in those of them that have ended."); return; }
+  if (!failed.length) { toast("No selected group that has ended has failed jobs."); return; }
   const jobs = failed.reduce((sum, row) => sum + Number(row.dataset.retry), 0);
   if (!await asks(jobs, failed.length, 0)) return;
   const refused = [];
@@ -110,7 +110,7 @@ $("selection-retry").addEventListener("click", async () => {
 });
 $("selection-cancel").addEventListener("click", async () => {
   const open = chosen().filter((row) => row.dataset.open === "yes");
-  if (!open.length) { toast("All of them have finished; there is nothing to cancel."); return; }
+  if (!open.length) { toast("All selected groups have ended."); return; }
   const left = open.reduce((sum, row) => sum + Number(row.dataset.left), 0);
   const running = open.reduce((sum, row) => sum + Number(row.dataset.running), 0);
   const rest = chosen().length - open.length;
@@ -119,7 +119,7 @@ $("selection-cancel").addEventListener("click", async () => {
   const yes = await ask(
     `Cancel ${open.length} group${open.length > 1 ? "s" : ""}?`,
     `${left} job${left === 1 ? "" : "s"} will not be finished, ${running} of them run now.${rest ? ` ${rest} selected ${rest > 1 ? "have" : "has"} finished and stay${rest > 1 ? "" : "s"} as ${rest > 1 ? "they are" : "it is"}.` : ""}\n\n${names}${more}`,
-    "Cancel them",
+    "Cancel groups", "Keep them",
   );
   if (!yes) return;
   const done = await Promise.allSettled(open.map((row) => call("DELETE", `/api/job-groups/${row.id}`)));

@@ -13,28 +13,28 @@ const lines = (...parts) => parts.filter(Boolean).join("\n");
 
 // What stands there and goes on, or is given back.
 function ours({ runs, stands }, now) {
-  const there = [runs && counted(runs, "picture renders", "pictures render"), stands && counted(stands, "stands in its queue", "stand in its queue")].filter(Boolean).join(" and ");
-  if (!there) return "Nothing of ours stands there.";
+  const there = [runs && `${counted(runs, "job")} running`, stands && `${counted(stands, "job")} pending`].filter(Boolean).join(" and ");
+  if (!there) return "It has no jobs.";
   if (!now) return `${there}: finished first.`;
-  return `${there}: stopped and begun anew, later or, where the group lets it, elsewhere. No try is counted.`;
+  return `${there}: stopped and queued again, for this backend or, if the group allows it, for another. No attempt is counted.`;
 }
-const others = ({ foreign }, now) => (foreign && now ? `${counted(foreign, "prompt that is not ours goes", "prompts that are not ours go")} on.` : "");
+const others = ({ foreign }, now) => (foreign && now ? `${counted(foreign, "prompt of another client continues", "prompts of other clients continue")}.` : "");
 
 // What waits for it and was not sent.
 function waits({ waiting, movable }, stays) {
   const left = waiting - movable;
-  if (!waiting) return "Nothing waits for it.";
-  const go = movable && `${counted(movable, "that waits for it goes", "that wait for it go")} elsewhere.`;
-  return [go, left && `${counted(left, "that waits for it", "that wait for it")} ${stays(left)}`].filter(Boolean).join(" ");
+  if (!waiting) return "No job is queued for it.";
+  const go = movable && `${counted(movable, "queued job moves", "queued jobs move")} to another backend.`;
+  return [go, left && `${counted(left, "queued job")} ${stays(left)}`].filter(Boolean).join(" ");
 }
 
 // No submit button: Enter in a field says yes, as what is asked can be taken back.
 $("hold-no").addEventListener("click", () => $("hold").close("no"));
 
 const WORDS = {
-  pause: { title: "Pause", yes: "Pause", text: (hit, now) => lines(ours(hit, now), others(hit, now), hit.waiting ? `${counted(hit.waiting, "that waits for it waits", "that wait for it wait")} until you resume it.` : "Nothing waits for it.") },
-  drain: { title: "Drain", yes: "Drain", text: (hit, now) => lines("It takes nothing more, and is disabled when it is empty.", ours(hit, now), others(hit, now), waits(hit, (left) => `may go nowhere else: ${left === 1 ? "it keeps" : "they keep"} it from being empty until you resume it or cancel ${left === 1 ? "it" : "them"}.`)) },
-  quarantine: { title: "Quarantine", yes: "Quarantine", text: (hit) => lines("Nothing is sent there; then one prompt at a time until one succeeds.", ours(hit, false), waits(hit, (left) => `${left === 1 ? "waits" : "wait"} until then.`)) },
+  pause: { title: "Pause", yes: "Pause", text: (hit, now) => lines(ours(hit, now), others(hit, now), hit.waiting ? `${counted(hit.waiting, "queued job waits", "queued jobs wait")} until you resume it.` : "No job is queued for it.") },
+  drain: { title: "Drain", yes: "Drain", text: (hit, now) => lines("It gets no more jobs, and is disabled when it is empty.", ours(hit, now), others(hit, now), waits(hit, (left) => `may not move to another backend: the backend is not empty until you resume it or cancel ${left === 1 ? "the job" : "the jobs"}.`)) },
+  quarantine: { title: "Quarantine", yes: "Quarantine", text: (hit) => lines("It gets no jobs; after that one prompt at a time until one succeeds.", ours(hit, false), waits(hit, (left) => `${left === 1 ? "waits" : "wait"} until then.`)) },
 };
 
 function numbers(data) {
@@ -86,17 +86,17 @@ export async function act(button) {
   const by = remembered() ? { by: remembered() } : {};
   if (word === "resume") await call("POST", `${path}/resume`, by);
   if (word === "release") {
-    if (!await ask(`Release ${name}?`, "Its failures so far are forgiven. It gets one prompt at a time until one succeeds; one more failure sends it straight back.", "Release", "Leave it", "primary")) return false;
+    if (!await ask(`Release ${name}?`, "Its failures are reset. It gets one prompt at a time until one succeeds; one more failure quarantines it again.", "Release", "Cancel", "primary")) return false;
     await call("POST", `${path}/release`, by);
   }
   if (word === "enable") await call("PATCH", path, { enabled: true });
   if (word === "disable") {
     const text = lines(ours(hit, false), waits(hit, (left) => (left === 1 ? "fails." : "fail.")));
-    if (!await ask(`Disable ${name}?`, text, "Disable", "Leave it")) return false;
+    if (!await ask(`Disable ${name}?`, text, "Disable", "Cancel")) return false;
     await call("PATCH", path, { enabled: false });
   }
   if (word === "remove") {
-    if (!await ask(`Remove ${name}?`, "The Director forgets its address. What was done there stays in the history.", "Remove", "Leave it")) return false;
+    if (!await ask(`Remove ${name}?`, "The Director deletes its address. Its jobs stay in the history.", "Remove", "Cancel")) return false;
     await call("DELETE", path);
   }
   return true;

@@ -4,7 +4,7 @@ const broken = (image) => image.complete && image.naturalWidth === 0 && image.ge
 async function say(image) {
   const place = image.parentElement;
   if (!place || place.dataset.broken) return;
-  place.dataset.broken = "This picture does not come.";
+  place.dataset.broken = "The image cannot be loaded.";
   try {
     const response = await fetch(image.src);
     if (response.ok) { delete place.dataset.broken; image.src = image.src; return; }

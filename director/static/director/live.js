@@ -80,8 +80,8 @@ function draw(version) {
   box.classList.toggle("soft", reached);
   box.hidden = reached && runner;
   box.textContent = !reached
-    ? "The Director does not answer. What was submitted is kept; this page comes back by itself."
-    : "No runner is alive: nothing is sent to the backends until one starts. What runs there goes on.";
+    ? "The Director does not answer. Submitted jobs are stored; this page reconnects by itself."
+    : "No runner is alive: nothing is sent to the backends until one starts. Running jobs continue.";
 }
 
 // The page's line to the Director. handlers: snapshot, event, progress, star, replaced, pulse, each

@@ -31,31 +31,31 @@ function elsewhere(backends) {
   const lines = backends.map((one) => `${one.backend_id}: ${one.reason}`).join("\n");
   const these = backends.length === 1 ? "this backend, which takes" : "these backends, which take";
   return ask(
-    "Render them at other backends?",
-    `What failed belongs to ${these} no jobs now.\n\n${lines}\n\nAny other backend that works and has what the group requires can render them, with their seeds.`,
+    "Run them on other backends?",
+    `The failed jobs belong to ${these} no jobs now.\n\n${lines}\n\nAny other backend that works and has what the group requires can run them, with their seeds.`,
     "Use other backends",
-    "Not now",
+    "Cancel",
     "",
   );
 }
 
 function said(done) {
   const adopted = done.adopted_job_ids.length;
-  const had = `${counted(adopted, "picture was", "pictures were")} there after all`;
+  const had = `${counted(adopted, "job was", "jobs were")} completed after all`;
   const moved = Object.keys(done.moved).length;
-  const where = moved ? `, ${moved} at ${moved === 1 ? "another backend" : "other backends"}` : "";
-  const again = `${counted(done.job_ids.length, "job waits", "jobs wait")} again${where}`;
+  const where = moved ? `, ${moved} on ${moved === 1 ? "another backend" : "other backends"}` : "";
+  const again = `${counted(done.job_ids.length, "job is", "jobs are")} queued again${where}`;
   toast(`${[done.job_ids.length ? again : "", adopted ? had : ""].filter(Boolean).join("; ")}.`);
 }
 
 export function asks(jobs, groups, done) {
-  const stays = !done ? "" : done === 1 ? " The one that is done stays." : ` The ${done} that are done stay.`;
+  const stays = !done ? "" : done === 1 ? " The completed job stays." : ` The ${done} completed jobs stay.`;
   const where = groups === 1 ? "in this group" : "in their groups";
   return ask(
     `Retry ${counted(jobs, "job")}?`,
-    `${jobs === 1 ? "It is" : "They are"} rendered again ${where}, with the same seeds and inputs.${stays}\n\nTo change something, submit a new group instead.`,
+    `${jobs === 1 ? "The job runs" : "The jobs run"} again ${where}, with the same seeds and inputs.${stays}\n\nTo change something, submit a new group instead.`,
     `Retry ${counted(jobs, "job")}`,
-    "Not now",
+    "Cancel",
     "",
   );
 }

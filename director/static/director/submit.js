@@ -145,7 +145,7 @@ let asked = 0;
 function seeds(ids) {
   clearTimeout(seeds.timer);
   const base = $("base").value.trim();
-  if (!/^\d+$/.test(base) || !ids.length) { $("seeds").textContent = base ? "" : "The base seed is drawn when it is submitted."; return; }
+  if (!/^\d+$/.test(base) || !ids.length) { $("seeds").textContent = base ? "" : "The base seed is chosen at random on submit."; return; }
   seeds.timer = setTimeout(async () => {
     const mine = ++asked;
     const count = Math.min(ids.length, 24);
@@ -203,7 +203,7 @@ function body() {
   const { parameters, errors: wrong } = changed();
   const meta = metadata();
   errors.push(...(text ? wrong : []), ...meta.errors);
-  if (!text) errors.push({ field: "workflow_json", message: "Bring a workflow first." });
+  if (!text) errors.push({ field: "workflow_json", message: "Choose a workflow first." });
   const count = $("count").value.trim();
   if (!/^\d+$/.test(count) || Number(count) < 1 || Number(count) > CHILDREN) errors.push({ field: "count", message: `Must be a whole number from 1 to ${CHILDREN}.` });
   else if (!ids.length) errors.push({ field: "backend_ids", message: "Choose at least one backend." });
@@ -250,7 +250,7 @@ function update() {
   const places = new Set(made.ids).size;
   $("tries-field").hidden = $("retry-on-box").hidden = $("elsewhere").value === "no";
   $("retry-on-said").textContent = retryOn().length ? `: ${retryOn().length} chosen` : ": any";
-  $("sends").textContent = made.ids.length ? `${made.ids.length} picture${made.ids.length === 1 ? "" : "s"} on ${places} backend${places === 1 ? "" : "s"}` : "";
+  $("sends").textContent = made.ids.length ? `${made.ids.length} job${made.ids.length === 1 ? "" : "s"} on ${places} backend${places === 1 ? "" : "s"}` : "";
   seeds(made.ids);
   if ($("curl-box").open) curl(made);
 }

@@ -47,7 +47,7 @@ async function instead(button, mine) {
   if (mine !== shown) return;
   $("viewer-save").hidden = answer.code === "output_gone";
   if (answer.code === "output_too_large") tooLarge(answer);
-  else { reason = answer.detail || "The picture does not come."; explain(); }
+  else { reason = answer.detail || "The image cannot be loaded."; explain(); }
 }
 
 // A page may not show what stands elsewhere; a person may open it there.

@@ -5,9 +5,9 @@ export class NotAWorkflow extends Error {}
 // Checks the text of a workflow; returns its nodes. What is wrong is said in words.
 export function nodesOf(text) {
   let graph;
-  try { graph = JSON.parse(text); } catch { throw new NotAWorkflow("This is not JSON. Export the workflow in API format and bring that file."); }
+  try { graph = JSON.parse(text); } catch { throw new NotAWorkflow("This is not JSON. Export the workflow in API format and choose that file."); }
   if (graph === null || typeof graph !== "object" || Array.isArray(graph)) throw new NotAWorkflow("This is JSON, but no workflow: it must be an object of nodes.");
-  if (Array.isArray(graph.nodes) && "links" in graph) throw new NotAWorkflow('This is the editor\'s format. In ComfyUI choose Workflow, "Export (API)", and bring that file.');
+  if (Array.isArray(graph.nodes) && "links" in graph) throw new NotAWorkflow('This is the editor\'s format. In ComfyUI choose Workflow, "Export (API)", and choose that file.');
   const nodes = Object.entries(graph);
   if (!nodes.length) throw new NotAWorkflow("This workflow has no nodes.");
   for (const [id, node] of nodes) {
@@ -45,7 +45,7 @@ export async function textOf(file, most) {
   if (response.ok) return workflowText(answer);
   let detail = "";
   try { detail = JSON.parse(answer).detail; } catch { /* no sentence came */ }
-  throw new NotAWorkflow(detail || "There is no workflow in this picture.");
+  throw new NotAWorkflow(detail || "This image contains no workflow.");
 }
 
 function workflowText(answer) {
