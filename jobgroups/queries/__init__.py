@@ -1,1 +1,1 @@
-"""Every read of the database, but for those of the HTML pages."""
+"""Every read of the database, except those of the HTML pages."""

@@ -18,7 +18,7 @@ from jobgroups.models import Attempt, ChildJob
 
 @dataclass(frozen=True, slots=True)
 class BackendLoad:
-    """What of ours stands at a backend."""
+    """The Director's prompts and queued children at a backend."""
 
     running: int
     accepted: int
@@ -26,7 +26,7 @@ class BackendLoad:
 
 
 def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, BackendLoad]:
-    """Return, for each backend with work of ours, what runs there, stands there and waits for it."""
+    """Return the load of each backend that has any."""
     active = Attempt.objects.filter(ended_at__isnull=True)
     waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
     if backend_ids is not None:
@@ -77,10 +77,11 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
 
 
 def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
-    """Return the fields of a backend that change by themselves.
+    """Return the fields of a backend that change over time.
 
-    ``queue_ours`` and ``queue_foreign`` are prompts that wait or execute there, ``running`` those
-    that execute, whoever's; all as of the last look, but for ours, which are known.
+    ``queue_ours`` and ``queue_foreign`` are the pending and running prompts of the Director and of other
+    clients, ``running`` the running prompts of all clients. The Director's are exact, the others are as of the
+    last probe.
     """
     status = status_of(row, load)
     since = status.since

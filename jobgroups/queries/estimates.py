@@ -1,7 +1,7 @@
-"""When it will be done: the median of what this workflow last took on that backend.
+"""Remaining time of a group, from the median duration of its workflow on each backend.
 
-Below three runs nothing is said. Which groups are runs of one workflow, ``jobgroups.workflow.digest``
-tells; it is stored with each.
+There is no estimate from fewer than three runs. Groups with the same stored ``jobgroups.workflow.digest`` are
+runs of one workflow.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Final
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ChildJob
 
-#: Completed children of a workflow that are looked back on, newest groups first: however many there
-#: are, a page costs the same.
+#: Maximum number of completed children of a workflow that are read, of the newest groups.
 MAX_CHILDREN: Final = 500
-#: Runs on one backend that count, the newest ones.
+#: Maximum number of runs on one backend that count, the newest ones.
 MAX_RUNS: Final = 20
-#: Fewer runs than this say nothing.
+#: Minimum number of runs for an estimate.
 MIN_RUNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """A child that is not final: where, how far it has come (0 … 1), whether it can come further now."""
+    """An open child: its backend, the completed part (0 … 1), and whether it can progress now."""
 
     backend_id: str
     done: float
@@ -34,9 +33,9 @@ class Remaining:
 
 
 def medians(digests: Iterable[str]) -> dict[tuple[str, str], float]:
-    """Return seconds by (workflow digest, backend), where there were enough runs."""
+    """Return the median seconds by (workflow digest, backend), if there were enough runs."""
     found: dict[tuple[str, str], float] = {}
-    # Groups of a release that kept no digest have an empty one: they have nothing in common.
+    # Groups of a release without digests have an empty one: their workflows differ.
     for digest in {one for one in digests if one}:
         for backend_id, runs in _runs(digest).items():
             if len(runs) >= MIN_RUNS:
@@ -45,7 +44,7 @@ def medians(digests: Iterable[str]) -> dict[tuple[str, str], float]:
 
 
 def _runs(digest: str) -> dict[str, list[float]]:
-    """Return the seconds of a workflow's newest runs, by backend: of the attempts that succeeded."""
+    """Return the seconds of a workflow's newest completed attempts, by backend."""
     taken: dict[str, list[float]] = defaultdict(list)
     rows = ChildJob.objects.filter(group__workflow_digest=digest, status=ChildStatus.COMPLETED)
     for backend_id, started, ended in rows.order_by("-group__created_at").values_list(
@@ -59,13 +58,10 @@ def _runs(digest: str) -> dict[str, list[float]]:
 def seconds_left(
     left: Sequence[Remaining], digest: str, known: Mapping[tuple[str, str], float]
 ) -> float | None:
-    """Return the seconds until the last child is done.
+    """Return the seconds until the last child is completed, or None without an estimate.
 
-    Backends work side by side, each through its own children one after the other.
-
-    Returns:
-        None where that cannot be said: a backend is not known, or one of the children waits for a person
-        or a machine, and nobody knows how long.
+    Backends work in parallel; each runs its children one after the other. There is no estimate if a child
+    waits for a user or a backend, or if the workflow has too few runs on a backend.
     """
     if not left or not all(one.is_progressing for one in left):
         return None

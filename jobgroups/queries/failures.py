@@ -1,10 +1,9 @@
-"""Recent failures by cause, backend and workflow: one reader for the API, the page, the count in the
-navigation and the command line.
+"""Recent failures by cause, backend and workflow, for the API, the pages and the command line.
 
-A failure is an attempt that failed, or a child that failed without one (its backend was away until it
-gave up). A child that is failed or timed out now is counted once, at the time of its own end, under the
-class of the attempt that decided it. That attempt may still be open: its stop is pending. Each other
-failed attempt is counted at its end; its child completed on a later try, or waits for one.
+A failure is a failed attempt, or a child that failed without an attempt (its backend stayed offline). A child
+that is failed or timed out now counts once, at its end, with the class of its last attempt. That attempt may
+still be open with a pending stop. Each other failed attempt counts at its end; its child completed in a later
+attempt or waits for one.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ from typing import Any, Final
 from django.db import connection
 from django.db.models import Case, Count, F, Max, Min, Model, Q, QuerySet, Value, When
 
-from jobgroups.domain import text as wording
+from jobgroups.domain import text
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
-#: How far it can be looked back, as the URL says it.
+#: The periods of the report, by their name in the URL.
 WINDOWS: Final = {
     "1h": dt.timedelta(hours=1),
     "1d": dt.timedelta(days=1),
     "7d": dt.timedelta(days=7),
 }
 DEFAULT_WINDOW: Final = "1d"
-#: Failed jobs, and other failed attempts, that are read at most: the newest.
+#: Maximum number of failed children, and of other failed attempts, that are read: the newest.
 MAX_FAILURES: Final = 20_000
-#: Rows that are shown at most, those that hurt most.
+#: Maximum number of rows, those with the most failures.
 MAX_ROWS: Final = 100
-#: Children that one row can name to be tried again.
+#: Maximum number of children of a row that can be retried at once.
 MAX_JOBS: Final = 2_000
-#: From this many on the navigation shows "99+".
+#: From this number on the navigation shows "99+".
 MAX_COUNT: Final = 100
 _NEVER_YET: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _LOST: Final = (ChildStatus.FAILED, ChildStatus.TIMEOUT)
-#: The attempt that decided a child which is failed now.
+#: The attempt that ended a child which is failed now.
 _DECIDED_ITS_CHILD: Final = Q(child__status__in=_LOST, child__current_attempt_id=F("id"))
-#: A failed child whose current attempt has a class; that one is the child's.
+#: A failed child whose current attempt has a failure class, which is the child's.
 _BY_ATTEMPT: Final = Q(current_attempt__failure_class__gt="")
 _WITH_FAILURE: Final = "NOT (failure_class = '')"
 
@@ -56,7 +55,7 @@ class Example:
 
     group_id: str
     job_id: str
-    #: None where it was never sent.
+    #: None if the child was never sent.
     attempt: int | None
     message: str
     at: dt.datetime
@@ -72,7 +71,7 @@ class FailureRow:
     failures: int = 0
     #: Children that are failed or timed out now.
     lost: int = 0
-    #: Failures whose children are not final now: they are tried again, or wait for it.
+    #: Failures whose children are open now: they run or wait again.
     open: int = 0
     first: dt.datetime = _NEVER_YET
     last: dt.datetime = _LONG_AGO
@@ -85,16 +84,16 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class FailureReport:
-    """What failed since a moment."""
+    """The failures since a moment."""
 
     since: dt.datetime
-    #: What is not made up for, the worst first.
+    #: Failures whose children did not complete, the worst first.
     rows: list[FailureRow]
-    #: What cost nothing but time: the child completed on a later try.
+    #: Failures whose children completed in a later attempt.
     recovered: list[FailureRow]
-    #: Rows that were left out.
+    #: The number of omitted rows.
     more: int
-    #: Whether there were more failures than are read: only the newest are counted.
+    #: Whether only the newest failures were read and counted.
     cut: bool
     #: Children that are failed or timed out now, of all rows.
     lost: int
@@ -102,24 +101,24 @@ class FailureReport:
 
 @dataclass(frozen=True, slots=True)
 class RetriableJobs:
-    """Children of one group that failed and can be tried again."""
+    """Failed children of one group."""
 
     group_id: str
     name: str
-    #: Whether the group has ended: only then does it take a retry.
+    #: Whether the group has ended.
     finished: bool
     job_ids: list[str]
 
 
 def failure_report(window: str = DEFAULT_WINDOW) -> FailureReport:
-    """Return what failed within a window of ``WINDOWS``."""
+    """Return the failures within a period of ``WINDOWS``."""
     since = now() - WINDOWS[window]
     sources = [_lost_children(since), _ended_attempts(since), _open_attempts(since)]
     lost: dict[tuple[str, str, str], FailureRow] = {}
     recovered: dict[tuple[str, str, str], FailureRow] = {}
     for source in sources:
         for part in _by_group(_newest(source)):
-            key = (part["cause"], part["place"], part["digest"])
+            key = (part["cause"], part["at_backend"], part["digest"])
             rows = recovered if part["done"] else lost
             _add(rows.setdefault(key, FailureRow(*key)), part)
     worst = sorted(lost.values(), key=lambda row: (-row.lost, -row.failures, -row.last.timestamp()))
@@ -138,10 +137,10 @@ def failure_report(window: str = DEFAULT_WINDOW) -> FailureReport:
 
 
 def lost_count(window: str = DEFAULT_WINDOW) -> int:
-    """Return how many children failed within a window and are failed now, at most ``MAX_COUNT``.
+    """Return the number of children that failed within a period and are failed now, at most ``MAX_COUNT``.
 
-    Every page shows it. It is the number of ``FailureReport.lost``; it reads at most ``MAX_COUNT``
-    entries of the index ``child_failed``.
+    Every page shows this number, which is that of ``FailureReport.lost``. The query reads at most
+    ``MAX_COUNT`` entries of the index ``child_failed``.
     """
     return _lost(now() - WINDOWS[window])[:MAX_COUNT].count()
 
@@ -156,12 +155,12 @@ def _add(row: FailureRow, part: Mapping[str, Any]) -> None:
 
 
 # --- the three sources ----------------------------------------------------------------------------
-# Each has the columns cause, place, digest, in_group, job, tried, said, at, done, is_lost, is_open.
+# Columns: cause, at_backend, digest, in_group, job, attempt_number, error, at, done, is_lost, is_open.
 
 
 def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
     """Return the children that failed since a moment and are failed or timed out now."""
-    # exclude: SQLite uses a partial index only where its condition stands in the query as it is.
+    # exclude: SQLite uses a partial index only if the query has its condition literally.
     rows = ChildJob.objects.exclude(failure_class="").order_by()
     return rows.filter(status__in=_LOST, completed_at__gte=since)
 
@@ -171,12 +170,14 @@ def _lost_children(since: dt.datetime) -> QuerySet[Any]:
         cause=Case(
             When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"
         ),
-        place=Case(When(_BY_ATTEMPT, then="current_attempt__backend_id"), default="backend_id"),
+        at_backend=Case(
+            When(_BY_ATTEMPT, then="current_attempt__backend_id"), default="backend_id"
+        ),
         digest=F("group__workflow_digest"),
         in_group=F("group_id"),
         job=F("id"),
-        tried=F("current_attempt__number"),
-        said=F("error_message"),
+        attempt_number=F("current_attempt__number"),
+        error=F("error_message"),
         at=F("completed_at"),
         done=Value(False),
         is_lost=Value(True),
@@ -190,15 +191,15 @@ def _ended_attempts(since: dt.datetime) -> QuerySet[Any]:
 
 
 def _open_attempts(since: dt.datetime) -> QuerySet[Any]:
-    """Return the other failed attempts that are open: their stop is pending since then."""
+    """Return the other failed attempts that are open, with a pending stop since a moment."""
     pending = _attempts("stop_requested_at")
     return pending.filter(ended_at__isnull=True, stop_requested_at__gte=since)
 
 
 def _attempts(moment: str) -> QuerySet[Any]:
-    """Return the failed attempts that decided no child which is failed now.
+    """Return the failed attempts that did not end a child which is failed now.
 
-    The index ``attempt_failed`` begins with the backends, then has the end.
+    The index ``attempt_failed`` has the columns backend and end.
 
     Args:
         moment: the column with the time of the failure.
@@ -210,12 +211,12 @@ def _attempts(moment: str) -> QuerySet[Any]:
         .order_by()
         .annotate(
             cause=F("failure_class"),
-            place=F("backend_id"),
+            at_backend=F("backend_id"),
             digest=F("child__group__workflow_digest"),
             in_group=F("child__group_id"),
             job=F("child_id"),
-            tried=F("number"),
-            said=F("error_message"),
+            attempt_number=F("number"),
+            error=F("error_message"),
             at=F(moment),
             done=Q(child__status=ChildStatus.COMPLETED),
             is_lost=Value(False),
@@ -225,7 +226,7 @@ def _attempts(moment: str) -> QuerySet[Any]:
 
 
 def _newest(rows: QuerySet[Any]) -> QuerySet[Any]:
-    """Return the newest of them, so that a page costs the same however bad the day was."""
+    """Return the newest rows, so that the cost of a page is bounded."""
     return rows.filter(pk__in=rows.order_by("-at").values("pk")[:MAX_FAILURES])
 
 
@@ -235,7 +236,7 @@ def _exceeds(rows: QuerySet[Any]) -> bool:
 
 def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
     parts: Iterable[Mapping[str, Any]] = rows.values(
-        "cause", "place", "digest", "in_group", "done"
+        "cause", "at_backend", "digest", "in_group", "done"
     ).annotate(
         failures=Count("pk"),
         lost=Count("pk", filter=Q(is_lost=True)),
@@ -247,10 +248,9 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _distinct_backends(model: type[Model], condition: str) -> list[str]:
-    """Return the different backends in an index that begins with them, with one step for each.
+    """Return the distinct backends of an index that begins with them, with one index lookup each.
 
-    DISTINCT would read every entry of the index, and the table of backends lacks those that were
-    removed.
+    DISTINCT would read every entry of the index, and the table of backends lacks removed ones.
     """
     table = model._meta.db_table
     first = f"SELECT MIN(backend_id) FROM {table} WHERE {condition}"  # noqa: S608 no input in it
@@ -273,18 +273,20 @@ def _find_examples(
         (row.failure_class, row.backend_id, row.workflow, done, row.last): row for row, done in rows
     }
     moments = {row.last for row, _ in rows}
-    key = ("cause", "place", "digest", "done", "at")
+    key = ("cause", "at_backend", "digest", "done", "at")
     for source in sources:
-        for one in source.filter(at__in=moments).values(*key, "in_group", "job", "tried", "said"):
+        for one in source.filter(at__in=moments).values(
+            *key, "in_group", "job", "attempt_number", "error"
+        ):
             row = wanted.get(tuple(one[name] for name in key))
             if row is not None:
                 row.example = Example(
-                    one["in_group"], one["job"], one["tried"], one["said"] or "", row.last
+                    one["in_group"], one["job"], one["attempt_number"], one["error"] or "", row.last
                 )
 
 
 def _name(rows: Collection[FailureRow]) -> None:
-    """Name each row after the group of its newest failure, and the model that its workflow loads."""
+    """Name each row after the group of its newest failure and the model of its workflow."""
     examples = [row.example for row in rows if row.example is not None]
     groups = JobGroup.objects.filter(pk__in={one.group_id for one in examples})
     metadata = dict(groups.values_list("id", "metadata_json"))
@@ -292,30 +294,32 @@ def _name(rows: Collection[FailureRow]) -> None:
         if row.example is None or row.example.group_id not in metadata:
             continue
         group_id = row.example.group_id
-        name = wording.group_name(group_id, json.loads(metadata[group_id]))
+        name = text.group_name(group_id, json.loads(metadata[group_id]))
         others = len(row.groups) - 1
         if others:
             name += f" and {others} more group{'' if others == 1 else 's'}"
-        # Groups from before workflows had a digest need not share a model.
+        # Groups of a release without digests need not share a model.
         model = _model_of(group_id) if row.workflow else ""
         row.workflow_name = " · ".join(part for part in (name, model) if part)
 
 
 @functools.lru_cache(maxsize=500)
 def _model_of(group_id: str) -> str:
-    # What was submitted does not change, and it may be megabytes.
-    text = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True).first()
-    return wording.model_name(json.loads(text or "{}"))
+    # A workflow never changes, and may have megabytes.
+    workflow = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True).first()
+    return text.model_name(json.loads(workflow or "{}"))
 
 
-# --- what can be tried again ----------------------------------------------------------------------
+# --- failed children ------------------------------------------------------------------------------
 
 
 def failed_jobs(
     window: str, *, failure_class: str, backend_id: str, workflow: str | None
 ) -> list[RetriableJobs]:
-    """Return the children behind a row that are failed or timed out now, by group, newest first."""
-    rows = _lost_children(now() - WINDOWS[window]).filter(cause=failure_class, place=backend_id)
+    """Return the children of a row that are failed or timed out now, by group, newest first."""
+    rows = _lost_children(now() - WINDOWS[window]).filter(
+        cause=failure_class, at_backend=backend_id
+    )
     if workflow is not None:
         rows = rows.filter(digest=workflow)
     found: dict[str, list[str]] = defaultdict(list)
@@ -324,7 +328,7 @@ def failed_jobs(
     return [
         RetriableJobs(
             group_id=group_id,
-            name=wording.group_name(group_id, json.loads(metadata)),
+            name=text.group_name(group_id, json.loads(metadata)),
             finished=completed_at is not None,
             job_ids=sorted(found[group_id]),
         )

@@ -1,4 +1,4 @@
-"""The only readers of groups, children, attempts and events. Sync; none of them writes."""
+"""Reads groups, children, attempts and events as JSON objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from jobgroups.serializers import (
 )
 
 _CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
-#: A page of the list has at most so many groups.
+#: Maximum number of groups on a page of the list.
 MAX_PAGE: Final = 200
 
 
@@ -43,7 +43,7 @@ MAX_PAGE: Final = 200
 
 
 def group_snapshot(group_id: str) -> dict[str, Any]:
-    """Return a group's status with its children, all as of the ``seq`` in it.
+    """Return a group with its children, all as of the ``seq`` in it.
 
     Raises:
         GroupNotFound: there is no such group.
@@ -51,7 +51,7 @@ def group_snapshot(group_id: str) -> dict[str, Any]:
     for _ in range(5):
         group = _group(group_id)
         children: Sequence[ChildJob] = _children(group_id)
-        # Read once more with them: where the log has not moved, group and children belong together.
+        # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries.
         if all(cast(Any, one).group_seq == group.seq for one in children):
             return _snapshot(group, children)
     with transaction.atomic():
@@ -67,7 +67,7 @@ def _group(group_id: str) -> JobGroup:
     return found[0]
 
 
-#: All of a group but what can be long and is seldom asked for.
+#: Without the two long columns, which few callers need.
 _groups: Final = PreparedQuery(
     lambda: JobGroup.objects.filter(pk=KEY).order_by().defer("workflow_json", "parameters_json")
 )
@@ -96,12 +96,12 @@ def _snapshot(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Any]:
 
 
 def group_exists(group_id: str) -> bool:
-    """Return whether there is such a group."""
+    """Return whether the group exists."""
     return JobGroup.objects.filter(pk=group_id).exists()
 
 
 def group_workflow(group_id: str) -> str:
-    """Return the workflow as it was given, as JSON text."""
+    """Return the submitted workflow as JSON text."""
     texts = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True)
     if not (found := list(texts)):
         raise GroupNotFound(group_id)
@@ -109,7 +109,7 @@ def group_workflow(group_id: str) -> str:
 
 
 def group_seqs(group_ids: Sequence[str]) -> dict[str, int]:
-    """Return the number of the last event of each of the groups."""
+    """Return the last ``seq`` of each group."""
     return dict(JobGroup.objects.filter(pk__in=group_ids).values_list("id", "seq"))
 
 
@@ -120,18 +120,18 @@ def group_events(group_id: str, *, since: int, limit: int = 1_000) -> list[tuple
 
 
 def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | None]:
-    """Return where a socket's stream starts: the last ``seq`` it is taken to know, and the snapshot.
+    """Return the start of a socket's stream: the ``seq`` before its first event, and the snapshot.
 
     Args:
         group_id: the group.
-        since: what the client says it knows; anything but 0 … last is taken as not said.
+        since: the last event that the client knows; ignored outside of 0 … the last ``seq``.
 
     Returns:
-        ``(seq, None)`` where the client only needs what follows; else ``(seq, initial_state)``.
-        For a finished group the snapshot is as of its last event but one: ``group_complete`` follows.
+        ``(since, None)`` for a client that resumes, else ``(seq, initial_state)``. The snapshot of a finished
+        group has the ``seq`` before its last event, so that ``group_complete`` follows.
 
     Raises:
-        GroupNotFound: there is no such group.
+        GroupNotFound: the group does not exist.
     """
     group = _group(group_id)
     if since is not None and 0 <= since <= group.seq:
@@ -148,7 +148,7 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     """Return one child with all its attempts.
 
     Raises:
-        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
+        GroupNotFound, ChildNotFound: the group, or the child in it, does not exist.
     """
     group = _group(group_id)
     child = group.children.filter(pk=job_id).select_related("current_attempt").first()
@@ -176,11 +176,11 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
 
 
 def submitted_backends(group: JobGroup) -> dict[str, str]:
-    """Return the backend that each child of a group was submitted to, by the child's id, in order.
+    """Return the backend to which each child of a group was submitted, by the child's id, in order.
 
-    Within the first run every move is a ``child_retrying`` that names what was left. A retry by a
-    person, which opens another run, may bind a child anew without any: where it was before stands in
-    the end of the first one.
+    Within the first run every move has a ``child_retrying`` event with the previous backend. A retry that
+    starts another run can assign a backend without an event; the ``group_complete`` of the first run has the
+    backend before it.
     """
     rows = group.children.order_by("position").values_list("id", "backend_id")
     first = {child_id: backend_id or "" for child_id, backend_id in rows}
@@ -190,7 +190,7 @@ def submitted_backends(group: JobGroup) -> dict[str, str]:
             first |= {one["job_id"]: one["backend_id"] for one in json.loads(frame)["results"]}
     moves = log.filter(type="child_retrying").order_by("-seq")
     for frame in moves.values_list("frame", flat=True):
-        # The last one that is read is the first one that was.
+        # Newest first: the oldest move is applied last.
         move = json.loads(frame)
         first[move["job_id"]] = move["backend_id"]
     return first
@@ -213,7 +213,7 @@ class GroupFilter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of groups, newest first, and the cursors of its neighbours."""
+    """A page of groups, newest first, and the cursors of the next and previous page."""
 
     results: list[dict[str, Any]]
     next_cursor: str | None
@@ -221,10 +221,10 @@ class Page:
 
 
 def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
-    """Return up to ``limit`` groups, newest first, from ``cursor`` on. Counts nothing.
+    """Return up to ``limit`` groups, newest first, after ``cursor``.
 
     Raises:
-        InvalidRequest: the cursor is not one that a page gave.
+        InvalidRequest: the cursor is not from a page.
     """
     rows = _apply_filters(filters)
     backwards, place = _decode_cursor(cursor)

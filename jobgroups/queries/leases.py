@@ -1,4 +1,4 @@
-"""What the rows say of runners and leases, by the database's clock: who lives, and who holds what."""
+"""Reads runners and leases by the database's clock: which runners are alive, and which hold what."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jobgroups.models import Lease, Runner
 
 #: A runner is alive while its heartbeat is younger.
 HEARTBEAT_TIMEOUT: Final = dt.timedelta(seconds=10)
-#: A lease that has been free for so long is wanted by nobody who has room for it.
+#: A lease that was free for longer is not wanted by any runner below its share.
 UNCLAIMED_AFTER: Final = dt.timedelta(seconds=5)
-#: A runner has settled once it has lived for so long: only then others make room for it.
+#: A runner that is alive for longer is stable: other runners hand over leases to stable runners only.
 STABLE_AFTER: Final = dt.timedelta(seconds=3)
-#: What is locked in PostgreSQL by a process that runs under a name; the name follows.
+#: Prefix of the advisory lock on a runner's name.
 NAME_LOCK: Final = "comfyui-director: runner "
-#: Seconds within which a living runner takes the lock on its name again that it lost.
+#: Seconds within which a living runner acquires a lost lock on its name again.
 LOCK_RETAKEN: Final = 4.0
 
-# A session's lock on a number of 64 bits is shown as two halves.
+# pg_locks shows a 64-bit advisory lock as two halves.
 _DEAD_RUNNERS: Final = f"""
     SELECT name FROM {Runner._meta.db_table} WHERE NOT EXISTS (
         SELECT 1 FROM pg_locks
@@ -37,25 +37,25 @@ _DEAD_RUNNERS: Final = f"""
 
 
 def database_now() -> dt.datetime:
-    """Return the time by the database's clock, which is one for all runners; whole milliseconds.
+    """Return the time of the database's clock, which all runners share, in whole milliseconds.
 
-    On SQLite, whose file is this machine's, that is this machine's clock.
+    On SQLite it is the clock of this machine.
     """
     if connection.vendor != "postgresql":
         return now()
     with connection.cursor() as cursor:
-        # The statement's time, not the transaction's, which may have waited for a lock.
+        # The time of the statement: the transaction may have waited for a lock since its start.
         cursor.execute("SELECT date_trunc('milliseconds', statement_timestamp())")
         moment: dt.datetime = cursor.fetchone()[0]
     return moment
 
 
 def dead_runners() -> frozenset[str]:
-    """Return the runners that are dead for certain: nobody holds the lock on their name.
+    """Return the runners that are certainly dead: the lock on their name is free.
 
-    Such a lock dies with its process, and also where PostgreSQL is restarted or cuts the connection
-    off; a runner that lives takes it again with a heartbeat. So a missing one proves nothing in the
-    server's first seconds, nor while the heartbeat is young. On SQLite there is one runner.
+    The lock ends with its process, but also when PostgreSQL restarts or drops the connection; a living runner
+    acquires it again at its next heartbeat. Therefore a free lock proves nothing in the server's first seconds
+    or after a recent heartbeat. On SQLite there is only one runner.
     """
     if connection.vendor != "postgresql":
         return frozenset()
@@ -65,7 +65,7 @@ def dead_runners() -> frozenset[str]:
 
 
 def lease_table(runner: str) -> Leases:
-    """Return how the leases stand for a runner."""
+    """Return the leases from the perspective of a runner."""
     moment, dead = database_now(), dead_runners()
     living = Runner.objects.filter(
         stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT
@@ -93,7 +93,7 @@ def lease_table(runner: str) -> Leases:
 
 
 def has_free_lease(runner: str) -> bool:
-    """Return whether a lease that a runner does not hold is free, so that a look is worth while."""
+    """Return whether a lease that the runner does not hold is free."""
     if connection.vendor != "postgresql":
         return False
     others = Lease.objects.exclude(runner=runner)
@@ -102,7 +102,7 @@ def has_free_lease(runner: str) -> bool:
 
 
 def leases_held(runner: str) -> list[tuple[str, int]]:
-    """Return backend and epoch of each lease that stands in a runner's name."""
+    """Return backend and epoch of each lease of a runner."""
     return list(Lease.objects.filter(runner=runner).order_by().values_list("backend_id", "epoch"))
 
 

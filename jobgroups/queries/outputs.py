@@ -1,4 +1,4 @@
-"""The files that children reported, and where each lies now. Sync; reads only."""
+"""Reads the files that children reported, with the present address of their backends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from jobgroups.models import ChildJob, JobGroup
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file that a child reported, at its backend's present address.
+    """A file that a child reported, with the present address of its backend.
 
     Attributes:
         url: the backend's base URL.
-        headers: what a person registered for it; secret.
+        headers: the registered headers of the backend; secret.
         kind: ComfyUI's ``type``: ``output``, ``temp`` or ``input``.
     """
 
@@ -34,19 +34,20 @@ class OutputFile:
     kind: str
     seed: int
     job_id: str = ""
-    #: Of the file, as ``jobgroups.domain.outputs`` compares files.
+    #: Identifies the file, see ``jobgroups.domain.outputs``.
     digest: str = ""
     #: Whether a later job is known to have written another file of this name.
     replaced: bool = False
-    #: Whether it is replaced and the job reported several files of its name: a kept thumbnail may be of another.
+    #: Whether it is replaced and the job reported several files with its name: a cached thumbnail may be of
+    #: another one.
     ambiguous: bool = False
-    #: When the job that wrote it ended at the latest, and whether the backend's clock says so.
+    #: The latest end of the job that wrote it, and whether that is the backend's clock.
     ended_at: dt.datetime | None = None
     ended_by_backend: bool = False
 
     @property
     def download_name(self) -> str:
-        """``{seed}_{backend}_{name}``, safe on every file system: as pages, zips and browsers save it."""
+        """``{seed}_{backend}_{name}``, safe on every file system."""
         return download_name(self.seed, self.backend_id, self.filename)
 
     @property
@@ -63,12 +64,12 @@ class OutputFile:
 
 
 def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
-    """Return a child's file by its place: images first, then the other keys in ComfyUI's order.
+    """Return a child's file by its number: images first, then the other keys in ComfyUI's order.
 
     Raises:
-        GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
-        OutputNotFound: the child has not reported so many files.
-        OutputGone: its backend is not registered any more.
+        GroupNotFound, ChildNotFound: the group, or the child in it, does not exist.
+        OutputNotFound: the child reported fewer files.
+        OutputGone: the backend was removed.
     """
     children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
     child = children.select_related("current_attempt").first()
@@ -92,10 +93,10 @@ def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
     """Return every file of a group whose backend is registered, child by child.
 
     Args:
-        starred: only those of children that somebody starred.
+        starred: only files of starred children.
 
     Raises:
-        GroupNotFound: there is no such group.
+        GroupNotFound: the group does not exist.
     """
     if not JobGroup.objects.filter(pk=group_id).exists():
         raise GroupNotFound(group_id)

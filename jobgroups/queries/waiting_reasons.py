@@ -1,4 +1,4 @@
-"""Returns why each child of a group waits: a queued one, or one that runs at an offline backend.
+"""Returns the waiting reason of each queued child, and of each running child whose backend is offline.
 
 The number of queries does not depend on the number of children.
 """
@@ -23,19 +23,19 @@ from jobgroups.domain.retry_policy import Policy
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Elsewhere, StopReason
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
-#: Moments of queueing that one query compares with: a group's children usually share one.
+#: Queueing times per query; the children of a group usually share one.
 _MOMENTS_AT_ONCE: Final = 50
 
 
 def waiting_reasons(
     group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool
 ) -> dict[str, str]:
-    """Return the sentence for each child that waits, by its id.
+    """Return a sentence for each waiting child, by its id.
 
     Args:
-        group: the children's.
-        children: all of the group or some, with their current attempts loaded.
-        runner_alive: whether a runner would send them.
+        group: the group of the children.
+        children: all or some children of the group, with their current attempts loaded.
+        runner_alive: whether a runner is alive.
     """
     waiting_ones = [one for one in children if one.status in CHILD_OPEN]
     if not waiting_ones:
@@ -95,15 +95,15 @@ def _queued_reasons(
     if not queued:
         return {}
     unsent = [one for one in queued if one.current_attempt_id is None]
-    line = unsent if len(children) == group.total_count else _unsent_children(group)
-    places = _queue_positions(group, line, unsent)
+    queue = unsent if len(children) == group.total_count else _unsent_children(group)
+    positions = _queue_positions(group, queue, unsent)
     stopping = _stopping_attempts(group) if unsent else {}
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     return {
         one.id: waiting.waiting_reason(
             waiting.ChildNow(
                 state=None if one.current_attempt is None else one.current_attempt.state,
-                place=places.get(one.id),
+                place=positions.get(one.id),
                 not_before=one.not_before,
                 stopping_at=stopping.get(one.id, ("", ""))[0],
                 is_moved=stopping.get(one.id, ("", ""))[1] == StopReason.MOVED,
@@ -138,11 +138,11 @@ def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:
 
 
 def _stopping_attempts(group: JobGroup) -> dict[str, tuple[str, str]]:
-    """Return where and why an older attempt is stopped that keeps a child from being sent, by its id."""
+    """Return backend and stop reason of the earlier attempt that delays each child, by the child's id."""
     older = Attempt.objects.filter(
         child__group=group, child__current_attempt__isnull=True, ended_at__isnull=True
     )
-    # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
+    # As in services.claims: a hanging or unreachable attempt does not block a child at another backend.
     overtaken = Q(failure_class__in=OVERTAKEN)
     older = older.exclude(overtaken & ~Q(backend_id=F("child__backend_id")))
     rows = older.values_list("child_id", "backend_id", "stop_reason")
@@ -157,35 +157,34 @@ def _unsent_children(group: JobGroup) -> list[ChildJob]:
 def _queue_positions(
     group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]
 ) -> dict[str, int]:
-    """Return each unsent child's place in its backend's line, from 1.
+    """Return the position of each unsent child in its backend's queue, from 1.
 
-    The line is what waits for the backend and was not sent, in the order of claims. What is of other
-    groups is counted by the database, once for each moment at which children were queued; what is of
-    this group stands in ``own``.
+    The queue has the unsent children of a backend in the order of claims. The database counts those of other
+    groups, once for each queueing time; those of this group are in ``own``.
     """
     if not unsent:
         return {}
-    lines: dict[str, list[ChildJob]] = defaultdict(list)
+    queues: dict[str, list[ChildJob]] = defaultdict(list)
     for child in own:
-        lines[child.backend_id or ""].append(child)
-    before = _count_ahead(group, lines.keys(), {one.queued_at for one in unsent})
-    places: dict[str, int] = {}
-    for backend_id, line in lines.items():
-        line.sort(key=lambda one: (one.queued_at, one.position))
-        for ahead, child in enumerate(line):
+        queues[child.backend_id or ""].append(child)
+    before = _count_ahead(group, queues.keys(), {one.queued_at for one in unsent})
+    positions: dict[str, int] = {}
+    for backend_id, queue in queues.items():
+        queue.sort(key=lambda one: (one.queued_at, one.position))
+        for ahead, child in enumerate(queue):
             others = before.get((backend_id, child.queued_at))
             if others is not None:
-                places[child.id] = 1 + ahead + others
-    return places
+                positions[child.id] = 1 + ahead + others
+    return positions
 
 
 def _count_ahead(
     group: JobGroup, backend_ids: Collection[str], moments: Collection[dt.datetime]
 ) -> dict[tuple[str, dt.datetime], int]:
-    """Return how many children of other groups stand before one that was queued at each moment."""
+    """Return the number of children of other groups before each queueing time, by backend."""
     others = ChildJob.objects.filter(
-        # In so many words: a database that is given the status as a parameter does not see that the
-        # index of what waits will do, and reads the rows of all that is queued.
+        # Literal SQL: with the status as a parameter the planner cannot use the partial index, and reads
+        # all queued rows.
         RawSQL("status = 'queued' AND current_attempt_id IS NULL", (), BooleanField()),
         backend_id__in=list(backend_ids),
         queued_at__lte=max(moments),
@@ -195,7 +194,7 @@ def _count_ahead(
     for first in range(0, len(in_order), _MOMENTS_AT_ONCE):
         some = in_order[first : first + _MOMENTS_AT_ONCE]
         counts = {
-            # A column of the index of what waits: no row is read for it.
+            # A column of the index, so that no row is read.
             f"before_{at}": Count(
                 "position",
                 filter=Q(queued_at__lt=moment) | Q(queued_at=moment, group_id__lt=group.id),

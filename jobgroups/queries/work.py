@@ -15,7 +15,7 @@ from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, ReportedFile
 
 
 def active_attempts(backend_id: str) -> list[Attempt]:
-    """Return what may stand or run at a backend, oldest first, with child and group loaded."""
+    """Return the open attempts at a backend, oldest first, with child and group loaded."""
     rows = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
     return list(rows.select_related("child__group").order_by("id"))
 
@@ -26,10 +26,10 @@ def attempt_with_group(attempt_id: int) -> Attempt:
 
 
 def was_unconfirmed_before(attempt_id: int) -> bool:
-    """Return whether an earlier prompt of an attempt's child got an answer that did not confirm it.
+    """Return whether ComfyUI left an earlier prompt of an attempt's child unconfirmed.
 
-    Counted at the same backend and in the same run. The answer stands in the details of the attempt,
-    which was never accepted.
+    Only attempts of the same run at the same backend count. Their state is ``never_accepted``, and
+    their details have the response.
     """
     this = Attempt.objects.only("child_id", "run", "backend_id", "number").get(pk=attempt_id)
     earlier = Attempt.objects.filter(
@@ -45,7 +45,7 @@ def was_unconfirmed_before(attempt_id: int) -> bool:
 
 
 def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:
-    """Return the prompt ids that may yet turn up at a backend, oldest first."""
+    """Return the abandoned prompts that may still arrive at a backend, oldest first."""
     return _abandoned(backend_id)
 
 
@@ -59,29 +59,28 @@ _abandoned: Final = PreparedQuery(
 
 
 def pending_stops(backend_id: str) -> set[int]:
-    """Return the ids of active attempts at a backend whose stop is owed."""
-    owed = Attempt.objects.filter(
+    """Return the ids of open attempts at a backend whose stop is pending."""
+    pending = Attempt.objects.filter(
         backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False
     )
-    return set(owed.values_list("pk", flat=True))
+    return set(pending.values_list("pk", flat=True))
 
 
 def pending_work() -> tuple[set[str], dict[str, set[int]]]:
-    """Return the backends for which a child waits, and each backend's attempts to be stopped."""
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
-    owed = Attempt.objects.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
+    """Return the backends with queued children, and each backend's attempts with a pending stop."""
+    queued = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    pending = Attempt.objects.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
     stops: dict[str, set[int]] = {}
-    for backend_id, attempt_id in owed.order_by().values_list("backend_id", "pk"):
+    for backend_id, attempt_id in pending.order_by().values_list("backend_id", "pk"):
         stops.setdefault(backend_id, set()).add(attempt_id)
-    backends = waits.order_by().values_list("backend_id", flat=True).distinct()
+    backends = queued.order_by().values_list("backend_id", flat=True).distinct()
     return {backend_id for backend_id in backends if backend_id}, stops
 
 
 def next_due_in(backend_id: str) -> float | None:
-    """Return after how many seconds the pause of a child that waits for a backend ends first.
+    """Return the seconds until the first delayed retry at a backend is due, None without any.
 
-    None where no child pauses there. What is further off than any pause was said before the clock was
-    set back, and is due already.
+    A time further ahead than the longest delay was stored before the clock was set back; it counts as due.
     """
     moment = now()
     longest = moment + dt.timedelta(seconds=LONGEST_PAUSE)
@@ -107,17 +106,21 @@ _next_due: Final = PreparedQuery(
 
 
 def backends_with_prompts() -> set[str]:
-    """Return the backends at which prompts of ours may stand, or turn up, or for which children wait."""
-    active = Attempt.objects.filter(ended_at__isnull=True).order_by()
-    abandoned = AbandonedPrompt.objects.order_by()
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED).order_by()
-    found: set[str | None] = set(active.values_list("backend_id", flat=True).distinct())
-    found |= set(abandoned.values_list("backend_id", flat=True).distinct())
-    found |= set(waits.values_list("backend_id", flat=True).distinct())
-    return {backend_id for backend_id in found if backend_id}
+    """Return the backends with open attempts, abandoned prompts or queued children."""
+    sources = (
+        Attempt.objects.filter(ended_at__isnull=True),
+        AbandonedPrompt.objects.all(),
+        ChildJob.objects.filter(status=ChildStatus.QUEUED),
+    )
+    return {
+        backend_id
+        for rows in sources
+        for backend_id in rows.order_by().values_list("backend_id", flat=True).distinct()
+        if backend_id
+    }
 
 
 def file_origins(*, digests: Collection[str]) -> dict[str, str]:
-    """Return the origin of the node that has written each file, where it is known."""
+    """Return the known origins of files: digests of the nodes that wrote them."""
     rows = ReportedFile.objects.filter(digest__in=digests, executed=True).exclude(origin="")
     return dict(rows.values_list("digest", "origin"))
