@@ -23,28 +23,27 @@ _HEAD = """\
 
 <!-- Generated from jobgroups/domain/states.py and backends/states.py by `make docs`; do not edit. -->
 
-Every move goes through a guarded `UPDATE … WHERE status IN (sources)`: who comes second changes
-nothing. The database's CHECK constraints repeat the tables.
+Every move is a guarded `UPDATE … WHERE status IN (sources)`: of two concurrent moves, the second changes
+nothing. The CHECK constraints of the database repeat the tables.
 """
-_GROUP = "Derived from the children in the transaction that moved one, never moved by itself."
+_GROUP = "Derived from the children, in the transaction that changes a child."
 _CHILD = (
-    "Final: those without a move. Within a run a child leaves `failed` or `timeout` only by a person's retry"
-    " (by its group's policy it never gets there, and waits again instead). A retry of an ended group"
-    " opens the next run and queues the chosen children again, cancelled ones too."
+    "A status without a move is final. Within a run a child leaves `failed` or `timeout` only by a user's retry."
+    " A child that its group's policy retries is queued again and does not become `failed`. A retry of an ended"
+    " group starts the next run and queues the selected children again, also cancelled ones."
 )
-#: What a person's retry moves within a run, and where to.
+#: Moves by a user's retry within a run.
 _RETRIED = dict.fromkeys(states.CHILD_RETRIED_IN_RUN, states.ChildStatus.QUEUED)
 _ATTEMPT = (
-    "One try of a child on one backend, under one prompt id. Only `success` completes a child; after"
-    " `not_sent`, `never_accepted` and `lost` without a sign of execution the child waits again,"
-    " uncharged."
+    "One attempt of a child on one backend, with one prompt id. Only `success` completes a child. After"
+    " `not_sent`, `never_accepted`, and `lost` without a sign of execution, the child is queued again and the"
+    " attempt is not counted."
 )
 
 
 _BACKEND = (
-    "Derived from what a person said of it, from its failures and from what was last seen of it; of"
-    " several that are true the first of this table is shown. `status_reason`, `status_since` and"
-    " `status_by` say why, since when and by whom."
+    "Derived from requests of users, failures and the last observation. Of several states that apply, the first"
+    " of this table is shown. `status_reason`, `status_since` and `status_by` are its reason, beginning and author."
 )
 
 
@@ -55,7 +54,7 @@ def _meanings(kind: type[StrEnum]) -> dict[str, str]:
     found = dict(re.findall(r'^    [A-Z_]+ = "(\w+)"  #: (.+)$', body, re.MULTILINE))
     missing = [member.value for member in kind if member.value not in found]
     if missing:
-        raise SystemExit(f"{kind.__name__} does not say what {', '.join(missing)} means.")
+        raise SystemExit(f"{kind.__name__} has no comment for {', '.join(missing)}.")
     return found
 
 
@@ -106,7 +105,7 @@ def _diagram(
         if target in moves[source]
     ]
     arrows += [
-        f"    {one.value} --> {retried[one].value}: retry by a person"
+        f"    {one.value} --> {retried[one].value}: retry by a user"
         for one in kind
         if one in retried
     ]
@@ -138,8 +137,8 @@ def page() -> str:
         "",
         *_table(attempt, states.ATTEMPT_MOVES),
         "",
-        f"In {_targets(attempt, states.ATTEMPT_ACTIVE)} its prompt may stand or run at the backend,"
-        " and takes a place there.",
+        f"In {_targets(attempt, states.ATTEMPT_ACTIVE)} its prompt may be queued or running at the"
+        " backend, and takes a slot there.",
         "",
         "## Backend",
         "",
@@ -147,7 +146,7 @@ def page() -> str:
         "",
         *_backend_table(),
         "",
-        "## Why a stop is owed",
+        "## Reasons of a pending stop",
         "",
         *_table(states.StopReason, None),
         "",

@@ -1,8 +1,7 @@
 """The statuses of groups, children and attempts, and every move between them.
 
-Rule: what affects the state machines stands in the tables of this file. ``docs/states.md`` is
-generated from them, the database's CHECK constraints repeat them, and every writer guards its
-UPDATE with :func:`sources_of`.
+The tables of this file are the only definition of the state machines. ``docs/states.md`` is generated from them,
+the CHECK constraints of the database repeat them, and every writer guards its UPDATE with :func:`sources_of`.
 """
 
 from __future__ import annotations
@@ -15,48 +14,48 @@ from typing import Final, Self
 
 
 class GroupStatus(StrEnum):
-    """What a group as a whole is doing; derived from its children, never moved by itself."""
+    """The status of a group, derived from its children."""
 
-    PENDING = "pending"  #: Accepted while no runner was alive, nothing claimed yet.
-    RUNNING = "running"  #: Something is not final, and not yet both a success and a failure.
+    PENDING = "pending"  #: Accepted while no runner was alive; no child was claimed yet.
+    RUNNING = "running"  #: A child is not final, and there is no success beside a failure yet.
     PARTIAL_COMPLETE = "partial_complete"  #: Some children succeeded and some failed.
     COMPLETED = "completed"  #: Every child completed.
     FAILED = "failed"  #: Every child is final and none completed.
-    CANCELLED = "cancelled"  #: Somebody cancelled it while something was not final.
+    CANCELLED = "cancelled"  #: Cancelled while a child was not final.
 
 
 class ChildStatus(StrEnum):
-    """What one variation of a group is doing, within the group's current run."""
+    """The status of a child within the group's current run."""
 
-    QUEUED = "queued"  #: Waits here, or accepted by ComfyUI and waiting in its queue.
-    RUNNING = "running"  #: The backend has shown a first sign of executing it.
-    COMPLETED = "completed"  #: ComfyUI's history says success.
-    FAILED = "failed"  #: Refused, raised, lost, unreachable or interrupted by somebody.
-    TIMEOUT = "timeout"  #: Ran longer than its timeout, or waited longer than a day.
-    CANCELLED = "cancelled"  #: Somebody asked for it to stop.
+    QUEUED = "queued"  #: Not sent yet, or in ComfyUI's queue.
+    RUNNING = "running"  #: The backend has begun to execute it.
+    COMPLETED = "completed"  #: Successful according to ComfyUI's history.
+    FAILED = "failed"  #: Refused, raised, lost, unreachable, or interrupted at the backend.
+    TIMEOUT = "timeout"  #: Ran longer than its timeout, or was queued longer than a day.
+    CANCELLED = "cancelled"  #: Cancelled by a user.
 
 
 class AttemptState(StrEnum):
-    """How far one try of a child on one backend has come, as far as the Director knows."""
+    """The state of one attempt of a child on one backend, as far as it is known."""
 
-    INTENT = "intent"  #: Stored; ComfyUI may or may not have been asked yet.
-    UNCERTAIN = "uncertain"  #: Asked, but no proper answer came: it may be queued there.
-    ACCEPTED = "accepted"  #: ComfyUI has it (answered 200, or it was seen in its queue).
-    RUNNING = "running"  #: ComfyUI has shown a sign of executing it.
-    SUCCESS = "success"  #: Ended; ComfyUI's history says success.
+    INTENT = "intent"  #: Stored; the prompt may or may not have been sent.
+    UNCERTAIN = "uncertain"  #: Sent without a valid response: ComfyUI may have queued it.
+    ACCEPTED = "accepted"  #: ComfyUI has it: it responded with 200, or its queue contains it.
+    RUNNING = "running"  #: ComfyUI has begun to execute it.
+    SUCCESS = "success"  #: Ended; successful according to ComfyUI's history.
     ERROR = "error"  #: Ended; ComfyUI raised an error.
-    INTERRUPTED = "interrupted"  #: Ended; stopped by us or by somebody at the machine.
-    TIMEOUT = "timeout"  #: Ended after it was stopped because its time was up.
-    REFUSED = "refused"  #: ComfyUI answered, and did not take the prompt.
-    NOT_SENT = "not_sent"  #: The connection never stood: nothing can have arrived.
-    NEVER_ACCEPTED = "never_accepted"  #: Uncertain, then absent throughout the looks.
-    LOST = "lost"  #: ComfyUI had it and forgot it: restarted, or somebody removed it.
+    INTERRUPTED = "interrupted"  #: Ended; stopped by the Director or at the backend.
+    TIMEOUT = "timeout"  #: Ended; stopped after its timeout.
+    REFUSED = "refused"  #: ComfyUI responded and did not accept the prompt.
+    NOT_SENT = "not_sent"  #: There was no connection: nothing can have arrived.
+    NEVER_ACCEPTED = "never_accepted"  #: Uncertain, then absent in every look-up.
+    LOST = "lost"  #: ComfyUI had it and has lost it: by a restart or a removal.
 
 
 CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = {
-    # A prompt can finish while nobody looks, so queued may go straight to any end. Running goes
-    # back to queued only where the attempt ended uncharged (see AttemptState) or is tried again. A
-    # person's retry is none of these moves: see CHILD_RETRIED.
+    # A prompt can end between two look-ups, so queued may go directly to any end. Running returns to queued
+    # only if the attempt ended without being counted (see AttemptState) or is retried. The retry by a user is
+    # none of these moves: see CHILD_RETRIED.
     ChildStatus.QUEUED: frozenset(
         {
             ChildStatus.RUNNING,
@@ -81,12 +80,12 @@ CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = {
     ChildStatus.CANCELLED: frozenset(),
 }
 
-#: No backend's work and no cancel moves a child on from here.
+#: Neither the work of a backend nor a cancel changes these.
 CHILD_FINAL: Final = frozenset(status for status, targets in CHILD_MOVES.items() if not targets)
 CHILD_OPEN: Final = frozenset(ChildStatus) - CHILD_FINAL
-#: What a person's retry of an ended group queues again, in the next run.
+#: Queued again in the next run by a user's retry of an ended group.
 CHILD_RETRIED: Final = CHILD_FINAL - {ChildStatus.COMPLETED}
-#: What a person's retry of one child queues again within a run.
+#: Queued again within a run by a user's retry of a child.
 CHILD_RETRIED_IN_RUN: Final = frozenset({ChildStatus.FAILED, ChildStatus.TIMEOUT})
 
 _ENDED_THERE: Final = frozenset(
@@ -100,8 +99,8 @@ _ENDED_THERE: Final = frozenset(
 )
 
 ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
-    # An answer may be overtaken by the events of the prompt it is the answer to (two
-    # connections), so an intent may start or end before its POST is answered.
+    # Events may arrive before the response to the POST (two connections), so an intent may start or end
+    # before it is accepted.
     AttemptState.INTENT: _ENDED_THERE
     | {
         AttemptState.UNCERTAIN,
@@ -114,7 +113,7 @@ ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
     | {
         AttemptState.ACCEPTED,
         AttemptState.RUNNING,
-        # An answer that was no refusal in form, after a look-up that found nothing queued.
+        # After an invalid response and a look-up that did not find the prompt.
         AttemptState.REFUSED,
         AttemptState.NEVER_ACCEPTED,
     },
@@ -126,8 +125,8 @@ ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
     AttemptState.TIMEOUT: frozenset(),
     AttemptState.REFUSED: frozenset(),
     AttemptState.NOT_SENT: frozenset(),
-    # A POST can land after all looks (a killed sender's bytes still arrive): what is then met on
-    # the abandoned list is adopted, or its end is recorded.
+    # A POST can arrive after all look-ups (the bytes of a killed sender): the abandoned prompt is then adopted,
+    # or its end is stored.
     AttemptState.NEVER_ACCEPTED: frozenset(
         {AttemptState.RUNNING, AttemptState.ACCEPTED, AttemptState.SUCCESS, AttemptState.ERROR}
     )
@@ -135,7 +134,7 @@ ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
     AttemptState.LOST: frozenset(),
 }
 
-#: The prompt may stand or run at the backend: it takes a slot there.
+#: The prompt may be queued or running at the backend, and takes a slot there.
 ATTEMPT_ACTIVE: Final = frozenset(
     {
         AttemptState.INTENT,
@@ -148,35 +147,35 @@ ATTEMPT_ENDED: Final = frozenset(AttemptState) - ATTEMPT_ACTIVE
 
 
 class StopReason(StrEnum):
-    """Why the Director owes a backend the stop of one of its prompts."""
+    """The reason of a pending stop of a prompt."""
 
-    CANCEL = "cancel"  #: Somebody cancelled the child or its group.
-    TIMEOUT = "timeout"  #: The child's time was up.
-    SUPERSEDED = "superseded"  #: The child went on under a newer attempt.
-    GAVE_UP = "gave_up"  #: Its backend was away too long: the child ended or is tried elsewhere.
-    GIVEN_BACK = "given_back"  #: Its backend was paused or drained at once: the child waits again.
-    MOVED = "moved"  #: A person moved its waiting child. If it has started, it is not stopped.
-    PARTLY_REFUSED = "partly_refused"  #: ComfyUI refused some outputs, and its group wants all.
+    CANCEL = "cancel"  #: A user cancelled the child or its group.
+    TIMEOUT = "timeout"  #: The child's timeout has passed.
+    SUPERSEDED = "superseded"  #: The child has a newer attempt.
+    GAVE_UP = "gave_up"  #: Its backend was offline too long: the child has ended or moved.
+    GIVEN_BACK = "given_back"  #: Evicted by a pause or drain: the child is queued again.
+    MOVED = "moved"  #: A user moved its queued child. If it has started, it is not stopped.
+    PARTLY_REFUSED = "partly_refused"  #: ComfyUI refused some outputs, and its group requires all.
 
 
 class Elsewhere(StrEnum):
-    """Where a child may be tried again, its own backend aside."""
+    """On which backends other than its own a child may be retried."""
 
-    NEVER = "never"  #: Nowhere else: its backend was chosen by whoever submitted.
-    GROUP = "group"  #: At the backends that the group was submitted to.
-    ANY = "any"  #: At every backend that could have been chosen.
+    NEVER = "never"  #: On no other: the submission chose its backend.
+    GROUP = "group"  #: On the backends that the group was submitted to.
+    ANY = "any"  #: On every backend that could have been chosen.
 
 
 class Where(StrEnum):
-    """Where a person wants a child retried."""
+    """Where a user requests the retry of a child."""
 
-    SAME = "same"  #: At the backend that it is bound to.
-    OTHER = "other"  #: At any other backend that works and has what the group requires.
-    AUTO = "auto"  #: Elsewhere if its failure is one that another backend may not have.
+    SAME = "same"  #: On its own backend.
+    OTHER = "other"  #: On another backend that works and has the required capabilities.
+    AUTO = "auto"  #: On another backend if that may not have the failure.
 
 
 class PartialOutputs(StrEnum):
-    """What becomes of a child if ComfyUI accepts its prompt and refuses some of its outputs."""
+    """What happens to a child if ComfyUI accepts its prompt and refuses some of its outputs."""
 
     ACCEPT = "accept"  #: It completes with the other outputs, and a warning.
     FAIL = "fail"  #: Its prompt is stopped, and it fails with the class of the refusal.
@@ -187,10 +186,10 @@ class ErrorType(StrEnum):
 
     COMFYUI = "ComfyUIError"  #: ComfyUI raised it while executing.
     VALIDATION = "ValidationError"  #: ComfyUI refused the workflow.
-    CONNECTION = "ConnectionError"  #: Unreachable, or the prompt was lost there.
-    INTERRUPTED = "Interrupted"  #: Somebody stopped it at the machine.
-    TIMEOUT = "TimeoutError"  #: Its time was up.
-    INTERNAL = "InternalError"  #: A defect of the Director; the log has the traceback.
+    CONNECTION = "ConnectionError"  #: Unreachable, or the backend lost the prompt.
+    INTERRUPTED = "Interrupted"  #: Stopped at the backend.
+    TIMEOUT = "TimeoutError"  #: Its timeout has passed.
+    INTERNAL = "InternalError"  #: An internal error of the Director; the log has the traceback.
 
 
 def sources_of(target: ChildStatus) -> list[ChildStatus]:
@@ -205,9 +204,9 @@ def attempt_sources_of(target: AttemptState) -> list[AttemptState]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many children of a group stand where, as clients are told it.
+    """Numbers of a group's children, as clients see them.
 
-    ``failed`` includes the timed out; ``final`` is what will not change any more in this run.
+    ``failed`` includes ``timeout``; ``final`` are those that do not change any more in this run.
     """
 
     total: int
@@ -234,7 +233,7 @@ class Counts:
 
     @property
     def all_final(self) -> bool:
-        """Whether the run has ended: ``completed_at`` is due."""
+        """Return whether the run has ended."""
         return self.final == self.total
 
 
@@ -245,16 +244,16 @@ def group_status(
     claimed: bool,
     accepted_without_runner: bool,
 ) -> GroupStatus:
-    """Return a group's status; the rows of the contract's table are tried from the top.
+    """Return a group's status: the first row of the contract's table that applies.
 
     Args:
-        counts: Number of children per status, at least one child in all.
-        cancelled: The group was cancelled in this run while something was not final.
-        claimed: Some child has been claimed by a runner in this run.
-        accepted_without_runner: The group was accepted while no runner was alive.
+        counts: number of children per status; at least one child.
+        cancelled: whether the group was cancelled in this run while a child was not final.
+        claimed: whether a runner has claimed a child.
+        accepted_without_runner: whether the group was accepted while no runner was alive.
 
     Raises:
-        ValueError: There is no child.
+        ValueError: there is no child.
     """
     tally = Counts.from_mapping(counts)
     if tally.total < 1:
