@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import click
@@ -138,16 +137,6 @@ def test_director_that_does_not_answer_is_unreachable(desk: Desk) -> None:
 def test_server_that_is_no_director_is_unreachable(desk: Desk) -> None:
     said = desk.said("list", "--server", desk.sims.url, status=3)
     assert "does not answer as a Director does" in said
-
-
-def test_silent_server_is_waited_for(desk: Desk) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        process = desk.start("list", "--server", address)
-        with pytest.raises(Exception, match="timed out"):
-            process.wait(2)
-        process.terminate()
-        process.communicate()
 
 
 @pytest.mark.parametrize("address", ["foo:bar", "ftp://here", "http://", "http://x?y=1"])

@@ -13,7 +13,7 @@ import pytest
 from director.client import Director
 from director.demo.workflow import text_to_picture
 from tests.cli.conftest import Desk
-from tests.cli.way import between
+from tests.client.server import FakeDirector
 from tests.served import Served
 
 
@@ -199,13 +199,16 @@ def test_save_reports_a_replaced_file(desk: Desk) -> None:
 
 def test_save_reads_files_through_the_director(desk: Desk) -> None:
     """The backends need not be reachable from the client's host."""
-    group_id = desk.group("gpu-3")
-    [job] = _jobs(desk, group_id)
-    with between(desk.url) as way:
-        desk.run("save", group_id, "--to", "out", DIRECTOR_URL=way.url)
-    assert f"GET /api/job-groups/{group_id}/jobs/{job}/outputs/0" in way.passed
+    with FakeDirector() as server:
+        group_id = server.group()
+        [job] = server.groups[group_id].body["child_jobs"]
+        image = {"filename": "a.png", "url": "http://unreachable.invalid/a.png"}
+        job.update(status="completed", outputs={"images": [image]})
+        path = f"/api/job-groups/{group_id}/jobs/{job['job_id']}/outputs/0"
+        server.answers["GET", path] = (200, "content")
+        desk.run("save", group_id, "--to", "out", DIRECTOR_URL=server.url)
     [image] = (desk.folder / "out").iterdir()
-    assert image.read_bytes().startswith(b"\x89PNG")
+    assert image.read_text() == "content"
 
 
 def test_cancel_stops_groups_and_single_jobs(desk: Desk) -> None:

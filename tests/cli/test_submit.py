@@ -14,7 +14,7 @@ import pytest
 from director.demo.workflow import text_to_picture
 from jobgroups.outputs.png_workflow import workflow_in_png
 from tests.cli.conftest import Desk
-from tests.cli.way import between
+from tests.client.server import FakeDirector
 
 
 def _newest(desk: Desk) -> list[str]:
@@ -127,15 +127,22 @@ def test_same_key_makes_one_group(desk: Desk) -> None:
     assert "use a new key" in desk.said(*words, "--count", "2", status=4)
 
 
-def test_key_of_a_lost_answer_finds_the_group(desk: Desk) -> None:
-    words = ["submit", "workflow.json", "-b", "gpu-1", "--base-seed", "8"]
-    who = f"ada@{desk.folder.name}"
-    with between(desk.url, loses="POST") as way:
-        lost = desk.run(*words, status=3, DIRECTOR_URL=way.url, DIRECTOR_SUBMITTER=who)
-    found = re.search(r"Repeat the command with --key (\S+): it makes one group", lost.stderr)
-    assert found is not None, lost.stderr
-    desk.run(*words, "--key", found[1], DIRECTOR_SUBMITTER=who)
-    assert len(desk.json("list", "--mine", DIRECTOR_SUBMITTER=who)) == 1
+def test_key_of_a_lost_answer_finds_the_group(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("director.client.calls.RETRY_DELAYS_S", ())
+    backend = {"name": "a", "url": "http://a:8188", "enabled": True, "status": "online"}
+    with FakeDirector() as server:
+        server.answers["GET", "/api/backends"] = (
+            200,
+            {"backends": [{**backend, "backend_id": "gpu-1"}]},
+        )
+        server.lose["POST", "/api/job-group"] = 1
+        words = ["submit", "workflow.json", "--base-seed", "8"]
+        lost = desk.said(*words, status=3, DIRECTOR_URL=server.url)
+        found = re.search(r"Repeat the command with --key (\S+): it makes one group", lost)
+        assert found is not None, lost
+        again = desk.run(*words, "--key", found[1], DIRECTOR_URL=server.url)
+        assert again.stdout.split(":")[0] in server.groups
+        assert len(server.groups) == 1
 
 
 def test_submit_reads_standard_input_and_the_workflow_of_a_png(desk: Desk) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from director import client
 from director.client import AsyncDirector, Director
 from director.client.errors import error_from_answer
-from director.client.transport import Address
+from director.client.transport import Address, client_options
 from tests.client.driver import Driven
 from tests.client.server import FakeDirector, child
 
@@ -297,6 +299,16 @@ def test_absent_server_is_unreachable(server: FakeDirector) -> None:
         assert server.url in str(caught.value)
         assert "secret" not in str(caught.value)
     server.restart()
+
+
+def test_silent_server_is_unreachable_after_the_timeout() -> None:
+    assert client_options(30.0)["timeout"] == httpx.Timeout(30.0, connect=5.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for kind in (Director, Driven):
+            with kind(url, timeout=0.1) as director, pytest.raises(client.Unreachable) as caught:
+                director.cancel("jg_1")
+            assert caught.value.maybe_received
 
 
 @pytest.mark.parametrize(
