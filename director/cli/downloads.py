@@ -1,4 +1,4 @@
-"""Downloads the files of jobs through the Director: it reaches the backends, this machine need not."""
+"""Downloads the files of jobs through the Director: it reaches the backends, this host need not."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _STATES: Final = ("pending", "running", "partial_complete", "completed", "failed
 _FAILED: Final = ("failed", "partial_complete")
 
 
-@click.command(epilog="\b\nExamples:\n  director watch jg_0c1d9a77e3f2 --save pictures\n")
+@click.command(epilog="\b\nExamples:\n  director watch jg_0c1d9a77e3f2 --save images\n")
 @option_types.group_id_argument
 @save_option
 @name_option
@@ -273,7 +273,7 @@ def _why_ended(attempt: Attempt) -> str:
     return " ".join(filter(None, [attempt.error_message, kind, attempt.left_running]))
 
 
-@click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to pictures\n")
+@click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to images\n")
 @option_types.group_id_argument
 @click.option(
     "--to",

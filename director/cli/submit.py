@@ -26,8 +26,8 @@ _EXAMPLES: Final = """\
 \b
 Examples:
   director submit workflow.json -b gpu-1 -b gpu-2 --watch
-  director submit workflow.json --all --count 12 --save pictures
-  director submit picture.png -b 24gb --set 3.cfg=7 --set text=@prompt.txt
+  director submit workflow.json --all --count 12 --save images
+  director submit image.png -b 24gb --set 3.cfg=7 --set text=@prompt.txt
   director submit workflow.json --all --seeds golden_ratio --base-seed 42 --dry-run
   cat workflow.json | director submit - --all --meta scene=shot_001 --quiet
 """

@@ -41,7 +41,7 @@ def coloured(status: str, text: str | None = None) -> str:
 
 
 def local(moment: dt.datetime | None) -> str:
-    """Return a time by this machine's clock; with the date if it is not today."""
+    """Return a time by this host's clock; with the date if it is not today."""
     if moment is None:
         return "-"
     here = moment.astimezone()

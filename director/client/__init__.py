@@ -8,7 +8,7 @@
         group = director.submit(workflow, ["localhost_8188", "192.168.100.6_8188"])
         for event in director.stream(group.job_group_id):
             if isinstance(event, ChildCompleted):
-                for path in director.download(event, "pictures"):
+                for path in director.download(event, "images"):
                     print(path)
 
 The client imports nothing of the server, and no Django. ``AsyncDirector`` has the same methods, awaited.

@@ -83,7 +83,7 @@ async def list_groups(wire: Wire, **filters: Unpack[ListFilters]) -> AsyncGenera
 def _cursor(link: Any) -> str | None:
     """Return the cursor of a ``next`` link.
 
-    The link itself is not followed: behind a proxy its host may be one that this machine does not know.
+    The link itself is not followed: behind a proxy its host may be unknown on this host.
     """
     if not isinstance(link, str) or not link:
         return None

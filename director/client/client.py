@@ -300,7 +300,7 @@ class _Client:
         content gets a number. An incomplete file never has its final name. Files that are ``missing`` are
         left out, unless ``source`` is that file::
 
-            director.download(group, "pictures", name="{backend}/{seed}_{name}")
+            director.download(group, "images", name="{backend}/{seed}_{name}")
 
         Args:
             folder: Created if it does not exist.
@@ -541,7 +541,7 @@ class Director(_Client, BlockingClient):
             group = director.submit(workflow, ["localhost_8188", "gpu2_8188", "gpu3_8188"])
             for event in director.stream(group.job_group_id):
                 if isinstance(event, ChildCompleted):
-                    for path in director.download(event, "pictures"):
+                    for path in director.download(event, "images"):
                         print(path)
 
     Args:
@@ -580,7 +580,7 @@ class AsyncDirector(_Client, AsyncClient):
             async with aclosing(director.stream(group.job_group_id)) as events:
                 async for event in events:
                     if isinstance(event, ChildCompleted):
-                        for path in await director.download(event, "pictures"):
+                        for path in await director.download(event, "images"):
                             print(path)
 
     Arguments and errors are those of ``Director``.

@@ -287,13 +287,13 @@ def _attempt_fields(attempt: Raw, child: Raw) -> Raw:
 
 def _child_fields(child: Raw) -> Raw:
     listed = child.get("attempts")
-    tries = as_objects(listed) if isinstance(listed, list) else []
+    attempts = as_objects(listed) if isinstance(listed, list) else []
     return {
         **child,
         "outputs": outputs_fields(child.get("outputs"), child),
         # A status counts the attempts, a single child lists them.
-        "attempts": [_attempt_fields(entry, child) for entry in tries],
-        "attempt_count": listed if isinstance(listed, int) else len(tries),
+        "attempts": [_attempt_fields(entry, child) for entry in attempts],
+        "attempt_count": listed if isinstance(listed, int) else len(attempts),
         "raw": child,
     }
 

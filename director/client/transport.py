@@ -114,7 +114,7 @@ def _origin(url: str) -> tuple[str, str, int] | None:
 
 @cache
 def _authorities() -> ssl.SSLContext:
-    """Return the trusted certificates: httpx's list, and this machine's own.
+    """Return the trusted certificates: httpx's list, and this host's own.
 
     A studio's proxy often has a certificate of the studio's authority. They are read once, not for each
     connection.

@@ -99,8 +99,8 @@ def _run_long(desk: Desk, shell: Path, line: str, ready: str) -> None:
 def test_every_example_runs(desk: Desk, shell: Path) -> None:
     assert len(_EXAMPLES) > 40
     desk.run("submit", "workflow.json", "-b", "gpu-1", "--save", "made")
-    [picture] = (desk.folder / "made").iterdir()
-    shutil.copy(picture, desk.folder / "picture.png")
+    [image] = (desk.folder / "made").iterdir()
+    shutil.copy(image, desk.folder / "image.png")
     (desk.folder / "prompt.txt").write_text("a red fox\n", encoding="utf-8")
     with SimulatorThread(seconds=0.2) as attic:
         for line in _EXAMPLES:
