@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.served import Served
+from tests.harness.processes import Served
 
 TOKEN: Final = "correct-horse-battery"
 LIMIT: Final = 2**20

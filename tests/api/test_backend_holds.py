@@ -11,7 +11,7 @@ from jobgroups.domain.clock import iso
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup, Runner
 from tests.api.conftest import Api, Made, error_of, wrong_fields
-from tests.farm import WORKFLOW
+from tests.harness.factories import WORKFLOW
 
 PATH = "/api/backends/gpu-1"
 ALL = ["pause", "drain", "resume", "quarantine", "release"]

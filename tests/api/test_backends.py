@@ -16,9 +16,9 @@ from jobgroups.domain.leases import Fence
 from jobgroups.events.hub import Hub
 from jobgroups.models import Attempt, ChildJob, Runner
 from jobgroups.services.claims import Claim
-from tests import farm as play
 from tests.api.bad_servers import dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
+from tests.harness import factories
 
 PATH = "/api/backends"
 pytestmark = pytest.mark.django_db
@@ -35,8 +35,8 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _claim(backend_id: str) -> tuple[Fence, Claim]:
-    fence = play.lease(backend_id)
-    return fence, play.claim(fence)
+    fence = factories.lease(backend_id)
+    return fence, factories.claim(fence)
 
 
 # --- registering ----------------------------------------------------------------------------------
@@ -225,8 +225,8 @@ def test_own_prompts_make_a_backend_busy_when_they_are_claimed(api: Api, farm: l
     assert _status(api)["status"] == "online"
     fence, claim = _claim("gpu-1")
     assert _status(api)["status"] == "busy"
-    play.start(claim, fence)
-    play.claim(fence)
+    factories.start(claim, fence)
+    factories.claim(fence)
     shown = _status(api)
     assert (shown["queue_ours"], shown["running"], shown["queue_foreign"]) == (2, 1, 0)
 
@@ -318,7 +318,7 @@ def test_address_cannot_change_while_a_prompt_may_be_there(api: Api, farm: list[
     row = Backend.objects.get(pk="gpu-1")
     assert (row.url, row.enabled) == (url, True)
     assert api.patch(f"{PATH}/gpu-1", {"url": url, "name": "x"}).status_code == 200
-    play.finish(claim, fence)
+    factories.finish(claim, fence)
     assert api.patch(f"{PATH}/gpu-1", move).status_code == 200
 
 
@@ -354,7 +354,7 @@ def test_backend_with_a_cancelled_prompt_cannot_be_removed(api: Api, farm: list[
 def test_jobs_keep_the_id_of_a_removed_backend(api: Api, farm: list[str], rung: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     fence, claim = _claim("gpu-1")
-    play.finish(claim, fence)
+    factories.finish(claim, fence)
     rung.clear()
     assert api.delete(f"{PATH}/gpu-1").content == b""
     assert rung

@@ -25,8 +25,8 @@ from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
 from jobgroups.queries import failures as failing
 from jobgroups.services import attempts, cancellation, expiry, retries
 from jobgroups.services.claims import Claim
-from tests import farm
 from tests.api.conftest import Api, wrong_fields
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -36,13 +36,13 @@ _numbers = itertools.count()
 @pytest.fixture(autouse=True)
 def backends() -> None:
     """Register two backends."""
-    farm.backend("gpu-1")
-    farm.backend("gpu-2")
+    factories.backend("gpu-1")
+    factories.backend("gpu-2")
 
 
 def group(*backend_ids: str, workflow: str = "a" * 16, name: str = "shot_001") -> list[ChildJob]:
     """Return the children of a group with a workflow of this digest."""
-    made = farm.submit(*backend_ids, metadata={"name": name})
+    made = factories.submit(*backend_ids, metadata={"name": name})
     JobGroup.objects.filter(pk=made.pk).update(workflow_digest=workflow)
     return list(ChildJob.objects.filter(group=made).order_by("position"))
 
@@ -271,7 +271,7 @@ def test_each_query_of_failures_uses_its_index(
 
 
 def test_row_is_labelled_with_the_groups_of_its_failures(api: Api) -> None:
-    (unnamed,) = ChildJob.objects.filter(group=farm.submit("gpu-1"))
+    (unnamed,) = ChildJob.objects.filter(group=factories.submit("gpu-1"))
     digest = JobGroup.objects.get(pk=unnamed.group_id).workflow_digest
     lose(unnamed, FailureClass.NODE_ERROR, ago=60)
     group("gpu-1", workflow=digest, name="another shot, which did not fail")
@@ -290,7 +290,7 @@ Step = Callable[[], object]
 
 
 def _queue(*backend_ids: str, **fields: Any) -> Step:
-    return lambda: farm.submit(*backend_ids or ("gpu-1",), **fields)
+    return lambda: factories.submit(*backend_ids or ("gpu-1",), **fields)
 
 
 def _online(backend_id: str = "gpu-1") -> Step:
@@ -299,19 +299,19 @@ def _online(backend_id: str = "gpu-1") -> Step:
 
 def _fence() -> Fence:
     held = Lease.objects.filter(pk="gpu-1").first()
-    return Fence("gpu-1", held.epoch) if held else farm.lease()
+    return Fence("gpu-1", held.epoch) if held else factories.lease()
 
 
 def _claim() -> Claim:
     ChildJob.objects.update(not_before=None)
-    return farm.claim(_fence())
+    return factories.claim(_fence())
 
 
 def _run(result: AttemptState) -> Step:
     def run() -> None:
         claim = _claim()
-        farm.start(claim, _fence())
-        farm.finish(claim, _fence(), result)
+        factories.start(claim, _fence())
+        factories.finish(claim, _fence(), result)
 
     return run
 
@@ -322,7 +322,7 @@ def _accept() -> None:
 
 def _time_out() -> None:
     claim = _claim()
-    farm.start(claim, _fence())
+    factories.start(claim, _fence())
     attempts.attempt_timed_out(attempt_id=claim.attempt_id, fence=_fence())
 
 
@@ -331,7 +331,7 @@ def _stall() -> None:
 
 
 def _stop() -> None:
-    end = farm.end(AttemptState.INTERRUPTED)
+    end = factories.end(AttemptState.INTERRUPTED)
     attempts.attempt_ended(attempt_id=Attempt.objects.get().id, fence=_fence(), end=end)
 
 

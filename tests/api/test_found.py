@@ -18,8 +18,8 @@ from jobgroups.models import JobGroup
 from jobgroups.services import holds
 from jobgroups.services.backends import adopted_depart, backend_forget
 from jobgroups.services.cancellation import group_cancel
-from tests import farm
 from tests.api.conftest import Api, error_of, wrong_fields
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -213,7 +213,7 @@ def test_backend_that_a_user_changed_is_never_removed(act: Callable[[], Any]) ->
 
 def test_adopted_backend_with_jobs_is_never_removed(api: Api) -> None:
     answer(URLS[0])
-    group_cancel(group_id=farm.submit("localhost_8188").id)
+    group_cancel(group_id=factories.submit("localhost_8188").id)
     leave("localhost_8188")
     assert not depart(URLS[0])
     page = api.client.get("/backends", headers={"host": "localhost:9820"}).content.decode()

@@ -17,23 +17,23 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobEvent, JobGroup
 from jobgroups.services import backends, cancellation
 from jobgroups.services.claims import Claim
-from tests import farm as play
 from tests.api.conftest import Api, error_of, wrong_fields
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
 
 def _play(backend_id: str) -> tuple[Fence, Claim]:
     """Play the runner: claim the oldest child of a backend and start it."""
-    fence = play.lease(backend_id)
-    claim = play.claim(fence)
-    play.start(claim, fence)
+    fence = factories.lease(backend_id)
+    claim = factories.claim(fence)
+    factories.start(claim, fence)
     return fence, claim
 
 
 def _end(backend_id: str, state: AttemptState = AttemptState.SUCCESS) -> None:
     fence, claim = _play(backend_id)
-    assert play.finish(claim, fence, state)
+    assert factories.finish(claim, fence, state)
 
 
 METADATA = {"scene": "shot_001", "panel_id": 3, "nested": {"z": 1, "a": [None, 1.5, "ü"]}}
@@ -321,7 +321,7 @@ def test_cancelled_job_shows_why_its_prompt_still_runs(api: Api, farm: list[str]
     # The page reads the card again while it has this mark.
     assert " data-stopping" in api.get(card).content.decode()
 
-    play.finish(claim, fence)
+    factories.finish(claim, fence)
     (attempt,) = api.get(f"/api/job-groups/{group}/jobs/{job}").json()["attempts"]
     assert (attempt["outcome"], attempt["left_running"]) == ("success", None)
     assert note not in api.get(card).content.decode()

@@ -9,18 +9,18 @@ import pytest
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import JobGroup
 from jobgroups.services import runners
-from tests import farm as play
 from tests.api.conftest import Api, error_of, wrong_fields
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
 
 def _end(backend_id: str, state: AttemptState) -> None:
     """Play the runner: the backend's oldest child ends like this."""
-    fence = play.lease(backend_id)
-    claim = play.claim(fence)
-    play.start(claim, fence)
-    play.finish(claim, fence, state)
+    fence = factories.lease(backend_id)
+    claim = factories.claim(fence)
+    factories.start(claim, fence)
+    factories.finish(claim, fence, state)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from jobgroups.models import ChildJob, JobEvent, JobGroup, Runner
 from jobgroups.queries import groups
 from jobgroups.workflow.seeds import MAX_SEED
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 PATH = "/api/job-group"
 BODY: dict[str, Any] = {"workflow_json": GRAPH, "backend_ids": ["gpu-1", "gpu-2"]}

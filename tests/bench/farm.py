@@ -11,7 +11,7 @@ from tests.bench.figures import Figure
 from tests.bench.gpus import Entry, Gpus, simulated
 from tests.bench.processes import spent
 from tests.bench.submitting import Client
-from tests.served import LaunchedRunner, Served, serving, stop_in_order
+from tests.harness.processes import LaunchedRunner, Served, serving, stop_in_order
 
 BACKENDS = 200
 #: Frames a second of each backend: a step has two.

@@ -21,8 +21,8 @@ from tests.bench.figures import Figure, p50
 from tests.bench.gpus import Gpus, group_of, simulated
 from tests.bench.submitting import Client
 from tests.bench.wire import Connection
-from tests.served import ROOT, serving
-from tests.servers import free_port, is_there, postgres
+from tests.harness.processes import ROOT, serving
+from tests.harness.servers import free_port, is_there, postgres
 
 #: Seconds between two submissions: everything is idle again.
 _PAUSE = 0.2

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 #: What a status of three children has, about.
 _BODY = json.dumps({"filler": "x" * 2_400}).encode()

@@ -17,8 +17,8 @@ from tests.bench.relay import relay
 from tests.bench.simulated import STEPS, stamp
 from tests.bench.submitting import Client
 from tests.bench.watching import Watcher, read_all
-from tests.served import LaunchedRunner, Served, serving, stop_in_order
-from tests.servers import is_there, own_redis
+from tests.harness.processes import LaunchedRunner, Served, serving, stop_in_order
+from tests.harness.servers import is_there, own_redis
 
 #: Backends, each with one child, and frames a second of each.
 CHILDREN = 10

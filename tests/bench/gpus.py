@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.simulator import read_audit_log
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 Entry = dict[str, Any]
 

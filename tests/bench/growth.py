@@ -17,7 +17,7 @@ from tests.bench.processes import resident_kib, spent
 from tests.bench.submitting import Client
 from tests.bench.watchers import many
 from tests.bench.watching import allow_many
-from tests.served import serving
+from tests.harness.processes import serving
 
 GROUPS = (1_000, 10_000, 50_000, 200_000)
 CHILDREN = (3, 30, 300, 1_000)

@@ -14,7 +14,7 @@ from director.demo.workflow import text_to_picture
 from tests.bench import floors
 from tests.bench.figures import Figure, p50, p99
 from tests.bench.wire import Connection, at_once, request
-from tests.served import ROOT, serving
+from tests.harness.processes import ROOT, serving
 
 AT_ONCE = 20
 

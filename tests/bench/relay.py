@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 
 async def _relay(backends: list[str]) -> None:

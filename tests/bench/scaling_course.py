@@ -87,10 +87,10 @@ def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int)
     """Submit a group and take some of its children from the claim to their end."""
     from jobgroups.domain.leases import Fence
     from jobgroups.services import attempts, claims
-    from tests import farm
+    from tests.harness import factories
 
     with clock.timed(f"submit {size}"):
-        farm.submit(*(ids * (children // len(ids) + 1))[:children])
+        factories.submit(*(ids * (children // len(ids) + 1))[:children])
     if size == "large":
         _timed_round(clock, "busy")
     for backend_id in (ids * (timed // len(ids) + 1))[:timed]:
@@ -104,9 +104,9 @@ def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int)
         with clock.timed(f"started {size}"):
             attempts.attempt_started(**told)
         with clock.timed(f"reported {size}"):
-            attempts.attempt_reported(node_outputs={"9": farm.OUTPUTS}, **told)
+            attempts.attempt_reported(node_outputs={"9": factories.OUTPUTS}, **told)
         with clock.timed(f"ended {size}"):
-            attempts.attempt_ended(end=farm.end(), **told)
+            attempts.attempt_ended(end=factories.end(), **told)
     if size == "large":
         return
     with clock.timed("nothing to claim", len(ids)):

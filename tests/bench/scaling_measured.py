@@ -27,8 +27,8 @@ from tests.bench.processes import cpu_seconds, resident_kib
 from tests.bench.scaling_course import LARGE, SMALL, Spent
 from tests.bench.submitting import Client
 from tests.bench.watching import Watcher, allow_many, read_all
-from tests.served import ROOT, LaunchedRunner, Served, stop_in_order
-from tests.servers import Postgres, Redis, own_redis, postgres
+from tests.harness.processes import ROOT, LaunchedRunner, Served, stop_in_order
+from tests.harness.servers import Postgres, Redis, own_redis, postgres
 
 FEW, MANY = 20, 200
 #: Seconds of a prompt here, and the groups of the sustained load that the simulation is compared with.

@@ -10,7 +10,7 @@ from statistics import median
 
 from tests.bench.figures import Figure
 from tests.bench.submitting import Client
-from tests.served import ROOT, Served
+from tests.harness.processes import ROOT, Served
 
 #: What ``director groups`` imports before it asks anything.
 _COMMAND = "from director.__main__ import app; app.is_for(['groups'])"

@@ -16,8 +16,8 @@ import psycopg
 
 from tests.bench.figures import Figure, percentile
 from tests.bench.submitting import Client
-from tests.served import Served, serving
-from tests.servers import is_there, postgres
+from tests.harness.processes import Served, serving
+from tests.harness.servers import is_there, postgres
 
 CHILDREN = 1_000_000
 PER_GROUP = 4

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.bench.wire import Connection, request
-from tests.e2e.killing.gpus import picture
+from tests.harness.simulators import picture
 
 
 class Client:

@@ -20,7 +20,7 @@ from tests.bench.gpus import Gpus, simulated
 from tests.bench.processes import spent
 from tests.bench.submitting import Client
 from tests.bench.watching import allow_many
-from tests.served import ROOT, Served, serving
+from tests.harness.processes import ROOT, Served, serving
 
 #: CPU time grows, too, where many processes want a core: caches are cold, and clocks are lowered.
 BUSY = 2.0

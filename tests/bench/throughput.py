@@ -18,7 +18,7 @@ from tests.bench.figures import Figure
 from tests.bench.gpus import Entry, Gpus, simulated
 from tests.bench.processes import Span, resident_kib, spent
 from tests.bench.submitting import Client
-from tests.served import Served, serving
+from tests.harness.processes import Served, serving
 
 AT_ONCE = 20
 GROUPS = 1_000

@@ -12,7 +12,7 @@ from tests.bench.gpus import Gpus, simulated
 from tests.bench.processes import resident_kib, spent
 from tests.bench.submitting import Client
 from tests.bench.watching import Watcher, allow_many, read_all
-from tests.served import Served, serving
+from tests.harness.processes import Served, serving
 
 WATCHERS = 1_000
 #: A client that reads nothing may cost what it would have been sent in so many seconds.

@@ -12,7 +12,7 @@ import pytest
 
 from backends.simulator.threaded import SimulatorThread
 from tests.browser.desk import Desk
-from tests.served import Served
+from tests.harness.processes import Served
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from tests.browser import every_state
-from tests.served import Served
+from tests.harness.processes import Served
 
 WIDTHS = (1280, 390)
 THEMES = ("light", "dark")

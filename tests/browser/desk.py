@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from director.demo.workflow import text_to_picture
-from tests.served import Served
+from tests.harness.processes import Served
 
 
 class Desk:

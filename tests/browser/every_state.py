@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 LONG_NAME = "shot_0410_castle_at_dawn_" + "and_no_blank_" * 9
 LONG_ERROR = (
@@ -88,7 +88,7 @@ def _main() -> None:
 def _backends() -> None:
     from jobgroups.domain.clock import now
     from jobgroups.models import Runner
-    from tests import farm
+    from tests.harness import factories
 
     moment = now()
     later = moment + dt.timedelta(hours=1)  # nobody looks at them again while pictures are taken
@@ -106,27 +106,27 @@ def _backends() -> None:
         ],
     }
     said = {"changed_by": "ann@studio", "changed_at": moment - dt.timedelta(hours=2)}
-    farm.backend("gpu-online", **seen, tags=["flux", "big"])
-    farm.backend("gpu-busy", **seen, queue_running=1, queue_pending=3, queue_foreign=2)
-    farm.backend(
+    factories.backend("gpu-online", **seen, tags=["flux", "big"])
+    factories.backend("gpu-busy", **seen, queue_running=1, queue_pending=3, queue_foreign=2)
+    factories.backend(
         "gpu-paused", **seen, hold="pause", changed_reason="A driver is installed.", **said
     )
-    farm.backend(
+    factories.backend(
         "gpu-draining",
         **seen,
         hold="drain",
         changed_reason="Moves to Studio B on Monday, and nobody knows yet when it is back.",
         **said,
     )
-    farm.backend(
+    factories.backend(
         "gpu-offline",
         **{**seen, "reachability": "offline"},
         status_reason="It did not answer: Connection refused, and " + "so on " * 40,
         unreachable_since=moment - dt.timedelta(minutes=7),
     )
-    farm.backend("gpu-unknown")
-    farm.backend("gpu-disabled", enabled=False, **{**said, "changed_reason": "Sold."})
-    farm.backend(
+    factories.backend("gpu-unknown")
+    factories.backend("gpu-disabled", enabled=False, **{**said, "changed_reason": "Sold."})
+    factories.backend(
         "gpu-quarantined",
         **seen,
         name=LONG_NAME,
@@ -187,9 +187,9 @@ def _plain(name: str, statuses: Sequence[str], status: str, *, keep: int = 1_000
 
 
 def _submit(name: str, count: int, backend_id: str = "gpu-busy") -> Any:
-    from tests import farm
+    from tests.harness import factories
 
-    return farm.submit(
+    return factories.submit(
         *[backend_id] * count,
         metadata={"name": name, "scene": "shot_001", "note": "x" * 300},
         submitter="ann@studio",

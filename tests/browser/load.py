@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.served import ROOT, Served
+from tests.harness.processes import ROOT, Served
 
 GROUPS = 500
 RUNNING = 50
@@ -25,20 +25,20 @@ _FILL = f"""
 import django; django.setup()
 from django.core.management import call_command
 call_command("migrate", verbosity=0)
-from tests import farm
+from tests.harness import factories
 ids = [f"gpu-{{n}}" for n in range({RUNNING})]
 fences = []
 for backend_id in ids:
-    farm.backend(backend_id, url=f"http://127.0.0.1:1/{{backend_id}}")
-    fences.append(farm.lease(backend_id))
+    factories.backend(backend_id, url=f"http://127.0.0.1:1/{{backend_id}}")
+    fences.append(factories.lease(backend_id))
 for number in range({GROUPS} - 1):
-    farm.submit(*ids[:3], metadata={{"name": f"Group {{number}}"}})
+    factories.submit(*ids[:3], metadata={{"name": f"Group {{number}}"}})
 for fence in fences[:3]:
     for _ in range({GROUPS} - 1):
-        farm.finish(farm.claim(fence), fence)
-group = farm.submit(*ids, metadata={{"name": "Runs"}})
+        factories.finish(factories.claim(fence), fence)
+group = factories.submit(*ids, metadata={{"name": "Runs"}})
 for fence in fences:
-    farm.start(farm.claim(fence), fence)
+    factories.start(factories.claim(fence), fence)
 print(group.id)
 """
 

@@ -21,7 +21,7 @@ from jobgroups.models import JobGroup
 from jobgroups.services import expiry
 from jobgroups.services.files import output_replaced
 from jobgroups.services.stars import child_star
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,28 +58,28 @@ async def db(transactional_db: None) -> AsyncIterator[Any]:
 
 
 async def test_a_page_hears_of_its_groups_and_of_new_ones(db: Any) -> None:
-    await db(farm.backend)
-    fence = await db(farm.lease)
-    group = await db(farm.submit)
+    await db(factories.backend)
+    fence = await db(factories.lease)
+    group = await db(factories.submit)
     monitor = Monitor(f"{group.id},jg_000000000000,nonsense")
     snapshot = await monitor.start()
     assert snapshot["type"] == "snapshot"
     assert snapshot["seqs"] == {group.id: 1}
     assert snapshot["newest"] == group.id
     assert snapshot["runner"] is False
-    claimed = await db(farm.claim, fence)
-    await db(farm.start, claimed, fence)
+    claimed = await db(factories.claim, fence)
+    await db(factories.start, claimed, fence)
     event = await monitor.until("event")
     assert (event["group"], event["seq"], event["event"]) == (group.id, 2, "child_started")
-    newer = await db(farm.submit)
+    newer = await db(factories.submit)
     while (await monitor.until("pulse"))["newest"] != newer.id:
         pass
     await monitor.close()
 
 
 async def test_progress_of_many_comes_in_one_frame_and_the_latest_wins(db: Any) -> None:
-    await db(farm.backend)
-    group = await db(farm.submit)
+    await db(factories.backend)
+    group = await db(factories.submit)
     monitor = Monitor(group.id)
     await monitor.start()
     frames = [ProgressFrame(f"j_{n % 5}", 1, float(n), "{}") for n in range(50)]
@@ -93,8 +93,8 @@ async def test_progress_of_many_comes_in_one_frame_and_the_latest_wins(db: Any) 
 
 
 async def test_a_found_comfyui_and_a_failed_job_change_the_pulse(db: Any) -> None:
-    await db(farm.backend)
-    fence = await db(farm.lease)
+    await db(factories.backend)
+    fence = await db(factories.lease)
     monitor = Monitor("")
     before = await monitor.start()
     assert before["failed"] == 0
@@ -102,7 +102,7 @@ async def test_a_found_comfyui_and_a_failed_job_change_the_pulse(db: Any) -> Non
     await db(lambda: FoundBackend.objects.create(url="http://localhost:8198", **seen))
     found = await monitor.until("pulse")
     assert found["backends"] != before["backends"]
-    await db(farm.submit)
+    await db(factories.submit)
     await db(lambda: expiry.children_give_up(fence=fence, away_s=600, reason="no answer"))
     while (await monitor.until("pulse"))["failed"] != 1:
         pass
@@ -110,7 +110,7 @@ async def test_a_found_comfyui_and_a_failed_job_change_the_pulse(db: Any) -> Non
 
 
 async def test_a_changed_backend_changes_the_pulse(db: Any) -> None:
-    row = await db(farm.backend)
+    row = await db(factories.backend)
     monitor = Monitor("")
     before = await monitor.start()
 
@@ -124,14 +124,14 @@ async def test_a_changed_backend_changes_the_pulse(db: Any) -> None:
 
 
 async def test_a_star_is_told_to_who_asks_for_stars_alone_and_nothing_else_is(db: Any) -> None:
-    await db(farm.backend)
-    fence = await db(farm.lease)
-    group = await db(farm.submit)
+    await db(factories.backend)
+    fence = await db(factories.lease)
+    group = await db(factories.submit)
     page, listing = Monitor(f"&stars={group.id}"), Monitor(group.id)
     assert (await page.start())["seqs"] == {}
     await listing.start()
-    claimed = await db(farm.claim, fence)
-    await db(farm.start, claimed, fence)
+    claimed = await db(factories.claim, fence)
+    await db(factories.start, claimed, fence)
     hub.publish(Message(group_id=group.id, progress=(ProgressFrame("j_0", 1, 5.0, "{}"),)))
     assert (await listing.until("progress"))["children"] == [[group.id, "j_0", 5.0]]
     for starred in (True, False):
@@ -147,15 +147,15 @@ async def test_a_star_is_told_to_who_asks_for_stars_alone_and_nothing_else_is(db
 
 
 async def test_a_group_page_is_sent_the_job_whose_file_was_replaced(db: Any) -> None:
-    await db(farm.backend)
-    fence = await db(farm.lease)
-    group = await db(farm.submit)
+    await db(factories.backend)
+    fence = await db(factories.lease)
+    group = await db(factories.submit)
     page = Monitor(f"&stars={group.id}")
     await page.start()
-    claimed = await db(farm.claim, fence)
-    await db(farm.start, claimed, fence)
-    await db(farm.finish, claimed, fence)
-    (item,) = farm.OUTPUTS["images"]
+    claimed = await db(factories.claim, fence)
+    await db(factories.start, claimed, fence)
+    await db(factories.finish, claimed, fence)
+    (item,) = factories.OUTPUTS["images"]
     digest = file_digest("gpu-1", item)
     await db(output_replaced, job_id=claimed.child_id, digest=digest)
     while (frame := await page.next())["type"] == "pulse":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.served import Served
+from tests.harness.processes import Served
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 

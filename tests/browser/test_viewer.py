@@ -14,7 +14,7 @@ from backends.simulator.threaded import SimulatorThread
 from jobgroups.outputs import media_types
 from tests.browser.conftest import free_port
 from tests.browser.desk import Desk
-from tests.served import Served
+from tests.harness.processes import Served
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
 

@@ -15,7 +15,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob
 from jobgroups.queries import estimates
 from jobgroups.services import attempts, cancellation
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -72,9 +72,11 @@ def names(client: Client, query: str) -> set[str]:
 
 
 def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: Client) -> None:
-    farm.backend()
+    factories.backend()
     skipped = [{"backend_id": "gpu-9", "reason": "It is offline"}] * 5
-    group = farm.submit("gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}])
+    group = factories.submit(
+        "gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}]
+    )
     page = client.get(f"/groups/{group.id}").content.decode()
     assert "2 backends left out: 6 jobs fewer" in page
     assert "<code>gpu-9</code> (named 5 times): It is offline" in page
@@ -93,12 +95,12 @@ def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: C
 def test_downloads_are_offered_where_there_are_files(
     client: Client, outputs: dict[str, Any], offered: bool
 ) -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    told = farm.end(outputs=outputs)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    told = factories.end(outputs=outputs)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
     ChildJob.objects.update(starred=True)
     page = client.get(f"/groups/{group.id}").content.decode()
@@ -106,21 +108,21 @@ def test_downloads_are_offered_where_there_are_files(
 
 
 def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client) -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit("gpu-1", "gpu-1")
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit("gpu-1", "gpu-1")
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     attempts.attempt_ended(
-        attempt_id=claimed.attempt_id, fence=fence, end=farm.end(AttemptState.ERROR)
+        attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.ERROR)
     )
     page = client.get(f"/groups/{group.id}").content.decode()
     assert "Retry a failed job on its card, or all failed jobs after the group has ended" in page
 
 
 def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(client: Client) -> None:
-    farm.backend()
-    group = farm.submit()
+    factories.backend()
+    group = factories.submit()
     ChildJob.objects.update(
         status="failed",
         failure_class="out_of_memory",
@@ -133,12 +135,12 @@ def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(clien
 
 
 def test_a_card_that_waits_to_be_tried_again_says_what_failed(client: Client) -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit(max_attempts=3)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    failed = farm.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit(max_attempts=3)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    failed = factories.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)
     page = client.get(f"/groups/{group.id}").content.decode()
     assert ">Queued<" in page
@@ -147,10 +149,10 @@ def test_a_card_that_waits_to_be_tried_again_says_what_failed(client: Client) ->
 
 
 def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
-    farm.backend("gpu-1")
-    farm.backend("gpu-2")
-    farm.submit("gpu-1", metadata={"name": "One"}, submitter="ann")
-    two = farm.submit("gpu-2", metadata={"name": "Two 50%"})
+    factories.backend("gpu-1")
+    factories.backend("gpu-2")
+    factories.submit("gpu-1", metadata={"name": "One"}, submitter="ann")
+    two = factories.submit("gpu-2", metadata={"name": "Two 50%"})
     cancellation.group_cancel(group_id=two.id)
     assert names(client, "") == {"One", "Two 50%"}
     assert names(client, "?state=cancelled") == {"Two 50%"}
@@ -172,15 +174,15 @@ def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
     ],
 )
 def test_a_query_that_makes_no_sense_counts_as_left_out(client: Client, query: str) -> None:
-    farm.backend()
-    farm.submit(metadata={"name": "One"})
+    factories.backend()
+    factories.submit(metadata={"name": "One"})
     assert names(client, query) == {"One"}
 
 
 def test_older_pages_follow_without_a_gap(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "PAGE_SIZE", 2)
-    farm.backend()
-    made = {farm.submit(metadata={"name": f"G{n}"}).id for n in range(5)}
+    factories.backend()
+    made = {factories.submit(metadata={"name": f"G{n}"}).id for n in range(5)}
     seen: list[str] = []
     query = ""
     for _ in range(3):
@@ -237,9 +239,9 @@ def test_pages_change_nothing(client: Client) -> None:
 
 
 def test_repeating_a_group_with_one_seed_takes_its_backend_alone(client: Client) -> None:
-    farm.backend("gpu-1")
-    farm.backend("gpu-2")
-    made = farm.submit("gpu-1", "gpu-2", seed_strategy="sequential", base_seed=5)
+    factories.backend("gpu-1")
+    factories.backend("gpu-2")
+    made = factories.submit("gpu-1", "gpu-2", seed_strategy="sequential", base_seed=5)
     said = client.get(f"/submit?from={made.id}&seed=6").context["source"]
     assert (said["backend_ids"], said["base_seed"]) == (["gpu-2"], 6)
     said = client.get(f"/submit?from={made.id}").context["source"]
@@ -248,6 +250,6 @@ def test_repeating_a_group_with_one_seed_takes_its_backend_alone(client: Client)
 
 def test_many_backends_are_a_table(client: Client) -> None:
     for number in range(13):
-        farm.backend(f"gpu-{number}")
+        factories.backend(f"gpu-{number}")
     assert b'<table class="machines"' in client.get("/backends").content
     assert b'class="lane ' not in client.get("/backends").content

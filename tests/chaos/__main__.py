@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.chaos import checking
 from tests.chaos.plan import LONG, SHORT, plan
 from tests.chaos.running import Wanted, run
-from tests.servers import is_there
+from tests.harness.servers import is_there
 
 #: Each state is to be hit so often in a run of at least so many strikes.
 _EACH, _OF = 5, 40

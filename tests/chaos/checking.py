@@ -16,8 +16,8 @@ from backends.simulator import read_audit_log
 from tests.chaos.killer import Tally
 from tests.chaos.plan import IN_FLIGHT
 from tests.e2e.burning import promises
-from tests.e2e.killing import verdict
-from tests.e2e.killing.director import rows
+from tests.harness import laws
+from tests.harness.director import rows
 from tests.ws.client_state import ClientState, picked
 
 DATABASE: Final = "director.sqlite3"
@@ -37,7 +37,7 @@ def check(folder: Path) -> str:
     entries = read_audit_log(folder / WITNESS)
     unasked = json.loads((folder / RUN).read_text(encoding="utf-8"))["unasked"]
     _check_promised(folder)
-    verdict.check(folder, entries, unasked=unasked)
+    laws.check(folder, entries, unasked=unasked)
     promises.check_policies(folder)
     _check_trespass(folder)
     events = _check_streams(folder)
@@ -73,7 +73,7 @@ def _check_streams(folder: Path) -> int:
             name: snapshot[name] for name in ("seq", "status")
         }, group_id
         heard = [frame for frame in frames if frame["type"] != "initial_state"]
-        stored = verdict.stored_events(folder, group_id)
+        stored = laws.stored_events(folder, group_id)
         assert heard == stored[len(stored) - len(heard) :], (
             f"{group_id}: another log than the stored"
         )

@@ -16,9 +16,9 @@ import httpx
 import psycopg
 
 from tests.chaos import rows
-from tests.e2e.burning.machines import Build, Machine, Machines, plugged_in
-from tests.served import Launched, LaunchedRunner, Served
-from tests.servers import Postgres, Redis, own_redis, postgres
+from tests.harness.machines import Build, Machine, Machines, plugged_in
+from tests.harness.processes import Launched, LaunchedRunner, Served
+from tests.harness.servers import Postgres, Redis, own_redis, postgres
 
 WEBS: Final = 2
 RUNNERS: Final = 2

@@ -18,8 +18,8 @@ import psycopg
 from jobgroups.domain.states import AttemptState
 from tests.chaos.house import House, signal_group
 from tests.chaos.plan import IN_FLIGHT, Strike
-from tests.e2e.burning.machines import Machine
-from tests.served import LaunchedRunner, Served
+from tests.harness.machines import Machine
+from tests.harness.processes import LaunchedRunner, Served
 
 #: Seconds that an attempt in the wanted state is waited for.
 _PATIENCE: Final = 6.0

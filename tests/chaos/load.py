@@ -13,8 +13,8 @@ from typing import Any, Final
 import httpx
 
 from tests.chaos.house import House
-from tests.e2e.killing.gpus import picture
-from tests.e2e.killing.watcher import Watcher
+from tests.harness.simulators import picture
+from tests.harness.watcher import Watcher
 from tests.ws.client_state import ClientState
 
 #: Children that are to be open at any time, so that every machine always has something waiting.

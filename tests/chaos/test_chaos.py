@@ -22,8 +22,8 @@ from tests.chaos import checking
 from tests.chaos.killer import Tally
 from tests.chaos.plan import IN_FLIGHT, KINDS, LONG, SHORT, Strike, plan
 from tests.chaos.running import Wanted, run
-from tests.served import ROOT
-from tests.servers import needs_servers
+from tests.harness.processes import ROOT
+from tests.harness.servers import needs_servers
 
 WANTED = Wanted(seed=25, kills=28, children=240, pace=SHORT)
 

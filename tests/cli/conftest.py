@@ -19,7 +19,7 @@ from backends.simulator.threaded import SimulatorThread
 from director.cli import app
 from director.client import Director
 from director.demo.workflow import text_to_picture
-from tests.served import ROOT, Served, serving
+from tests.harness.processes import ROOT, Served, serving
 
 #: Seconds for a command that takes one on an idle machine.
 PATIENCE_S = 60.0

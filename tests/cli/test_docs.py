@@ -16,7 +16,7 @@ from backends.simulator.threaded import SimulatorThread
 from director.cli.app import _CLIENT, _LOCAL
 from director.cli.exit_status import Status
 from tests.cli.conftest import Desk
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 _PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 #: tests/e2e/test_demo.py runs the demo.

@@ -23,8 +23,8 @@ from backends.simulator.threaded import SimulatorThread
 from director.doctor.backends import _Answer, _finding
 from director.doctor.findings import Finding, Level
 from director.doctor.host import file_system
-from tests.served import ROOT, Served, stop_in_order
-from tests.servers import needs_servers, postgres
+from tests.harness.processes import ROOT, Served, stop_in_order
+from tests.harness.servers import needs_servers, postgres
 
 _SECRET = "hunter2-hunter2-hunter2"
 

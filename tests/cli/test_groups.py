@@ -14,7 +14,7 @@ from director.client import Director
 from director.demo.workflow import text_to_picture
 from tests.cli.conftest import Desk
 from tests.client.server import FakeDirector
-from tests.served import Served
+from tests.harness.processes import Served
 
 
 def _jobs(desk: Desk, group_id: str) -> list[str]:

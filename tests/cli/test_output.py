@@ -12,7 +12,7 @@ import pytest
 
 from director.client import Director, Unreachable
 from tests.cli.conftest import Desk
-from tests.servers import free_port
+from tests.harness.servers import free_port
 
 _FULL = Path("/dev/full")
 

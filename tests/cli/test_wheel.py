@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 _PACKAGES = ("director", "jobgroups", "backends")
 _WITHOUT_INDEX = ("No matching distribution found for setuptools", "Could not find a version")

@@ -28,7 +28,7 @@ from jobgroups.models import (
     ReportedFile,
 )
 from jobgroups.services import attempts, runners
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -48,13 +48,13 @@ def admin_client(client: Client) -> Client:
 @pytest.fixture
 def group() -> JobGroup:
     """One row of every model; the first job is completed, the second runs, the third is queued."""
-    farm.backend(headers={"Authorization": "Bearer hidden-token"})
+    factories.backend(headers={"Authorization": "Bearer hidden-token"})
     runners.runner_started(name="runner", instance="1", version="0")
-    fence = farm.lease()
-    group = farm.submit(*["gpu-1"] * 3, metadata={"scene": "<script>shot_001"})
-    farm.finish(farm.claim(fence), fence)
-    farm.start(farm.claim(fence), fence)
-    third = farm.claim(fence)
+    fence = factories.lease()
+    group = factories.submit(*["gpu-1"] * 3, metadata={"scene": "<script>shot_001"})
+    factories.finish(factories.claim(fence), fence)
+    factories.start(factories.claim(fence), fence)
+    third = factories.claim(fence)
     attempts.attempt_uncertain(attempt_id=third.attempt_id, fence=fence)
     attempts.attempt_never_accepted(
         attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
@@ -116,7 +116,7 @@ def test_pages_change_nothing(group: JobGroup, admin_client: Client) -> None:
 
 
 def test_row_link_leads_to_the_row_of_any_id(admin_client: Client) -> None:
-    farm.backend("gpu_22")
+    factories.backend("gpu_22")
     link = re.search(r'href="([^"]+)"', str(row_link(Backend, "gpu_22")))
     assert link is not None
     assert "gpu_22" in _text(admin_client, link[1])
@@ -198,10 +198,10 @@ def test_found_comfyuis_are_ignored_offered_and_added(
 def test_cancel_of_single_jobs_leaves_the_group_running(
     group: JobGroup, admin_client: Client
 ) -> None:
-    before = farm.log(group)
+    before = factories.log(group)
     final = ChildJob.objects.filter(status="completed")
     assert "0 jobs were cancelled" in _run(admin_client, "cancel", final)
-    assert farm.log(group) == before
+    assert factories.log(group) == before
     running = ChildJob.objects.filter(status="running")
     assert "1 job was cancelled" in _run(admin_client, "cancel", running)
     group.refresh_from_db()
@@ -215,16 +215,16 @@ def test_groups_are_cancelled_and_retried(group: JobGroup, admin_client: Client)
     group.refresh_from_db()
     assert group.status == "cancelled"
     assert Attempt.objects.get(state="running").stop_reason == "cancel"
-    assert farm.types(group)[-1] == "group_complete"
+    assert factories.types(group)[-1] == "group_complete"
     assert "2 jobs are queued again" in _run(admin_client, "retry", JobGroup.objects.all())
-    assert farm.types(group)[-1] == "group_reopened"
+    assert factories.types(group)[-1] == "group_reopened"
 
 
 def test_single_jobs_are_retried(group: JobGroup, admin_client: Client) -> None:
     running = ChildJob.objects.filter(position=1)
     running.update(status="failed", completed_at=now())
     assert "1 job is queued again" in _run(admin_client, "retry", running)
-    event = farm.log(group)[-1]
+    event = factories.log(group)[-1]
     assert (event["type"], event["requested_by"]) == ("child_retrying", "admin")
 
     _run(admin_client, "cancel", JobGroup.objects.all())
@@ -239,7 +239,7 @@ def test_viewers_get_no_actions(group: JobGroup, client: Client) -> None:
     viewer = User.objects.create(username="viewer", is_staff=True)
     viewer.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
     client.force_login(viewer)
-    before = (Backend.objects.get().enabled, farm.log(group))
+    before = (Backend.objects.get().enabled, factories.log(group))
     for model, action in (
         (Backend, "disable"),
         (JobGroup, "cancel"),
@@ -249,7 +249,7 @@ def test_viewers_get_no_actions(group: JobGroup, client: Client) -> None:
     ):
         assert f'value="{action}"' not in _text(client, _list_url(model))
         _run(client, action, model._default_manager.all())
-    assert (Backend.objects.get().enabled, farm.log(group)) == before
+    assert (Backend.objects.get().enabled, factories.log(group)) == before
 
 
 def test_admin_requires_a_sign_in(client: Client) -> None:

@@ -36,7 +36,7 @@ from jobgroups.services import (
 )
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
-from tests import farm
+from tests.harness import factories
 from tests.ws.client_state import ClientState, picked
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -57,8 +57,8 @@ class Machine:
     """One backend, and the runner that drives it with an end for each prompt."""
 
     def __init__(self, name: str, luck: random.Random) -> None:
-        farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-        self.fence: Fence = farm.lease(name)
+        factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+        self.fence: Fence = factories.lease(name)
         self.name = name
         self.luck = luck
         #: Prompts that were told to stop, or hang, and end later.
@@ -103,15 +103,15 @@ class Machine:
                 attempts.attempt_lost(**it, reason="it crashed")
             case "error":
                 kind = self.luck.choice(KINDS)
-                attempts.attempt_ended(**it, end=farm.end(AttemptState.ERROR, failure=kind))
+                attempts.attempt_ended(**it, end=factories.end(AttemptState.ERROR, failure=kind))
             case _:
-                attempts.attempt_ended(**it, end=farm.end())
+                attempts.attempt_ended(**it, end=factories.end())
 
     def end_late(self, claimed: Claim) -> None:
         """Have a prompt end that was given up, in success as often as not."""
         state = self.luck.choice([AttemptState.SUCCESS, AttemptState.INTERRUPTED])
         failure = FailureClass.INTERRUPTED if state is AttemptState.INTERRUPTED else None
-        end = farm.end(state, failure=failure)
+        end = factories.end(state, failure=failure)
         attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=self.fence, end=end)
 
     def keep_house(self) -> None:
@@ -181,7 +181,7 @@ def drive_to_the_end(machines: list[Machine]) -> None:
             # What the machine's own list does not know of: given up while it was sent.
             stopped = Attempt.objects.filter(backend_id=machine.name, ended_at__isnull=True)
             for attempt_id in stopped.values_list("id", flat=True):
-                end = farm.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
+                end = factories.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
                 attempts.attempt_ended(attempt_id=attempt_id, fence=machine.fence, end=end)
         if not any(moved) and not ChildJob.objects.filter(status=ChildStatus.QUEUED).exists():
             return
@@ -193,7 +193,7 @@ def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Set
     luck = random.Random(seed)
     machines = [Machine(name, random.Random(seed * 10 + at)) for at, name in enumerate(NAMES)]
     made = [
-        farm.submit(
+        factories.submit(
             *(luck.choice(NAMES) for _ in range(4)),
             max_attempts=luck.choice([1, 2, 3]),
             retry_elsewhere=luck.choice(list(Elsewhere)),
@@ -212,7 +212,7 @@ def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Set
         raise broke[0]
     drive_to_the_end(machines)
     for group in made:
-        assert farm.fresh(group).completed_at is not None, "it never ends"
+        assert factories.fresh(group).completed_at is not None, "it never ends"
         assert_told_once(group)
         assert_law(clients[group.id], group)
     assert_rendered_once()
@@ -231,7 +231,7 @@ def assert_told_once(group: JobGroup) -> None:
 
     A child that a person retried within the run ends once more for each retry.
     """
-    log = farm.log(group)
+    log = factories.log(group)
     assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
     ends = Counter((event["run"], event["job_id"]) for event in log if event["type"] in FINAL)
     # One that failed in an earlier run, and joins this one, has not ended in it before.
@@ -243,7 +243,7 @@ def assert_told_once(group: JobGroup) -> None:
             ends[event["run"], event["job_id"]] -= 1
     assert set(ends.values()) == {1}
     completes = [event["run"] for event in log if event["type"] == "group_complete"]
-    assert completes == list(range(1, farm.fresh(group).run + 1))
+    assert completes == list(range(1, factories.fresh(group).run + 1))
     last_of_run = {event["run"]: event["type"] for event in log}
     assert set(last_of_run.values()) == {"group_complete"}
 
@@ -268,7 +268,7 @@ def assert_rendered_once() -> None:
     for child in ChildJob.objects.all():
         rows = list(child.attempts.order_by("number"))
         charged = Counter(row.run for row in rows if row.is_counted and row.ended_at)
-        retried = filter(is_retry_of_failed, farm.log(child.group))
+        retried = filter(is_retry_of_failed, factories.log(child.group))
         more = Counter((event["run"], event["job_id"]) for event in retried)
         for run, count in charged.items():
             assert count <= child.group.max_attempts + more[run, child.id], charged

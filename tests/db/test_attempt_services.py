@@ -25,7 +25,7 @@ from jobgroups.runner.attempt import result
 from jobgroups.services import attempts, cancellation, claims, outcomes
 from jobgroups.services.group_transaction import GroupWrite
 from jobgroups.services.transactions import group_transaction
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -53,16 +53,16 @@ def put(child: ChildJob, status: ChildStatus) -> None:
 @pytest.mark.parametrize("source", ChildStatus)
 @pytest.mark.parametrize("target", ChildStatus)
 def test_a_child_moves_only_as_the_table_says(source: ChildStatus, target: ChildStatus) -> None:
-    farm.backend()
-    group = farm.submit("gpu-1", "gpu-1")
+    factories.backend()
+    group = factories.submit("gpu-1", "gpu-1")
     child = group.children.earliest("position")
     put(child, source)
-    child = farm.fresh(child)
+    child = factories.fresh(child)
     fields = {"outputs_json": "{}"} if target is ChildStatus.COMPLETED else {}
     with group_transaction(group.id) as write:
         moved = write.move_child(child, target, **fields)
     assert moved is (target in CHILD_MOVES[source])
-    assert farm.fresh(child).status == (target if moved else source)
+    assert factories.fresh(child).status == (target if moved else source)
 
 
 @pytest.mark.parametrize("source", AttemptState)
@@ -70,10 +70,10 @@ def test_a_child_moves_only_as_the_table_says(source: ChildStatus, target: Child
 def test_an_attempt_moves_only_as_the_table_says(
     source: AttemptState, target: AttemptState
 ) -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
     Attempt.objects.filter(pk=claimed.attempt_id).update(
         state=source, ended_at=now() if source in ATTEMPT_ENDED else None
     )
@@ -88,59 +88,64 @@ def test_an_attempt_moves_only_as_the_table_says(
 
 
 def test_a_render_is_told_in_order_from_submission_to_group_complete() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    assert farm.fresh(group).status == "running"
-    farm.finish(claimed, fence)
-    assert farm.types(group) == [
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    assert factories.fresh(group).status == "running"
+    factories.finish(claimed, fence)
+    assert factories.types(group) == [
         "group_created",
         "child_started",
         "child_completed",
         "group_complete",
     ]
-    assert [event["seq"] for event in farm.log(group)] == [1, 2, 3, 4]
-    stored = farm.fresh(group)
+    assert [event["seq"] for event in factories.log(group)] == [1, 2, 3, 4]
+    stored = factories.fresh(group)
     assert (stored.status, stored.completed_count, stored.seq) == ("completed", 1, 4)
     child = group.children.get()
     assert (child.status, child.progress, child.attempt_count) == ("completed", 100.0, 1)
 
 
 def test_an_end_told_twice_changes_nothing() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    assert farm.finish(claimed, fence)
-    before = farm.log(group)
-    assert not farm.finish(claimed, fence, AttemptState.ERROR)
-    assert farm.log(group) == before
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    assert factories.finish(claimed, fence)
+    before = factories.log(group)
+    assert not factories.finish(claimed, fence, AttemptState.ERROR)
+    assert factories.log(group) == before
     assert group.children.get().status == "completed"
 
 
 def test_a_child_that_ran_while_nobody_looked_gets_its_start_just_before_its_end() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    farm.finish(farm.claim(fence), fence, AttemptState.ERROR)
-    assert farm.types(group) == ["group_created", "child_started", "child_failed", "group_complete"]
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    factories.finish(factories.claim(fence), fence, AttemptState.ERROR)
+    assert factories.types(group) == [
+        "group_created",
+        "child_started",
+        "child_failed",
+        "group_complete",
+    ]
     child = group.children.get()
     assert (child.error_message, child.error_type) == ("CUDA out of memory", "ComfyUIError")
-    assert farm.fresh(group).status == "failed"
+    assert factories.fresh(group).status == "failed"
 
 
 def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     cancellation.group_cancel(group_id=group.id)
-    before = farm.log(group)
-    assert farm.finish(claimed, fence)
-    assert farm.log(group) == before
+    before = factories.log(group)
+    assert factories.finish(claimed, fence)
+    assert factories.log(group) == before
     child = group.children.get()
     assert (child.status, child.outputs_json) == ("cancelled", None)
     attempt = child.attempts.get()
@@ -149,38 +154,38 @@ def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only() -> Non
 
 
 def test_a_refused_child_fails_without_having_started() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
     attempts.attempt_refused(
-        attempt_id=farm.claim(fence).attempt_id,
+        attempt_id=factories.claim(fence).attempt_id,
         fence=fence,
         message="Prompt has no outputs",
         details={"node_errors": {}},
     )
-    assert farm.types(group) == ["group_created", "child_failed", "group_complete"]
-    assert farm.log(group)[1]["error_type"] == "ValidationError"
+    assert factories.types(group) == ["group_created", "child_failed", "group_complete"]
+    assert factories.log(group)[1]["error_type"] == "ValidationError"
 
 
 def test_what_was_not_sent_waits_again_and_is_not_charged() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    first = farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    first = factories.claim(fence)
     attempts.attempt_not_sent(attempt_id=first.attempt_id, fence=fence)
     child = group.children.get()
     assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
-    second = farm.claim(fence)
+    second = factories.claim(fence)
     assert (second.child_id, second.number) == (first.child_id, 2)
     assert second.prompt_id != first.prompt_id
 
 
 def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
     for _ in range(outcomes.MAX_UNCHARGED):
-        claimed = farm.claim(fence)
+        claimed = factories.claim(fence)
         attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
         attempts.attempt_never_accepted(
             attempt_id=claimed.attempt_id, fence=fence, remember_until=now()
@@ -188,14 +193,14 @@ def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough
     assert AbandonedPrompt.objects.count() == outcomes.MAX_UNCHARGED
     child = group.children.get()
     assert (child.status, child.error_type) == ("failed", "ConnectionError")
-    assert farm.types(group) == ["group_created", "child_failed", "group_complete"]
+    assert factories.types(group) == ["group_created", "child_failed", "group_complete"]
 
 
 def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
     attempts.attempt_never_accepted(
         attempt_id=claimed.attempt_id, fence=fence, remember_until=now()
@@ -204,32 +209,32 @@ def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits() -> N
     child = group.children.get()
     assert (child.status, child.current_attempt_id) == ("running", claimed.attempt_id)
     assert not AbandonedPrompt.objects.exists()
-    farm.finish(claimed, fence)
-    assert farm.fresh(group).status == "completed"
+    factories.finish(claimed, fence)
+    assert factories.fresh(group).status == "completed"
 
 
 def test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    old = farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    old = factories.claim(fence)
     attempts.attempt_uncertain(attempt_id=old.attempt_id, fence=fence)
     attempts.attempt_never_accepted(attempt_id=old.attempt_id, fence=fence, remember_until=now())
-    new = farm.claim(fence)
+    new = factories.claim(fence)
     assert not attempts.abandoned_met(attempt_id=old.attempt_id, fence=fence, running=True)
     # Its late success is recorded where it belongs, and decides nothing.
-    farm.finish(old, fence)
+    factories.finish(old, fence)
     assert group.children.get().current_attempt_id == new.attempt_id
     assert group.children.get().status == "queued"
     assert AbandonedPrompt.objects.count() == 0
 
 
 def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fails() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit("gpu-1", "gpu-1")
-    first, second = farm.claim(fence), farm.claim(fence)
-    farm.start(first, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit("gpu-1", "gpu-1")
+    first, second = factories.claim(fence), factories.claim(fence)
+    factories.start(first, fence)
     attempts.attempt_accepted(attempt_id=second.attempt_id, fence=fence)
     attempts.attempt_lost(attempt_id=first.attempt_id, fence=fence, reason="gpu-1 restarted")
     attempts.attempt_lost(attempt_id=second.attempt_id, fence=fence, reason="gpu-1 restarted")
@@ -240,50 +245,50 @@ def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fail
 
 
 def test_a_prompt_hit_by_the_stop_of_another_one_waits_again() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     attempts.attempt_struck(
-        attempt_id=claimed.attempt_id, fence=fence, end=farm.end(AttemptState.INTERRUPTED)
+        attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.INTERRUPTED)
     )
     child = group.children.get()
     assert (child.status, child.started_at) == ("queued", None)
-    assert farm.types(group) == ["group_created", "child_started", "child_requeued"]
-    again = farm.claim(fence)
-    farm.start(again, fence)
-    farm.finish(again, fence)
-    assert farm.types(group)[3:] == ["child_started", "child_completed", "group_complete"]
+    assert factories.types(group) == ["group_created", "child_started", "child_requeued"]
+    again = factories.claim(fence)
+    factories.start(again, fence)
+    factories.finish(again, fence)
+    assert factories.types(group)[3:] == ["child_started", "child_completed", "group_complete"]
 
 
 def test_a_timeout_ends_the_child_and_owes_the_stop() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit(timeout_seconds=30)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit(timeout_seconds=30)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     child = group.children.get()
     assert (child.status, child.error_message) == ("timeout", "Timed out after 30 s")
     attempt = child.attempts.get()
     assert (attempt.stop_reason, attempt.ended_at) == ("timeout", None)
     # Its place is taken until it is seen to end, and then the attempt says why.
-    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     attempt = child.attempts.get()
     assert (attempt.state, attempt.error_message) == ("timeout", "Timed out after 30 s")
-    assert farm.fresh(group).failed_count == 1
+    assert factories.fresh(group).failed_count == 1
 
 
 @pytest.mark.parametrize("reason", [one for one in StopReason if one != StopReason.TIMEOUT])
 def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_did(
     reason: StopReason,
 ) -> None:
-    farm.backend()
-    fence = farm.lease()
-    farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend()
+    fence = factories.lease()
+    factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
     stopped = result.interrupted(
         result.Prompt(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
@@ -295,57 +300,57 @@ def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_di
 
 
 def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
     cancellation.group_cancel(group_id=group.id)
     stored = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert stored.stop_requested
 
 
 def test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
-    first = farm.claim(fence)
-    farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit("gpu-1", "gpu-1", "gpu-1")
+    first = factories.claim(fence)
+    factories.claim(fence)
     assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
     cancellation.group_cancel(group_id=group.id)
-    farm.submit()
+    factories.submit()
     assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
-    farm.start(first, fence)
+    factories.start(first, fence)
     # A running prompt is being stopped: its interrupt could hit the next one, whatever the depth.
     assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
 
 
 def test_a_disabled_backend_claims_nothing_new() -> None:
-    row = farm.backend()
-    fence = farm.lease()
-    farm.submit()
+    row = factories.backend()
+    fence = factories.lease()
+    factories.submit()
     type(row).objects.update(enabled=False)
     assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
 
 
 def test_a_child_is_not_claimed_while_an_older_attempt_of_it_is_active() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    factories.claim(fence)
     ChildJob.objects.filter(group=group).update(current_attempt=None)
     assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
 
 
 def test_a_runner_that_lost_its_lease_writes_nothing() -> None:
-    farm.backend()
-    stale = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(stale)
-    farm.lease()
+    factories.backend()
+    stale = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(stale)
+    factories.lease()
     calls: list[Callable[[], object]] = [
         lambda: attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=stale),
         lambda: attempts.attempt_started(attempt_id=claimed.attempt_id, fence=stale),
-        lambda: farm.finish(claimed, stale),
+        lambda: factories.finish(claimed, stale),
         lambda: attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=stale),
         lambda: attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=stale),
         lambda: attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=stale, reason=""),
@@ -353,26 +358,26 @@ def test_a_runner_that_lost_its_lease_writes_nothing() -> None:
     for call in calls:
         with pytest.raises(LeaseLost):
             call()
-    farm.submit()
+    factories.submit()
     with pytest.raises(LeaseLost):
         claims.child_claim(fence=stale, client_id="c", depth=9)
     assert Attempt.objects.get(pk=claimed.attempt_id).state == "intent"
-    assert farm.types(group) == ["group_created"]
+    assert factories.types(group) == ["group_created"]
 
 
 def test_a_group_accepted_without_a_runner_is_pending_until_a_child_is_claimed() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit(runner_alive=False)
-    assert farm.fresh(group).status == "pending"
-    farm.claim(fence)
-    assert farm.fresh(group).status == "running"
-    assert farm.types(group) == ["group_created", "group_started"]
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit(runner_alive=False)
+    assert factories.fresh(group).status == "pending"
+    factories.claim(fence)
+    assert factories.fresh(group).status == "running"
+    assert factories.types(group) == ["group_created", "group_started"]
 
 
 def test_the_database_refuses_what_the_law_forbids() -> None:
-    farm.backend()
-    group = farm.submit()
+    factories.backend()
+    group = factories.submit()
     child = ChildJob.objects.filter(group=group)
     wrong: list[Callable[[], object]] = [
         lambda: child.update(status="completed", completed_at=now()),
@@ -391,18 +396,18 @@ def test_the_database_refuses_what_the_law_forbids() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_of_eight_ends_at_once_exactly_one_counts() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     barrier = threading.Barrier(8)
 
     def race(number: int) -> bool:
         barrier.wait()
         try:
             if number % 2:
-                return farm.finish(claimed, fence)
+                return factories.finish(claimed, fence)
             return cancellation.group_cancel(group_id=group.id).interrupted == 1
         finally:
             connection.close()
@@ -411,27 +416,27 @@ def test_of_eight_ends_at_once_exactly_one_counts() -> None:
         won = list(pool.map(race, range(8)))
     # The attempt is closed once; the child was ended once, by the end or by a cancel.
     assert sum(won[1::2]) == 1
-    kinds = farm.types(group)
+    kinds = factories.types(group)
     finals = [kind for kind in kinds if kind in ("child_completed", "child_cancelled")]
     assert len(finals) == 1
     assert kinds.count("group_complete") == 1
-    assert [event["seq"] for event in farm.log(group)] == list(range(1, len(kinds) + 1))
+    assert [event["seq"] for event in factories.log(group)] == list(range(1, len(kinds) + 1))
 
 
 @pytest.mark.django_db(transaction=True)
 def test_the_last_two_children_ending_at_once_complete_the_group_once() -> None:
-    farm.backend("gpu-1")
-    farm.backend("gpu-2")
-    fences = [farm.lease("gpu-1"), farm.lease("gpu-2")]
+    factories.backend("gpu-1")
+    factories.backend("gpu-2")
+    fences = [factories.lease("gpu-1"), factories.lease("gpu-2")]
     for _ in range(5):
-        group = farm.submit("gpu-1", "gpu-2")
-        claims = [farm.claim(fence) for fence in fences]
+        group = factories.submit("gpu-1", "gpu-2")
+        claims = [factories.claim(fence) for fence in fences]
         barrier = threading.Barrier(2)
 
         def race(number: int, claims: list[claims.Claim], barrier: threading.Barrier) -> None:
             barrier.wait()
             try:
-                farm.finish(claims[number], fences[number])
+                factories.finish(claims[number], fences[number])
             finally:
                 connection.close()
 
@@ -440,15 +445,15 @@ def test_the_last_two_children_ending_at_once_complete_the_group_once() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert farm.types(group).count("group_complete") == 1
-        assert farm.fresh(group).status == "completed"
+        assert factories.types(group).count("group_complete") == 1
+        assert factories.fresh(group).status == "completed"
 
 
 @pytest.mark.django_db(transaction=True)
 def test_two_claims_at_once_never_take_one_child() -> None:
-    farm.backend()
-    fence = farm.lease()
-    farm.submit(*["gpu-1"] * 6)
+    factories.backend()
+    fence = factories.lease()
+    factories.submit(*["gpu-1"] * 6)
     barrier = threading.Barrier(6)
 
     def race(_: int) -> str | None:
@@ -465,8 +470,8 @@ def test_two_claims_at_once_never_take_one_child() -> None:
 
 
 def test_group_write_is_only_made_under_the_groups_lock() -> None:
-    farm.backend()
-    group = farm.submit()
+    factories.backend()
+    group = factories.submit()
     with group_transaction(group.id) as write:
         assert isinstance(write, GroupWrite)
         assert connection.in_atomic_block

@@ -17,7 +17,7 @@ from backends.models import Backend
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.errors import LeaseLost
 from jobgroups.models import ChildJob, Lease
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -43,7 +43,7 @@ async def _told(database: DatabaseThreads, *works: Callable[[], Any]) -> list[An
 
 def _backend(name: str) -> str:
     with transaction.atomic():
-        farm.backend(name)
+        factories.backend(name)
     return name
 
 
@@ -95,7 +95,7 @@ def _seen_elsewhere() -> set[str]:
 def test_what_one_raises_costs_the_others_nothing(database: DatabaseThreads) -> None:
     def refused() -> None:
         with transaction.atomic():
-            farm.backend("gpu-lost")
+            factories.backend("gpu-lost")
             raise LeaseLost("gpu-lost", 7)
 
     told = asyncio.run(
@@ -113,7 +113,7 @@ def test_one_that_leaves_the_transaction_unusable_is_refused_alone(
 
     def twice() -> None:
         # Without a transaction of its own: nothing is there to be rolled back to.
-        farm.backend("gpu-1")
+        factories.backend("gpu-1")
 
     def counted(name: str) -> str:
         runs.append(name)
@@ -146,10 +146,10 @@ def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
     """Else what a runner waits to store is never stored, and nobody learns of it."""
 
     async def course() -> list[Any]:
-        await database.run(farm.allow_writes, allowed=False)
+        await database.run(factories.allow_writes, allowed=False)
         async with asyncio.timeout(10):
             told = await _told(database, *(partial(_backend, f"gpu-{n}") for n in (1, 2, 3)))
-        await database.run(farm.allow_writes, allowed=True)
+        await database.run(factories.allow_writes, allowed=True)
         return [*told, *await _told(database, partial(_backend, "gpu-4"))]
 
     *refused, stored = asyncio.run(course())
@@ -222,7 +222,7 @@ def test_what_shares_a_commit_is_ended_early_where_somebody_waits_to_write(
 def test_a_submission_is_not_kept_waiting_by_a_runner_that_writes_without_pause() -> None:
     if connection.vendor != "sqlite":
         pytest.skip("PostgreSQL has many writers.")
-    farm.backend("gpu-1")
+    factories.backend("gpu-1")
     over = threading.Event()
 
     def runner() -> None:
@@ -272,5 +272,5 @@ def test_a_turn_is_given_whatever_becomes_of_its_transaction() -> None:
     thread.join()
     began = time.monotonic()
     with transaction.atomic():
-        farm.backend("gpu-1")
+        factories.backend("gpu-1")
     assert time.monotonic() - began < 1.0

@@ -25,7 +25,7 @@ from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
 from jobgroups.queries import groups as selectors
 from jobgroups.services import cancellation
-from tests import farm
+from tests.harness import factories
 
 CHILDREN: PreparedQuery[Any] = PreparedQuery(
     lambda: (
@@ -43,11 +43,13 @@ def _values(row: Model) -> dict[str, Any]:
 
 def _group() -> JobGroup:
     """A group of three: one is completed, one runs, one waits."""
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit(*["gpu-1"] * 3, required_capabilities=["24gb"], metadata={"scene": "é"})
-    farm.finish(farm.claim(fence), fence)
-    farm.start(farm.claim(fence), fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit(
+        *["gpu-1"] * 3, required_capabilities=["24gb"], metadata={"scene": "é"}
+    )
+    factories.finish(factories.claim(fence), fence)
+    factories.start(factories.claim(fence), fence)
     return group
 
 
@@ -59,7 +61,7 @@ def test_the_instances_are_those_of_the_query_set() -> None:
         found = CHILDREN(group.id)
         loaded = [one.current_attempt for one in found]
     assert len(asked) == 1
-    assert {one.group_seq for one in found} == {farm.fresh(group).seq}
+    assert {one.group_seq for one in found} == {factories.fresh(group).seq}
     assert [_values(one) for one in found] == [_values(one) for one in plain]
     attempts = [Attempt.objects.filter(pk=one.current_attempt_id).first() for one in plain]
     assert [one and _values(one) for one in loaded] == [one and _values(one) for one in attempts]
@@ -74,7 +76,7 @@ def test_what_was_deferred_is_read_when_it_is_wanted() -> None:
     )
     [found] = compiled(group.id)
     assert found.get_deferred_fields() == {"workflow_json"}
-    assert _values(found) == _values(farm.fresh(group))
+    assert _values(found) == _values(factories.fresh(group))
 
 
 @pytest.mark.django_db
@@ -156,7 +158,7 @@ def test_a_snapshot_is_of_one_moment_even_where_the_log_moves_while_it_is_read(
     monkeypatch.setattr(selectors, "_children", moving)
     snapshot = selectors.group_snapshot(group.id)
     assert len(times) == 2
-    assert snapshot["seq"] == farm.fresh(group).seq
+    assert snapshot["seq"] == factories.fresh(group).seq
     assert snapshot["cancelled_count"] == 2
     assert [one["status"] for one in snapshot["child_jobs"]].count("cancelled") == 2
 
@@ -249,9 +251,9 @@ def test_an_update_stores_what_a_query_set_would() -> None:
         "completed_at": None,
     }
     assert update_where(JobGroup, group.pk, fields)
-    stored = farm.fresh(group)
+    stored = factories.fresh(group)
     JobGroup.objects.filter(pk=group.pk).update(**fields)
-    assert _values(stored) == _values(farm.fresh(group))
+    assert _values(stored) == _values(factories.fresh(group))
     assert stored.cancelled_at == moment
 
 
@@ -270,6 +272,6 @@ def test_an_update_changes_one_row_and_only_as_it_must_be() -> None:
     assert update_where(
         ChildJob, runs.pk, {"warnings_json": "x"}, status=["running"], current_attempt_id=attempt
     )
-    assert [farm.fresh(one).warnings_json for one in (done, runs, waits)] == ["[]", "x", "[]"]
+    assert [factories.fresh(one).warnings_json for one in (done, runs, waits)] == ["[]", "x", "[]"]
     assert update_where(ChildJob, waits.pk, {"current_attempt": None})
     assert not update_where(ChildJob, "j_000000000000", {"warnings_json": "x"})

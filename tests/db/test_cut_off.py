@@ -13,7 +13,7 @@ from director.web.errors import exception_handler
 from jobgroups.database.statements import insert
 from jobgroups.models import GroupLabel, JobGroup
 from jobgroups.services.progress import ProgressRow, progress_flush
-from tests import farm
+from tests.harness import factories
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
@@ -67,9 +67,9 @@ def test_who_is_cut_off_in_a_transaction_is_told_to_come_back_and_nothing_is_sto
 ) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("PostgreSQL's connections are meant")
-    farm.backend("gpu-1")
+    factories.backend("gpu-1")
     with pytest.raises(Exception) as met, transaction.atomic():  # noqa: PT011 the answer is looked at
-        farm.submit()
+        factories.submit()
         cut_off()
         JobGroup.objects.count()
     answer = exception_handler(met.value, {})

@@ -16,7 +16,7 @@ from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import estimates
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -25,18 +25,18 @@ STARTED = dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
 @pytest.fixture
 def fence() -> Fence:
-    farm.backend(reachability="online", last_seen_at=now() + dt.timedelta(hours=1))
-    return farm.lease()
+    factories.backend(reachability="online", last_seen_at=now() + dt.timedelta(hours=1))
+    return factories.lease()
 
 
 def rendered(
     fence: Fence, seconds: float, state: AttemptState = AttemptState.SUCCESS, **fields: Any
 ) -> JobGroup:
     """Render a group of one, in so many seconds."""
-    group = farm.submit(fence.backend_id, **fields)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    assert farm.finish(claimed, fence, state)
+    group = factories.submit(fence.backend_id, **fields)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    assert factories.finish(claimed, fence, state)
     ended = STARTED + dt.timedelta(seconds=seconds)
     Attempt.objects.filter(pk=claimed.attempt_id).update(started_at=STARTED, ended_at=ended)
     return group
@@ -46,12 +46,12 @@ def test_the_estimate_is_blank_below_three_runs_and_then_their_median(fence: Fen
     client = Client(headers={"host": "localhost"})
     for seconds in (10, 40):
         rendered(fence, seconds)
-    waits = farm.submit()
+    waits = factories.submit()
     part = f"/parts/groups/{waits.id}"
     assert "estimate" not in client.get(part).content.decode()
     waits.delete()
     rendered(fence, 90)
-    waits = farm.submit()
+    waits = factories.submit()
     part = f"/parts/groups/{waits.id}"
     assert "about 40 s left" in client.get(part).content.decode()
 
@@ -73,7 +73,7 @@ def test_nothing_is_said_of_what_waits_for_a_backend_that_is_sent_nothing(
 ) -> None:
     for _ in range(3):
         rendered(fence, 40)
-    part = f"/parts/groups/{farm.submit().id}"
+    part = f"/parts/groups/{factories.submit().id}"
     client = Client(headers={"host": "localhost"})
     assert "about 40 s left" in client.get(part).content.decode()
     Backend.objects.update(**stands)
@@ -85,9 +85,9 @@ def test_what_a_paused_backend_has_it_finishes_and_what_an_unreachable_one_has_n
 ) -> None:
     for _ in range(3):
         rendered(fence, 40)
-    part = f"/parts/groups/{farm.submit().id}"
+    part = f"/parts/groups/{factories.submit().id}"
     client = Client(headers={"host": "localhost"})
-    farm.start(farm.claim(fence), fence)
+    factories.start(factories.claim(fence), fence)
     Backend.objects.update(hold="pause")
     assert "about 40 s left" in client.get(part).content.decode()
     Backend.objects.update(reachability="offline")
@@ -114,8 +114,8 @@ def test_twenty_runs_count_and_the_newest_ones(fence: Fence) -> None:
 
 
 def test_another_workflow_and_another_backend_say_nothing(fence: Fence) -> None:
-    farm.backend("gpu-2")
-    other = farm.lease("gpu-2")
+    factories.backend("gpu-2")
+    other = factories.lease("gpu-2")
     for _ in range(3):
         digest = rendered(fence, 10).workflow_digest
         longer = rendered(other, 70, parameters={"steps": 90}).workflow_digest

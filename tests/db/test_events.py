@@ -14,7 +14,7 @@ from jobgroups.events.hub import Message
 from jobgroups.models import JobEvent
 from jobgroups.serializers import truncate
 from jobgroups.services import cancellation
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -30,10 +30,10 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
 def test_nothing_is_rung_before_the_commit(
     rung: list[Message], django_capture_on_commit_callbacks: Any
 ) -> None:
-    farm.backend()
+    factories.backend()
     with django_capture_on_commit_callbacks(execute=True):
         with transaction.atomic():
-            group = farm.submit()
+            group = factories.submit()
             assert rung == []
         assert rung == []
     assert [message.group_id for message in rung] == [group.id]
@@ -42,13 +42,13 @@ def test_nothing_is_rung_before_the_commit(
 def test_nothing_is_rung_of_a_transaction_that_failed(
     rung: list[Message], django_capture_on_commit_callbacks: Any
 ) -> None:
-    farm.backend()
+    factories.backend()
     with (
         django_capture_on_commit_callbacks(execute=True),
         pytest.raises(RuntimeError),
         transaction.atomic(),
     ):
-        farm.submit()
+        factories.submit()
         raise RuntimeError
     assert rung == []
 
@@ -56,8 +56,8 @@ def test_nothing_is_rung_of_a_transaction_that_failed(
 def test_one_transaction_is_one_message_whose_frames_are_the_rows(
     rung: list[Message], django_capture_on_commit_callbacks: Any
 ) -> None:
-    farm.backend()
-    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
+    factories.backend()
+    group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     with django_capture_on_commit_callbacks(execute=True):
         cancellation.group_cancel(group_id=group.id)
     (message,) = rung
@@ -75,23 +75,23 @@ def test_a_bell_that_fails_is_no_failed_write(
         raise RuntimeError
 
     monkeypatch.setattr(log.hub, "publish", broken)
-    farm.backend()
+    factories.backend()
     with django_capture_on_commit_callbacks(execute=True):
-        group = farm.submit()
-    assert farm.types(group) == ["group_created"]
+        group = factories.submit()
+    assert factories.types(group) == ["group_created"]
 
 
 def test_texts_in_events_are_cut_and_kept_whole_in_the_child() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    claimed = factories.claim(fence)
     long = "é" * 5000
     from jobgroups.services import attempts
 
-    end = farm.end(AttemptState.ERROR, error_message=long, error_details={"traceback": [long]})
+    end = factories.end(AttemptState.ERROR, error_message=long, error_details={"traceback": [long]})
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
-    failed = next(event for event in farm.log(group) if event["type"] == "child_failed")
+    failed = next(event for event in factories.log(group) if event["type"] == "child_failed")
     assert len(failed["error"].encode()) <= 2048
     assert len(failed["error_details"]["traceback"][0].encode()) <= 2048
     assert failed["error"].endswith("…")
@@ -99,18 +99,18 @@ def test_texts_in_events_are_cut_and_kept_whole_in_the_child() -> None:
 
 
 def test_no_frame_exceeds_a_mebibyte_whatever_a_child_reports() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
     images = [{"filename": f"{n:06}.png", "url": "x" * 300} for n in range(5000)]
-    claimed = farm.claim(fence)
+    claimed = factories.claim(fence)
     from jobgroups.services import attempts
 
-    end = farm.end(outputs={"images": images})
+    end = factories.end(outputs={"images": images})
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
     for event in JobEvent.objects.filter(group=group):
         assert len(event.frame.encode()) < 2**20
-    completed = farm.log(group)[2]
+    completed = factories.log(group)[2]
     assert completed["type"] == "child_completed"
     assert completed["outputs"] is None
     assert completed["truncated"] == ["outputs"]
@@ -126,11 +126,11 @@ def test_a_text_is_cut_at_a_whole_character() -> None:
 
 
 def test_each_group_numbers_its_own_events_from_one_without_a_gap() -> None:
-    farm.backend()
-    first, second = farm.submit(), farm.submit()
-    fence = farm.lease()
-    farm.finish(farm.claim(fence), fence)
-    farm.finish(farm.claim(fence), fence)
+    factories.backend()
+    first, second = factories.submit(), factories.submit()
+    fence = factories.lease()
+    factories.finish(factories.claim(fence), fence)
+    factories.finish(factories.claim(fence), fence)
     for group in (first, second):
-        assert [event["seq"] for event in farm.log(group)] == [1, 2, 3, 4]
-        assert farm.fresh(group).seq == 4
+        assert [event["seq"] for event in factories.log(group)] == [1, 2, 3, 4]
+        assert factories.fresh(group).seq == 4

@@ -22,7 +22,7 @@ from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.services import attempts, files, late_results
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import End
-from tests import farm
+from tests.harness import factories
 
 db = pytest.mark.django_db
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
@@ -30,15 +30,15 @@ NAME: Final = "shot_00001_.png"
 
 
 def machine(name: str = "gpu-1") -> Fence:
-    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-    return farm.lease(name)
+    factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return factories.lease(name)
 
 
 def begin(fence: Fence) -> Claim:
     """Have the only job of a new group started."""
-    farm.submit(fence.backend_id)
-    claimed = farm.claim(fence, depth=9)
-    farm.start(claimed, fence)
+    factories.submit(fence.backend_id)
+    claimed = factories.claim(fence, depth=9)
+    factories.start(claimed, fence)
     return claimed
 
 
@@ -186,14 +186,14 @@ def test_an_input_that_a_node_shows_again_is_not_replaced() -> None:
 @db
 def test_a_retry_of_the_same_job_is_not_missing() -> None:
     fence = machine()
-    farm.submit("gpu-1", max_attempts=2)
-    first = farm.claim(fence)
-    farm.start(first, fence)
+    factories.submit("gpu-1", max_attempts=2)
+    first = factories.claim(fence)
+    factories.start(first, fence)
     end(first, fence, state=AttemptState.ERROR)
     ChildJob.objects.update(not_before=None)
-    second = farm.claim(fence)
+    second = factories.claim(fence)
     assert second.child_id == first.child_id
-    farm.start(second, fence)
+    factories.start(second, fence)
     end(second, fence)
     assert reasons(second) == [None]
     end(begin(fence), fence)
@@ -260,7 +260,7 @@ def test_open_pages_learn_of_a_replaced_output_and_no_event_is_stored(
         end(second, fence, at=9)
     (told,) = [one for one in published if one.replaced]
     assert (told.group_id, told.replaced[0].child_id) == (group.id, first.child_id)
-    assert farm.fresh(group).seq == group.seq
+    assert factories.fresh(group).seq == group.seq
 
 
 @db

@@ -20,49 +20,49 @@ from jobgroups.queries.groups import GroupFilter
 from jobgroups.services import attempts, cancellation, expiry, runners, submission
 from jobgroups.services.leases import lease_take
 from jobgroups.services.transactions import group_transaction
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
 
 def test_seeds_are_dealt_in_order_and_the_first_has_the_base() -> None:
-    farm.backend()
-    group = farm.submit(*["gpu-1"] * 4, seed_strategy="golden_ratio", base_seed=42)
+    factories.backend()
+    group = factories.submit(*["gpu-1"] * 4, seed_strategy="golden_ratio", base_seed=42)
     assert [child.seed for child in group.children.order_by("position")] == [42, 67, 109, 177]
 
 
 def test_a_base_seed_that_was_not_given_is_drawn_and_kept() -> None:
-    farm.backend()
-    group = farm.submit("gpu-1")
+    factories.backend()
+    group = factories.submit("gpu-1")
     assert group.base_seed == group.children.get().seed
 
 
 def test_metadata_comes_back_equal_with_its_key_order() -> None:
-    farm.backend()
+    factories.backend()
     metadata = {"z": 1, "a": {"k": [1, "é"]}, "scene": "shot_001"}
-    group = farm.submit(metadata=metadata)
+    group = factories.submit(metadata=metadata)
     back = selectors.group_snapshot(group.id)["metadata"]
     assert json.dumps(back) == json.dumps(metadata)
 
 
 def test_nothing_is_stored_of_a_group_whose_transaction_fails() -> None:
-    farm.backend()
+    factories.backend()
     with pytest.raises(RuntimeError), transaction.atomic():
-        farm.submit()
+        factories.submit()
         raise RuntimeError
     assert not JobGroup.objects.exists()
     assert not JobEvent.objects.exists()
 
 
 def test_cancel_ends_what_is_open_and_leaves_what_is_final() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit(*["gpu-1"] * 4)
-    done, failed = farm.claim(fence), farm.claim(fence)
-    farm.finish(done, fence)
-    farm.finish(failed, fence, AttemptState.ERROR)
-    running = farm.claim(fence)
-    farm.start(running, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit(*["gpu-1"] * 4)
+    done, failed = factories.claim(fence), factories.claim(fence)
+    factories.finish(done, fence)
+    factories.finish(failed, fence, AttemptState.ERROR)
+    running = factories.claim(fence)
+    factories.start(running, fence)
     told = cancellation.group_cancel(group_id=group.id)
     assert told == cancellation.Cancelled(
         cancelled=True, interrupted=2, already_complete=1, already_failed=1
@@ -73,25 +73,25 @@ def test_cancel_ends_what_is_open_and_leaves_what_is_final() -> None:
         "cancelled",
         "cancelled",
     ]
-    stored = farm.fresh(group)
+    stored = factories.fresh(group)
     assert stored.status == "cancelled"
     assert stored.completed_at is not None
-    assert farm.types(group)[-3:] == ["child_cancelled", "child_cancelled", "group_complete"]
+    assert factories.types(group)[-3:] == ["child_cancelled", "child_cancelled", "group_complete"]
     attempt = Attempt.objects.get(pk=running.attempt_id)
     assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
 
 
 def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
     cancellation.group_cancel(group_id=group.id)
-    before = farm.log(group)
+    before = factories.log(group)
     assert cancellation.group_cancel(group_id=group.id).interrupted == 0
     assert cancellation.group_cancel(group_id=group.id).cancelled
-    assert farm.log(group) == before
-    finished = farm.submit()
-    farm.finish(farm.claim(fence), fence)
+    assert factories.log(group) == before
+    finished = factories.submit()
+    factories.finish(factories.claim(fence), fence)
     told = cancellation.group_cancel(group_id=finished.id)
     assert told == cancellation.Cancelled(
         cancelled=False, interrupted=0, already_complete=1, already_failed=0
@@ -99,33 +99,33 @@ def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled(
 
 
 def test_complete_group_does_not_complete_again_when_its_status_is_derived_again() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    farm.finish(farm.claim(fence), fence)
-    before, completed_at = farm.log(group), farm.fresh(group).completed_at
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    factories.finish(factories.claim(fence), fence)
+    before, completed_at = factories.log(group), factories.fresh(group).completed_at
     with group_transaction(group.id) as write:
         write.derive_anew()
-    assert farm.log(group) == before
-    assert farm.fresh(group).completed_at == completed_at
+    assert factories.log(group) == before
+    assert factories.fresh(group).completed_at == completed_at
 
 
 def test_cancelling_the_last_open_child_ends_the_group() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit("gpu-1", "gpu-1")
-    farm.finish(farm.claim(fence), fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit("gpu-1", "gpu-1")
+    factories.finish(factories.claim(fence), fence)
     last = group.children.order_by("position").last()
     assert last is not None
     assert cancellation.child_cancel(group_id=group.id, job_id=last.id)
     assert not cancellation.child_cancel(group_id=group.id, job_id=last.id)
-    assert farm.fresh(group).status == "partial_complete"
-    assert farm.types(group)[-1] == "group_complete"
+    assert factories.fresh(group).status == "partial_complete"
+    assert factories.types(group)[-1] == "group_complete"
 
 
 def test_what_is_not_there_is_said_by_name() -> None:
-    farm.backend()
-    group = farm.submit()
+    factories.backend()
+    group = factories.submit()
     with pytest.raises(GroupNotFound, match="Job group jg_0 not found"):
         cancellation.group_cancel(group_id="jg_0")
     with pytest.raises(ChildNotFound):
@@ -133,33 +133,33 @@ def test_what_is_not_there_is_said_by_name() -> None:
 
 
 def test_the_same_key_and_body_give_the_same_group_and_another_body_a_conflict() -> None:
-    farm.backend()
-    first = farm.submit(idempotency_key="k", idempotency_digest="a")
+    factories.backend()
+    first = factories.submit(idempotency_key="k", idempotency_digest="a")
     replay = submission.group_replay(submitter="", key="k", digest="a")
     assert replay is not None
     assert replay.group.id == first.id
     with pytest.raises(IdempotencyConflict):
         submission.group_replay(submitter="", key="k", digest="b")
     # The loser of two simultaneous submissions gets the winner's group.
-    assert farm.submit(idempotency_key="k", idempotency_digest="a").id == first.id
+    assert factories.submit(idempotency_key="k", idempotency_digest="a").id == first.id
     assert JobGroup.objects.count() == 1
 
 
 def test_a_key_is_free_again_after_a_day() -> None:
-    farm.backend()
-    first = farm.submit(idempotency_key="k", idempotency_digest="a")
+    factories.backend()
+    first = factories.submit(idempotency_key="k", idempotency_digest="a")
     JobGroup.objects.filter(pk=first.pk).update(created_at=now() - dt.timedelta(hours=25))
     assert submission.group_replay(submitter="", key="k", digest="b") is None
-    second = farm.submit(idempotency_key="k", idempotency_digest="b")
+    second = factories.submit(idempotency_key="k", idempotency_digest="b")
     assert second.id != first.id
 
 
 def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
-    running, sent = farm.claim(fence), farm.claim(fence)
-    farm.start(running, fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit("gpu-1", "gpu-1", "gpu-1")
+    running, sent = factories.claim(fence), factories.claim(fence)
+    factories.start(running, fence)
     attempts.attempt_accepted(attempt_id=sent.attempt_id, fence=fence)
     assert expiry.children_give_up(fence=fence, away_s=600.0, reason="refused") == 2
     statuses = [child.status for child in group.children.order_by("position")]
@@ -171,33 +171,33 @@ def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not() -> Non
 
 
 def test_children_of_a_disabled_backend_fail_unless_they_were_sent() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit("gpu-1", "gpu-1")
-    farm.claim(fence)
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit("gpu-1", "gpu-1")
+    factories.claim(fence)
     assert expiry.children_of_disabled(fence=fence) == 1
     assert [child.status for child in group.children.order_by("position")] == ["queued", "failed"]
 
 
 def test_a_child_that_waited_a_day_times_out_as_queued() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
     assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 0
     ChildJob.objects.update(queued_at=now() - dt.timedelta(seconds=86_401))
     assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 1
     child = group.children.get()
     assert child.status == "timeout"
     assert json.loads(child.error_details_json or "") == {"phase": "queued"}
-    assert farm.types(group) == ["group_created", "child_timeout", "group_complete"]
+    assert factories.types(group) == ["group_created", "child_timeout", "group_complete"]
 
 
 def test_a_finished_groups_stream_starts_just_before_its_group_complete() -> None:
-    farm.backend()
-    fence = farm.lease()
-    group = farm.submit()
-    farm.finish(farm.claim(fence), fence)
-    last = farm.fresh(group).seq
+    factories.backend()
+    fence = factories.lease()
+    group = factories.submit()
+    factories.finish(factories.claim(fence), fence)
+    last = factories.fresh(group).seq
     seq, text = selectors.group_stream_start(group.id, None)
     assert seq == last - 1
     assert json.loads(text or "")["type"] == "initial_state"
@@ -207,15 +207,15 @@ def test_a_finished_groups_stream_starts_just_before_its_group_complete() -> Non
 
 @pytest.mark.parametrize(("since", "known"), [(0, 0), (1, 1), (2, None), (-1, None), (None, None)])
 def test_a_stream_resumes_only_from_a_seq_that_exists(since: int | None, known: int | None) -> None:
-    farm.backend()
-    group = farm.submit()
+    factories.backend()
+    group = factories.submit()
     seq, text = selectors.group_stream_start(group.id, since)
     assert (seq, text is None) == ((known, True) if known is not None else (1, False))
 
 
 def test_a_thousand_children_fit_into_a_frame_and_what_is_left_out_is_said() -> None:
-    farm.backend()
-    group = farm.submit(*["gpu-1"] * 1000)
+    factories.backend()
+    group = factories.submit(*["gpu-1"] * 1000)
     outputs = json.dumps({"images": [{"filename": "x" * 900}]})
     ChildJob.objects.update(status="completed", completed_at=now(), outputs_json=outputs)
     _, text = selectors.group_stream_start(group.id, None)
@@ -227,8 +227,8 @@ def test_a_thousand_children_fit_into_a_frame_and_what_is_left_out_is_said() -> 
 
 
 def test_the_list_pages_both_ways_without_losing_or_doubling() -> None:
-    farm.backend()
-    ids = [farm.submit().id for _ in range(7)]
+    factories.backend()
+    ids = [factories.submit().id for _ in range(7)]
     moment = now()
     JobGroup.objects.filter(pk__in=ids[:4]).update(created_at=moment)  # ties are broken by id
     everything = [
@@ -251,10 +251,10 @@ def test_the_list_pages_both_ways_without_losing_or_doubling() -> None:
 
 
 def test_the_list_is_narrowed_by_status_backend_metadata_and_time() -> None:
-    farm.backend("gpu-1")
-    farm.backend("gpu-2")
-    one = farm.submit("gpu-1", metadata={"scene": "a", "panel_id": 3})
-    two = farm.submit("gpu-2", metadata={"scene": "b"})
+    factories.backend("gpu-1")
+    factories.backend("gpu-2")
+    one = factories.submit("gpu-1", metadata={"scene": "a", "panel_id": 3})
+    two = factories.submit("gpu-2", metadata={"scene": "b"})
     cancellation.group_cancel(group_id=two.id)
 
     def found(**narrowed: object) -> list[str]:
@@ -293,7 +293,7 @@ def test_a_runner_is_alive_while_its_heart_beats() -> None:
 
 
 def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> None:
-    farm.backend()
+    factories.backend()
     first = lease_take(backend_id="gpu-1", runner="a")
     assert first is not None
     assert lease_take(backend_id="gpu-1", runner="b") is None
@@ -309,19 +309,19 @@ def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> 
 
 
 def test_waiting_reason_of_queued_and_running_children() -> None:
-    farm.backend(reachability="online", last_seen_at=now())
-    fence = farm.lease()
-    group = farm.submit("gpu-1", "gpu-1")
+    factories.backend(reachability="online", last_seen_at=now())
+    fence = factories.lease()
+    group = factories.submit("gpu-1", "gpu-1")
 
     def reasons() -> list[str | None]:
         return [row["waiting_reason"] for row in selectors.group_snapshot(group.id)["child_jobs"]]
 
     assert reasons() == ["No runner is alive to send it."] * 2
     runners.runner_started(name="r", instance="i", version="1")
-    claimed = farm.claim(fence)
+    claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert reasons() == ["In the queue of gpu-1.", "1st in line for gpu-1."]
-    farm.start(claimed, fence)
+    factories.start(claimed, fence)
     Backend.objects.update(unreachable_since=now(), status_reason="connection refused")
     running, queued = reasons()
     assert "not been reachable" in (queued or "")

@@ -20,7 +20,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
 from jobgroups.services.claims import Claim
 from jobgroups.services.transactions import group_transaction
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -30,8 +30,8 @@ GPU = "gpu-1"
 @pytest.fixture
 def fence() -> Fence:
     """A backend with its lease."""
-    farm.backend(reachability="online", last_seen_at=now())
-    return farm.lease()
+    factories.backend(reachability="online", last_seen_at=now())
+    return factories.lease()
 
 
 def row(backend_id: str = GPU) -> Backend:
@@ -59,7 +59,7 @@ def child_of(group: JobGroup, position: int = 0) -> ChildJob:
 
 @pytest.mark.parametrize("hold", [Hold.PAUSE, Hold.DRAIN])
 def test_nothing_is_claimed_while_a_person_holds_it(fence: Fence, hold: Hold) -> None:
-    farm.submit()
+    factories.submit()
     holds.backend_hold(backend_id=GPU, hold=hold)
     assert tried(fence) is None
     holds.backend_resume(backend_id=GPU)
@@ -69,7 +69,7 @@ def test_nothing_is_claimed_while_a_person_holds_it(fence: Fence, hold: Hold) ->
 def test_a_pause_between_the_look_and_the_claim_is_seen(
     fence: Fence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    farm.submit()
+    factories.submit()
     look = claims.has_place
 
     def looks_and_is_paused(backend_id: str, depth: int, *, locked: bool = False) -> bool:
@@ -86,8 +86,8 @@ def test_a_pause_between_the_look_and_the_claim_is_seen(
 def test_a_child_that_was_moved_after_the_look_is_not_claimed_here(
     fence: Fence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    farm.backend("gpu-2")
-    farm.submit()
+    factories.backend("gpu-2")
+    factories.submit()
     look = claims._oldest_waiting
 
     def looks_and_is_moved(backend_id: str) -> tuple[str, str] | None:
@@ -102,7 +102,7 @@ def test_a_child_that_was_moved_after_the_look_is_not_claimed_here(
 @pytest.mark.django_db(transaction=True)
 def test_no_claim_is_stored_after_a_pause_was(fence: Fence) -> None:
     for _ in range(15):
-        farm.submit()
+        factories.submit()
         start = threading.Barrier(2)
         stood: list[int] = []
 
@@ -187,9 +187,9 @@ def test_a_backend_that_is_none_is_not_held(said: Any) -> None:
 
 
 def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fence) -> None:
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     pause(at_once=True, by="anna")
     assert holds.prompts_given_back(fence=fence) == {claimed.attempt_id}
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
@@ -198,65 +198,65 @@ def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fenc
     child = child_of(group)
     assert (child.status, child.current_attempt_id, child.progress) == ("queued", None, 0.0)
     assert child.uncounted_attempts == 0
-    last = farm.log(group)[-1]
+    last = factories.log(group)[-1]
     assert last["type"] == "child_requeued"
     assert last["reason"] == "given back: gpu-1 was paused by anna"
     assert holds.prompts_given_back(fence=fence) == set()
 
 
 def test_what_is_given_back_again_and_again_fails_nobody(fence: Fence) -> None:
-    group = farm.submit()
+    group = factories.submit()
     for _ in range(2 * outcomes.MAX_UNCHARGED):
-        claimed = farm.claim(fence)
-        farm.start(claimed, fence)
+        claimed = factories.claim(fence)
+        factories.start(claimed, fence)
         pause(at_once=True)
         holds.prompts_given_back(fence=fence)
-        farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+        factories.finish(claimed, fence, AttemptState.INTERRUPTED)
         holds.backend_resume(backend_id=GPU)
     assert child_of(group).status == "queued"
     assert set(Attempt.objects.values_list("failure_class", "is_counted")) == {("", False)}
-    farm.finish(farm.claim(fence), fence)
-    assert farm.fresh(group).status == "completed"
+    factories.finish(factories.claim(fence), fence)
+    assert factories.fresh(group).status == "completed"
 
 
 def test_its_child_is_not_claimed_before_its_prompt_was_seen_to_end(fence: Fence) -> None:
-    farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     pause(at_once=True)
     holds.prompts_given_back(fence=fence)
     holds.backend_resume(backend_id=GPU)
     assert tried(fence) is None
-    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert tried(fence) is not None
 
 
 def test_a_success_that_was_quicker_than_the_stop_is_the_result(fence: Fence) -> None:
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     pause(at_once=True)
     holds.prompts_given_back(fence=fence)
-    farm.finish(claimed, fence, AttemptState.SUCCESS)
-    assert farm.fresh(group).status == "completed"
-    assert farm.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
+    factories.finish(claimed, fence, AttemptState.SUCCESS)
+    assert factories.fresh(group).status == "completed"
+    assert factories.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
 
 
 def test_a_prompt_that_was_not_answered_for_yet_is_given_back_too(fence: Fence) -> None:
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
     pause(at_once=True)
     assert holds.prompts_given_back(fence=fence) == {claimed.attempt_id}
     told = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert told.stop_requested, "who stores its acceptance learns that it is to be stopped"
     assert not told.current
-    assert farm.types(group) == ["group_created"]
+    assert factories.types(group) == ["group_created"]
 
 
 def test_nothing_is_given_back_once_it_was_resumed(fence: Fence) -> None:
-    farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     pause(at_once=True)
     holds.backend_resume(backend_id=GPU)
     assert holds.prompts_given_back(fence=fence) == set()
@@ -264,15 +264,15 @@ def test_nothing_is_given_back_once_it_was_resumed(fence: Fence) -> None:
 
 
 def test_a_pause_after_the_current_one_gives_nothing_back(fence: Fence) -> None:
-    farm.submit()
-    farm.start(farm.claim(fence), fence)
+    factories.submit()
+    factories.start(factories.claim(fence), fence)
     pause()
     assert holds.prompts_given_back(fence=fence) == set()
 
 
 def test_a_cancelled_prompt_is_not_given_back(fence: Fence) -> None:
-    group = farm.submit()
-    farm.start(farm.claim(fence), fence)
+    group = factories.submit()
+    factories.start(factories.claim(fence), fence)
     cancellation.group_cancel(group_id=group.id)
     pause(at_once=True)
     assert holds.prompts_given_back(fence=fence) == set()
@@ -280,58 +280,58 @@ def test_a_cancelled_prompt_is_not_given_back(fence: Fence) -> None:
 
 
 def test_who_lost_the_lease_gives_nothing_back(fence: Fence) -> None:
-    farm.submit()
-    farm.start(farm.claim(fence), fence)
+    factories.submit()
+    factories.start(factories.claim(fence), fence)
     pause(at_once=True)
-    farm.lease()
+    factories.lease()
     with pytest.raises(LeaseLost):
         holds.prompts_given_back(fence=fence)
     assert not Attempt.objects.filter(stop_requested_at__isnull=False).exists()
 
 
 def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: Fence) -> None:
-    farm.backend("gpu-2", reachability="online", last_seen_at=now())
-    group = farm.submit(GPU, "gpu-2", retry_elsewhere=Elsewhere.GROUP)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend("gpu-2", reachability="online", last_seen_at=now())
+    group = factories.submit(GPU, "gpu-2", retry_elsewhere=Elsewhere.GROUP)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     pause(at_once=True, by="anna")
     holds.prompts_given_back(fence=fence)
     child = child_of(group)
     assert (child.status, child.backend_id) == ("queued", "gpu-2")
-    last = farm.log(group)[-1]
+    last = factories.log(group)[-1]
     assert (last["type"], last["backend_id"]) == ("child_retrying", GPU)
     assert last["next_backend_id"] == "gpu-2"
     assert "paused by anna" in last["reason"]
-    other = farm.lease("gpu-2")
-    assert farm.claim(other).child_id != child.id
+    other = factories.lease("gpu-2")
+    assert factories.claim(other).child_id != child.id
     assert tried(other) is None, "its prompt at gpu-1 was not seen to end yet"
-    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
-    assert farm.claim(other).child_id == child.id
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
+    assert factories.claim(other).child_id == child.id
 
 
 def test_one_that_hangs_holds_its_child_up_no_longer(fence: Fence) -> None:
-    farm.backend("gpu-2", reachability="online", last_seen_at=now())
-    farm.submit(GPU, retry_elsewhere=Elsewhere.ANY)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.backend("gpu-2", reachability="online", last_seen_at=now())
+    factories.submit(GPU, retry_elsewhere=Elsewhere.ANY)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     pause(at_once=True)
     holds.prompts_given_back(fence=fence)
-    other = farm.lease("gpu-2")
+    other = factories.lease("gpu-2")
     assert tried(other) is None
     assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
-    assert farm.claim(other).child_id == claimed.child_id
+    assert factories.claim(other).child_id == claimed.child_id
 
 
 # --- drained --------------------------------------------------------------------------------------
 
 
 def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: Fence) -> None:
-    farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     drain(reason="new card", by="anna")
     assert not holds.backend_emptied(fence=fence)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     assert holds.backend_emptied(fence=fence)
     drained = row()
     assert (drained.enabled, drained.hold) == (False, "")
@@ -340,7 +340,7 @@ def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: Fenc
 
 
 def test_a_drain_waits_for_what_waits_there(fence: Fence) -> None:
-    group = farm.submit()
+    group = factories.submit()
     drain()
     assert not holds.backend_emptied(fence=fence)
     cancellation.group_cancel(group_id=group.id)
@@ -357,7 +357,7 @@ def test_a_submission_that_comes_when_it_was_just_drained_is_refused(fence: Fenc
     drain()
     assert holds.backend_emptied(fence=fence)
     with pytest.raises(Conflict, match="disabled a moment ago; submit again"):
-        farm.submit()
+        factories.submit()
     assert not JobGroup.objects.exists()
 
 
@@ -370,7 +370,7 @@ def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(fence: F
         def submit(start: threading.Barrier = start) -> None:
             try:
                 start.wait()
-                farm.submit()
+                factories.submit()
             except Conflict:
                 pass
             finally:
@@ -397,10 +397,10 @@ def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(fence: F
 
 def fail(fence: Fence, kind: FailureClass = FailureClass.CUDA_FATAL) -> None:
     """Have a prompt fail there."""
-    farm.submit(fence.backend_id)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    end = farm.end(AttemptState.ERROR, failure=kind)
+    factories.submit(fence.backend_id)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    end = factories.end(AttemptState.ERROR, failure=kind)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
@@ -414,7 +414,7 @@ def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(fence: F
     assert aside.quarantine_until == aside.quarantined_at + dt.timedelta(minutes=10)
     assert aside.quarantine_reason.startswith("3 failures within 10 min; last: ")
     assert (aside.quarantine_by, aside.consecutive_quarantines) == ("", 1)
-    farm.submit()
+    factories.submit()
     assert tried(fence) is None
 
 
@@ -427,8 +427,8 @@ def test_failures_that_are_not_the_backends_fault_set_nothing_aside(fence: Fence
 
 
 def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: Fence) -> None:
-    farm.backend("gpu-2", reachability="online", last_seen_at=now())
-    other = farm.lease("gpu-2")
+    factories.backend("gpu-2", reachability="online", last_seen_at=now())
+    other = factories.lease("gpu-2")
     for _ in range(2):
         fail(fence)
         fail(other)
@@ -444,17 +444,17 @@ def test_two_failures_at_once_both_count(fence: Fence) -> None:
         Backend.objects.update(quarantined_at=None, consecutive_quarantines=0)
         JobGroup.objects.all().delete()
         fail(fence)
-        farm.submit()
-        farm.submit()
-        both = [farm.claim(fence) for _ in range(2)]
+        factories.submit()
+        factories.submit()
+        both = [factories.claim(fence) for _ in range(2)]
         for claimed in both:
-            farm.start(claimed, fence)
+            factories.start(claimed, fence)
         start = threading.Barrier(2)
 
         def end(claimed: Claim, start: threading.Barrier = start) -> None:
             try:
                 start.wait()
-                told = farm.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
+                told = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
                 attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
             finally:
                 connection.close()
@@ -478,8 +478,8 @@ def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: Fence) -> N
         "",
     )
     assert freed.consecutive_quarantines == 1
-    farm.submit(GPU, GPU)
-    farm.claim(fence)
+    factories.submit(GPU, GPU)
+    factories.claim(fence)
     assert tried(fence) is None, "one prompt at a time until one succeeds"
 
 
@@ -499,14 +499,14 @@ def test_a_success_ends_the_probation(fence: Fence) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
-    farm.submit()
-    farm.finish(farm.claim(fence), fence)
+    factories.submit()
+    factories.finish(factories.claim(fence), fence)
     assert row().consecutive_quarantines == 0
     fail(fence)
     fail(fence)
     assert row().quarantined_at is None, "what was before the release is forgiven"
-    farm.submit(GPU, GPU)
-    farm.claim(fence)
+    factories.submit(GPU, GPU)
+    factories.claim(fence)
     assert tried(fence) is not None, "two at a time again"
 
 
@@ -532,12 +532,12 @@ def test_a_persons_quarantine_lasts_until_a_person_ends_it(fence: Fence) -> None
 
 
 def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: Fence) -> None:
-    farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     holds.backend_quarantine(backend_id=GPU, reason="it smokes", by="anna")
     aside = row()
-    end = farm.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
+    end = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
     assert (row().quarantine_by, row().consecutive_quarantines) == (
         "anna",
@@ -548,9 +548,9 @@ def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: Fence) -> 
 def test_a_prompt_that_hangs_counts_before_it_ends(fence: Fence) -> None:
     fail(fence)
     fail(fence)
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     assert row().quarantined_at is None
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
@@ -561,8 +561,8 @@ def test_a_prompt_that_hangs_counts_before_it_ends(fence: Fence) -> None:
 def test_a_failure_that_is_rolled_back_counts_for_nothing(fence: Fence) -> None:
     fail(fence)
     fail(fence)
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
     with pytest.raises(RuntimeError), group_transaction(group.id, fence=fence) as write:
         write.move_attempt(
             Attempt.objects.get(pk=claimed.attempt_id),

@@ -24,7 +24,7 @@ from jobgroups.services import attempts, cancellation, claims, expiry, holds, re
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCHARGED
-from tests import farm
+from tests.harness import factories
 from tests.ws.client_state import ClientState, picked
 
 pytestmark = pytest.mark.django_db
@@ -39,18 +39,18 @@ def no_pause(settings: Settings) -> None:
 
 def machine(name: str) -> Fence:
     """Register a backend that works, and take its lease."""
-    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-    return farm.lease(name)
+    factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return factories.lease(name)
 
 
 def begin(fence: Fence) -> Claim:
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     return claimed
 
 
 def fail(claimed: Claim, fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR) -> None:
-    end = farm.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
+    end = factories.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
@@ -83,7 +83,7 @@ def give_up(fence: Fence) -> None:
 
 def hang(fence: Fence) -> Claim:
     """Have a prompt go on although its time was up a minute ago."""
-    farm.submit(fence.backend_id)
+    factories.submit(fence.backend_id)
     claimed = begin(fence)
     time_out(claimed, fence)
     assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
@@ -103,14 +103,14 @@ def test_a_hang_that_ends_after_the_release_does_not_set_its_backend_aside_again
     if ending == "lost":
         lose(claimed, fence)
     else:
-        farm.finish(claimed, fence, AttemptState(ending))
+        factories.finish(claimed, fence, AttemptState(ending))
     assert Attempt.objects.get().ended_at is not None
     assert row().quarantined_at is None
     # Nor does it with the first failure after its probation.
-    farm.submit()
-    farm.finish(begin(fence), fence)
+    factories.submit()
+    factories.finish(begin(fence), fence)
     settings.DIRECTOR_QUARANTINE_FAILURES = 2
-    farm.submit()
+    factories.submit()
     fail(begin(fence), fence, FATAL)
     assert row().quarantined_at is None
 
@@ -121,7 +121,7 @@ def test_a_prompt_that_was_to_stop_and_went_with_its_backend_is_no_failure_of_it
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = machine("gpu-1")
-    group = farm.submit()
+    group = factories.submit()
     claimed = begin(fence)
     if stop == "cancel":
         cancellation.group_cancel(group_id=group.id)
@@ -139,7 +139,7 @@ def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence, other = machine("gpu-1"), machine("gpu-2")
-    group = farm.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = factories.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
     claimed = begin(fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
     holds.prompts_given_back(fence=fence)
@@ -147,7 +147,7 @@ def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
     assert row().quarantined_at is None
     # Nobody knows how that ended, and nobody waits for it.
-    farm.finish(begin(other), other)
+    factories.finish(begin(other), other)
     lose(claimed, fence)
     assert row().quarantined_at is None
     assert only(group).status == "completed"
@@ -158,10 +158,10 @@ def test_prompts_that_a_backend_forgets_again_and_again_count_against_it(
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = machine("gpu-1")
-    farm.submit()
+    factories.submit()
     for _ in range(MAX_UNCHARGED):
         assert row().quarantined_at is None
-        claimed = farm.claim(fence)
+        claimed = factories.claim(fence)
         attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
         lose(claimed, fence)
     assert row().quarantined_at is not None
@@ -174,26 +174,26 @@ def test_what_stands_at_a_backend_that_was_away_is_not_sent_there_again_before_i
     None
 ):
     fence = machine("gpu-1")
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     give_up(fence)
     assert only(group).status == "failed"
     retries.group_retry(group_id=group.id)
     # It is back: whether it rendered the first one is soon known.
     assert idle(fence)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     assert only(group).status == "completed"
     assert Attempt.objects.count() == 1
 
 
 def test_what_stands_at_a_backend_that_is_away_keeps_no_child_from_another() -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
-    group = farm.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
-    claimed = farm.claim(fence)
+    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
+    claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     give_up(fence)
-    farm.finish(begin(other), other)
+    factories.finish(begin(other), other)
     assert only(group).status == "completed"
 
 
@@ -222,13 +222,13 @@ def assert_law(client: ClientState) -> None:
 def overtaken() -> Overtaken:
     """Give a child whose first attempt made its picture while the second one was under way."""
     first, second = machine("gpu-1"), machine("gpu-2")
-    group = farm.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
+    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
     client = watch(group)
     claimed = begin(first)
     time_out(claimed, first)
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
-    again = farm.claim(second)
-    farm.finish(claimed, first)
+    again = factories.claim(second)
+    factories.finish(claimed, first)
     assert only(group).status == "queued"
     return group, claimed, again, second, client
 
@@ -241,10 +241,10 @@ def adopted(overtaken: Overtaken) -> list[str]:
     assert child.current_attempt_id == claimed.attempt_id
     assert (child.error_message, child.failure_class) == (None, "")
     assert idle(second)
-    stored = farm.fresh(group)
+    stored = factories.fresh(group)
     assert (stored.status, stored.completed_count) == ("completed", 1)
     assert_law(client)
-    types = farm.types(group)
+    types = factories.types(group)
     return types[types.index("child_retrying") + 1 :]
 
 
@@ -252,7 +252,7 @@ def test_a_child_whose_last_try_fails_has_the_picture_that_an_earlier_one_made(
     overtaken: Overtaken,
 ) -> None:
     _, _, again, second, _ = overtaken
-    farm.start(again, second)
+    factories.start(again, second)
     fail(again, second)
     assert adopted(overtaken) == [
         "child_started",
@@ -286,7 +286,7 @@ def test_a_child_that_is_given_back_has_the_picture_that_an_earlier_one_made(
     overtaken: Overtaken,
 ) -> None:
     _, _, again, second, _ = overtaken
-    farm.start(again, second)
+    factories.start(again, second)
     holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE, at_once=True)
     holds.prompts_given_back(fence=second)
     assert adopted(overtaken)[1:] == [
@@ -312,8 +312,8 @@ def test_a_child_whose_last_try_has_lost_its_files_has_the_picture_that_an_earli
     overtaken: Overtaken,
 ) -> None:
     _, _, again, second, _ = overtaken
-    farm.start(again, second)
-    gone = farm.end(failure=FailureClass.OUTPUT_GONE)
+    factories.start(again, second)
+    gone = factories.end(failure=FailureClass.OUTPUT_GONE)
     attempts.attempt_ended(attempt_id=again.attempt_id, fence=second, end=gone)
     assert adopted(overtaken)[-2:] == ["child_completed", "group_complete"]
 
@@ -336,38 +336,38 @@ def met(claimed: Claim, fence: Fence) -> bool:
 
 def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
     fence = machine("gpu-1")
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
     cancellation.group_cancel(group_id=group.id)
     abandon(claimed, fence)
     retries.group_retry(group_id=group.id)
     # Its stop is owed: what came of it would be "interrupted", and end the child as that.
     assert not met(claimed, fence)
     assert AbandonedPrompt.objects.exists()
-    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert only(group).status == "queued"
-    farm.finish(begin(fence), fence)
+    factories.finish(begin(fence), fence)
     assert only(group).status == "completed"
 
 
 def test_a_prompt_that_was_interrupted_when_it_was_met_is_not_adopted_later() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1", max_attempts=2)
-    old = farm.claim(fence)
+    group = factories.submit("gpu-1", max_attempts=2)
+    old = factories.claim(fence)
     abandon(old, fence)
-    newer = farm.claim(fence)
+    newer = factories.claim(fence)
     assert not met(old, fence)
     attempts.attempt_not_sent(attempt_id=newer.attempt_id, fence=fence)
     assert not met(old, fence)
     # One that was quicker than its interrupt is taken all the same.
-    farm.finish(old, fence)
+    factories.finish(old, fence)
     assert only(group).status == "completed"
 
 
 def test_a_prompt_that_is_met_twice_because_the_answer_was_lost_stays_adopted() -> None:
     fence = machine("gpu-1")
-    group = farm.submit()
-    claimed = farm.claim(fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
     abandon(claimed, fence)
     assert met(claimed, fence)
     assert met(claimed, fence)
@@ -376,15 +376,15 @@ def test_a_prompt_that_is_met_twice_because_the_answer_was_lost_stays_adopted() 
 
 def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1", max_attempts=3)
-    old = farm.claim(fence)
+    group = factories.submit("gpu-1", max_attempts=3)
+    old = factories.claim(fence)
     abandon(old, fence)
     newer = begin(fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
     holds.prompts_given_back(fence=fence)
     assert met(old, fence)
     # Quicker than its stop, while the older one decides the child.
-    farm.finish(newer, fence)
+    factories.finish(newer, fence)
     fail(old, fence)
     child = only(group)
     assert (child.status, child.current_attempt_id) == ("completed", newer.attempt_id)
@@ -395,7 +395,7 @@ def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one()
 
 def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another() -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
@@ -406,7 +406,7 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
     assert idle(other)
     assert expiry.children_let_go(fence=fence) == 1
     assert expiry.children_let_go(fence=fence) == 0
-    farm.finish(begin(other), other)
+    factories.finish(begin(other), other)
     assert only(group).status == "completed"
     old = Attempt.objects.get(pk=claimed.attempt_id)
     assert (old.ended_at, old.stop_reason, old.failure_class) == (None, "cancel", "unreachable")
@@ -414,7 +414,7 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
 
 def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     begin(fence)
     cancellation.group_cancel(group_id=group.id)
     retries.group_retry(group_id=group.id)
@@ -427,10 +427,10 @@ def test_whoever_waits_for_an_end_is_woken_by_it(
     ending: str, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
-    farm.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
-    claimed = farm.claim(fence)
+    factories.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    claimed = factories.claim(fence)
     if ending in ("lost", "interrupted"):
-        farm.start(claimed, fence)
+        factories.start(claimed, fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
     holds.prompts_given_back(fence=fence)
     assert idle(other)
@@ -446,7 +446,7 @@ def test_whoever_waits_for_an_end_is_woken_by_it(
         elif ending == "lost":
             lose(claimed, fence)
         else:
-            farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+            factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert rung == [True]
     assert not idle(other)
 
@@ -456,9 +456,9 @@ def test_the_fifth_prompt_that_came_to_nothing_is_no_failure_where_it_was_cancel
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = machine("gpu-1")
-    group = farm.submit()
+    group = factories.submit()
     for _ in range(MAX_UNCHARGED):
-        claimed = farm.claim(fence)
+        claimed = factories.claim(fence)
         attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
         if claimed.number == MAX_UNCHARGED:
             cancellation.group_cancel(group_id=group.id)
@@ -480,7 +480,7 @@ def waited(fence: Fence) -> int:
 
 def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1", max_attempts=2)
+    group = factories.submit("gpu-1", max_attempts=2)
     age(group, 25)
     fail(begin(fence), fence)
     assert waited(fence) == 0
@@ -493,16 +493,16 @@ def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> N
 
 def test_what_was_sent_and_never_executed_prolongs_no_wait() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     age(group, 25)
-    attempts.attempt_not_sent(attempt_id=farm.claim(fence).attempt_id, fence=fence)
+    attempts.attempt_not_sent(attempt_id=factories.claim(fence).attempt_id, fence=fence)
     assert waited(fence) == 1
     assert only(group).status == "timeout"
 
 
 def test_the_next_run_of_a_child_has_a_day_of_its_own() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     fail(begin(fence), fence)
     retries.group_retry(group_id=group.id)
     age(group, 25)
@@ -514,7 +514,7 @@ def test_the_next_run_of_a_child_has_a_day_of_its_own() -> None:
 
 def test_a_clock_that_was_set_back_keeps_no_child_from_being_tried_again() -> None:
     fence = machine("gpu-1")
-    farm.submit("gpu-1", max_attempts=2)
+    factories.submit("gpu-1", max_attempts=2)
     fail(begin(fence), fence)
     ChildJob.objects.update(not_before=now() + dt.timedelta(seconds=59))
     assert idle(fence)
@@ -535,9 +535,9 @@ def test_no_claim_comes_between_a_failure_and_the_quarantine_it_leads_to(
         pytest.skip("SQLite has one writer")
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = machine("gpu-1")
-    farm.submit("gpu-1")
+    factories.submit("gpu-1")
     claimed = begin(fence)
-    farm.submit("gpu-1")
+    factories.submit("gpu-1")
     found: list[Any] = []
 
     def claim() -> None:
@@ -564,12 +564,12 @@ NODE_ERRORS = {"9": {"class_type": "SaveImage", "errors": [], "dependent_outputs
 
 def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all() -> None:
     fence = machine("gpu-1")
-    group = farm.submit(partial_outputs=PartialOutputs.FAIL)
-    claimed = farm.claim(fence)
+    group = factories.submit(partial_outputs=PartialOutputs.FAIL)
+    claimed = factories.claim(fence)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
     never = {"attempt_id": claimed.attempt_id, "fence": fence, "remember_until": now()}
     assert attempts.attempt_never_accepted(**never)
-    late = farm.end(node_errors=NODE_ERRORS)
+    late = factories.end(node_errors=NODE_ERRORS)
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=late)
     child = only(group)
     assert (child.status, child.current_attempt_id) == ("queued", None)
@@ -582,10 +582,10 @@ def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all(
 
 def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> None:
     fence = machine("gpu-1")
-    group = farm.submit()
+    group = factories.submit()
     claimed = begin(fence)
     time_out(claimed, fence)
-    warned = farm.end(node_errors=NODE_ERRORS, warnings=("Output 9 was not executed.",))
+    warned = factories.end(node_errors=NODE_ERRORS, warnings=("Output 9 was not executed.",))
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=warned)
     assert only(group).status == "timeout"
     retries.group_retry(group_id=group.id)
@@ -595,25 +595,25 @@ def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> Non
 
 def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> None:
     fence = machine("gpu-1")
-    group = farm.submit(partial_outputs=PartialOutputs.FAIL)
-    claimed = farm.claim(fence)
+    group = factories.submit(partial_outputs=PartialOutputs.FAIL)
+    claimed = factories.claim(fence)
     stored = attempts.attempt_accepted(
         attempt_id=claimed.attempt_id, fence=fence, node_errors=NODE_ERRORS
     )
     assert (stored.stop_requested, only(group).status) == (True, "queued")
     cancellation.group_cancel(group_id=group.id)
-    assert farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    assert factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert only(group).status == "cancelled"
-    assert farm.types(group)[-2:] == ["child_cancelled", "group_complete"]
+    assert factories.types(group)[-2:] == ["child_cancelled", "group_complete"]
 
 
 def test_prompt_of_an_old_comfyui_counts_as_hanging_only_for_a_refusal_in_part() -> None:
     fence = machine("gpu-1")
-    partly = farm.submit(partial_outputs=PartialOutputs.FAIL)
-    timed = farm.submit()
-    first, second = farm.claim(fence), farm.claim(fence)
+    partly = factories.submit(partial_outputs=PartialOutputs.FAIL)
+    timed = factories.submit()
+    first, second = factories.claim(fence), factories.claim(fence)
     attempts.attempt_accepted(attempt_id=first.attempt_id, fence=fence, node_errors=NODE_ERRORS)
-    farm.start(second, fence)
+    factories.start(second, fence)
     time_out(second, fence)
     for claimed, hangs in ((first, True), (first, False), (second, False)):
         said = attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, told=False)

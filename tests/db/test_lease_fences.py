@@ -10,7 +10,7 @@ from jobgroups.errors import LeaseLost
 from jobgroups.models import ChildJob
 from jobgroups.services import backends, leases
 from jobgroups.services.progress import ProgressRow, progress_flush
-from tests.farm import backend, claim, lease, start, submit
+from tests.harness.factories import backend, claim, lease, start, submit
 
 pytestmark = pytest.mark.django_db
 

@@ -20,7 +20,7 @@ from jobgroups.services import runners
 from jobgroups.services.leases import LEASE_LIFE, check_fence, lease_release, lease_take
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.transactions import group_transaction
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,8 +67,8 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
 
 
 def test_what_is_handed_over_is_free_at_once() -> None:
-    farm.backend("gpu-1")
-    fence = farm.lease("gpu-1", "a")
+    factories.backend("gpu-1")
+    fence = factories.lease("gpu-1", "a")
     assert lease_take(backend_id="gpu-1", runner="b") is None
     assert lease_release(fence=fence)
     taken = lease_take(backend_id="gpu-1", runner="b")
@@ -80,15 +80,15 @@ def test_what_is_handed_over_is_free_at_once() -> None:
 
 def test_how_the_leases_stand() -> None:
     for name in ("gpu-1", "gpu-2", "gpu-3", "gpu-4"):
-        farm.backend(name)
+        factories.backend(name)
     runner("a")
     runner("b")
     runner("newcomer", lived=1.0)
     runner("gone", age=30.0)
-    farm.lease("gpu-1", "a")
-    farm.lease("gpu-2", "b")
-    lease_release(fence=farm.lease("gpu-3", "b"))
-    farm.lease("gpu-4", "gone")
+    factories.lease("gpu-1", "a")
+    factories.lease("gpu-2", "b")
+    lease_release(fence=factories.lease("gpu-3", "b"))
+    factories.lease("gpu-4", "gone")
     long_ago = leases.database_now() - dt.timedelta(seconds=6)
     Lease.objects.filter(pk="gpu-4").update(expires_at=long_ago)
     seen = leases.lease_table("a")
@@ -104,8 +104,8 @@ def test_how_the_leases_stand() -> None:
 
 def test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts() -> None:
     """It may be more than its share by now: what it does not take must not be renewed for ever."""
-    farm.backend("gpu-1")
-    farm.lease("gpu-1", "a")
+    factories.backend("gpu-1")
+    factories.lease("gpu-1", "a")
     runners.runner_started(name="a", instance="2", version="0")
     assert lease_take(backend_id="gpu-1", runner="b") is not None
 
@@ -116,9 +116,9 @@ def test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts() -> None:
 @pytest.mark.postgres
 def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once() -> None:
     on_postgres()
-    farm.backend("gpu-1")
+    factories.backend("gpu-1")
     runner("a", age=5.0)
-    farm.lease("gpu-1", "a")
+    factories.lease("gpu-1", "a")
     lock = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     assert lock.try_acquire()
     try:
@@ -174,9 +174,9 @@ def _until(what: Callable[[], object]) -> None:
 def test_a_renewal_waits_for_no_writer() -> None:
     """A runner whose writes wait for somebody else's row would else lose all its leases."""
     on_postgres()
-    farm.backend("gpu-1")
+    factories.backend("gpu-1")
     runner("a")
-    fence = farm.lease("gpu-1", "a")
+    fence = factories.lease("gpu-1", "a")
     with meanwhile(lambda: check_fence(fence)):
         began = time.monotonic()
         assert runners.runner_beat(name="a", instance="1")
@@ -186,8 +186,8 @@ def test_a_renewal_waits_for_no_writer() -> None:
 @pytest.mark.postgres
 def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -> None:
     on_postgres()
-    farm.backend("gpu-1")
-    fence = farm.lease("gpu-1", "a")
+    factories.backend("gpu-1")
+    fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
     with meanwhile(lambda: check_fence(fence)):
         began = time.monotonic()
@@ -199,8 +199,8 @@ def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -
 @pytest.mark.postgres
 def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
     on_postgres()
-    farm.backend("gpu-1")
-    fence = farm.lease("gpu-1", "a")
+    factories.backend("gpu-1")
+    fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
     row = ProgressRow(
         child_id="j_none",
@@ -218,9 +218,9 @@ def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
 @pytest.mark.postgres
 def test_a_runners_write_waits_for_a_row_for_less_than_its_lease_lives() -> None:
     on_postgres()
-    farm.backend("gpu-1")
-    fence = farm.lease("gpu-1", "a")
-    group = farm.submit()
+    factories.backend("gpu-1")
+    fence = factories.lease("gpu-1", "a")
+    group = factories.submit()
     with group_transaction(group.id, fence=fence):
         assert _shown("lock_timeout") == "3s"
     assert _shown("lock_timeout") == "0"

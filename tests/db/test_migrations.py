@@ -16,7 +16,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.state import StateApps
 from django.db.models import Field, ForeignKey, Model
 
-from tests.migration_rules import APPS, every_migration, loader_of
+from tests.harness.migration_rules import APPS, every_migration, loader_of
 
 _MOMENT: Final = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 #: Values that constraints require.

@@ -24,7 +24,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, expiry
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.outcomes import End
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -41,8 +41,8 @@ def second() -> Fence:
 
 def works(backend_id: str, **fields: Any) -> Fence:
     """Register a backend that answers, and take its lease."""
-    farm.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
-    return farm.lease(backend_id)
+    factories.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
+    return factories.lease(backend_id)
 
 
 def move(group: JobGroup, backend_id: str = "gpu-2", by: str = "") -> Moved:
@@ -60,8 +60,8 @@ def idle(fence: Fence) -> bool:
 
 def accepted(fence: Fence) -> tuple[JobGroup, claims.Claim]:
     """Submit a group whose child stands in the backend's queue."""
-    group = farm.submit(fence.backend_id)
-    claimed = farm.claim(fence)
+    group = factories.submit(fence.backend_id)
+    claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     return group, claimed
 
@@ -82,14 +82,14 @@ def removed(claimed: claims.Claim, fence: Fence) -> None:
 
 
 def test_a_child_that_was_not_sent_waits_for_the_named_backend(first: Fence, second: Fence) -> None:
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     queued_at = only(group).queued_at
     done = move(group, by="anna")
     assert (done.moved, done.removing_from, done.backend_id) == (True, None, "gpu-2")
     assert idle(first)
-    assert farm.claim(second).child_id == only(group).id
+    assert factories.claim(second).child_id == only(group).id
     assert only(group).queued_at == queued_at
-    event = farm.log(group)[-1]
+    event = factories.log(group)[-1]
     assert event["type"] == "child_retrying"
     named = ["backend_id", "next_backend_id", "requested_by", "failure_class", "reason"]
     assert [event[name] for name in named] == [
@@ -102,22 +102,22 @@ def test_a_child_that_was_not_sent_waits_for_the_named_backend(first: Fence, sec
 
 
 def test_the_actor_without_a_name_is_a_person(first: Fence, second: Fence) -> None:
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     move(group)
-    assert farm.log(group)[-1]["requested_by"] == "a person"
+    assert factories.log(group)[-1]["requested_by"] == "a person"
 
 
 def test_a_move_to_where_it_waits_changes_nothing(first: Fence, second: Fence) -> None:
     group, claimed = accepted(first)
-    before = farm.log(group)
+    before = factories.log(group)
     done = move(group, "gpu-1")
     assert (done.moved, done.removing_from) == (False, None)
-    assert farm.log(group) == before
+    assert factories.log(group) == before
     assert only(group).current_attempt_id == claimed.attempt_id
 
 
 def test_a_pause_before_the_next_try_ends_with_a_move(first: Fence, second: Fence) -> None:
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     group.children.update(not_before=now().replace(year=2100))
     move(group)
     assert not idle(second)
@@ -139,17 +139,17 @@ def test_a_backend_that_takes_nothing_or_lacks_something_is_refused(
     first: Fence, second: Fence, shut: dict[str, Any], said: str
 ) -> None:
     Backend.objects.update(tags=["flux"])
-    group = farm.submit("gpu-1", required_capabilities=["flux"])
+    group = factories.submit("gpu-1", required_capabilities=["flux"])
     Backend.objects.filter(pk="gpu-2").update(**shut)
-    before = farm.log(group)
+    before = factories.log(group)
     with pytest.raises(BackendUnavailable, match=said):
         move(group)
     assert only(group).backend_id == "gpu-1"
-    assert farm.log(group) == before
+    assert factories.log(group) == before
 
 
 def test_an_unknown_group_job_or_backend_is_refused(first: Fence) -> None:
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     with pytest.raises(BackendNotFound):
         move(group, "gpu-9")
     with pytest.raises(ChildNotFound):
@@ -162,19 +162,19 @@ def test_an_unknown_group_job_or_backend_is_refused(first: Fence) -> None:
 def test_a_backend_that_is_paused_or_away_may_be_named(
     first: Fence, second: Fence, away: dict[str, Any]
 ) -> None:
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     Backend.objects.filter(pk="gpu-2").update(**away)
     assert move(group).moved
 
 
 def test_what_runs_or_has_ended_is_not_moved(first: Fence, second: Fence) -> None:
-    group = farm.submit("gpu-1")
-    claimed = farm.claim(first)
-    farm.start(claimed, first)
+    group = factories.submit("gpu-1")
+    claimed = factories.claim(first)
+    factories.start(claimed, first)
     with pytest.raises(JobNotWaiting, match="runs on gpu-1"):
         move(group)
     assert Attempt.objects.get().stop_requested_at is None
-    farm.finish(claimed, first)
+    factories.finish(claimed, first)
     with pytest.raises(JobNotWaiting, match="is completed"):
         move(group)
 
@@ -196,11 +196,11 @@ def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
     attempt.refresh_from_db()
     assert (attempt.state, attempt.error_message) == ("interrupted", "Moved to another backend")
     assert attempt.failure_class == ""
-    sent = farm.claim(second)
-    farm.start(sent, second)
-    farm.finish(sent, second)
-    assert farm.fresh(group).status == "completed"
-    assert farm.types(group)[1:] == [
+    sent = factories.claim(second)
+    factories.start(sent, second)
+    factories.finish(sent, second)
+    assert factories.fresh(group).status == "completed"
+    assert factories.types(group)[1:] == [
         "child_retrying",
         "child_started",
         "child_completed",
@@ -209,14 +209,14 @@ def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
 
 
 def test_a_move_is_no_try_of_the_policy(first: Fence, second: Fence) -> None:
-    group = farm.submit("gpu-1", max_attempts=2)
-    claimed = farm.claim(first)
+    group = factories.submit("gpu-1", max_attempts=2)
+    claimed = factories.claim(first)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=first)
     move(group)
     removed(claimed, first)
-    sent = farm.claim(second)
-    farm.start(sent, second)
-    farm.finish(sent, second, AttemptState.ERROR)
+    sent = factories.claim(second)
+    factories.start(sent, second)
+    factories.finish(sent, second, AttemptState.ERROR)
     assert only(group).status == "queued"
 
 
@@ -230,13 +230,13 @@ def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.backend_id) == ("running", "gpu-1")
     assert (attempt.stop_reason, attempt.is_counted) == ("", True)
-    void, started = farm.log(group)[-2:]
+    void, started = factories.log(group)[-2:]
     assert (void["backend_id"], void["next_backend_id"]) == ("gpu-2", "gpu-1")
     assert "stays" in void["reason"]
     assert started["backend_id"] == "gpu-1"
     assert idle(second)
-    farm.finish(claimed, first)
-    assert farm.fresh(group).status == "completed"
+    factories.finish(claimed, first)
+    assert factories.fresh(group).status == "completed"
 
 
 def test_a_prompt_that_ran_while_nobody_looked_is_the_jobs_result(
@@ -244,7 +244,7 @@ def test_a_prompt_that_ran_while_nobody_looked_is_the_jobs_result(
 ) -> None:
     group, claimed = accepted(first)
     move(group)
-    farm.finish(claimed, first)
+    factories.finish(claimed, first)
     assert (only(group).status, only(group).backend_id) == ("completed", "gpu-1")
     assert idle(second)
 
@@ -264,15 +264,15 @@ def test_a_moved_child_that_is_cancelled_meanwhile_is_stopped_wherever_it_is(
 def test_an_uncertain_prompt_is_looked_for_before_the_next_is_sent(
     first: Fence, second: Fence
 ) -> None:
-    group = farm.submit("gpu-1")
-    claimed = farm.claim(first)
+    group = factories.submit("gpu-1")
+    claimed = factories.claim(first)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
     assert move(group).removing_from == "gpu-1"
     assert idle(second)
     attempts.attempt_never_accepted(
         attempt_id=claimed.attempt_id, fence=first, remember_until=now()
     )
-    assert farm.claim(second).child_id == only(group).id
+    assert factories.claim(second).child_id == only(group).id
     # It is met after all: its child has gone on, so it is removed.
     assert not attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=first, running=True)
 
@@ -280,8 +280,8 @@ def test_an_uncertain_prompt_is_looked_for_before_the_next_is_sent(
 def test_a_forgotten_prompt_that_runs_after_a_move_is_kept_while_its_job_waits(
     first: Fence, second: Fence
 ) -> None:
-    group = farm.submit("gpu-1")
-    claimed = farm.claim(first)
+    group = factories.submit("gpu-1")
+    claimed = factories.claim(first)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
     move(group)
     attempts.attempt_never_accepted(
@@ -298,7 +298,7 @@ def test_it_may_be_moved_back_while_it_is_removed(first: Fence, second: Fence) -
     assert move(group, "gpu-1").removing_from == "gpu-1"
     assert idle(first)
     removed(claimed, first)
-    assert farm.claim(first).child_id == only(group).id
+    assert factories.claim(first).child_id == only(group).id
     assert idle(second)
 
 
@@ -309,12 +309,12 @@ def test_a_job_leaves_an_unreachable_backend_at_once(first: Fence, second: Fence
     group, claimed = accepted(first)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     assert move(group).removing_from is None
-    sent = farm.claim(second)
+    sent = factories.claim(second)
     # Back again: it had the prompt, which is not to run a second time.
     stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
     assert stored.stop_requested
     assert Attempt.objects.get(pk=claimed.attempt_id).stop_reason == "superseded"
-    farm.start(sent, second)
+    factories.start(sent, second)
     assert only(group).backend_id == "gpu-2"
 
 
@@ -350,7 +350,7 @@ def test_a_prompt_that_cannot_be_followed_keeps_no_job(first: Fence, second: Fen
     _, claimed = accepted(first)
     move(JobGroup.objects.get())
     attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=first, message="A defect.")
-    assert farm.claim(second).child_id == only(JobGroup.objects.get()).id
+    assert factories.claim(second).child_id == only(JobGroup.objects.get()).id
     assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
 
 
@@ -375,5 +375,5 @@ def test_a_move_and_a_start_at_the_same_time_leave_one_attempt_in_charge() -> No
         child = only(group)
         assert (child.status, child.backend_id) == ("running", "gpu-1")
         assert idle(second)
-        farm.finish(claimed, first)
-        assert farm.fresh(group).status == "completed"
+        factories.finish(claimed, first)
+        assert factories.fresh(group).status == "completed"

@@ -20,7 +20,7 @@ from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services import cancellation, outbox
 from jobgroups.services.outbox import Due
 from jobgroups.services.retries import group_retry
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,16 +37,16 @@ def told(settings: Settings) -> None:
 @pytest.fixture
 def group() -> JobGroup:
     """Two children at one backend."""
-    farm.backend()
-    return farm.submit("gpu-1", "gpu-1", metadata={"name": "shot_001"})
+    factories.backend()
+    return factories.submit("gpu-1", "gpu-1", metadata={"name": "shot_001"})
 
 
 def run(group: JobGroup, *ends: AttemptState) -> None:
-    fence = farm.lease()
+    fence = factories.lease()
     for state in ends:
-        claimed = farm.claim(fence)
-        farm.start(claimed, fence)
-        farm.finish(claimed, fence, state)
+        claimed = factories.claim(fence)
+        factories.start(claimed, fence)
+        factories.finish(claimed, fence, state)
 
 
 def bodies() -> list[str]:
@@ -154,7 +154,7 @@ def test_a_backend_that_is_away_while_work_waits_is_told_once_each_time(group: J
 
 
 def test_a_backend_that_is_away_while_nothing_waits_is_told_to_nobody() -> None:
-    farm.backend()
+    factories.backend()
     away(3_600)
     assert outbox.trouble_noticed(PACE) == 0
 
@@ -194,7 +194,7 @@ def test_trouble_that_was_told_of_is_no_news_and_takes_no_lock(
     django_assert_num_queries: Any,
 ) -> None:
     for number in range(20):
-        farm.backend(f"gpu-{number}", quarantined_at=now())
+        factories.backend(f"gpu-{number}", quarantined_at=now())
     assert outbox.trouble_noticed(PACE) == 20
     with django_assert_num_queries(2):
         assert outbox.trouble_noticed(PACE) == 0
@@ -222,7 +222,7 @@ def test_the_empty_queue_is_told_once_after_a_quiet_while(group: JobGroup) -> No
 
 def test_the_queue_is_not_empty_while_anything_is_open(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
-    other = farm.submit("gpu-1")
+    other = factories.submit("gpu-1")
     JobEvent.objects.filter(group=other).delete()
     older(31)
     assert not outbox.emptiness_noticed(PACE)
@@ -235,7 +235,7 @@ def test_the_empty_queue_is_told_at_most_every_half_hour(group: JobGroup) -> Non
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     older(31)
     assert outbox.emptiness_noticed(PACE)
-    cancellation.group_cancel(group_id=farm.submit("gpu-1").id)
+    cancellation.group_cancel(group_id=factories.submit("gpu-1").id)
     JobEvent.objects.update(created_at=now() - dt.timedelta(seconds=31))
     Notice.objects.update(created_at=now() - dt.timedelta(seconds=1_790))
     assert not outbox.emptiness_noticed(PACE)

@@ -19,7 +19,7 @@ from jobgroups.queries import groups as selectors
 from jobgroups.services import attempts, backends, cancellation, claims, outages, retries, runners
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
-from tests import farm
+from tests.harness import factories
 from tests.ws.client_state import ClientState, picked
 
 pytestmark = pytest.mark.django_db
@@ -34,18 +34,18 @@ def no_pause(settings: Settings) -> None:
 
 def machine(name: str) -> Fence:
     """Register a backend that works, and take its lease."""
-    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-    return farm.lease(name)
+    factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return factories.lease(name)
 
 
 def begin(fence: Fence) -> Claim:
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     return claimed
 
 
 def accept(fence: Fence) -> Claim:
-    claimed = farm.claim(fence)
+    claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     return claimed
 
@@ -78,7 +78,7 @@ def idle(fence: Fence) -> bool:
 
 
 def submit(*names: str, **fields: Any) -> JobGroup:
-    return farm.submit(
+    return factories.submit(
         *names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": Elsewhere.ANY, **fields}
     )
 
@@ -88,7 +88,7 @@ def submit(*names: str, **fields: Any) -> JobGroup:
 
 def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline()
     since = Backend.objects.get().unreachable_since
@@ -97,7 +97,7 @@ def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -
     child, message = only(group), f"gpu-1 went offline at {since:%H:%M:%S} UTC, while it rendered"
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
     assert (child.error_type, child.error_message) == ("ConnectionError", f"{message} this job")
-    assert farm.types(group)[2:] == ["child_failed", "group_complete"]
+    assert factories.types(group)[2:] == ["child_failed", "group_complete"]
     attempt = attempt_of(claimed)
     assert (attempt.stop_reason, attempt.failure_class) == ("gave_up", "backend_lost")
     assert (attempt.ended_at, attempt.error_message) == (None, child.error_message)
@@ -107,7 +107,7 @@ def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -
 
 def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline(heard=3600)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
@@ -142,12 +142,12 @@ def test_running_job_is_retried_on_another_backend_and_counts() -> None:
     assert (child.status, child.backend_id, child.progress) == ("queued", "gpu-2", 0.0)
     assert (attempt.failure_class, attempt.stop_reason) == ("backend_lost", "gave_up")
     assert (attempt.is_counted, attempt.ended_at) == (True, None)
-    told = farm.log(group)[-1]
+    told = factories.log(group)[-1]
     assert (told["type"], told["failure_class"]) == ("child_retrying", "backend_lost")
     assert told["reason"].startswith("gpu-1 went offline at ")
     assert move(fence) == set()
     # Its end may never come: the older attempt keeps the job from no other backend.
-    farm.finish(begin(other), other, AttemptState.ERROR)
+    factories.finish(begin(other), other, AttemptState.ERROR)
     assert only(group).status == "failed", "both attempts count"
     assert only(group).attempt_count == 2
 
@@ -160,14 +160,14 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
     assert move(fence) == {claimed.attempt_id}
     attempt = attempt_of(claimed)
     assert (attempt.failure_class, attempt.is_counted) == ("unreachable", False)
-    told = farm.log(group)[-1]
+    told = factories.log(group)[-1]
     assert (told["type"], told["failure_class"], told["reason"]) == (
         "child_retrying",
         "unreachable",
         AWAY,
     )
     assert (told["next_backend_id"], told["not_before"]) == ("gpu-2", None)
-    farm.finish(begin(other), other)
+    factories.finish(begin(other), other)
     assert only(group).status == "completed"
 
 
@@ -177,8 +177,8 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
     ids=["no attempt left", "another class", "no backend fits"],
 )
 def test_running_job_stays_when_its_policy_has_no_other_attempt(policy: dict[str, Any]) -> None:
-    farm.backend(reachability=Reachability.ONLINE, last_seen_at=now(), tags=["large"])
-    fence = farm.lease()
+    factories.backend(reachability=Reachability.ONLINE, last_seen_at=now(), tags=["large"])
+    fence = factories.lease()
     machine("gpu-2")
     group = submit(**policy)
     claimed = begin(fence)
@@ -187,7 +187,7 @@ def test_running_job_stays_when_its_policy_has_no_other_attempt(policy: dict[str
     assert only(group).status == "running"
     assert attempt_of(claimed).stop_requested_at is None
     # It is back: nothing was given up.
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     assert only(group).status == "completed"
 
 
@@ -224,10 +224,10 @@ def test_moved_job_can_be_cancelled() -> None:
     go_offline()
     move(fence)
     cancellation.group_cancel(group_id=group.id)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     child = only(group)
     assert (child.status, child.outputs_json) == ("cancelled", None)
-    assert farm.types(group)[-1] == "group_complete"
+    assert factories.types(group)[-1] == "group_complete"
 
 
 def test_timed_out_job_of_a_backend_that_goes_offline_waits_for_it_no_longer() -> None:
@@ -239,7 +239,7 @@ def test_timed_out_job_of_a_backend_that_goes_offline_waits_for_it_no_longer() -
     assert idle(other)
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
     assert attempt_of(claimed).failure_class == "backend_lost"
-    farm.finish(begin(other), other)
+    factories.finish(begin(other), other)
     assert only(group).status == "completed"
 
 
@@ -251,7 +251,7 @@ def test_cause_of_a_moved_job_stays_when_its_prompt_starts_and_is_stopped() -> N
     go_offline()
     move(fence)
     attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
-    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     attempt = attempt_of(claimed)
     assert (attempt.state, attempt.failure_class) == ("interrupted", "unreachable")
     assert attempt.error_message == AWAY
@@ -284,12 +284,12 @@ def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None
     claimed = begin(fence) if started else accept(fence)
     go_offline()
     move(fence)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     child = only(group)
     assert (child.status, child.backend_id) == ("completed", "gpu-1")
     assert attempt_of(claimed).failure_class == ""
     assert idle(other)
-    assert farm.types(group)[-2:] == ["child_completed", "group_complete"]
+    assert factories.types(group)[-2:] == ["child_completed", "group_complete"]
     assert_law(group, client)
 
 
@@ -301,12 +301,12 @@ def test_late_result_of_a_job_that_runs_again_decides_only_when_that_attempt_fai
     go_offline()
     move(fence)
     again = begin(other)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     assert only(group).status == "running"
-    farm.finish(again, other, AttemptState.ERROR)
+    factories.finish(again, other, AttemptState.ERROR)
     child = only(group)
     assert (child.status, child.backend_id) == ("completed", "gpu-1")
-    assert farm.types(group).count("child_completed") == 1
+    assert factories.types(group).count("child_completed") == 1
     assert_law(group, client)
 
 
@@ -318,7 +318,7 @@ def test_late_result_is_adopted_instead_of_a_move_when_the_second_backend_goes_o
     go_offline("gpu-1")
     move(fence)
     begin(other)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     go_offline("gpu-2")
     assert len(move(other)) == 1
     child = only(group)
@@ -327,11 +327,11 @@ def test_late_result_is_adopted_instead_of_a_move_when_the_second_backend_goes_o
 
 def test_late_result_of_a_failed_job_is_the_retry() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline()
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     assert only(group).status == "failed", "a job has one final status in a run"
     retries.group_retry(group_id=group.id)
     assert only(group).status == "completed"
@@ -340,12 +340,12 @@ def test_late_result_of_a_failed_job_is_the_retry() -> None:
 
 def test_person_can_retry_a_lost_job_on_another_backend_at_once() -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline()
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence, offline=True)
     retries.group_retry(group_id=group.id, choice=Choice(where=Where.OTHER))
-    farm.finish(begin(other), other)
+    factories.finish(begin(other), other)
     assert only(group).status == "completed"
 
 
@@ -375,7 +375,7 @@ def test_lost_attempt_counts_once_against_its_backend(
     assert (ended.state, ended.failure_class) == ("lost", "backend_lost")
     assert "went offline" in (ended.error_message or ""), "the first cause stays"
     if policy is Elsewhere.ANY:
-        farm.submit("gpu-1")
+        factories.submit("gpu-1")
         again = begin(fence)
         attempts.attempt_lost(attempt_id=again.attempt_id, fence=fence, reason="it forgot it")
         assert Backend.objects.get(pk="gpu-1").quarantined_at is not None

@@ -29,7 +29,7 @@ from jobgroups.models import (
 from jobgroups.services import purge
 from jobgroups.services.purge import Purged, groups_purge, groups_purgeable
 from jobgroups.services.retries import group_retry
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -44,17 +44,17 @@ def _ended(
     state: AttemptState = AttemptState.SUCCESS,
 ) -> JobGroup:
     """Return a group of one child whose end is so long ago."""
-    if not farm.Backend.objects.filter(pk="gpu-1").exists():
-        farm.backend()
-    fence = farm.lease()
-    group = farm.submit(metadata={"scene": "shot_001"})
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    assert farm.finish(claimed, fence, state)
+    if not factories.Backend.objects.filter(pk="gpu-1").exists():
+        factories.backend()
+    fence = factories.lease()
+    group = factories.submit(metadata={"scene": "shot_001"})
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    assert factories.finish(claimed, fence, state)
     moment = now() - age
     JobGroup.objects.filter(pk=group.pk).update(created_at=moment, completed_at=moment)
     ChildJob.objects.filter(group=group).update(starred=starred)
-    return farm.fresh(group)  # type: ignore[no-any-return]
+    return factories.fresh(group)  # type: ignore[no-any-return]
 
 
 def _purge(**fields: Any) -> Purged:
@@ -91,8 +91,8 @@ def test_a_young_group_stays() -> None:
 
 
 def test_an_open_group_stays_however_old_it_is() -> None:
-    farm.backend()
-    group = farm.submit()
+    factories.backend()
+    group = factories.submit()
     JobGroup.objects.filter(pk=group.pk).update(created_at=now() - _OLD)
     assert _purge() == Purged()
     assert JobGroup.objects.filter(pk=group.pk).exists()
@@ -164,7 +164,7 @@ def test_a_retry_at_the_same_moment_wins_or_finds_nothing() -> None:
         if retried.exception() is None:
             assert purged.result() == Purged()
             assert _rows()[:3] == [1, 1, 1]
-            assert farm.fresh(group).completed_at is None
+            assert factories.fresh(group).completed_at is None
         else:
             assert isinstance(retried.exception(), GroupNotFound)
             assert purged.result().groups == 1

@@ -29,7 +29,7 @@ from jobgroups.queries import groups as selectors
 from jobgroups.services import attempts, cancellation, claims, expiry, runners
 from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import group_retry
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -37,26 +37,26 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def fence() -> Fence:
     """A backend, its lease and a runner that is alive."""
-    farm.backend()
+    factories.backend()
     runners.runner_started(name="runner", instance="1", version="0")
-    return farm.lease()
+    return factories.lease()
 
 
 def ended(fence: Fence, *states: AttemptState) -> JobGroup:
     """Submit a group of which each child has ended like this."""
-    group = farm.submit(*["gpu-1"] * len(states))
+    group = factories.submit(*["gpu-1"] * len(states))
     for state in states:
-        claimed = farm.claim(fence)
-        farm.start(claimed, fence)
-        farm.finish(claimed, fence, state)
-    return farm.fresh(group)
+        claimed = factories.claim(fence)
+        factories.start(claimed, fence)
+        factories.finish(claimed, fence, state)
+    return factories.fresh(group)
 
 
 def timed_out(fence: Fence) -> tuple[JobGroup, int]:
     """Submit a group whose only child ran out of time; its prompt is still to be stopped."""
-    group = farm.submit()
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit()
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     return group, claimed.attempt_id
 
@@ -81,7 +81,7 @@ def test_what_failed_waits_again_and_what_is_done_stays(fence: Fence) -> None:
     assert (first.run, second.run) == (2, 1)
     assert first.seed == before[0].seed
     assert second.outputs_json == before[1].outputs_json
-    stored = farm.fresh(group)
+    stored = factories.fresh(group)
     assert (stored.run, stored.completed_at, stored.status) == (2, None, "running")
     assert (stored.completed_count, stored.failed_count) == (1, 0)
     # The list shows it where it stands now, and its next end later.
@@ -134,13 +134,13 @@ def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: Fence) -> None
     group = ended(fence, SUCCESS, ERROR)
     last = group.seq
     group_retry(group_id=group.id)
-    claimed = farm.claim(fence)
+    claimed = factories.claim(fence)
     assert claimed.number == 2
-    farm.start(claimed, fence)
-    farm.finish(claimed, fence)
-    stored = farm.fresh(group)
+    factories.start(claimed, fence)
+    factories.finish(claimed, fence)
+    stored = factories.fresh(group)
     assert (stored.status, stored.run) == ("completed", 2)
-    told = [(event["type"], event["run"], event["seq"]) for event in farm.log(group)]
+    told = [(event["type"], event["run"], event["seq"]) for event in factories.log(group)]
     assert told[-5:] == [
         ("group_complete", 1, last),
         ("group_reopened", 2, last + 1),
@@ -148,7 +148,7 @@ def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: Fence) -> None
         ("child_completed", 2, last + 3),
         ("group_complete", 2, last + 4),
     ]
-    results = farm.log(group)[-1]["results"]
+    results = factories.log(group)[-1]["results"]
     assert [one["status"] for one in results] == ["completed", "completed"]
     assert [row.run for row in Attempt.objects.filter(child=children(group)[1])] == [1, 2]
 
@@ -156,7 +156,7 @@ def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: Fence) -> None
 def test_the_event_says_what_waits_again_and_where(fence: Fence) -> None:
     group = ended(fence, ERROR, ERROR)
     group_retry(group_id=group.id)
-    event = farm.log(group)[-1]
+    event = factories.log(group)[-1]
     first, second = children(group)
     assert event["type"] == "group_reopened"
     assert event["job_ids"] == [first.id, second.id]
@@ -169,10 +169,10 @@ def test_a_retry_again_and_again_opens_a_run_each_time(fence: Fence) -> None:
     group = ended(fence, ERROR)
     for run in range(2, 6):
         assert group_retry(group_id=group.id).run == run
-        farm.finish(farm.claim(fence), fence, ERROR)
-    seqs = [event["seq"] for event in farm.log(group)]
+        factories.finish(factories.claim(fence), fence, ERROR)
+    seqs = [event["seq"] for event in factories.log(group)]
     assert seqs == list(range(1, len(seqs) + 1))
-    runs = [event["run"] for event in farm.log(group) if event["type"] == "group_complete"]
+    runs = [event["run"] for event in factories.log(group) if event["type"] == "group_complete"]
     assert runs == [1, 2, 3, 4, 5]
     assert [row.number for row in children(group)[0].attempts.order_by("id")] == [1, 2, 3, 4, 5]
 
@@ -184,10 +184,10 @@ def test_named_children_alone_wait_again(fence: Fence) -> None:
     assert done.job_ids == [third.id]
     assert [child.status for child in children(group)] == ["completed", "failed", "queued"]
     # One done, one failed, one under way: partly done, and not at its end.
-    stored = farm.fresh(group)
+    stored = factories.fresh(group)
     assert (stored.status, stored.completed_at) == ("partial_complete", None)
-    farm.finish(farm.claim(fence), fence)
-    assert farm.fresh(group).status == "partial_complete"
+    factories.finish(factories.claim(fence), fence)
+    assert factories.fresh(group).status == "partial_complete"
     assert group_retry(group_id=group.id).job_ids == [second.id]
 
 
@@ -195,18 +195,18 @@ def test_named_children_alone_wait_again(fence: Fence) -> None:
 
 
 def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: Fence) -> None:
-    group = farm.submit(*["gpu-1"] * 3)
-    farm.finish(farm.claim(fence), fence)
-    farm.finish(farm.claim(fence), fence, ERROR)
+    group = factories.submit(*["gpu-1"] * 3)
+    factories.finish(factories.claim(fence), fence)
+    factories.finish(factories.claim(fence), fence, ERROR)
     cancellation.group_cancel(group_id=group.id)
     done = group_retry(group_id=group.id)
     assert [child.status for child in children(group)] == ["completed", "queued", "queued"]
     assert len(done.job_ids) == 2
-    stored = farm.fresh(group)
+    stored = factories.fresh(group)
     assert (stored.status, stored.cancelled_at, stored.cancelled_count) == ("running", None, 0)
     while (claimed := _claim_or_none(fence)) is not None:
-        farm.finish(claimed, fence)
-    assert farm.fresh(group).status == "completed"
+        factories.finish(claimed, fence)
+    assert factories.fresh(group).status == "completed"
 
 
 def _claim_or_none(fence: Fence) -> claims.Claim | None:
@@ -214,13 +214,13 @@ def _claim_or_none(fence: Fence) -> claims.Claim | None:
 
 
 def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: Fence) -> None:
-    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
-    farm.finish(farm.claim(fence), fence, ERROR)
-    farm.finish(farm.claim(fence), fence)
+    group = factories.submit("gpu-1", "gpu-1", "gpu-1")
+    factories.finish(factories.claim(fence), fence, ERROR)
+    factories.finish(factories.claim(fence), fence)
     cancelled = children(group)[2]
     cancellation.child_cancel(group_id=group.id, job_id=cancelled.id)
     assert group_retry(group_id=group.id).job_ids == [children(group)[0].id]
-    farm.finish(farm.claim(fence), fence)
+    factories.finish(factories.claim(fence), fence)
     with pytest.raises(NothingToRetry):
         group_retry(group_id=group.id)
     assert group_retry(group_id=group.id, job_ids=[cancelled.id]).job_ids == [cancelled.id]
@@ -231,42 +231,42 @@ def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: Fence) -> None:
     group_retry(group_id=group.id)
     told = cancellation.group_cancel(group_id=group.id)
     assert (told.cancelled, told.interrupted, told.already_complete) == (True, 1, 1)
-    assert farm.types(group)[-2:] == ["child_cancelled", "group_complete"]
+    assert factories.types(group)[-2:] == ["child_cancelled", "group_complete"]
 
 
 def test_a_retry_of_what_nobody_claimed_yet_is_pending_until_somebody_does(db: None) -> None:
-    farm.backend()
-    group = farm.submit(runner_alive=False)
+    factories.backend()
+    group = factories.submit(runner_alive=False)
     cancellation.group_cancel(group_id=group.id)
     assert group_retry(group_id=group.id).status == "pending"
-    farm.claim(farm.lease())
-    assert farm.fresh(group).status == "running"
-    assert farm.types(group)[-2:] == ["group_reopened", "group_started"]
+    factories.claim(factories.lease())
+    assert factories.fresh(group).status == "running"
+    assert factories.types(group)[-2:] == ["group_reopened", "group_started"]
 
 
 # --- refused --------------------------------------------------------------------------------------
 
 
 def test_a_group_that_has_not_ended_is_not_retried(fence: Fence) -> None:
-    group = farm.submit("gpu-1", "gpu-1")
-    farm.finish(farm.claim(fence), fence, ERROR)
-    before = farm.log(group)
+    group = factories.submit("gpu-1", "gpu-1")
+    factories.finish(factories.claim(fence), fence, ERROR)
+    before = factories.log(group)
     with pytest.raises(GroupNotFinished, match="1 job is not final"):
         group_retry(group_id=group.id)
     with pytest.raises(GroupNotFinished):
         group_retry(group_id=group.id, job_ids=[children(group)[0].id])
-    assert farm.log(group) == before
+    assert factories.log(group) == before
 
 
 def test_what_completed_is_not_retried(fence: Fence) -> None:
     group = ended(fence, SUCCESS, ERROR)
-    before = farm.log(group)
+    before = factories.log(group)
     with pytest.raises(JobCompleted):
         group_retry(group_id=group.id, job_ids=[child.id for child in children(group)])
     with pytest.raises(NothingToRetry):
         group_retry(group_id=ended(fence, SUCCESS).id)
-    assert farm.log(group) == before
-    assert farm.fresh(group).completed_at is not None
+    assert factories.log(group) == before
+    assert factories.fresh(group).completed_at is not None
 
 
 def test_what_is_not_there_is_said_by_name(fence: Fence) -> None:
@@ -277,7 +277,7 @@ def test_what_is_not_there_is_said_by_name(fence: Fence) -> None:
         group_retry(group_id=group.id, job_ids=[children(group)[0].id, "j_0"])
     with pytest.raises(ChildNotFound):
         group_retry(group_id=group.id, job_ids=[children(ended(fence, ERROR))[0].id])
-    assert farm.fresh(group).run == 1
+    assert factories.fresh(group).run == 1
 
 
 def test_a_second_click_retries_nothing(fence: Fence) -> None:
@@ -285,7 +285,7 @@ def test_a_second_click_retries_nothing(fence: Fence) -> None:
     group_retry(group_id=group.id, run=1)
     with pytest.raises(RunPassed, match="run 2"):
         group_retry(group_id=group.id, run=1)
-    farm.finish(farm.claim(fence), fence, ERROR)
+    factories.finish(factories.claim(fence), fence, ERROR)
     with pytest.raises(RunPassed):
         group_retry(group_id=group.id, run=1)
     assert group_retry(group_id=group.id, run=2).run == 3
@@ -312,7 +312,7 @@ def test_of_two_retries_at_once_one_opens_the_run(fence: Fence) -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(str, outcomes)) == ["2", *["group_not_finished"] * 3]
-    assert farm.types(group).count("group_reopened") == 1
+    assert factories.types(group).count("group_reopened") == 1
 
 
 # --- earlier attempts -----------------------------------------------------------------------------
@@ -321,39 +321,39 @@ def test_of_two_retries_at_once_one_opens_the_run(fence: Fence) -> None:
 def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: Fence) -> None:
     group, attempt_id = timed_out(fence)
     # Elsewhere, where no stop of another prompt stands in its way.
-    farm.backend("gpu-2", reachability="online", last_seen_at=now())
+    factories.backend("gpu-2", reachability="online", last_seen_at=now())
     group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
-    other = farm.lease("gpu-2")
+    other = factories.lease("gpu-2")
     (child,) = children(group)
     assert child.backend_id == "gpu-2"
     assert _claim_or_none(other) is None
-    end = farm.end(AttemptState.INTERRUPTED)
+    end = factories.end(AttemptState.INTERRUPTED)
     assert attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=end)
     (child,) = children(group)
     assert (child.status, child.current_attempt_id) == ("queued", None)
-    assert farm.claim(other).number == 2
+    assert factories.claim(other).number == 2
 
 
 @pytest.mark.parametrize("late", ["started", "lost", "struck", "error", "timeout", "broken"])
 def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(fence: Fence, late: str) -> None:
     group, attempt_id = timed_out(fence)
     group_retry(group_id=group.id)
-    before = farm.log(group)
+    before = factories.log(group)
     {
         "started": lambda: attempts.attempt_started(attempt_id=attempt_id, fence=fence),
         "lost": lambda: attempts.attempt_lost(attempt_id=attempt_id, fence=fence, reason="gone"),
         "struck": lambda: attempts.attempt_struck(
-            attempt_id=attempt_id, fence=fence, end=farm.end(AttemptState.INTERRUPTED)
+            attempt_id=attempt_id, fence=fence, end=factories.end(AttemptState.INTERRUPTED)
         ),
         "error": lambda: attempts.attempt_ended(
-            attempt_id=attempt_id, fence=fence, end=farm.end(ERROR)
+            attempt_id=attempt_id, fence=fence, end=factories.end(ERROR)
         ),
         "timeout": lambda: attempts.attempt_timed_out(attempt_id=attempt_id, fence=fence),
         "broken": lambda: attempts.attempt_broken(attempt_id=attempt_id, fence=fence, message="x"),
     }[late]()
     (child,) = children(group)
     assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
-    assert farm.log(group) == before
+    assert factories.log(group) == before
 
 
 # --- a result that came late ----------------------------------------------------------------------
@@ -362,8 +362,8 @@ def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(fence: Fence,
 def late_success(fence: Fence) -> tuple[JobGroup, Attempt]:
     """Submit a group whose only child timed out, and whose prompt succeeded all the same."""
     group, attempt_id = timed_out(fence)
-    attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=farm.end())
-    return farm.fresh(group), Attempt.objects.get(pk=attempt_id)
+    attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=factories.end())
+    return factories.fresh(group), Attempt.objects.get(pk=attempt_id)
 
 
 def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(fence: Fence) -> None:
@@ -373,30 +373,30 @@ def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(fence
     assert (done.run, done.status, done.job_ids) == (2, "completed", [])
     assert done.adopted_job_ids == [child.id]
     assert child.status == "completed"
-    assert json.loads(child.outputs_json or "") == farm.OUTPUTS
+    assert json.loads(child.outputs_json or "") == factories.OUTPUTS
     assert (child.progress, child.current_attempt_id) == (100.0, attempt.pk)
     assert (child.started_at, child.completed_at) == (attempt.started_at, attempt.ended_at)
-    told = farm.log(group)[-4:]
+    told = factories.log(group)[-4:]
     kinds = ["group_reopened", "child_started", "child_completed", "group_complete"]
     assert [event["type"] for event in told] == kinds
     assert {event["run"] for event in told} == {2}
-    assert told[2]["outputs"] == farm.OUTPUTS
+    assert told[2]["outputs"] == factories.OUTPUTS
     assert _claim_or_none(fence) is None
     with pytest.raises(NothingToRetry):
         group_retry(group_id=group.id)
 
 
 def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: Fence) -> None:
-    group = farm.submit("gpu-1", "gpu-1")
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit("gpu-1", "gpu-1")
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     cancellation.group_cancel(group_id=group.id)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     done = group_retry(group_id=group.id)
     first, second = children(group)
     assert (done.adopted_job_ids, done.job_ids) == ([first.id], [second.id])
     assert (first.status, second.status) == ("completed", "queued")
-    assert farm.fresh(group).status == "running"
+    assert factories.fresh(group).status == "running"
 
 
 def test_a_success_whose_files_are_gone_is_rendered_again(fence: Fence) -> None:
@@ -408,7 +408,7 @@ def test_a_success_whose_files_are_gone_is_rendered_again(fence: Fence) -> None:
 
 def test_a_success_at_a_backend_that_is_registered_no_more_is_rendered_again(fence: Fence) -> None:
     group, _ = late_success(fence)
-    farm.backend("gpu-2")
+    factories.backend("gpu-2")
     ChildJob.objects.update(backend="gpu-2")
     Backend.objects.filter(pk="gpu-1").delete()
     assert group_retry(group_id=group.id).adopted_job_ids == []

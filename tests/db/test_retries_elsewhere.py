@@ -20,7 +20,7 @@ from jobgroups.services import cancellation
 from jobgroups.services.assignment import Choice
 from jobgroups.services.backends import backend_forget
 from jobgroups.services.retries import Retried, group_retry
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -34,22 +34,22 @@ SHUT: dict[str, dict[str, Any]] = {
 
 def works(backend_id: str, **fields: Any) -> None:
     """Register a backend that answers."""
-    farm.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
+    factories.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
 
 
 def failed(
     *backend_ids: str, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
 ) -> JobGroup:
     """Submit a group whose children have all failed, each at its backend."""
-    group = farm.submit(*backend_ids, **fields)
+    group = factories.submit(*backend_ids, **fields)
     for backend_id in backend_ids:
-        fence = farm.lease(backend_id)
-        claimed = farm.claim(fence)
-        farm.start(claimed, fence)
-        farm.finish(claimed, fence, AttemptState.ERROR)
+        fence = factories.lease(backend_id)
+        claimed = factories.claim(fence)
+        factories.start(claimed, fence)
+        factories.finish(claimed, fence, AttemptState.ERROR)
     Attempt.objects.filter(child__group=group).update(failure_class=kind.value)
     ChildJob.objects.filter(group=group).update(failure_class=kind.value)
-    return farm.fresh(group)
+    return factories.fresh(group)
 
 
 def places(group: JobGroup) -> list[str | None]:
@@ -68,7 +68,7 @@ def test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do(
     works("gpu-2")
     group = failed("gpu-1", "gpu-2")
     Backend.objects.filter(pk="gpu-1").update(**shut)
-    before = farm.log(group)
+    before = factories.log(group)
     with pytest.raises(BackendUnavailable) as refused:
         retry(group)
     (told,) = refused.value.extra["unavailable_backends"]
@@ -76,8 +76,8 @@ def test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do(
     assert "retry_elsewhere" in refused.value.detail
     for reason in (shut.get("changed_reason"), shut.get("quarantine_reason")):
         assert not reason or reason.rstrip(".") in told["reason"]
-    assert farm.log(group) == before
-    assert farm.fresh(group).run == 1
+    assert factories.log(group) == before
+    assert factories.fresh(group).run == 1
     # Nobody said gpu-2's child must wait for it.
     second = group.children.get(position=1)
     assert group_retry(group_id=group.id, job_ids=[second.id]).job_ids == [second.id]
@@ -93,9 +93,9 @@ def test_where_it_may_it_goes_to_another(shut: dict[str, Any]) -> None:
     assert places(group)[0] == "gpu-2"
     first = group.children.get(position=0)
     assert done.moved[first.id] == "gpu-2"
-    assert farm.log(group)[-1]["backend_ids"][0] == "gpu-2"
+    assert factories.log(group)[-1]["backend_ids"][0] == "gpu-2"
     # For this choice alone: what the group says of its own retries stays.
-    assert farm.fresh(group).retry_elsewhere == "never"
+    assert factories.fresh(group).retry_elsewhere == "never"
 
 
 def test_a_backend_that_was_removed_is_said_to_be(db: None) -> None:
@@ -136,8 +136,8 @@ def test_a_backend_that_failed_it_comes_last_and_one_that_is_broken_not_at_all()
     works("gpu-3", enabled=False)
     group = failed("gpu-1")
     assert list(retry(group, ANY).moved.values()) == ["gpu-2"]
-    fence = farm.lease("gpu-2")
-    farm.finish(farm.claim(fence), fence, AttemptState.ERROR)
+    fence = factories.lease("gpu-2")
+    factories.finish(factories.claim(fence), fence, AttemptState.ERROR)
     Attempt.objects.update(failure_class=FailureClass.CUDA_FATAL.value)
     # In its last run it failed at gpu-2 alone.
     assert list(retry(group, ANY).moved.values()) == ["gpu-1"]
@@ -172,7 +172,7 @@ def test_one_that_lacks_what_the_group_requires_gets_nothing() -> None:
 def test_what_was_cancelled_stays_at_a_backend_that_works() -> None:
     works("gpu-1")
     works("gpu-2")
-    group = farm.submit("gpu-1", "gpu-1")
+    group = factories.submit("gpu-1", "gpu-1")
     cancellation.group_cancel(group_id=group.id)
     retry(group, ANY)
     assert places(group) == ["gpu-1", "gpu-1"]
@@ -194,7 +194,7 @@ def test_a_retry_asks_the_database_no_more_for_a_thousand_children(
 ) -> None:
     for number in range(1, 5):
         works(f"gpu-{number}")
-    group = farm.submit(*["gpu-1"] * 1000)
+    group = factories.submit(*["gpu-1"] * 1000)
     cancellation.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     with django_assert_max_num_queries(1000 + 40):  # one write for each child

@@ -31,7 +31,7 @@ from jobgroups.services import attempts, cancellation, claims
 from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
 from jobgroups.services.submission import Submission, group_replay, group_submit
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -42,8 +42,8 @@ def works(backend_id: str, vram: int = 0, **fields: Any) -> Fence:
     """Register a backend that answers, with so many GiB of memory, and take its lease."""
     devices = [{"name": "GPU", "vram_total": vram * 2**30}] if vram else []
     fields = {"reachability": "online", "last_seen_at": now(), "devices": devices, **fields}
-    farm.backend(backend_id, **fields)
-    return farm.lease(backend_id)
+    factories.backend(backend_id, **fields)
+    return factories.lease(backend_id)
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def fence() -> Fence:
 
 def fail(fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR) -> claims.Claim:
     """Have the oldest waiting child of a backend fail there."""
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    end = farm.end(AttemptState.ERROR, failure=kind)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    end = factories.end(AttemptState.ERROR, failure=kind)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
     return claimed
 
@@ -64,11 +64,11 @@ def running(
     fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
 ) -> tuple[JobGroup, ChildJob]:
     """Submit a group that runs: its first child has failed, its second waits."""
-    group = farm.submit(fence.backend_id, fence.backend_id, **fields)
+    group = factories.submit(fence.backend_id, fence.backend_id, **fields)
     fail(fence, kind)
     failed = group.children.get(position=0)
     assert failed.status == "failed"
-    return farm.fresh(group), failed
+    return factories.fresh(group), failed
 
 
 def retry(
@@ -81,8 +81,8 @@ def run_all(*fences: Fence) -> None:
     """Render what waits, to success."""
     for fence in fences:
         while claimed := claims.child_claim(fence=fence, client_id="c", depth=9):
-            farm.start(claimed, fence)
-            farm.finish(claimed, fence)
+            factories.start(claimed, fence)
+            factories.finish(claimed, fence)
 
 
 # --- within the run -------------------------------------------------------------------------------
@@ -92,11 +92,11 @@ def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: Fence) -> No
     group, failed = running(fence)
     done = retry(group, failed, by="anna")
     assert (done.run, done.status, done.job_ids, done.moved) == (1, "running", [failed.id], {})
-    again = farm.fresh(failed)
+    again = factories.fresh(failed)
     assert (again.status, again.run, again.completed_at) == ("queued", 1, None)
     assert (again.error_message, again.error_type, again.failure_class) == (None, None, "")
-    assert farm.fresh(group).failed_count == 0
-    event = farm.log(group)[-1]
+    assert factories.fresh(group).failed_count == 0
+    event = factories.log(group)[-1]
     assert event == {
         "type": "child_retrying",
         "seq": event["seq"],
@@ -113,53 +113,53 @@ def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: Fence) -> No
         "requested_by": "anna",
     }
     run_all(fence)
-    stored = farm.fresh(group)
+    stored = factories.fresh(group)
     assert (stored.status, stored.run, stored.completed_count) == ("completed", 1, 2)
-    types = farm.types(group)
+    types = factories.types(group)
     assert (types.count("group_complete"), types[-1]) == (1, "group_complete")
     assert "group_reopened" not in types
-    results = farm.log(group)[-1]["results"]
+    results = factories.log(group)[-1]["results"]
     assert [one["status"] for one in results] == ["completed", "completed"]
 
 
 def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: Fence) -> None:
-    group = farm.submit("gpu-1", "gpu-1")
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit("gpu-1", "gpu-1")
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     child = group.children.get(position=0)
     retry(group, child)
     # Its prompt is being stopped there.
     assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
-    farm.finish(claimed, fence, AttemptState.INTERRUPTED)
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     run_all(fence)
-    assert farm.fresh(group).status == "completed"
+    assert factories.fresh(group).status == "completed"
     assert [one.number for one in child.attempts.all()] == [1, 2]
 
 
 def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(fence: Fence) -> None:
     other = works("gpu-2")
-    group = farm.submit("gpu-1", "gpu-1")
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit("gpu-1", "gpu-1")
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
     child = group.children.get(position=0)
     retry(group, child, OTHER)
-    assert farm.claim(other).child_id == child.id
+    assert factories.claim(other).child_id == child.id
     assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
 
 
 def test_a_picture_that_was_made_after_all_is_taken(fence: Fence) -> None:
-    group = farm.submit("gpu-1", "gpu-1")
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    group = factories.submit("gpu-1", "gpu-1")
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     child = group.children.get(position=0)
     assert retry(group, child).adopted_job_ids == [child.id]
-    assert farm.fresh(child).status == "completed"
-    assert farm.fresh(group).completed_at is None
-    assert farm.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
+    assert factories.fresh(child).status == "completed"
+    assert factories.fresh(group).completed_at is None
+    assert factories.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
 
 
 def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(fence: Fence) -> None:
@@ -169,17 +169,17 @@ def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(fence:
         queued_at=now() + dt.timedelta(hours=1)
     )
     fail(fence)
-    assert (farm.fresh(failed).status, farm.fresh(failed).attempt_count) == ("failed", 2)
+    assert (factories.fresh(failed).status, factories.fresh(failed).attempt_count) == ("failed", 2)
     assert retry(group, failed).job_ids == [failed.id]
 
 
 def test_a_pending_group_counts_and_status_follow(fence: Fence) -> None:
-    group = farm.submit("gpu-1", "gpu-1", "gpu-1")
+    group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     fail(fence)
-    done = farm.claim(fence)
-    farm.start(done, fence)
-    farm.finish(done, fence)
-    assert farm.fresh(group).status == "partial_complete"
+    done = factories.claim(fence)
+    factories.start(done, fence)
+    factories.finish(done, fence)
+    assert factories.fresh(group).status == "partial_complete"
     retry(group, group.children.get(position=0))
     snapshot = selectors.group_snapshot(group.id)
     assert (snapshot["status"], snapshot["failed_count"]) == ("running", 0)
@@ -187,11 +187,11 @@ def test_a_pending_group_counts_and_status_follow(fence: Fence) -> None:
 
 
 def test_an_ended_group_is_opened_again_by_the_same_request(fence: Fence) -> None:
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     fail(fence)
     child = group.children.get()
-    assert retry(farm.fresh(group), child, by="anna").run == 2
-    event = farm.log(group)[-1]
+    assert retry(factories.fresh(group), child, by="anna").run == 2
+    event = factories.log(group)[-1]
     assert (event["type"], event["requested_by"]) == ("group_reopened", "anna")
 
 
@@ -199,11 +199,11 @@ def test_an_ended_group_is_opened_again_by_the_same_request(fence: Fence) -> Non
 
 
 def refused(group: JobGroup, child: ChildJob, kind: type[JobGroupsError], **said: Any) -> None:
-    before = farm.log(group)
+    before = factories.log(group)
     rows = list(ChildJob.objects.order_by("pk").values())
     with pytest.raises(kind):
         retry(group, child, **said)
-    assert farm.log(group) == before
+    assert factories.log(group) == before
     assert list(ChildJob.objects.order_by("pk").values()) == rows
 
 
@@ -211,13 +211,13 @@ def test_what_has_not_failed_is_refused_and_nothing_changes(fence: Fence) -> Non
     group, failed = running(fence)
     waiting = group.children.get(position=1)
     refused(group, waiting, JobNotFailed)
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     refused(group, waiting, JobNotFailed)
     retry(group, failed)
     # A second click.
     refused(group, failed, JobNotFailed)
-    farm.finish(claimed, fence)
+    factories.finish(claimed, fence)
     refused(group, waiting, JobCompleted)
     refused(group, failed, RunPassed, run=2)
     refused(group, ChildJob(id="j_000000000000"), ChildNotFound)
@@ -237,13 +237,13 @@ def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
     fence = works("gpu-1")
     for _ in range(6):
         group, failed = running(fence)
-        last = farm.claim(fence)
-        farm.start(last, fence)
+        last = factories.claim(fence)
+        factories.start(last, fence)
         together = threading.Barrier(2)
 
         def end() -> None:
             together.wait()  # noqa: B023 joined within the loop
-            farm.finish(last, fence)  # noqa: B023
+            factories.finish(last, fence)  # noqa: B023
             connection.close()
 
         ending = threading.Thread(target=end)
@@ -252,11 +252,11 @@ def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
         done = retry(group, failed)
         ending.join()
         run_all(fence)
-        stored = farm.fresh(group)
+        stored = factories.fresh(group)
         assert (stored.status, stored.run) == ("completed", done.run)
-        ends = [one["run"] for one in farm.log(group) if one["type"] == "group_complete"]
+        ends = [one["run"] for one in factories.log(group) if one["type"] == "group_complete"]
         assert ends == list(range(1, done.run + 1))
-        assert farm.types(group)[-1] == "group_complete"
+        assert factories.types(group)[-1] == "group_complete"
 
 
 # --- where ----------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def cards() -> dict[str, Fence]:
 
 
 def place(child: ChildJob) -> str:
-    return str(farm.fresh(child).backend_id)
+    return str(factories.fresh(child).backend_id)
 
 
 @pytest.mark.parametrize("choice", [OTHER, AUTO])
@@ -314,7 +314,7 @@ def test_auto_stays_where_there_is_no_other(fence: Fence) -> None:
 
 
 def test_auto_decides_for_each_job_of_a_group(cards: dict[str, Fence]) -> None:
-    group = farm.submit("gpu-1", "gpu-1")
+    group = factories.submit("gpu-1", "gpu-1")
     fail(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
     fail(cards["gpu-1"], FailureClass.NODE_ERROR)
     group_retry(group_id=group.id, choice=AUTO)
@@ -348,12 +348,12 @@ def test_no_other_backend_is_said_and_nothing_changes(fence: Fence) -> None:
 
 def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: Fence) -> None:
     works("gpu-2", tags=["x"])
-    group = farm.submit("gpu-1", required_capabilities=[])
+    group = factories.submit("gpu-1", required_capabilities=[])
     fail(fence)
     JobGroup.objects.update(required_capabilities=["y"])
     with pytest.raises(NoOtherBackend):
         group_retry(group_id=group.id, choice=OTHER)
-    assert (farm.fresh(group).run, farm.types(group)[-1]) == (1, "group_complete")
+    assert (factories.fresh(group).run, factories.types(group)[-1]) == (1, "group_complete")
 
 
 @pytest.mark.parametrize("opens_run", [True, False])
@@ -363,7 +363,7 @@ def test_a_named_backend_gets_it(cards: dict[str, Fence], opens_run: bool) -> No
         run_all(cards["gpu-1"])
     done = retry(group, failed, Choice(backend_id="gpu-3"))
     assert (done.moved, done.run) == ({failed.id: "gpu-3"}, 2 if opens_run else 1)
-    assert farm.claim(cards["gpu-3"]).child_id == failed.id
+    assert factories.claim(cards["gpu-3"]).child_id == failed.id
 
 
 def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, Fence]) -> None:
@@ -376,15 +376,15 @@ def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, Fence])
 
 
 def test_a_named_backend_need_not_await_one_that_is_out_of_reach(cards: dict[str, Fence]) -> None:
-    group = farm.submit("gpu-1", "gpu-2")
-    claimed = farm.claim(cards["gpu-1"])
+    group = factories.submit("gpu-1", "gpu-2")
+    claimed = factories.claim(cards["gpu-1"])
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=cards["gpu-1"])
     cancellation.child_cancel(group_id=group.id, job_id=claimed.child_id)
     run_all(cards["gpu-2"])
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     child = ChildJob.objects.get(pk=claimed.child_id)
     retry(group, child, Choice(backend_id="gpu-3"))
-    assert farm.claim(cards["gpu-3"]).child_id == child.id
+    assert factories.claim(cards["gpu-3"]).child_id == child.id
     assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == "unreachable"
 
 
@@ -392,7 +392,7 @@ def test_the_submission_is_answered_as_before_after_moves_within_the_run(
     cards: dict[str, Fence],
 ) -> None:
     submission = Submission(
-        workflow=farm.WORKFLOW,
+        workflow=factories.WORKFLOW,
         backend_ids=("gpu-1", "gpu-1"),
         idempotency_key="k",
         idempotency_digest="d",

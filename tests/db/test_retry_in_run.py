@@ -21,7 +21,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, candidates, claims, expiry
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCHARGED
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -43,23 +43,23 @@ def machine(name: str, vram: int = 24, **fields: Any) -> Fence:
         "devices": [{"name": f"cuda:0 Card {vram}", "vram_total": vram * GIB, "vram_free": 0}],
         **fields,
     }
-    farm.backend(name, **fields)
-    return farm.lease(name)
+    factories.backend(name, **fields)
+    return factories.lease(name)
 
 
 def submit(*names: str, attempts: int = 3, **fields: Any) -> JobGroup:
     fields = {"retry_elsewhere": Elsewhere.GROUP, **fields}
-    return farm.submit(*names, max_attempts=attempts, **fields)
+    return factories.submit(*names, max_attempts=attempts, **fields)
 
 
 def begin(fence: Fence) -> Claim:
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
     return claimed
 
 
 def fail(claimed: Claim, fence: Fence, kind: FailureClass = RAISED) -> None:
-    end = farm.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
+    end = factories.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
@@ -68,7 +68,7 @@ def only(group: JobGroup) -> ChildJob:
 
 
 def retrying(group: JobGroup) -> list[dict[str, Any]]:
-    return [event for event in farm.log(group) if event["type"] == "child_retrying"]
+    return [event for event in factories.log(group) if event["type"] == "child_retrying"]
 
 
 def idle(fence: Fence) -> bool:
@@ -81,23 +81,23 @@ def idle(fence: Fence) -> bool:
 def test_without_a_policy_the_first_failure_ends_the_child_and_says_its_class() -> None:
     fence = machine("gpu-1")
     machine("gpu-2")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     fail(begin(fence), fence, MEMORY)
-    assert farm.types(group)[1:] == ["child_started", "child_failed", "group_complete"]
+    assert factories.types(group)[1:] == ["child_started", "child_failed", "group_complete"]
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.failure_class) == ("failed", "out_of_memory")
     assert attempt.failure_class == "out_of_memory"
-    told = farm.log(group)[2]
+    told = factories.log(group)[2]
     assert (told["failure_class"], told["error"]) == ("out_of_memory", "It met out_of_memory.")
 
 
 def test_a_timeout_without_a_policy_ends_the_child_and_owes_the_stop() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     claimed = begin(fence)
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
-    assert farm.types(group)[2:] == ["child_timeout", "group_complete"]
-    assert farm.log(group)[2]["failure_class"] == "timeout"
+    assert factories.types(group)[2:] == ["child_timeout", "group_complete"]
+    assert factories.log(group)[2]["failure_class"] == "timeout"
     attempt = Attempt.objects.get()
     assert (attempt.stop_reason, attempt.failure_class) == ("timeout", "timeout")
     assert attempt.ended_at is None
@@ -112,7 +112,7 @@ def test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes() -> None:
     child = group.children.earliest("position")
     other = begin(second)
     fail(begin(first), first, MISSING)
-    waits = farm.fresh(child)
+    waits = factories.fresh(child)
     assert (waits.status, waits.backend_id, waits.seed) == ("queued", "gpu-2", child.seed)
     assert (waits.current_attempt_id, waits.error_message, waits.failure_class) == (None, None, "")
     [told] = retrying(group)
@@ -131,14 +131,14 @@ def test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes() -> None:
         "queued_at": iso(waits.queued_at),
         "requested_by": None,
     }
-    assert farm.fresh(group).status == "running"
-    farm.finish(other, second)
+    assert factories.fresh(group).status == "running"
+    factories.finish(other, second)
     again = begin(second)
     assert (again.child_id, again.seed) == (child.id, child.seed)
-    farm.finish(again, second)
-    stored = farm.fresh(group)
+    factories.finish(again, second)
+    stored = factories.fresh(group)
     assert (stored.status, stored.completed_count, stored.failed_count) == ("completed", 2, 0)
-    assert farm.types(group).count("group_complete") == 1
+    assert factories.types(group).count("group_complete") == 1
     assert [row.state for row in child.attempts.all()] == ["error", "success"]
 
 
@@ -150,7 +150,7 @@ def test_max_attempts_are_counted_and_the_last_failure_ends_the_child() -> None:
     assert idle(fence)
     child = only(group)
     assert (child.status, child.attempt_count, child.failure_class) == ("failed", 3, "node_error")
-    assert farm.types(group)[1:] == [
+    assert factories.types(group)[1:] == [
         "child_started",
         "child_retrying",
         "child_started",
@@ -212,9 +212,9 @@ def test_a_fatal_error_of_the_gpu_never_comes_back_to_it() -> None:
     fail(begin(first), first, FATAL)
     # Its other backend raises: it may stay there, and not go back.
     fail(begin(second), second, RAISED)
-    assert farm.fresh(child).backend_id == "gpu-2"
+    assert factories.fresh(child).backend_id == "gpu-2"
     fail(begin(second), second, FATAL)
-    assert farm.fresh(child).status == "failed"
+    assert factories.fresh(child).status == "failed"
 
 
 def test_a_child_stays_within_the_backends_of_its_group_unless_it_may_go_anywhere() -> None:
@@ -279,20 +279,20 @@ def test_the_pause_before_the_next_attempt_is_kept(settings: Settings) -> None:
 def test_a_refusal_that_another_backend_may_not_give_is_tried_there() -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
     group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
-    claimed = farm.claim(fence)
+    claimed = factories.claim(fence)
     attempts.attempt_refused(
         attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={}, kind=MISSING
     )
-    assert farm.types(group)[1:] == ["child_retrying"]
-    farm.finish(begin(other), other)
-    assert farm.fresh(group).status == "completed"
+    assert factories.types(group)[1:] == ["child_retrying"]
+    factories.finish(begin(other), other)
+    assert factories.fresh(group).status == "completed"
     assert only(group).attempt_count == 2
 
 
 def test_a_lost_render_is_tried_again_and_one_that_had_not_begun_just_waits() -> None:
     fence = machine("gpu-1")
     group = submit("gpu-1")
-    claimed = farm.claim(fence)
+    claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
     assert retrying(group) == []
@@ -306,7 +306,7 @@ def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
     fence = machine("gpu-1")
     group = submit("gpu-1", attempts=2)
     for _ in range(2 * MAX_UNCHARGED):
-        claimed = farm.claim(fence)
+        claimed = factories.claim(fence)
         attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
         attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
     assert idle(fence)
@@ -337,15 +337,15 @@ def test_a_child_whose_time_was_up_waits_until_its_prompt_was_seen_to_end(
     group, claimed, first, second = timed_out
     child = only(group)
     assert (child.status, child.backend_id) == ("queued", "gpu-2")
-    assert farm.types(group)[1:] == ["child_started", "child_retrying"]
+    assert factories.types(group)[1:] == ["child_started", "child_retrying"]
     assert idle(second)
     assert not attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
-    stopped = farm.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
+    stopped = factories.end(AttemptState.INTERRUPTED, failure=FailureClass.INTERRUPTED)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=first, end=stopped)
     attempt = Attempt.objects.get()
     assert (attempt.state, attempt.failure_class) == ("timeout", "timeout")
-    farm.finish(begin(second), second)
-    assert farm.fresh(group).status == "completed"
+    factories.finish(begin(second), second)
+    assert factories.fresh(group).status == "completed"
 
 
 def test_a_prompt_that_hangs_does_not_keep_its_child_waiting(timed_out: TimedOut) -> None:
@@ -354,11 +354,11 @@ def test_a_prompt_that_hangs_does_not_keep_its_child_waiting(timed_out: TimedOut
     assert not attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
     attempt = Attempt.objects.get()
     assert (attempt.failure_class, attempt.ended_at) == ("stalled", None)
-    farm.finish(begin(second), second)
+    factories.finish(begin(second), second)
     # It ends after all, with a picture: that is kept with it, and nothing else is said.
-    before = farm.log(group)
-    farm.finish(claimed, first)
-    assert farm.log(group) == before
+    before = factories.log(group)
+    factories.finish(claimed, first)
+    assert factories.log(group) == before
     assert only(group).current_attempt.backend_id == "gpu-2"
     assert [row.state for row in only(group).attempts.all()] == ["success", "success"]
 
@@ -368,10 +368,10 @@ def test_a_late_picture_of_a_child_that_is_rendered_anew_decides_nothing(
 ) -> None:
     group, claimed, first, second = timed_out
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
-    again = farm.claim(second)
-    before = farm.log(group)
-    farm.finish(claimed, first)
-    assert farm.log(group) == before
+    again = factories.claim(second)
+    before = factories.log(group)
+    factories.finish(claimed, first)
+    assert factories.log(group) == before
     child = only(group)
     assert (child.status, child.current_attempt_id) == ("queued", again.attempt_id)
     assert child.backend_id == "gpu-2"
@@ -381,11 +381,11 @@ def test_a_picture_that_came_after_its_time_is_taken_while_its_child_waits(
     timed_out: TimedOut,
 ) -> None:
     group, claimed, first, second = timed_out
-    farm.finish(claimed, first)
+    factories.finish(claimed, first)
     assert idle(second), "rendered again although it has its picture"
     child = only(group)
     assert (child.status, child.backend_id) == ("completed", "gpu-1")
-    assert farm.types(group)[2:] == [
+    assert factories.types(group)[2:] == [
         "child_retrying",
         "child_started",
         "child_completed",
@@ -404,7 +404,7 @@ def test_a_late_picture_and_a_claim_at_once_give_one_result(transactional_db: No
 
     def late() -> None:
         barrier.wait()
-        farm.finish(claimed, first)
+        factories.finish(claimed, first)
         connection.close()
 
     def claim() -> Claim | None:
@@ -422,15 +422,15 @@ def test_a_late_picture_and_a_claim_at_once_give_one_result(transactional_db: No
         assert (child.status, child.current_attempt_id) == ("completed", claimed.attempt_id)
     else:
         assert (child.status, child.current_attempt_id) == ("queued", again.attempt_id)
-        farm.finish(again, second)
-    assert farm.types(group).count("child_completed") == 1
+        factories.finish(again, second)
+    assert factories.types(group).count("child_completed") == 1
 
 
 # --- files that are gone --------------------------------------------------------------------------
 
 
 def gone(claimed: Claim, fence: Fence) -> None:
-    end = farm.end(
+    end = factories.end(
         failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",)
     )
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
@@ -450,9 +450,9 @@ def test_a_success_without_its_files_is_tried_again_and_in_the_end_taken_with_a_
 
 def test_a_success_without_its_files_completes_where_there_is_no_policy() -> None:
     fence = machine("gpu-1")
-    group = farm.submit("gpu-1")
+    group = factories.submit("gpu-1")
     gone(begin(fence), fence)
-    assert farm.types(group)[1:] == ["child_started", "child_completed", "group_complete"]
+    assert factories.types(group)[1:] == ["child_started", "child_completed", "group_complete"]
 
 
 # --- moved while it waits -------------------------------------------------------------------------
@@ -464,8 +464,8 @@ def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_other
     machine("gpu-3")
     group = submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", attempts=1, retry_elsewhere=Elsewhere.ANY)
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
-    sent = farm.claim(away)
-    stays = farm.submit("gpu-1")
+    sent = factories.claim(away)
+    stays = factories.submit("gpu-1")
     moved = expiry.children_move(
         fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE
     )
@@ -497,21 +497,21 @@ def test_a_child_that_was_moved_may_come_back_to_the_backend_it_was_submitted_to
 def test_giving_up_fails_what_may_go_nowhere_and_sends_the_rest_elsewhere() -> None:
     away = machine("gpu-1")
     second = machine("gpu-2")
-    stays = farm.submit("gpu-1", "gpu-1")
+    stays = factories.submit("gpu-1", "gpu-1")
     goes = submit("gpu-1", "gpu-1", retry_elsewhere=Elsewhere.ANY)
-    farm.claim(away)
+    factories.claim(away)
     ChildJob.objects.filter(group=stays).update(queued_at=now())
-    sent = farm.claim(away)
+    sent = factories.claim(away)
     assert sent.group_id == goes.id
     assert expiry.children_give_up(fence=away, away_s=600.0, reason="no answer") == 4
     assert only_statuses(stays) == ["failed", "failed"]
-    assert {event["failure_class"] for event in farm.log(stays)[1:3]} == {"unreachable"}
+    assert {event["failure_class"] for event in factories.log(stays)[1:3]} == {"unreachable"}
     assert set(goes.children.values_list("status", "backend_id")) == {("queued", "gpu-2")}
     owed = Attempt.objects.get(pk=sent.attempt_id)
     assert (owed.stop_reason, owed.failure_class, owed.ended_at) == ("gave_up", "unreachable", None)
     # Out of reach for good, perhaps: nobody waits for its end.
-    assert farm.claim(second).group_id == goes.id
-    assert farm.claim(second).group_id == goes.id
+    assert factories.claim(second).group_id == goes.id
+    assert factories.claim(second).group_id == goes.id
 
 
 def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept(
@@ -519,8 +519,8 @@ def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     stuck = machine("gpu-1")
-    group = farm.submit("gpu-1")
-    farm.claim(stuck)
+    group = factories.submit("gpu-1")
+    factories.claim(stuck)
     kind = FailureClass.STALLED
     expiry.children_give_up(fence=stuck, away_s=600.0, reason="nothing runs", kind=kind)
     assert (only(group).status, only(group).failure_class) == ("failed", "stalled")
@@ -531,7 +531,7 @@ def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept
 def test_children_of_a_disabled_backend_are_moved_where_they_may_go() -> None:
     fence = machine("gpu-1")
     machine("gpu-2")
-    stays, goes = farm.submit("gpu-1"), submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    stays, goes = factories.submit("gpu-1"), submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     expiry.children_of_disabled(fence=fence)
     assert only(stays).status == "failed"
@@ -575,7 +575,7 @@ def test_a_child_that_waits_for_another_try_can_be_cancelled() -> None:
     fail(begin(fence), fence)
     assert cancellation.group_cancel(group_id=group.id).interrupted == 1
     assert idle(fence)
-    assert farm.types(group)[3:] == ["child_cancelled", "group_complete"]
+    assert factories.types(group)[3:] == ["child_cancelled", "group_complete"]
 
 
 def test_an_end_told_twice_tries_a_child_again_once() -> None:
@@ -583,6 +583,6 @@ def test_an_end_told_twice_tries_a_child_again_once() -> None:
     group = submit("gpu-1")
     claimed = begin(fence)
     fail(claimed, fence)
-    end = farm.end(AttemptState.ERROR, failure=RAISED)
+    end = factories.end(AttemptState.ERROR, failure=RAISED)
     assert not attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
     assert len(retrying(group)) == 1

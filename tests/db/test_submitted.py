@@ -13,21 +13,21 @@ from jobgroups.models import ChildJob, JobGroup
 from jobgroups.serializers import serialize_submission
 from jobgroups.services import attempts, candidates, expiry, retries, submission
 from jobgroups.services.assignment import Choice
-from tests import farm
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
 
 def machine(name: str) -> Fence:
-    farm.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-    return farm.lease(name)
+    factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
+    return factories.lease(name)
 
 
 def fail(fence: Fence) -> None:
     """Have the next prompt there fail in a way that is met elsewhere only."""
-    claimed = farm.claim(fence)
-    farm.start(claimed, fence)
-    end = farm.end(AttemptState.ERROR, failure=FailureClass.NODE_OR_MODEL_MISSING)
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    end = factories.end(AttemptState.ERROR, failure=FailureClass.NODE_OR_MODEL_MISSING)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
@@ -36,7 +36,7 @@ def bound(group: JobGroup) -> list[str | None]:
 
 
 def submitted(*names: str, elsewhere: Elsewhere = Elsewhere.ANY) -> JobGroup:
-    return farm.submit(
+    return factories.submit(
         *names,
         max_attempts=3,
         retry_elsewhere=elsewhere,
@@ -76,7 +76,7 @@ def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert bound(group) == ["gpu-2"]
     assert replay(group) == ["gpu-1"]
-    farm.finish(farm.claim(second), second)
+    factories.finish(factories.claim(second), second)
     assert replay(group) == ["gpu-1"]
 
 
@@ -89,7 +89,7 @@ def test_a_retry_elsewhere_by_a_person_makes_no_backend_one_of_the_groups() -> N
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert bound(group) == ["gpu-2"]
     Backend.objects.filter(pk="gpu-1").update(enabled=True)
-    group = farm.fresh(group)
+    group = factories.fresh(group)
     found = candidates.others_for(group, Elsewhere.GROUP, besides=["gpu-2"])
     # The one it was submitted to, though nothing was ever sent there; not those it was let go to once.
     assert [one.backend_id for one in found] == ["gpu-1"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Postgres, Redis, own_redis, postgres
+from tests.harness.servers import Postgres, Redis, own_redis, postgres
 
 
 @pytest.fixture(scope="module")

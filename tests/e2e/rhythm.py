@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.figures import Figure, machine, p50, table
-from tests.e2e.burning.machines import Build
 from tests.e2e.burning.scene import Scene, rare_picture, scene
-from tests.e2e.killing.gpus import picture
+from tests.harness.machines import Build
+from tests.harness.simulators import picture
 
 WELL = "well"
 #: By how much a sick neighbour's gap may exceed a healthy one's, in the median.

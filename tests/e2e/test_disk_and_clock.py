@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.killing import verdict
-from tests.e2e.killing.director import Director, directing
 from tests.e2e.killing.disk import SmallDisk, small_disk
-from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.killing.preload import library, needs_preload
-from tests.e2e.killing.watcher import Watcher
+from tests.harness import laws
+from tests.harness.director import Director, directing
+from tests.harness.simulators import Gpus, picture, simulated
+from tests.harness.watcher import Watcher
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
@@ -70,9 +70,9 @@ def test_a_full_disk_is_told_and_work_goes_on_when_it_is_freed(tmp_path: Path) -
         director.wait_settled()
         assert director.stop() == 0
         assert "Traceback" not in director.printed(), director.printed()
-        verdict.check(director.data, gpus.seen())
-        assert verdict.statuses(director.data, group_id) == {"completed": 12}
-        assert verdict.statuses(director.data, second) == {"completed": 3}
+        laws.check(director.data, gpus.seen())
+        assert laws.statuses(director.data, group_id) == {"completed": 12}
+        assert laws.statuses(director.data, second) == {"completed": 3}
 
 
 @needs_mount
@@ -94,8 +94,8 @@ def test_an_end_on_a_full_disk_loses_nothing(how: str, tmp_path: Path) -> None:
         director.start()
         director.wait_settled()
         assert director.stop() == 0
-        verdict.check(director.data, gpus.seen())
-        assert verdict.statuses(director.data, group_id) == {"completed": 12}
+        laws.check(director.data, gpus.seen())
+        assert laws.statuses(director.data, group_id) == {"completed": 12}
 
 
 @needs_mount
@@ -157,9 +157,9 @@ def test_a_clock_that_jumps_ends_nothing(jump: int, tmp_path: Path) -> None:
         director.wait_settled()
         assert director.stop() == 0
         assert "Traceback" not in director.printed(), director.printed()
-        verdict.check(director.data, gpus.seen())
-        assert verdict.statuses(director.data, group_id) == {"completed": 15}
-        assert verdict.statuses(director.data, second) == {"completed": 3}
+        laws.check(director.data, gpus.seen())
+        assert laws.statuses(director.data, group_id) == {"completed": 15}
+        assert laws.statuses(director.data, second) == {"completed": 3}
 
 
 @needs_preload
@@ -173,8 +173,8 @@ def test_a_clock_that_jumps_back_while_the_director_is_away_ends_nothing(tmp_pat
         director.wait_online()
         director.wait_settled()
         assert director.stop() == 0
-        verdict.check(director.data, gpus.seen())
-        assert verdict.statuses(director.data, group_id) == {"completed": 15}
+        laws.check(director.data, gpus.seen())
+        assert laws.statuses(director.data, group_id) == {"completed": 15}
 
 
 @needs_preload
@@ -189,8 +189,8 @@ def test_a_day_away_times_out_what_waited_and_takes_up_what_was_rendered(tmp_pat
         director.start()
         director.wait_settled()
         assert director.stop() == 0
-        verdict.check(director.data, gpus.seen())
-        ended = verdict.statuses(director.data, group_id)
+        laws.check(director.data, gpus.seen())
+        ended = laws.statuses(director.data, group_id)
         rendered = sum(e.get("outcome") == "success" for e in gpus.seen())
         assert ended == {"completed": rendered, "timeout": 15 - rendered}
         assert rendered >= 4

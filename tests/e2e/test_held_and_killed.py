@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.burning.machines import Build
 from tests.e2e.burning.promises import seconds
 from tests.e2e.burning.scene import Scene, scene
-from tests.e2e.killing.gpus import Entry, picture
+from tests.harness.machines import Build
+from tests.harness.simulators import Entry, picture
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 

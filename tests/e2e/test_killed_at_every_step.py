@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.killing import verdict
-from tests.e2e.killing.director import Director, Step, directing
-from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
-from tests.e2e.killing.watcher import Watcher, all_events
+from tests.harness import laws
+from tests.harness.director import Director, Step, directing
+from tests.harness.simulators import Entry, Gpus, picture, simulated
+from tests.harness.watcher import Watcher, all_events
 from tests.ws.client_state import picked
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
@@ -108,11 +108,11 @@ class Scene:
         snapshot = self.director.ask("GET", f"/api/job-groups/{self.group_id}").json()
         assert self.director.stop() == 0, self.director.printed()
         assert "Traceback" not in self.director.printed(), self.director.printed()
-        verdict.check(self.director.data, self.gpus.seen())
-        stored = verdict.stored_events(self.director.data, self.group_id)
+        laws.check(self.director.data, self.gpus.seen())
+        stored = laws.stored_events(self.director.data, self.group_id)
         assert late == stored
         self._check_watched(stored, snapshot)
-        return verdict.statuses(self.director.data, self.group_id)
+        return laws.statuses(self.director.data, self.group_id)
 
     def _check_watched(self, stored: list[dict[str, object]], snapshot: dict[str, object]) -> None:
         """Hold that the watcher saw each event once, and that they add up to the next snapshot."""
@@ -145,7 +145,7 @@ def test_killed_in_a_childs_life_every_child_completes(step: Step, tmp_path: Pat
         play.killed_and_resumed()
         assert play.end() == {"completed": CHILDREN}
         executed = sum(entry["kind"] == "started" for entry in play.gpus.seen())
-        assert executed == CHILDREN + len(verdict.Seen(play.gpus.seen()).strangers)
+        assert executed == CHILDREN + len(laws.Seen(play.gpus.seen()).strangers)
 
 
 @pytest.mark.parametrize("moment", ["uncommitted", "after"])
@@ -238,7 +238,7 @@ def test_killed_in_a_cancel_the_stop_is_still_owed(step: Step, tmp_path: Path) -
 
 def _one_runs_and_one_waits(entries: list[Entry]) -> bool:
     """Whether at each backend a prompt of ours runs, and another one is in its queue."""
-    seen = verdict.Seen(entries)
+    seen = laws.Seen(entries)
     return len(seen.job) == 6 and sum(seen.kinds[one]["started"] for one in seen.job) == 3
 
 
@@ -250,7 +250,7 @@ def cancel(director: Director, group_id: str) -> None:
 
 def _check_stopped(play: Scene) -> None:
     """Hold that nothing of ours was rendered to its end after the cancel."""
-    seen = verdict.Seen(play.gpus.seen())
+    seen = laws.Seen(play.gpus.seen())
     cancelled = play.director.rows(
         "SELECT prompt_id FROM jobgroups_attempt a JOIN jobgroups_childjob c ON c.id = a.child_id"
         " WHERE c.status = 'cancelled'"
@@ -307,7 +307,7 @@ def test_killed_in_a_retry_it_is_done_whole_or_not_at_all(step: Step, tmp_path: 
         retry(play.director, play.group_id)
         assert play.end() == {"completed": 12}
         executed = sum(entry["kind"] == "started" for entry in play.gpus.seen())
-        assert executed == 12 + 6 + len(verdict.Seen(play.gpus.seen()).strangers)
+        assert executed == 12 + 6 + len(laws.Seen(play.gpus.seen()).strangers)
 
 
 def retry(director: Director, group_id: str) -> None:
@@ -337,7 +337,7 @@ def test_killed_in_a_move_every_job_is_rendered_once(step: Step, tmp_path: Path)
         move(play, child, target)
         assert play.end() == {"completed": 9}
         executed = sum(entry["kind"] == "started" for entry in play.gpus.seen())
-        assert executed == 9 + len(verdict.Seen(play.gpus.seen()).strangers)
+        assert executed == 9 + len(laws.Seen(play.gpus.seen()).strangers)
 
 
 def _moved_until_killed(play: Scene) -> tuple[dict[str, str], str]:

@@ -14,11 +14,11 @@ import pytest
 
 from jobgroups.domain.failures import FailureClass
 from tests.e2e.burning import eight, promises
-from tests.e2e.burning.machines import Build
 from tests.e2e.burning.scene import Scene, rare_picture, scene
-from tests.e2e.killing.gpus import Entry
-from tests.e2e.killing.watcher import all_events
-from tests.served import ROOT
+from tests.harness.machines import Build
+from tests.harness.processes import ROOT
+from tests.harness.simulators import Entry
+from tests.harness.watcher import all_events
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 

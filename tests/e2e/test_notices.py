@@ -10,8 +10,8 @@ import httpx
 
 from backends.simulator.threaded import SimulatorThread
 from director.demo.workflow import text_to_picture
-from tests.inbox import SECRET, Inbox
-from tests.served import Served
+from tests.harness.mailbox import SECRET, Inbox
+from tests.harness.processes import Served
 
 #: A minute is three seconds.
 SCALE = "0.05"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.served import ROOT
-from tests.servers import Postgres, needs_servers
+from tests.harness.processes import ROOT
+from tests.harness.servers import Postgres, needs_servers
 
 pytestmark = [pytest.mark.timeout(180), needs_servers]
 

@@ -26,13 +26,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.killing.gpus import Gpus, picture, simulated
-from tests.e2e.killing.verdict import Seen
 from tests.e2e.operating import page
 from tests.e2e.operating.machine import NAME, Machine, machine
 from tests.e2e.test_runner_process import until
-from tests.served import Served
-from tests.servers import needs_servers
+from tests.harness.laws import Seen
+from tests.harness.processes import Served
+from tests.harness.servers import needs_servers
+from tests.harness.simulators import Gpus, picture, simulated
 
 _NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 _REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.killing import power, verdict
-from tests.e2e.killing.director import Director, directing, rows
-from tests.e2e.killing.gpus import Gpus, picture, simulated
+from tests.e2e.killing import power
 from tests.e2e.killing.power import Instant
 from tests.e2e.killing.preload import library, needs_preload
+from tests.harness import laws
+from tests.harness.director import Director, directing, rows
+from tests.harness.simulators import Gpus, picture, simulated
 
 pytestmark = [needs_preload, pytest.mark.timeout(180), pytest.mark.slow]
 
@@ -113,7 +114,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failures]:
 
 def check_opens(data: Path, promised: frozenset[str]) -> None:
     """Hold that the folder's database is whole and has every promised group with its children."""
-    verdict.check_file(data)
+    laws.check_file(data)
     stored = {one["id"] for one in rows(data, "SELECT id FROM jobgroups_jobgroup")}
     assert promised <= stored, f"promised, and lost: {promised - stored}"
     short = rows(
@@ -136,8 +137,8 @@ def check_finishes(folder: Path, gpus: Gpus) -> None:
         assert "Traceback" not in director.printed(), director.printed()
     finally:
         director.close()
-    verdict.check_file(director.data)
-    verdict.check_rows(director.data)
+    laws.check_file(director.data)
+    laws.check_rows(director.data)
 
 
 @pytest.mark.parametrize("number", range(INSTANTS))
@@ -210,5 +211,5 @@ def test_a_log_cut_short_by_a_lying_disk_still_opens_and_finishes(
         length = dice.choice(ends) if at == "a frame's end" else dice.randint(0, ends[-1])
         shutil.rmtree(tmp_path / "data", ignore_errors=True)
         power.cut(instant, tmp_path / "data", length)
-        verdict.check_file(tmp_path / "data")
+        laws.check_file(tmp_path / "data")
     check_finishes(tmp_path, failures.gpus)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from backends.simulator import SimulatorThread
-from tests.served import ROOT, Served, serving
+from tests.harness.processes import ROOT, Served, serving
 
 REFERENCE = (ROOT / "docs" / "api-reference.md").read_text(encoding="utf-8")
 IDS = ("localhost_8188", "192.168.100.6_8188", "192.168.100.7_8188")

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from tests.e2e.killing import verdict
-from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
-from tests.served import ROOT, Launched, LaunchedRunner, Served, stop_in_order
-from tests.servers import Postgres, Redis, needs_servers, own_redis, postgres
+from tests.harness import laws
+from tests.harness.processes import ROOT, Launched, LaunchedRunner, Served, stop_in_order
+from tests.harness.servers import Postgres, Redis, needs_servers, own_redis, postgres
+from tests.harness.simulators import Entry, Gpus, picture, simulated
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -145,7 +145,7 @@ def watch(farm: Farm, group_id: str) -> list[dict[str, Any]]:
 
 def once_each(entries: list[Entry]) -> list[str]:
     """Hold that no prompt started twice, and return the jobs whose prompts ended well, in order."""
-    seen = verdict.Seen(entries)
+    seen = laws.Seen(entries)
     assert all(kinds["started"] <= 1 for kinds in seen.kinds.values()), seen.kinds
     return sorted(seen.job[one] for one, end in seen.outcome.items() if end == "success")
 

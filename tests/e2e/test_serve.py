@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from director.server.listen import display_hosts
-from tests.served import ROOT, Served, serving
+from tests.harness.processes import ROOT, Served, serving
 
 
 @pytest.fixture(scope="module")

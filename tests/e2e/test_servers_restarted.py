@@ -16,10 +16,10 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
-from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.test_runner_process import WEB, Farm, once_each, until
-from tests.served import Launched, LaunchedRunner, Served, stop_in_order
-from tests.servers import Postgres, Redis, needs_servers
+from tests.harness.processes import Launched, LaunchedRunner, Served, stop_in_order
+from tests.harness.servers import Postgres, Redis, needs_servers
+from tests.harness.simulators import Gpus, picture, simulated
 from tests.ws.client_state import ClientState
 
 pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.killing import verdict
-from tests.e2e.killing.director import Director, directing
-from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
-from tests.e2e.killing.watcher import Watcher
+from tests.harness import laws
+from tests.harness.director import Director, directing
+from tests.harness.simulators import Entry, Gpus, picture, simulated
+from tests.harness.watcher import Watcher
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -57,13 +57,13 @@ def test_renders_go_on_and_are_taken_up(number: int, twice: bool, tmp_path: Path
         told = gpus.seen()
         assert [e["kind"] for e in told].count("ended") == 6
         assert not [e for e in told if e["kind"] in ("deleted", "interrupted")]
-        assert verdict.statuses(director.data, group_id)["completed"] == 0
+        assert laws.statuses(director.data, group_id)["completed"] == 0
         director.start()
         watcher.wait_ended()
         assert watcher.close_codes == [4012]
         assert director.stop() == 0
-        verdict.check(director.data, gpus.seen())
-        assert verdict.statuses(director.data, group_id) == {"completed": 6}
+        laws.check(director.data, gpus.seen())
+        assert laws.statuses(director.data, group_id) == {"completed": 6}
 
 
 STALLS: dict[str, list[tuple[str, dict[str, object]]]] = {
@@ -91,8 +91,8 @@ def test_a_backend_that_stalls_delays_no_end(
         director.start()
         director.wait_settled()
         assert director.stop() == 0
-        verdict.check(director.data, gpus.seen())
-        assert verdict.statuses(director.data, group_id) == {"completed": 6}
+        laws.check(director.data, gpus.seen())
+        assert laws.statuses(director.data, group_id) == {"completed": 6}
 
 
 def test_a_post_that_hangs_delays_no_end_and_is_not_repeated(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_a_post_that_hangs_delays_no_end_and_is_not_repeated(tmp_path: Path) -> 
         director.start()
         director.wait_settled()
         assert director.stop() == 0
-        verdict.check(director.data, gpus.seen())
-        assert verdict.statuses(director.data, group_id) == {"completed": 3}
+        laws.check(director.data, gpus.seen())
+        assert laws.statuses(director.data, group_id) == {"completed": 3}
         assert sum(e["kind"] == "accepted" for e in gpus.seen()) == 3
 
 
@@ -125,4 +125,4 @@ def test_many_watchers_are_all_told_with_4012(tmp_path: Path) -> None:
             watcher.wait_ended()
             assert watcher.close_codes == [4012]
         assert director.stop() == 0
-        verdict.check(director.data, gpus.seen())
+        laws.check(director.data, gpus.seen())

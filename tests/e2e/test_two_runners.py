@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.e2e.killing.gpus import Gpus, picture, simulated
 from tests.e2e.killing.preload import library, needs_preload
 from tests.e2e.test_runner_process import Farm, once_each, refused, until
-from tests.served import Launched, stop_in_order
-from tests.servers import Postgres, Redis, needs_servers
+from tests.harness.processes import Launched, stop_in_order
+from tests.harness.servers import Postgres, Redis, needs_servers
+from tests.harness.simulators import Gpus, picture, simulated
 
 pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
 

@@ -17,15 +17,15 @@ import httpx
 import psycopg
 import pytest
 
-from tests.e2e.killing.gpus import Entry, Gpus, picture, simulated
-from tests.e2e.killing.watcher import Watcher
 from tests.e2e.test_runner_process import WEB, Farm, once_each, until
 from tests.e2e.test_two_runners import Leases
 from tests.e2e.upgrading.clients import clients
 from tests.e2e.upgrading.newer import MIGRATION, AnyRunner, newer_release
 from tests.e2e.upgrading.proxy import PROGRAM, proxied
-from tests.served import Served, stop_in_order
-from tests.servers import Redis, needs_servers
+from tests.harness.processes import Served, stop_in_order
+from tests.harness.servers import Redis, needs_servers
+from tests.harness.simulators import Entry, Gpus, picture, simulated
+from tests.harness.watcher import Watcher
 
 _REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
 pytestmark = [

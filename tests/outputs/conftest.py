@@ -16,8 +16,8 @@ from backends.comfyui.outputs import collect_outputs
 from backends.simulator import Simulator
 from jobgroups.api.views.async_base import close_reading
 from jobgroups.api.views.outputs import thumbnails
-from tests import farm
-from tests.runner.conftest import in_thread
+from tests.harness import factories
+from tests.harness.farm import in_thread
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,17 +63,17 @@ class Gallery:
         return await in_thread(self._done)(children)
 
     def _done(self, children: tuple[dict[str, Any], ...]) -> tuple[str, list[str]]:
-        fence = farm.lease(self.backend_id)
-        group = farm.submit(
+        fence = factories.lease(self.backend_id)
+        group = factories.submit(
             *[self.backend_id] * len(children), base_seed=7, seed_strategy="sequential"
         )
         jobs = []
         for reported in children:
-            claimed = farm.claim(fence, depth=10)
-            farm.start(claimed, fence)
+            claimed = factories.claim(fence, depth=10)
+            factories.start(claimed, fence)
             outputs = collect_outputs({"9": reported}, self.sim.url, claimed.prompt_id)
-            farm.attempts.attempt_ended(
-                attempt_id=claimed.attempt_id, fence=fence, end=farm.end(outputs=outputs)
+            factories.attempts.attempt_ended(
+                attempt_id=claimed.attempt_id, fence=fence, end=factories.end(outputs=outputs)
             )
             jobs.append(claimed.child_id)
         return group.id, jobs
@@ -113,5 +113,5 @@ async def gallery(transactional_db: None, tmp_path: Path) -> AsyncIterator[Galle
     """A backend that is registered and runs."""
     async with Simulator(name="gpu-1", output_dir=tmp_path / "comfy") as sim:
         url = sim.url.replace("127.0.0.1", "localhost")
-        await in_thread(farm.backend)("gpu-1", url=url)
+        await in_thread(factories.backend)("gpu-1", url=url)
         yield Gallery(sim, tmp_path / "comfy" / "output")

@@ -12,8 +12,8 @@ from jobgroups.models import ChildJob
 from jobgroups.outputs.archive import entry_names
 from jobgroups.queries.outputs import OutputFile
 from tests.api.conftest import error_of, wrong_fields
+from tests.harness.farm import in_thread
 from tests.outputs.conftest import Gallery, body, file
-from tests.runner.conftest import in_thread
 
 db = pytest.mark.django_db(transaction=True)
 

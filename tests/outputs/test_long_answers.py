@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from backends.simulator import SimulatorThread
-from tests.runner.conftest import text_to_image
-from tests.served import Served, serving
+from tests.harness.farm import text_to_image
+from tests.harness.processes import Served, serving
 
 #: Above what two kernels hold of a connection, below what is redirected.
 SIZE = 60 * 2**20

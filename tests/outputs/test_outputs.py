@@ -10,8 +10,8 @@ from backends.models import Backend
 from backends.services import backend_update
 from jobgroups.outputs import media_types
 from tests.api.conftest import error_of
+from tests.harness.farm import in_thread
 from tests.outputs.conftest import Gallery, body, fetched, file, picture
-from tests.runner.conftest import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

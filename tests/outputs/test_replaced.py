@@ -16,8 +16,8 @@ from django.test import AsyncClient
 
 from jobgroups.models import Attempt, ChildJob, JobGroup, ReportedFile
 from tests.api.conftest import error_of
+from tests.harness.farm import Farm, in_thread, text_to_image
 from tests.outputs.conftest import Gallery, body, fetched, file, picture
-from tests.runner.conftest import Farm, in_thread, text_to_image
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -23,10 +23,10 @@ from PIL import Image, ImageOps
 from jobgroups.outputs import resize
 from jobgroups.outputs.disk_cache import DiskCache
 from jobgroups.outputs.resize import NotAnImage, thumbnail
-from tests import farm
 from tests.api.conftest import error_of, wrong_fields
+from tests.harness import factories
+from tests.harness.farm import in_thread
 from tests.outputs.conftest import Gallery, file, picture
-from tests.runner.conftest import in_thread
 
 db = pytest.mark.django_db(transaction=True)
 
@@ -89,7 +89,7 @@ async def test_a_backend_that_says_nothing_keeps_no_other_ones_pictures(gallery:
     url = await gallery.one("a.png", picture())
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         address = f"http://localhost:{silent.getsockname()[1]}"
-        await in_thread(farm.backend)("gpu-9", url=address)
+        await in_thread(factories.backend)("gpu-9", url=address)
         mute = Gallery(gallery.sim, gallery.folder, backend_id="gpu-9")
         group, jobs = await mute.done({"images": [file(f"{n}.png") for n in range(12)]})
         async with asyncio.TaskGroup() as tasks:
@@ -127,7 +127,7 @@ async def test_an_original_that_dribbles_is_not_awaited_for_ever(
 
     async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
         address = f"http://localhost:{server.sockets[0].getsockname()[1]}"
-        await in_thread(farm.backend)("gpu-9", url=address)
+        await in_thread(factories.backend)("gpu-9", url=address)
         slow = Gallery(gallery.sim, gallery.folder, backend_id="gpu-9")
         answer = await slow.get(f"{await slow.one('a.png')}?w=160")
         await gone.wait()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from director.client import Director
-from tests.served import Served, stop_in_order
+from tests.harness.processes import Served, stop_in_order
 
 __all__ = ["Served", "served", "serving"]
 

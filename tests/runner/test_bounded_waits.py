@@ -21,7 +21,7 @@ from jobgroups.queries.waiting_reasons import waiting_reasons
 from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.service import RunnerService
 from jobgroups.services import holds
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ from django.db import OperationalError
 from jobgroups.domain.states import AttemptState
 from jobgroups.runner.supervisor import SupervisedRunner
 from jobgroups.services import runners
-from tests.runner.conftest import Farm, until
+from tests.harness.farm import Farm, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

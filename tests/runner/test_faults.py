@@ -18,8 +18,8 @@ from backends.comfyui.protocol import ExecutionError
 from backends.models import Backend
 from jobgroups.models import JobGroup
 from jobgroups.runner.intervals import Timing
-from tests.farm import allow_writes
-from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
+from tests.harness.factories import allow_writes
+from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

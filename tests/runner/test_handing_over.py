@@ -11,7 +11,7 @@ from backends.models import Backend
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Lease
 from jobgroups.runner.session.session import BackendSession
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
 from tests.runner.test_rare_moments import no_renewal_comes, renewals_come_again, session_of
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -15,7 +15,7 @@ from jobgroups.errors import Conflict
 from jobgroups.models import Attempt
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_forget
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ import pytest
 from django.db.backends.utils import CursorWrapper
 
 from backends.models import Backend
-from tests.runner.conftest import SCALE, Farm, in_thread, until
+from tests.harness.farm import SCALE, Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

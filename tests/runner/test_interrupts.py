@@ -12,7 +12,7 @@ from backends.models import Backend
 from jobgroups.queries import groups
 from jobgroups.runner.intervals import Timing
 from jobgroups.runner.session.interrupts import Interrupts
-from tests.runner.conftest import SCALE, Farm, in_thread, until
+from tests.harness.farm import SCALE, Farm, in_thread, until
 
 #: Versions that stop whatever runs, or may.
 UNTARGETED = ["0.3.56", "unreadable"]

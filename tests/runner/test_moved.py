@@ -14,7 +14,7 @@ from jobgroups.queries import work
 from jobgroups.services.assignment import Choice
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.retries import child_retry
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -25,8 +25,8 @@ from jobgroups.models import Notice
 from jobgroups.runner.notices.notifier import Notifier
 from jobgroups.runner.supervisor import SupervisedRunner
 from tests.browser.conftest import free_port
-from tests.inbox import SECRET, Inbox
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
+from tests.harness.mailbox import SECRET, Inbox
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

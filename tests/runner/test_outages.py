@@ -19,7 +19,7 @@ from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
 from jobgroups.queries import groups
 from jobgroups.runner.intervals import Timing
-from tests.runner.conftest import SCALE, Farm, in_thread, until
+from tests.harness.farm import SCALE, Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

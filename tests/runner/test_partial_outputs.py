@@ -11,7 +11,7 @@ from pytest_django import Settings
 from backends.simulator import Simulator
 from jobgroups.domain.states import Elsewhere, PartialOutputs
 from jobgroups.models import JobGroup
-from tests.runner.conftest import Farm, text_to_image, until
+from tests.harness.farm import Farm, text_to_image, until
 from tests.runner.test_retry_elsewhere import outcome, seen, started
 
 pytestmark = pytest.mark.django_db(transaction=True)

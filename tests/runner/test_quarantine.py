@@ -13,7 +13,7 @@ from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -22,7 +22,7 @@ from jobgroups.runner.supervisor import SupervisedRunner
 from jobgroups.services import runners
 from jobgroups.services.claims import child_claim
 from jobgroups.services.leases import LEASE_LIFE
-from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
+from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
 from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import Retried, group_retry
-from tests.runner.conftest import Farm, in_thread, text_to_image, until
+from tests.harness.farm import Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -10,7 +10,7 @@ from pytest_django import Settings
 from backends.models import Backend
 from jobgroups.domain.states import Elsewhere
 from jobgroups.models import Attempt, JobGroup
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -15,7 +15,7 @@ from jobgroups.runner.discovery import discover
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervisor import SupervisedRunner
 from tests.api.bad_servers import WRONGS, bad_server
-from tests.runner.conftest import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

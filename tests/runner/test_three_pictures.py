@@ -10,7 +10,7 @@ import pytest
 
 from backends.comfyui.client import ComfyClient
 from jobgroups.runner.intervals import Timing
-from tests.runner.conftest import Farm, in_thread, text_to_image, until
+from tests.harness.farm import Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -22,7 +22,7 @@ from jobgroups.runner.attempt import lookup
 from jobgroups.runner.attempt.lookup import Sight
 from jobgroups.runner.intervals import Timing
 from jobgroups.services import holds
-from tests.runner.conftest import SCALE, Farm, in_thread, text_to_image, until
+from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobgroups.models import JobGroup
 from jobgroups.runner.intervals import Timing
-from tests.runner.conftest import SCALE, Farm, text_to_image, until
+from tests.harness.farm import SCALE, Farm, text_to_image, until
 from tests.runner.test_faults import completes_once, executions
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobgroups.models import JobGroup
-from tests.runner.conftest import Farm, text_to_image, until
+from tests.harness.farm import Farm, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ from pytest_django import Settings
 from director.web import health
 from director.web.health import Check, HealthReport
 from jobgroups.models import Runner
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 _PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 _ROWS = re.findall(

@@ -8,7 +8,7 @@ from django.db.migrations import Migration, operations
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from tests.migration_rules import APPS, every_migration, loader_of, objections
+from tests.harness.migration_rules import APPS, every_migration, loader_of, objections
 
 #: The last migration of each app in the first release. No older code runs beside those.
 FIRST_RELEASE: Final = {"jobgroups": "0004_notice_taken_by", "backends": "0002_failures"}

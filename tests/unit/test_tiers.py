@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import test_killed_at_every_step as kills
-from tests.e2e.killing.director import Step
-from tests.served import ROOT
+from tests.harness.director import Step
+from tests.harness.processes import ROOT
 
 STEPS = {
     f"{table}: {name}": step

@@ -32,7 +32,8 @@ from jobgroups.runner.attempt.driver import Course
 from jobgroups.runner.session import previews as previews_module
 from jobgroups.runner.session.previews import GAP, SessionPreviews
 from jobgroups.serializers import to_json
-from tests.runner.conftest import Farm, farm, text_to_image  # noqa: F401 farm is a fixture
+from tests.harness.farm import Farm, text_to_image
+from tests.runner.conftest import farm  # noqa: F401 a fixture
 from tests.ws.clients import watching
 from tests.ws.conftest import Writer
 

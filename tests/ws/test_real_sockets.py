@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
 from tests.bench.watching import Watcher, read_all
-from tests.served import Served, migrated
+from tests.harness.processes import Served, migrated
 from tests.ws.served import TALK
 
 DEADLINE = 30.0

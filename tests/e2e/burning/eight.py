@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobgroups.domain.failures import FailureClass
-from tests.e2e.burning.machines import Build
 from tests.e2e.burning.promises import quarantines
 from tests.e2e.burning.scene import Scene, large_picture, rare_picture
-from tests.e2e.killing.gpus import picture
+from tests.harness.machines import Build
+from tests.harness.simulators import picture
 
 #: Pixels above which a picture does not fit into the small card.
 FITS = 64 * 64

@@ -16,10 +16,10 @@ from typing import Any
 from PIL import Image
 
 from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
-from tests.e2e.burning.machines import Machines
-from tests.e2e.killing.director import rows
-from tests.e2e.killing.gpus import Entry
-from tests.e2e.killing.verdict import Seen, was_forgotten
+from tests.harness.director import rows
+from tests.harness.laws import Seen, was_forgotten
+from tests.harness.machines import Machines
+from tests.harness.simulators import Entry
 
 #: A prompt that was claimed just before its backend was set aside is on its way for so long, in seconds.
 _ON_ITS_WAY = 3.0

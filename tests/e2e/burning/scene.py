@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.burning import promises
-from tests.e2e.burning.machines import RARE_MODEL, Build, Machines, plugged_in
-from tests.e2e.killing import verdict
-from tests.e2e.killing.director import Director, directing
-from tests.e2e.killing.gpus import picture
-from tests.e2e.killing.watcher import Watcher, all_events
+from tests.harness import laws
+from tests.harness.director import Director, directing
+from tests.harness.machines import RARE_MODEL, Build, Machines, plugged_in
+from tests.harness.simulators import picture
+from tests.harness.watcher import Watcher, all_events
 from tests.ws.client_state import picked
 
 #: Times of the Director, so short that machines are given up and let back in while a test waits.
@@ -118,10 +118,10 @@ class Scene:
         assert self.director.stop() == 0, self.director.printed()
         assert "Traceback" not in self.director.printed(), self.director.printed()
         seen = self.machines.seen()
-        verdict.check(self.director.data, seen)
+        laws.check(self.director.data, seen)
         promises.check(self.director.data, seen)
         for group_id, watcher in self.watchers.items():
-            stored = verdict.stored_events(self.director.data, group_id)
+            stored = laws.stored_events(self.director.data, group_id)
             assert late[group_id] == stored
             assert watcher.events == stored[-len(watcher.events) :]
             snapshot = snapshots[group_id]

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.killing.director import Director
+from tests.harness.director import Director
 
 SECTOR = 512
 #: A WAL's header, and the header and page of each of its frames, in bytes.

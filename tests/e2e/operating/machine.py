@@ -25,8 +25,8 @@ import httpx
 
 from tests.e2e.operating.page import Block
 from tests.e2e.operating.systemd import Systemd
-from tests.served import ROOT
-from tests.servers import Postgres, Redis, free_port, own_redis, postgres
+from tests.harness.processes import ROOT
+from tests.harness.servers import Postgres, Redis, free_port, own_redis, postgres
 
 NAME: Final = "director.studio.example"
 _SOURCE: Final = ("director", "jobgroups", "backends", "templates", "docs/operations")

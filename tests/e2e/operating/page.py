@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 TEXT: Final = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 FILES: Final = ROOT / "docs" / "operations"

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from websockets.sync.client import connect
 
-from tests.e2e.killing.gpus import picture
+from tests.harness.simulators import picture
 
 KINDS = ("POST", "GET", "PUT", "socket")
 

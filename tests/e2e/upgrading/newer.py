@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django.db.migrations.loader import MigrationLoader
 
-from tests.served import ROOT, Launched, LaunchedRunner, settings_of
+from tests.harness.processes import ROOT, Launched, LaunchedRunner, settings_of
 
 MIGRATION = "9999_shelves"
 _NEW = """

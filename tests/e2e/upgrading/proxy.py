@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.served import ROOT
-from tests.servers import free_port
+from tests.harness.processes import ROOT
+from tests.harness.servers import free_port
 
 PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 _MAIN = """

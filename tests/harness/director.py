@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.served import Served, migrated
+from tests.harness.processes import Served, migrated
 
 #: The runner's times, shortened: an uncertain prompt is looked for 3 s instead of 30.
 TIME_SCALE = "0.1"
@@ -58,7 +58,7 @@ class Director(Served):
                 "PLUG_NOTE": str(self._note),
                 **(environment or {}),
             },
-            program=["-m", "tests.e2e.killing.plug"],
+            program=["-m", "tests.harness.kill_switch"],
             start=False,
         )
 

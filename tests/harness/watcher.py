@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
-from tests.e2e.killing.director import Director
+from tests.harness.director import Director
 from tests.ws.client_state import ClientState
 
 

@@ -1,4 +1,4 @@
-"""``serve`` that kills itself at a named step: ``python -m tests.e2e.killing.plug serve --port 0``.
+"""``serve`` that kills itself at a named step: ``python -m tests.harness.kill_switch serve --port 0``.
 
 The product has no hook for this: the function that the step is named after is wrapped from here, in
 a process that is otherwise ``manage.py serve``. Variables:

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from backends.simulator import read_audit_log
-from tests.e2e.killing.gpus import STRANGER, Entry, strangers_picture
-from tests.served import Launched
+from tests.harness.processes import Launched
+from tests.harness.simulators import STRANGER, Entry, strangers_picture
 
 #: A checkpoint that only those machines have which were given it.
 RARE_MODEL = "night.safetensors"

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from backends.simulator import read_audit_log
-from tests.served import ROOT
+from tests.harness.processes import ROOT
 
 STRANGER = "a-stranger"
 Entry = dict[str, Any]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.killing.director import rows
-from tests.e2e.killing.gpus import STRANGER, Entry
+from tests.harness.director import rows
+from tests.harness.simulators import STRANGER, Entry
 
 FINAL = {"completed", "failed", "timeout", "cancelled"}
 ENDS = {f"child_{status}" for status in FINAL}

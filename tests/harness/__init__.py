@@ -1,0 +1,1 @@
+"""What the tests of several folders share: processes, servers, simulators, a runner in the loop, laws."""
