@@ -13,6 +13,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection
 
+from backends import probes
 from backends.models import Backend, Reachability
 from backends.services import backend_observed
 from backends.simulator import SimulatorThread
@@ -130,8 +131,11 @@ def test_backend_without_a_required_capability_is_skipped(
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_event_loop_is_not_blocked_by_a_probe(runner: Runner, make_backend: Made) -> None:
+async def test_event_loop_is_not_blocked_by_a_probe(
+    runner: Runner, make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The view waits in a thread; its probes run in the server's loop."""
+    monkeypatch.setattr(probes, "_PROBE_TIMEOUT", 0.5)
     with bad_server("nothing") as silent, SimulatorThread() as sims:
 
         def prepare() -> None:
@@ -155,4 +159,4 @@ async def test_event_loop_is_not_blocked_by_a_probe(runner: Runner, make_backend
             ticking.cancel()
     assert status == 201
     assert [one["backend_id"] for one in made["child_jobs"]] == ["gpu-2"]
-    assert ticks > 20
+    assert ticks > 8
