@@ -12,8 +12,6 @@ import pytest
 from director import client
 from director.client import (
     ChildProgress,
-    ChildRequeued,
-    ChildRetrying,
     ChildStarted,
     Director,
     Event,
@@ -41,6 +39,16 @@ def listen(server: FakeDirector, group_id: str, events: Iterator[Event]) -> Init
     assert isinstance(state, InitialState)
     server.wait_until(lambda: server.listeners(group_id) == 1)
     return state
+
+
+def open_stream(
+    director: Any, server: FakeDirector, **options: bool
+) -> tuple[str, Iterator[Event]]:
+    """Return a new group and its open stream."""
+    group_id = server.group()
+    events = director.stream(group_id, **options)
+    listen(server, group_id, events)
+    return group_id, events
 
 
 def test_stream_begins_with_the_state_and_ends_with_the_group(
@@ -75,9 +83,7 @@ def test_stream_of_a_finished_group_has_its_state_and_end(
 
 @pytest.mark.parametrize("code", [4012, 4008, 1011])
 def test_stream_resumes_after_a_close(either: Driven, server: FakeDirector, code: int) -> None:
-    group_id = server.group()
-    events = either.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(either, server)
     server.start_child(group_id)
     seen = [next(events)]
     server.close(group_id, code)
@@ -91,9 +97,7 @@ def test_stream_resumes_after_a_close(either: Driven, server: FakeDirector, code
 
 
 def test_stream_resumes_after_a_lost_connection(either: Driven, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = either.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(either, server)
     seen = []
     for _ in range(3):
         server.wait_until(lambda: server.listeners(group_id) == 1)
@@ -106,9 +110,7 @@ def test_stream_resumes_after_a_lost_connection(either: Driven, server: FakeDire
 
 
 def test_stream_resumes_after_a_restart(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = director.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server)
     server.stop()
     server.start_child(group_id)
     back = threading.Timer(0.1, server.restart)
@@ -133,9 +135,7 @@ def test_stream_gives_up_an_absent_server(server: FakeDirector) -> None:
 def test_stream_without_reconnect_raises_after_a_close(
     director: Director, server: FakeDirector
 ) -> None:
-    group_id = server.group()
-    events = director.stream(group_id, reconnect=False)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server, reconnect=False)
     server.close(group_id, 4012)
     with pytest.raises(client.StreamClosed) as caught:
         list(events)
@@ -143,9 +143,7 @@ def test_stream_without_reconnect_raises_after_a_close(
 
 
 def test_repeated_events_are_dropped(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = director.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server)
     server.start_child(group_id)
     server.send(group_id, server.groups[group_id].log[0])
     server.send(group_id, server.groups[group_id].log[1])
@@ -154,9 +152,7 @@ def test_repeated_events_are_dropped(director: Director, server: FakeDirector) -
 
 
 def test_gap_is_filled_by_resuming(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = director.stream(group_id, reconnect=False)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server, reconnect=False)
     server.skip = {2, 3}
     server.start_child(group_id)
     server.start_child(group_id)
@@ -167,9 +163,7 @@ def test_gap_is_filled_by_resuming(director: Director, server: FakeDirector) -> 
 
 
 def test_gap_in_the_log_of_the_server_is_an_error(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = director.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server)
     server.skip = {2}
     server.start_child(group_id)
     server.finish(group_id)
@@ -182,9 +176,7 @@ def test_state_is_sent_again_after_the_log_went_back(
     director: Director, server: FakeDirector
 ) -> None:
     """A restored database does not have the number of the last event any more."""
-    group_id = server.group()
-    events = director.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server)
     for _ in range(3):
         server.start_child(group_id)
         next(events)
@@ -228,9 +220,7 @@ def test_end_of_an_earlier_run_does_not_end_the_stream(
 
 
 def test_follow_continues_after_the_end(either: Driven, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = either.stream(group_id, follow=True)
-    listen(server, group_id, events)
+    group_id, events = open_stream(either, server, follow=True)
     server.finish(group_id)
     assert isinstance(next(events), GroupComplete)
     server.reopen(group_id)
@@ -248,9 +238,7 @@ def test_stream_of_an_unknown_group_raises(
 
 
 def test_close_code_4404_means_not_found(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = director.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server)
     server.close(group_id, 4404)
     with pytest.raises(client.GroupNotFound, match=f"Job group {group_id} not found"):
         list(events)
@@ -263,9 +251,7 @@ def test_slow_reader_reconnects_at_once() -> None:
 
 
 def test_error_frame_is_the_reason_of_the_close(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = director.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server)
     refusal = {"type": "error", "code": "token_expired", "detail": "Sign in again."}
     server.send(group_id, refusal)
     server.close(group_id, 4401)
@@ -295,9 +281,7 @@ def test_unavailable_handshake_is_repeated(director: Director, server: FakeDirec
 
 
 def test_unknown_event_is_yielded(director: Director, server: FakeDirector) -> None:
-    group_id = server.group()
-    events = director.stream(group_id)
-    listen(server, group_id, events)
+    group_id, events = open_stream(director, server)
     server.record(group_id, "child_blessed", blessing="warm")
     server.finish(group_id)
     blessed, _ = list(events)
@@ -305,93 +289,55 @@ def test_unknown_event_is_yielded(director: Director, server: FakeDirector) -> N
     assert (blessed.type, blessed.seq, blessed.raw["blessing"]) == ("child_blessed", 2, "warm")
 
 
-def test_retried_and_requeued_jobs_are_typed() -> None:
-    event = parse_event(
-        {
-            "type": "child_retrying",
-            "seq": 4,
-            "run": 1,
-            "job_id": "j_001",
-            "backend_id": "gpu-1",
-            "seed": 42,
-            "attempt": 1,
-            "failure_class": "out_of_memory",
-            "reason": "CUDA out of memory",
-            "next_backend_id": "gpu-2",
-            "not_before": "2026-02-01T07:01:45.000Z",
-        }
-    )
-    assert isinstance(event, ChildRetrying)
-    assert (event.backend_id, event.next_backend_id) == ("gpu-1", "gpu-2")
-    assert (event.failure_class, event.attempt) == ("out_of_memory", 1)
-    assert event.not_before == datetime(2026, 2, 1, 7, 1, 45, tzinfo=UTC)
-    waits = parse_event(
-        {"type": "child_requeued", "job_id": "j", "backend_id": "b", "attempt": 2, "reason": "r"}
-    )
-    assert isinstance(waits, ChildRequeued)
-    assert (waits.attempt, waits.reason) == (2, "r")
-
-
-REFERENCE_EVENTS = [
-    {
-        "type": "child_completed",
-        "job_id": "j_001",
-        "backend_id": "localhost_8188",
-        "seed": 42,
-        "outputs": {"images": [{"filename": "a.png", "url": "http://x/a.png", "type": "output"}]},
-        "completed_at": "2026-02-01T07:01:30.000Z",
-    },
-    {
-        "type": "child_failed",
-        "job_id": "j_002",
-        "backend_id": "b",
-        "error": "CUDA out of memory",
-        "error_type": "ComfyUIError",
-        "failed_at": "2026-02-01T07:01:45.000Z",
-    },
-    {
-        "type": "child_timeout",
-        "job_id": "j_003",
-        "backend_id": "c",
-        "timeout_seconds": 300,
-        "timed_out_at": "2026-02-01T07:06:00.000Z",
-    },
-    {
-        "type": "child_cancelled",
-        "job_id": "j_004",
-        "backend_id": "d",
-        "cancelled_at": "2026-02-01T07:06:00.000Z",
-    },
-    {
-        "type": "group_complete",
-        "job_group_id": "jg",
-        "total": 2,
-        "succeeded": 1,
-        "failed": 1,
-        "results": [
-            {"job_id": "j_001", "status": "completed", "outputs": {"images": []}},
-            {"job_id": "j_002", "status": "failed", "error": "CUDA out of memory"},
-        ],
-    },
+AT = "2026-02-01T07:01:45.000Z"
+JOB = {"job_id": "j_001", "backend_id": "gpu-1"}
+IMAGE = {"filename": "a.png", "url": "http://x/a.png", "type": "output"}
+RETRY = {"seed": 42, "attempt": 1, "next_backend_id": "gpu-2", "not_before": AT}
+RESULTS = [
+    {"job_id": "j_001", "status": "completed", "outputs": {"images": []}},
+    {"job_id": "j_002", "status": "failed", "error": "CUDA out of memory"},
 ]
+#: Type, class and fields of events as the reference has them.
+EVENTS: dict[str, tuple[type[Event], dict[str, Any]]] = {
+    "child_completed": (
+        client.ChildCompleted,
+        {**JOB, "seed": 42, "outputs": {"images": [IMAGE]}, "completed_at": AT},
+    ),
+    "child_failed": (
+        client.ChildFailed,
+        {**JOB, "error": "No memory", "error_type": "ComfyUIError", "failed_at": AT},
+    ),
+    "child_timeout": (client.ChildTimeout, {**JOB, "timeout_seconds": 300, "timed_out_at": AT}),
+    "child_cancelled": (client.ChildCancelled, {**JOB, "cancelled_at": AT}),
+    "child_retrying": (
+        client.ChildRetrying,
+        {**JOB, **RETRY, "failure_class": "out_of_memory", "reason": "No memory"},
+    ),
+    "child_requeued": (client.ChildRequeued, {**JOB, "attempt": 2, "reason": "r"}),
+    "group_complete": (
+        GroupComplete,
+        {"job_group_id": "jg", "total": 2, "succeeded": 1, "failed": 1, "results": RESULTS},
+    ),
+}
 
 
-@pytest.mark.parametrize("frame", REFERENCE_EVENTS, ids=lambda frame: str(frame["type"]))
-def test_events_of_the_reference_keep_every_value(frame: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", EVENTS)
+def test_event_keeps_every_value(name: str) -> None:
+    kind, fields = EVENTS[name]
+    frame = {"type": name, "seq": 4, "run": 1, **fields}
     event = parse_event(frame)
-    assert not isinstance(event, UnknownEvent)
+    assert type(event) is kind
     assert event.raw == frame
-    plain = {k: v for k, v in frame.items() if k not in {"outputs", "results"} and k[-3:] != "_at"}
-    assert {name: getattr(event, name) for name in plain} == plain
-    for name in frame.keys() - plain.keys():
-        assert getattr(event, name)
-
-
-def test_files_of_a_completed_job_have_their_origin() -> None:
-    event = parse_event(REFERENCE_EVENTS[0])
-    assert isinstance(event, client.ChildCompleted)
-    [image] = event.outputs.images
-    assert (image.seed, image.backend_id, image.job_id) == (42, "localhost_8188", "j_001")
+    converted = {"outputs", "results", *(field for field in fields if fields[field] == AT)}
+    plain = {field: value for field, value in frame.items() if field not in converted}
+    assert {field: getattr(event, field) for field in plain} == plain
+    for field in fields.keys() & converted - {"outputs", "results"}:
+        assert getattr(event, field) == datetime(2026, 2, 1, 7, 1, 45, tzinfo=UTC)
+    if isinstance(event, client.ChildCompleted):
+        [image] = event.outputs.images
+        assert (image.seed, image.backend_id, image.job_id) == (42, "gpu-1", "j_001")
+    if isinstance(event, GroupComplete):
+        assert [result.status for result in event.results] == ["completed", "failed"]
 
 
 @pytest.mark.parametrize(
