@@ -1,7 +1,7 @@
-"""The one entry point: ``python manage.py``, ``python -m director`` and ``director`` are the same.
+"""The entry point of ``python manage.py``, ``python -m director`` and ``director``.
 
-Commands that speak to a running Director (``director.cli``) need no Django and start at once; all
-others are management commands.
+Commands for a running Director (``director.cli``) need no Django and start at once; all others are
+management commands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from director.cli.exit_status import CommandError, Status
 
 
 def main() -> None:
-    """Run the command that the command line names, and exit with its status."""
+    """Run the command of the command line, and exit with its status."""
     arguments = sys.argv[1:]
     if app.is_for(arguments):
         sys.exit(app.run(arguments))
@@ -39,14 +39,14 @@ def _manage(argv: Sequence[str]) -> None:
     try:
         settings.INSTALLED_APPS  # noqa: B018 reading it reads the environment
     except ImproperlyConfigured as error:
-        # A sentence, not a traceback: whoever set the variable can set it right.
+        # The user who set the variable gets a sentence, not a traceback.
         _fail(CommandError(str(error), Status.FAILED), argv)
     django.setup()
     name = argv[1] if len(argv) > 1 else "help"
     if name not in get_commands() and name != "help" and not name.startswith("-"):
         _fail(app.unknown_command(name, get_commands()), argv)
     try:
-        with output.written():
+        with output.flushed_output():
             execute_from_command_line(list(argv))
     except CommandError as failure:
         _fail(failure, argv)
@@ -62,7 +62,7 @@ def _manage(argv: Sequence[str]) -> None:
 
 
 def _fail(failure: CommandError, argv: Sequence[str]) -> NoReturn:
-    """Say what went wrong, to a program or to a person, and end."""
+    """Print an error, for programs or for users, and exit."""
     failure.show_json() if "--json" in argv else failure.show()
     sys.exit(int(failure.status))
 

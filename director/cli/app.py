@@ -86,12 +86,12 @@ class Commands(click.Group):
         **extra: Any,
     ) -> click.Context:
         """Read the options; ``--help`` is printed here."""
-        with output.written():
+        with output.flushed_output():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with output.written():
+        with output.flushed_output():
             return super().invoke(ctx)
 
 

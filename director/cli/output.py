@@ -1,4 +1,4 @@
-"""Standard output may be a pipe that was closed, a disk that is full, or nothing at all."""
+"""Standard output, which may be a closed pipe, a full disk, or missing."""
 
 from __future__ import annotations
 
@@ -7,28 +7,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from io import TextIOBase
+from typing import Final, TextIO
 
 from director.cli.exit_status import CommandError, Status
-
-if TYPE_CHECKING:
-
-    class Out(Protocol):
-        """An output stream."""
-
-        def write(self, text: str, /) -> object:
-            """Write a text."""
-
-        def flush(self) -> None:
-            """Flush the stream."""
-
 
 #: Errors of a write that are not defects of the program.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 @contextmanager
-def written() -> Iterator[None]:
+def flushed_output() -> Iterator[None]:
     """Flush standard output at the end; handle a closed pipe and a full disk.
 
     Raises:
@@ -52,12 +41,10 @@ def written() -> Iterator[None]:
         raise CommandError(message, Status.FAILED) from None
 
 
-def say(out: Out, sentence: str) -> None:
-    """Print a sentence at once. Where no_backends_error reads any more it is lost, and no more than it: what
-    serves goes on.
-    """
+def print_line(out: TextIO | TextIOBase, line: str) -> None:
+    """Print a line at once. If the reader closed the pipe, the line is lost and the server continues."""
     try:
-        out.write(f"{sentence}\n")
+        out.write(f"{line}\n")
         out.flush()
     except BrokenPipeError:
         _discard()

@@ -75,7 +75,7 @@ class Command(BaseCommand):
             reader.close()
 
     def _say(self, sentence: str) -> None:
-        output.say(self.stdout, sentence)
+        output.print_line(self.stdout, sentence)
 
 
 _REFUSALS = (data_dir.DataFolderUnusable, AlreadyLocked, RunnerReplaced, startup.CannotStart)

@@ -100,7 +100,7 @@ class Command(BaseCommand):
         held.callback(lock.release)
 
     def _say(self, sentence: str) -> None:
-        output.say(self.stdout, sentence)
+        output.print_line(self.stdout, sentence)
 
     def _announce(self, hosts: list[str], port: int) -> None:
         first, *others = [f"http://{host}:{port}" for host in hosts]
