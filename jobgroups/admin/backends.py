@@ -13,14 +13,14 @@ from django.http import HttpRequest
 from backends import discovery
 from backends.models import Backend, Discovery, FoundBackend
 from backends.queries import backend_status
-from backends.services import BackendExists, backend_update
+from backends.services import BackendExists
 from backends.states import Hold
 from jobgroups.admin.base import ReadOnlyAdmin
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import counted
 from jobgroups.errors import BackendNotFound
-from jobgroups.events.hub import hub
 from jobgroups.services import holds
+from jobgroups.services.backends import backend_update, found_add
 
 #: Another user was faster.
 _GONE = (BackendNotFound, BackendExists, discovery.NotFound)
@@ -39,7 +39,7 @@ class _ActingAdmin(ReadOnlyAdmin):
         service: Callable[..., object],
         result: str,
     ) -> None:
-        """Call a service for each row, notify the runners, and report the number of rows."""
+        """Call a service for each row, and report the number of rows."""
         count = 0
         for key in list(queryset.values_list("pk", flat=True)):
             try:
@@ -47,7 +47,6 @@ class _ActingAdmin(ReadOnlyAdmin):
             except _GONE:
                 continue
             count += 1
-        hub.notify_runners()
         text = f"{counted(count, *self.noun)} {result}."
         self.message_user(request, text, messages.SUCCESS)
 
@@ -154,7 +153,7 @@ class FoundBackendAdmin(_ActingAdmin):
     search_fields = ("url",)
     actions = ("add", "ignore", "offer")
 
-    add = _action("Add as backends", "added", discovery.found_add)
+    add = _action("Add as backends", "added", found_add)
     ignore = _action(
         "Ignore: offer them no longer", "ignored", discovery.found_ignore, ignored=True
     )

@@ -5,7 +5,7 @@ No other module creates events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -248,9 +248,26 @@ def publish_on_commit(message: Message) -> None:
     def publish() -> None:
         hub.publish(message)
 
-    # robust: a failed notification must not look like a failed write. Not a partial: Django logs the
-    # callback's __qualname__, which a partial lacks.
-    transaction.on_commit(publish, robust=True)
+    _on_commit(publish)
+
+
+def notify_runners_on_commit(*, work_only: bool = False) -> None:
+    """Notify every runner after the commit of the caller's transaction.
+
+    Args:
+        work_only: whether no backend has changed: a new group, a cancel, a retry.
+    """
+
+    def notify() -> None:
+        hub.notify_runners(work_only=work_only)
+
+    _on_commit(notify)
+
+
+def _on_commit(callback: Callable[[], None]) -> None:
+    # robust: a failed notification must not look like a failed write. The callback is not a partial: Django
+    # logs its __qualname__, which a partial lacks.
+    transaction.on_commit(callback, robust=True)
 
 
 def _frame(event: NewEvent, seq: int, run: int) -> str:

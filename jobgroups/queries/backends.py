@@ -12,7 +12,7 @@ from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
 from backends.states import BackendStatus
 from jobgroups.domain.clock import iso, iso_or_none, now
-from jobgroups.domain.states import AttemptState, ChildStatus
+from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
 from jobgroups.models import Attempt, ChildJob
 
 
@@ -41,6 +41,13 @@ def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, Backend
     for backend, count in waits.order_by().values_list("backend_id").annotate(Count("id")):
         counted.setdefault(backend or "", [0, 0, 0])[2] += count
     return {backend_id: BackendLoad(*numbers) for backend_id, numbers in counted.items()}
+
+
+def backend_in_use(backend_id: str) -> tuple[int, int]:
+    """Return how many children of a backend are not final, and how many attempts may still run there."""
+    children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
+    attempts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True).count()
+    return children, attempts
 
 
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)

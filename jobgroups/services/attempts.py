@@ -28,7 +28,6 @@ from jobgroups.domain.states import (
     attempt_sources_of,
 )
 from jobgroups.events import log
-from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
 from jobgroups.services import outages, outcomes, quarantine
@@ -498,8 +497,8 @@ def attempt_stalled(
         if refused is not None:
             # Its child waited for the end of this prompt, which may never come.
             outcomes.meet(write, child, attempt, refused)
-    hub.notify_runners()
-    return True
+        log.notify_runners_on_commit()
+        return True
 
 
 @unit_of_work

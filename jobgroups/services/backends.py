@@ -7,16 +7,17 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from backends import discovery
+from backends import discovery, services
 from backends.models import Backend
-from backends.services import backend_observed, backend_update, is_other_address
 from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import Fence
-from jobgroups.domain.states import CHILD_OPEN, AttemptState
+from jobgroups.domain.states import AttemptState
 from jobgroups.domain.text import counted
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
+from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
+from jobgroups.queries.backends import backend_in_use
 from jobgroups.services.leases import check_fence
 
 
@@ -45,6 +46,57 @@ def hold_backends(backend_ids: Collection[str]) -> None:
 
 
 @unit_of_work
+def backend_create(**values: Any) -> Backend:
+    """Register a backend, as ``backends.services.backend_create`` does, and notify the runners."""
+    with transaction.atomic():
+        row = services.backend_create(**values)
+        log.notify_runners_on_commit()
+    return row
+
+
+@unit_of_work
+def backend_update(*, backend_id: str, url: str | None = None, **values: Any) -> Backend:
+    """Change a backend, as ``backends.services.backend_update`` does, and notify the runners.
+
+    Raises:
+        BackendInvalid, BackendExists: as ``backends.services`` raises them.
+        BackendInUse: the address is to change, and prompts may still run at the present one.
+        BackendNotFound: there is no such backend.
+    """
+    with transaction.atomic():
+        # A claim locks the lease, too: none is stored between this check and the change.
+        Lease.objects.select_for_update().filter(pk=backend_id).first()
+        if url is not None:
+            _check_address_change(backend_id, url)
+        row = services.backend_update(backend_id=backend_id, url=url, **values)
+        if row is None:
+            raise BackendNotFound(backend_id)
+        log.notify_runners_on_commit()
+    return row
+
+
+def _check_address_change(backend_id: str, url: str) -> None:
+    row = Backend.objects.filter(pk=backend_id).first()
+    if row is None or not services.is_other_address(row, url):
+        return
+    _, active = backend_in_use(backend_id)
+    if active:
+        raise BackendInUse(
+            f"{counted(active, 'prompt', 'prompts')} of ours may still run at the present address; "
+            "disable the backend and change it when they have ended."
+        )
+
+
+@unit_of_work
+def found_add(*, url: str) -> Backend:
+    """Register a found ComfyUI, as ``backends.discovery.found_add`` does, and notify the runners."""
+    with transaction.atomic():
+        row = discovery.found_add(url=url)
+        log.notify_runners_on_commit()
+    return row
+
+
+@unit_of_work
 def backend_forget(*, backend_id: str) -> None:
     """Forget a backend for which nothing waits and on which nothing of ours may run.
 
@@ -61,16 +113,17 @@ def backend_forget(*, backend_id: str) -> None:
         row = Backend.objects.select_for_update().filter(pk=backend_id).first()
         if row is None:
             raise BackendNotFound(backend_id)
-        children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
+        children, attempts = backend_in_use(backend_id)
         if children:
             them = "it" if children == 1 else "them"
             raise BackendInUse(f"{_jobs(children)} not final; cancel {them} or wait for {them}.")
-        active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
-        if active.exists() and row.unreachable_since is None:
+        if attempts and row.unreachable_since is None:
             raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
+        active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
         active.update(state=AttemptState.LOST, ended_at=now())
         row.delete()
         discovery.adoption_end()
+        log.notify_runners_on_commit()
 
 
 @unit_of_work
@@ -93,32 +146,6 @@ def adopted_depart(*, backend_id: str) -> bool:
         return True
 
 
-def backend_change(*, backend_id: str, url: str | None = None, **changes: Any) -> Backend:
-    """Change a backend as ``backend_update`` does; its address only while no prompt of ours may be there.
-
-    Raises:
-        BackendNotFound: there is none with this id.
-        BackendInUse: prompts may still run at the present address.
-    """
-    with transaction.atomic():
-        # Every claim locks the lease's row: no prompt is sent between the check and the change.
-        Lease.objects.select_for_update().filter(pk=backend_id).first()
-        backend = Backend.objects.filter(pk=backend_id).first()
-        if backend is None:
-            raise BackendNotFound(backend_id)
-        if url is not None and is_other_address(backend, url):
-            prompts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True).count()
-            if prompts:
-                raise BackendInUse(
-                    f"{counted(prompts, 'prompt', 'prompts')} of ours may still run at the present address; "
-                    "disable the backend and change it when they have ended."
-                )
-        changed = backend_update(backend_id=backend_id, url=url, **changes)
-        if changed is None:
-            raise BackendNotFound(backend_id)
-        return changed
-
-
 def _jobs(number: int) -> str:
     return f"{number} job is" if number == 1 else f"{number} jobs are"
 
@@ -132,4 +159,4 @@ def backend_seen(*, fence: Fence, **seen: Any) -> None:
     """
     with transaction.atomic():
         check_fence(fence)
-        backend_observed(backend_id=fence.backend_id, **seen)
+        services.backend_observed(backend_id=fence.backend_id, **seen)

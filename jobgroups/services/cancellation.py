@@ -15,7 +15,6 @@ from jobgroups.domain.states import (
 )
 from jobgroups.errors import ChildNotFound
 from jobgroups.events import log
-from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services.group_transaction import GroupWrite
 from jobgroups.services.transactions import group_transaction
@@ -44,8 +43,6 @@ def group_cancel(*, group_id: str) -> Cancelled:
             write.group.cancelled_at = now()
             _cancel(write, open_children)
         finished = write.group.completed_count, write.group.failed_count
-    if open_children:
-        hub.notify_runners(work_only=True)
     return Cancelled(
         cancelled=write.group.status == GroupStatus.CANCELLED,
         interrupted=len(open_children),
@@ -67,8 +64,6 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
         if not found:
             raise ChildNotFound(job_id)
         cancelled = _cancel(write, [one for one in found if one.status in CHILD_OPEN])
-    if cancelled:
-        hub.notify_runners(work_only=True)
     return bool(cancelled)
 
 
@@ -79,4 +74,6 @@ def _cancel(write: GroupWrite, children: Sequence[ChildJob]) -> list[ChildJob]:
     # Every active attempt, not the current one alone: an older one may still be stopping.
     active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
     write.owe_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
+    if cancelled:
+        log.notify_runners_on_commit(work_only=True)
     return cancelled

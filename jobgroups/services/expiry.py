@@ -17,7 +17,6 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import ChildStatus, Elsewhere, ErrorType, StopReason
 from jobgroups.events import log
-from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.candidates import Others, others_for
 from jobgroups.services.group_transaction import GroupWrite
@@ -152,10 +151,7 @@ def children_let_go(*, fence: Fence) -> int:
         How many prompts keep no child any longer, by this call.
     """
     kept = _kept(fence).order_by("id").values_list("id", "child__group_id")
-    let_go = sum(_let_go(attempt_id, group_id, fence) for attempt_id, group_id in list(kept))
-    if let_go:
-        hub.notify_runners()
-    return let_go
+    return sum(_let_go(attempt_id, group_id, fence) for attempt_id, group_id in list(kept))
 
 
 @unit_of_work
@@ -164,7 +160,10 @@ def _let_go(attempt_id: int, group_id: str, fence: Fence) -> int:
         # In two statements: no UPDATE joins another table.
         still = list(_kept(fence).filter(pk=attempt_id).values_list("pk", flat=True))
         overtaken = Attempt.objects.filter(pk__in=still)
-        return overtaken.update(failure_class=FailureClass.UNREACHABLE)
+        let_go = overtaken.update(failure_class=FailureClass.UNREACHABLE)
+        if let_go:
+            log.notify_runners_on_commit()
+        return let_go
 
 
 def _kept(fence: Fence) -> QuerySet[Attempt]:

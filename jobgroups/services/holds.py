@@ -17,10 +17,11 @@ from backends.states import Hold
 from jobgroups.database.retry import unit_of_work
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import Fence
-from jobgroups.domain.states import CHILD_OPEN, ChildStatus, StopReason
+from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import BackendNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
+from jobgroups.queries.backends import backend_in_use
 from jobgroups.services import late_results
 from jobgroups.services.group_transaction import GroupWrite
 from jobgroups.services.leases import check_fence
@@ -48,7 +49,7 @@ def backend_hold(
         BackendNotFound: there is none with this id.
     """
     with transaction.atomic():
-        row = _locked(backend_id)
+        row = _lock_for_change(backend_id)
         holds.backend_hold(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
 
 
@@ -60,7 +61,7 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
         BackendNotFound: there is none with this id.
     """
     with transaction.atomic():
-        holds.backend_resume(row=_locked(backend_id), by=by, moment=now())
+        holds.backend_resume(row=_lock_for_change(backend_id), by=by, moment=now())
 
 
 @unit_of_work
@@ -78,7 +79,7 @@ def backend_quarantine(
         BackendNotFound: there is none with this id.
     """
     with transaction.atomic():
-        row = _locked(backend_id)
+        row = _lock_for_change(backend_id)
         moment = now()
         until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
         holds.backend_quarantine(
@@ -94,16 +95,18 @@ def backend_release(*, backend_id: str, by: str = "") -> None:
         BackendNotFound: there is none with this id.
     """
     with transaction.atomic():
-        _locked(backend_id)
+        _lock_for_change(backend_id)
         if holds.backend_release(backend_id=backend_id, moment=now()):
             logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
 
 
-def _locked(backend_id: str) -> Backend:
+def _lock_for_change(backend_id: str) -> Backend:
+    """Lock the lease and the backend for a user's change, and notify the runners after the commit."""
     Lease.objects.select_for_update().filter(pk=backend_id).first()
     row = Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).first()
     if row is None:
         raise BackendNotFound(backend_id)
+    log.notify_runners_on_commit()
     return row
 
 
@@ -134,16 +137,10 @@ def backend_emptied(*, fence: Fence) -> bool:
         # The full lock: a submission that names it is over, or comes after and sees it disabled.
         rows = Backend.objects.select_for_update()
         row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
-        if row is None or _is_in_use(fence.backend_id):
+        if row is None or any(backend_in_use(fence.backend_id)):
             return False
         holds.backend_finish_drain(row=row, moment=now())
         return True
-
-
-def _is_in_use(backend_id: str) -> bool:
-    children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN)
-    attempts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
-    return children.exists() or attempts.exists()
 
 
 def prompts_given_back(*, fence: Fence) -> set[int]:

@@ -16,7 +16,6 @@ from jobgroups.domain.failures import OVERTAKEN
 from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import ChildNotFound, JobNotWaiting
 from jobgroups.events import log
-from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import assignment
 from jobgroups.services.group_transaction import GroupWrite
@@ -65,13 +64,12 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         if moved:
             assignment.bind_to(write.group, backend_id)
             _move(write, child, backend_id, by)
+            log.notify_runners_on_commit(work_only=True)
         removed = child.attempts.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
         # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
         overtaken = Q(failure_class__in=OVERTAKEN)
         removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
         removing_from = removed.values_list("backend_id", flat=True).first()
-    if moved:
-        hub.notify_runners(work_only=True)
     return Moved(
         group_id=group_id,
         job_id=job_id,

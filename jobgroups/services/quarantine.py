@@ -11,7 +11,6 @@ import logging
 from typing import Final
 
 from django.conf import settings
-from django.db import transaction
 from django.db.models import Q
 
 from backends import holds
@@ -21,7 +20,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.states import AttemptState
 from jobgroups.domain.text import failure_words
-from jobgroups.events.hub import hub
+from jobgroups.events import log
 from jobgroups.models import Attempt
 
 logger = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def _count(attempt: Attempt) -> None:
     if holds.backend_quarantine(row=row, reason=reason, by="", moment=moment, until=moment + lasts):
         logger.warning("%s is set aside for %s: %s", row.id, lasts, reason)
         # What waits there may go elsewhere now.
-        transaction.on_commit(_ring, robust=True)
+        log.notify_runners_on_commit()
 
 
 def _counted_since(row: Backend, since: dt.datetime) -> int:
@@ -82,7 +81,3 @@ def _counted_since(row: Backend, since: dt.datetime) -> int:
     return failed.filter(
         Q(stopped, stop_requested_at__gt=since) | Q(~stopped, ended_at__gt=since)
     ).count()
-
-
-def _ring() -> None:
-    hub.notify_runners()

@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
 from django.db.models import Q
 
 from jobgroups.domain import retry_policy
@@ -18,7 +17,6 @@ from jobgroups.domain.states import (
     ChildStatus,
 )
 from jobgroups.events import log
-from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.candidates import Others, hold, others_for, own_candidate, tried_of
 from jobgroups.services.group_transaction import GroupWrite
@@ -140,11 +138,7 @@ def _tell(
         log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason)
     )
     # Its next backend may be another runner's.
-    transaction.on_commit(_ring, robust=True)
-
-
-def _ring() -> None:
-    hub.notify_runners()
+    log.notify_runners_on_commit()
 
 
 def _next_backend(

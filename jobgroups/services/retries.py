@@ -23,7 +23,6 @@ from jobgroups.errors import (
     RunPassed,
 )
 from jobgroups.events import log
-from jobgroups.events.hub import hub
 from jobgroups.models import ChildJob
 from jobgroups.services import assignment, late_results
 from jobgroups.services.assignment import Choice
@@ -84,7 +83,6 @@ def group_retry(
         _check_run(write, run)
         chosen = _chosen(write, write.children(), job_ids)
         done = _queue_again(write, chosen, choice, by)
-    hub.notify_runners(work_only=True)
     # The transaction has derived the group from its children when it ended.
     return replace(done, status=write.group.status)
 
@@ -123,7 +121,6 @@ def child_retry(
         if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:
             raise JobNotFailed(job_id, chosen[0].status)
         done = _queue_again(write, chosen, choice, by)
-    hub.notify_runners(work_only=True)
     # The transaction has derived the group from its children when it ended.
     return replace(done, status=write.group.status)
 
@@ -157,6 +154,7 @@ def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, 
                     requested_by=by or log.A_PERSON,
                 )
             )
+    log.notify_runners_on_commit(work_only=True)
     if opens_run:
         write.add(log.group_reopened(write.group, chosen, by=by))
     if choice.names_a_place:

@@ -22,7 +22,6 @@ from jobgroups.domain.states import (
 )
 from jobgroups.errors import IdempotencyConflict
 from jobgroups.events import log
-from jobgroups.events.hub import hub
 from jobgroups.models import ChildJob, GroupLabel, JobGroup
 from jobgroups.queries.groups import submitted_backends
 from jobgroups.serializers import to_json
@@ -128,7 +127,6 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         if not replay:
             raise
         return replay
-    hub.notify_runners(work_only=True)
     return Submitted(group, children)
 
 
@@ -143,6 +141,7 @@ def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) 
         insert(children)
         insert(_labels(group, metadata))
         log.append_events(group, [log.group_created(group)])
+        log.notify_runners_on_commit(work_only=True)
 
 
 def _forget_old_key(submitter: str, key: str) -> None:

@@ -15,7 +15,7 @@ from jobgroups.domain.states import (
     ChildStatus,
 )
 from jobgroups.errors import GroupNotFound
-from jobgroups.events.hub import hub
+from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.group_transaction import GroupWrite
 from jobgroups.services.leases import check_fence
@@ -79,12 +79,8 @@ def attempt_transaction(
         was_over = attempt.ended_at is not None
         yield write, child, attempt
         if not was_over and attempt.ended_at is not None and is_free(child):
-            transaction.on_commit(_ring, robust=True)
+            log.notify_runners_on_commit()
 
 
 def is_free(child: ChildJob) -> bool:
     return child.status == ChildStatus.QUEUED and child.current_attempt_id is None
-
-
-def _ring() -> None:
-    hub.notify_runners()

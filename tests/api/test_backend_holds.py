@@ -8,7 +8,7 @@ import pytest
 
 from backends.models import Backend
 from jobgroups.domain.clock import iso
-from jobgroups.events.hub import Hub
+from jobgroups.events import log
 from jobgroups.models import JobGroup, Runner
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 from tests.harness.factories import WORKFLOW
@@ -23,7 +23,7 @@ def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records each notification of the runners; nothing listens in these tests."""
     found: list[str] = []
     monkeypatch.setattr(
-        Hub, "notify_runners", lambda _hub, work_only=False: work_only or found.append("wake")
+        log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake")
     )
     return found
 

@@ -13,7 +13,7 @@ from backends.services import BackendInvalid, backend_observed, backends_ensure
 from backends.simulator import SimulatorThread
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import Fence
-from jobgroups.events.hub import Hub
+from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Runner
 from jobgroups.services.claims import Claim
 from tests.api.bad_servers import dead_port
@@ -29,7 +29,7 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Notes each ring for the runners; nothing listens in these tests."""
     rings: list[str] = []
     monkeypatch.setattr(
-        Hub, "notify_runners", lambda _hub, work_only=False: work_only or rings.append("wake")
+        log, "notify_runners_on_commit", lambda work_only=False: work_only or rings.append("wake")
     )
     return rings
 

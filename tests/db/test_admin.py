@@ -17,7 +17,7 @@ from django.urls import reverse
 from backends.models import Backend, Discovery, FoundBackend
 from jobgroups.admin.base import row_link
 from jobgroups.domain.clock import now
-from jobgroups.events.hub import Hub
+from jobgroups.events import log
 from jobgroups.models import (
     AbandonedPrompt,
     Attempt,
@@ -160,9 +160,9 @@ def test_backend_actions_call_the_services_in_the_users_name(
 ) -> None:
     notified: list[str] = []
     monkeypatch.setattr(
-        Hub,
-        "notify_runners",
-        lambda _hub, work_only=False: work_only or notified.append("notified"),
+        log,
+        "notify_runners_on_commit",
+        lambda work_only=False: work_only or notified.append("notified"),
     )
 
     def run(action: str) -> Backend:

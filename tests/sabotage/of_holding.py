@@ -109,8 +109,8 @@ OF_HOLDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _HOLDS,
-                "    return children.exists() or attempts.exists()",
-                "    return attempts.exists()",
+                "any(backend_in_use(fence.backend_id))",
+                "backend_in_use(fence.backend_id)[1]",
             ),
         ),
         notices=f"{_ROWS}::test_a_drain_waits_for_what_waits_there",

@@ -151,7 +151,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="ring before the commit",
         broken="An event is told before its transaction is committed.",
         hurts="Clients hear of what is then rolled back, and of what they cannot read yet.",
-        edits=(Edit(_EVENTS, "transaction.on_commit(publish, robust=True)", "publish()"),),
+        edits=(Edit(_EVENTS, "transaction.on_commit(callback, robust=True)", "callback()"),),
         notices=f"{_TOLD}::test_nothing_is_rung_before_the_commit",
     ),
     Breakage(

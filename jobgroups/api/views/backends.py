@@ -16,9 +16,8 @@ from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.payloads import BackendRequest, NewBackendRequest
 from jobgroups.api.views.base import ApiView
 from jobgroups.errors import BackendExists, BackendNotFound
-from jobgroups.events.hub import hub
 from jobgroups.queries import backends
-from jobgroups.services.backends import backend_change, backend_forget
+from jobgroups.services.backends import backend_create, backend_forget, backend_update
 from jobgroups.workflow import FieldInvalid
 
 
@@ -38,7 +37,7 @@ class BackendListView(ApiView):
         """Register a backend and probe it."""
         values = NewBackendRequest.read(json_body(request))
         with translated():
-            row = services.backend_create(**values)
+            row = backend_create(**values)
         probe_if_new(row)
         return Response(backend_json(row.id), status=201)
 
@@ -57,14 +56,13 @@ class BackendView(ApiView):
         if values.pop("backend_id") not in (None, known.id):
             raise FieldInvalid("backend_id", "Cannot be changed: jobs refer to it.")
         with translated():
-            row = backend_change(backend_id=known.id, **values)
+            row = backend_update(backend_id=known.id, **values)
         probe_if_new(row)
         return Response(backend_json(row.id))
 
     def delete(self, request: Request, backend_id: str) -> Response:
         """Remove a backend without queued jobs, on which no prompt of ours may run."""
         backend_forget(backend_id=path_params.backend_id(backend_id))
-        hub.notify_runners()
         return Response(status=204)
 
 
@@ -97,10 +95,9 @@ def backend_json(backend_id: str) -> dict[str, object]:
 
 
 def probe_if_new(row: Backend) -> None:
-    """Probe a backend without any response so far, for its status in the response; notify the runners."""
+    """Probe a backend without any response so far, for its status in the response."""
     if row.enabled and row.last_seen_at is None:
         probes.probe_backends([row])
-    hub.notify_runners()
 
 
 @contextmanager

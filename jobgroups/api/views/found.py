@@ -20,6 +20,7 @@ from jobgroups.api.views.backends import backend_json, probe_if_new, translated
 from jobgroups.api.views.base import ApiView
 from jobgroups.domain.clock import iso, iso_or_none
 from jobgroups.errors import AddressNotFound
+from jobgroups.services.backends import found_add
 
 
 class FoundListView(ApiView):
@@ -37,7 +38,7 @@ class FoundAddView(ApiView):
         """Register a ComfyUI that was found."""
         url = AddressRequest.read(json_body(request))["url"]
         with _listed():
-            row = discovery.found_add(url=url)
+            row = found_add(url=url)
         probe_if_new(row)
         return Response(backend_json(row.id), status=201)
 

@@ -14,7 +14,6 @@ from jobgroups.api.requests.body import optional_json_body
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.api.views import backends
 from jobgroups.api.views.base import ApiView
-from jobgroups.events.hub import hub
 from jobgroups.services import holds
 
 
@@ -29,8 +28,6 @@ class _HoldView(ApiView):
         known = path_params.backend_id(backend_id)
         values = self.fields.read(optional_json_body(request))
         type(self).service(backend_id=known, **values, **more)
-        # The runner carries it out, and reads which jobs may be sent again.
-        hub.notify_runners()
         return Response(backends.backend_json(known))
 
 
