@@ -12,9 +12,9 @@ with the order of its keys.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import F, Q
@@ -32,8 +32,6 @@ from jobgroups.domain.states import (
     StopReason,
 )
 
-E = TypeVar("E", bound=StrEnum)
-
 
 def _values(members: type[StrEnum]) -> list[str]:
     return [member.value for member in members]
@@ -49,18 +47,12 @@ def _known(name: str, field: str, members: type[StrEnum]) -> models.CheckConstra
 
 
 def _ended_has_time(
-    name: str, field: str, ended: frozenset[E], members: type[E], time: str
+    name: str, field: str, ended: Iterable[str], members: type[StrEnum], time: str
 ) -> models.CheckConstraint:
     """Return a constraint: the time is null until the field has one of the ended values."""
-
-    def among(values: Collection[E], *, is_null: bool) -> Q:
-        known = [value.value for value in sorted(values)]
-        return Q(**{f"{field}__in": known, f"{time}__isnull": is_null})
-
-    return models.CheckConstraint(
-        name=name,
-        condition=among(ended, is_null=False) | among(set(members) - ended, is_null=True),
-    )
+    final = {f"{field}__in": sorted(map(str, ended)), f"{time}__isnull": False}
+    active = {f"{field}__in": sorted({*_values(members)} - {*ended}), f"{time}__isnull": True}
+    return models.CheckConstraint(name=name, condition=Q(**final) | Q(**active))
 
 
 class JobGroup(models.Model):
@@ -507,10 +499,9 @@ class Lease(models.Model):
 
 
 class Notice(models.Model):
-    """Something a person wants to be told outside of the Director; sent later, tried again.
+    """A message to users outside of the Director, delivered in the background with retries.
 
-    Written in the transaction of what it tells, so that a notice is neither lost nor told of
-    something that did not happen.
+    It is stored in the transaction of its cause: no notice is lost, none reports what was rolled back.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -519,12 +510,12 @@ class Notice(models.Model):
     title = models.CharField(max_length=250)
     body = models.TextField()
     created_at = models.DateTimeField()
-    #: Null once it was sent or given up.
+    #: Null after it was delivered or given up.
     next_attempt_at = models.DateTimeField(null=True, blank=True, db_column="next_try_at")
     attempt_count = models.IntegerField(default=0, db_column="tries")
     sent_at = models.DateTimeField(null=True, blank=True)
     last_error = models.CharField(max_length=500, blank=True, default="")
-    #: Marks of the services that took it while another one has not, with blanks between them.
+    #: Marks of the services that accepted it while another one did not, separated by blanks.
     delivered_to = models.TextField(blank=True, default="", db_default="", db_column="taken_by")
 
     class Meta:
