@@ -21,7 +21,7 @@ from jobgroups.api.views.async_base import close_reading
 from jobgroups.consumers import close_all, close_rows, read_seqs
 from jobgroups.database.locks import Lock
 from jobgroups.events.hub import hub
-from jobgroups.runner.supervisor import SupervisedRunner
+from jobgroups.runner.supervisor import RunnerSupervisor
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _Process:
         self._runner = (
             None
             if runner_name is None
-            else SupervisedRunner(
+            else RunnerSupervisor(
                 name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
             )
         )

@@ -6,24 +6,24 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Intervals:
     """The runner's times. The sources are the traps in comfyui-protocol.md and the laws in docs/architecture.md.
 
     Attributes:
-        beat: between two heartbeats with which the leases are renewed.
-        safety_poll: between two looks for work that nobody rang for.
-        observe: between two looks at a backend's queue length; it is "online" while heard of
+        heartbeat: between two heartbeats with which the leases are renewed.
+        poll: between two looks for work that nobody rang for.
+        probe: between two looks at a backend's queue length; it is "online" while heard of
             within 10 s.
-        say_again: what is seen and stays the same is stored again after so long: with the next look,
+        store_unchanged_after: what is seen and stays the same is stored again after so long: with the next look,
             that is within the 10 s after which a backend counts as not heard of.
-        facts: between two looks at a backend's version and memory.
-        look_every: between two looks for a prompt that is silent or uncertain.
-        look_for: an uncertain prompt that was absent throughout so long was never accepted.
-        settle: how long the history of an ended prompt may be late or empty.
-        stop_wait: after a delete or interrupt, before the next try.
+        system_stats: between two looks at a backend's version and memory.
+        lookup_interval: between two looks for a prompt that is silent or uncertain.
+        accept_timeout: an uncertain prompt that was absent throughout so long was never accepted.
+        history_grace: how long the history of an ended prompt may be late or empty.
+        stop_retry: after a delete or interrupt, before the next try.
         stalled_after: a prompt whose time was up and that goes on for so long after the first try to
             stop it hangs.
-        struck_within: an interrupt that nobody asked for so soon after one of ours was ours.
+        collateral_window: an interrupt that nobody asked for so soon after one of ours was ours.
         deaf_after: an accepted prompt must be followed by a status frame within this time.
         replace_every: a deaf socket is replaced at most this often.
         stuck_after: prompts pending and nothing running for so long: the worker is dead.
@@ -31,23 +31,23 @@ class Timing:
         reconnect_first, reconnect_most: the first and the longest pause between two connects.
         progress_gap: between two progress frames of a child (contract: at most 10 a second).
         flush: between two stores of progress.
-        after_refusal: before the next claim at a backend that refused a prompt. One that refuses at once
+        refusal_backoff: before the next claim at a backend that refused a prompt. One that refuses at once
             what others render for minutes would have a hundred of them a second, at the others' cost.
-        remember: how long an abandoned prompt id is looked for.
+        abandoned_ttl: how long an abandoned prompt id is looked for.
         restart_pause: before a session or the runner is started again after a defect.
     """
 
-    beat: float = 2.0
-    safety_poll: float = 5.0
-    observe: float = 4.0
-    say_again: float = 5.0
-    facts: float = 30.0
-    look_every: float = 5.0
-    look_for: float = 30.0
-    settle: float = 5.0
-    stop_wait: float = 2.0
+    heartbeat: float = 2.0
+    poll: float = 5.0
+    probe: float = 4.0
+    store_unchanged_after: float = 5.0
+    system_stats: float = 30.0
+    lookup_interval: float = 5.0
+    accept_timeout: float = 30.0
+    history_grace: float = 5.0
+    stop_retry: float = 2.0
     stalled_after: float = 60.0
-    struck_within: float = 2.0
+    collateral_window: float = 2.0
     deaf_after: float = 2.0
     replace_every: float = 60.0
     stuck_after: float = 60.0
@@ -56,12 +56,12 @@ class Timing:
     reconnect_most: float = 5.0
     progress_gap: float = 0.1
     flush: float = 0.25
-    after_refusal: float = 0.1
-    remember: float = 86_400.0
+    refusal_backoff: float = 0.1
+    abandoned_ttl: float = 86_400.0
     restart_pause: float = 1.0
 
     @classmethod
-    def scaled(cls, factor: float) -> Timing:
+    def scaled(cls, factor: float) -> Intervals:
         """Return the times multiplied by ``factor``: tests shorten them, nobody else needs to."""
         whole = cls()
         return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})

@@ -22,7 +22,7 @@ class LeaseClock:
     def __init__(self) -> None:
         self._renewed: dict[Fence, float] = {}
 
-    def taken(self, fence: Fence, asked_at: float) -> None:
+    def add(self, fence: Fence, asked_at: float) -> None:
         """Take in a lease that was asked for at this time."""
         self._renewed[fence] = asked_at
 
@@ -34,11 +34,11 @@ class LeaseClock:
             if before is not None:
                 self._renewed[fence] = max(before, asked_at)
 
-    def dropped(self, fence: Fence) -> None:
+    def remove(self, fence: Fence) -> None:
         """Forget a lease whose session is over."""
         self._renewed.pop(fence, None)
 
-    def half_is_left(self, fence: Fence) -> bool:
+    def is_fresh(self, fence: Fence) -> bool:
         """Whether the backend may be changed now: half its lease's life is left."""
         renewed_at = self._renewed.get(fence)
         return renewed_at is not None and time.monotonic() - renewed_at <= _HALF_S

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.domain.leases import Fence
 from jobgroups.events.hub import Hub, Message, ProgressFrame
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from jobgroups.serializers import to_json
 from jobgroups.services.progress import MAX_STEPS, ProgressRow, progress_flush, relax_durability
 from jobgroups.workflow.progress import ProgressTracker
@@ -21,12 +21,12 @@ from jobgroups.workflow.progress import ProgressTracker
 logger = logging.getLogger(__name__)
 
 
-class ChildReport:
+class ProgressReporter:
     """The progress of one attempt of a child, told to whoever watches its group."""
 
     def __init__(
         self,
-        reporter: Reporter,
+        reporter: ProgressWriter,
         *,
         group_id: str,
         child_id: str,
@@ -42,7 +42,7 @@ class ChildReport:
         self._number = number
         self._sent_at = -1.0
         self._tracker: ProgressTracker | None = None
-        self._told: ProgressRow | None = None
+        self._last_sent: ProgressRow | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -56,7 +56,7 @@ class ChildReport:
         self._tracker = tracker
         if self._timer is not None:
             return
-        wait = self._sent_at + self._reporter.timing.progress_gap - time.monotonic()
+        wait = self._sent_at + self._reporter.intervals.progress_gap - time.monotonic()
         if wait <= 0:
             self._send()
         else:
@@ -90,7 +90,7 @@ class ChildReport:
         self._closed = True
         self._reporter.dirty.pop(self._child_id, None)
 
-    def silence(self) -> None:
+    def discard(self) -> None:
         """Send nothing more, not even what is pending: the child is another attempt's, or ended."""
         if self._timer is not None:
             self._timer.cancel()
@@ -100,9 +100,9 @@ class ChildReport:
     def _send(self) -> None:
         self._timer = None
         row = self._now()
-        if row is None or row == self._told:
+        if row is None or row == self._last_sent:
             return
-        self._told = row
+        self._last_sent = row
         self._sent_at = time.monotonic()
         self._reporter.dirty[self._child_id] = row
         text = to_json(
@@ -121,12 +121,12 @@ class ChildReport:
         self._reporter.hub.publish(Message(group_id=self._group_id, progress=(frame,)))
 
 
-class Reporter:
+class ProgressWriter:
     """All children's progress, flushed to the database by one thread of its own."""
 
-    def __init__(self, *, hub: Hub, timing: Timing) -> None:
+    def __init__(self, *, hub: Hub, intervals: Intervals) -> None:
         self.hub = hub
-        self.timing = timing
+        self.intervals = intervals
         #: Child id to its newest progress that is not stored yet.
         self.dirty: dict[str, ProgressRow] = {}
         self._database = DatabaseThreads(threads=1, name="runner-progress")
@@ -135,7 +135,7 @@ class Reporter:
         """Flush until cancelled. A database that is away costs stored progress, nothing else."""
         relaxed = False
         while True:
-            await asyncio.sleep(self.timing.flush)
+            await asyncio.sleep(self.intervals.flush)
             if not self.dirty:
                 continue
             rows = list(self.dirty.values())

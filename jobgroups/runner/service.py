@@ -20,14 +20,14 @@ from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
 from jobgroups.queries import leases as leasing
 from jobgroups.queries import work
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
-from jobgroups.runner.progress import Reporter
-from jobgroups.runner.session.reconciler import orders_of
+from jobgroups.runner.progress import ProgressWriter
+from jobgroups.runner.session.reconciler import desired_state
 from jobgroups.runner.session.session import (
     BackendAddress,
     BackendSession,
-    Surroundings,
+    RunnerContext,
     address_of,
 )
 from jobgroups.services import leases, runners
@@ -39,7 +39,7 @@ _SIGN_OFF_WITHIN: Final = 1.5
 #: And for what is being sent when a stop comes.
 _SENT_WITHIN: Final = 0.8
 #: Seconds between two looks whether a backend that is to be handed over may go.
-_MAY_GO_EVERY: Final = 0.2
+_HANDOVER_POLL: Final = 0.2
 #: After a runner took more than its share, since nobody else did, it gives nothing for so long.
 _KEEPS_FOR: Final = 60.0
 #: Seconds: the longest pause before a session that failed is opened again.
@@ -64,13 +64,13 @@ class RunnerSettings:
     threads: int
     #: Seconds of absence after which what waits for a backend may go elsewhere.
     move_after_s: float = 60.0
-    timing: Timing = field(default_factory=Timing)
+    intervals: Intervals = field(default_factory=Intervals)
     #: A half-open socket must not hold up an orderly end, which has 5 s.
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
 
 
 @dataclass(slots=True)
-class _Held:
+class _SessionHandle:
     address: BackendAddress
     session: BackendSession
     task: asyncio.Task[None]
@@ -78,7 +78,7 @@ class _Held:
     since: float
     ending: bool = False
     #: Whether its lease is handed over once the session is over.
-    goes: bool = False
+    releases_lease: bool = False
 
 
 class RunnerService:
@@ -90,20 +90,20 @@ class RunnerService:
     def __init__(self, settings: RunnerSettings, hub: Hub, name_lock: Lock | None = None) -> None:
         self._settings = settings
         self._name_lock = name_lock
-        self._timing = settings.timing
+        self._intervals = settings.intervals
         self._hub = hub
         self._instance = secrets.token_hex(6)
         self._work = asyncio.Event()
         #: Whether backends are looked at with the next look for work.
         self._look_at_backends = True
-        self._held: dict[str, _Held] = {}
+        self._sessions: dict[str, _SessionHandle] = {}
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         #: When the leases were last renewed, and which were found ours then.
         self._renewed: tuple[float, frozenset[Fence]] = (float("-inf"), frozenset())
-        self._keeps_until = float("-inf")
-        self._look_within = settings.timing.safety_poll
+        self._no_rebalance_before = float("-inf")
+        self._look_within = settings.intervals.poll
         self.lease_clock = LeaseClock()
 
     def stop(self) -> None:
@@ -111,7 +111,7 @@ class RunnerService:
         self._stopping.set()
         self._work.set()
 
-    def wake(self, *, work_only: bool = False) -> None:
+    def notify(self, *, work_only: bool = False) -> None:
         """Look for work now; for backends too, unless it is known that they are as they were."""
         self._look_at_backends |= not work_only
         self._work.set()
@@ -132,15 +132,15 @@ class RunnerService:
         database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
         pulse = DatabaseThreads(threads=1, name="runner-pulse")
         naming = DatabaseThreads(threads=1, name="runner-name")
-        reporter = Reporter(hub=self._hub, timing=self._timing)
+        reporter = ProgressWriter(hub=self._hub, intervals=self._intervals)
         try:
-            if await self._signed_on(pulse):
+            if await self._register(pulse):
                 self._ready.set()
-                await self._hub.add_runner_listener(self.wake)
+                await self._hub.add_runner_listener(self.notify)
                 await self._serve(database, pulse, naming, reporter)
-            await self._sign_off(pulse)
+            await self._deregister(pulse)
         finally:
-            self._hub.remove_runner_listener(self.wake)
+            self._hub.remove_runner_listener(self.notify)
             for bridge in (database, pulse, naming, reporter):
                 # Off the loop: what is under way in a thread is waited for.
                 await asyncio.shield(asyncio.to_thread(bridge.close))
@@ -150,12 +150,12 @@ class RunnerService:
         database: DatabaseThreads,
         pulse: DatabaseThreads,
         naming: DatabaseThreads,
-        reporter: Reporter,
+        reporter: ProgressWriter,
     ) -> None:
-        around = Surroundings(
+        context = RunnerContext(
             database=database,
             reporter=reporter,
-            timing=self._timing,
+            intervals=self._intervals,
             lease_clock=self.lease_clock,
             instance=self._instance,
             depth=self._settings.depth,
@@ -167,27 +167,27 @@ class RunnerService:
         )
         async with asyncio.TaskGroup() as tasks:
             services = [
-                tasks.create_task(self._beat(pulse), name="runner: beat"),
-                tasks.create_task(self._keep_name(naming), name="runner: name"),
+                tasks.create_task(self._heartbeat_loop(pulse), name="runner: beat"),
+                tasks.create_task(self._hold_name_lock_loop(naming), name="runner: name"),
                 tasks.create_task(reporter.run(), name="runner: progress"),
-                tasks.create_task(self._look_for_work(tasks, around), name="runner: work"),
+                tasks.create_task(self._dispatch_loop(tasks, context), name="runner: work"),
             ]
             await self._stopping.wait()
             await self._finish_sending()
-            for task in [*services, *(held.task for held in self._held.values())]:
+            for task in [*services, *(held.task for held in self._sessions.values())]:
                 task.cancel()
 
     async def _finish_sending(self) -> None:
         """Let what is just being sent be answered: else it is uncertain, and looked for for half a minute."""
-        sessions = [held.session for held in self._held.values()]
+        sessions = [held.session for held in self._sessions.values()]
         for session in sessions:
-            session.leave()
+            session.start_handover()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SENT_WITHIN):
                 while any(one.is_sending for one in sessions):  # noqa: ASYNC110 for some tens of milliseconds
                     await asyncio.sleep(0.02)
 
-    async def _signed_on(self, pulse: DatabaseThreads) -> bool:
+    async def _register(self, pulse: DatabaseThreads) -> bool:
         """Register as alive, however long the database is away; False: a stop came before."""
         signing = pulse.run_with_retry(
             runners.runner_started,
@@ -205,7 +205,7 @@ class RunnerService:
                 task.cancel()
         return not self._stopping.is_set()
 
-    async def _sign_off(self, pulse: DatabaseThreads) -> None:
+    async def _deregister(self, pulse: DatabaseThreads) -> None:
         try:
             async with asyncio.timeout(_SIGN_OFF_WITHIN):
                 await pulse.run_with_retry(
@@ -214,7 +214,7 @@ class RunnerService:
         except TimeoutError:
             logger.warning("The end of this runner was not stored; its leases end by themselves.")
 
-    async def _beat(self, pulse: DatabaseThreads) -> None:
+    async def _heartbeat_loop(self, pulse: DatabaseThreads) -> None:
         """Renew heartbeat and leases, on a connection of its own: a slow write must not cost them."""
         beaten_at = time.monotonic()
         while True:
@@ -228,8 +228,8 @@ class RunnerService:
                     " the database was away. What another runner took over meanwhile is that one's.",
                     gone,
                 )
-            self._let_go_of_lost()
-            await asyncio.sleep(self._timing.beat)
+            self._cancel_lost_sessions()
+            await asyncio.sleep(self._intervals.heartbeat)
 
     def _renew(self) -> bool:
         # Each try by its own clock: one that waited for the database proves nothing of its wait.
@@ -241,20 +241,20 @@ class RunnerService:
             self.lease_clock.renewed(held, asked_at)
             self._renewed = asked_at, frozenset(held)
             if leasing.has_free_lease(name):
-                self._loop.call_soon_threadsafe(self.wake)
+                self._loop.call_soon_threadsafe(self.notify)
         return renewed
 
-    def _let_go_of_lost(self) -> None:
+    def _cancel_lost_sessions(self) -> None:
         """End the sessions of backends that are other runners' now; each of their writes is refused."""
         asked_at, held = self._renewed
-        for backend_id, one in self._held.items():
+        for backend_id, one in self._sessions.items():
             # One that was taken since may be missing in what was read before.
             if one.since < asked_at and one.session.fence not in held and not one.ending:
                 logger.warning("%s is another runner's now; this one stops driving it.", backend_id)
                 one.ending = True
                 one.task.cancel()
 
-    async def _keep_name(self, naming: DatabaseThreads) -> None:
+    async def _hold_name_lock_loop(self, naming: DatabaseThreads) -> None:
         """Hold the lock on the name, which a restart of PostgreSQL takes away."""
         lock = self._name_lock
         if lock is None:
@@ -268,9 +268,9 @@ class RunnerService:
                     self._settings.name,
                 )
             was_held = is_held
-            await asyncio.sleep(self._timing.beat)
+            await asyncio.sleep(self._intervals.heartbeat)
 
-    async def _look_for_work(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
+    async def _dispatch_loop(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         """On a ring, and every few seconds without one: backends, waiting children, owed stops.
 
         What backends there are is read of all of them, by every runner: not for each group that comes.
@@ -280,94 +280,96 @@ class RunnerService:
             self._work.clear()
             if self._look_at_backends or time.monotonic() >= due_at:
                 self._look_at_backends = False
-                await self._match_backends(tasks, around)
+                await self._reconcile_sessions(tasks, context)
                 due_at = time.monotonic() + self._look_within
-            await self._pass_on(around.database)
+            await self._dispatch(context.database)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due_at - time.monotonic()):
                     await self._work.wait()
 
-    async def _pass_on(self, database: DatabaseThreads) -> None:
+    async def _dispatch(self, database: DatabaseThreads) -> None:
         waiting, stops = await database.run_with_retry(work.pending_work)
-        for backend_id, held in self._held.items():
+        for backend_id, held in self._sessions.items():
             if backend_id in waiting:
-                held.session.wake()
+                held.session.notify()
             held.session.stop_attempts(stops.get(backend_id, ()))
 
-    async def _match_backends(self, tasks: asyncio.TaskGroup, around: Surroundings) -> None:
+    async def _reconcile_sessions(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         """Open a session for each backend that needs one, end those of backends gone or moved."""
-        rows = await around.database.run_with_retry(backend_selectors.desired_backends)
-        busy = await around.database.run_with_retry(work.backends_with_prompts)
-        leases = await around.database.run_with_retry(leasing.lease_table, self._settings.name)
+        rows = await context.database.run_with_retry(backend_selectors.desired_backends)
+        busy = await context.database.run_with_retry(work.backends_with_prompts)
+        leases = await context.database.run_with_retry(leasing.lease_table, self._settings.name)
         wanted = {row["id"]: row for row in rows if row["enabled"] or row["id"] in busy}
-        for backend_id, held in list(self._held.items()):
+        for backend_id, held in list(self._sessions.items()):
             row = wanted.get(backend_id)
             if held.task.done():
-                await self._close(held, around)
+                await self._close(held, context)
             elif row is None or address_of(row) != held.address:
                 # Another is opened when this one is over: two sockets with one id silence both.
                 if not held.ending:
                     held.ending = True
                     held.task.cancel()
             else:
-                held.session.take_orders(orders_of(row))
-        given = {one for one, held in self._held.items() if held.goes}
-        for backend_id in to_take(wanted.keys() - given, self._held.keys() - given, leases):
-            await self._open(wanted[backend_id], tasks, around)
+                held.session.set_desired_state(desired_state(row))
+        given = {one for one, held in self._sessions.items() if held.releases_lease}
+        for backend_id in to_take(wanted.keys() - given, self._sessions.keys() - given, leases):
+            await self._open(wanted[backend_id], tasks, context)
             if backend_id in leases.left_lying and leases.rivals:
-                self._keeps_until = time.monotonic() + _KEEPS_FOR
-        self._give(wanted.keys(), leases)
+                self._no_rebalance_before = time.monotonic() + _KEEPS_FOR
+        self._rebalance(wanted.keys(), leases)
 
     async def _open(
-        self, row: dict[str, Any], tasks: asyncio.TaskGroup, around: Surroundings
+        self, row: dict[str, Any], tasks: asyncio.TaskGroup, context: RunnerContext
     ) -> None:
         asked_at = time.monotonic()
-        fence = await around.database.run_with_retry(
+        fence = await context.database.run_with_retry(
             leases.lease_take, backend_id=row["id"], runner=self._settings.name
         )
         if fence is None:
             return
-        self.lease_clock.taken(fence, asked_at)
+        self.lease_clock.add(fence, asked_at)
         address = address_of(row)
-        session = BackendSession(address, fence, around, orders_of(row))
-        task = tasks.create_task(self._bounded(session), name=f"session {row['id']}")
-        task.add_done_callback(lambda _: self.wake())
-        self._held[row["id"]] = _Held(address, session, task, since=time.monotonic())
+        session = BackendSession(address, fence, context, desired_state(row))
+        task = tasks.create_task(self._run_supervised(session), name=f"session {row['id']}")
+        task.add_done_callback(lambda _: self.notify())
+        self._sessions[row["id"]] = _SessionHandle(address, session, task, since=time.monotonic())
 
-    async def _close(self, held: _Held, around: Surroundings) -> None:
+    async def _close(self, held: _SessionHandle, context: RunnerContext) -> None:
         """Take in that a session is over: nobody drives the backend, so its lease is free."""
-        await around.database.run_with_retry(leases.lease_release, fence=held.session.fence)
-        if held.goes:
+        await context.database.run_with_retry(leases.lease_release, fence=held.session.fence)
+        if held.releases_lease:
             self._hub.notify_runners()
         if held.ending:
-            around.away.pop(held.address.backend_id, None)
-        del self._held[held.address.backend_id]
+            context.away.pop(held.address.backend_id, None)
+        del self._sessions[held.address.backend_id]
 
-    def _give(self, wanted: Set[str], leases: Leases) -> None:
+    def _rebalance(self, wanted: Set[str], leases: Leases) -> None:
         """Have backends go to runners that have fewer, those without prompts of ours first."""
-        staying = {one: held for one, held in self._held.items() if not held.ending}
+        staying = {one: held for one, held in self._sessions.items() if not held.ending}
         count = 0
-        if time.monotonic() >= self._keeps_until:
+        if time.monotonic() >= self._no_rebalance_before:
             count = to_give(wanted, staying.keys(), leases)
         ready = sorted(staying.values(), key=lambda held: len(held.session.drivers))
         for place, held in enumerate(ready):
             if place >= count:
-                if held.session.is_leaving:
-                    held.session.stay()
+                if held.session.is_handing_over:
+                    held.session.cancel_handover()
                 continue
-            held.session.leave()
-            if held.session.may_go:
+            held.session.start_handover()
+            if held.session.can_hand_over:
                 logger.info("%s is handed over to another runner.", held.address.backend_id)
-                held.ending = held.goes = True
+                held.ending = held.releases_lease = True
                 held.task.cancel()
-        is_pending = any(held.session.is_leaving and not held.goes for held in staying.values())
-        self._look_within = self._timing.safety_poll
+        is_pending = any(
+            held.session.is_handing_over and not held.releases_lease for held in staying.values()
+        )
+        self._look_within = self._intervals.poll
         if leases.next_free_in is not None:
             self._look_within = min(self._look_within, max(leases.next_free_in, 0.0) + 0.05)
         if is_pending:
-            self._look_within = _MAY_GO_EVERY
+            self._look_within = _HANDOVER_POLL
 
-    async def _bounded(self, session: BackendSession) -> None:
+    async def _run_supervised(self, session: BackendSession) -> None:
         """Run a session; what ends it ends no other one. It is opened again, with a new epoch."""
         failure: Exception | None = None
         try:
@@ -380,22 +382,22 @@ class RunnerService:
             )
             failure = _first_of(errors)
         finally:
-            self.lease_clock.dropped(session.fence)
+            self.lease_clock.remove(session.fence)
         if failure is not None:
             try:
                 await session.take_failure(failure)
             except LeaseLost as lost:
                 _give_up_lease(session, lost)
         # Rarer with time: one that always fails would fill the log.
-        away = session.observer.away_for() or 0.0
-        pause = min(max(self._timing.restart_pause, away / 10), _LONGEST_RESTART_PAUSE)
+        away = session.health.unavailable_for() or 0.0
+        pause = min(max(self._intervals.restart_pause, away / 10), _LONGEST_RESTART_PAUSE)
         await asyncio.sleep(pause)
 
 
 def _give_up_lease(session: BackendSession, lost: Exception) -> None:
     logger.warning("%s", lost)
     # What another runner sees of the backend meanwhile is not known here.
-    session.observer.away_since = None
+    session.health.unavailable_since = None
 
 
 def _first_of(errors: BaseExceptionGroup[Exception]) -> Exception:

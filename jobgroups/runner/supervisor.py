@@ -13,7 +13,7 @@ from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.domain.notices import Pace
 from jobgroups.events.hub import Hub
 from jobgroups.runner.discovery import discover
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.notices.notifier import Notifier
 from jobgroups.runner.service import RunnerReplaced, RunnerService, RunnerSettings
 from jobgroups.services import runners
@@ -21,7 +21,7 @@ from jobgroups.services import runners
 logger = logging.getLogger(__name__)
 
 
-def settings_of(name: str) -> RunnerSettings:
+def runner_settings(name: str) -> RunnerSettings:
     """Return what Django's settings say about a runner of this name."""
     return RunnerSettings(
         name=name,
@@ -32,11 +32,11 @@ def settings_of(name: str) -> RunnerSettings:
         queued_limit_s=settings.DIRECTOR_QUEUED_LIMIT_SECONDS,
         max_answer_bytes=settings.DIRECTOR_MAX_ANSWER_BYTES,
         threads=1 if settings.DIRECTOR_ON_SQLITE else 4,
-        timing=Timing.scaled(settings.DIRECTOR_TIME_SCALE),
+        intervals=Intervals.scaled(settings.DIRECTOR_TIME_SCALE),
     )
 
 
-class SupervisedRunner:
+class RunnerSupervisor:
     """Runs runner services one after the other until told to stop.
 
     Args:
@@ -47,7 +47,7 @@ class SupervisedRunner:
     """
 
     def __init__(self, *, name: str, hub: Hub, find_local: bool, lock: Lock | None = None) -> None:
-        self._settings = settings_of(name)
+        self._settings = runner_settings(name)
         self._lock = lock
         self._hub = hub
         self._find_local = find_local
@@ -79,7 +79,7 @@ class SupervisedRunner:
             except* Exception as defect:
                 logger.exception("The runner met a defect; it is started again.")
                 await self._record(defect)
-                await asyncio.sleep(self._settings.timing.restart_pause)
+                await asyncio.sleep(self._settings.intervals.restart_pause)
             ready = None
 
     async def _run_once(self, service: RunnerService, ready: Callable[[], None] | None) -> None:

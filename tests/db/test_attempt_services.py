@@ -160,7 +160,7 @@ def test_a_refused_child_fails_without_having_started() -> None:
     attempts.attempt_refused(
         attempt_id=factories.claim(fence).attempt_id,
         fence=fence,
-        message="Prompt has no outputs",
+        message="PromptInfo has no outputs",
         details={"node_errors": {}},
     )
     assert factories.types(group) == ["group_created", "child_failed", "group_complete"]
@@ -291,7 +291,7 @@ def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_di
     factories.start(claimed, fence)
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
     stopped = result.interrupted(
-        result.Prompt(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
+        result.PromptInfo(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
     )
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=stopped)
     said = Attempt.objects.get().error_message

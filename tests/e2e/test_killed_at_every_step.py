@@ -46,7 +46,7 @@ LIFE = {
     "running": Step(f"{ATTEMPTS}:attempt_started", "after", 15),
     "before a progress flush": Step("jobgroups.runner.progress:progress_flush", "before", 3),
     "during a progress flush": Step("jobgroups.runner.progress:progress_flush", "uncommitted", 3),
-    "after the end, before history": Step(f"{DRIVER}._settle", "before", 15),
+    "after the end, before history": Step(f"{DRIVER}._read_result", "before", 15),
     "before the final commit": Step(f"{ATTEMPTS}:attempt_ended", "uncommitted", 15),
     "before the bell of a commit": Step("jobgroups.events.hub:Hub.publish", "before", 60),
     "after the final commit": Step(f"{ATTEMPTS}:attempt_ended", "after", 15),
@@ -374,8 +374,8 @@ def move(play: Scene, child: dict[str, str], target: str) -> None:
 
 RECOVERY = {
     "as a lease was taken": Step("jobgroups.services.leases:lease_take", "after", 2),
-    "as it looks for the first time": Step("jobgroups.runner.attempt.driver:look", "before", 1),
-    "as its look was answered": Step("jobgroups.runner.attempt.driver:look", "after", 3),
+    "as it looks for the first time": Step("jobgroups.runner.attempt.driver:look_up", "before", 1),
+    "as its look was answered": Step("jobgroups.runner.attempt.driver:look_up", "after", 3),
     "as it stores a doubt": Step(f"{ATTEMPTS}:attempt_uncertain", "uncommitted", 1),
 }
 

@@ -15,7 +15,7 @@ from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerService, RunnerSettings
 from jobgroups.services import cancellation
 from jobgroups.services.submission import Submission, group_submit
@@ -78,7 +78,7 @@ class Farm:
             "queued_limit_s": 86_400,
             "max_answer_bytes": 2**24,
             "threads": 1 if connection.vendor == "sqlite" else 4,
-            "timing": Timing.scaled(SCALE),
+            "intervals": Intervals.scaled(SCALE),
         }
         service = RunnerService(RunnerSettings(**{**options, **changes}), self.hub)
         self._tasks[service] = asyncio.get_running_loop().create_task(service.run())
@@ -114,19 +114,19 @@ class Farm:
         done = await in_thread(group_submit)(submission=submission, runner_alive=True)
         self.hub.notify_runners(work_only=True)
         for service in self._tasks:
-            service.wake(work_only=True)
+            service.notify(work_only=True)
         return done.group
 
     def wake(self) -> None:
         """Ring: there may be work."""
         for service in self._tasks:
-            service.wake()
+            service.notify()
 
     async def cancel(self, group: JobGroup) -> cancellation.Cancelled:
         """Cancel a group and ring."""
         told = await in_thread(cancellation.group_cancel)(group_id=group.id)
         for service in self._tasks:
-            service.wake()
+            service.notify()
         return told
 
     async def group(self, group: JobGroup) -> JobGroup:

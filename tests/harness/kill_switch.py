@@ -99,13 +99,13 @@ def _wire(step: str, moment: str, call: int) -> None:
 
 
 def _shorten_timeouts(seconds: float) -> None:
-    from jobgroups.runner.attempt.spec import Courses
+    from jobgroups.runner.attempt.spec import AttemptSpecs
 
     def shortened(make: Callable[..., Any]) -> Callable[..., Any]:
         return lambda self, row: dataclasses.replace(make(self, row), timeout_s=seconds)
 
-    Courses.of_claim = shortened(Courses.of_claim)  # type: ignore[method-assign]
-    Courses.of_attempt = shortened(Courses.of_attempt)  # type: ignore[method-assign]
+    AttemptSpecs.from_claim = shortened(AttemptSpecs.from_claim)  # type: ignore[method-assign]
+    AttemptSpecs.from_row = shortened(AttemptSpecs.from_row)  # type: ignore[method-assign]
 
 
 def main() -> None:

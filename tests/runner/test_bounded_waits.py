@@ -219,7 +219,7 @@ async def test_job_ends_when_every_slot_is_taken_by_a_prompt_that_cannot_be_foll
     poisoned: set[str] = set()
 
     async def fails(self: AttemptDriver) -> None:
-        if self.course.group_id in poisoned:
+        if self.spec.group_id in poisoned:
             raise RuntimeError("an unexpected error on purpose")
         await step(self)
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import OperationalError
 
 from jobgroups.domain.states import AttemptState
-from jobgroups.runner.supervisor import SupervisedRunner
+from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import runners
 from tests.harness.farm import Farm, until
 
@@ -24,7 +24,7 @@ async def test_a_stop_is_heard_before_the_runner_could_sign_on(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runners, "runner_started", _away)
-    runner = SupervisedRunner(name="local", hub=farm.hub, find_local=False)
+    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())
     await asyncio.sleep(0.5)
     runner.stop()
@@ -35,7 +35,7 @@ async def test_a_stop_is_heard_before_the_runner_could_sign_on(
 async def test_an_end_that_cannot_be_stored_is_no_defect(
     farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner = SupervisedRunner(name="local", hub=farm.hub, find_local=False)
+    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     ready = asyncio.Event()
     running = asyncio.get_running_loop().create_task(runner.run(ready.set))
     await ready.wait()

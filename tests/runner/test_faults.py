@@ -17,7 +17,7 @@ import pytest
 from backends.comfyui.protocol import ExecutionError
 from backends.models import Backend
 from jobgroups.models import JobGroup
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from tests.harness.factories import allow_writes
 from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
 
@@ -224,7 +224,7 @@ async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(farm: Farm) ->
     sim = await farm.backend(seconds=0.6)
     # The flag rises when the first has ended and the second runs.
     sim.fault("interrupt_late", count=1, seconds=0.75)
-    await farm.runner(timing=replace(Timing.scaled(SCALE), struck_within=2.0))
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), collateral_window=2.0))
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
@@ -269,7 +269,7 @@ async def test_a_cancel_against_the_post_in_flight_removes_what_arrives(farm: Fa
 async def test_an_end_that_races_a_timeout_wins(farm: Farm) -> None:
     sim = await farm.backend(seconds=1.0)
     # Its frames are lost, so the end is first seen by the look that precedes the timeout.
-    await farm.runner(timing=_deaf_timing())
+    await farm.runner(intervals=_deaf_timing())
     group = await farm.submit("gpu-1", timeout_seconds=2)
     await farm.status_of(group, "running")
     sim.fault("stall_sockets", at="now")
@@ -277,8 +277,8 @@ async def test_an_end_that_races_a_timeout_wins(farm: Farm) -> None:
     assert done.status == "completed"
 
 
-def _deaf_timing() -> Timing:
-    return Timing(look_every=60.0, observe=0.2, reconnect_most=0.5)
+def _deaf_timing() -> Intervals:
+    return Intervals(lookup_interval=60.0, probe=0.2, reconnect_most=0.5)
 
 
 async def test_a_real_end_is_found_at_once_when_the_backend_comes_back(farm: Farm) -> None:
@@ -406,7 +406,7 @@ async def test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted(
     sim = await farm.backend(seconds=5.0)
     # Given up after 1 s, sent again, and while that one renders the first one lands.
     sim.fault("late_post", count=1, seconds=3.0)
-    await farm.runner(timing=replace(Timing.scaled(SCALE), look_for=1.0))
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
     group = await farm.submit("gpu-1")
     deleted = await sim.wait_for("deleted")
     late, _ = await farm.attempts(group)
@@ -419,7 +419,9 @@ async def test_an_end_that_a_look_just_misses_is_no_loss(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.5)
     # No frame tells the end: it is looked for while it is in neither the queue nor the history.
     sim.fault("late_history_entry", count=1, seconds=0.6)
-    await farm.runner(timing=replace(Timing.scaled(SCALE), look_every=0.2, stop_wait=1.5))
+    await farm.runner(
+        intervals=replace(Intervals.scaled(SCALE), lookup_interval=0.2, stop_retry=1.5)
+    )
     group = await farm.submit("gpu-1")
     await farm.status_of(group, "running")
     sim.fault("stall_sockets", at="now")
@@ -431,9 +433,11 @@ async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
     service = await farm.runner()
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=10))
     await farm.status_of(group, "running")
-    (driver,) = service._held["gpu-1"].session.drivers.values()
+    (driver,) = service._sessions["gpu-1"].session.drivers.values()
     # As where one of two outputs is blocked: the other one is rendered all the same.
-    driver.hear(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
+    driver.on_event(
+        ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked")
+    )
     await completes_once(farm, group)
 
 
@@ -464,7 +468,7 @@ async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm) -> 
     sim.fault("foreign_prompt", at="now", seconds=1.0)
     stranger = sim.prompts[-1]["prompt_id"]
     await sim.wait_for("started", prompt_id=stranger)
-    await service._held["gpu-1"].session.interrupt_prompt(over.prompt_id)
+    await service._sessions["gpu-1"].session.interrupt_prompt(over.prompt_id)
     assert (await sim.wait_for("ended", prompt_id=stranger))["outcome"] == "success"
     assert farm.kinds().count("interrupted") == 1
 
@@ -496,7 +500,7 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     service = await farm.runner(threads=1)
     group = await farm.submit("gpu-1")
     await farm.status_of(group, "running")
-    database = service._held["gpu-1"].session.database
+    database = service._sessions["gpu-1"].session.database
     await database.run(allow_writes, allowed=False)
     await sim.wait_for("ended")
 

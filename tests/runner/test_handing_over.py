@@ -32,22 +32,22 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
     session = await session_of(service)
 
     async def nothing_is_there() -> bool:
-        return session.may_go
+        return session.can_hand_over
 
     await until(nothing_is_there)
     sim.faults.inject("delay_answer", seconds=1.0)
     group = await farm.submit("gpu-1")
     await driving(session, AttemptState.INTENT)
-    assert not session.may_go, "its answer is still to come"
+    assert not session.can_hand_over, "its answer is still to come"
     await driving(session, AttemptState.RUNNING)
-    assert session.may_go, "it runs by itself"
+    assert session.can_hand_over, "it runs by itself"
     await farm.cancel(group)
 
     async def wanted() -> bool:
-        return any(one.stop_owed for one in session.drivers.values()) or not session.drivers
+        return any(one.stop_pending for one in session.drivers.values()) or not session.drivers
 
     await until(wanted)
-    assert not session.drivers or not session.may_go, "a stop is owed"
+    assert not session.drivers or not session.can_hand_over, "a stop is owed"
     await farm.finished(group)
 
 
@@ -56,12 +56,12 @@ async def test_a_backend_that_is_to_go_claims_nothing_more_until_it_stays(farm: 
     service = await farm.runner()
     session = await session_of(service)
     # Alone it would keep it.
-    service._give = lambda *_: None  # type: ignore[method-assign]
-    session.leave()
+    service._rebalance = lambda *_: None  # type: ignore[method-assign]
+    session.start_handover()
     group = await farm.submit("gpu-1")
     await asyncio.sleep(0.5)
     assert await farm.attempts(group) == []
-    session.stay()
+    session.cancel_handover()
     assert (await farm.finished(group)).status == "completed"
 
 
@@ -70,13 +70,13 @@ async def test_a_runner_that_stood_still_just_before_it_sent_sends_nothing(farm:
     await farm.backend(seconds=0.1)
     service = await farm.runner()
     session = await session_of(service)
-    mark = session.mark
+    mark = session.extra_data
 
-    def marked_late(course: Any) -> dict[str, Any]:
+    def marked_late(spec: Any) -> dict[str, Any]:
         no_renewal_comes(service)
-        return mark(course)
+        return mark(spec)
 
-    session.mark = marked_late  # type: ignore[method-assign]
+    session.extra_data = marked_late  # type: ignore[method-assign]
     group = await farm.submit("gpu-1")
 
     async def given_back() -> bool:
@@ -84,9 +84,9 @@ async def test_a_runner_that_stood_still_just_before_it_sent_sends_nothing(farm:
 
     await until(given_back)
     assert "accepted" not in farm.kinds()
-    session.mark = mark  # type: ignore[method-assign]
+    session.extra_data = mark  # type: ignore[method-assign]
     await renewals_come_again(service)
-    session.wake()
+    session.notify()
     assert (await farm.finished(group)).status == "completed"
 
 

@@ -24,7 +24,7 @@ async def say(farm: Farm, work: Any, **said: Any) -> None:
     """Have a person say something of a backend, and ring."""
     await in_thread(work)(**said)
     for service in farm._tasks:
-        service.wake()
+        service.notify()
 
 
 async def pause(farm: Farm, name: str = "gpu-1", **said: Any) -> None:
@@ -69,7 +69,7 @@ async def looked_often(farm: Farm) -> None:
     """Give the runner time for several looks at what waits."""
     for _ in range(8):
         for service in farm._tasks:
-            service.wake()
+            service.notify()
         await asyncio.sleep(0.1)
 
 

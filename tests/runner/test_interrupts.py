@@ -10,7 +10,7 @@ import pytest
 
 from backends.models import Backend
 from jobgroups.queries import groups
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.session.interrupts import Interrupts
 from tests.harness.farm import SCALE, Farm, in_thread, until
 
@@ -21,7 +21,7 @@ UNTARGETED = ["0.3.56", "unreadable"]
 @pytest.mark.django_db(transaction=True)
 async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm) -> None:
     sim = await farm.backend(seconds=3.0)
-    await farm.runner(timing=replace(Timing.scaled(SCALE), struck_within=2.0))
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), collateral_window=2.0))
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")

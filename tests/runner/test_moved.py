@@ -117,7 +117,7 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
         return all(not one.stop_reason for one in await farm.attempts(group))
 
     await until(void)
-    service._held["gpu-1"].session.stop_attempts(stops["gpu-1"])
+    service._sessions["gpu-1"].session.stop_attempts(stops["gpu-1"])
     assert (await farm.finished(group)).status == "completed"
     assert "interrupted" not in farm.kinds("gpu-1")
     assert witnessed(farm, "gpu-2", "accepted") == []

@@ -23,7 +23,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.notices import Pace
 from jobgroups.models import Notice
 from jobgroups.runner.notices.notifier import Notifier
-from jobgroups.runner.supervisor import SupervisedRunner
+from jobgroups.runner.supervisor import RunnerSupervisor
 from tests.browser.conftest import free_port
 from tests.harness.farm import Farm, in_thread, until
 from tests.harness.mailbox import SECRET, Inbox
@@ -68,7 +68,7 @@ async def notifying(*urls: str, name: str = "local", pace: Pace = PACE) -> Async
 
 @contextlib.asynccontextmanager
 async def supervised(farm: Farm) -> AsyncIterator[None]:
-    runner = SupervisedRunner(name="local", hub=farm.hub, find_local=False)
+    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())
     try:
         yield

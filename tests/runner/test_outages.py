@@ -18,7 +18,7 @@ from backends.simulator import Simulator
 from jobgroups.domain.states import Elsewhere
 from jobgroups.models import JobGroup
 from jobgroups.queries import groups
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from tests.harness.farm import SCALE, Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -169,8 +169,8 @@ async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeou
 async def test_crash_just_before_the_timeout_is_called_lost(farm: Farm) -> None:
     sim = await farm.backend(seconds=20)
     # No probe fails before the time is up: the answer of the next one is waited for.
-    timing = replace(Timing.scaled(SCALE), observe=1.5, reconnect_most=5.0)
-    await farm.runner(timing=timing)
+    intervals = replace(Intervals.scaled(SCALE), probe=1.5, reconnect_most=5.0)
+    await farm.runner(intervals=intervals)
     group = await farm.submit("gpu-1", timeout_seconds=3)
     child = await farm.status_of(group, "running")
     await asyncio.sleep(2.8)

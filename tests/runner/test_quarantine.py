@@ -38,7 +38,7 @@ def posted(farm: Farm, name: str = "gpu-1") -> int:
 async def looked_often(farm: Farm) -> None:
     for _ in range(8):
         for service in farm._tasks:
-            service.wake()
+            service.notify()
         await asyncio.sleep(0.1)
 
 

@@ -15,10 +15,10 @@ from backends.comfyui.protocol import Progress
 from backends.models import Backend
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.session.session import BackendSession
-from jobgroups.runner.supervisor import SupervisedRunner
+from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import runners
 from jobgroups.services.claims import child_claim
 from jobgroups.services.leases import LEASE_LIFE
@@ -27,14 +27,14 @@ from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 #: No look helps out: what is not heard is not known.
-ONLY_HEARING = replace(Timing.scaled(SCALE), look_every=60.0)
+ONLY_HEARING = replace(Intervals.scaled(SCALE), lookup_interval=60.0)
 
 
 async def session_of(service: RunnerService, name: str = "gpu-1") -> BackendSession:
     """Wait until a backend's main socket hears, and return its session."""
 
     async def hearing() -> BackendSession | None:
-        held = service._held.get(name)
+        held = service._sessions.get(name)
         return held.session if held is not None and held.session.sockets.client_id else None
 
     found: BackendSession = await until(hearing)
@@ -46,7 +46,7 @@ def no_renewal_comes(service: RunnerService) -> None:
     clock = service.lease_clock
     clock.renewed = lambda *_: None  # type: ignore[method-assign]
     for fence in list(clock._renewed):
-        clock.taken(fence, time.monotonic() - LEASE_LIFE.total_seconds() * 0.6)
+        clock.add(fence, time.monotonic() - LEASE_LIFE.total_seconds() * 0.6)
 
 
 async def renewals_come_again(service: RunnerService) -> None:
@@ -61,7 +61,7 @@ async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=3))
     await farm.status_of(group, "running")
     (driver,) = (await session_of(service)).drivers.values()
-    driver.hear(Progress(prompt_id=driver.prompt_id, node="3", value=1, max=10**30))
+    driver.on_event(Progress(prompt_id=driver.prompt_id, node="3", value=1, max=10**30))
 
     async def stored() -> bool:
         return (await farm.children(group))[0].steps_total == 2**31 - 1
@@ -73,7 +73,7 @@ async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
 
 async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(farm: Farm) -> None:
     sim = await farm.backend(seconds=2.0)
-    session = await session_of(await farm.runner(timing=ONLY_HEARING))
+    session = await session_of(await farm.runner(intervals=ONLY_HEARING))
     call = session.database.run
 
     async def call_slowly(work: Any, *args: Any, **fields: Any) -> Any:
@@ -98,7 +98,7 @@ async def test_other_headers_leave_a_running_prompt_heard(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await farm.backend(seconds=3.0)
-    service = await farm.runner(timing=ONLY_HEARING)
+    service = await farm.runner(intervals=ONLY_HEARING)
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=20))
     await farm.status_of(group, "running")
     before = await session_of(service)
@@ -111,7 +111,7 @@ async def test_other_headers_leave_a_running_prompt_heard(
 
     monkeypatch.setattr(EventSocket, "close", close_slowly)
     await in_thread(lambda: Backend.objects.filter(pk="gpu-1").update(headers={"X-Key": "b"}))()
-    service.wake()
+    service.notify()
 
     async def replaced() -> bool:
         return await session_of(service) is not before
@@ -131,7 +131,9 @@ async def test_a_prompt_hit_by_our_stop_is_rendered_again_though_the_history_is_
 ) -> None:
     sim = await farm.backend(seconds=0.6)
     sim.fault("interrupt_late", count=1, seconds=0.75)
-    await farm.runner(timing=replace(Timing.scaled(SCALE), struck_within=1.5, settle=5.0))
+    await farm.runner(
+        intervals=replace(Intervals.scaled(SCALE), collateral_window=1.5, history_grace=5.0)
+    )
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
@@ -154,14 +156,14 @@ async def test_nothing_is_sent_while_the_lease_may_be_anothers(farm: Farm) -> No
     session = await session_of(service)
     no_renewal_comes(service)
     group = await farm.submit("gpu-1")
-    woken = session.claimer.woken
+    woken = session.claimer.work_available
     # The second ring is taken when what the first one led to is over.
     for _ in range(2):
         await until(lambda: _was_looked_at(woken))
     assert "accepted" not in farm.kinds()
     assert await farm.attempts(group) == []
     await renewals_come_again(service)
-    session.wake()
+    session.notify()
     assert (await farm.finished(group)).status == "completed"
 
 
@@ -196,7 +198,7 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
     assert "accepted" not in farm.kinds()
     session.database.run = call  # type: ignore[method-assign]
     await renewals_come_again(service)
-    session.wake()
+    session.notify()
     assert (await farm.finished(group)).status == "completed"
 
 
@@ -209,10 +211,12 @@ async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm
     await farm.status_of(group, "running")
     no_renewal_comes(service)
     await farm.cancel(group)
-    await asyncio.sleep(10 * Timing.scaled(SCALE).stop_wait)  # so often the prompt is looked for
+    await asyncio.sleep(
+        10 * Intervals.scaled(SCALE).stop_retry
+    )  # so often the prompt is looked for
     assert "interrupted" not in farm.kinds()
     await renewals_come_again(service)
-    session.wake()
+    session.notify()
     await sim.wait_for("interrupted")
     (row,) = await farm.settled(group)
     assert row.state == "interrupted"
@@ -222,13 +226,13 @@ async def test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers(f
     sim = await farm.backend(seconds=5.0)
     # Given up after 1 s, sent again, and while that one renders the first one lands.
     sim.fault("late_post", count=1, seconds=2.2)
-    service = await farm.runner(timing=replace(Timing.scaled(SCALE), look_for=1.0))
+    service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
     await session_of(service)
     group = await farm.submit("gpu-1")
     again = await sim.wait_for("started")
     no_renewal_comes(service)
     await until(lambda: _is_there(farm, "accepted", but=again["prompt_id"]))
-    await asyncio.sleep(3 * Timing.scaled(SCALE).observe)
+    await asyncio.sleep(3 * Intervals.scaled(SCALE).probe)
     assert "deleted" not in farm.kinds()
     await renewals_come_again(service)
     await sim.wait_for("deleted")
@@ -240,7 +244,7 @@ async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothe
 ) -> None:
     sim = await farm.backend(seconds=4.0)
     sim.fault("late_post", count=1, seconds=2.2)
-    service = await farm.runner(timing=replace(Timing.scaled(SCALE), look_for=1.0))
+    service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
     await session_of(service)
     group = await farm.submit("gpu-1")
 
@@ -256,7 +260,7 @@ async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothe
     await until(is_given_up)
     await farm.cancel(group)
     await sim.wait_for("started")
-    await asyncio.sleep(3 * Timing.scaled(SCALE).observe)
+    await asyncio.sleep(3 * Intervals.scaled(SCALE).probe)
     assert "interrupted" not in farm.kinds()
     await renewals_come_again(service)
     await sim.wait_for("interrupted")
@@ -269,7 +273,7 @@ async def _is_there(farm: Farm, kind: str, *, but: str) -> bool:
 
 async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: Farm) -> None:
     sim = await farm.backend(seconds=1.0)
-    service = await farm.runner(timing=ONLY_HEARING)
+    service = await farm.runner(intervals=ONLY_HEARING)
     session = await session_of(service)
     before = session.sockets.client_id
     sim.fault("deaf", at="now")
@@ -312,14 +316,14 @@ async def test_a_queue_longer_than_is_read_is_no_absence(farm: Farm) -> None:
         return [row.state for row in await farm.attempts(group)] == ["accepted"]
 
     await until(accepted)
-    asked = session.question_failed
+    asked = session.request_failed
     answers: list[str] = []
 
     def note(error: Any) -> None:
         answers.append(error.code)
         asked(error)
 
-    session.question_failed = note  # type: ignore[method-assign]
+    session.request_failed = note  # type: ignore[method-assign]
     await until(lambda: _counted(answers, 3), 30)
     assert session.is_reachable
     await farm.cancel(group)
@@ -333,7 +337,7 @@ async def _counted(answers: list[str], number: int) -> bool:
 async def test_a_runner_whose_name_was_taken_ends_with_one_sentence(farm: Farm) -> None:
     await farm.backend()
     ready = asyncio.Event()
-    runner = SupervisedRunner(name="local", hub=Hub(), find_local=False)
+    runner = RunnerSupervisor(name="local", hub=Hub(), find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run(ready.set))
     await ready.wait()
     await in_thread(runners.runner_started)(name="local", instance="other", version="x")
@@ -356,7 +360,7 @@ async def test_a_claim_whose_answer_was_lost_on_the_way_is_made_again(
             raise OperationalError("server closed the connection unexpectedly")
         return found
 
-    monkeypatch.setattr(session.database, "call", call_and_lose)
+    monkeypatch.setattr(session.database, "run", call_and_lose)
     group = await farm.submit("gpu-1", "gpu-1")
     assert (await farm.finished(group)).status == "completed"
     rows = [row.state for row in await farm.attempts(group)]

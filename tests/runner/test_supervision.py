@@ -13,7 +13,7 @@ from jobgroups.models import Runner
 from jobgroups.runner import supervisor
 from jobgroups.runner.discovery import discover
 from jobgroups.runner.service import RunnerReplaced, RunnerService
-from jobgroups.runner.supervisor import SupervisedRunner
+from jobgroups.runner.supervisor import RunnerSupervisor
 from tests.api.bad_servers import WRONGS, bad_server
 from tests.harness.farm import Farm, in_thread, until
 
@@ -30,15 +30,15 @@ async def test_a_service_loop_that_dies_is_started_again_and_the_rows_say_so(
 ) -> None:
     await farm.backend(seconds=0.1)
     deaths = iter([True])
-    pass_on = RunnerService._pass_on
+    pass_on = RunnerService._dispatch
 
     async def dies_once(self: RunnerService, database: DatabaseThreads) -> None:
         if next(deaths, False):
             raise RuntimeError("a defect on purpose")
         await pass_on(self, database)
 
-    monkeypatch.setattr(RunnerService, "_pass_on", dies_once)
-    runner = SupervisedRunner(name="local", hub=farm.hub, find_local=False)
+    monkeypatch.setattr(RunnerService, "_dispatch", dies_once)
+    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())
     try:
         group = await farm.submit("gpu-1")
@@ -57,7 +57,7 @@ async def test_a_defect_in_one_backends_session_ends_no_other_and_is_opened_agai
 
     await farm.backend("gpu-1", seconds=0.1)
     await farm.backend("gpu-2", seconds=0.1)
-    take_up = BackendSession._take_up
+    take_up = BackendSession._resume_attempts
     deaths = iter([True, True])
 
     async def dies(self: BackendSession) -> None:
@@ -65,14 +65,14 @@ async def test_a_defect_in_one_backends_session_ends_no_other_and_is_opened_agai
             raise RuntimeError("a defect on purpose")
         await take_up(self)
 
-    monkeypatch.setattr(BackendSession, "_take_up", dies)
+    monkeypatch.setattr(BackendSession, "_resume_attempts", dies)
     await farm.runner()
     group = await farm.submit("gpu-1", "gpu-2")
     assert (await farm.finished(group)).status == "completed"
 
 
 async def test_a_runner_whose_name_another_process_took_ends(farm: Farm, quick: None) -> None:
-    runner = SupervisedRunner(name="local", hub=farm.hub, find_local=False)
+    runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     ready = asyncio.Event()
     running = asyncio.get_running_loop().create_task(runner.run(ready.set))
     await ready.wait()
@@ -195,5 +195,5 @@ async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_an
 def test_settings_say_what_a_runner_needs(settings: object) -> None:
     settings.DIRECTOR_DEPTH = 3  # type: ignore[attr-defined]
     settings.DIRECTOR_TIME_SCALE = 0.5  # type: ignore[attr-defined]
-    made = supervisor.settings_of("local")
-    assert (made.depth, made.timing.look_every) == (3, 2.5)
+    made = supervisor.runner_settings("local")
+    assert (made.depth, made.intervals.lookup_interval) == (3, 2.5)

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from backends.comfyui.client import ComfyClient
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from tests.harness.farm import Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -83,7 +83,7 @@ async def test_a_refused_workflow_fails_with_comfyuis_message(farm: Farm) -> Non
 async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm: Farm) -> None:
     """Else it has a hundred prompts a second, which the runner cannot give to the others meanwhile."""
     await farm.backend()
-    await farm.runner(depth=1, timing=Timing(after_refusal=0.2))
+    await farm.runner(depth=1, intervals=Intervals(refusal_backoff=0.2))
     wrong = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
     group = await farm.submit(*["gpu-1"] * 4, workflow=wrong)
     await farm.finished(group)

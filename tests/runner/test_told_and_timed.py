@@ -19,15 +19,15 @@ from jobgroups.events.hub import Message
 from jobgroups.models import ChildJob
 from jobgroups.runner.attempt import driver as attempt_module
 from jobgroups.runner.attempt import lookup
-from jobgroups.runner.attempt.lookup import Sight
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.attempt.lookup import PromptLookup
+from jobgroups.runner.intervals import Intervals
 from jobgroups.services import holds
 from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 #: Nothing happens because somebody looked every few seconds: only a bell or a timer helps.
-UNHURRIED = replace(Timing.scaled(SCALE), safety_poll=60.0, facts=600.0)
+UNHURRIED = replace(Intervals.scaled(SCALE), poll=60.0, system_stats=600.0)
 
 
 async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next_look(
@@ -36,7 +36,7 @@ async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0.5
     sim = await farm.backend("gpu-1")
     sim.fault("node_error", count=1)
-    await farm.runner(timing=UNHURRIED)
+    await farm.runner(intervals=UNHURRIED)
     group = await farm.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.NEVER)
     done = await farm.finished(group, within=15)
     assert done.status == "completed"
@@ -67,7 +67,7 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     # It cannot be told to stop, and renders on to its end.
     sim.fault("hang_http", route="/interrupt", count=0)
     await in_thread(holds.backend_hold)(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    service.wake()
+    service.notify()
     await farm.status_of(group, "queued")
     # The runner learns what it has stored a moment later.
     waits_since = time.monotonic() + 0.1
@@ -85,7 +85,7 @@ async def test_a_prompt_that_is_heard_of_all_the_time_is_not_looked_for(
     """A farm of hundreds would else be asked for its histories without a pause."""
     looks: list[str] = []
 
-    async def noted(client: ComfyClient, prompt_id: str, **options: Any) -> Sight:
+    async def noted(client: ComfyClient, prompt_id: str, **options: Any) -> PromptLookup:
         looks.append(prompt_id)
         return await lookup.look(client, prompt_id, **options)
 
@@ -137,7 +137,7 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
 
     monkeypatch.setattr(backend_selectors, "desired_backends", noted)
     await farm.backend("gpu-1")
-    service = await farm.runner(timing=replace(Timing.scaled(SCALE), safety_poll=60.0))
+    service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), poll=60.0))
     await farm.finished(await farm.submit("gpu-1"))
     # What the session's own beginning rang for is over.
     await asyncio.sleep(0.5)
@@ -146,7 +146,7 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
         group = await farm.submit("gpu-1")
         assert (await farm.finished(group)).status == "completed"
     assert reads == []
-    service.wake()
+    service.notify()
 
     async def again() -> bool:
         return bool(reads)

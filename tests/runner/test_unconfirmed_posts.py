@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from jobgroups.models import JobGroup
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from tests.harness.farm import SCALE, Farm, text_to_image, until
 from tests.runner.test_faults import completes_once, executions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 #: An uncertain prompt is looked up for a second.
-QUICK = replace(Timing.scaled(SCALE), look_for=1.0)
+QUICK = replace(Intervals.scaled(SCALE), accept_timeout=1.0)
 
 #: Answers that the same prompt gets again: the fault, its options, and what the user reads of it.
 REPEATED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -85,7 +85,7 @@ async def test_answer_of_no_comfyui_is_a_refusal_the_second_time(farm: Farm, ans
     fault, options, said = REPEATED[answer]
     sim = await farm.backend()
     sim.fault(fault, route="/prompt", method="POST", count=0, **options)
-    first = await farm.runner(timing=QUICK)
+    first = await farm.runner(intervals=QUICK)
     group = await farm.submit("gpu-1")
 
     async def uncertain() -> bool:
@@ -94,7 +94,7 @@ async def test_answer_of_no_comfyui_is_a_refusal_the_second_time(farm: Farm, ans
     await until(uncertain)
     # The answer is stored: a restart between the two answers does not lose the count.
     await farm.kill(first)
-    await farm.runner(timing=QUICK)
+    await farm.runner(intervals=QUICK)
     await farm.finished(group, 10)
     old, refused = await farm.attempts(group)
     assert (old.state, refused.state) == ("never_accepted", "refused")
@@ -112,7 +112,7 @@ async def test_answer_of_no_comfyui_that_comes_once_fails_nothing(farm: Farm, an
     fault, options, _ = REPEATED[answer]
     sim = await farm.backend()
     sim.fault(fault, route="/prompt", method="POST", count=1, **options)
-    await farm.runner(timing=QUICK)
+    await farm.runner(intervals=QUICK)
     group = await farm.submit("gpu-1")
     await completes_once(farm, group)
     assert await states(farm, group) == ["never_accepted", "success"]
@@ -122,7 +122,7 @@ async def test_answer_of_no_comfyui_that_comes_once_fails_nothing(farm: Farm, an
 async def test_answer_of_a_proxy_stays_uncertain(farm: Farm, status: int) -> None:
     sim = await farm.backend()
     sim.fault("status", status=status, body="Bad Gateway", route="/prompt", method="POST", count=2)
-    await farm.runner(timing=QUICK)
+    await farm.runner(intervals=QUICK)
     group = await farm.submit("gpu-1")
     await completes_once(farm, group)
     assert await states(farm, group) == ["never_accepted", "never_accepted", "success"]
@@ -131,7 +131,7 @@ async def test_answer_of_a_proxy_stays_uncertain(farm: Farm, status: int) -> Non
 async def test_prompt_queued_under_another_id_is_rendered_once(farm: Farm) -> None:
     sim = await farm.backend(seconds=1.0)
     sim.fault("other_prompt_id")
-    await farm.runner(timing=QUICK)
+    await farm.runner(intervals=QUICK)
     group = await farm.submit("gpu-1")
     await completes_once(farm, group)
     (attempt,) = await farm.attempts(group)

@@ -94,7 +94,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNER_ATTEMPT,
-                "if end.failure in result.FREED_AFTER and self._session.may_change_backend:",
+                "if end.failure in result.FREED_AFTER and self._session.lease_is_fresh:",
                 "if False:",
             ),
         ),
@@ -186,7 +186,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNER_ATTEMPT,
-                "        offline = sight is None and self._session.observer.offline_for() is not None\n",
+                "        offline = lookup is None and self._session.health.offline_for() is not None\n",
                 "        offline = False\n",
             ),
         ),

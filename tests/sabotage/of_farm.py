@@ -155,9 +155,9 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/service.py",
-                "        await around.database.run_with_retry(leases.lease_release, fence=held.session.fence)\n"
-                "        if held.goes:\n",
-                "        if held.goes:\n",
+                "        await context.database.run_with_retry(leases.lease_release, fence=held.session.fence)\n"
+                "        if held.releases_lease:\n",
+                "        if held.releases_lease:\n",
             ),
         ),
         notices=f"{_HANDED}::test_a_lease_is_held_only_of_what_is_driven",
@@ -183,8 +183,8 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _SESSION,
-                "return self.claimer.is_settled and all(one.may_change_hands for one in drivers)",
-                "return self.claimer.is_settled and all(one.course for one in drivers)",
+                "return self.claimer.has_no_pending_claim and all(one.can_hand_over for one in drivers)",
+                "return self.claimer.has_no_pending_claim and all(one.spec for one in drivers)",
             ),
         ),
         notices=f"{_HANDED}::test_a_backend_that_is_being_sent_to_is_not_given_up",
@@ -196,7 +196,7 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/attempt/driver.py",
-                "                may_send=lambda: self._session.may_change_backend,\n",
+                "                may_send=lambda: self._session.lease_is_fresh,\n",
                 "",
             ),
         ),

@@ -32,7 +32,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
                 _ATTEMPT,
                 "        if self._closing_frame and not self._done:\n",
                 "        if isinstance(self._heard_end, ExecutionError) and not self._done:\n"
-                "            await self._settle_without_history()\n"
+                "            await self._result_without_history()\n"
                 "        if self._closing_frame and not self._done:\n",
             ),
         ),
@@ -42,7 +42,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         name="absent once is lost",
         broken="A running prompt that one look does not find is lost.",
         hurts="ComfyUI writes the history a moment after the end: a finished render fails.",
-        edits=(Edit(_ATTEMPT, "if absent_for < self._timing.stop_wait:", "if False:"),),
+        edits=(Edit(_ATTEMPT, "if absent_for < self._intervals.stop_retry:", "if False:"),),
         notices=f"{_FAULTS}::test_an_end_that_a_look_just_misses_is_no_loss",
     ),
     Breakage(
@@ -56,7 +56,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
                 "        )\n",
                 "            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors\n"
                 "        )\n"
-                "        self._timeout_at = time.monotonic() + self.course.timeout_s\n",
+                "        self._timeout_at = time.monotonic() + self.spec.timeout_s\n",
             ),
         ),
         notices=f"{_FAULTS}::test_waiting_in_the_backends_queue_takes_nothing_of_the_timeout",
@@ -68,7 +68,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "if sight is not None and sight.place in (Place.ENDED, Place.ABSENT):",
+                "if lookup is not None and lookup.location in (PromptLocation.ENDED, PromptLocation.ABSENT):",
                 "if False:",
             ),
         ),
@@ -221,12 +221,12 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/attempt/driver.py",
-                "        if not self._session.may_change_backend:\n            return\n        if sight.place",
-                "        if sight.place",
+                "        if not self._session.lease_is_fresh:\n            return\n        if lookup.location",
+                "        if lookup.location",
             ),
             Edit(
                 "jobgroups/runner/session/session.py",
-                "        if self.may_change_backend:\n            with self.interrupts",
+                "        if self.lease_is_fresh:\n            with self.interrupts",
                 "        if True:\n            with self.interrupts",
             ),
         ),
@@ -239,7 +239,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/session/session.py",
-                "        if self.may_change_backend:\n            with self.interrupts",
+                "        if self.lease_is_fresh:\n            with self.interrupts",
                 "        if True:\n            with self.interrupts",
             ),
         ),
@@ -252,7 +252,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/session/health.py",
-                "            if session.may_change_backend:\n                await session.client.delete",
+                "            if session.lease_is_fresh:\n                await session.client.delete",
                 "            if session:\n                await session.client.delete",
             ),
         ),

@@ -95,8 +95,8 @@ OF_HOLDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/session/reconciler.py",
-                "        if orders.hold and orders.at_once:\n",
-                "        if orders.hold and orders.at_once and not self._session.drivers:\n",
+                "        if desired.hold and desired.evict:\n",
+                "        if desired.hold and desired.evict and not self._session.drivers:\n",
             ),
         ),
         notices=f"{_RUNNING}::test_a_pause_at_once_is_carried_out_by_the_next_runner",

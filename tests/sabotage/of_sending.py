@@ -70,7 +70,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="intent posted again at the start",
         broken="An intent that is found at the start is sent.",
         hurts="The process that died had sent it: ComfyUI runs one id twice.",
-        edits=(Edit(_ATTEMPT, "if self.course.fresh:", "if self.state is AttemptState.INTENT:"),),
+        edits=(Edit(_ATTEMPT, "if self.spec.is_new:", "if self.state is AttemptState.INTENT:"),),
         notices=f"{_FAULTS}::test_an_intent_found_at_the_start_is_looked_for_and_not_sent_again",
     ),
     Breakage(
@@ -79,7 +79,9 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="A POST still on its way lands after the child was given to another attempt.",
         edits=(
             Edit(
-                "jobgroups/runner/intervals.py", "look_for: float = 30.0", "look_for: float = 0.0"
+                "jobgroups/runner/intervals.py",
+                "accept_timeout: float = 30.0",
+                "accept_timeout: float = 0.0",
             ),
         ),
         notices=f"{_FAULTS}::test_a_post_that_lands_during_the_looks_is_one_render",
@@ -91,8 +93,8 @@ OF_SENDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "            self._absent_since = None\n            self._session.question_failed",
-                "            self._session.question_failed",
+                "            self._absent_since = None\n            self._session.request_failed",
+                "            self._session.request_failed",
             ),
         ),
         notices=f"{_FAULTS}::test_looks_that_were_not_answered_prove_no_absence",

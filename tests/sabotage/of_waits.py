@@ -42,7 +42,7 @@ OF_WAITS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _OBSERVING,
-                "if since is not None and moment - since >= self._timing.stuck_after:",
+                "if since is not None and moment - since >= self._intervals.stuck_after:",
                 "if since is not None and moment < since:",
             ),
         ),
@@ -55,8 +55,8 @@ OF_WAITS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/service.py",
-                "        if held.ending:\n            around.away.pop",
-                "        if True:\n            around.away.pop",
+                "        if held.ending:\n            context.away.pop",
+                "        if True:\n            context.away.pop",
             ),
         ),
         notices=f"{_BOUNDS}::test_job_moves_or_ends_when_the_session_of_its_backend_always_fails",

@@ -76,13 +76,13 @@ def test_a_refusal_names_the_node_and_what_is_wrong_with_it() -> None:
     errors = [{"message": "Value not in list", "details": "sampler_name: 'nope' not in [...]"}] * 4
     refusal = answers.Refusal(
         error_type="prompt_outputs_failed_validation",
-        message="Prompt outputs failed validation",
+        message="PromptInfo outputs failed validation",
         details="",
         node_errors={"3": {"class_type": "KSampler", "errors": errors}, "4": "odd"},
     )
     fault = "node 3 (KSampler): Value not in list: sampler_name: 'nope' not in [...]"
     said = sentence(refusal, status=400)
-    assert said == f"Prompt outputs failed validation: {fault}; {fault}; {fault}; and 1 more"
+    assert said == f"PromptInfo outputs failed validation: {fault}; {fault}; {fault}; and 1 more"
 
 
 def test_refused_outputs_are_named_with_the_node_that_is_wrong() -> None:
@@ -282,7 +282,7 @@ def test_success_keeps_the_errors_of_blocked_nodes_when_its_history_has_them() -
     entry = answers.history_entry(text, "p")
     assert entry is not None
     assert (entry.outcome, entry.error) == ("success", None)
-    prompt = result.Prompt(prompt_id="p", workflow={}, base_url="http://gpu-1")
+    prompt = result.PromptInfo(prompt_id="p", workflow={}, base_url="http://gpu-1")
     assert result.from_history(prompt, entry, {}).warnings == (
         "ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here",
     )

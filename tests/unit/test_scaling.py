@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.intervals import Intervals
 from tests.bench import scaling
 from tests.bench.scaling import BACKENDS, WORKS, Work, bend_at, lock_s, need, round_share
 from tests.bench.scaling_queues import Call, Clock, Load, Process, Resource, simulate
@@ -28,7 +28,7 @@ def _load(**changes: Any) -> Load:
     load = Load(
         backends=10,
         render_s=1.0,
-        course=(_CALL,) * 5,
+        spec=(_CALL,) * 5,
         commit_s=0.001,
         loop_s=0.004,
         idle_s=0.0,
@@ -113,7 +113,7 @@ def test_nothing_does_more_than_it_can(changes: dict[str, Any], most: float) -> 
 def test_a_large_group_keeps_its_row_longer() -> None:
     growing = (replace(_CALL, grows=True),) * 5
     small, large = (
-        simulate(_load(course=growing, group=group, grow_s=1e-6), seconds=30, warm_up=5)
+        simulate(_load(spec=growing, group=group, grow_s=1e-6), seconds=30, warm_up=5)
         for group in (100, 5_000)
     )
     assert large.lock_s > 2 * small.lock_s
@@ -185,9 +185,9 @@ def test_a_group_s_row_is_held_as_long_as_the_simulation_holds_it() -> None:
 
 
 def test_what_the_code_fixes_is_what_the_code_says() -> None:
-    timing = Timing()
-    assert UNITS.progress_per_s == pytest.approx(1 / timing.progress_gap)
-    assert UNITS.flushes_per_s == pytest.approx(1 / timing.flush)
+    intervals = Intervals()
+    assert UNITS.progress_per_s == pytest.approx(1 / intervals.progress_gap)
+    assert UNITS.flushes_per_s == pytest.approx(1 / intervals.flush)
 
 
 # --- the page --------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ from jobgroups.events.messages import (
     deserialize,
     serialize,
 )
-from jobgroups.runner.attempt.driver import Course
+from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.runner.session import previews as previews_module
-from jobgroups.runner.session.previews import GAP, SessionPreviews
+from jobgroups.runner.session.previews import MIN_INTERVAL, SessionPreviews
 from jobgroups.serializers import to_json
 from tests.harness.farm import Farm, text_to_image
 from tests.runner.conftest import farm  # noqa: F401 a fixture
@@ -50,8 +50,8 @@ async def hub() -> Any:
     await made.aclose()
 
 
-def course(child: str = "j_1", group: str = "g") -> Course:
-    return Course(
+def course(child: str = "j_1", group: str = "g") -> AttemptSpec:
+    return AttemptSpec(
         attempt_id=1,
         number=1,
         prompt_id=f"p-{child}",
@@ -68,11 +68,11 @@ class Showing:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.courses = {"p-j_1": course("j_1"), "p-j_2": course("j_2")}
-        self.previews = SessionPreviews(hub, "gpu-1", self.courses.items)
+        self.specs = {"p-j_1": course("j_1"), "p-j_2": course("j_2")}
+        self.previews = SessionPreviews(hub, "gpu-1", self.specs.items)
 
-    def show(self, image: bytes = b"x", prompt_id: str | None = None) -> None:
-        self.previews.show(Preview(image_type="jpeg", image=image, prompt_id=prompt_id))
+    def publish(self, image: bytes = b"x", prompt_id: str | None = None) -> None:
+        self.previews.publish(Preview(image_type="jpeg", image=image, prompt_id=prompt_id))
 
 
 async def _taken(subscription: Any, within: float = 2.0) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ async def test_a_frame_is_not_read_when_nobody_looks(monkeypatch: pytest.MonkeyP
 
 async def test_a_preview_says_whose_it_is(hub: Hub) -> None:
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.show(b"picture", "p-j_2")
+    showing.publish(b"picture", "p-j_2")
     (frame,) = await _taken(watching)
     assert frame == {
         "type": "child_preview",
@@ -161,24 +161,24 @@ async def test_a_preview_says_whose_it_is(hub: Hub) -> None:
 
 async def test_one_without_a_name_is_of_the_prompt_that_executes(hub: Hub) -> None:
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.show()  # nobody's: nothing of ours executes
-    showing.previews.note(ExecutionStart(prompt_id="p-j_2"))
-    showing.show()
+    showing.publish()  # nobody's: nothing of ours executes
+    showing.previews.track(ExecutionStart(prompt_id="p-j_2"))
+    showing.publish()
     (frame,) = await _taken(watching)
     assert frame["job_id"] == "j_2"
-    showing.previews.note(Executing(node=None, prompt_id="p-j_2"))
-    showing.show(b"foreign")
-    showing.previews.note(Executing(node="3", prompt_id="p-j_1"))
-    showing.show()
+    showing.previews.track(Executing(node=None, prompt_id="p-j_2"))
+    showing.publish(b"foreign")
+    showing.previews.track(Executing(node="3", prompt_id="p-j_1"))
+    showing.publish()
     (frame,) = await _taken(watching)
     assert frame["job_id"] == "j_1"
 
 
 async def test_a_strangers_preview_is_shown_to_nobody(hub: Hub) -> None:
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.previews.note(ExecutionStart(prompt_id="p-j_1"))
-    showing.show(b"foreign", "somebody else's")
-    showing.show(b"ours", "p-j_1")
+    showing.previews.track(ExecutionStart(prompt_id="p-j_1"))
+    showing.publish(b"foreign", "somebody else's")
+    showing.publish(b"ours", "p-j_1")
     (frame,) = await _taken(watching)
     assert base64.b64decode(frame["image"]) == b"ours"
 
@@ -187,18 +187,18 @@ async def test_the_latest_wins_four_times_a_second(hub: Hub) -> None:
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
     begun = time.monotonic()
     for number in range(100):
-        showing.show(str(number).encode(), "p-j_1")
+        showing.publish(str(number).encode(), "p-j_1")
     images = []
     while len(images) < 2:
         images += [base64.b64decode(frame["image"]) for frame in await _taken(watching)]
     assert images == [b"0", b"99"]
-    assert time.monotonic() - begun >= GAP * 0.9
+    assert time.monotonic() - begun >= MIN_INTERVAL * 0.9
 
 
 async def test_one_that_exceeds_a_frame_is_left_out(hub: Hub) -> None:
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.show(bytes(800_000), "p-j_1")
-    showing.show(bytes(700_000), "p-j_2")
+    showing.publish(bytes(800_000), "p-j_1")
+    showing.publish(bytes(700_000), "p-j_2")
     frames = await _taken(watching)
     assert [frame["job_id"] for frame in frames] == ["j_2"]
 
@@ -206,10 +206,10 @@ async def test_one_that_exceeds_a_frame_is_left_out(hub: Hub) -> None:
 async def test_what_is_pending_when_the_watcher_leaves_is_not_made(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(previews_module, "GAP", 0.05)
+    monkeypatch.setattr(previews_module, "MIN_INTERVAL", 0.05)
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
-    showing.show(b"1", "p-j_1")
-    showing.show(b"2", "p-j_1")
+    showing.publish(b"1", "p-j_1")
+    showing.publish(b"2", "p-j_1")
     await hub.unsubscribe(watching)
     made: list[object] = []
     monkeypatch.setattr(hub, "publish", made.append)

@@ -17,7 +17,7 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
 from jobgroups.queries.groups import group_seqs
 from jobgroups.runner.service import RunnerReplaced
-from jobgroups.runner.supervisor import SupervisedRunner
+from jobgroups.runner.supervisor import RunnerSupervisor
 
 
 class Command(BaseCommand):
@@ -64,7 +64,7 @@ class Command(BaseCommand):
         loop = asyncio.get_running_loop()
         reader = DatabaseThreads(threads=1, name="hub")
         hub.bind(loop, read_seqs=lambda ids: reader.run(group_seqs, ids))
-        runner = SupervisedRunner(
+        runner = RunnerSupervisor(
             name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
         )
         shutdown.on_signals(loop, runner.stop)

@@ -41,7 +41,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
 from jobgroups.queries import work
 from jobgroups.runner.attempt import result
-from jobgroups.runner.attempt.lookup import Place, Sight, ended, look
+from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up
 from jobgroups.runner.attempt.omissions import omitted_outputs
 from jobgroups.services import attempts
 from jobgroups.services.attempts import AttemptNow
@@ -60,7 +60,7 @@ _BEFORE_RUNNING: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptSt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class AttemptSpec:
     """What a driver starts from: a fresh claim, or a stored attempt that is taken up again."""
 
     attempt_id: int
@@ -73,7 +73,7 @@ class Course:
     workflow: Mapping[str, Any]
     #: INTENT for a fresh claim, whose prompt is still to be sent.
     state: AttemptState = AttemptState.INTENT
-    fresh: bool = False
+    is_new: bool = False
     stop_requested: bool = False
     #: Wall clock, of an attempt that is taken up again.
     started_at: dt.datetime | None = None
@@ -89,74 +89,76 @@ class Course:
 class AttemptDriver:
     """Follows one prompt until its end is stored. One task runs :meth:`run`."""
 
-    def __init__(self, session: BackendSession, course: Course) -> None:
-        self.course = course
-        self.prompt_id = course.prompt_id
-        self.client_id = course.client_id
-        self.state = course.state
+    def __init__(self, session: BackendSession, spec: AttemptSpec) -> None:
+        self.spec = spec
+        self.prompt_id = spec.prompt_id
+        self.client_id = spec.client_id
+        self.state = spec.state
         self._session = session
-        self._timing = session.timing
-        self._news = asyncio.Event()
-        self._tracker = ProgressTracker(dict(course.workflow))
-        self._report = session.child_report(course)
-        self._prompt = result.Prompt(
-            prompt_id=course.prompt_id, workflow=course.workflow, base_url=session.client.url
+        self._intervals = session.intervals
+        self._changed = asyncio.Event()
+        self._tracker = ProgressTracker(dict(spec.workflow))
+        self._report = session.child_report(spec)
+        self._prompt = result.PromptInfo(
+            prompt_id=spec.prompt_id, workflow=spec.workflow, base_url=session.client.url
         )
         self._heard_start = False
         self._heard_end: Event | None = None
         self._closing_frame = False
-        self._outputs: dict[str, Mapping[str, Any]] = dict(course.node_outputs or {})
-        self._warnings = list(course.warnings)
+        self._outputs: dict[str, Mapping[str, Any]] = dict(spec.node_outputs or {})
+        self._warnings = list(spec.warnings)
         self._stored = self._reported
         self._node_errors: Mapping[str, Any] | None = None
-        if course.node_errors is not None:
-            self._take_node_errors(course.node_errors)
+        if spec.node_errors is not None:
+            self._take_node_errors(spec.node_errors)
         self._cached: set[str] = set()
         #: Whether ``_cached`` is complete: ComfyUI lists those nodes once, when it begins.
         self._cached_known = False
         self._executing: set[str] = set()
-        self._stop_wanted = course.stop_requested
+        self._stop_requested = spec.stop_requested
         self._done = False
         moment = time.monotonic()
         self._heard_at = moment
         self._end_heard_at = moment
         #: When it was last seen at the backend without having ended.
-        self._alive_at = moment
-        self._look_at = moment if not course.fresh else moment + self._timing.look_every
+        self._last_seen_at = moment
+        self._next_lookup_at = (
+            moment if not spec.is_new else moment + self._intervals.lookup_interval
+        )
         self._stop_at = moment
-        self._stop_wanted_at = moment
+        self._stop_requested_at = moment
         self._is_stalled = False
         #: Why the prompt is left running although it is to be stopped, as a clause.
         self.left_running = ""
-        self._timeout_at = self._timeout_from(course.started_at)
+        self._timeout_at = self._timeout_from(spec.started_at)
         #: When its time was up and its backend did not answer.
         self._overtime_since: float | None = None
         self._absent_since: float | None = None
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
-        self._answer = course.answer
+        self._answer = spec.answer
         self._deleted = False
         #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or its
         #: socket told of it since.
         self.unanswered_since: float | None = None
         self.unanswered_reason = ""
         #: Whether it has asked what became of its prompt, answered or not; a fresh one need not.
-        self.has_looked = course.fresh
+        self.was_looked_up = spec.is_new
 
     # --- what others tell it ----------------------------------------------------------------------
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take in an event of this prompt. Never waits."""
         self._heard_at = time.monotonic()
         self.unanswered_since = None
-        if not self._take_in(event):
+        if not self._apply(event):
             return
         self._heard_start = True
         if self.state is AttemptState.RUNNING:
-            self._tell_progress()
+            self._report_progress()
         if self._needs_work():
-            self._news.set()
+            self._changed.set()
 
-    def _take_in(self, event: Event) -> bool:
+    def _apply(self, event: Event) -> bool:
         """Take in what an event says; False where it says nothing of this prompt."""
         match event:
             case ExecutionStart():
@@ -179,12 +181,12 @@ class AttemptDriver:
                 if output:
                     self._outputs[node] = output
             case ExecutionSuccess() | ExecutionError() | ExecutionInterrupted():
-                self._take_in_end(event)
+                self._apply_end(event)
             case _:
                 return False
         return True
 
-    def _take_in_end(self, event: ExecutionSuccess | ExecutionError | ExecutionInterrupted) -> None:
+    def _apply_end(self, event: ExecutionSuccess | ExecutionError | ExecutionInterrupted) -> None:
         if isinstance(event, ExecutionError) and result.is_blocked(event):
             # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this message.
             self._warn(result.blocked(event))
@@ -193,25 +195,25 @@ class AttemptDriver:
         # history is queried.
         self._heard_end = event
         self._end_heard_at = self._heard_at
-        self._look_at = self._heard_at + self._timing.stop_wait / 2
+        self._next_lookup_at = self._heard_at + self._intervals.stop_retry / 2
 
-    def want_stop(self) -> None:
+    def request_stop(self) -> None:
         """Take in that a stop of this attempt was stored."""
-        if not self._stop_wanted:
-            self._stop_wanted = True
-            self._stop_at = self._stop_wanted_at = time.monotonic()
-            self._report.silence()
-            self._news.set()
+        if not self._stop_requested:
+            self._stop_requested = True
+            self._stop_at = self._stop_requested_at = time.monotonic()
+            self._report.discard()
+            self._changed.set()
 
-    def look_now(self) -> None:
+    def look_up_now(self) -> None:
         """Have the backend asked soon: its socket was lost, or it is back."""
-        self._look_at = time.monotonic()
-        self._news.set()
+        self._next_lookup_at = time.monotonic()
+        self._changed.set()
 
     @property
-    def stop_owed(self) -> bool:
+    def stop_pending(self) -> bool:
         """Whether the prompt is to be stopped and was not seen to end."""
-        return self._stop_wanted and not self._done
+        return self._stop_requested and not self._done
 
     @property
     def is_pending(self) -> bool:
@@ -219,12 +221,12 @@ class AttemptDriver:
         return self.state is AttemptState.ACCEPTED and not self._heard_start
 
     @property
-    def may_change_hands(self) -> bool:
+    def can_hand_over(self) -> bool:
         """Whether another runner may take it up now and nothing is asked or decided a second time."""
         return (
             self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
-            and self.has_looked
-            and not self._stop_wanted
+            and self.was_looked_up
+            and not self._stop_requested
             and not self._closing_frame
             and self._heard_end is None
         )
@@ -254,7 +256,7 @@ class AttemptDriver:
         Raises:
             LeaseLost: the backend is another runner's now; nothing more was written.
         """
-        if self.course.fresh:
+        if self.spec.is_new:
             await self._send()
         elif self.state is AttemptState.INTENT:
             # Its sender died somewhere around the POST: it may have arrived, or may still.
@@ -262,57 +264,57 @@ class AttemptDriver:
         while not self._done:
             await self._wait()
             await self._step()
-            self.has_looked = True
+            self.was_looked_up = True
         self._report.close()
 
     async def _step(self) -> None:
         if self._heard_start and self.state in _BEFORE_RUNNING:
             await self._started()
         if self._closing_frame and not self._done:
-            await self._settle()
+            await self._read_result()
         if self._done:
             return
         if self._reported != self._stored:
             await self._store_reported()
         moment = time.monotonic()
-        if self._timeout_at is not None and moment >= self._timeout_at and not self._stop_wanted:
+        if self._timeout_at is not None and moment >= self._timeout_at and not self._stop_requested:
             await self._time_out()
-        elif self._stop_wanted and moment >= self._stop_at:
+        elif self._stop_requested and moment >= self._stop_at:
             await self._stop()
-        elif moment >= self._look_at:
-            await self._look()
+        elif moment >= self._next_lookup_at:
+            await self._look_up_and_handle()
 
     async def _wait(self) -> None:
         """Wait for news or for the next thing that is due, whichever comes first."""
-        due = [self._next_look()]
-        if self._stop_wanted:
+        due = [self._next_lookup()]
+        if self._stop_requested:
             due.append(self._stop_at)
         elif self._timeout_at is not None:
             due.append(self._timeout_at)
         try:
             async with asyncio.timeout(max(0.0, min(due) - time.monotonic())):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
-            if not self._news.is_set():
+            if not self._changed.is_set():
                 # What was heard meanwhile, which is no news, puts the look off.
-                self._next_look()
-        self._news.clear()
+                self._next_lookup()
+        self._changed.clear()
 
-    def _next_look(self) -> float:
+    def _next_lookup(self) -> float:
         # A prompt that is heard of needs no look; one whose end was heard is looked for.
         if self._heard_end is None and self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
-            quiet = self._heard_at + self._timing.look_every
-            if self._look_at < quiet and self._heard_start:
-                self._look_at = quiet
-        return self._look_at
+            quiet = self._heard_at + self._intervals.lookup_interval
+            if self._next_lookup_at < quiet and self._heard_start:
+                self._next_lookup_at = quiet
+        return self._next_lookup_at
 
     # --- on its way -------------------------------------------------------------------------------
 
     async def _send(self) -> None:
-        if (loose := dangling_link(self.course.workflow)) is not None:
-            await self._refuse_loose(*loose)
+        if (loose := dangling_link(self.spec.workflow)) is not None:
+            await self._reject_dangling_link(*loose)
             return
-        if not self._session.may_change_backend:
+        if not self._session.lease_is_fresh:
             # Another runner may hold the lease by now, and send this child itself.
             await self._store(attempts.attempt_not_sent)
             self._done = True
@@ -320,11 +322,11 @@ class AttemptDriver:
         sent_at = time.monotonic()
         try:
             accepted = await self._session.client.submit(
-                self.course.workflow,
+                self.spec.workflow,
                 prompt_id=self.prompt_id,
                 client_id=self.client_id,
-                extra_data=self._session.mark(self.course),
-                may_send=lambda: self._session.may_change_backend,
+                extra_data=self._session.extra_data(self.spec),
+                may_send=lambda: self._session.lease_is_fresh,
             )
         except SendAborted:
             await self._store(attempts.attempt_not_sent)
@@ -332,7 +334,7 @@ class AttemptDriver:
         except BackendUnreachable as error:
             await self._store(attempts.attempt_not_sent)
             self._done = True
-            self._session.not_reached(error)
+            self._session.connection_failed(error)
         except PromptRefused as error:
             await self._store(
                 attempts.attempt_refused,
@@ -353,10 +355,10 @@ class AttemptDriver:
             self._session.expect_status_since(sent_at)
 
     def _refused(self) -> None:
-        self._session.claimer.rest()
+        self._session.claimer.back_off()
         self._done = True
 
-    async def _refuse_loose(self, node: str, name: str, missing: str) -> None:
+    async def _reject_dangling_link(self, node: str, name: str, missing: str) -> None:
         """Fail the child of a graph that would kill the backend's worker; nothing is sent."""
         message = (
             f"Node {node}: its input {name!r} is linked to node {missing}, which is not there."
@@ -367,14 +369,14 @@ class AttemptDriver:
 
     async def _uncertain(self) -> None:
         answer = self._answer
-        self._take(
+        self._apply_stored_state(
             await self._store(
                 attempts.attempt_uncertain,
                 message=None if answer is None else answer.detail,
                 details=None if answer is None else result.unconfirmed_details(answer),
             )
         )
-        self._look_at = time.monotonic()
+        self._next_lookup_at = time.monotonic()
 
     async def _accepted(
         self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None
@@ -384,35 +386,35 @@ class AttemptDriver:
         )
         if node_errors is not None:
             self._take_node_errors(node_errors)
-        self._take(stored)
-        self._look_at = time.monotonic() + self._timing.look_every
+        self._apply_stored_state(stored)
+        self._next_lookup_at = time.monotonic() + self._intervals.lookup_interval
 
     async def _started(self) -> None:
         stored = await self._store(attempts.attempt_started)
-        if self._stop_wanted and not stored.stop_requested:
+        if self._stop_requested and not stored.stop_requested:
             # It was to be removed from the queue for a move, and has started: it goes on.
             self._withdraw_stop()
-        self._take(stored)
+        self._apply_stored_state(stored)
         if self._timeout_at is None:
-            self._timeout_at = time.monotonic() + self.course.timeout_s
-        self._tell_progress()
+            self._timeout_at = time.monotonic() + self.spec.timeout_s
+        self._report_progress()
 
     def _withdraw_stop(self) -> None:
-        self._stop_wanted = self._deleted = False
-        self._report = self._session.child_report(self.course)
+        self._stop_requested = self._deleted = False
+        self._report = self._session.child_report(self.spec)
 
-    def _tell_progress(self) -> None:
+    def _report_progress(self) -> None:
         # What is to be stopped is its child's no more: that waits again, or has ended.
-        if not self._stop_wanted:
+        if not self._stop_requested:
             self._report.update(self._tracker)
 
-    def _take(self, stored: AttemptNow) -> None:
+    def _apply_stored_state(self, stored: AttemptNow) -> None:
         """Go on from what the transaction left: another writer may have asked for a stop."""
         self.state = stored.state
         # Ended by somebody else's hand: an administrator's, or a takeover's.
         self._done = stored.state in ATTEMPT_ENDED
         if stored.stop_requested:
-            self.want_stop()
+            self.request_stop()
 
     async def _store_reported(self) -> None:
         stored = self._reported
@@ -425,81 +427,81 @@ class AttemptDriver:
 
     # --- looking ----------------------------------------------------------------------------------
 
-    async def _sight(self) -> Sight | None:
+    async def _look_up(self) -> PromptLookup | None:
         """Look where it stands; None where the backend did not say."""
-        self._look_at = time.monotonic() + self._timing.look_every
+        self._next_lookup_at = time.monotonic() + self._intervals.lookup_interval
         uncertain = self.state is AttemptState.UNCERTAIN
         try:
-            sight = await look(
+            lookup = await look_up(
                 self._session.client,
                 self.prompt_id,
-                mark=self._session.mark(self.course) if uncertain else None,
+                mark=self._session.extra_data(self.spec) if uncertain else None,
                 new_connection=uncertain,
             )
         except BackendError as error:
             self._note_unanswered(error)
             # Whatever was on its way may arrive when the way is open again: count from anew.
             self._absent_since = None
-            self._session.question_failed(error)
+            self._session.request_failed(error)
             return None
         self.unanswered_since = None
-        if sight.place is not Place.ABSENT:
+        if lookup.location is not PromptLocation.ABSENT:
             self._absent_since = None
-        if sight.place in (Place.PENDING, Place.RUNNING):
-            self._alive_at = time.monotonic()
-        return sight
+        if lookup.location in (PromptLocation.PENDING, PromptLocation.RUNNING):
+            self._last_seen_at = time.monotonic()
+        return lookup
 
     def _note_unanswered(self, error: BackendError) -> None:
         # Behind a queue longer than the limit it waits for other work, as long as it was accepted and may
         # stay there.
         known = self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
         long_queue = isinstance(error, AnswerTooLarge) and error.path == "/queue"
-        if long_queue and known and not self._stop_wanted:
+        if long_queue and known and not self._stop_requested:
             return
         self.unanswered_since = self.unanswered_since or time.monotonic()
         self.unanswered_reason = error.detail
 
-    async def _look(self) -> None:
-        sight = await self._sight()
-        if sight is not None:
-            await self._act_on(sight)
+    async def _look_up_and_handle(self) -> None:
+        lookup = await self._look_up()
+        if lookup is not None:
+            await self._handle_location(lookup)
 
-    async def _act_on(self, sight: Sight) -> None:
-        if sight.other_id is not None:
-            self._session.rename(self, sight.other_id)
-            await self._accepted(sight.other_id)
-        match sight.place:
-            case Place.ENDED:
-                await self._ended(sight)
-            case Place.ABSENT:
+    async def _handle_location(self, lookup: PromptLookup) -> None:
+        if lookup.other_id is not None:
+            self._session.rename(self, lookup.other_id)
+            await self._accepted(lookup.other_id)
+        match lookup.location:
+            case PromptLocation.ENDED:
+                await self._ended(lookup)
+            case PromptLocation.ABSENT:
                 await self._absent()
-            case Place.RUNNING:
+            case PromptLocation.RUNNING:
                 self._heard_start = True
                 if self.state in _BEFORE_RUNNING:
                     await self._started()
-                await self._find_refused(sight)
-            case Place.PENDING:
+                await self._find_refused(lookup)
+            case PromptLocation.PENDING:
                 if self.state is AttemptState.UNCERTAIN:
                     await self._accepted()
-                await self._find_refused(sight)
+                await self._find_refused(lookup)
 
-    async def _find_refused(self, sight: Sight) -> None:
+    async def _find_refused(self, lookup: PromptLookup) -> None:
         """Find out which outputs are not executed if the answer that named them was lost."""
-        found = await self._omitted_outputs(sight)
+        found = await self._omitted_outputs(lookup)
         if found is not None:
             stored = await self._store(attempts.attempt_partly_refused, node_errors=found)
             self._take_node_errors(found)
-            self._take(stored)
+            self._apply_stored_state(stored)
 
-    async def _omitted_outputs(self, sight: Sight) -> Mapping[str, Any] | None:
+    async def _omitted_outputs(self, lookup: PromptLookup) -> Mapping[str, Any] | None:
         """Return the outputs that are not executed; None: that was known, or cannot be seen now."""
-        listed = None if sight.item is None else sight.item.outputs
+        listed = None if lookup.item is None else lookup.item.outputs
         if self._node_errors is not None or listed is None:
             return None
         try:
-            return await omitted_outputs(self._session.client, self.course.workflow, listed)
+            return await omitted_outputs(self._session.client, self.spec.workflow, listed)
         except BackendError as error:
-            self._session.question_failed(error)
+            self._session.request_failed(error)
             return None
 
     def _take_node_errors(self, node_errors: Mapping[str, Any]) -> None:
@@ -515,12 +517,12 @@ class AttemptDriver:
         if self.state is AttemptState.UNCERTAIN:
             if self._answer is not None and await self._answer_is_final(self._answer):
                 await self._refused_by_answer(self._answer)
-            elif absent_for >= self._timing.look_for:
+            elif absent_for >= self._intervals.accept_timeout:
                 await self._never_accepted()
             return
         # Once more after a moment: an end and its frames travel on two connections.
-        if absent_for < self._timing.stop_wait:
-            self._look_at = moment + self._timing.stop_wait
+        if absent_for < self._intervals.stop_retry:
+            self._next_lookup_at = moment + self._intervals.stop_retry
             return
         if self._deleted and self.state is AttemptState.ACCEPTED:
             await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
@@ -534,7 +536,7 @@ class AttemptDriver:
         the second time. Its server may be a gateway that queues later, or a proxy whose login ended.
         """
         return answer.raised or await self._session.database.run_with_retry(
-            work.was_unconfirmed_before, self.course.attempt_id
+            work.was_unconfirmed_before, self.spec.attempt_id
         )
 
     async def _refused_by_answer(self, answer: PromptUnconfirmed) -> None:
@@ -552,7 +554,7 @@ class AttemptDriver:
         self._done = True
 
     def _remember_until(self) -> dt.datetime:
-        return now() + dt.timedelta(seconds=self._timing.remember)
+        return now() + dt.timedelta(seconds=self._intervals.abandoned_ttl)
 
     async def _lost(self) -> None:
         backend = self._session.backend_id
@@ -565,24 +567,24 @@ class AttemptDriver:
 
     # --- its end ----------------------------------------------------------------------------------
 
-    async def _settle(self) -> None:
+    async def _read_result(self) -> None:
         """An end was heard: ask the history, for a while if it is late; then the frames decide."""
-        give_up_at = time.monotonic() + self._timing.settle
+        give_up_at = time.monotonic() + self._intervals.history_grace
         while True:
             try:
                 entry = await self._session.client.history(self.prompt_id)
             except BackendError as error:
-                self._session.question_failed(error)
+                self._session.request_failed(error)
                 entry = None
             if entry is not None:
                 await self._ended(ended(entry))
                 return
             if time.monotonic() >= give_up_at:
                 break
-            await asyncio.sleep(min(0.2, self._timing.settle / 10))
-        await self._settle_without_history()
+            await asyncio.sleep(min(0.2, self._intervals.history_grace / 10))
+        await self._result_without_history()
 
-    async def _settle_without_history(self) -> None:
+    async def _result_without_history(self) -> None:
         frame = self._heard_end
         end = None if frame is None else result.from_frame(self._prompt, frame, self._outputs)
         if end is not None:
@@ -593,22 +595,22 @@ class AttemptDriver:
         await self._absent_or_running()
 
     async def _absent_or_running(self) -> None:
-        sight = await self._sight()
-        if sight is None:
+        lookup = await self._look_up()
+        if lookup is None:
             return
-        if sight.place is Place.ABSENT:
+        if lookup.location is PromptLocation.ABSENT:
             await self._lost()
         else:
-            await self._act_on(sight)
+            await self._handle_location(lookup)
 
-    async def _ended(self, sight: Sight) -> None:
-        assert sight.entry is not None  # noqa: S101 a sight of the history has its entry
-        self._cached |= _cached_nodes(sight)
+    async def _ended(self, lookup: PromptLookup) -> None:
+        assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
+        self._cached |= _cached_nodes(lookup)
         self._cached_known = True
-        found = await self._omitted_outputs(sight)
+        found = await self._omitted_outputs(lookup)
         if found is not None:
             self._take_node_errors(found)
-        end = result.from_history(self._prompt, sight.entry, self._outputs)
+        end = result.from_history(self._prompt, lookup.entry, self._outputs)
         await self._end(replace(end, node_errors=found))
 
     async def _end(self, end: End) -> None:
@@ -617,7 +619,7 @@ class AttemptDriver:
         end = await result.check_cached_files(self._session.client, end, self._cached)
         self._warn(*end.warnings)
         executed = self._executed(end.node_outputs)
-        own = origins(self.course.workflow) if executed else {}
+        own = origins(self.spec.workflow) if executed else {}
         end = replace(
             end,
             executed=executed,
@@ -631,7 +633,7 @@ class AttemptDriver:
         if end.state is AttemptState.INTERRUPTED and end.ran:
             self._session.interrupts.target_ended(self.prompt_id)
             struck = not await self._stop_is_stored() and await self._was_struck()
-        if end.failure in result.FREED_AFTER and self._session.may_change_backend:
+        if end.failure in result.FREED_AFTER and self._session.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
             await result.free_memory(self._session.client)
         store = attempts.attempt_struck if struck else attempts.attempt_ended
@@ -656,7 +658,7 @@ class AttemptDriver:
         writers = await self._session.database.run_with_retry(
             work.file_origins, digests=set[str]().union(*named.values())
         )
-        own = origins(self.course.workflow)
+        own = origins(self.spec.workflow)
         replaced: dict[str, Collection[str]] = {
             node: [
                 one
@@ -685,7 +687,7 @@ class AttemptDriver:
         ComfyUI lists no node that an expansion made among the cached ones, also where its cache
         answered for the node: such a node counts only if it was seen executing.
         """
-        certain = set(self.course.workflow) - self._cached if self._cached_known else set()
+        certain = set(self.spec.workflow) - self._cached if self._cached_known else set()
         return frozenset(node_outputs.keys() & (certain | self._executing))
 
     async def _was_struck(self) -> bool:
@@ -697,12 +699,13 @@ class AttemptDriver:
         told = isinstance(self._heard_end, ExecutionInterrupted)
         return await self._session.was_struck(
             self,
-            since=(self._end_heard_at if told else self._alive_at) - self._timing.struck_within,
+            since=(self._end_heard_at if told else self._last_seen_at)
+            - self._intervals.collateral_window,
             until=self._end_heard_at if told else time.monotonic(),
         )
 
     async def _stop_is_stored(self) -> bool:
-        return self._stop_wanted or await self._session.stop_is_stored(self.course.attempt_id)
+        return self._stop_requested or await self._session.stop_is_stored(self.spec.attempt_id)
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -711,71 +714,71 @@ class AttemptDriver:
 
         If its backend is offline, or has forgotten it, it is no timeout but lost.
         """
-        sight = await self._sight()
-        if sight is not None and sight.place in (Place.ENDED, Place.ABSENT):
-            await self._act_on(sight)
+        lookup = await self._look_up()
+        if lookup is not None and lookup.location in (PromptLocation.ENDED, PromptLocation.ABSENT):
+            await self._handle_location(lookup)
             # Absent: once more after a moment, and then it is lost.
-            self._timeout_at = self._look_at
+            self._timeout_at = self._next_lookup_at
             return
-        offline = sight is None and self._session.observer.offline_for() is not None
-        if sight is None and not offline and self._may_be_offline():
+        offline = lookup is None and self._session.health.offline_for() is not None
+        if lookup is None and not offline and self._may_be_offline():
             return
         self._report.close()
         await self._store(attempts.attempt_timed_out, offline=offline)
         self._timeout_at = None
-        self.want_stop()
+        self.request_stop()
 
     def _may_be_offline(self) -> bool:
         """Put the timeout off for a moment, in which the observer finds out whether the backend answers."""
         moment = time.monotonic()
         if self._overtime_since is None:
             self._overtime_since = moment
-        self._timeout_at = moment + self._timing.stop_wait / 2
-        return moment - self._overtime_since < self._timing.suspect_after
+        self._timeout_at = moment + self._intervals.stop_retry / 2
+        return moment - self._overtime_since < self._intervals.suspect_after
 
     async def _stop(self) -> None:
         """Look, delete or interrupt, wait, and look again, until the end is seen."""
-        self._stop_at = time.monotonic() + self._timing.stop_wait
+        self._stop_at = time.monotonic() + self._intervals.stop_retry
         await self._note_stalled()
-        sight = await self._sight()
-        if sight is None:
+        lookup = await self._look_up()
+        if lookup is None:
             return
-        await self._act_on(sight)
-        if not self.stop_owed:
+        await self._handle_location(lookup)
+        if not self.stop_pending:
             return
         try:
-            await self._remove(sight)
+            await self._remove(lookup)
         except BackendError as error:
-            self._session.question_failed(error)
+            self._session.request_failed(error)
 
     async def _note_stalled(self) -> None:
         """Store that the prompt goes on, or that nobody can say, long after its time was up."""
-        tried_for = time.monotonic() - self._stop_wanted_at
+        tried_for = time.monotonic() - self._stop_requested_at
         # That a prompt goes on which was not told to stop says nothing, while its backend is there.
         session = self._session
         told = not self.left_running or not session.is_reachable
-        patience = self._timing.stalled_after if told else self.course.timeout_s
+        patience = self._intervals.stalled_after if told else self.spec.timeout_s
         if not self._is_stalled and tried_for >= patience:
-            reachable = session.observer.offline_for() is None
+            reachable = session.health.offline_for() is None
             stalled = await self._store(attempts.attempt_stalled, reachable=reachable, told=told)
             # One that could not be told to stop hangs only if it goes on once it could be.
             self._is_stalled = stalled or told
 
-    async def _remove(self, sight: Sight) -> None:
-        if not self._session.may_change_backend:
+    async def _remove(self, lookup: PromptLookup) -> None:
+        if not self._session.lease_is_fresh:
             return
-        if sight.place is Place.PENDING:
+        if lookup.location is PromptLocation.PENDING:
             self._deleted = True
             await self._session.client.delete_pending([self.prompt_id])
             # It may have started meanwhile, and then delete did nothing: look again at once.
-            again = await look(self._session.client, self.prompt_id)
-            if again.place is Place.ABSENT:
+            again = await look_up(self._session.client, self.prompt_id)
+            if again.location is PromptLocation.ABSENT:
                 await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
                 return
-            await self._act_on(again)
-            sight = again
-        if sight.place is Place.RUNNING and self.stop_owed:
-            if not await self._session.stop_is_stored(self.course.attempt_id):
+            await self._handle_location(again)
+            lookup = again
+        if lookup.location is PromptLocation.RUNNING and self.stop_pending:
+            if not await self._session.stop_is_stored(self.spec.attempt_id):
                 # It was read before the start of the prompt made its move void.
                 self._withdraw_stop()
                 return
@@ -785,7 +788,7 @@ class AttemptDriver:
 
     async def _store(self, work: Any, **fields: Any) -> Any:
         return await self._session.database.run_with_retry(
-            work, attempt_id=self.course.attempt_id, fence=self._session.fence, **fields
+            work, attempt_id=self.spec.attempt_id, fence=self._session.fence, **fields
         )
 
     def _timeout_from(self, started_at: dt.datetime | None) -> float | None:
@@ -793,7 +796,7 @@ class AttemptDriver:
         if started_at is None:
             return None
         gone = (now() - started_at).total_seconds()
-        return time.monotonic() + self.course.timeout_s - min(max(gone, 0.0), self.course.timeout_s)
+        return time.monotonic() + self.spec.timeout_s - min(max(gone, 0.0), self.spec.timeout_s)
 
 
 def _refusal(error: PromptRefused) -> dict[str, Any]:
@@ -805,11 +808,11 @@ def _refusal(error: PromptRefused) -> dict[str, Any]:
     }
 
 
-def _cached_nodes(sight: Sight) -> set[str]:
-    assert sight.entry is not None  # noqa: S101 a sight of the history has its entry
+def _cached_nodes(lookup: PromptLookup) -> set[str]:
+    assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
     return {
         node
-        for kind, told in sight.entry.messages
+        for kind, told in lookup.entry.messages
         if kind == "execution_cached"
         for node in told.get("nodes", ())
     }

@@ -11,7 +11,7 @@ from backends.comfyui.answers import HistoryEntry, QueueItem
 from backends.comfyui.client import ComfyClient
 
 
-class Place(StrEnum):
+class PromptLocation(StrEnum):
     """Where a prompt stands at a backend."""
 
     PENDING = "pending"  #: In its queue.
@@ -21,10 +21,10 @@ class Place(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class PromptLookup:
     """What a look saw."""
 
-    place: Place
+    location: PromptLocation
     #: The history's entry where it ended.
     entry: HistoryEntry | None = None
     #: The id under which it stands in the queue, where that is not the id that was sent.
@@ -33,13 +33,13 @@ class Sight:
     item: QueueItem | None = None
 
 
-async def look(
+async def look_up(
     client: ComfyClient,
     prompt_id: str,
     *,
     mark: Mapping[str, Any] | None = None,
     new_connection: bool = False,
-) -> Sight:
+) -> PromptLookup:
     """Ask history, queue, history: a prompt moves from one to the other while we ask.
 
     The queue answers with whole workflows, so it is asked only where the history is empty, and the
@@ -59,21 +59,24 @@ async def look(
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
     queue = await client.queue(new_connection=new_connection)
-    for place, items in ((Place.RUNNING, queue.running), (Place.PENDING, queue.pending)):
+    for place, items in (
+        (PromptLocation.RUNNING, queue.running),
+        (PromptLocation.PENDING, queue.pending),
+    ):
         for item in items:
             if item.prompt_id == prompt_id:
-                return Sight(place, item=item)
+                return PromptLookup(place, item=item)
             if mark is not None and _has_mark(item, mark):
-                return Sight(place, other_id=item.prompt_id, item=item)
+                return PromptLookup(place, other_id=item.prompt_id, item=item)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
-    return Sight(Place.ABSENT)
+    return PromptLookup(PromptLocation.ABSENT)
 
 
 def _has_mark(item: QueueItem, mark: Mapping[str, Any]) -> bool:
     return all(item.mark(key) == value for key, value in mark.items())
 
 
-def ended(entry: HistoryEntry) -> Sight:
+def ended(entry: HistoryEntry) -> PromptLookup:
     """Return the lookup result of a prompt that has ended."""
-    return Sight(Place.ENDED, entry, item=entry.item)
+    return PromptLookup(PromptLocation.ENDED, entry, item=entry.item)

@@ -45,7 +45,7 @@ _LATEST_MS: Final = 253_402_300_000_000
 NodeOutputs = Mapping[str, Mapping[str, Any]]
 
 
-class Prompt:
+class PromptInfo:
     """What was sent, as far as an end is told with it."""
 
     def __init__(self, *, prompt_id: str, workflow: Mapping[str, Any], base_url: str) -> None:
@@ -67,16 +67,16 @@ class Prompt:
         return self._titles.get((node_id or "").split(".", maxsplit=1)[0])
 
 
-def from_history(prompt: Prompt, entry: HistoryEntry, heard: NodeOutputs) -> End:
+def from_history(prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs) -> End:
     """Return the end that ComfyUI's history tells; its status decides.
 
     Args:
         prompt: what was sent.
         entry: its entry in the history.
-        heard: outputs that the sockets told. The history has them all, unless a node's output came
+        socket_outputs: outputs that the sockets told. The history has them all, unless a node's output came
             to the sockets alone.
     """
-    outputs = {**heard, **entry.outputs}
+    outputs = {**socket_outputs, **entry.outputs}
     if entry.outcome == "success":
         end = replace(_success(prompt, outputs), warnings=_blocked_nodes(entry))
     elif entry.outcome == "interrupted":
@@ -111,26 +111,26 @@ def _blocked_nodes(entry: HistoryEntry) -> tuple[str, ...]:
     return tuple(blocked(error) for error in entry.raised)
 
 
-def from_frame(prompt: Prompt, frame: Event, heard: NodeOutputs) -> End | None:
+def from_frame(prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs) -> End | None:
     """Return the end that an end frame tells, for a history that somebody cleared; None: no end frame."""
     match frame:
         case ExecutionSuccess():
-            return _success(prompt, heard)
+            return _success(prompt, socket_outputs)
         case ExecutionInterrupted():
-            return interrupted(prompt, heard)
+            return interrupted(prompt, socket_outputs)
         case ExecutionError():
-            return _raised(prompt, heard, frame)
+            return _raised(prompt, socket_outputs, frame)
         case _:
             return None
 
 
-def _success(prompt: Prompt, outputs: NodeOutputs) -> End:
+def _success(prompt: PromptInfo, outputs: NodeOutputs) -> End:
     return End(
         state=AttemptState.SUCCESS, outputs=prompt.outputs(outputs), node_outputs=dict(outputs)
     )
 
 
-def interrupted(prompt: Prompt, outputs: NodeOutputs, *, ran: bool = True) -> End:
+def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -> End:
     """Return the end of a prompt that was stopped; where we asked for it, the attempt says why instead."""
     return End(
         state=AttemptState.INTERRUPTED,
@@ -143,7 +143,7 @@ def interrupted(prompt: Prompt, outputs: NodeOutputs, *, ran: bool = True) -> En
     )
 
 
-def _raised(prompt: Prompt, outputs: NodeOutputs, error: ExecutionError | None) -> End:
+def _raised(prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None) -> End:
     message = plain_error(error.exception_message) if error else ""
     kind = FailureClass.NODE_ERROR
     if error is not None:
@@ -159,7 +159,7 @@ def _raised(prompt: Prompt, outputs: NodeOutputs, error: ExecutionError | None) 
     )
 
 
-def _details(prompt: Prompt, error: ExecutionError) -> dict[str, Any]:
+def _details(prompt: PromptInfo, error: ExecutionError) -> dict[str, Any]:
     return {
         "node_id": error.node_id,
         "node_type": error.node_type,

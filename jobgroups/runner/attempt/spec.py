@@ -11,7 +11,7 @@ from jobgroups import workflow
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
 from jobgroups.runner.attempt import result
-from jobgroups.runner.attempt.driver import Course
+from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
@@ -20,15 +20,15 @@ logger = logging.getLogger(__name__)
 _KEPT: Final = 32
 
 
-class Courses:
+class AttemptSpecs:
     """Makes courses; keeps the prepared workflows of the groups seen last."""
 
     def __init__(self) -> None:
         self._prepared: OrderedDict[str, workflow.WorkflowTemplate] = OrderedDict()
 
-    def of_claim(self, claim: Claim) -> Course:
+    def from_claim(self, claim: Claim) -> AttemptSpec:
         """Return the course of a fresh claim, whose prompt is still to be sent."""
-        return Course(
+        return AttemptSpec(
             attempt_id=claim.attempt_id,
             number=claim.number,
             prompt_id=claim.prompt_id,
@@ -39,13 +39,13 @@ class Courses:
             workflow=self._workflow(
                 claim.group_id, claim.workflow_json, claim.parameters_json, claim.seed
             ),
-            fresh=True,
+            is_new=True,
         )
 
-    def of_attempt(self, row: Attempt) -> Course:
+    def from_row(self, row: Attempt) -> AttemptSpec:
         """Return the course of a stored attempt (child and group loaded) that is taken up again."""
         group = row.child.group
-        return Course(
+        return AttemptSpec(
             attempt_id=row.pk,
             number=row.number,
             prompt_id=row.prompt_id,

@@ -28,7 +28,7 @@ class Claimer:
     def __init__(self, session: BackendSession) -> None:
         self._session = session
         #: Set where there may be something to claim.
-        self.woken = asyncio.Event()
+        self.work_available = asyncio.Event()
         #: Whether a child may wait for its pause to end; while nothing waits, nobody is asked.
         self._may_pause = True
         self._is_claiming = False
@@ -37,38 +37,38 @@ class Claimer:
         #: Until when, in monotonic time, nothing is claimed since a prompt was refused.
         self._rests_until = float("-inf")
 
-    def rest(self) -> None:
+    def back_off(self) -> None:
         """Claim nothing for a moment: the backend has refused a prompt, and may refuse the next as fast."""
-        self._rests_until = time.monotonic() + self._session.timing.after_refusal
+        self._rests_until = time.monotonic() + self._session.intervals.refusal_backoff
 
     async def run(self) -> None:
         """Claim and send while something waits and a place is free; else wait to be woken."""
         session = self._session
         while True:
             if time.monotonic() < self._unsure_until:
-                await self._give_back_missed()
+                await self._release_orphaned_claims()
             await self._claim_all()
-            patience = await self._patience() if self._may_pause else session.timing.safety_poll
+            patience = await self._poll_delay() if self._may_pause else session.intervals.poll
             if (rest := self._rests_until - time.monotonic()) > 0:
                 patience = min(patience, rest)
             try:
                 async with asyncio.timeout(patience):
-                    await self.woken.wait()
+                    await self.work_available.wait()
             except TimeoutError:
                 pass
             # Whoever has a child wait here rings, and the runner does so every few seconds after.
-            self._may_pause = self.woken.is_set() or patience < session.timing.safety_poll
-            self.woken.clear()
+            self._may_pause = self.work_available.is_set() or patience < session.intervals.poll
+            self.work_available.clear()
 
     @property
-    def is_settled(self) -> bool:
+    def has_no_pending_claim(self) -> bool:
         """Whether every claim there is has its driver: none is being stored, or may be and is not known."""
         return not self._is_claiming and time.monotonic() >= self._unsure_until
 
-    async def _patience(self) -> float:
+    async def _poll_delay(self) -> float:
         """Return for how many seconds nothing is to be claimed unless somebody rings."""
         session = self._session
-        patience = session.timing.safety_poll
+        patience = session.intervals.poll
         if self._may_claim():
             due_in = await session.database.run_with_retry(work.next_due_in, session.backend_id)
             if due_in is not None:
@@ -78,18 +78,18 @@ class Claimer:
     def _may_claim(self) -> bool:
         """Whether it is worth asking; what was said of the backend is decided under the fence."""
         session = self._session
-        version = session.observer.version
+        version = session.health.version
         return (
-            not session.is_leaving
+            not session.is_handing_over
             and time.monotonic() >= self._rests_until
-            and session.housekeeper.has_begun
-            and session.orders.takes_prompts
-            and session.observer.is_known
+            and session.reconciler.ran_once
+            and session.desired_state.is_schedulable
+            and session.health.is_known
             and keeps_prompt_id(version)
             and session.sockets.client_id is not None
             and session.is_reachable
-            and session.may_change_backend
-            and len(session.drivers) < session.around.depth
+            and session.lease_is_fresh
+            and len(session.drivers) < session.context.depth
         )
 
     async def _claim_all(self) -> None:
@@ -101,7 +101,7 @@ class Claimer:
             if claim is None:
                 return
             try:
-                session.drive(session.courses.of_claim(claim))
+                session.start_attempt(session.specs.from_claim(claim))
             except Exception as error:
                 logger.exception("%s cannot be made ready", claim.child_id)
                 message = f"Its workflow cannot be made ready: {error}"
@@ -117,15 +117,15 @@ class Claimer:
                 claims.child_claim,
                 fence=session.fence,
                 client_id=client_id,
-                depth=session.around.depth,
+                depth=session.context.depth,
             )
         except TRANSIENT as error:
-            await self._be_unsure(error)
+            await self._on_unknown_commit(error)
             return None
         finally:
             self._is_claiming = False
 
-    async def _be_unsure(self, error: Exception) -> None:
+    async def _on_unknown_commit(self, error: Exception) -> None:
         """Look soon, and for a while, whether the claim was stored and its answer lost."""
         session = self._session
         logger.warning(
@@ -134,14 +134,14 @@ class Claimer:
             str(error).strip() or type(error).__name__,
         )
         self._unsure_until = time.monotonic() + _UNSURE_FOR
-        await asyncio.sleep(session.timing.restart_pause)
-        self.woken.set()
+        await asyncio.sleep(session.intervals.restart_pause)
+        self.work_available.set()
 
-    async def _give_back_missed(self) -> None:
+    async def _release_orphaned_claims(self) -> None:
         """Let children wait again whose claim nobody here knows of: nothing of it was sent."""
         session = self._session
         stored = await session.database.run_with_retry(claims.claims_stored, fence=session.fence)
-        for attempt_id in sorted(stored - session.in_hand):
+        for attempt_id in sorted(stored - session.owned_attempt_ids):
             await session.database.run_with_retry(
                 attempts.attempt_not_sent, attempt_id=attempt_id, fence=session.fence
             )

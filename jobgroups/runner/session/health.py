@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 _MAY_BE_LONG: Final = ("/queue", "/history/")
 
 
-class Observer:
+class HealthProbe:
     """Looks at one session's backend every few seconds, and stores what was seen."""
 
     def __init__(self, session: BackendSession) -> None:
         self._session = session
-        self._timing = session.timing
+        self._intervals = session.intervals
         #: Prompts that stand there, whoever's, as it last said.
         self.queue_remaining = 0
         self.version: str | None = None
@@ -55,52 +55,52 @@ class Observer:
         self._hanging: dict[str, float] = {}
 
     @property
-    def away_since(self) -> float | None:
+    def unavailable_since(self) -> float | None:
         """Since when it is away or unfit, by the monotonic clock; None while it can take work.
 
         The clock continues across the sessions of this runner: one that fails every second must not
         restart it.
         """
-        return self._session.around.away.get(self._session.backend_id)
+        return self._session.context.away.get(self._session.backend_id)
 
-    @away_since.setter
-    def away_since(self, moment: float | None) -> None:
-        away = self._session.around.away
+    @unavailable_since.setter
+    def unavailable_since(self, moment: float | None) -> None:
+        away = self._session.context.away
         if moment is None:
             away.pop(self._session.backend_id, None)
         else:
             away[self._session.backend_id] = moment
 
-    def unreachable(self, reason: str) -> None:
+    def connection_failed(self, reason: str) -> None:
         """Take in that a connection failed: the backend is away until a new one succeeds."""
         self._requests_fail = True
-        self.away(reason)
+        self.mark_unavailable(reason)
 
     def socket_lost(self, reason: str) -> None:
         """Take in that the main socket is lost; what is wrong with requests stays the reason."""
-        if self.away_since is None or not self._requests_fail:
-            self.away(reason)
+        if self.unavailable_since is None or not self._requests_fail:
+            self.mark_unavailable(reason)
 
-    def away(self, reason: str) -> None:
+    def mark_unavailable(self, reason: str) -> None:
         """Take in that it cannot take work, and why, as a clause."""
-        if self.away_since is None:
-            self.away_since = time.monotonic()
+        if self.unavailable_since is None:
+            self.unavailable_since = time.monotonic()
             logger.warning("%s is not reachable: %s", self._session.backend_id, reason)
         self.away_reason = reason
 
-    def back(self) -> None:
+    def mark_available(self) -> None:
         """The main socket stands: the backend is there, unless its requests fail."""
         if self._requests_fail:
             self._probe_now.set()
             return
-        if self.away_since is not None:
+        if self.unavailable_since is not None:
             logger.info("%s is back.", self._session.backend_id)
-        self.away_since = self._offline_since = None
-        self._session.look_and_claim()
+        self.unavailable_since = self._offline_since = None
+        self._session.resync()
 
-    def away_for(self) -> float | None:
+    def unavailable_for(self) -> float | None:
         """Return for how many seconds it has been away, None while it is there."""
-        return None if self.away_since is None else time.monotonic() - self.away_since
+        return None if self.unavailable_since is None else time.monotonic() - self.unavailable_since
 
     def offline_for(self) -> float | None:
         """Return for how many seconds nothing came from it, neither an answer nor a frame; else None.
@@ -123,19 +123,22 @@ class Observer:
             stats, failure = None, None
             self._probe_now.clear()
             try:
-                if time.monotonic() - facts_at >= self._timing.facts or self.version is None:
+                if (
+                    time.monotonic() - facts_at >= self._intervals.system_stats
+                    or self.version is None
+                ):
                     stats = await client.system_stats()
                     self.version, facts_at = stats.version, time.monotonic()
                     self.is_known = True
-                    self._session.wake()
-                away = self.away_since is not None
-                if away or not self._session.sockets.is_speaking:
+                    self._session.notify()
+                away = self.unavailable_since is not None
+                if away or not self._session.sockets.is_active:
                     # A kept connection may work long after new ones are refused, and prompts need those.
                     self.queue_remaining = await client.queue_remaining(new_connection=away)
-                await self._look_for_a_dead_worker()
-                await self._meet_abandoned()
+                await self._check_worker()
+                await self._reconcile_abandoned()
             except BackendError as error:
-                self._session.question_failed(error)
+                self._session.request_failed(error)
                 # A queue longer than the limit: the backend is there, and answers.
                 if not (isinstance(error, AnswerTooLarge) and error.path.startswith(_MAY_BE_LONG)):
                     failure = error
@@ -146,7 +149,7 @@ class Observer:
                 self._failed(failure)
                 await self._store_seen(None, heard=False)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._timing.observe):
+                async with asyncio.timeout(self._intervals.probe):
                     await self._probe_now.wait()
 
     def _failed(self, error: BackendError) -> None:
@@ -159,35 +162,35 @@ class Observer:
             self._offline_since = None
         elif self.offline_for() is None:
             self._offline_since = time.monotonic()
-        self.unreachable(error.detail)
+        self.connection_failed(error.detail)
 
     def _answered(self) -> None:
         self._offline_since = None
         sockets = self._session.sockets
-        unfit = self._unfit()
+        unfit = self._failing_condition()
         self.is_unfit = self._requests_fail = unfit is not None
         if unfit is not None:
-            self.away(unfit)
+            self.mark_unavailable(unfit)
         elif sockets.client_id is None:
-            if time.monotonic() - sockets.lost_at >= self._timing.suspect_after:
-                self.away("it answers, but its event socket does not open")
-        elif (away := self.away_for()) is not None:
-            if away >= self._timing.suspect_after:
+            if time.monotonic() - sockets.lost_at >= self._intervals.suspect_after:
+                self.mark_unavailable("it answers, but its event socket does not open")
+        elif (away := self.unavailable_for()) is not None:
+            if away >= self._intervals.suspect_after:
                 # After so long the socket may be half-open: it would stay silent for ever.
                 sockets.replace()
-            self.away_since = None
-            self._session.look_and_claim()
+            self.unavailable_since = None
+            self._session.resync()
 
-    def _unfit(self) -> str | None:
+    def _failing_condition(self) -> str | None:
         """Return why a backend that answers can take no work all the same, as a clause."""
         if not keeps_prompt_id(self.version):
             return f"ComfyUI {self.version} is too old to be driven safely; update it to 0.3.45"
         stuck, hanging = self._stuck_for(), self._hanging_for()
-        if stuck is not None and stuck >= self._timing.stuck_after:
+        if stuck is not None and stuck >= self._intervals.stuck_after:
             return f"prompts have been pending for {stuck:.0f} s and nothing runs; restart it"
         if hanging is not None:
             return f"its prompt was to be stopped {hanging:.0f} s ago and goes on; restart it if it hangs"
-        if len(self._session.broken) >= self._session.around.depth:
+        if len(self._session.broken) >= self._session.context.depth:
             return "unexpected errors keep every prompt there from being followed; see the Director's log"
         return self._look_ups_fail()
 
@@ -196,7 +199,7 @@ class Observer:
         moment = time.monotonic()
         for driver in self._session.drivers.values():
             since = driver.unanswered_since
-            if since is not None and moment - since >= self._timing.stuck_after:
+            if since is not None and moment - since >= self._intervals.stuck_after:
                 why = driver.unanswered_reason.rstrip(".")
                 return f"no look-up of a prompt has succeeded for {moment - since:.0f} s: {why}"
         return None
@@ -215,20 +218,20 @@ class Observer:
         stopping = [
             driver
             for driver in self._session.drivers.values()
-            if driver.stop_owed and driver.state is AttemptState.RUNNING
+            if driver.stop_pending and driver.state is AttemptState.RUNNING
         ]
         self._hanging = {
             driver.prompt_id: self._hanging.get(driver.prompt_id, moment) for driver in stopping
         }
         for driver in stopping:
-            may_take = self._timing.stuck_after
+            may_take = self._intervals.stuck_after
             if driver.left_running:
-                may_take = max(may_take, driver.course.timeout_s)
+                may_take = max(may_take, driver.spec.timeout_s)
             if (lasts := moment - self._hanging[driver.prompt_id]) >= may_take:
                 return lasts
         return None
 
-    async def _look_for_a_dead_worker(self) -> None:
+    async def _check_worker(self) -> None:
         """Note since when prompts are pending and nothing runs (comfyui-protocol.md, trap 1)."""
         drivers = self._session.drivers.values()
         pending = any(driver.is_pending for driver in drivers)
@@ -246,14 +249,14 @@ class Observer:
 
     async def _store_seen(self, stats: SystemStats | None, *, heard: bool) -> None:
         stuck = self._stuck_for()
-        reason = self.away_reason if self.away_since is not None else ""
-        if not reason and stuck is not None and stuck >= self._timing.suspect_after:
+        reason = self.away_reason if self.unavailable_since is not None else ""
+        if not reason and stuck is not None and stuck >= self._intervals.suspect_after:
             reason = f"suspected: prompts pending for {stuck:.0f} s and nothing runs"
         if not reason and (why := self._session.left_running):
             reason = f"{LEFT_RUNNING}{why}"
         running, pending, foreign = self._queue_split()
         seen: dict[str, Any] = {
-            "reachable": self.away_since is None,
+            "reachable": self.unavailable_since is None,
             # One that answers and is not fit was heard: nobody needs to ask it again.
             "responded": heard,
             "reason": reason,
@@ -265,7 +268,10 @@ class Observer:
             seen["version"] = stats.version or ""
             seen["devices"] = [device.to_json() for device in stats.devices]
         moment = time.monotonic()
-        if seen == self._stored and moment - self._stored_at < self._timing.say_again:
+        if (
+            seen == self._stored
+            and moment - self._stored_at < self._intervals.store_unchanged_after
+        ):
             # The same as a moment ago: a farm's idle backends need not cost a synced write each look.
             return
         session = self._session
@@ -285,7 +291,7 @@ class Observer:
 
     # --- the abandoned list -----------------------------------------------------------------------
 
-    async def _meet_abandoned(self) -> None:
+    async def _reconcile_abandoned(self) -> None:
         """Remove or adopt prompts of closed attempts that turned up after all."""
         session = self._session
         listed = await session.database.run_with_retry(work.abandoned_prompts, session.backend_id)
@@ -293,15 +299,15 @@ class Observer:
             return
         queue = await session.client.queue()
         for abandoned in listed:
-            await self._meet(abandoned, queue)
+            await self._reconcile(abandoned, queue)
 
-    async def _meet(self, abandoned: AbandonedPrompt, queue: Queue) -> None:
+    async def _reconcile(self, abandoned: AbandonedPrompt, queue: Queue) -> None:
         prompt_id = abandoned.prompt_id
         session = self._session
         if any(item.prompt_id == prompt_id for item in queue.running):
-            await self._met_running(abandoned)
+            await self._adopt_or_interrupt(abandoned)
         elif any(item.prompt_id == prompt_id for item in queue.pending):
-            if session.may_change_backend:
+            if session.lease_is_fresh:
                 await session.client.delete_pending([prompt_id])
         elif await session.client.history(prompt_id) is not None:
             # It ended while nobody looked: a driver stores its end.
@@ -311,7 +317,7 @@ class Observer:
                 attempts.abandoned_forget_old, attempt_id=abandoned.attempt_id, fence=session.fence
             )
 
-    async def _met_running(self, abandoned: AbandonedPrompt) -> None:
+    async def _adopt_or_interrupt(self, abandoned: AbandonedPrompt) -> None:
         session = self._session
         adopted = await session.database.run_with_retry(
             attempts.abandoned_met,
@@ -328,4 +334,4 @@ class Observer:
         session = self._session
         row = await session.database.run_with_retry(work.attempt_with_group, attempt_id)
         if row.prompt_id not in session.drivers:
-            session.drive(session.courses.of_attempt(row))
+            session.start_attempt(session.specs.from_row(row))

@@ -25,12 +25,12 @@ from jobgroups.events.hub import Hub, Message, PreviewFrame
 from jobgroups.serializers import MAX_FRAME_BYTES, to_json
 
 if TYPE_CHECKING:
-    from jobgroups.runner.attempt.driver import Course
+    from jobgroups.runner.attempt.driver import AttemptSpec
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two previews of a child.
-GAP: Final = 0.25
+MIN_INTERVAL: Final = 0.25
 
 
 class SessionPreviews:
@@ -38,23 +38,23 @@ class SessionPreviews:
 
     Args:
         hub: asked who looks, and told what is to be seen.
-        courses: gives the attempts that stand at the backend now.
+        specs: gives the attempts that stand at the backend now.
     """
 
     def __init__(
-        self, hub: Hub, backend_id: str, courses: Callable[[], Iterable[tuple[str, Course]]]
+        self, hub: Hub, backend_id: str, specs: Callable[[], Iterable[tuple[str, AttemptSpec]]]
     ) -> None:
         self._hub = hub
         self._backend_id = backend_id
-        self._courses = courses
+        self._specs = specs
         self._executing: str | None = None
-        self._windows: dict[str, _Window] = {}
+        self._throttles: dict[str, _Throttle] = {}
 
     def are_wanted(self) -> bool:
         """Whether somebody looks at a child that stands at the backend."""
-        return any(self._hub.wants_previews(course.group_id) for _, course in self._courses())
+        return any(self._hub.wants_previews(spec.group_id) for _, spec in self._specs())
 
-    def note(self, event: Event) -> None:
+    def track(self, event: Event) -> None:
         """Take in which prompt executes: a preview without a name (type 1) is of that one."""
         match event:
             case ExecutionStart(prompt_id=prompt_id):
@@ -70,37 +70,37 @@ class SessionPreviews:
                 # ComfyUI shows everybody the previews of prompts that were sent without a client.
                 self._executing = None
 
-    def show(self, preview: Preview) -> None:
+    def publish(self, preview: Preview) -> None:
         """Pass a preview on if it is of a prompt of ours that somebody looks at."""
         prompt_id = preview.prompt_id or self._executing
-        course = dict(self._courses()).get(prompt_id or "")
-        if prompt_id is None or course is None or not self._hub.wants_previews(course.group_id):
+        spec = dict(self._specs()).get(prompt_id or "")
+        if prompt_id is None or spec is None or not self._hub.wants_previews(spec.group_id):
             return
-        window = self._windows.get(prompt_id)
-        if window is None:
-            present = {one for one, _ in self._courses()}
-            self._windows = {one: w for one, w in self._windows.items() if one in present}
-            window = self._windows[prompt_id] = _Window(self._hub, self._backend_id, course)
-        window.show(preview)
+        throttle = self._throttles.get(prompt_id)
+        if throttle is None:
+            present = {one for one, _ in self._specs()}
+            self._throttles = {one: w for one, w in self._throttles.items() if one in present}
+            throttle = self._throttles[prompt_id] = _Throttle(self._hub, self._backend_id, spec)
+        throttle.publish(preview)
 
 
-class _Window:
+class _Throttle:
     """One attempt's previews: the latest, now or when the gap is over."""
 
-    def __init__(self, hub: Hub, backend_id: str, course: Course) -> None:
+    def __init__(self, hub: Hub, backend_id: str, spec: AttemptSpec) -> None:
         self._hub = hub
         self._backend_id = backend_id
-        self._course = course
+        self._spec = spec
         self._sent_at = float("-inf")
         self._latest: Preview | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def show(self, preview: Preview) -> None:
+    def publish(self, preview: Preview) -> None:
         self._latest = preview
         if self._timer is not None:
             return
         loop = asyncio.get_running_loop()
-        wait = self._sent_at + GAP - loop.time()
+        wait = self._sent_at + MIN_INTERVAL - loop.time()
         if wait <= 0:
             self._send()
         else:
@@ -109,23 +109,23 @@ class _Window:
     def _send(self) -> None:
         self._timer = None
         preview, self._latest = self._latest, None
-        if preview is None or not self._hub.wants_previews(self._course.group_id):
+        if preview is None or not self._hub.wants_previews(self._spec.group_id):
             return
         self._sent_at = asyncio.get_running_loop().time()
         # SaveImageWebsocket sends whole PNGs this way; base64 makes four bytes of three.
         if len(preview.image) * 4 // 3 > MAX_FRAME_BYTES - 1024:
             logger.debug("A preview of %d bytes is too large to be shown.", len(preview.image))
             return
-        frame = PreviewFrame(self._course.child_id, self._course.number, self._text(preview))
-        self._hub.publish(Message(group_id=self._course.group_id, previews=(frame,)))
+        frame = PreviewFrame(self._spec.child_id, self._spec.number, self._text(preview))
+        self._hub.publish(Message(group_id=self._spec.group_id, previews=(frame,)))
 
     def _text(self, preview: Preview) -> str:
         return to_json(
             {
                 "type": "child_preview",
-                "job_id": self._course.child_id,
+                "job_id": self._spec.child_id,
                 "backend_id": self._backend_id,
-                "attempt": self._course.number,
+                "attempt": self._spec.number,
                 "mime": f"image/{preview.image_type}",
                 "image": base64.b64encode(preview.image).decode("ascii"),
             }

@@ -31,13 +31,13 @@ _OLD_EVERY: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class DesiredState:
     """What a backend's row says that its session is to do."""
 
     enabled: bool = True
     hold: Hold = Hold.NONE
     #: Whether what runs there is given back.
-    at_once: bool = False
+    evict: bool = False
     by: str = ""
     quarantined_at: dt.datetime | None = None
     #: When it is tried again; None: when a person says so.
@@ -52,17 +52,17 @@ class Orders:
         return self.quarantined_at is not None
 
     @property
-    def takes_prompts(self) -> bool:
+    def is_schedulable(self) -> bool:
         """Whether anything may be sent there."""
         return self.enabled and not self.hold and not self.quarantined
 
 
-def orders_of(row: Mapping[str, Any]) -> Orders:
+def desired_state(row: Mapping[str, Any]) -> DesiredState:
     """Return the orders out of a backend's row's values."""
-    return Orders(
+    return DesiredState(
         enabled=row["enabled"],
         hold=Hold(row["hold"]),
-        at_once=row["evict"],
+        evict=row["evict"],
         by=row["changed_by"],
         quarantined_at=row["quarantined_at"],
         quarantine_until=row["quarantine_until"],
@@ -71,55 +71,55 @@ def orders_of(row: Mapping[str, Any]) -> Orders:
     )
 
 
-class Housekeeper:
-    """Carries out one session's orders, and ends or moves what waits for its backend too long."""
+class Reconciler:
+    """Carries out one session's desired, and ends or moves what waits for its backend too long."""
 
     def __init__(self, session: BackendSession) -> None:
         self._session = session
         #: Set where the orders changed, or something ended that they wait for.
-        self.woken = asyncio.Event()
+        self.work_available = asyncio.Event()
         #: Whether what waited too long before this session began was ended: it is not to be sent.
-        self.has_begun = False
+        self.ran_once = False
         #: When it was last looked for what waits too long, and whether all drivers had looked by then.
         self._looked_at, self._was_known = float("-inf"), False
 
     async def run(self) -> None:
         """Look on every ring, and every few seconds without one, until cancelled."""
         while True:
-            self.woken.clear()
-            await self._carry_out()
+            self.work_available.clear()
+            await self._apply_desired_state()
             await self._move_what_was_sent()
-            await self._end_what_waits_too_long()
-            if not self.has_begun:
-                self.has_begun = True
-                self._session.wake()
+            await self._expire_queued()
+            if not self.ran_once:
+                self.ran_once = True
+                self._session.notify()
             try:
-                async with asyncio.timeout(self._session.timing.safety_poll):
-                    await self.woken.wait()
+                async with asyncio.timeout(self._session.intervals.poll):
+                    await self.work_available.wait()
             except TimeoutError:
                 pass
 
     async def end_waits(self) -> None:
         """Move or end what has waited too long for a backend at which this session does nothing else."""
-        if self._session.orders.enabled:
+        if self._session.desired_state.enabled:
             await self._move_what_waits()
-            await self._end_what_waits_too_long()
+            await self._expire_queued()
         else:
             await self._store(expiry.children_of_disabled)
 
     # --- orders -----------------------------------------------------------------------------------
 
-    async def _carry_out(self) -> None:
-        orders = self._session.orders
-        if not orders.enabled:
+    async def _apply_desired_state(self) -> None:
+        desired = self._session.desired_state
+        if not desired.enabled:
             await self._store(expiry.children_of_disabled)
             return
-        if orders.hold and orders.at_once:
+        if desired.hold and desired.evict:
             self._session.stop_attempts(await self._store(holds.prompts_given_back))
-        if orders.quarantined and _is_over(orders):
+        if desired.quarantined and _is_over(desired):
             await self._probe()
         await self._move_what_waits()
-        if orders.hold is Hold.DRAIN and await self._store(holds.backend_emptied):
+        if desired.hold is Hold.DRAIN and await self._store(holds.backend_emptied):
             logger.info("%s is drained, and disabled.", self._session.backend_id)
 
     async def _probe(self) -> None:
@@ -135,20 +135,20 @@ class Housekeeper:
             return
         if await self._store(holds.quarantine_over):
             logger.info("%s is on probation.", self._session.backend_id)
-            free = replace(self._session.orders, quarantined_at=None, quarantine_until=None)
-            self._session.take_orders(free)
+            free = replace(self._session.desired_state, quarantined_at=None, quarantine_until=None)
+            self._session.set_desired_state(free)
 
     async def _move_what_waits(self) -> None:
         """Have what waits here and may go elsewhere go, where nothing is sent here for a while."""
-        session, orders = self._session, self._session.orders
-        name, away = session.backend_id, session.observer.away_for()
-        if orders.quarantined:
+        session, desired = self._session, self._session.desired_state
+        name, away = session.backend_id, session.health.unavailable_for()
+        if desired.quarantined:
             await self._store(expiry.children_move, reason=f"{name} is quarantined.")
-        elif orders.hold is Hold.DRAIN:
-            by = f" by {orders.by}" if orders.by else ""
+        elif desired.hold is Hold.DRAIN:
+            by = f" by {desired.by}" if desired.by else ""
             await self._store(expiry.children_move, reason=f"{name} is being drained{by}.")
-        elif away is not None and away >= session.around.move_after_s:
-            unfit = session.observer.is_unfit
+        elif away is not None and away >= session.context.move_after_s:
+            unfit = session.health.is_unfit
             kind = FailureClass.STALLED if unfit else FailureClass.UNREACHABLE
             reason = self._away_reason(away)
             await self._store(expiry.children_move, reason=reason, kind=kind)
@@ -156,36 +156,36 @@ class Housekeeper:
     async def _move_what_was_sent(self) -> None:
         """Have what was sent to an offline backend go elsewhere, also where that is held or disabled."""
         session = self._session
-        offline = session.observer.offline_for()
-        if offline is not None and offline >= session.around.move_after_s:
+        offline = session.health.offline_for()
+        if offline is not None and offline >= session.context.move_after_s:
             reason = self._away_reason(offline)
             session.stop_attempts(await self._store(outages.attempts_move, reason=reason))
 
     def _away_reason(self, seconds: float) -> str:
         session = self._session
         away = f"{session.backend_id} has been away for {seconds:.0f} s"
-        return sentence(f"{away}: {session.observer.away_reason}")
+        return sentence(f"{away}: {session.health.away_reason}")
 
     # --- too long ---------------------------------------------------------------------------------
 
-    async def _end_what_waits_too_long(self) -> None:
+    async def _expire_queued(self) -> None:
         """End the children that wait too long: for a backend that is away, or for a day."""
         session = self._session
         # What was rendered while nobody looked has its picture: it does not end before its driver asked.
-        is_known = all(driver.has_looked for driver in session.drivers.values())
-        away = session.observer.away_for()
-        if away is not None and away >= session.around.move_after_s:
+        is_known = all(driver.was_looked_up for driver in session.drivers.values())
+        away = session.health.unavailable_for()
+        if away is not None and away >= session.context.move_after_s:
             await self._store(expiry.children_let_go)
-        if is_known and away is not None and away >= session.around.give_up_s:
-            unfit = session.observer.is_unfit
+        if is_known and away is not None and away >= session.context.give_up_s:
+            unfit = session.health.is_unfit
             await self._store(
                 expiry.children_give_up,
                 away_s=away,
-                reason=session.observer.away_reason,
+                reason=session.health.away_reason,
                 kind=FailureClass.STALLED if unfit else FailureClass.UNREACHABLE,
             )
         await self._end_what_waits_for_a_quarantine()
-        limit = session.around.queued_limit_s
+        limit = session.context.queued_limit_s
         # A day's wait is not measured by the second, and hundreds of backends would ask.
         every = min(_OLD_EVERY, limit / 100)
         if is_known != self._was_known or time.monotonic() >= self._looked_at + every:
@@ -199,12 +199,12 @@ class Housekeeper:
 
         One that a person set aside keeps them: an operator request, which the queued limit bounds.
         """
-        orders, give_up_s = self._session.orders, self._session.around.give_up_s
-        if orders.quarantined_at is None or orders.quarantine_by:
+        desired, give_up_s = self._session.desired_state, self._session.context.give_up_s
+        if desired.quarantined_at is None or desired.quarantine_by:
             return
-        lasts = (unjumped() - orders.quarantined_at).total_seconds()
+        lasts = (unjumped() - desired.quarantined_at).total_seconds()
         if lasts >= give_up_s:
-            name, reason = self._session.backend_id, orders.quarantine_reason
+            name, reason = self._session.backend_id, desired.quarantine_reason
             message = f"{name} has been quarantined for {lasts:.0f} s: {reason}"
             await self._store(expiry.children_of_quarantined, message=message)
 
@@ -214,5 +214,5 @@ class Housekeeper:
         )
 
 
-def _is_over(orders: Orders) -> bool:
-    return orders.quarantine_until is not None and orders.quarantine_until <= now()
+def _is_over(desired: DesiredState) -> bool:
+    return desired.quarantine_until is not None and desired.quarantine_until <= now()

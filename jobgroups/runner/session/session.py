@@ -2,7 +2,7 @@
 
 A session lives as long as the runner holds the backend's lease. What happens to this backend delays
 no other one: every session waits for its own. Its parts each have a task of their own: the sockets
-hear, the observer looks, the claimer sends, the housekeeper does what was said of the backend.
+hear, the observer looks, the claimer sends, the reconciler does what was said of the backend.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from jobgroups.domain.leases import Fence
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.queries import work
-from jobgroups.runner.attempt.driver import AttemptDriver, Course
-from jobgroups.runner.attempt.spec import Courses
-from jobgroups.runner.intervals import Timing
+from jobgroups.runner.attempt.driver import AttemptDriver, AttemptSpec
+from jobgroups.runner.attempt.spec import AttemptSpecs
+from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
-from jobgroups.runner.progress import ChildReport, Reporter
+from jobgroups.runner.progress import ProgressReporter, ProgressWriter
 from jobgroups.runner.session.claimer import Claimer
-from jobgroups.runner.session.health import Observer
+from jobgroups.runner.session.health import HealthProbe
 from jobgroups.runner.session.interrupts import Interrupts
 from jobgroups.runner.session.previews import SessionPreviews
-from jobgroups.runner.session.reconciler import Housekeeper, Orders
+from jobgroups.runner.session.reconciler import DesiredState, Reconciler
 from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts, backends
 
 logger = logging.getLogger(__name__)
 
 #: Marks a prompt as ours in ComfyUI's queue and history.
-MARK: Final = "director"
+EXTRA_DATA_KEY: Final = "director"
 #: A driver that meets a defect is started again this often before its child fails.
 _MAX_DEFECTS: Final = 3
 #: The longest pause before it is started again, in pauses.
@@ -50,12 +50,12 @@ _MOST_PAUSES: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class RunnerContext:
     """What all sessions of a runner share."""
 
     database: DatabaseThreads
-    reporter: Reporter
-    timing: Timing
+    reporter: ProgressWriter
+    intervals: Intervals
     lease_clock: LeaseClock
     #: Tells this installation's and process's sockets from all others'.
     instance: str
@@ -83,75 +83,79 @@ class BackendSession:
     """Drives one backend while its lease is ours."""
 
     def __init__(
-        self, address: BackendAddress, fence: Fence, surroundings: Surroundings, orders: Orders
+        self,
+        address: BackendAddress,
+        fence: Fence,
+        surroundings: RunnerContext,
+        desired: DesiredState,
     ) -> None:
         self.backend_id = address.backend_id
         self.fence = fence
-        self.around = surroundings
+        self.context = surroundings
         self.database = surroundings.database
-        self.timing = surroundings.timing
-        self.orders = orders
+        self.intervals = surroundings.intervals
+        self.desired_state = desired
         self.client: ComfyClient
         self._address = address
         #: What stands at the backend, by prompt id.
         self.drivers: dict[str, AttemptDriver] = {}
         #: Ids of the attempts that are driven, or will be again after a defect.
-        self.in_hand: set[int] = set()
+        self.owned_attempt_ids: set[int] = set()
         #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
         self.broken: set[int] = set()
-        self.courses = Courses()
+        self.specs = AttemptSpecs()
         self.previews = SessionPreviews(
             surroundings.reporter.hub,
             self.backend_id,
-            lambda: ((one, driver.course) for one, driver in self.drivers.items()),
+            lambda: ((one, driver.spec) for one, driver in self.drivers.items()),
         )
         self.tasks: asyncio.TaskGroup
         self.sockets = Sockets(self)
-        self.observer = Observer(self)
+        self.health = HealthProbe(self)
         self.claimer = Claimer(self)
-        self.housekeeper = Housekeeper(self)
+        self.reconciler = Reconciler(self)
         self.interrupts = Interrupts()
         #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
         self.files_ahead: dt.timedelta | None = None
         #: Whether the backend is about to be another runner's: nothing more is claimed for it.
-        self.is_leaving = False
+        self.is_handing_over = False
 
     # --- what drivers ask -------------------------------------------------------------------------
 
     @property
     def is_reachable(self) -> bool:
         """Whether the backend answered when it was last asked."""
-        return self.observer.away_since is None
+        return self.health.unavailable_since is None
 
     @property
     def can_interrupt(self) -> bool:
         """Whether a prompt there can be stopped by its id; an old ComfyUI would stop another one."""
-        return supports_targeted_interrupt(self.observer.version)
+        return supports_targeted_interrupt(self.health.version)
 
     @property
-    def may_change_backend(self) -> bool:
+    def lease_is_fresh(self) -> bool:
         """Whether the lease is ours beyond doubt, so that the backend may be told anything."""
-        return self.around.lease_clock.half_is_left(self.fence)
+        return self.context.lease_clock.is_fresh(self.fence)
 
-    def mark(self, course: Course) -> dict[str, Any]:
+    def extra_data(self, spec: AttemptSpec) -> dict[str, Any]:
         """Return the ``extra_data`` that marks a prompt as ours."""
         return {
-            MARK: {
-                "group": course.group_id,
-                "job": course.child_id,
-                "attempt": course.number,
+            EXTRA_DATA_KEY: {
+                "group": spec.group_id,
+                "job": spec.child_id,
+                "attempt": spec.number,
             }
         }
 
-    def child_report(self, course: Course) -> ChildReport:
+    def child_report(self, spec: AttemptSpec) -> ProgressReporter:
         """Return where a driver reports its child's progress."""
-        return ChildReport(
-            self.around.reporter,
-            group_id=course.group_id,
-            child_id=course.child_id,
+        return ProgressReporter(
+            self.context.reporter,
+            group_id=spec.group_id,
+            child_id=spec.child_id,
             fence=self.fence,
-            attempt_id=course.attempt_id,
-            number=course.number,
+            attempt_id=spec.attempt_id,
+            number=spec.number,
         )
 
     def rename(self, driver: AttemptDriver, prompt_id: str) -> None:
@@ -162,13 +166,13 @@ class BackendSession:
 
     def expect_status_since(self, sent_at: float) -> None:
         """Have the socket replaced if no status frame follows an accepted prompt: it is deaf."""
-        self.tasks.create_task(self.sockets.check_deaf(sent_at), name=f"{self.backend_id}: deaf?")
+        self.tasks.create_task(self.sockets.check_silent(sent_at), name=f"{self.backend_id}: deaf?")
 
-    def not_reached(self, error: BackendError) -> None:
+    def connection_failed(self, error: BackendError) -> None:
         """Take in that no connection could be made."""
-        self.observer.unreachable(error.detail)
+        self.health.connection_failed(error.detail)
 
-    def question_failed(self, error: BackendError) -> None:
+    def request_failed(self, error: BackendError) -> None:
         """Take in that a question was not answered; the observer finds out how bad it is."""
         logger.debug("%s did not answer: %s", self.backend_id, error)
 
@@ -190,14 +194,14 @@ class BackendSession:
             if why or not is_running:
                 return why
         # Reading the queue may have taken long.
-        if self.may_change_backend:
+        if self.lease_is_fresh:
             with self.interrupts.sending(prompt_id):
                 await self.client.interrupt(prompt_id)
         return ""
 
     async def _runs_alone(self, prompt_id: str) -> tuple[bool, str]:
         """Return whether a prompt runs, and what forbids an interrupt that stops whatever runs."""
-        version = self.observer.version or "of unknown version"
+        version = self.health.version or "of unknown version"
         cannot = f"ComfyUI {version} is not known to stop one prompt by its id"
         try:
             queue = await self.client.queue()
@@ -244,48 +248,48 @@ class BackendSession:
 
     # --- what the runner tells --------------------------------------------------------------------
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """Look for work: something waits for this backend."""
-        self.claimer.woken.set()
+        self.claimer.work_available.set()
 
     def stop_attempts(self, attempt_ids: Iterable[int]) -> None:
         """Take in which attempts are to be stopped."""
         wanted = set(attempt_ids)
         for driver in self.drivers.values():
-            if driver.course.attempt_id in wanted:
-                driver.want_stop()
+            if driver.spec.attempt_id in wanted:
+                driver.request_stop()
 
-    def take_orders(self, orders: Orders) -> None:
+    def set_desired_state(self, desired: DesiredState) -> None:
         """Take in what was said of the backend. What was sent goes on, unless it is given back."""
-        if self.orders != orders:
-            self.orders = orders
-            self.housekeeper.woken.set()
-            self.wake()
+        if self.desired_state != desired:
+            self.desired_state = desired
+            self.reconciler.work_available.set()
+            self.notify()
 
-    def leave(self) -> None:
-        """Claim nothing more: the backend is to be handed over as soon as it :attr:`may_go`."""
-        self.is_leaving = True
+    def start_handover(self) -> None:
+        """Claim nothing more: the backend is to be handed over as soon as it :attr:`can_hand_over`."""
+        self.is_handing_over = True
 
-    def stay(self) -> None:
+    def cancel_handover(self) -> None:
         """Go on: the backend is not handed over after all."""
-        self.is_leaving = False
-        self.wake()
+        self.is_handing_over = False
+        self.notify()
 
     @property
-    def may_go(self) -> bool:
+    def can_hand_over(self) -> bool:
         """Whether no attempt suffers if another runner takes the backend over at this moment.
 
         What runs there or waits in its queue goes on. What is being sent, stopped or ended is not left
         in the middle.
         """
         drivers = self.drivers.values()
-        return self.claimer.is_settled and all(one.may_change_hands for one in drivers)
+        return self.claimer.has_no_pending_claim and all(one.can_hand_over for one in drivers)
 
     @property
     def is_sending(self) -> bool:
         """Whether a prompt is claimed and its backend's answer is not stored."""
         states = [driver.state for driver in self.drivers.values()]
-        return AttemptState.INTENT in states or not self.claimer.is_settled
+        return AttemptState.INTENT in states or not self.claimer.has_no_pending_claim
 
     # --- its course -------------------------------------------------------------------------------
 
@@ -299,47 +303,49 @@ class BackendSession:
         self.client = ComfyClient(
             self._address.url,
             headers=dict(self._address.headers),
-            max_answer_bytes=self.around.max_answer_bytes,
-            timeouts=self.around.timeouts,
+            max_answer_bytes=self.context.max_answer_bytes,
+            timeouts=self.context.timeouts,
         )
         async with self.client, asyncio.TaskGroup() as self.tasks:
-            await self._take_up()
+            await self._resume_attempts()
             name = self.backend_id
-            self.tasks.create_task(self.sockets.keep(), name=f"{name}: socket")
+            self.tasks.create_task(self.sockets.run(), name=f"{name}: socket")
             self.tasks.create_task(self.claimer.run(), name=f"{name}: claim")
-            self.tasks.create_task(self.observer.run(), name=f"{name}: observe")
-            self.tasks.create_task(self.housekeeper.run(), name=f"{name}: house")
+            self.tasks.create_task(self.health.run(), name=f"{name}: observe")
+            self.tasks.create_task(self.reconciler.run(), name=f"{name}: house")
 
     async def take_failure(self, error: Exception) -> None:
         """Store that an unexpected error ended this session, and treat its backend as one that is away.
 
-        A session may fail every second before its housekeeper starts: what waits for the backend is moved
+        A session may fail every second before its reconciler starts: what waits for the backend is moved
         or ended here.
 
         Raises:
             LeaseLost: another runner holds the backend now.
         """
         reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
-        self.observer.away(reason)
+        self.health.mark_unavailable(reason)
         await self.database.run_with_retry(
             backends.backend_seen, fence=self.fence, reachable=False, responded=False, reason=reason
         )
-        await self.housekeeper.end_waits()
+        await self.reconciler.end_waits()
 
-    async def _take_up(self) -> None:
+    async def _resume_attempts(self) -> None:
         for row in await self.database.run_with_retry(work.active_attempts, self.backend_id):
-            self.drive(self.courses.of_attempt(row))
+            self.start_attempt(self.specs.from_row(row))
 
-    def drive(self, course: Course) -> None:
+    def start_attempt(self, spec: AttemptSpec) -> None:
         """Start a driver of a claim, or of an attempt that is taken up again."""
-        driver = AttemptDriver(self, course)
+        driver = AttemptDriver(self, spec)
         self.drivers[driver.prompt_id] = driver
-        self.in_hand.add(course.attempt_id)
-        self.tasks.create_task(self._bounded(driver), name=f"{self.backend_id}: {course.child_id}")
+        self.owned_attempt_ids.add(spec.attempt_id)
+        self.tasks.create_task(
+            self._run_supervised(driver), name=f"{self.backend_id}: {spec.child_id}"
+        )
         # Also a fresh one: its socket may have broken while the claim was stored.
-        self.sockets.follow(course.client_id)
+        self.sockets.follow(spec.client_id)
 
-    async def _bounded(self, driver: AttemptDriver) -> None:
+    async def _run_supervised(self, driver: AttemptDriver) -> None:
         """Run a driver; a defect takes its attempt up again, the third one fails the child.
 
         Its attempt stays open while its prompt may stand there, and is tried again ever more rarely.
@@ -347,24 +353,24 @@ class BackendSession:
         defects = 0
         current: AttemptDriver | None = driver
         while current is not None:
-            error = await self._defect_of(current)
+            error = await self._run_driver(current)
             if error is None:
                 break
             defects += 1
             if defects == _MAX_DEFECTS:
-                self.broken.add(current.course.attempt_id)
+                self.broken.add(current.spec.attempt_id)
                 message = f"The Director failed at it ({type(error).__name__}); see its log."
-                await self.fail_broken(current.course.attempt_id, message)
-            await asyncio.sleep(self.timing.restart_pause * min(defects, _MOST_PAUSES))
-            current = await self._taken_up_again(current.course.attempt_id)
-        self.in_hand.discard(driver.course.attempt_id)
-        self.broken.discard(driver.course.attempt_id)
-        self.wake()
-        if self.orders.hold:
+                await self.fail_broken(current.spec.attempt_id, message)
+            await asyncio.sleep(self.intervals.restart_pause * min(defects, _MOST_PAUSES))
+            current = await self._restart_driver(current.spec.attempt_id)
+        self.owned_attempt_ids.discard(driver.spec.attempt_id)
+        self.broken.discard(driver.spec.attempt_id)
+        self.notify()
+        if self.desired_state.hold:
             # It may have been the last one that a drain waits for.
-            self.housekeeper.woken.set()
+            self.reconciler.work_available.set()
 
-    async def _defect_of(self, driver: AttemptDriver) -> Exception | None:
+    async def _run_driver(self, driver: AttemptDriver) -> Exception | None:
         """Run a driver to its end and return the defect that ended it, if one did."""
         try:
             await driver.run()
@@ -377,11 +383,11 @@ class BackendSession:
             self.drivers.pop(driver.prompt_id, None)
         return None
 
-    async def _taken_up_again(self, attempt_id: int) -> AttemptDriver | None:
+    async def _restart_driver(self, attempt_id: int) -> AttemptDriver | None:
         row = await self.database.run_with_retry(work.attempt_with_group, attempt_id)
         if row.ended_at is not None:
             return None
-        again = AttemptDriver(self, self.courses.of_attempt(row))
+        again = AttemptDriver(self, self.specs.from_row(row))
         self.drivers[again.prompt_id] = again
         self.sockets.follow(again.client_id)
         return again
@@ -394,27 +400,27 @@ class BackendSession:
 
     # --- what its parts tell ----------------------------------------------------------------------
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Hand an event to the prompt it belongs to. Never waits: an unread socket stalls them all."""
         if isinstance(event, Status):
-            self.observer.queue_remaining = event.queue_remaining
+            self.health.queue_remaining = event.queue_remaining
             return
         if isinstance(event, Preview):
-            self.previews.show(event)
+            self.previews.publish(event)
             return
         if isinstance(event, Text):
             return
-        self.previews.note(event)
+        self.previews.track(event)
         prompt_id = getattr(event, "prompt_id", None)
         driver = self.drivers.get(prompt_id or "")
         if driver is not None:
-            driver.hear(event)
+            driver.on_event(event)
 
-    def look_and_claim(self) -> None:
+    def resync(self) -> None:
         """The backend is back: look where everything stands, and look for work."""
         for driver in self.drivers.values():
-            driver.look_now()
-        self.wake()
+            driver.look_up_now()
+        self.notify()
 
 
 def address_of(row: Mapping[str, Any]) -> BackendAddress:
