@@ -404,7 +404,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": [],
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["jobgroups.api.requests.body.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": [],  # jobgroups.api.requests.body reads the body
     "EXCEPTION_HANDLER": "director.web.errors.exception_handler",
 }
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from django.conf import settings
-from django.http import HttpRequest, UnreadablePostError
-from rest_framework.parsers import BaseParser
+from django.http import UnreadablePostError
+from django.utils.http import parse_header_parameters
 from rest_framework.request import Request
 
 from jobgroups.errors import InvalidRequest, JobGroupsError
@@ -55,34 +54,6 @@ class _Refused(ValueError):
     """JSON that only Python's parser accepts; the text is the clause for the client."""
 
 
-class StrictJSONParser(BaseParser):
-    """The only parser of the API."""
-
-    media_type = "application/json"
-
-    def parse(
-        self,
-        stream: IO[Any] | HttpRequest,
-        media_type: str | None = None,
-        parser_context: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Read at most one byte more than the limit, so that a body without a length is bounded too.
-
-        Raises:
-            PayloadTooLarge: the body is longer than the limit.
-            InvalidJSON: the body is not UTF-8, not JSON, or incomplete.
-            InvalidRequest: the body is not an object, or contains what cannot be stored.
-        """
-        limit: int = settings.DIRECTOR_MAX_BODY_BYTES
-        try:
-            content: bytes = stream.read(limit + 1)
-        except UnreadablePostError:
-            raise InvalidJSON("The body is incomplete.") from None
-        if len(content) > limit:
-            raise PayloadTooLarge(limit)
-        return _object(_decoded(content))
-
-
 def json_body(request: Request) -> dict[str, Any]:
     """Return the request's body, which must be a JSON object.
 
@@ -90,14 +61,18 @@ def json_body(request: Request) -> dict[str, Any]:
 
     Raises:
         UnsupportedMediaType: another media type, charset or encoding, or no media type.
-        JobGroupsError: as :meth:`StrictJSONParser.parse`.
+        PayloadTooLarge: the body is longer than the limit.
+        InvalidJSON: the body is not UTF-8, not JSON, or incomplete.
+        InvalidRequest: the body is not an object, or contains what cannot be stored.
     """
-    plain: HttpRequest = request._request
-    _check_media_type(plain)
-    declared = plain.headers.get("Content-Length", "")
+    _check_media_type(request)
+    declared = request.headers.get("Content-Length", "")
     if declared.isdecimal() and int(declared) > settings.DIRECTOR_MAX_BODY_BYTES:
         raise PayloadTooLarge(settings.DIRECTOR_MAX_BODY_BYTES)
-    return StrictJSONParser().parse(plain)
+    try:
+        return parse(read_body(request))
+    except UnreadablePostError:
+        raise InvalidJSON("The body is incomplete.") from None
 
 
 def optional_json_body(request: Request) -> dict[str, Any]:
@@ -105,17 +80,42 @@ def optional_json_body(request: Request) -> dict[str, Any]:
 
     ``curl -X POST`` sends neither a body nor a media type.
     """
-    plain: HttpRequest = request._request
-    if plain.headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in plain.headers:
+    headers = request.headers
+    if headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in headers:
         return {}
     return json_body(request)
 
 
-def _check_media_type(request: HttpRequest) -> None:
-    params: Mapping[str, str] = request.content_params or {}
-    charset = params.get("charset", "utf-8").lower()
+def read_body(request: Request) -> bytes:
+    """Return the body, of which at most one byte more than the limit is read: it may have no length.
+
+    Raises:
+        PayloadTooLarge: the body is longer than the limit.
+        UnreadablePostError: the body is incomplete.
+    """
+    limit: int = settings.DIRECTOR_MAX_BODY_BYTES
+    content = request.read(limit + 1)
+    if len(content) > limit:
+        raise PayloadTooLarge(limit)
+    return content
+
+
+def media_type(request: Request) -> tuple[str, dict[str, str]]:
+    """Return the declared media type of the body in lower case, and its parameters."""
+    declared, parameters = parse_header_parameters(request.content_type)
+    return declared, parameters
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body, or raise as :func:`json_body` does."""
+    return _object(_decoded(content))
+
+
+def _check_media_type(request: Request) -> None:
+    declared, parameters = media_type(request)
+    charset = parameters.get("charset", "utf-8").lower()
     encoding = request.headers.get("Content-Encoding", "identity").lower()
-    if request.content_type != "application/json" or charset not in _CHARSETS:
+    if declared != "application/json" or charset not in _CHARSETS:
         raise UnsupportedMediaType
     if encoding != "identity":
         raise UnsupportedMediaType(

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.http import HttpRequest
 from rest_framework.negotiation import BaseContentNegotiation
-from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,9 +15,6 @@ from rest_framework.views import APIView
 
 class _AlwaysJSON(BaseContentNegotiation):
     """Respond in JSON: the ``Accept`` header of a browser and ``?format=`` cause no error."""
-
-    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser:
-        return next(iter(parsers))
 
     def select_renderer(
         self,

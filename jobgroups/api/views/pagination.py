@@ -12,5 +12,4 @@ def with_query(request: Request, **params: str | None) -> str | None:
         if value is None:
             return None
         query[name] = value
-    plain = request._request
-    return plain.build_absolute_uri(f"{plain.path}?{query.urlencode()}")
+    return request.build_absolute_uri(f"{request.path}?{query.urlencode()}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import secrets
 
-from django.conf import settings
 from django.http import HttpRequest, StreamingHttpResponse, UnreadablePostError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobgroups.api.requests import path_params
-from jobgroups.api.requests.body import PayloadTooLarge
+from jobgroups.api.requests.body import media_type, read_body
 from jobgroups.api.requests.query_params import SeedsQuery, ZipQuery
-from jobgroups.api.views.async_base import AsyncApiView, note_replaced, read
+from jobgroups.api.views import async_base
+from jobgroups.api.views.async_base import AsyncApiView, note_replaced
 from jobgroups.api.views.base import ApiView
 from jobgroups.errors import JobGroupsError, NoOutputs, NoWorkflow
 from jobgroups.outputs import media_types
@@ -40,7 +40,7 @@ class ZipView(AsyncApiView):
         """Return all originals of a group, or those of its starred children."""
         starred = ZipQuery.read_query(request.GET)["which"] == "starred"
         group = path_params.group_id(group_id)
-        files = await read(group_outputs, group, starred=starred)
+        files = await async_base.read(group_outputs, group, starred=starred)
         if not files:
             raise NoOutputs(starred=starred)
         body = iter_zip(files, note_replaced)
@@ -88,14 +88,10 @@ class WorkflowFromPngView(ApiView):
 
     def post(self, request: Request) -> Response:
         """Return the workflow with which a PNG was made."""
-        plain: HttpRequest = request._request
-        if plain.content_type != "image/png":
+        if media_type(request)[0] != "image/png":
             raise NotDeclaredPng
-        limit: int = settings.DIRECTOR_MAX_BODY_BYTES
         try:
-            content = plain.read(limit + 1)
+            content = read_body(request)
         except UnreadablePostError:
             raise NoWorkflow("The body is incomplete.") from None
-        if len(content) > limit:
-            raise PayloadTooLarge(limit)
         return Response({"workflow_json": workflow_in_png(content)})
