@@ -35,6 +35,7 @@ from jobgroups.services.group_transaction import GroupWrite
 from jobgroups.services.outcomes import (
     End,
     Failure,
+    close_attempt,
     close_with_end,
     end_child,
     fail_attempt,
@@ -335,9 +336,7 @@ def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
 def attempt_not_sent(*, attempt_id: int, fence: Fence) -> bool:
     """The connection never stood, so nothing can have arrived: the child waits again."""
     with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        closed = write.move_attempt(
-            attempt, AttemptState.NOT_SENT, ended_at=now(), is_counted=False
-        )
+        closed = close_attempt(write, attempt, AttemptState.NOT_SENT, is_counted=False)
         if closed:
             requeue_or_adopt(
                 write, child, attempt, reason="not sent: the backend was not reachable"
@@ -352,10 +351,10 @@ def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: dt.
     The old id stays on the abandoned list, for a killed sender's bytes still arrive.
     """
     with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        closed = write.move_attempt(
+        closed = close_attempt(
+            write,
             attempt,
             AttemptState.NEVER_ACCEPTED,
-            ended_at=now(),
             is_counted=False,
         )
         if not closed:
@@ -394,7 +393,7 @@ def attempt_lost(*, attempt_id: int, fence: Fence, reason: str) -> bool:
             failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
             return fail_attempt(write, child, attempt, AttemptState.LOST, failure)
         charged = attempt.is_counted and attempt.started_at is not None
-        closed = write.move_attempt(attempt, AttemptState.LOST, ended_at=now(), is_counted=charged)
+        closed = close_attempt(write, attempt, AttemptState.LOST, is_counted=charged)
         if closed:
             requeue_or_fail(write, child, attempt, reason, FailureClass.BACKEND_LOST)
         return closed

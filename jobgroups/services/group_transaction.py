@@ -23,7 +23,6 @@ from jobgroups.domain.states import (
 )
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import notices, quarantine
 
 
 class GroupWrite:
@@ -111,17 +110,14 @@ class GroupWrite:
         return True
 
     def move_attempt(self, attempt: Attempt, to: AttemptState, **fields: Any) -> bool:
-        """Move an attempt if its stored state allows it, and return whether this call did."""
+        """Move an attempt if its stored state allows it, and return whether this call did.
+
+        A final state is stored by ``outcomes.close_attempt`` alone."""
         moved = {"state": to, **fields}
         if not update_where(Attempt, attempt.pk, moved, state=attempt_sources_of(to)):
             return False
-        known = attempt.failure_class
         for name, value in {"state": to.value, **fields}.items():
             setattr(attempt, name, value)
-        # Here, so that no end can be stored without it, and before anybody decides what follows. A
-        # failure that was told before the end, when its stop was asked for, is no news by now.
-        if not known or attempt.failure_class != known:
-            quarantine.take_in(attempt)
         return True
 
     def owe_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
@@ -135,14 +131,18 @@ class GroupWrite:
         """Have the group's status derived although no child was moved through here."""
         self._moved = True
 
-    def close(self) -> None:
-        """Derive the group from its children, and record the events."""
-        if self._moved:
-            self._derive()
+    def close(self) -> list[ChildJob] | None:
+        """Derive the group from its children, and record the events.
+
+        Returns:
+            The children, if the group's run has ended; else None.
+        """
+        children = self._derive() if self._moved else None
         if self._events:
             log.append_events(self.group, self._events)
+        return children
 
-    def _derive(self) -> None:
+    def _derive(self) -> list[ChildJob] | None:
         group = self.group
         with connection.cursor() as cursor:
             cursor.execute(_COUNT, [group.id])
@@ -161,10 +161,11 @@ class GroupWrite:
         if ended:
             group.completed_at = now()
         update_where(JobGroup, group.pk, {name: getattr(group, name) for name in _DERIVED})
-        if ended:
-            children = _children_of(group.id)
-            self.add(log.group_complete(group, children))
-            notices.group_ended(group, children)
+        if not ended:
+            return None
+        children = _children_of(group.id)
+        self.add(log.group_complete(group, children))
+        return children
 
 
 #: Written out, as the events' statement is.

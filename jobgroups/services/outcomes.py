@@ -58,6 +58,23 @@ class Failure:
         }
 
 
+def close_attempt(write: GroupWrite, attempt: Attempt, state: AttemptState, **fields: Any) -> bool:
+    """Store a final state of an attempt, and what it means for its backend.
+
+    Every final state of an attempt whose backend is registered is stored here, before the child is decided.
+
+    Returns:
+        Whether this call closed the attempt.
+    """
+    known = attempt.failure_class
+    if not write.move_attempt(attempt, state, **{"ended_at": now(), **fields}):
+        return False
+    # A failure that was stored with the attempt's stop was counted then.
+    if not known or attempt.failure_class != known:
+        quarantine.take_in(attempt)
+    return True
+
+
 def close_failed(
     write: GroupWrite, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any
 ) -> bool:
@@ -70,7 +87,7 @@ def close_failed(
     if attempt.failure_class:
         # Told when its stop was asked for: how it was stopped in the end is no other failure.
         columns = columns_kept(attempt) or {**columns, "failure_class": attempt.failure_class}
-    return write.move_attempt(attempt, state, ended_at=now(), **{**columns, **fields})
+    return close_attempt(write, attempt, state, **{**columns, **fields})
 
 
 def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
@@ -294,10 +311,10 @@ def close_with_end(write: GroupWrite, attempt: Attempt, state: AttemptState, end
     }
     if state is not AttemptState.SUCCESS:
         failure = columns_kept(attempt) or failure
-    return write.move_attempt(
+    return close_attempt(
+        write,
         attempt,
         state,
-        ended_at=now(),
         backend_ended_at=end.backend_ended_at,
         outputs_json=to_json(end.outputs),
         warnings_json=to_json(list(end.warnings)),

@@ -1,7 +1,7 @@
-"""What the end of an attempt means for its backend: a failure may set it aside, a success clears it.
+"""Automatic quarantine: a failure may quarantine its backend, a success ends a probation.
 
-Called in the transaction that stores the end, so that no claim comes after a failure and before what
-it leads to: every move of an attempt calls it. By hand only where a class is stored without a move.
+Runs in the transaction that stores the failure or the success, so that no claim is stored between a failure
+and its consequence. ``outcomes`` calls it for each end, and where a failure is stored without an end.
 """
 
 from __future__ import annotations

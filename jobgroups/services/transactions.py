@@ -17,6 +17,7 @@ from jobgroups.domain.states import (
 from jobgroups.errors import GroupNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import notices
 from jobgroups.services.group_transaction import GroupWrite
 from jobgroups.services.leases import check_fence
 
@@ -40,7 +41,9 @@ def group_transaction(group_id: str, *, fence: Fence | None = None) -> Iterator[
             raise GroupNotFound(group_id)
         write = GroupWrite(group)
         yield write
-        write.close()
+        children = write.close()
+        if children is not None:
+            notices.group_ended(group, children)
 
 
 _whose: Final = PreparedQuery(

@@ -51,13 +51,13 @@ OF_HOLDING: tuple[Breakage, ...] = (
     ),
     Breakage(
         name="failure not counted",
-        broken="The end of an attempt says nothing of its backend.",
-        hurts="A machine that crashes on every prompt is given the next one, all night.",
+        broken="The end of an attempt is not recorded against its backend.",
+        hurts="A backend that crashes on every prompt gets the next prompt, all night.",
         edits=(
             Edit(
-                "jobgroups/services/group_transaction.py",
-                "        quarantine.take_in(attempt)\n        return True\n",
-                "        return True\n",
+                "jobgroups/services/outcomes.py",
+                "    if not known or attempt.failure_class != known:\n",
+                "    if False:\n",
             ),
         ),
         notices=f"{_ROWS}::test_one_failure_on_probation_sends_it_back_for_twice_as_long",

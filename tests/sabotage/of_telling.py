@@ -15,9 +15,9 @@ OF_TELLING: tuple[Breakage, ...] = (
         hurts="Who wanted to be woken when the night's work is done sleeps on.",
         edits=(
             Edit(
-                "jobgroups/services/group_transaction.py",
-                "            notices.group_ended(group, children)\n",
-                "",
+                "jobgroups/services/transactions.py",
+                "notices.group_ended(group, children)",
+                "pass",
             ),
         ),
         notices=f"{_NOTICES}::test_the_end_of_a_group_is_told_once_with_its_link",
