@@ -123,11 +123,11 @@ def test_every_example_runs(desk: Desk, shell: Path) -> None:
                 desk.run("watch", desk.json("list", "-n", "1")[0]["job_group_id"])
 
 
-def test_the_page_lists_every_exit_status() -> None:
+def test_page_lists_every_exit_status() -> None:
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", _PAGE, re.MULTILINE)}
     assert listed == {int(status) for status in Status}
 
 
-def test_the_page_has_every_command() -> None:
+def test_page_has_every_command() -> None:
     for name in [*_CLIENT, *_LOCAL]:
         assert f"director {name}" in _PAGE, name

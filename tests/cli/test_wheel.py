@@ -1,4 +1,4 @@
-"""What ``pip install .`` gives: a command that serves its pages, with their style, from anywhere."""
+"""The installed wheel: a command that serves its pages, with their style, from any folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    # What it needs is at hand already: that it is named rightly is the index's matter.
+    # The dependencies are those of this environment.
     Path(purelib, "needed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     return programs
 
@@ -97,7 +97,7 @@ def served(installed: Path, environment: dict[str, str], tmp_path: Path) -> Iter
         assert process.wait(20) == 0, said
 
 
-def test_it_carries_every_file_that_is_no_code(wheel: Path) -> None:
+def test_wheel_has_every_template_and_static_file(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     files = [path for path in (ROOT / "templates").rglob("*") if path.is_file()]
     wanted = {
@@ -110,7 +110,7 @@ def test_it_carries_every_file_that_is_no_code(wheel: Path) -> None:
     assert wanted <= names
 
 
-def test_it_carries_every_module_and_nothing_else(wheel: Path) -> None:
+def test_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {
         path.relative_to(ROOT).as_posix()
@@ -122,7 +122,7 @@ def test_it_carries_every_module_and_nothing_else(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == set(_PACKAGES)
 
 
-def test_the_command_is_there_and_is_the_installed_one(
+def test_command_is_the_installed_one(
     installed: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     code = "import director; print(director.__file__)"
@@ -133,7 +133,7 @@ def test_the_command_is_there_and_is_the_installed_one(
     assert subprocess.check_output(command, cwd=tmp_path, env=environment).startswith(b"director ")
 
 
-def test_it_serves_its_pages_with_their_style_and_scripts(served: str) -> None:
+def test_installed_server_serves_pages_with_style_and_scripts(served: str) -> None:
     with httpx.Client(base_url=served, trust_env=False) as http:
         for path in ("/", "/backends", "/submit"):
             page = http.get(path)
@@ -147,14 +147,14 @@ def test_it_serves_its_pages_with_their_style_and_scripts(served: str) -> None:
         assert http.get("/admin/login/").status_code == 200
 
 
-def test_the_installed_client_commands_speak_to_it(
+def test_installed_client_commands_work(
     installed: Path, environment: dict[str, str], served: str, tmp_path: Path
 ) -> None:
     command = [installed / "director", "list", "--server", served, "--json"]
     assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"[]\n"
 
 
-def test_the_doctor_is_content_with_the_installation(
+def test_doctor_finds_no_problem_in_the_installation(
     installed: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     command = [installed / "director", "doctor"]
