@@ -6,12 +6,10 @@ import datetime as dt
 import json
 import re
 import runpy
-import threading
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
 from pytest_django import Settings
 
 from jobgroups.domain.clock import now
@@ -20,6 +18,7 @@ from jobgroups.queries import groups
 from jobgroups.workflow.seeds import MAX_SEED
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
 from tests.harness.processes import ROOT
+from tests.harness.races import race
 
 PATH = "/api/job-group"
 BODY: dict[str, Any] = {"workflow_json": GRAPH, "backend_ids": ["gpu-1", "gpu-2"]}
@@ -179,19 +178,7 @@ def test_refused_submission_does_not_use_its_key(api: Api, farm: list[str]) -> N
 
 @pytest.mark.django_db(transaction=True)
 def test_same_key_of_eight_concurrent_clients_makes_one_group(farm: list[str]) -> None:
-    answers: list[Any] = []
-    start = threading.Barrier(8)
-
-    def ask() -> None:
-        start.wait(timeout=10)
-        answers.append(Api().post(PATH, BODY, idempotency_key="take-1"))
-        connection.close()
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join(timeout=60)
+    answers = race(*[lambda: Api().post(PATH, BODY, idempotency_key="take-1")] * 8)
     assert [one.status_code for one in answers] == [201] * 8
     assert len({one.json()["job_group_id"] for one in answers}) == 1
     assert sum("Idempotency-Replayed" not in one.headers for one in answers) == 1

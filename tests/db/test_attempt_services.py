@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -26,6 +25,7 @@ from jobgroups.services import attempts, cancellation, claims, outcomes
 from jobgroups.services.group_transaction import GroupWrite
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -401,19 +401,14 @@ def test_of_eight_ends_at_once_exactly_one_counts() -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
-    barrier = threading.Barrier(8)
 
-    def race(number: int) -> bool:
-        barrier.wait()
-        try:
-            if number % 2:
-                return factories.finish(claimed, fence)
-            return cancellation.group_cancel(group_id=group.id).interrupted == 1
-        finally:
-            connection.close()
+    def end() -> bool:
+        return factories.finish(claimed, fence)
 
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(race, range(8)))
+    def cancel() -> bool:
+        return cancellation.group_cancel(group_id=group.id).interrupted == 1
+
+    won = race(*[cancel, end] * 4)
     # The attempt is closed once; the child was ended once, by the end or by a cancel.
     assert sum(won[1::2]) == 1
     kinds = factories.types(group)
@@ -430,21 +425,8 @@ def test_the_last_two_children_ending_at_once_complete_the_group_once() -> None:
     fences = [factories.lease("gpu-1"), factories.lease("gpu-2")]
     for _ in range(5):
         group = factories.submit("gpu-1", "gpu-2")
-        claims = [factories.claim(fence) for fence in fences]
-        barrier = threading.Barrier(2)
-
-        def race(number: int, claims: list[claims.Claim], barrier: threading.Barrier) -> None:
-            barrier.wait()
-            try:
-                factories.finish(claims[number], fences[number])
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=race, args=(n, claims, barrier)) for n in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        claimed = [factories.claim(fence) for fence in fences]
+        race(*(partial(factories.finish, *one) for one in zip(claimed, fences, strict=True)))
         assert factories.types(group).count("group_complete") == 1
         assert factories.fresh(group).status == "completed"
 
@@ -454,18 +436,12 @@ def test_two_claims_at_once_never_take_one_child() -> None:
     factories.backend()
     fence = factories.lease()
     factories.submit(*["gpu-1"] * 6)
-    barrier = threading.Barrier(6)
 
-    def race(_: int) -> str | None:
-        barrier.wait()
-        try:
-            claimed = claims.child_claim(fence=fence, client_id="c", depth=99)
-            return None if claimed is None else claimed.child_id
-        finally:
-            connection.close()
+    def claim() -> str | None:
+        claimed = claims.child_claim(fence=fence, client_id="c", depth=99)
+        return None if claimed is None else claimed.child_id
 
-    with ThreadPoolExecutor(6) as pool:
-        taken = [child for child in pool.map(race, range(6)) if child]
+    taken = [child for child in race(*[claim] * 6) if child]
     assert len(taken) == len(set(taken)) == 6
 
 

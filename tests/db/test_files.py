@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import threading
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -23,6 +23,7 @@ from jobgroups.services import attempts, files, late_results
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import End
 from tests.harness import factories
+from tests.harness.races import race
 
 db = pytest.mark.django_db
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
@@ -281,18 +282,5 @@ def test_of_two_ends_at_the_same_moment_one_has_the_file() -> None:
     fence = machine()
     for _ in range(5):
         pair = [begin(fence), begin(fence)]
-        start = threading.Barrier(2)
-
-        def store(claimed: Claim, at: int, start: threading.Barrier = start) -> None:
-            try:
-                start.wait()
-                end(claimed, fence, at=at)
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=store, args=(one, at)) for at, one in enumerate(pair)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        race(*(partial(end, claimed, fence, at=at) for at, claimed in enumerate(pair)))
         assert [reasons(one) for one in pair] == [["replaced"], [None]]

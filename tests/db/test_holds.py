@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from backends.models import Backend
 from backends.states import Hold
@@ -21,6 +20,7 @@ from jobgroups.services import attempts, cancellation, claims, holds, outcomes, 
 from jobgroups.services.claims import Claim
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -103,31 +103,17 @@ def test_a_child_that_was_moved_after_the_look_is_not_claimed_here(
 def test_no_claim_is_stored_after_a_pause_was(fence: Fence) -> None:
     for _ in range(15):
         factories.submit()
-        start = threading.Barrier(2)
-        stood: list[int] = []
 
-        def claim_all(start: threading.Barrier = start) -> None:
-            try:
-                start.wait()
-                while tried(fence, depth=1000) is not None:
-                    pass
-            finally:
-                connection.close()
+        def claim_all() -> None:
+            while tried(fence, depth=1000) is not None:
+                pass
 
-        def pause_it(start: threading.Barrier = start, stood: list[int] = stood) -> None:
-            try:
-                start.wait()
-                pause()
-                stood.append(Attempt.objects.count())
-            finally:
-                connection.close()
+        def pause_and_count() -> int:
+            pause()
+            return Attempt.objects.count()
 
-        threads = [threading.Thread(target=one) for one in (claim_all, pause_it)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert stood == [Attempt.objects.count()]
+        _, claimed = race(claim_all, pause_and_count)
+        assert claimed == Attempt.objects.count()
         holds.backend_resume(backend_id=GPU)
         while tried(fence, depth=1000) is not None:
             pass
@@ -365,29 +351,7 @@ def test_a_submission_that_comes_when_it_was_just_drained_is_refused(fence: Fenc
 def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(fence: Fence) -> None:
     for _ in range(15):
         Backend.objects.update(enabled=True, hold="drain")
-        start = threading.Barrier(2)
-
-        def submit(start: threading.Barrier = start) -> None:
-            try:
-                start.wait()
-                factories.submit()
-            except Conflict:
-                pass
-            finally:
-                connection.close()
-
-        def empty(start: threading.Barrier = start) -> None:
-            try:
-                start.wait()
-                holds.backend_emptied(fence=fence)
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=one) for one in (submit, empty)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        race(factories.submit, partial(holds.backend_emptied, fence=fence), refused=Conflict)
         assert ChildJob.objects.exists() == row().enabled
         JobGroup.objects.all().delete()
 
@@ -449,21 +413,9 @@ def test_two_failures_at_once_both_count(fence: Fence) -> None:
         both = [factories.claim(fence) for _ in range(2)]
         for claimed in both:
             factories.start(claimed, fence)
-        start = threading.Barrier(2)
-
-        def end(claimed: Claim, start: threading.Barrier = start) -> None:
-            try:
-                start.wait()
-                told = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
-                attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=told)
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=end, args=(claimed,)) for claimed in both]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        failed = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
+        end = partial(attempts.attempt_ended, fence=fence, end=failed)
+        race(*(partial(end, attempt_id=claimed.attempt_id) for claimed in both))
         assert row().quarantined_at is not None
 
 

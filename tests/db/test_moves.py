@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
@@ -25,6 +23,7 @@ from jobgroups.services import attempts, cancellation, claims, expiry
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.outcomes import End
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -359,19 +358,8 @@ def test_a_move_and_a_start_at_the_same_time_leave_one_attempt_in_charge() -> No
     first, second = works("gpu-1"), works("gpu-2")
     for _ in range(6):
         group, claimed = accepted(first)
-        together = threading.Barrier(2)
-
-        def start() -> None:
-            together.wait()  # noqa: B023 joined within the loop
-            attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)  # noqa: B023
-            connection.close()
-
-        starter = threading.Thread(target=start)
-        starter.start()
-        together.wait()
-        with contextlib.suppress(JobNotWaiting):
-            move(group)
-        starter.join()
+        start = partial(attempts.attempt_started, attempt_id=claimed.attempt_id, fence=first)
+        race(start, partial(move, group), refused=JobNotWaiting)
         child = only(group)
         assert (child.status, child.backend_id) == ("running", "gpu-1")
         assert idle(second)

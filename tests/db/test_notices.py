@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import threading
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from pytest_django import Settings
 
 from backends.models import Backend, Reachability
@@ -21,6 +21,7 @@ from jobgroups.services import cancellation, outbox
 from jobgroups.services.outbox import Due
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -277,21 +278,7 @@ def test_what_one_runner_tells_no_other_does() -> None:
 def test_two_runners_at_once_tell_each_notice_once() -> None:
     for _ in range(5):
         notice()
-    found: list[list[Due]] = []
-    start = threading.Barrier(4)
-
-    def race() -> None:
-        try:
-            start.wait()
-            found.append(claim(threading.current_thread().name))
-        finally:
-            connection.close()
-
-    racers = [threading.Thread(target=race) for _ in range(4)]
-    for one in racers:
-        one.start()
-    for one in racers:
-        one.join()
+    found = race(*(partial(claim, f"runner-{number}") for number in range(4)))
     assert sorted(len(one) for one in found) == [0, 0, 0, 5]
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
@@ -30,6 +26,7 @@ from jobgroups.services import purge
 from jobgroups.services.purge import Purged, groups_purge, groups_purgeable
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -157,26 +154,15 @@ def test_a_retry_at_the_same_moment_wins_or_finds_nothing() -> None:
     for _ in range(8):
         JobGroup.objects.all().delete()
         group = _ended(state=AttemptState.ERROR)
-        both = threading.Barrier(2)
-        with ThreadPoolExecutor(2) as pool:
-            purged = pool.submit(_at_once, both, _purge)
-            retried = pool.submit(_at_once, both, partial(group_retry, group_id=group.pk))
-        if retried.exception() is None:
-            assert purged.result() == Purged()
+        retry = partial(group_retry, group_id=group.pk)
+        purged, retried = race(_purge, retry, refused=GroupNotFound)
+        if isinstance(retried, GroupNotFound):
+            assert purged.groups == 1
+            assert _rows() == [0, 0, 0, 0, 0]
+        else:
+            assert purged == Purged()
             assert _rows()[:3] == [1, 1, 1]
             assert factories.fresh(group).completed_at is None
-        else:
-            assert isinstance(retried.exception(), GroupNotFound)
-            assert purged.result().groups == 1
-            assert _rows() == [0, 0, 0, 0, 0]
-
-
-def _at_once(both: threading.Barrier, work: Callable[[], Any]) -> Any:
-    both.wait(10)
-    try:
-        return work()
-    finally:
-        connection.close()
 
 
 # --- the command ----------------------------------------------------------------------------------

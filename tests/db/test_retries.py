@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import threading
+from functools import partial
 
 import pytest
-from django.db import connection
 
 from backends.models import Backend
 from director.pages import group_list
@@ -30,6 +29,7 @@ from jobgroups.services import attempts, cancellation, claims, expiry, runners
 from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -294,24 +294,9 @@ def test_a_second_click_retries_nothing(fence: Fence) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_of_two_retries_at_once_one_opens_the_run(fence: Fence) -> None:
     group = ended(fence, ERROR, ERROR)
-    outcomes: list[object] = []
-    together = threading.Barrier(4)
-
-    def retry() -> None:
-        together.wait()
-        try:
-            outcomes.append(group_retry(group_id=group.id).run)
-        except Conflict as refused:
-            outcomes.append(refused.code)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=retry) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(map(str, outcomes)) == ["2", *["group_not_finished"] * 3]
+    outcomes = race(*[partial(group_retry, group_id=group.id)] * 4, refused=Conflict)
+    texts = [one.code if isinstance(one, Conflict) else str(one.run) for one in outcomes]
+    assert sorted(texts) == ["2", *["group_not_finished"] * 3]
     assert factories.types(group).count("group_reopened") == 1
 
 

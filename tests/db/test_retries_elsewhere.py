@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from backends.models import Backend
 from jobgroups.domain.clock import now
@@ -21,6 +18,7 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.backends import backend_forget
 from jobgroups.services.retries import Retried, group_retry
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -207,31 +205,12 @@ def test_a_retry_and_the_removal_of_its_backend_do_not_pass_each_other() -> None
     for _ in range(6):
         works("gpu-1")
         group = failed("gpu-1")
-        together = threading.Barrier(2)
-        outcomes: dict[str, str] = {}
-
-        def do(name: str, work: Callable[[], object]) -> None:
-            together.wait()  # noqa: B023 joined within the loop
-            try:
-                work()
-                outcomes[name] = "done"  # noqa: B023
-            except Conflict as refused:
-                outcomes[name] = refused.code  # noqa: B023
-            finally:
-                connection.close()
-
-        jobs = {
-            "retry": partial(group_retry, group_id=group.id),
-            "remove": partial(backend_forget, backend_id="gpu-1"),
-        }
-        threads = [threading.Thread(target=do, args=one) for one in jobs.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert outcomes in (
-            {"retry": "done", "remove": "backend_in_use"},
-            {"retry": "backend_unavailable", "remove": "done"},
+        outcomes = race(
+            partial(group_retry, group_id=group.id),
+            partial(backend_forget, backend_id="gpu-1"),
+            refused=Conflict,
         )
+        codes = [one.code if isinstance(one, Conflict) else "done" for one in outcomes]
+        assert codes in (["done", "backend_in_use"], ["backend_unavailable", "done"])
         cancellation.group_cancel(group_id=group.id)
         Backend.objects.filter(pk="gpu-1").delete()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import threading
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import iso, now
@@ -32,6 +31,7 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
 from jobgroups.services.submission import Submission, group_replay, group_submit
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -239,18 +239,7 @@ def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
         group, failed = running(fence)
         last = factories.claim(fence)
         factories.start(last, fence)
-        together = threading.Barrier(2)
-
-        def end() -> None:
-            together.wait()  # noqa: B023 joined within the loop
-            factories.finish(last, fence)  # noqa: B023
-            connection.close()
-
-        ending = threading.Thread(target=end)
-        ending.start()
-        together.wait()
-        done = retry(group, failed)
-        ending.join()
+        _, done = race(partial(factories.finish, last, fence), partial(retry, group, failed))
         run_all(fence)
         stored = factories.fresh(group)
         assert (stored.status, stored.run) == ("completed", done.run)

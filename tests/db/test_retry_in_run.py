@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
 from pytest_django import Settings
 
 from backends.models import Backend, Reachability
@@ -22,6 +20,7 @@ from jobgroups.services import attempts, cancellation, candidates, claims, expir
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCHARGED
 from tests.harness import factories
+from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
@@ -400,23 +399,8 @@ def test_a_late_picture_and_a_claim_at_once_give_one_result(transactional_db: No
     claimed = begin(first)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
-    barrier = threading.Barrier(2)
-
-    def late() -> None:
-        barrier.wait()
-        factories.finish(claimed, first)
-        connection.close()
-
-    def claim() -> Claim | None:
-        barrier.wait()
-        found = claims.child_claim(fence=second, client_id="c", depth=2)
-        connection.close()
-        return found
-
-    with ThreadPoolExecutor(2) as threads:
-        one, other = threads.submit(late), threads.submit(claim)
-        one.result()
-        again = other.result()
+    claim = partial(claims.child_claim, fence=second, client_id="c", depth=2)
+    _, again = race(partial(factories.finish, claimed, first), claim)
     child = only(group)
     if again is None:
         assert (child.status, child.current_attempt_id) == ("completed", claimed.attempt_id)
