@@ -28,11 +28,11 @@ import pytest
 
 from tests.e2e.operating import page
 from tests.e2e.operating.machine import NAME, Machine, machine
-from tests.e2e.test_runner_process import until
 from tests.harness.laws import Seen
 from tests.harness.processes import Served
 from tests.harness.servers import needs_servers
 from tests.harness.simulators import Gpus, picture, simulated
+from tests.harness.waits import until
 
 _NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 _REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,24 +13,16 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.harness import laws
-from tests.harness.processes import ROOT, Launched, LaunchedRunner, Served, stop_in_order
+from tests.harness.process_farm import WEB, ProcessFarm
+from tests.harness.processes import Launched, LaunchedRunner, Served, refused, stop_in_order
 from tests.harness.servers import Postgres, Redis, needs_servers, own_redis, postgres
-from tests.harness.simulators import Entry, Gpus, picture, simulated
+from tests.harness.simulators import Gpus, picture, simulated
+from tests.harness.waits import until
 
 pytestmark = pytest.mark.timeout(180)
 
 #: Seconds that an end may take, whatever hangs.
 SOON = 5.0
-WEB = ("--no-runner", "--port", "0")
-
-
-def until(what: Callable[[], Any], within: float = 30.0) -> Any:
-    """Wait until something is so, and return it."""
-    end = time.monotonic() + within
-    while not (found := what()):
-        assert time.monotonic() < end, f"not within {within} s"
-        time.sleep(0.05)
-    return found
 
 
 def end_soon(process: Launched, number: int = signal.SIGTERM) -> None:
@@ -46,67 +35,6 @@ def end_soon(process: Launched, number: int = signal.SIGTERM) -> None:
     assert "Traceback" not in process.printed(), process.printed()
 
 
-def refused(folder: Path, *words: str, **environment: str) -> str:
-    """Start a command that must refuse, and return what it said."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    settings = {"DIRECTOR_DATA_DIR": str(folder / "data"), "DIRECTOR_DISCOVER": "0"}
-    done = subprocess.run(
-        [sys.executable, "manage.py", *words],
-        cwd=ROOT,
-        env=inherited | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stderr.strip()
-
-
-class Farm:
-    """A web process and runners over one database, over simulated ComfyUIs."""
-
-    def __init__(self, folder: Path, gpus: Gpus, **environment: str) -> None:
-        self.gpus = gpus
-        self._folder = folder
-        self._settings = {"DIRECTOR_BACKENDS": ",".join(gpus.urls), **environment}
-        self._launched: list[Launched] = []
-        self.web = Served(folder, arguments=WEB, environment=self._settings, start=False)
-        self._launched.append(self.web)
-
-    def runner(self, name: str, *, wait: bool = True, **environment: str) -> LaunchedRunner:
-        """Start a runner, with more variables if wanted."""
-        folder = self._folder / f"runner-{len(self._launched)}"
-        folder.mkdir()
-        data = {"DIRECTOR_DATA_DIR": str(self._folder / "data")}
-        variables = self._settings | data | environment
-        runner = LaunchedRunner(folder, "--name", name, environment=variables)
-        self._launched.append(runner)
-        runner.start(wait=wait)
-        return runner
-
-    def check(self, name: str) -> dict[str, str]:
-        """Return one check of ``/api/health``."""
-        found: dict[str, str] = self.web.ask("GET", "/api/health").json()["checks"][name]
-        return found
-
-    def group(self, group_id: str) -> dict[str, Any]:
-        """Return a group's status."""
-        found: dict[str, Any] = self.web.ask("GET", f"/api/job-groups/{group_id}").json()
-        return found
-
-    def wait_complete(self, group_id: str) -> dict[str, Any]:
-        """Wait for a group's end, and return its status."""
-        until(lambda: self.group(group_id)["completed_at"], within=60.0)
-        return self.group(group_id)
-
-    def close(self) -> None:
-        """Leave nothing running."""
-        for one in self._launched:
-            one.close()
-
-
 @pytest.fixture
 def gpus(tmp_path: Path) -> Iterator[Gpus]:
     with simulated(tmp_path, count=2, seconds=1.5, preview_fps=4.0) as running:
@@ -114,9 +42,9 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[Farm]:
+def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[ProcessFarm]:
     """PostgreSQL and Redis, an empty database, nothing started yet."""
-    made = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
+    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
     try:
         yield made
     finally:
@@ -124,16 +52,16 @@ def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[Farm
 
 
 @pytest.fixture
-def split(tmp_path: Path, gpus: Gpus) -> Iterator[Farm]:
+def split(tmp_path: Path, gpus: Gpus) -> Iterator[ProcessFarm]:
     """SQLite and no Redis, nothing started yet."""
-    made = Farm(tmp_path, gpus)
+    made = ProcessFarm(tmp_path, gpus)
     try:
         yield made
     finally:
         made.close()
 
 
-def watch(farm: Farm, group_id: str) -> list[dict[str, Any]]:
+def watch(farm: ProcessFarm, group_id: str) -> list[dict[str, Any]]:
     """Return what a client with previews is sent, up to the group's end."""
     url = farm.web.url.replace("http", "ws", 1)
     frames: list[dict[str, Any]] = []
@@ -143,18 +71,11 @@ def watch(farm: Farm, group_id: str) -> list[dict[str, Any]]:
     return frames
 
 
-def once_each(entries: list[Entry]) -> list[str]:
-    """Hold that no prompt started twice, and return the jobs whose prompts ended well, in order."""
-    seen = laws.Seen(entries)
-    assert all(kinds["started"] <= 1 for kinds in seen.kinds.values()), seen.kinds
-    return sorted(seen.job[one] for one, end in seen.outcome.items() if end == "success")
-
-
 # --- a farm -----------------------------------------------------------------------------------------
 
 
 @needs_servers
-def test_a_group_is_rendered_by_a_runner_elsewhere_and_seen_live(farm: Farm) -> None:
+def test_a_group_is_rendered_by_a_runner_elsewhere_and_seen_live(farm: ProcessFarm) -> None:
     """Started together over an empty database: one of them makes the tables, the other waits."""
     runner = farm.runner("gpu-room", wait=False)
     farm.web.start()
@@ -169,13 +90,15 @@ def test_a_group_is_rendered_by_a_runner_elsewhere_and_seen_live(farm: Farm) -> 
     assert kinds.count("child_progress") >= 4
     assert kinds.count("child_preview") >= 2
     jobs = {child["job_id"] for child in farm.group(group_id)["child_jobs"]}
-    assert once_each(farm.gpus.seen()) == sorted(jobs)
+    assert laws.executed_once(farm.gpus.seen()) == sorted(jobs)
     stop_in_order(runner)
     stop_in_order(farm.web)
 
 
 @needs_servers
-def test_a_runner_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(farm: Farm) -> None:
+def test_a_runner_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(
+    farm: ProcessFarm,
+) -> None:
     farm.web.start()
     refusal = farm.web.ask(
         "POST",
@@ -193,7 +116,7 @@ def test_a_runner_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(farm
     second = farm.runner("gpu-room")
     assert farm.wait_complete(group_id)["status"] == "completed"
     jobs = sorted(child["job_id"] for child in farm.group(group_id)["child_jobs"])
-    assert once_each(farm.gpus.seen()) == jobs
+    assert laws.executed_once(farm.gpus.seen()) == jobs
     assert farm.check("runner")["status"] == "ok"
     stop_in_order(second)
     assert farm.check("runner") == {
@@ -203,7 +126,7 @@ def test_a_runner_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(farm
 
 
 @needs_servers
-def test_a_name_has_one_runner_wherever_it_runs(farm: Farm, tmp_path: Path) -> None:
+def test_a_name_has_one_runner_wherever_it_runs(farm: ProcessFarm, tmp_path: Path) -> None:
     first = farm.runner("gpu-room")
     again = LaunchedRunner(tmp_path, "--name", "gpu-room", environment=first.environment)
     said = refused(
@@ -223,7 +146,7 @@ def test_a_name_has_one_runner_wherever_it_runs(farm: Farm, tmp_path: Path) -> N
 
 
 @needs_servers
-def test_a_runner_that_stands_by_takes_over_from_one_that_dies(farm: Farm) -> None:
+def test_a_runner_that_stands_by_takes_over_from_one_that_dies(farm: ProcessFarm) -> None:
     farm.web.start()
     first = farm.runner("gpu-room")
     farm.web.wait_online()
@@ -233,7 +156,7 @@ def test_a_runner_that_stands_by_takes_over_from_one_that_dies(farm: Farm) -> No
     first.kill()
     assert farm.wait_complete(group_id)["status"] == "completed"
     jobs = sorted(child["job_id"] for child in farm.group(group_id)["child_jobs"])
-    assert once_each(farm.gpus.seen()) == jobs
+    assert laws.executed_once(farm.gpus.seen()) == jobs
 
 
 # --- ends, whatever hangs ---------------------------------------------------------------------------
@@ -266,7 +189,7 @@ def test_what_waits_for_postgresql_goes_on_by_itself(tmp_path: Path, gpus: Gpus)
     with postgres() as server:
         database = server.create("director")
         server.stop()
-        farm = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=database)
+        farm = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=database)
         try:
             runner = farm.runner("gpu-room", wait=False)
             runner.wait_printed("PostgreSQL does not answer")
@@ -308,15 +231,20 @@ def _backend_hangs(server: Postgres, doorbell: Redis, gpus: Gpus) -> None:
 @needs_servers
 @pytest.mark.parametrize(
     "hang",
-    [_postgres_stopped, _postgres_frozen, _redis_stopped, _redis_frozen, _backend_hangs],
-    ids=lambda hang: hang.__name__.strip("_"),
+    [
+        pytest.param(_postgres_stopped, id="postgres_stopped", marks=pytest.mark.slow),
+        pytest.param(_postgres_frozen, id="postgres_frozen"),
+        pytest.param(_redis_stopped, id="redis_stopped", marks=pytest.mark.slow),
+        pytest.param(_redis_frozen, id="redis_frozen"),
+        pytest.param(_backend_hangs, id="backend_hangs", marks=pytest.mark.slow),
+    ],
 )
 def test_both_end_soon_whatever_hangs_and_lose_nothing(
     hang: Callable[[Postgres, Redis, Gpus], None], tmp_path: Path, gpus: Gpus
 ) -> None:
     with postgres() as server, own_redis() as doorbell:
         settings = {"DIRECTOR_DATABASE_URL": server.create("director")}
-        farm = Farm(tmp_path, gpus, **settings, DIRECTOR_REDIS_URL=doorbell.url)
+        farm = ProcessFarm(tmp_path, gpus, **settings, DIRECTOR_REDIS_URL=doorbell.url)
         try:
             runner = farm.runner("gpu-room")
             farm.web.start()
@@ -333,7 +261,7 @@ def test_both_end_soon_whatever_hangs_and_lose_nothing(
             farm.runner("gpu-room")
             assert farm.wait_complete(group_id)["status"] == "completed"
             jobs = sorted(child["job_id"] for child in farm.group(group_id)["child_jobs"])
-            assert once_each(gpus.seen()) == jobs
+            assert laws.executed_once(gpus.seen()) == jobs
         finally:
             farm.close()
 
@@ -368,7 +296,7 @@ def test_without_tables_it_waits_in_words_and_a_signal_ends_that(
 # --- SQLite, without Redis --------------------------------------------------------------------------
 
 
-def test_on_sqlite_a_runner_beside_the_web_works_and_says_what_lacks(split: Farm) -> None:
+def test_on_sqlite_a_runner_beside_the_web_works_and_says_what_lacks(split: ProcessFarm) -> None:
     """The runner is first in an empty folder, and waits for no one."""
     runner = split.runner("any")
     split.web.start()
@@ -384,12 +312,12 @@ def test_on_sqlite_a_runner_beside_the_web_works_and_says_what_lacks(split: Farm
     assert kinds.count("child_completed") == 2
     assert not {"child_progress", "child_preview"} & set(kinds)  # as it is said
     jobs = sorted(child["job_id"] for child in split.group(group_id)["child_jobs"])
-    assert once_each(split.gpus.seen()) == jobs
+    assert laws.executed_once(split.gpus.seen()) == jobs
     end_soon(runner)
     end_soon(split.web)
 
 
-def test_sqlite_has_one_runner(split: Farm, tmp_path: Path) -> None:
+def test_sqlite_has_one_runner(split: ProcessFarm, tmp_path: Path) -> None:
     runner = split.runner("any")
     said = refused(tmp_path, "runner", "--name", "another")
     assert "A runner is already running with the database" in said
@@ -398,7 +326,7 @@ def test_sqlite_has_one_runner(split: Farm, tmp_path: Path) -> None:
     stop_in_order(runner)
 
 
-def test_what_waits_for_tables_goes_on_by_itself(split: Farm, tmp_path: Path) -> None:
+def test_what_waits_for_tables_goes_on_by_itself(split: ProcessFarm, tmp_path: Path) -> None:
     waiting = Served(tmp_path, arguments=["--no-migrate", *WEB], start=False)
     waiting.start(wait=False)
     try:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from director.server.listen import display_hosts
+from tests.harness import processes
 from tests.harness.processes import ROOT, Served, serving
 
 
@@ -28,25 +29,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, P
 
 
 def refused(folder: Path, *arguments: str, **environment: str) -> str:
-    """Start a ``serve`` that must refuse, and return what it said in one line."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
-    done = subprocess.run(
-        [sys.executable, "manage.py", "serve", *arguments],
-        cwd=ROOT,
-        env=inherited | {"DIRECTOR_DATA_DIR": str(folder), "DIRECTOR_DISCOVER": "0", **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip()
+    """Start a ``serve`` that must refuse, and return what it said."""
+    return processes.refused(folder, "serve", *arguments, **environment)
 
 
 def test_a_data_folder_has_one_director(served: tuple[Served, Path]) -> None:
     _, folder = served
-    said = refused(folder / "data", "--port", "0")
+    said = refused(folder, "--port", "0")
     assert "A Director is already running with this data folder" in said
     assert "DIRECTOR_DATA_DIR" in said
 
@@ -94,7 +83,7 @@ def test_a_setting_that_cannot_be_is_said_in_a_sentence(
 def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
-    said = refused(in_the_way / "data", "--port", "0")
+    said = refused(in_the_way, "--port", "0")
     assert "cannot be used" in said
     assert "DIRECTOR_DATA_DIR" in said
 

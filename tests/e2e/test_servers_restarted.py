@@ -16,10 +16,12 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
-from tests.e2e.test_runner_process import WEB, Farm, once_each, until
+from tests.harness import laws
+from tests.harness.process_farm import WEB, ProcessFarm
 from tests.harness.processes import Launched, LaunchedRunner, Served, stop_in_order
 from tests.harness.servers import Postgres, Redis, needs_servers
 from tests.harness.simulators import Gpus, picture, simulated
+from tests.harness.waits import until
 from tests.ws.client_state import ClientState
 
 pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
@@ -35,8 +37,8 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[Farm]:
-    made = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
+def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[ProcessFarm]:
+    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
     try:
         made.web.start()
         made.runner("room-1")
@@ -49,7 +51,7 @@ def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[Farm
 class Stream:
     """One connection to a group's stream, read in a thread; it is never opened again."""
 
-    def __init__(self, farm: Farm, group_id: str) -> None:
+    def __init__(self, farm: ProcessFarm, group_id: str) -> None:
         self.state = ClientState()
         self.frames: list[tuple[float, dict[str, Any]]] = []
         self._failure: BaseException | None = None
@@ -93,7 +95,7 @@ def _moment(text: str) -> float:
     return dt.datetime.fromisoformat(text).timestamp()
 
 
-def submitted(farm: Farm, each: int) -> tuple[str, Stream]:
+def submitted(farm: ProcessFarm, each: int) -> tuple[str, Stream]:
     """Submit a group, and watch it until it is under way."""
     group_id = farm.web.submit(picture(), farm.gpus.ids * each)
     stream = Stream(farm, group_id)
@@ -101,15 +103,17 @@ def submitted(farm: Farm, each: int) -> tuple[str, Stream]:
     return group_id, stream
 
 
-def ended_well(farm: Farm, group_id: str) -> None:
+def ended_well(farm: ProcessFarm, group_id: str) -> None:
     """Hold that every child was rendered, each once."""
     group = farm.wait_complete(group_id)
     assert group["status"] == "completed"
-    assert once_each(farm.gpus.seen()) == sorted(one["job_id"] for one in group["child_jobs"])
+    assert laws.executed_once(farm.gpus.seen()) == sorted(
+        one["job_id"] for one in group["child_jobs"]
+    )
 
 
 def test_without_redis_streams_are_healed_from_the_rows_and_go_live_again_with_it(
-    farm: Farm, doorbell: Redis
+    farm: ProcessFarm, doorbell: Redis
 ) -> None:
     """Nobody reloads a page: it is one connection from beginning to end."""
     group_id, stream = submitted(farm, each=5)
@@ -131,7 +135,7 @@ def test_without_redis_streams_are_healed_from_the_rows_and_go_live_again_with_i
 
 
 def test_while_postgresql_restarts_writes_are_told_when_to_come_back_and_nothing_is_lost(
-    farm: Farm, server: Postgres
+    farm: ProcessFarm, server: Postgres
 ) -> None:
     group_id, stream = submitted(farm, each=4)
     server.stop()
@@ -156,12 +160,12 @@ def test_while_postgresql_restarts_writes_are_told_when_to_come_back_and_nothing
     everything = [farm.group(one) for one in (group_id, again)]
     assert {group["status"] for group in everything} == {"completed"}
     jobs = sorted(child["job_id"] for group in everything for child in group["child_jobs"])
-    assert once_each(farm.gpus.seen()) == jobs
+    assert laws.executed_once(farm.gpus.seen()) == jobs
     assert "Traceback" not in farm.web.printed(), farm.web.printed()
     stop_in_order(farm.web)
 
 
-def _submitted_now(farm: Farm) -> str | None:
+def _submitted_now(farm: ProcessFarm) -> str | None:
     answer = farm.web.ask(
         "POST",
         "/api/job-group",
@@ -183,7 +187,7 @@ def test_a_web_that_stood_still_in_a_transaction_says_when_to_come_back(
     """PostgreSQL cuts off who is idle in a transaction: after a second here, after eight else."""
     limited = f"{url}?options=-c%20idle_in_transaction_session_timeout%3D1s"
     settings = {"DIRECTOR_DATABASE_URL": limited, "DIRECTOR_ACCEPT_WITHOUT_RUNNER": "1"}
-    farm = Farm(tmp_path, gpus, **settings)
+    farm = ProcessFarm(tmp_path, gpus, **settings)
     answers: list[httpx.Response] = []
 
     def cancel() -> None:

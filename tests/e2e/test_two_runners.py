@@ -13,10 +13,12 @@ import psycopg
 import pytest
 
 from tests.e2e.killing.preload import library, needs_preload
-from tests.e2e.test_runner_process import Farm, once_each, refused, until
-from tests.harness.processes import Launched, stop_in_order
+from tests.harness import laws
+from tests.harness.process_farm import ProcessFarm
+from tests.harness.processes import Launched, refused, stop_in_order
 from tests.harness.servers import Postgres, Redis, needs_servers
 from tests.harness.simulators import Gpus, picture, simulated
+from tests.harness.waits import until
 
 pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
 
@@ -77,8 +79,8 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[Farm]:
-    made = Farm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
+def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[ProcessFarm]:
+    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
     try:
         yield made
     finally:
@@ -101,7 +103,7 @@ def wake(runner: Launched) -> None:
 
 
 def test_runners_share_the_backends_while_they_work_and_no_attempt_suffers(
-    farm: Farm, leases: Leases
+    farm: ProcessFarm, leases: Leases
 ) -> None:
     """One comes, one ends in order, one dies: each time the others have all, and nothing is sent twice."""
     farm.web.start()
@@ -125,12 +127,12 @@ def test_runners_share_the_backends_while_they_work_and_no_attempt_suffers(
     assert took < 9.0, f"its lock was free at once, and it took {took:.1f} s"
     assert farm.wait_complete(group_id)["status"] == "completed"
     jobs = sorted(child["job_id"] for child in farm.group(group_id)["child_jobs"])
-    assert once_each(farm.gpus.seen()) == jobs
+    assert laws.executed_once(farm.gpus.seen()) == jobs
     assert "never_accepted" not in leases.attempts()
 
 
 def test_a_runner_that_was_paused_says_so_writes_nothing_and_gets_its_share_again(
-    farm: Farm, leases: Leases
+    farm: ProcessFarm, leases: Leases
 ) -> None:
     farm.web.start()
     first = farm.runner("room-1")
@@ -151,12 +153,12 @@ def test_a_runner_that_was_paused_says_so_writes_nothing_and_gets_its_share_agai
     leases.wait(room_1=4, room_2=4)
     assert farm.wait_complete(group_id)["status"] == "completed"
     jobs = sorted(child["job_id"] for child in farm.group(group_id)["child_jobs"])
-    assert once_each(farm.gpus.seen()) == jobs
+    assert laws.executed_once(farm.gpus.seen()) == jobs
     assert "defect" not in first.printed()
 
 
 def test_a_name_is_one_runners_still_after_postgresql_was_restarted(
-    farm: Farm, leases: Leases, server: Postgres, url: str, tmp_path: Path
+    farm: ProcessFarm, leases: Leases, server: Postgres, url: str, tmp_path: Path
 ) -> None:
     first = farm.runner("room-1")
     leases.wait(room_1=8)
@@ -175,7 +177,7 @@ def test_a_name_is_one_runners_still_after_postgresql_was_restarted(
 
 @needs_preload
 def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_away(
-    farm: Farm, leases: Leases, tmp_path: Path
+    farm: ProcessFarm, leases: Leases, tmp_path: Path
 ) -> None:
     """Leases and heartbeats go by PostgreSQL's clock."""
     offset = tmp_path / "offset"

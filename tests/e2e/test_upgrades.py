@@ -17,14 +17,16 @@ import httpx
 import psycopg
 import pytest
 
-from tests.e2e.test_runner_process import WEB, Farm, once_each, until
 from tests.e2e.test_two_runners import Leases
 from tests.e2e.upgrading.clients import clients
 from tests.e2e.upgrading.newer import MIGRATION, AnyRunner, newer_release
 from tests.e2e.upgrading.proxy import PROGRAM, proxied
+from tests.harness import laws
+from tests.harness.process_farm import WEB, ProcessFarm
 from tests.harness.processes import Served, stop_in_order
 from tests.harness.servers import Redis, needs_servers
 from tests.harness.simulators import Entry, Gpus, picture, simulated
+from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
 _REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
@@ -53,8 +55,8 @@ def settings(url: str, doorbell: Redis) -> dict[str, str]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, settings: dict[str, str]) -> Iterator[Farm]:
-    made = Farm(tmp_path, gpus, **settings)
+def farm(tmp_path: Path, gpus: Gpus, settings: dict[str, str]) -> Iterator[ProcessFarm]:
+    made = ProcessFarm(tmp_path, gpus, **settings)
     try:
         yield made
     finally:
@@ -163,7 +165,7 @@ class Watchable:
 
 @needs_nginx
 def test_restart_of_webs_behind_a_proxy_fails_no_request(
-    farm: Farm, gpus: Gpus, settings: dict[str, str], tmp_path: Path
+    farm: ProcessFarm, gpus: Gpus, settings: dict[str, str], tmp_path: Path
 ) -> None:
     """Ten clients submit, read and open sockets meanwhile; four others watch a group each."""
     farm.runner("room-1")
@@ -186,7 +188,7 @@ def test_restart_of_webs_behind_a_proxy_fails_no_request(
             watcher.wait_ended()
         for group_id in [*watched, *busy.groups]:
             assert complete(proxy.url, group_id)["status"] == "completed"
-    assert len(once_each(gpus.seen())) == len(busy.groups) + 4 * len(watched) * BACKENDS
+    assert len(laws.executed_once(gpus.seen())) == len(busy.groups) + 4 * len(watched) * BACKENDS
 
 
 def started(stack: ExitStack, folder: Path, settings: dict[str, str], *arguments: str) -> Served:
@@ -216,7 +218,7 @@ def complete(url: str, group_id: str) -> dict[str, Any]:
 
 
 def test_restart_of_runners_loses_and_doubles_nothing(
-    farm: Farm, gpus: Gpus, leases: Leases
+    farm: ProcessFarm, gpus: Gpus, leases: Leases
 ) -> None:
     farm.web.start()
     runners = [farm.runner(name, DIRECTOR_TIME_SCALE="0.3") for name in ("room-1", "room-2")]
@@ -241,7 +243,7 @@ def test_restart_of_runners_loses_and_doubles_nothing(
         group = farm.wait_complete(watcher.group_id)
         assert group["status"] == "completed"
         jobs += [child["job_id"] for child in group["child_jobs"]]
-    assert once_each(gpus.seen()) == sorted(jobs)
+    assert laws.executed_once(gpus.seen()) == sorted(jobs)
     # A prompt that was being sent when its runner ended may not have arrived.
     attempts = leases.attempts()
     assert attempts.pop("success") == len(jobs)
@@ -336,7 +338,7 @@ def test_two_releases_work_side_by_side_and_the_old_one_may_return(
         group = complete(old_web.url, group_id)
         assert group["status"] == "completed"
         jobs += [child["job_id"] for child in group["child_jobs"]]
-    assert once_each(gpus.seen()) == sorted(jobs)
+    assert laws.executed_once(gpus.seen()) == sorted(jobs)
     with psycopg.connect(url) as database:
         rows = database.execute("SELECT id, shelf FROM jobgroups_jobgroup").fetchall()
     shelves = [dict(rows)[group_id] for group_id in releases.groups]

@@ -228,6 +228,13 @@ def _check_strangers(seen: Seen) -> None:
             assert not entry["hit"] or entry["running"] == [entry["asked"]]
 
 
+def executed_once(entries: list[Entry]) -> list[str]:
+    """Hold that no prompt started twice, and return the jobs whose prompts ended well, in order."""
+    seen = Seen(entries)
+    assert all(kinds["started"] <= 1 for kinds in seen.kinds.values()), seen.kinds
+    return sorted(seen.job[one] for one, end in seen.outcome.items() if end == "success")
+
+
 def statuses(data: Path, group_id: str) -> Counter[str]:
     """Return how many children of a group ended how."""
     found = rows(data, "SELECT status FROM jobgroups_childjob WHERE group_id = ?", group_id)

@@ -218,6 +218,23 @@ class Served(Launched):
             time.sleep(0.05)
 
 
+def refused(folder: Path, *words: str, **environment: str) -> str:
+    """Start a command that must refuse, and return what it said."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
+    done = subprocess.run(
+        [sys.executable, "manage.py", *words],
+        cwd=ROOT,
+        env=inherited | settings_of(folder) | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stderr.strip()
+
+
 def settings_of(
     folder: Path, backends: Sequence[str] = (), *, environment: Mapping[str, str] | None = None
 ) -> dict[str, str]:

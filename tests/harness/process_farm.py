@@ -1,0 +1,61 @@
+"""A web process and runners as processes of their own, over one database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.harness.processes import Launched, LaunchedRunner, Served
+from tests.harness.simulators import Gpus
+from tests.harness.waits import until
+
+WEB = ("--no-runner", "--port", "0")
+#: The runner's intervals: an uncertain prompt is looked up for 9 s instead of 30 s.
+TIME_SCALE = "0.3"
+
+
+class ProcessFarm:
+    """A web process and runners over one database, over simulated ComfyUIs."""
+
+    def __init__(self, folder: Path, gpus: Gpus, **environment: str) -> None:
+        self.gpus = gpus
+        self._folder = folder
+        self._settings = {
+            "DIRECTOR_BACKENDS": ",".join(gpus.urls),
+            "DIRECTOR_TIME_SCALE": TIME_SCALE,
+            **environment,
+        }
+        self._launched: list[Launched] = []
+        self.web = Served(folder, arguments=WEB, environment=self._settings, start=False)
+        self._launched.append(self.web)
+
+    def runner(self, name: str, *, wait: bool = True, **environment: str) -> LaunchedRunner:
+        """Start a runner, with more variables if wanted."""
+        folder = self._folder / f"runner-{len(self._launched)}"
+        folder.mkdir()
+        data = {"DIRECTOR_DATA_DIR": str(self._folder / "data")}
+        variables = self._settings | data | environment
+        runner = LaunchedRunner(folder, "--name", name, environment=variables)
+        self._launched.append(runner)
+        runner.start(wait=wait)
+        return runner
+
+    def check(self, name: str) -> dict[str, str]:
+        """Return one check of ``/api/health``."""
+        found: dict[str, str] = self.web.ask("GET", "/api/health").json()["checks"][name]
+        return found
+
+    def group(self, group_id: str) -> dict[str, Any]:
+        """Return a group's status."""
+        found: dict[str, Any] = self.web.ask("GET", f"/api/job-groups/{group_id}").json()
+        return found
+
+    def wait_complete(self, group_id: str) -> dict[str, Any]:
+        """Wait for a group's end, and return its status."""
+        until(lambda: self.group(group_id)["completed_at"], within=60.0)
+        return self.group(group_id)
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        for process in self._launched:
+            process.close()
