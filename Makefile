@@ -21,6 +21,11 @@ PYTEST_ARGS ?=
 # How many processes run the tests; 0 runs them in this one. A file's tests stay together.
 WORKERS ?= 2
 SPREAD = -n $(WORKERS) --dist loadfile
+# What runs on PostgreSQL as well: each write, and the queries, locks and outages that depend on the database.
+POSTGRES_TESTS = tests/db \
+	tests/api/test_failures.py tests/api/test_found.py tests/api/test_groups.py \
+	tests/api/test_threaded_handler.py tests/ws/test_law.py tests/runner/test_handing_over.py \
+	tests/runner/test_outages.py tests/runner/test_rare_moments.py
 POSTGRES_URL ?= postgres://postgres:postgres@127.0.0.1:5432/director
 # Options for `make serve`, for example SERVE_ARGS="--port 9000".
 SERVE_ARGS ?=
@@ -47,7 +52,7 @@ test-all: $(DEV)/.installed ## every test, then those of the database on Postgre
 
 test-postgres: $(DEV)/.installed ## the tests of the database, on PostgreSQL (POSTGRES_URL=postgres://…)
 	@DIRECTOR_DATABASE_URL=$(POSTGRES_URL) \
-		$(DEV)/bin/python -m pytest $(SPREAD) -m "not slow" $(PYTEST_ARGS) tests/db tests/api tests/ws tests/runner
+		$(DEV)/bin/python -m pytest $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(POSTGRES_TESTS)
 
 # Each breakage and each kill in a file of the product that changed since BASE.
 test-changed: $(DEV)/.installed ## the slow tests that concern what changed since BASE=commit

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.figures import Figure
 from tests.bench.gpus import Entry, Gpus, simulated
 from tests.bench.processes import spent
-from tests.bench.submitting import Client
+from tests.bench.submission import Client
 from tests.harness.processes import LaunchedRunner, Served, serving, stop_in_order
 
 BACKENDS = 200

@@ -19,7 +19,7 @@ from typing import Any
 from tests.bench import floors
 from tests.bench.figures import Figure, p50
 from tests.bench.gpus import Gpus, group_of, simulated
-from tests.bench.submitting import Client
+from tests.bench.submission import Client
 from tests.bench.wire import Connection
 from tests.harness.processes import ROOT, serving
 from tests.harness.servers import free_port, is_there, postgres

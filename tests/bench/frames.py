@@ -15,8 +15,8 @@ from tests.bench.figures import Figure, p50, p99
 from tests.bench.gpus import Gpus, simulated
 from tests.bench.relay import relay
 from tests.bench.simulated import STEPS, stamp
-from tests.bench.submitting import Client
-from tests.bench.watching import Watcher, read_all
+from tests.bench.sockets import Watcher, read_all
+from tests.bench.submission import Client
 from tests.harness.processes import LaunchedRunner, Served, serving, stop_in_order
 from tests.harness.servers import is_there, own_redis
 

@@ -14,9 +14,9 @@ from tests.bench import stored
 from tests.bench.figures import p50
 from tests.bench.gpus import simulated
 from tests.bench.processes import resident_kib, spent
-from tests.bench.submitting import Client
+from tests.bench.sockets import allow_many
+from tests.bench.submission import Client
 from tests.bench.watchers import many
-from tests.bench.watching import allow_many
 from tests.harness.processes import serving
 
 GROUPS = (1_000, 10_000, 50_000, 200_000)

@@ -25,8 +25,8 @@ import redis
 from tests.bench.gpus import Gpus, simulated
 from tests.bench.processes import cpu_seconds, resident_kib
 from tests.bench.scaling_course import LARGE, SMALL, Spent
-from tests.bench.submitting import Client
-from tests.bench.watching import Watcher, allow_many, read_all
+from tests.bench.sockets import Watcher, allow_many, read_all
+from tests.bench.submission import Client
 from tests.harness.processes import ROOT, LaunchedRunner, Served, stop_in_order
 from tests.harness.servers import Postgres, Redis, own_redis, postgres
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from tests.bench.figures import Figure, percentile
-from tests.bench.submitting import Client
+from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
 from tests.harness.servers import is_there, postgres
 

@@ -18,8 +18,8 @@ from tests.bench import frames, stored, throughput, watchers
 from tests.bench.figures import Figure
 from tests.bench.gpus import Gpus, simulated
 from tests.bench.processes import spent
-from tests.bench.submitting import Client
-from tests.bench.watching import allow_many
+from tests.bench.sockets import allow_many
+from tests.bench.submission import Client
 from tests.harness.processes import ROOT, Served, serving
 
 #: CPU time grows, too, where many processes want a core: caches are cold, and clocks are lowered.

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.bench.figures import Figure
 from tests.bench.gpus import Entry, Gpus, simulated
 from tests.bench.processes import Span, resident_kib, spent
-from tests.bench.submitting import Client
+from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
 
 AT_ONCE = 20

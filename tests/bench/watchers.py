@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.bench.figures import Figure, p50
 from tests.bench.gpus import Gpus, simulated
 from tests.bench.processes import resident_kib, spent
-from tests.bench.submitting import Client
-from tests.bench.watching import Watcher, allow_many, read_all
+from tests.bench.sockets import Watcher, allow_many, read_all
+from tests.bench.submission import Client
 from tests.harness.processes import Served, serving
 
 WATCHERS = 1_000

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.chaos import checking
+from tests.chaos import checker
 from tests.chaos.plan import LONG, SHORT, plan
-from tests.chaos.running import Wanted, run
+from tests.chaos.run import Wanted, run
 from tests.harness.servers import is_there
 
 #: Each state is to be hit so often in a run of at least so many strikes.
@@ -36,9 +36,9 @@ def main() -> int:
         print(*plan(asked.seed, asked.kills, pace), sep="\n")
         return 0
     if asked.check is not None:
-        if not (asked.check / checking.DATABASE).exists():
+        if not (asked.check / checker.DATABASE).exists():
             parser.error(f"{asked.check} is no folder that a run has kept")
-        return _told(lambda: print(checking.check(asked.check)))
+        return _told(lambda: print(checker.check(asked.check)))
     for program in ("initdb", "redis-server"):
         if not is_there(program):
             parser.error(
@@ -52,7 +52,7 @@ def main() -> int:
     def strike() -> None:
         tally = run(wanted, folder.absolute(), lambda line: print(line, flush=True))
         if asked.kills >= _OF:
-            checking.check_reached(tally, each=_EACH)
+            checker.check_reached(tally, each=_EACH)
 
     # Its processes have sessions of their own: whoever ends this one must not leave them behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

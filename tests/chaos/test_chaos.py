@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import checking
+from tests.chaos import checker
 from tests.chaos.killer import Tally
 from tests.chaos.plan import IN_FLIGHT, KINDS, LONG, SHORT, Strike, plan
-from tests.chaos.running import Wanted, run
+from tests.chaos.run import Wanted, run
 from tests.harness.processes import ROOT
 from tests.harness.servers import needs_servers
 
@@ -47,7 +47,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 @pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_a_farm_that_is_struck_for_two_minutes_loses_and_doubles_nothing(kept: Kept) -> None:
-    checking.check_reached(kept.tally, each=5)
+    checker.check_reached(kept.tally, each=5)
     assert kept.tally.kinds == Counter(one.kind for one in _plan())
 
 
@@ -95,7 +95,7 @@ def test_what_is_kept_can_be_checked_again(kept: Kept) -> None:
 
 
 def _change(folder: Path, query: str) -> None:
-    with closing(sqlite3.connect(folder / checking.DATABASE)) as database, database:
+    with closing(sqlite3.connect(folder / checker.DATABASE)) as database, database:
         assert database.execute(query).rowcount == 1
 
 
@@ -112,7 +112,7 @@ def _ended_twice(folder: Path) -> None:
 
 
 def _group_lost(folder: Path) -> None:
-    promised = folder / checking.PROMISED
+    promised = folder / checker.PROMISED
     groups = json.loads(promised.read_text(encoding="utf-8"))
     promised.write_text(json.dumps([*groups, "jg_000000000000"]), encoding="utf-8")
 
@@ -132,7 +132,7 @@ def _trespassed(folder: Path) -> None:
 
 
 def _witnessed(folder: Path, kind: str, *, stranger: bool, as_kind: str) -> None:
-    witness = folder / checking.WITNESS
+    witness = folder / checker.WITNESS
     lines = witness.read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
     found = next(
@@ -153,7 +153,7 @@ def _stranger_deleted(folder: Path) -> None:
 
 
 def _stream(folder: Path, change: Callable[[list[str]], list[str]]) -> None:
-    stream = min((folder / checking.STREAMS).glob("*.jsonl"))
+    stream = min((folder / checker.STREAMS).glob("*.jsonl"))
     lines = stream.read_text(encoding="utf-8").splitlines()
     assert len(lines) > 4
     stream.write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
@@ -191,4 +191,4 @@ def test_the_checker_notices(
     shutil.copytree(kept.folder, folder, ignore=shutil.ignore_patterns("outputs", "*.log"))
     tamper(folder)
     with pytest.raises(AssertionError, match=said or None):
-        checking.check(folder)
+        checker.check(folder)

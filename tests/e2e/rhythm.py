@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.figures import Figure, machine, p50, table
-from tests.e2e.burning.scene import Scene, rare_picture, scene
+from tests.e2e.backend_failures.scene import Scene, rare_picture, scene
 from tests.harness.machines import Build
 from tests.harness.simulators import picture
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.killing.disk import SmallDisk, small_disk
-from tests.e2e.killing.preload import library, needs_preload
+from tests.e2e.faults.disk import SmallDisk, small_disk
+from tests.e2e.faults.preload import library, needs_preload
 from tests.harness import laws
 from tests.harness.director import Director, directing
 from tests.harness.simulators import Gpus, picture, simulated

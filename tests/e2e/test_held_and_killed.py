@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.burning.promises import seconds
-from tests.e2e.burning.scene import Scene, scene
+from tests.e2e.backend_failures.promises import seconds
+from tests.e2e.backend_failures.scene import Scene, scene
 from tests.harness.machines import Build
 from tests.harness.simulators import Entry, picture
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from jobgroups.domain.failures import FailureClass
-from tests.e2e.burning import eight, promises
-from tests.e2e.burning.scene import Scene, rare_picture, scene
+from tests.e2e.backend_failures import eight, promises
+from tests.e2e.backend_failures.scene import Scene, rare_picture, scene
 from tests.harness.machines import Build
 from tests.harness.processes import ROOT
 from tests.harness.simulators import Entry

@@ -1,4 +1,7 @@
-"""The tests of the rows on a PostgreSQL of their own: the others run them on SQLite, which has one writer."""
+"""Tests of ``tests/db`` on a PostgreSQL of their own, for breakages that SQLite, with one writer, hides.
+
+``make test-postgres`` runs the same tests, so these are slow ones.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 from tests.harness.processes import ROOT
 from tests.harness.servers import Postgres, needs_servers
 
-pytestmark = [pytest.mark.timeout(180), needs_servers]
+pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
 
 
 def run(server: Postgres, folder: Path, *files: str) -> None:

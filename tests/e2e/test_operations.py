@@ -26,8 +26,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.operating import page
-from tests.e2e.operating.machine import NAME, Machine, machine
+from tests.e2e.operations import page
+from tests.e2e.operations.machine import NAME, Machine, machine
 from tests.harness.laws import Seen
 from tests.harness.processes import Served
 from tests.harness.servers import needs_servers

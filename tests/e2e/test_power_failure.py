@@ -1,6 +1,6 @@
 """The power fails under load: what is left opens, keeps every promise, and ends every group.
 
-How far a power failure is imitated is told in :mod:`tests.e2e.killing.power`.
+How far a power failure is imitated is told in :mod:`tests.e2e.faults.power`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.killing import power
-from tests.e2e.killing.power import Instant
-from tests.e2e.killing.preload import library, needs_preload
+from tests.e2e.faults import power
+from tests.e2e.faults.power import Instant
+from tests.e2e.faults.preload import library, needs_preload
 from tests.harness import laws
 from tests.harness.director import Director, directing, rows
 from tests.harness.simulators import Gpus, picture, simulated

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.e2e.killing.preload import library, needs_preload
+from tests.e2e.faults.preload import library, needs_preload
 from tests.harness import laws
 from tests.harness.process_farm import ProcessFarm
 from tests.harness.processes import Launched, refused, stop_in_order

@@ -18,9 +18,9 @@ import psycopg
 import pytest
 
 from tests.e2e.test_two_runners import Leases
-from tests.e2e.upgrading.clients import clients
-from tests.e2e.upgrading.newer import MIGRATION, AnyRunner, newer_release
-from tests.e2e.upgrading.proxy import PROGRAM, proxied
+from tests.e2e.upgrade.clients import clients
+from tests.e2e.upgrade.newer import MIGRATION, AnyRunner, newer_release
+from tests.e2e.upgrade.proxy import PROGRAM, proxied
 from tests.harness import laws
 from tests.harness.process_farm import WEB, ProcessFarm
 from tests.harness.processes import Served, stop_in_order

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.sabotage.breakage import Breakage, Edit, StaleBreakage
+from tests.sabotage.inner_run import FAILED, PASSED, Outcome, copy_code, run_tests
 from tests.sabotage.table import BREAKAGES, PAGE, ROOT, page
-from tests.sabotage.trying import FAILED, PASSED, Outcome, copy_code, run_tests
 
 each_breakage = pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda one: one.name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench import floors, frames, throughput, watching
+from tests.bench import floors, frames, sockets, throughput
 from tests.bench.figures import Figure, p50, p99, table
 from tests.bench.wire import Connection, at_once, request
 
@@ -66,7 +66,7 @@ def test_frames_are_whole_however_they_are_cut() -> None:
         for one in bodies
     )
     pieces = [(float(place), sent[place : place + 999]) for place in range(0, len(sent), 999)]
-    assert [body for _, opcode, body in watching._split(pieces) if opcode == 1] == bodies
+    assert [body for _, opcode, body in sockets._split(pieces) if opcode == 1] == bodies
 
 
 def test_a_prompt_that_was_sent_or_started_twice_is_counted() -> None:

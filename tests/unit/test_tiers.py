@@ -1,6 +1,8 @@
-"""The slow tests of a change are chosen by the files that they name."""
+"""The tiers of the tests name files that exist."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -18,3 +20,12 @@ STEPS = {
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 def test_a_kill_names_a_file_that_exists(step: Step) -> None:
     assert all((ROOT / path).is_file() for path in step.paths)
+
+
+def test_what_runs_on_postgresql_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    listed = re.search(r"^POSTGRES_TESTS = ((?:.*\\\n)*.*)", makefile, re.MULTILINE)
+    assert listed is not None
+    paths = listed[1].replace("\\", "").split()
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []

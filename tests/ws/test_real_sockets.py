@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
-from tests.bench.watching import Watcher, read_all
+from tests.bench.sockets import Watcher, read_all
 from tests.harness.processes import Served, migrated
 from tests.ws.served import TALK
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobgroups.domain.failures import FailureClass
-from tests.e2e.burning.promises import quarantines
-from tests.e2e.burning.scene import Scene, large_picture, rare_picture
+from tests.e2e.backend_failures.promises import quarantines
+from tests.e2e.backend_failures.scene import Scene, large_picture, rare_picture
 from tests.harness.machines import Build
 from tests.harness.simulators import picture
 

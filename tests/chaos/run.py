@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.chaos import checking, rows
+from tests.chaos import checker, rows
 from tests.chaos.house import House, house
 from tests.chaos.killer import Killer, Tally
 from tests.chaos.load import Load
@@ -45,12 +45,12 @@ def run(wanted: Wanted, folder: Path, say: Callable[[str], object]) -> Tally:
     Raises:
         AssertionError: a law was broken, or the farm did not come to rest.
     """
-    (folder / checking.STREAMS).mkdir(parents=True)
+    (folder / checker.STREAMS).mkdir(parents=True)
     began = time.monotonic()
     with house(folder, seconds=wanted.seconds) as farm:
         farm.start()
         say(f"The farm stands after {time.monotonic() - began:.0f} s.")
-        load = Load(farm, folder / checking.STREAMS, seed=wanted.seed, children=wanted.children)
+        load = Load(farm, folder / checker.STREAMS, seed=wanted.seed, children=wanted.children)
         load.start()
         try:
             with (folder / "strikes.log").open("w", encoding="utf-8") as log:
@@ -62,7 +62,7 @@ def run(wanted: Wanted, folder: Path, say: Callable[[str], object]) -> Tally:
         finally:
             _keep(farm, load, wanted, folder)
         farm.stop()
-    say(checking.check(folder))
+    say(checker.check(folder))
     defects = farm.defects()
     assert not defects, f"{len(defects)} defects: {defects[:5]}"
     say(f"Held for {time.monotonic() - began:.0f} s. Kept: {folder}")
@@ -90,12 +90,12 @@ def _keep(farm: House, load: Load, wanted: Wanted, folder: Path) -> None:
         # A runner that stands still, and whoever waits for its lease, ask no machine meanwhile.
         "unasked": wanted.pace.frozen + 30.0,
     }
-    _write(folder / checking.RUN, facts)
-    _write(folder / checking.PROMISED, list(load.watchers))
+    _write(folder / checker.RUN, facts)
+    _write(folder / checker.PROMISED, list(load.watchers))
     snapshots = {one: _snapshot(farm, one) for one in load.watchers}
-    _write(folder / checking.SNAPSHOTS, snapshots)
+    _write(folder / checker.SNAPSHOTS, snapshots)
     with farm.connect() as database:
-        rows.copy(database, folder / checking.DATABASE)
+        rows.copy(database, folder / checker.DATABASE)
 
 
 def _snapshot(farm: House, group_id: str) -> Any:

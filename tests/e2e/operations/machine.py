@@ -23,8 +23,8 @@ from typing import Any, Final
 
 import httpx
 
-from tests.e2e.operating.page import Block
-from tests.e2e.operating.systemd import Systemd
+from tests.e2e.operations.page import Block
+from tests.e2e.operations.systemd import Systemd
 from tests.harness.processes import ROOT
 from tests.harness.servers import Postgres, Redis, free_port, own_redis, postgres
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.figures import Figure
-from tests.bench.submitting import Client
+from tests.bench.submission import Client
 from tests.harness.processes import ROOT, Served
 
 #: What ``director groups`` imports before it asks anything.

@@ -15,7 +15,7 @@ from typing import Any, Final
 from backends.simulator import read_audit_log
 from tests.chaos.killer import Tally
 from tests.chaos.plan import IN_FLIGHT
-from tests.e2e.burning import promises
+from tests.e2e.backend_failures import promises
 from tests.harness import laws
 from tests.harness.director import rows
 from tests.ws.client_state import ClientState, picked

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.burning import promises
+from tests.e2e.backend_failures import promises
 from tests.harness import laws
 from tests.harness.director import Director, directing
 from tests.harness.machines import RARE_MODEL, Build, Machines, plugged_in
