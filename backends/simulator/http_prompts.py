@@ -87,7 +87,7 @@ def submit(state: ServerState, body: Any) -> web.Response:
     extra_data: Any = body.get("extra_data", {})
     if "client_id" in body:
         extra_data["client_id"] = body["client_id"]
-    whose = _whose(prompt_id, extra_data)
+    whose = _group_of_attempt(prompt_id, extra_data)
     if verdict.error is not None:
         state.witness.write("refused", error=verdict.error["type"], **whose)
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
@@ -131,7 +131,7 @@ def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, bool]
     return validate(prompt, targets, state.catalog, state.folders), False
 
 
-def _whose(prompt_id: str, extra_data: Any) -> dict[str, Any]:
+def _group_of_attempt(prompt_id: str, extra_data: Any) -> dict[str, Any]:
     client_id = extra_data.get("client_id") if isinstance(extra_data, dict) else None
     return {"prompt_id": prompt_id, "client_id": client_id}
 

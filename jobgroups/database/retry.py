@@ -25,6 +25,6 @@ def _is_conflict(error: Exception) -> bool:
     return sqlstate in _CONFLICTS or "database is locked" in str(error)
 
 
-def unit_of_work(function: Callable[P, R]) -> Callable[P, R]:
+def retry_on_conflict(function: Callable[P, R]) -> Callable[P, R]:
     """Run the function again where the database gave it up for another writer's sake."""
     return stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)

@@ -17,7 +17,7 @@ def now() -> dt.datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def unjumped() -> dt.datetime:
+def monotonic_now() -> dt.datetime:
     """Return the latest time that it can be, for what ends when it has waited too long.
 
     A clock that is set forward, or a machine that slept, must not end at once all that waits: this

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
+class FencingToken:
     """A runner's right to write about a backend: valid while the lease has this epoch."""
 
     backend_id: str

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from jobgroups.domain.leases import Fence
-from jobgroups.services.leases import LEASE_LIFE
+from jobgroups.domain.leases import FencingToken
+from jobgroups.services.leases import LEASE_TTL
 
-_HALF_S: Final = LEASE_LIFE.total_seconds() / 2
+_HALF_S: Final = LEASE_TTL.total_seconds() / 2
 
 
 class LeaseClock:
@@ -20,13 +20,13 @@ class LeaseClock:
     """
 
     def __init__(self) -> None:
-        self._renewed: dict[Fence, float] = {}
+        self._renewed: dict[FencingToken, float] = {}
 
-    def add(self, fence: Fence, asked_at: float) -> None:
+    def add(self, fence: FencingToken, asked_at: float) -> None:
         """Take in a lease that was asked for at this time."""
         self._renewed[fence] = asked_at
 
-    def renewed(self, fences: Iterable[Fence], asked_at: float) -> None:
+    def renewed(self, fences: Iterable[FencingToken], asked_at: float) -> None:
         """Take in the leases that a renewal, asked for at this time, found still ours."""
         for fence in fences:
             # Called in the pulse's thread: the loop may drop one meanwhile.
@@ -34,11 +34,11 @@ class LeaseClock:
             if before is not None:
                 self._renewed[fence] = max(before, asked_at)
 
-    def remove(self, fence: Fence) -> None:
+    def remove(self, fence: FencingToken) -> None:
         """Forget a lease whose session is over."""
         self._renewed.pop(fence, None)
 
-    def is_fresh(self, fence: Fence) -> bool:
+    def is_fresh(self, fence: FencingToken) -> bool:
         """Whether the backend may be changed now: half its lease's life is left."""
         renewed_at = self._renewed.get(fence)
         return renewed_at is not None and time.monotonic() - renewed_at <= _HALF_S

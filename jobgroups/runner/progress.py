@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.events.hub import Hub, Message, ProgressFrame
 from jobgroups.runner.intervals import Intervals
 from jobgroups.serializers import to_json
@@ -30,7 +30,7 @@ class ProgressReporter:
         *,
         group_id: str,
         child_id: str,
-        fence: Fence,
+        fence: FencingToken,
         attempt_id: int,
         number: int,
     ) -> None:

@@ -15,7 +15,7 @@ from backends import queries as backend_selectors
 from backends.comfyui.exchange import Timeouts
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.leases import Fence, Leases, to_give, to_take
+from jobgroups.domain.leases import FencingToken, Leases, to_give, to_take
 from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
 from jobgroups.queries import leases as leasing
@@ -101,7 +101,7 @@ class RunnerService:
         self._ready = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         #: When the leases were last renewed, and which were found ours then.
-        self._renewed: tuple[float, frozenset[Fence]] = (float("-inf"), frozenset())
+        self._renewed: tuple[float, frozenset[FencingToken]] = (float("-inf"), frozenset())
         self._no_rebalance_before = float("-inf")
         self._look_within = settings.intervals.poll
         self.lease_clock = LeaseClock()
@@ -190,7 +190,7 @@ class RunnerService:
     async def _register(self, pulse: DatabaseThreads) -> bool:
         """Register as alive, however long the database is away; False: a stop came before."""
         signing = pulse.run_with_retry(
-            runners.runner_started,
+            runners.runner_register,
             name=self._settings.name,
             instance=self._instance,
             version=self._settings.version,
@@ -209,7 +209,7 @@ class RunnerService:
         try:
             async with asyncio.timeout(_SIGN_OFF_WITHIN):
                 await pulse.run_with_retry(
-                    runners.runner_stopped, name=self._settings.name, instance=self._instance
+                    runners.runner_deregister, name=self._settings.name, instance=self._instance
                 )
         except TimeoutError:
             logger.warning("The end of this runner was not stored; its leases end by themselves.")
@@ -222,7 +222,7 @@ class RunnerService:
                 name = self._settings.name
                 raise RunnerReplaced(f"Another process runs under the name {name}.")
             gone, beaten_at = time.monotonic() - beaten_at, time.monotonic()
-            if gone > leases.LEASE_LIFE.total_seconds():
+            if gone > leases.LEASE_TTL.total_seconds():
                 logger.warning(
                     "This runner has renewed nothing for %.0f s: it was paused, its machine slept, or"
                     " the database was away. What another runner took over meanwhile is that one's.",
@@ -235,9 +235,9 @@ class RunnerService:
         # Each try by its own clock: one that waited for the database proves nothing of its wait.
         asked_at = time.monotonic()
         name = self._settings.name
-        renewed = runners.runner_beat(name=name, instance=self._instance)
+        renewed = runners.runner_heartbeat(name=name, instance=self._instance)
         if renewed:
-            held = [Fence(*lease) for lease in leasing.leases_held(name)]
+            held = [FencingToken(*lease) for lease in leasing.leases_held(name)]
             self.lease_clock.renewed(held, asked_at)
             self._renewed = asked_at, frozenset(held)
             if leasing.has_free_lease(name):
@@ -323,7 +323,7 @@ class RunnerService:
     ) -> None:
         asked_at = time.monotonic()
         fence = await context.database.run_with_retry(
-            leases.lease_take, backend_id=row["id"], runner=self._settings.name
+            leases.lease_acquire, backend_id=row["id"], runner=self._settings.name
         )
         if fence is None:
             return

@@ -22,11 +22,11 @@ from jobgroups.domain.retry_policy import Candidate, Tried
 from jobgroups.domain.states import Elsewhere, Where
 from jobgroups.errors import BackendNotFound, BackendUnavailable, Conflict, NoOtherBackend
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services.backends import hold_backends
-from jobgroups.services.candidates import others_for
+from jobgroups.services.backends import lock_backends
+from jobgroups.services.candidates import candidate_backends
 
 #: Words for a backend at which nobody may wait: it takes nothing until a person says so, or ever.
-_SHUT: Final = {
+_UNSCHEDULABLE: Final = {
     BackendState.DISABLED: "It is disabled.",
     BackendState.DRAINING: "It is being drained.",
     BackendState.QUARANTINED: "It is quarantined.",
@@ -50,7 +50,7 @@ class Choice:
     elsewhere: Elsewhere | None = None
 
     @property
-    def names_a_place(self) -> bool:
+    def names_a_backend(self) -> bool:
         """Whether the person wants the children to leave the backends where they are."""
         return self.where is Where.OTHER or self.backend_id is not None
 
@@ -64,7 +64,9 @@ class Choice:
         return self.elsewhere or Elsewhere(group.retry_elsewhere)
 
 
-def bind(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
+def assign_backends(
+    group: JobGroup, children: Sequence[ChildJob], choice: Choice
+) -> dict[str, str]:
     """Return the backend that each child is bound to, by the child's id.
 
     A child stays where it is unless it may go elsewhere and has reason to: its backend takes
@@ -82,22 +84,25 @@ def bind(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[
         NoOtherBackend: one of them is to go to another backend, and there is none for it.
     """
     while True:
-        bound = _bound(group, children, choice)
+        bound = _assign(group, children, choice)
         try:
             # None of them is forgotten until the caller's transaction ends.
-            hold_backends(bound.values())
+            lock_backends(bound.values())
         except Conflict:
             # One was, or was disabled, since it was looked at.
             continue
         return bound
 
 
-def _bound(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
+def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
     if choice.backend_id is not None:
         _check_named(group, choice.backend_id)
         return {child.id: choice.backend_id for child in children}
-    shut, tried = _shut({child.backend_id or "" for child in children}), _tried(children)
-    places = _Places(group)
+    unschedulable, tried = (
+        _unschedulable({child.backend_id or "" for child in children}),
+        _tried(children),
+    )
+    candidates = _Candidates(group)
     leave = choice.where is Where.OTHER
     bound: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -105,16 +110,16 @@ def _bound(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dic
     hint = _HINT
     for child in children:
         own, allowed = child.backend_id or "", choice.allowed(group, child)
-        target = _target(child, places.open_to(allowed), tried[child.id], leave=leave)
+        target = _target(child, candidates.allowed_in(allowed), tried[child.id], leave=leave)
         if target is None and leave:
             stuck.append(child.id)
             continue
-        if target is None and own in shut:
-            refused[own] = shut[own]
+        if target is None and own in unschedulable:
+            refused[own] = unschedulable[own]
             hint = _HINT if allowed is Elsewhere.NEVER else _NOWHERE_HINT
             continue
         bound[child.id] = target = target or own
-        places.take(target)
+        candidates.count(target)
     if stuck:
         raise NoOtherBackend(stuck)
     if refused:
@@ -124,21 +129,21 @@ def _bound(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dic
     return bound
 
 
-class _Places:
+class _Candidates:
     """The backends to which children of a group may go, looked at once for all of them."""
 
     def __init__(self, group: JobGroup) -> None:
         self._group = group
         self._found: dict[Elsewhere, dict[str, Candidate]] = {}
 
-    def open_to(self, elsewhere: Elsewhere) -> dict[str, Candidate]:
+    def allowed_in(self, elsewhere: Elsewhere) -> dict[str, Candidate]:
         """Return the backends to which a child may go, by their ids."""
         if elsewhere not in self._found:
-            found = others_for(self._group, elsewhere, besides=())
+            found = candidate_backends(self._group, elsewhere, besides=())
             self._found[elsewhere] = {one.backend_id: one for one in found}
         return self._found[elsewhere]
 
-    def take(self, backend_id: str) -> None:
+    def count(self, backend_id: str) -> None:
         """Count one more child that waits there, so that the next one does not come behind it.
 
         Where another backend stands idle, the next one goes there.
@@ -171,7 +176,7 @@ def _target(
 # --- a backend that a person names ----------------------------------------------------------------
 
 
-def bind_to(group: JobGroup, backend_id: str) -> None:
+def assign_named(group: JobGroup, backend_id: str) -> None:
     """Check that children of a group may wait at a backend that a person names, and hold it there.
 
     Raises:
@@ -181,7 +186,7 @@ def bind_to(group: JobGroup, backend_id: str) -> None:
     while True:
         _check_named(group, backend_id)
         try:
-            hold_backends([backend_id])
+            lock_backends([backend_id])
         except Conflict:
             continue
         return
@@ -191,7 +196,7 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
     row = Backend.objects.filter(pk=backend_id).first()
     if row is None:
         raise BackendNotFound(backend_id)
-    reason = _shut([backend_id]).get(backend_id)
+    reason = _unschedulable([backend_id]).get(backend_id)
     if reason is None and (
         missing := missing_capabilities(capabilities_of(row), group.required_capabilities)
     ):
@@ -203,7 +208,7 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
         )
 
 
-def leave_unreachable(children: Iterable[ChildJob]) -> None:
+def unblock_unreachable(children: Iterable[ChildJob]) -> None:
     """Let children wait no longer for the removal of their prompts at backends that cannot be reached.
 
     The end of such a prompt may never be seen. Its place stays taken, and its stop pending. Two backends
@@ -228,19 +233,19 @@ def leave_unreachable(children: Iterable[ChildJob]) -> None:
 # --- looked up ------------------------------------------------------------------------------------
 
 
-def _shut(named: Collection[str]) -> dict[str, str]:
+def _unschedulable(named: Collection[str]) -> dict[str, str]:
     """Return why nobody may wait at a backend, by the id of each at which that is so."""
     rows, moment = backends_by_id(named), now()
-    shut = {}
+    unschedulable = {}
     for backend_id in named:
         if backend_id not in rows:
-            shut[backend_id] = _GONE
+            unschedulable[backend_id] = _GONE
             continue
         status = backend_status(rows[backend_id], now=moment)
-        if status.state in _SHUT:
+        if status.state in _UNSCHEDULABLE:
             because = f" ({status.reason.rstrip('.')})" if status.reason else ""
-            shut[backend_id] = f"{_SHUT[status.state].rstrip('.')}{because}."
-    return shut
+            unschedulable[backend_id] = f"{_UNSCHEDULABLE[status.state].rstrip('.')}{because}."
+    return unschedulable
 
 
 def _tried(children: Sequence[ChildJob]) -> dict[str, Tried]:

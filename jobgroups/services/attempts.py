@@ -15,10 +15,10 @@ from typing import Any, Final
 from django.db.models import Q
 
 from backends.comfyui.refusals import partly
-from jobgroups.database.retry import unit_of_work
-from jobgroups.domain.clock import now, unjumped
+from jobgroups.database.retry import retry_on_conflict
+from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import (
     CHILD_OPEN,
     AttemptState,
@@ -31,12 +31,12 @@ from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
 from jobgroups.services import outages, outcomes, quarantine
-from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.outcomes import (
     End,
     Failure,
     close_attempt,
-    close_with_end,
+    close_with_result,
     end_child,
     fail_attempt,
     requeue_or_adopt,
@@ -51,7 +51,7 @@ _WAITED_FOR: Final = (StopReason.GIVEN_BACK, StopReason.MOVED)
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptNow:
+class StoredAttempt:
     """An attempt as the transaction that wrote it left it."""
 
     state: AttemptState
@@ -60,8 +60,8 @@ class AttemptNow:
     current: bool
 
 
-def _now_of(child: ChildJob, attempt: Attempt) -> AttemptNow:
-    return AttemptNow(
+def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:
+    return StoredAttempt(
         state=AttemptState(attempt.state),
         stop_requested=attempt.stop_requested_at is not None,
         current=child.current_attempt_id == attempt.pk,
@@ -71,14 +71,14 @@ def _now_of(child: ChildJob, attempt: Attempt) -> AttemptNow:
 # --- on its way -----------------------------------------------------------------------------------
 
 
-@unit_of_work
+@retry_on_conflict
 def attempt_uncertain(
     *,
     attempt_id: int,
-    fence: Fence,
+    fence: FencingToken,
     message: str | None = None,
     details: Mapping[str, Any] | None = None,
-) -> AttemptNow:
+) -> StoredAttempt:
     """The POST was sent and no proper answer came: it may be queued there.
 
     Args:
@@ -87,15 +87,15 @@ def attempt_uncertain(
         message: what was answered, where a whole answer came.
         details: the same for programs. It is kept until the prompt is seen at the backend.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        write.move_attempt(
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+        tx.move_attempt(
             attempt,
             AttemptState.UNCERTAIN,
             uncertain_since=now(),
             error_message=message,
             error_details_json=None if details is None else to_json(details),
         )
-        return _now_of(child, attempt)
+        return _stored(child, attempt)
 
 
 def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
@@ -108,14 +108,14 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
     return {"error_message": None, "error_details_json": None}
 
 
-@unit_of_work
+@retry_on_conflict
 def attempt_accepted(
     *,
     attempt_id: int,
-    fence: Fence,
+    fence: FencingToken,
     prompt_id: str | None = None,
     node_errors: Mapping[str, Any] | None = None,
-) -> AttemptNow:
+) -> StoredAttempt:
     """ComfyUI has the prompt. What is returned tells whether a stop was asked for meanwhile.
 
     Args:
@@ -125,34 +125,34 @@ def attempt_accepted(
             July 2025 chooses its own, and its answer is the truth.
         node_errors: the outputs that ComfyUI refused; None if its answer was lost.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         forgotten = _answer_forgotten(attempt)
-        write.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
+        tx.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
         if prompt_id is not None:
             Attempt.objects.filter(pk=attempt.pk).update(prompt_id=prompt_id)
         if node_errors is not None:
-            _note_refused(write, attempt, node_errors)
-        return _now_of(child, attempt)
+            _note_refused(tx, attempt, node_errors)
+        return _stored(child, attempt)
 
 
-@unit_of_work
+@retry_on_conflict
 def attempt_partly_refused(
-    *, attempt_id: int, fence: Fence, node_errors: Mapping[str, Any]
-) -> AttemptNow:
+    *, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]
+) -> StoredAttempt:
     """Store which outputs are not executed, of a prompt whose answer was lost; ``{}``: all are."""
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        _note_refused(write, attempt, node_errors)
-        return _now_of(child, attempt)
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+        _note_refused(tx, attempt, node_errors)
+        return _stored(child, attempt)
 
 
-def _note_refused(write: GroupWrite, attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
+def _note_refused(tx: GroupTransaction, attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
     """Store the refused outputs; if the group wants all outputs, request the stop of the others."""
     if attempt.ended_at is not None:
         return
     _keep_node_errors(attempt, node_errors)
-    refused = _refused_in_part(write, attempt)
+    refused = _refused_in_part(tx, attempt)
     if refused is not None:
-        outcomes.stop_failed(write, attempt, StopReason.PARTLY_REFUSED, refused.kind)
+        outcomes.stop_failed(tx, attempt, StopReason.PARTLY_REFUSED, refused.kind)
         attempt.refresh_from_db(fields=["stop_requested_at", "stop_reason"])
 
 
@@ -163,10 +163,10 @@ def _keep_node_errors(attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
         Attempt.objects.filter(pk=attempt.pk).update(node_errors_json=attempt.node_errors_json)
 
 
-def _refused_in_part(write: GroupWrite, attempt: Attempt) -> Failure | None:
+def _refused_in_part(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
     """Return why an attempt fails although its prompt was accepted: its group wants all outputs."""
     node_errors = json.loads(attempt.node_errors_json or "{}")
-    if not node_errors or write.group.partial_outputs != PartialOutputs.FAIL:
+    if not node_errors or tx.group.partial_outputs != PartialOutputs.FAIL:
         return None
     return Failure(
         kind=class_of_refusal("", "", node_errors),
@@ -175,21 +175,21 @@ def _refused_in_part(write: GroupWrite, attempt: Attempt) -> Failure | None:
     )
 
 
-@unit_of_work
-def attempt_started(*, attempt_id: int, fence: Fence) -> AttemptNow:
+@retry_on_conflict
+def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
     """The first sign of execution: the child runs, if this is its attempt and nobody ended it."""
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        # One that was closed as never accepted is adopted by abandoned_met, or not at all.
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+        # One that was closed as never accepted is adopted by abandoned_prompt_found, or not at all.
         if attempt.ended_at is None:
             if attempt.stop_reason == StopReason.MOVED:
-                _decide_move(write, child, attempt)
+                _decide_move(tx, child, attempt)
             forgotten = _answer_forgotten(attempt)
-            if write.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
-                start_child(write, child, attempt)
-        return _now_of(child, attempt)
+            if tx.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
+                start_child(tx, child, attempt)
+        return _stored(child, attempt)
 
 
-def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
+def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
     """Let a prompt go on that has started before a person's move could remove it from the queue.
 
     The move is void then. Where the child has gone on without this attempt, the prompt is stopped.
@@ -204,7 +204,7 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         }
         outcomes.reinstate(child, attempt)
         reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
-        write.add(
+        tx.add_event(
             log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason)
         )
     else:
@@ -215,11 +215,11 @@ def _decide_move(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         setattr(attempt, name, value)
 
 
-@unit_of_work
-def attempt_reported(
+@retry_on_conflict
+def attempt_outputs_stored(
     *,
     attempt_id: int,
-    fence: Fence,
+    fence: FencingToken,
     node_outputs: Mapping[str, Any],
     warnings: Sequence[str] = (),
 ) -> None:
@@ -227,7 +227,7 @@ def attempt_reported(
 
     The outputs decide the end if ComfyUI's history was cleared; some warnings are in no history.
     """
-    with attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
+    with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
         Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
             node_outputs_json=to_json(node_outputs), warnings_json=to_json(list(warnings))
         )
@@ -236,17 +236,17 @@ def attempt_reported(
 # --- its end --------------------------------------------------------------------------------------
 
 
-@unit_of_work
-def attempt_ended(*, attempt_id: int, fence: Fence, end: End) -> bool:
+@retry_on_conflict
+def attempt_ended(*, attempt_id: int, fence: FencingToken, end: End) -> bool:
     """Store the end that ComfyUI told; it is the child's end too if this is its current attempt.
 
     Returns:
         Whether this call closed the attempt. A second telling of an end changes nothing.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if end.node_errors is not None:
             _keep_node_errors(attempt, end.node_errors)
-        refused = _refused_in_part(write, attempt)
+        refused = _refused_in_part(tx, attempt)
         if end.state is not AttemptState.SUCCESS and not _stops_for_refusal(attempt):
             # It ended for another reason, before the refusal was known or its stop was requested.
             refused = None
@@ -258,12 +258,12 @@ def attempt_ended(*, attempt_id: int, fence: Fence, end: End) -> bool:
         if refused is not None:
             # Also of a success: it was quicker than the stop, and its group does not want it.
             end = _failing(end, refused)
-        if not close_with_end(write, attempt, state, end):
+        if not close_with_result(tx, attempt, state, end):
             return False
         if state is AttemptState.SUCCESS and end.failure is None and is_free(child):
             outcomes.reinstate(child, attempt)
         if child.current_attempt_id == attempt.pk:
-            end_child(write, child, attempt, end, refused)
+            end_child(tx, child, attempt, end, refused)
         return True
 
 
@@ -281,11 +281,11 @@ def _failing(end: End, failure: Failure) -> End:
     )
 
 
-@unit_of_work
+@retry_on_conflict
 def attempt_refused(
     *,
     attempt_id: int,
-    fence: Fence,
+    fence: FencingToken,
     message: str,
     details: Mapping[str, Any],
     kind: FailureClass = FailureClass.WORKFLOW_REFUSED,
@@ -303,26 +303,26 @@ def attempt_refused(
             ComfyUI's own, after which the prompt cannot turn up.
     """
     failure = Failure(kind=kind, message=message, details=details)
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        closed = fail_attempt(write, child, attempt, AttemptState.REFUSED, failure)
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+        closed = fail_attempt(tx, child, attempt, AttemptState.REFUSED, failure)
         if closed and remember_until is not None:
             _abandon(attempt, remember_until)
         return closed
 
 
-@unit_of_work
-def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
+@retry_on_conflict
+def attempt_failed_internally(*, attempt_id: int, fence: FencingToken, message: str) -> bool:
     """A defect of the Director kept it from sending or following the prompt.
 
     An attempt that may still run there stays open, with its stop owed; the child fails. One that was to
     be stopped already keeps its child from no other backend: its end may never be seen.
     """
     failure = Failure(kind=FailureClass.INTERNAL, message=message)
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if attempt.state == AttemptState.INTENT:
-            return fail_attempt(write, child, attempt, AttemptState.NOT_SENT, failure)
-        outcomes.meet(write, child, attempt, failure)
-        if outcomes.stop_failed(write, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
+            return fail_attempt(tx, child, attempt, AttemptState.NOT_SENT, failure)
+        outcomes.handle_failure(tx, child, attempt, failure)
+        if outcomes.stop_failed(tx, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
             return True
         still_open = Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True)
         still_open.exclude(failure_class__in=OVERTAKEN).update(failure_class=FailureClass.INTERNAL)
@@ -332,27 +332,27 @@ def attempt_broken(*, attempt_id: int, fence: Fence, message: str) -> bool:
 # --- given back -----------------------------------------------------------------------------------
 
 
-@unit_of_work
-def attempt_not_sent(*, attempt_id: int, fence: Fence) -> bool:
+@retry_on_conflict
+def attempt_not_sent(*, attempt_id: int, fence: FencingToken) -> bool:
     """The connection never stood, so nothing can have arrived: the child waits again."""
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        closed = close_attempt(write, attempt, AttemptState.NOT_SENT, is_counted=False)
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+        closed = close_attempt(tx, attempt, AttemptState.NOT_SENT, is_counted=False)
         if closed:
-            requeue_or_adopt(
-                write, child, attempt, reason="not sent: the backend was not reachable"
-            )
+            requeue_or_adopt(tx, child, attempt, reason="not sent: the backend was not reachable")
         return closed
 
 
-@unit_of_work
-def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: dt.datetime) -> bool:
+@retry_on_conflict
+def attempt_never_accepted(
+    *, attempt_id: int, fence: FencingToken, remember_until: dt.datetime
+) -> bool:
     """It was absent throughout the looks: the child may be claimed under a new prompt id.
 
     The old id stays on the abandoned list, for a killed sender's bytes still arrive.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         closed = close_attempt(
-            write,
+            tx,
             attempt,
             AttemptState.NEVER_ACCEPTED,
             is_counted=False,
@@ -361,7 +361,7 @@ def attempt_never_accepted(*, attempt_id: int, fence: Fence, remember_until: dt.
             return False
         _abandon(attempt, remember_until)
         reason = "the backend never accepted it"
-        requeue_or_fail(write, child, attempt, reason, FailureClass.UNREACHABLE)
+        requeue_or_fail(tx, child, attempt, reason, FailureClass.UNREACHABLE)
         return True
 
 
@@ -376,52 +376,52 @@ def _abandon(attempt: Attempt, until: dt.datetime) -> None:
     )
 
 
-@unit_of_work
-def attempt_lost(*, attempt_id: int, fence: Fence, reason: str) -> bool:
+@retry_on_conflict
+def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
     """ComfyUI had the prompt and forgot it.
 
     Without a sign of execution nothing was rendered: the child waits again, uncharged. Else it
     failed: what it had rendered is lost with the backend. One that was to be stopped is what it was to
     be: people restart a machine whose prompts they have cancelled.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
-        refused = _refused_in_part(write, attempt) if _stops_for_refusal(attempt) else None
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+        refused = _refused_in_part(tx, attempt) if _stops_for_refusal(attempt) else None
         if refused is not None:
-            return fail_attempt(write, child, attempt, AttemptState.LOST, refused)
+            return fail_attempt(tx, child, attempt, AttemptState.LOST, refused)
         was_to_stop = attempt.stop_requested_at is not None and not attempt.failure_class
         if attempt.started_at is not None and not was_to_stop:
             failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
-            return fail_attempt(write, child, attempt, AttemptState.LOST, failure)
+            return fail_attempt(tx, child, attempt, AttemptState.LOST, failure)
         charged = attempt.is_counted and attempt.started_at is not None
-        closed = close_attempt(write, attempt, AttemptState.LOST, is_counted=charged)
+        closed = close_attempt(tx, attempt, AttemptState.LOST, is_counted=charged)
         if closed:
-            requeue_or_fail(write, child, attempt, reason, FailureClass.BACKEND_LOST)
+            requeue_or_fail(tx, child, attempt, reason, FailureClass.BACKEND_LOST)
         return closed
 
 
-@unit_of_work
-def attempt_struck(*, attempt_id: int, fence: Fence, end: End) -> bool:
+@retry_on_conflict
+def attempt_interrupted_by_other(*, attempt_id: int, fence: FencingToken, end: End) -> bool:
     """Our own interrupt of another prompt hit this one: ComfyUI's flag is process-wide.
 
     Nobody asked for it, so the child waits again, uncharged.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
         attempt.is_counted = False
         if attempt.state in attempt_sources_of(AttemptState.INTERRUPTED):
             end = without_replaced(attempt, end)
-        if not close_with_end(write, attempt, AttemptState.INTERRUPTED, end):
+        if not close_with_result(tx, attempt, AttemptState.INTERRUPTED, end):
             return False
         reason = "hit by the stop of another prompt"
-        requeue_or_fail(write, child, attempt, reason, FailureClass.INTERRUPTED)
+        requeue_or_fail(tx, child, attempt, reason, FailureClass.INTERRUPTED)
         return True
 
 
 # --- stopping -------------------------------------------------------------------------------------
 
 
-@unit_of_work
-def attempt_timed_out(*, attempt_id: int, fence: Fence, offline: bool = False) -> bool:
+@retry_on_conflict
+def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = False) -> bool:
     """The child's time is up: the stop of its prompt is owed, and it ends as a timeout.
 
     Where its group's policy says so it waits to be tried elsewhere instead, and is not claimed there
@@ -435,28 +435,28 @@ def attempt_timed_out(*, attempt_id: int, fence: Fence, offline: bool = False) -
     Returns:
         Whether its time was still to be decided about.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
             return False
         if offline:
             lost = outages.lost_in_render(attempt.backend_id)
-            outcomes.stop_failed(write, attempt, StopReason.GAVE_UP, lost.kind, lost)
-            outcomes.meet(write, child, attempt, lost)
+            outcomes.stop_failed(tx, attempt, StopReason.GAVE_UP, lost.kind, lost)
+            outcomes.handle_failure(tx, child, attempt, lost)
             return True
-        seconds = write.group.timeout_seconds
-        outcomes.stop_failed(write, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
+        seconds = tx.group.timeout_seconds
+        outcomes.stop_failed(tx, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
         failure = Failure(
             kind=FailureClass.TIMEOUT,
             message=f"Timed out after {seconds} s",
             details={"phase": "running"},
         )
-        outcomes.meet(write, child, attempt, failure)
+        outcomes.handle_failure(tx, child, attempt, failure)
         return True
 
 
-@unit_of_work
+@retry_on_conflict
 def attempt_stalled(
-    *, attempt_id: int, fence: Fence, reachable: bool = True, told: bool = True
+    *, attempt_id: int, fence: FencingToken, reachable: bool = True, told: bool = True
 ) -> bool:
     """A prompt whose time was up goes on although it was told to stop long ago: its backend hangs.
 
@@ -475,11 +475,11 @@ def attempt_stalled(
     Returns:
         Whether this call found it so.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         # Likewise one that was given back, or moved: its child waits for nothing else.
         given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
         waited_for = Q(failure_class=FailureClass.TIMEOUT) | given_back
-        refused = _refused_in_part(write, attempt) if _stops_for_refusal(attempt) else None
+        refused = _refused_in_part(tx, attempt) if _stops_for_refusal(attempt) else None
         if refused is not None:
             waited_for = Q(failure_class=refused.kind)
         elif not told:
@@ -492,22 +492,22 @@ def attempt_stalled(
         if not hangs.update(failure_class=kind):
             return False
         attempt.failure_class = kind.value
-        quarantine.take_in(attempt)
+        quarantine.record_result(attempt)
         if refused is not None:
             # Its child waited for the end of this prompt, which may never come.
-            outcomes.meet(write, child, attempt, refused)
+            outcomes.handle_failure(tx, child, attempt, refused)
         log.notify_runners_on_commit()
         return True
 
 
-@unit_of_work
-def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
+@retry_on_conflict
+def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: bool) -> bool:
     """A prompt on the abandoned list was met at its backend. Returns whether it was adopted.
 
     Adopted where its child waits and nothing newer decides it; else the caller removes it there, and
     that stays so: what was told to stop would end its child as interrupted.
     """
-    with attempt_transaction(attempt_id, fence) as (write, child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
             # Asked again, for the first answer was lost.
             return True
@@ -520,7 +520,7 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
             return False
         AbandonedPrompt.objects.filter(attempt=attempt).delete()
         outcomes.reinstate(child, attempt)
-        write.move_attempt(
+        tx.move_attempt(
             attempt,
             AttemptState.RUNNING,
             started_at=now(),
@@ -531,13 +531,13 @@ def abandoned_met(*, attempt_id: int, fence: Fence, running: bool) -> bool:
             stop_requested_at=None,
             stop_reason="",
         )
-        start_child(write, child, attempt)
+        start_child(tx, child, attempt)
         return True
 
 
-@unit_of_work
-def abandoned_forget_old(*, attempt_id: int, fence: Fence) -> bool:
+@retry_on_conflict
+def abandoned_prompt_expire(*, attempt_id: int, fence: FencingToken) -> bool:
     """Take a prompt off the abandoned list once its time is over."""
-    with attempt_transaction(attempt_id, fence) as (_write, _child, attempt):
-        old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=unjumped())
+    with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
+        old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=monotonic_now())
         return old.delete()[0] > 0

@@ -9,19 +9,19 @@ from django.db import connection, transaction
 
 from backends import discovery, services
 from backends.models import Backend
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.domain.text import counted
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.queries.backends import backend_in_use
-from jobgroups.services.leases import check_fence
+from jobgroups.services.leases import verify_fence
 
 
-def hold_backends(backend_ids: Collection[str]) -> None:
+def lock_backends(backend_ids: Collection[str]) -> None:
     """Keep backends from being forgotten or emptied until the caller's transaction ends.
 
     Raises:
@@ -45,7 +45,7 @@ def hold_backends(backend_ids: Collection[str]) -> None:
             raise Conflict(f"Backend {backend_id} was disabled a moment ago; submit again.")
 
 
-@unit_of_work
+@retry_on_conflict
 def backend_create(**values: Any) -> Backend:
     """Register a backend, as ``backends.services.backend_create`` does, and notify the runners."""
     with transaction.atomic():
@@ -54,7 +54,7 @@ def backend_create(**values: Any) -> Backend:
     return row
 
 
-@unit_of_work
+@retry_on_conflict
 def backend_update(*, backend_id: str, url: str | None = None, **values: Any) -> Backend:
     """Change a backend, as ``backends.services.backend_update`` does, and notify the runners.
 
@@ -87,7 +87,7 @@ def _check_address_change(backend_id: str, url: str) -> None:
         )
 
 
-@unit_of_work
+@retry_on_conflict
 def found_add(*, url: str) -> Backend:
     """Register a found ComfyUI, as ``backends.discovery.found_add`` does, and notify the runners."""
     with transaction.atomic():
@@ -96,8 +96,8 @@ def found_add(*, url: str) -> Backend:
     return row
 
 
-@unit_of_work
-def backend_forget(*, backend_id: str) -> None:
+@retry_on_conflict
+def backend_delete(*, backend_id: str) -> None:
     """Forget a backend for which nothing waits and on which nothing of ours may run.
 
     Prompts that were to be stopped on a machine that is away stand in nobody's way: they are lost
@@ -126,7 +126,7 @@ def backend_forget(*, backend_id: str) -> None:
         log.notify_runners_on_commit()
 
 
-@unit_of_work
+@retry_on_conflict
 def adopted_depart(*, backend_id: str) -> bool:
     """Take a backend off the list that discovery registered and that has left.
 
@@ -150,13 +150,13 @@ def _jobs(number: int) -> str:
     return f"{number} job is" if number == 1 else f"{number} jobs are"
 
 
-@unit_of_work
-def backend_seen(*, fence: Fence, **seen: Any) -> None:
+@retry_on_conflict
+def backend_observed(*, fence: FencingToken, **seen: Any) -> None:
     """Store what the holder of a backend's lease has just seen of it, as ``backend_observed`` takes it.
 
     Raises:
         LeaseLost: the backend is another runner's now; nothing was written.
     """
     with transaction.atomic():
-        check_fence(fence)
+        verify_fence(fence)
         services.backend_observed(backend_id=fence.backend_id, **seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import (
     CHILD_OPEN,
@@ -16,7 +16,7 @@ from jobgroups.domain.states import (
 from jobgroups.errors import ChildNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 
 
@@ -30,28 +30,28 @@ class Cancelled:
     already_failed: int
 
 
-@unit_of_work
+@retry_on_conflict
 def group_cancel(*, group_id: str) -> Cancelled:
     """Cancel every child that is not final, and owe the stop of what may run. Repeating is no error.
 
     Raises:
         GroupNotFound: there is no such group.
     """
-    with group_transaction(group_id) as write:
-        open_children = write.children(status__in=CHILD_OPEN)
+    with group_transaction(group_id) as tx:
+        open_children = tx.children(status__in=CHILD_OPEN)
         if open_children:
-            write.group.cancelled_at = now()
-            _cancel(write, open_children)
-        finished = write.group.completed_count, write.group.failed_count
+            tx.group.cancelled_at = now()
+            _cancel(tx, open_children)
+        finished = tx.group.completed_count, tx.group.failed_count
     return Cancelled(
-        cancelled=write.group.status == GroupStatus.CANCELLED,
+        cancelled=tx.group.status == GroupStatus.CANCELLED,
         interrupted=len(open_children),
         already_complete=finished[0],
         already_failed=finished[1],
     )
 
 
-@unit_of_work
+@retry_on_conflict
 def child_cancel(*, group_id: str, job_id: str) -> bool:
     """Cancel one child; False if it was final already.
 
@@ -59,21 +59,21 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
         GroupNotFound: there is no such group.
         ChildNotFound: the group has no such child.
     """
-    with group_transaction(group_id) as write:
-        found = write.children(pk=job_id)
+    with group_transaction(group_id) as tx:
+        found = tx.children(pk=job_id)
         if not found:
             raise ChildNotFound(job_id)
-        cancelled = _cancel(write, [one for one in found if one.status in CHILD_OPEN])
+        cancelled = _cancel(tx, [one for one in found if one.status in CHILD_OPEN])
     return bool(cancelled)
 
 
-def _cancel(write: GroupWrite, children: Sequence[ChildJob]) -> list[ChildJob]:
-    cancelled = [one for one in children if write.move_child(one, ChildStatus.CANCELLED)]
+def _cancel(tx: GroupTransaction, children: Sequence[ChildJob]) -> list[ChildJob]:
+    cancelled = [one for one in children if tx.move_child(one, ChildStatus.CANCELLED)]
     for one in cancelled:
-        write.add(log.child_cancelled(one))
+        tx.add_event(log.child_cancelled(one))
     # Every active attempt, not the current one alone: an older one may still be stopping.
     active = Attempt.objects.filter(child__in=cancelled, ended_at__isnull=True)
-    write.owe_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
+    tx.request_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)
     if cancelled:
         log.notify_runners_on_commit(work_only=True)
     return cancelled

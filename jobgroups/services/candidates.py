@@ -20,10 +20,10 @@ from jobgroups.domain.states import CHILD_OPEN, Elsewhere
 from jobgroups.errors import Conflict
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.groups import submitted_backends
-from jobgroups.services.backends import hold_backends
+from jobgroups.services.backends import lock_backends
 
 
-class Others:
+class CandidateBackends:
     """The backends to which a group's waiting children may go, looked at once for many of them.
 
     Args:
@@ -36,7 +36,7 @@ class Others:
         self._left = left
         self._open: dict[str, Candidate] | None = None
 
-    def take(self, tried: Tried) -> str | None:
+    def pick(self, tried: Tried) -> str | None:
         """Return the best backend for one more child, None where there is none.
 
         It is kept from being forgotten until the transaction ends, and the child counts as one that
@@ -44,26 +44,26 @@ class Others:
         """
         if self._open is None:
             elsewhere = Elsewhere(self._group.retry_elsewhere)
-            found = others_for(self._group, elsewhere, besides={self._left})
+            found = candidate_backends(self._group, elsewhere, besides={self._left})
             self._open = {one.backend_id: one for one in found}
         while (target := retry_policy.choose(self._open.values(), tried)) is not None:
             taken = self._open.pop(target)
-            if hold(target):
+            if lock_backend(target):
                 self._open[target] = replace(taken, waiting=taken.waiting + 1)
                 return target
         return None
 
 
-def hold(backend_id: str) -> bool:
+def lock_backend(backend_id: str) -> bool:
     """Keep a backend from being forgotten until the caller's transaction ends; False if it just was."""
     try:
-        hold_backends([backend_id])
+        lock_backends([backend_id])
     except Conflict:
         return False
     return True
 
 
-def tried_of(group: JobGroup, child: ChildJob) -> Tried:
+def attempt_history(group: JobGroup, child: ChildJob) -> Tried:
     """Return where a child has failed in its group's present run."""
     rows = child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number")
     failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in rows]
@@ -73,7 +73,7 @@ def tried_of(group: JobGroup, child: ChildJob) -> Tried:
     )
 
 
-def others_for(
+def candidate_backends(
     group: JobGroup, elsewhere: Elsewhere, *, besides: Collection[str]
 ) -> list[Candidate]:
     """Return the backends to which a group's child may go now: they work, and have what the group requires.

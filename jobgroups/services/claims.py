@@ -14,7 +14,7 @@ from typing import Final
 from django.db import connection
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import (
     KEY,
     Parameter,
@@ -24,13 +24,13 @@ from jobgroups.database.statements import (
 )
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.group_transaction import GroupWrite
-from jobgroups.services.slots import has_place
+from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.slots import has_free_slot
 from jobgroups.services.transactions import group_transaction
 
 
@@ -50,8 +50,8 @@ class Claim:
     parameters_json: str
 
 
-@unit_of_work
-def child_claim(*, fence: Fence, client_id: str, depth: int) -> Claim | None:
+@retry_on_conflict
+def child_claim(*, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
     """Claim the backend's oldest waiting child: store the intent to send it.
 
     Args:
@@ -66,12 +66,12 @@ def child_claim(*, fence: Fence, client_id: str, depth: int) -> Claim | None:
     """
     # What waits comes first: of a farm's hundreds of backends most have nothing, and are asked often.
     candidate = _oldest_waiting(fence.backend_id)
-    if candidate is None or not has_place(fence.backend_id, depth):
+    if candidate is None or not has_free_slot(fence.backend_id, depth):
         return None
     while candidate is not None:
         try:
             claim = _claim(candidate, fence, client_id, depth)
-        except _NoPlace:
+        except _NoFreeSlot:
             return None
         if claim is not None:
             return claim
@@ -79,7 +79,7 @@ def child_claim(*, fence: Fence, client_id: str, depth: int) -> Claim | None:
     return None
 
 
-def claims_stored(*, fence: Fence) -> set[int]:
+def stored_intents(*, fence: FencingToken) -> set[int]:
     """Return the ids of the attempts that were claimed under a lease and still are intents.
 
     One of which the lease's holder knows nothing was not sent: its claim was stored, and the answer
@@ -94,7 +94,7 @@ def claims_stored(*, fence: Fence) -> set[int]:
     return set(intents.values_list("id", flat=True))
 
 
-class _NoPlace(Exception):
+class _NoFreeSlot(Exception):
     """The backend takes nothing now: rolls the claim's transaction back."""
 
 
@@ -126,31 +126,33 @@ _still_waiting: Final = PreparedQuery(
 )
 
 
-def _due() -> dict[str, dt.datetime]:
+def _time_parameters() -> dict[str, dt.datetime]:
     moment = now()
     return {"moment": moment, "longest": moment + dt.timedelta(seconds=LONGEST_PAUSE)}
 
 
 def _oldest_waiting(backend_id: str) -> tuple[str, str] | None:
-    oldest = _oldest.first(backend_id, **_due())
+    oldest = _oldest.first(backend_id, **_time_parameters())
     return None if oldest is None else (oldest.id, oldest.group_id)
 
 
-def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int) -> Claim | None:
+def _claim(
+    candidate: tuple[str, str], fence: FencingToken, client_id: str, depth: int
+) -> Claim | None:
     child_id, group_id = candidate
-    with group_transaction(group_id, fence=fence) as write:
+    with group_transaction(group_id, fence=fence) as tx:
         # Under the fence: who holds the backend back has its lease, and was before this or comes
         # after it.
-        if not has_place(fence.backend_id, depth, locked=True):
-            raise _NoPlace
+        if not has_free_slot(fence.backend_id, depth, locked=True):
+            raise _NoFreeSlot
         # It may have been moved to another backend, or delayed, since it was looked for.
-        child = _still_waiting.first(fence.backend_id, child_id=child_id, **_due())
+        child = _still_waiting.first(fence.backend_id, child_id=child_id, **_time_parameters())
         if child is None:
             return None
         attempt = Attempt(
             child=child,
             number=1 + _last_number(child.id),
-            run=write.group.run,
+            run=tx.group.run,
             backend_id=fence.backend_id,
             prompt_id=str(uuid.uuid4()),
             client_id=client_id,
@@ -159,8 +161,8 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
         )
         insert_returning_id(attempt)
         update_where(ChildJob, child.pk, {"current_attempt": attempt.pk})
-        if not write.group.has_claimed_child:
-            _first_claim(write)
+        if not tx.group.has_claimed_child:
+            _first_claim(tx)
         return Claim(
             attempt_id=attempt.pk,
             number=attempt.number,
@@ -169,9 +171,9 @@ def _claim(candidate: tuple[str, str], fence: Fence, client_id: str, depth: int)
             group_id=group_id,
             child_id=child_id,
             seed=child.seed,
-            timeout_seconds=write.group.timeout_seconds,
-            workflow_json=write.group.workflow_json,
-            parameters_json=write.group.parameters_json,
+            timeout_seconds=tx.group.timeout_seconds,
+            workflow_json=tx.group.workflow_json,
+            parameters_json=tx.group.parameters_json,
         )
 
 
@@ -185,8 +187,8 @@ def _last_number(child_id: str) -> int:
 _LAST_NUMBER: Final = f"SELECT MAX(number) FROM {Attempt._meta.db_table} WHERE child_id = %s"  # noqa: S608 a name of ours
 
 
-def _first_claim(write: GroupWrite) -> None:
-    write.group.has_claimed_child = True
-    if write.group.accepted_without_runner:
-        write.add(log.group_started(write.group))
-    write.derive_anew()
+def _first_claim(tx: GroupTransaction) -> None:
+    tx.group.has_claimed_child = True
+    if tx.group.accepted_without_runner:
+        tx.add_event(log.group_started(tx.group))
+    tx.mark_changed()

@@ -11,24 +11,24 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from jobgroups.database.retry import unit_of_work
-from jobgroups.domain.clock import unjumped
+from jobgroups.database.retry import retry_on_conflict
+from jobgroups.domain.clock import monotonic_now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, Elsewhere, ErrorType, StopReason
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services.candidates import Others, others_for
-from jobgroups.services.group_transaction import GroupWrite
-from jobgroups.services.outcomes import Failure, meet, stop_failed
-from jobgroups.services.requeue import move_elsewhere
+from jobgroups.services.candidates import CandidateBackends, candidate_backends
+from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.outcomes import Failure, handle_failure, stop_failed
+from jobgroups.services.requeue import reassign
 from jobgroups.services.transactions import group_transaction
 
 #: What becomes of a child, and where it could go instead; gives whether it waits there no longer.
-EndChild = Callable[[GroupWrite, ChildJob, Others], bool]
+EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
 
 
-def children_move(*, fence: Fence, reason: str, kind: FailureClass | None = None) -> int:
+def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | None = None) -> int:
     """Move the children that wait for a backend, and were not sent, to where their groups let them go.
 
     What may go nowhere, or finds no backend that works, waits on.
@@ -50,26 +50,27 @@ def children_move(*, fence: Fence, reason: str, kind: FailureClass | None = None
     return sum(
         _move_in_group(group.id, fence, reason, kind)
         for group in groups.defer("workflow_json", "parameters_json")
-        if others_for(group, Elsewhere(group.retry_elsewhere), besides={fence.backend_id})
+        if candidate_backends(group, Elsewhere(group.retry_elsewhere), besides={fence.backend_id})
     )
 
 
-@unit_of_work
-def _move_in_group(group_id: str, fence: Fence, reason: str, kind: FailureClass | None) -> int:
-    with group_transaction(group_id, fence=fence) as write:
-        children = write.children(
+@retry_on_conflict
+def _move_in_group(
+    group_id: str, fence: FencingToken, reason: str, kind: FailureClass | None
+) -> int:
+    with group_transaction(group_id, fence=fence) as tx:
+        children = tx.children(
             backend_id=fence.backend_id, status=ChildStatus.QUEUED, current_attempt__isnull=True
         )
-        others = Others(write.group, fence.backend_id)
+        others = CandidateBackends(tx.group, fence.backend_id)
         return sum(
-            move_elsewhere(write, child, reason=reason, kind=kind, others=others)
-            for child in children
+            reassign(tx, child, reason=reason, kind=kind, others=others) for child in children
         )
 
 
-def children_give_up(
+def children_fail_unavailable(
     *,
-    fence: Fence,
+    fence: FencingToken,
     away_s: float,
     reason: str,
     kind: FailureClass = FailureClass.UNREACHABLE,
@@ -90,21 +91,21 @@ def children_give_up(
     message = f"{fence.backend_id} was not reachable for {away_s:.0f} s: {reason}"
     failure = _never_executed(kind, message)
 
-    def end(write: GroupWrite, child: ChildJob, others: Others) -> bool:
+    def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
         attempt = child.current_attempt
         if attempt is not None:
             # It may have it, and perhaps runs it where nobody hears of it: its stop is owed from now
             # on, and its place taken. Whether it is tried elsewhere meanwhile, the group has said.
-            stop_failed(write, attempt, StopReason.GAVE_UP, kind)
-            meet(write, child, attempt, failure)
-        elif not move_elsewhere(write, child, reason=message, kind=kind, others=others):
-            _fail(write, child, failure)
+            stop_failed(tx, attempt, StopReason.GAVE_UP, kind)
+            handle_failure(tx, child, attempt, failure)
+        elif not reassign(tx, child, reason=message, kind=kind, others=others):
+            _fail(tx, child, failure)
         return True
 
     return _end_waiting(fence, {}, end)
 
 
-def children_of_disabled(*, fence: Fence) -> int:
+def children_fail_disabled(*, fence: FencingToken) -> int:
     """Fail the children that wait for a backend that is disabled now; what was sent there goes on.
 
     Those that may go elsewhere, and find a backend that works, are moved there.
@@ -115,7 +116,7 @@ def children_of_disabled(*, fence: Fence) -> int:
     return _end_unsent(fence, f"{fence.backend_id} was disabled before this job was sent to it.")
 
 
-def children_of_quarantined(*, fence: Fence, message: str) -> int:
+def children_fail_quarantined(*, fence: FencingToken, message: str) -> int:
     """Move or fail the children that wait for a backend quarantined by the Director for too long.
 
     What was sent there goes on.
@@ -130,18 +131,18 @@ def children_of_quarantined(*, fence: Fence, message: str) -> int:
     return _end_unsent(fence, message)
 
 
-def _end_unsent(fence: Fence, message: str) -> int:
+def _end_unsent(fence: FencingToken, message: str) -> int:
     failure = _never_executed(FailureClass.UNREACHABLE, message)
 
-    def end(write: GroupWrite, child: ChildJob, others: Others) -> bool:
-        if not move_elsewhere(write, child, reason=message, others=others):
-            _fail(write, child, failure)
+    def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
+        if not reassign(tx, child, reason=message, others=others):
+            _fail(tx, child, failure)
         return True
 
     return _end_waiting(fence, {"current_attempt__isnull": True}, end)
 
 
-def children_let_go(*, fence: Fence) -> int:
+def children_unblock(*, fence: FencingToken) -> int:
     """Have children that wait for another backend wait no longer for their prompts here to be stopped.
 
     For a backend that is out of reach: the end of a prompt there may never be seen. Its place stays
@@ -154,8 +155,8 @@ def children_let_go(*, fence: Fence) -> int:
     return sum(_let_go(attempt_id, group_id, fence) for attempt_id, group_id in list(kept))
 
 
-@unit_of_work
-def _let_go(attempt_id: int, group_id: str, fence: Fence) -> int:
+@retry_on_conflict
+def _let_go(attempt_id: int, group_id: str, fence: FencingToken) -> int:
     with group_transaction(group_id, fence=fence):
         # In two statements: no UPDATE joins another table.
         still = list(_kept(fence).filter(pk=attempt_id).values_list("pk", flat=True))
@@ -166,7 +167,7 @@ def _let_go(attempt_id: int, group_id: str, fence: Fence) -> int:
         return let_go
 
 
-def _kept(fence: Fence) -> QuerySet[Attempt]:
+def _kept(fence: FencingToken) -> QuerySet[Attempt]:
     """Return the stopped prompts here that alone keep a child from being sent to another backend.
 
     One of which more is known (its time was up, it was given up) is let go of where that is stored.
@@ -182,7 +183,7 @@ def _kept(fence: Fence) -> QuerySet[Attempt]:
     return stopped.exclude(child__backend_id=fence.backend_id)
 
 
-def children_waited_too_long(*, fence: Fence, limit_s: int, unsent_only: bool = False) -> int:
+def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = False) -> int:
     """Time out the backend's children that have waited longer than ``limit_s`` in all.
 
     One that has executed in this run, and is to be tried again, has as long from when it last began to.
@@ -196,10 +197,10 @@ def children_waited_too_long(*, fence: Fence, limit_s: int, unsent_only: bool = 
     Returns:
         How many children were timed out by this call.
     """
-    oldest = unjumped() - dt.timedelta(seconds=limit_s)
+    oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
 
-    def end(write: GroupWrite, child: ChildJob, _others: Others) -> bool:
-        executed = child.attempts.filter(run=write.group.run, started_at__isnull=False)
+    def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
+        executed = child.attempts.filter(run=tx.group.run, started_at__isnull=False)
         if executed.filter(started_at__gte=oldest).exists():
             return False
         again = " again" if executed.exists() else ""
@@ -208,9 +209,9 @@ def children_waited_too_long(*, fence: Fence, limit_s: int, unsent_only: bool = 
             message=f"Not executed{again} within {limit_s} s",
             details={"phase": "queued"},
         )
-        ended = write.move_child(child, ChildStatus.TIMEOUT, **failure.columns)
+        ended = tx.move_child(child, ChildStatus.TIMEOUT, **failure.columns)
         if ended:
-            write.add(log.child_timeout(child, write.group.timeout_seconds))
+            tx.add_event(log.child_timeout(child, tx.group.timeout_seconds))
         return ended
 
     conditions: dict[str, Any] = {"queued_at__lt": oldest}
@@ -224,17 +225,17 @@ def _never_executed(kind: FailureClass, message: str) -> Failure:
     return Failure(kind=kind, message=message, details=details, type=ErrorType.CONNECTION)
 
 
-def _fail(write: GroupWrite, child: ChildJob, failure: Failure) -> None:
-    if write.move_child(child, ChildStatus.FAILED, **failure.columns):
-        write.add(log.child_failed(child))
+def _fail(tx: GroupTransaction, child: ChildJob, failure: Failure) -> None:
+    if tx.move_child(child, ChildStatus.FAILED, **failure.columns):
+        tx.add_event(log.child_failed(child))
 
 
-def _end_waiting(fence: Fence, conditions: dict[str, Any], end: EndChild) -> int:
+def _end_waiting(fence: FencingToken, conditions: dict[str, Any], end: EndChild) -> int:
     groups = _groups_of(_waiting(fence, conditions))
     return sum(_end_in_group(group_id, fence, conditions, end) for group_id in groups)
 
 
-def _waiting(fence: Fence, conditions: dict[str, Any]) -> QuerySet[ChildJob]:
+def _waiting(fence: FencingToken, conditions: dict[str, Any]) -> QuerySet[ChildJob]:
     return ChildJob.objects.filter(
         backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions
     )
@@ -244,16 +245,16 @@ def _groups_of(children: QuerySet[ChildJob]) -> list[str]:
     return list(children.order_by("group_id").values_list("group_id", flat=True).distinct())
 
 
-@unit_of_work
-def _end_in_group(group_id: str, fence: Fence, conditions: dict[str, Any], end: EndChild) -> int:
+@retry_on_conflict
+def _end_in_group(
+    group_id: str, fence: FencingToken, conditions: dict[str, Any], end: EndChild
+) -> int:
     """End one group's waiting children, one transaction, and owe the stop of what was sent."""
-    with group_transaction(group_id, fence=fence) as write:
-        children = write.children(
-            backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions
-        )
-        others = Others(write.group, fence.backend_id)
-        gone = sum(end(write, child, others) for child in children)
+    with group_transaction(group_id, fence=fence) as tx:
+        children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)
+        others = CandidateBackends(tx.group, fence.backend_id)
+        gone = sum(end(tx, child, others) for child in children)
         ended = [child for child in children if child.status != ChildStatus.QUEUED]
         active = Attempt.objects.filter(child__in=ended, ended_at__isnull=True)
-        write.owe_stop(list(active.values_list("pk", flat=True)), StopReason.GAVE_UP)
+        tx.request_stop(list(active.values_list("pk", flat=True)), StopReason.GAVE_UP)
     return gone

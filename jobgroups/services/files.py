@@ -14,7 +14,7 @@ from typing import Final
 from django.db import connection, transaction
 from django.db.models import F
 
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import update_where
 from jobgroups.domain.outputs import marked
 from jobgroups.events import log
@@ -154,7 +154,7 @@ def _is_later(one: Attempt, ending: Attempt) -> bool:
 # --- marks ----------------------------------------------------------------------------------------
 
 
-@unit_of_work
+@retry_on_conflict
 def output_replaced(*, job_id: str, digest: str) -> None:
     """Mark a child's output whose file is younger than the child's end: another prompt has written it."""
     with transaction.atomic():

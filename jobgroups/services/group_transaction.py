@@ -25,15 +25,15 @@ from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
 
-class GroupWrite:
+class GroupTransaction:
     """What may be done to a group while its row is locked. Made by :func:`group_transaction`."""
 
     def __init__(self, group: JobGroup) -> None:
         self.group = group
         self._events: list[log.NewEvent] = []
-        self._moved = False
+        self._changed = False
 
-    def add(self, event: log.NewEvent) -> None:
+    def add_event(self, event: log.NewEvent) -> None:
         """Have an event recorded when the transaction ends."""
         self._events.append(event)
 
@@ -65,17 +65,17 @@ class GroupWrite:
             return False
         for name, value in {"status": to.value, **fields}.items():
             setattr(child, name, value)
-        self._moved = True
+        self._changed = True
         return True
 
-    def open_run(self) -> None:
+    def start_next_run(self) -> None:
         """Open the group's next run: it has no end yet, and nobody cancelled it."""
         self.group.run += 1
         self.group.completed_at = None
         self.group.cancelled_at = None
-        self._moved = True
+        self._changed = True
 
-    def queue_again(self, child: ChildJob, *, backend_id: str, moment: dt.datetime) -> bool:
+    def reset_for_retry(self, child: ChildJob, *, backend_id: str, moment: dt.datetime) -> bool:
         """Queue a child that a person retries: in the next run, or within this one after it failed.
 
         Its attempts stay, and so does their number. Returns whether this call queued it: one that
@@ -106,7 +106,7 @@ class GroupWrite:
             return False
         for name, value in fields.items():
             setattr(child, name, value)
-        self._moved = True
+        self._changed = True
         return True
 
     def move_attempt(self, attempt: Attempt, to: AttemptState, **fields: Any) -> bool:
@@ -120,29 +120,29 @@ class GroupWrite:
             setattr(attempt, name, value)
         return True
 
-    def owe_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
+    def request_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
         """Mark active attempts to be stopped; the first reason stays. Returns how many."""
         active = Attempt.objects.filter(
             pk__in=attempts, ended_at__isnull=True, stop_requested_at__isnull=True
         )
         return active.update(stop_requested_at=now(), stop_reason=reason)
 
-    def derive_anew(self) -> None:
+    def mark_changed(self) -> None:
         """Have the group's status derived although no child was moved through here."""
-        self._moved = True
+        self._changed = True
 
-    def close(self) -> list[ChildJob] | None:
+    def flush(self) -> list[ChildJob] | None:
         """Derive the group from its children, and record the events.
 
         Returns:
             The children, if the group's run has ended; else None.
         """
-        children = self._derive() if self._moved else None
+        children = self._update_status() if self._changed else None
         if self._events:
             log.append_events(self.group, self._events)
         return children
 
-    def _derive(self) -> list[ChildJob] | None:
+    def _update_status(self) -> list[ChildJob] | None:
         group = self.group
         with connection.cursor() as cursor:
             cursor.execute(_COUNT, [group.id])
@@ -164,7 +164,7 @@ class GroupWrite:
         if not ended:
             return None
         children = _children_of(group.id)
-        self.add(log.group_complete(group, children))
+        self.add_event(log.group_complete(group, children))
         return children
 
 

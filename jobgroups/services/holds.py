@@ -14,18 +14,18 @@ from django.db import transaction
 from backends import holds
 from backends.models import Backend
 from backends.states import Hold
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import BackendNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.queries.backends import backend_in_use
 from jobgroups.services import late_results
-from jobgroups.services.group_transaction import GroupWrite
-from jobgroups.services.leases import check_fence
-from jobgroups.services.requeue import move_elsewhere, put_back
+from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.leases import verify_fence
+from jobgroups.services.requeue import reassign, requeue
 from jobgroups.services.transactions import group_transaction
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # --- said by people -------------------------------------------------------------------------------
 
 
-@unit_of_work
+@retry_on_conflict
 def backend_hold(
     *, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = ""
 ) -> None:
@@ -53,7 +53,7 @@ def backend_hold(
         holds.backend_hold(row=row, hold=hold, at_once=at_once, reason=reason, by=by, moment=now())
 
 
-@unit_of_work
+@retry_on_conflict
 def backend_resume(*, backend_id: str, by: str = "") -> None:
     """End a pause or drain. What was given back meanwhile is not taken back.
 
@@ -64,7 +64,7 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
         holds.backend_resume(row=_lock_for_change(backend_id), by=by, moment=now())
 
 
-@unit_of_work
+@retry_on_conflict
 def backend_quarantine(
     *, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None
 ) -> None:
@@ -87,7 +87,7 @@ def backend_quarantine(
         )
 
 
-@unit_of_work
+@retry_on_conflict
 def backend_release(*, backend_id: str, by: str = "") -> None:
     """Let a backend out of quarantine, on probation: one prompt at a time until one succeeds.
 
@@ -113,27 +113,27 @@ def _lock_for_change(backend_id: str) -> Backend:
 # --- carried out by the runner --------------------------------------------------------------------
 
 
-@unit_of_work
-def quarantine_over(*, fence: Fence) -> bool:
+@retry_on_conflict
+def quarantine_expire(*, fence: FencingToken) -> bool:
     """A quarantine's time is over and the backend answers: it is on probation now.
 
     Returns:
         Whether it was let out by this call; a person may have prolonged it meanwhile.
     """
     with transaction.atomic():
-        check_fence(fence)
+        verify_fence(fence)
         return holds.backend_release(backend_id=fence.backend_id, moment=now(), due_only=True)
 
 
-@unit_of_work
-def backend_emptied(*, fence: Fence) -> bool:
+@retry_on_conflict
+def backend_finish_drain(*, fence: FencingToken) -> bool:
     """Disable a draining backend if no child is left for it and nothing of ours is there.
 
     Returns:
         Whether it was disabled by this call.
     """
     with transaction.atomic():
-        check_fence(fence)
+        verify_fence(fence)
         # The full lock: a submission that names it is over, or comes after and sees it disabled.
         rows = Backend.objects.select_for_update()
         row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
@@ -143,7 +143,7 @@ def backend_emptied(*, fence: Fence) -> bool:
         return True
 
 
-def prompts_given_back(*, fence: Fence) -> set[int]:
+def prompts_evict(*, fence: FencingToken) -> set[int]:
     """Owe the stop of every prompt of ours at a backend that was held at once.
 
     Its child waits again, there or elsewhere; the attempt is not charged, and not one of those that
@@ -158,38 +158,38 @@ def prompts_given_back(*, fence: Fence) -> set[int]:
     )
     stopped: set[int] = set()
     for attempt_id, group_id in list(active.order_by("id").values_list("id", "child__group_id")):
-        if _given_back(attempt_id, group_id, fence):
+        if _evict(attempt_id, group_id, fence):
             stopped.add(attempt_id)
     return stopped
 
 
-@unit_of_work
-def _given_back(attempt_id: int, group_id: str, fence: Fence) -> bool:
-    with group_transaction(group_id, fence=fence) as write:
+@retry_on_conflict
+def _evict(attempt_id: int, group_id: str, fence: FencingToken) -> bool:
+    with group_transaction(group_id, fence=fence) as tx:
         row = Backend.objects.filter(pk=fence.backend_id).first()
         if row is None or not row.evict:
             # Resumed a moment ago.
             return False
         child = ChildJob.objects.select_for_update(of=("self",)).get(attempts=attempt_id)
         attempt = Attempt.objects.select_for_update().get(pk=attempt_id)
-        if not write.owe_stop([attempt.pk], StopReason.GIVEN_BACK):
+        if not tx.request_stop([attempt.pk], StopReason.GIVEN_BACK):
             return False
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
-        _wait_again(write, child, attempt, row)
+        _requeue(tx, child, attempt, row)
         return True
 
 
-def _wait_again(write: GroupWrite, child: ChildJob, attempt: Attempt, row: Backend) -> None:
+def _requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt, row: Backend) -> None:
     ran = child.status == ChildStatus.RUNNING
-    if not put_back(write, child, attempt):
+    if not requeue(tx, child, attempt):
         return
     held = "drained" if row.hold == Hold.DRAIN else "paused"
     by = f" by {row.changed_by}" if row.changed_by else ""
-    made = late_results.result_of(child)
-    moved = made is None and move_elsewhere(
-        write, child, reason=f"{row.id} was {held}{by}, and gave its work back."
+    made = late_results.late_result(child)
+    moved = made is None and reassign(
+        tx, child, reason=f"{row.id} was {held}{by}, and gave its work back."
     )
     if ran and not moved:
-        write.add(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
+        tx.add_event(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
     if made is not None:
-        late_results.adopt(write, child, made)
+        late_results.adopt_result(tx, child, made)

@@ -14,10 +14,10 @@ from jobgroups.domain.outputs import all_missing
 from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
-from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.group_transaction import GroupTransaction
 
 
-def results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
+def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
     """Return the newest success of each child that has one, by the child's id.
 
     A prompt may succeed although it was to be stopped: its time was up, somebody cancelled it, or it
@@ -38,16 +38,16 @@ def results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
     }
 
 
-def result_of(child: ChildJob) -> Attempt | None:
-    """Return a child's newest success, None where it has none; see :func:`results`."""
-    return results([child]).get(child.id)
+def late_result(child: ChildJob) -> Attempt | None:
+    """Return a child's newest success, None where it has none; see :func:`late_results`."""
+    return late_results([child]).get(child.id)
 
 
-def adopt(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
+def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
     """Complete a child with what an earlier attempt of it has made; its times are that attempt's.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         child: queued, without a current attempt.
         attempt: a success of it.
     """
@@ -55,15 +55,15 @@ def adopt(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
     ChildJob.objects.filter(pk=child.pk).update(**owned)
     for name, value in owned.items():
         setattr(child, name, value)
-    write.move_child(
+    tx.move_child(
         child,
         ChildStatus.RUNNING,
         attempt=attempt,
         started_at=attempt.started_at,
         attempt_count=max(child.attempt_count, attempt.number),
     )
-    write.add(log.child_started(child, attempt))
-    write.move_child(
+    tx.add_event(log.child_started(child, attempt))
+    tx.move_child(
         child,
         ChildStatus.COMPLETED,
         attempt=attempt,
@@ -72,4 +72,4 @@ def adopt(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         progress=100.0,
         completed_at=attempt.ended_at,
     )
-    write.add(log.child_completed(child))
+    tx.add_event(log.child_completed(child))

@@ -10,22 +10,22 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 
 from backends.models import Backend
-from jobgroups.database.retry import unit_of_work
-from jobgroups.domain.leases import Fence
+from jobgroups.database.retry import retry_on_conflict
+from jobgroups.domain.leases import FencingToken
 from jobgroups.errors import LeaseLost
 from jobgroups.models import Lease
 from jobgroups.queries.leases import database_now, dead_runners
 
 #: How long a lease holds without a renewal: what a host that vanished drove is another runner's
 #: within 15 s.
-LEASE_LIFE: Final = dt.timedelta(seconds=12)
+LEASE_TTL: Final = dt.timedelta(seconds=12)
 
 
 #: How long a runner's write waits for a row that somebody else has; then it is tried again.
 LOCK_TIMEOUT: Final = "3s"
 
 
-def check_fence(fence: Fence | None) -> None:
+def verify_fence(fence: FencingToken | None) -> None:
     """Hold the lease's row until commit and compare its epoch.
 
     Read, then compared here: an epoch compared inside the UPDATE's subquery would be judged on the
@@ -42,7 +42,7 @@ def check_fence(fence: Fence | None) -> None:
         raise LeaseLost(fence.backend_id, fence.epoch)
 
 
-def fences_that_hold(fences: Set[Fence]) -> Set[Fence]:
+def valid_fences(fences: Set[FencingToken]) -> Set[FencingToken]:
     """Hold the rows of many leases until commit, and return the fences that are valid."""
     epochs = _held_epochs(sorted({fence.backend_id for fence in fences}))
     return {fence for fence in fences if epochs.get(fence.backend_id) == fence.epoch}
@@ -65,8 +65,8 @@ def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
         return {row[0]: row[1] for row in cursor.fetchall()}
 
 
-@unit_of_work
-def lease_release(*, fence: Fence) -> bool:
+@retry_on_conflict
+def lease_release(*, fence: FencingToken) -> bool:
     """Hand a backend over: its lease is free from now on, with the time since when in ``expires_at``.
 
     Called when nothing of this runner speaks to the backend any more.
@@ -82,7 +82,7 @@ def lease_release(*, fence: Fence) -> bool:
         return bool(ours.update(runner="", expires_at=database_now()))
 
 
-def lease_take(*, backend_id: str, runner: str) -> Fence | None:
+def lease_acquire(*, backend_id: str, runner: str) -> FencingToken | None:
     """Take the lease on a backend: free, expired, a dead runner's, or this runner's own from before.
 
     The epoch moves on with every taking, so that whatever an earlier holder still writes is refused.
@@ -92,14 +92,14 @@ def lease_take(*, backend_id: str, runner: str) -> Fence | None:
         it at this moment, or the backend is gone.
     """
     try:
-        return _lease_take(backend_id, runner)
+        return _lease_acquire(backend_id, runner)
     except IntegrityError:
         # It was deleted between the look and the lease's first row.
         return None
 
 
-@unit_of_work
-def _lease_take(backend_id: str, runner: str) -> Fence | None:
+@retry_on_conflict
+def _lease_acquire(backend_id: str, runner: str) -> FencingToken | None:
     with transaction.atomic():
         if not Backend.objects.filter(pk=backend_id).exists():
             return None
@@ -116,6 +116,6 @@ def _lease_take(backend_id: str, runner: str) -> Fence | None:
         if holds and lease.runner not in dead_runners():
             return None
         Lease.objects.filter(pk=lease.pk).update(
-            runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_LIFE
+            runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL
         )
-        return Fence(backend_id, lease.epoch + 1)
+        return FencingToken(backend_id, lease.epoch + 1)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.failures import OVERTAKEN
 from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import ChildNotFound, JobNotWaiting
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import assignment
-from jobgroups.services.group_transaction import GroupWrite
-from jobgroups.services.requeue import put_back
+from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.requeue import requeue
 from jobgroups.services.transactions import group_transaction
 
 
@@ -37,7 +37,7 @@ class Moved:
     removing_from: str | None
 
 
-@unit_of_work
+@retry_on_conflict
 def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> Moved:
     """Bind a child that waits to another backend.
 
@@ -53,8 +53,8 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         BackendNotFound: the backend is not registered.
         BackendUnavailable: it takes nothing, or lacks what the group requires.
     """
-    with group_transaction(group_id) as write:
-        found = write.children(pk=job_id)
+    with group_transaction(group_id) as tx:
+        found = tx.children(pk=job_id)
         if not found:
             raise ChildNotFound(job_id)
         child = found[0]
@@ -62,8 +62,8 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
             raise JobNotWaiting(job_id, child.status, child.backend_id or "")
         moved = child.backend_id != backend_id
         if moved:
-            assignment.bind_to(write.group, backend_id)
-            _move(write, child, backend_id, by)
+            assignment.assign_named(tx.group, backend_id)
+            _move(tx, child, backend_id, by)
             log.notify_runners_on_commit(work_only=True)
         removed = child.attempts.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
         # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
@@ -79,17 +79,17 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
     )
 
 
-def _move(write: GroupWrite, child: ChildJob, backend_id: str, by: str) -> None:
+def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> None:
     left, attempt = child.backend_id or "", child.current_attempt
     if attempt is not None:
         # Accepted, on its way, or perhaps there: what it is, the runner finds out, and removes it.
-        write.owe_stop([attempt.pk], StopReason.MOVED)
+        tx.request_stop([attempt.pk], StopReason.MOVED)
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
-    put_back(write, child, attempt, backend_id=backend_id, not_before=None)
-    assignment.leave_unreachable([child])
+    requeue(tx, child, attempt, backend_id=backend_id, not_before=None)
+    assignment.unblock_unreachable([child])
     person = by or log.A_PERSON
     reason = f"Moved from {left or 'no backend'} by {person}."
-    write.add(
+    tx.add_event(
         log.child_retrying(
             child, previous_backend_id=left, failure_class=None, reason=reason, requested_by=person
         )

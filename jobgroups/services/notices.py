@@ -28,7 +28,7 @@ def link_to(path: str) -> str:
     return f"{settings.DIRECTOR_PUBLIC_URL}{path}" if settings.DIRECTOR_PUBLIC_URL else ""
 
 
-def notice_store(kind: NoticeKind, message: Message) -> Notice:
+def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
     """Store a notice that is to be told soon."""
     moment = now()
     return Notice.objects.create(
@@ -58,7 +58,7 @@ def group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
         reasons=Counter((one.failure_class, one.backend_id or "") for one in lost),
     )
     message = notices.group_ended(end, link_to(f"/groups/{group.id}"))
-    notice_store(NoticeKind.GROUP_ENDED, message)
+    notice_enqueue(NoticeKind.GROUP_ENDED, message)
 
 
 def _seconds(group: JobGroup) -> float:

@@ -12,18 +12,23 @@ from typing import Final
 from django.db.models import F, QuerySet
 
 from backends.models import Backend
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import CHILD_OPEN, Elsewhere, StopReason
 from jobgroups.domain.text import clock_time
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import late_results
-from jobgroups.services.candidates import Others, others_for, tried_of
-from jobgroups.services.group_transaction import GroupWrite
-from jobgroups.services.outcomes import Failure, adopt_earlier, stop_failed
-from jobgroups.services.requeue import charged_attempts, policy_of, rebind, wait_at
+from jobgroups.services.candidates import CandidateBackends, attempt_history, candidate_backends
+from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.outcomes import Failure, adopt_other_result, stop_failed
+from jobgroups.services.requeue import (
+    counted_attempts,
+    group_retry_policy,
+    requeue_after_backoff,
+    requeue_at,
+)
 from jobgroups.services.transactions import group_transaction
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
@@ -45,7 +50,7 @@ def lost_in_render(backend_id: str) -> Failure:
     return Failure(kind=FailureClass.BACKEND_LOST, message=message)
 
 
-def attempts_move(*, fence: Fence, reason: str) -> set[int]:
+def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
     """Retry the jobs that an offline backend has, on other backends, if their groups allow it.
 
     Jobs without another backend that works stay: they may be moved later.
@@ -63,24 +68,24 @@ def attempts_move(*, fence: Fence, reason: str) -> set[int]:
     for row in rows.defer("child__group__workflow_json", "child__group__parameters_json"):
         group = row.child.group
         elsewhere = Elsewhere(group.retry_elsewhere)
-        is_open = others_for(group, elsewhere, besides={fence.backend_id})
+        is_open = candidate_backends(group, elsewhere, besides={fence.backend_id})
         if is_open and _move(row.pk, group.id, fence, reason):
             moved.add(row.pk)
     return moved
 
 
-@unit_of_work
-def _move(attempt_id: int, group_id: str, fence: Fence, reason: str) -> bool:
-    with group_transaction(group_id, fence=fence) as write:
+@retry_on_conflict
+def _move(attempt_id: int, group_id: str, fence: FencingToken, reason: str) -> bool:
+    with group_transaction(group_id, fence=fence) as tx:
         child = ChildJob.objects.select_for_update(of=("self",)).get(attempts=attempt_id)
         attempt = Attempt.objects.select_for_update().get(pk=attempt_id)
         if not _movable(fence).filter(pk=attempt_id).exists():
             return False
         unsent = Failure(kind=FailureClass.UNREACHABLE, message=reason)
-        return leave_offline(write, child, attempt, lost_in_render(fence.backend_id), unsent)
+        return leave_offline(tx, child, attempt, lost_in_render(fence.backend_id), unsent)
 
 
-def _movable(fence: Fence) -> QuerySet[Attempt]:
+def _movable(fence: FencingToken) -> QuerySet[Attempt]:
     return Attempt.objects.filter(
         backend_id=fence.backend_id,
         ended_at__isnull=True,
@@ -91,7 +96,7 @@ def _movable(fence: Fence) -> QuerySet[Attempt]:
 
 
 def leave_offline(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
 ) -> bool:
     """Retry a child on another backend, if its group allows it: its own one is offline.
 
@@ -99,7 +104,7 @@ def leave_offline(
     stop, and its end, if it is ever seen, is met like every late one.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         child: decided by this attempt.
         attempt: active, without a stop.
         lost: the failure of an attempt that had begun to execute. It counts against ``max_attempts``.
@@ -108,31 +113,31 @@ def leave_offline(
     Returns:
         Whether it waits elsewhere, or has the picture of another attempt; else nothing was done.
     """
-    group, policy = write.group, policy_of(write.group)
+    group, policy = tx.group, group_retry_policy(tx.group)
     ran = attempt.started_at is not None
     failure = lost if ran else unsent
-    made = late_results.result_of(child)
+    made = late_results.late_result(child)
     # Its own attempt is not over yet, and is counted here.
-    charged = charged_attempts(group, child) + 1
+    charged = counted_attempts(group, child) + 1
     target = None
     if made is None:
         if ran and not policy.allows(failure.kind, charged):
             return False
-        target = Others(group, attempt.backend_id).take(tried_of(group, child))
+        target = CandidateBackends(group, attempt.backend_id).pick(attempt_history(group, child))
         if target is None:
             return False
-    if not stop_failed(write, attempt, StopReason.GAVE_UP, failure.kind, failure):
+    if not stop_failed(tx, attempt, StopReason.GAVE_UP, failure.kind, failure):
         return False
     if not ran:
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
         attempt.is_counted = False
     if made is not None:
-        return adopt_earlier(write, child, attempt, made)
+        return adopt_other_result(tx, child, attempt, made)
     assert target is not None  # noqa: S101 see above
     if ran:
-        return wait_at(
-            write, child, attempt, failure.kind, failure.message, target=target, charged=charged
+        return requeue_after_backoff(
+            tx, child, attempt, failure.kind, failure.message, target=target, charged=charged
         )
-    return rebind(
-        write, child, attempt, failure.kind, failure.message, target=target, not_before=None
+    return requeue_at(
+        tx, child, attempt, failure.kind, failure.message, target=target, not_before=None
     )

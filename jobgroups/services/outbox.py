@@ -17,13 +17,13 @@ from django.db.models import Exists, Max, OuterRef, Q, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend, Reachability
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain import notices, text
 from jobgroups.domain.clock import now
 from jobgroups.domain.notices import NoticeKind, Pace, Told
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
-from jobgroups.services.notices import link_to, notice_store, wanted
+from jobgroups.services.notices import link_to, notice_enqueue, wanted
 
 #: Begins ``last_error`` while a runner tells it.
 _UNDER_WAY: Final = "being told"
@@ -56,7 +56,7 @@ class Due:
 # --- what only time tells -------------------------------------------------------------------------
 
 
-def trouble_noticed(pace: Pace) -> int:
+def enqueue_backend_notices(pace: Pace) -> int:
     """Store a notice for each backend that is in trouble and was not told of; return how many."""
     if not wanted(NoticeKind.BACKEND_TROUBLE):
         return 0
@@ -104,7 +104,7 @@ def _answers(row: Backend, since: dt.datetime) -> bool:
     return row.last_seen_at is not None and row.last_seen_at > since
 
 
-@unit_of_work
+@retry_on_conflict
 def _notice_trouble(backend_id: str) -> int:
     with transaction.atomic():
         # Its row is held: two runners must not both find that nobody was told.
@@ -128,11 +128,11 @@ def _notice_trouble(backend_id: str) -> int:
             message = notices.backend_away(
                 row.id, seconds, row.status_reason, waiting, link, answers=answers
             )
-        notice_store(NoticeKind.BACKEND_TROUBLE, message)
+        notice_enqueue(NoticeKind.BACKEND_TROUBLE, message)
         return 1
 
 
-def emptiness_noticed(pace: Pace) -> bool:
+def enqueue_queue_empty(pace: Pace) -> bool:
     """Store a notice where the last group has ended and nothing is left to do; return whether."""
     if not wanted(NoticeKind.QUEUE_EMPTY):
         return False
@@ -160,7 +160,7 @@ def _emptiness_told(since: dt.datetime) -> bool:
     return Notice.objects.filter(kind=NoticeKind.QUEUE_EMPTY, created_at__gt=since).exists()
 
 
-@unit_of_work
+@retry_on_conflict
 def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
     with transaction.atomic():
         # Its row is held: two runners must not both find that nobody was told.
@@ -168,7 +168,7 @@ def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
         if group is None or _emptiness_told(not_since):
             return False
         name = text.group_name(group.id, json.loads(group.metadata_json))
-        notice_store(NoticeKind.QUEUE_EMPTY, notices.queue_empty(name, link_to("/")))
+        notice_enqueue(NoticeKind.QUEUE_EMPTY, notices.queue_empty(name, link_to("/")))
         return True
 
 
@@ -187,7 +187,7 @@ def notices_claim(*, pace: Pace, by: str) -> list[Due]:
     return _claim(pace, by)
 
 
-@unit_of_work
+@retry_on_conflict
 def _claim(pace: Pace, by: str) -> list[Due]:
     with transaction.atomic():
         waiting = list(
@@ -222,8 +222,8 @@ def _taken(notice: Notice, pace: Pace, by: str, moment: dt.datetime) -> Due:
     return Due(notice.pk, told, notice.attempt_count + 1, notice.created_at, delivered_to)
 
 
-@unit_of_work
-def notices_taken(*, mark: str, ids: Collection[int]) -> None:
+@retry_on_conflict
+def notices_delivered_to(*, mark: str, ids: Collection[int]) -> None:
     """Record that one of several services took notices: whoever tries the others again passes it.
 
     Args:
@@ -234,8 +234,8 @@ def notices_taken(*, mark: str, ids: Collection[int]) -> None:
     mine.update(delivered_to=Concat("delivered_to", Value(f" {mark}")))
 
 
-@unit_of_work
-def notices_sent(ids: Collection[int]) -> None:
+@retry_on_conflict
+def notices_delivered(ids: Collection[int]) -> None:
     """Record that notices were told. What waited for a service that failed need not wait longer."""
     with transaction.atomic():
         moment = now()
@@ -245,7 +245,7 @@ def notices_sent(ids: Collection[int]) -> None:
         put_off.exclude(last_error__startswith=_UNDER_WAY).update(next_attempt_at=moment)
 
 
-@unit_of_work
+@retry_on_conflict
 def notices_failed(failed: Sequence[Due], *, pace: Pace, error: str) -> list[int]:
     """Put notices off that a service did not take; return the ids of those that are given up."""
     moment = now()
@@ -262,7 +262,7 @@ def notices_failed(failed: Sequence[Due], *, pace: Pace, error: str) -> list[int
     return given_up
 
 
-@unit_of_work
+@retry_on_conflict
 def notices_forget_old(pace: Pace) -> int:
     """Delete notices that nobody needs any more; return how many."""
     old = Notice.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.keep))

@@ -28,8 +28,8 @@ from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
 from jobgroups.serializers import to_json
 from jobgroups.services import files, late_results, quarantine
-from jobgroups.services.group_transaction import GroupWrite
-from jobgroups.services.requeue import attempts_with, put_back, try_again
+from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.requeue import attempts_with, requeue, schedule_retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,9 @@ class Failure:
         }
 
 
-def close_attempt(write: GroupWrite, attempt: Attempt, state: AttemptState, **fields: Any) -> bool:
+def close_attempt(
+    tx: GroupTransaction, attempt: Attempt, state: AttemptState, **fields: Any
+) -> bool:
     """Store a final state of an attempt, and what it means for its backend.
 
     Every final state of an attempt whose backend is registered is stored here, before the child is decided.
@@ -67,16 +69,16 @@ def close_attempt(write: GroupWrite, attempt: Attempt, state: AttemptState, **fi
         Whether this call closed the attempt.
     """
     known = attempt.failure_class
-    if not write.move_attempt(attempt, state, **{"ended_at": now(), **fields}):
+    if not tx.move_attempt(attempt, state, **{"ended_at": now(), **fields}):
         return False
     # A failure that was stored with the attempt's stop was counted then.
     if not known or attempt.failure_class != known:
-        quarantine.take_in(attempt)
+        quarantine.record_result(attempt)
     return True
 
 
 def close_failed(
-    write: GroupWrite, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any
+    tx: GroupTransaction, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any
 ) -> bool:
     """Close an attempt that failed, and let that count against its backend if its class does.
 
@@ -87,7 +89,7 @@ def close_failed(
     if attempt.failure_class:
         # Told when its stop was asked for: how it was stopped in the end is no other failure.
         columns = columns_kept(attempt) or {**columns, "failure_class": attempt.failure_class}
-    return close_attempt(write, attempt, state, **{**columns, **fields})
+    return close_attempt(tx, attempt, state, **{**columns, **fields})
 
 
 def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
@@ -99,7 +101,7 @@ def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
 
 
 def stop_failed(
-    write: GroupWrite,
+    tx: GroupTransaction,
     attempt: Attempt,
     reason: StopReason,
     kind: FailureClass,
@@ -108,7 +110,7 @@ def stop_failed(
     """Request the stop of an attempt that has failed and may go on at its backend.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         attempt: active.
         reason: why it is stopped.
         kind: why it failed.
@@ -117,26 +119,26 @@ def stop_failed(
     Returns:
         Whether this call requested it.
     """
-    if not write.owe_stop([attempt.pk], reason):
+    if not tx.request_stop([attempt.pk], reason):
         return False
     columns = {"failure_class": kind.value} if failure is None else failure.columns
     Attempt.objects.filter(pk=attempt.pk).update(**columns)
     for name, value in columns.items():
         setattr(attempt, name, value)
     # Its end, if it is ever seen, is no news of the backend any more.
-    quarantine.take_in(attempt)
+    quarantine.record_result(attempt)
     return True
 
 
-def meet(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
+def handle_failure(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
 ) -> None:
     """Have a child tried again after its attempt failed, or end it where the policy does not say so.
 
     One that has a picture of another attempt, which came too late, has that and needs no other.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         child: decided by nobody but this attempt; else nothing is done.
         attempt: with its failure class stored.
         failure: for the child's end.
@@ -144,55 +146,59 @@ def meet(
     """
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
-    if not goes_on(write, child, attempt, failure):
-        _end(write, child, attempt, failure, **fields)
+    if not retry_or_adopt(tx, child, attempt, failure):
+        _fail_child(tx, child, attempt, failure, **fields)
 
 
-def goes_on(write: GroupWrite, child: ChildJob, attempt: Attempt, failure: Failure) -> bool:
+def retry_or_adopt(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure
+) -> bool:
     """Whether a failure is not the child's end: it has another one's picture now, or is tried again.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         child: decided by this attempt.
         attempt: with its failure class stored.
         failure: why.
     """
     # Perhaps of a newer one: this may be an old one that was met after all.
-    if (made := late_results.result_of(child)) is not None:
-        return adopt_earlier(write, child, attempt, made)
-    return try_again(write, child, attempt, failure.kind, failure.message)
+    if (made := late_results.late_result(child)) is not None:
+        return adopt_other_result(tx, child, attempt, made)
+    return schedule_retry(tx, child, attempt, failure.kind, failure.message)
 
 
-def adopt_earlier(write: GroupWrite, child: ChildJob, attempt: Attempt, made: Attempt) -> bool:
+def adopt_other_result(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt
+) -> bool:
     """Give a child whose attempt failed the picture that another one made while this one ran."""
     ran = child.status == ChildStatus.RUNNING
-    if not put_back(write, child, attempt):
+    if not requeue(tx, child, attempt):
         return False
     if ran:
         reason = f"attempt {made.number}, at {made.backend_id}, made its picture after all"
-        write.add(log.child_requeued(child, attempt, reason))
-    late_results.adopt(write, child, made)
+        tx.add_event(log.child_requeued(child, attempt, reason))
+    late_results.adopt_result(tx, child, made)
     return True
 
 
-def _end(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
+def _fail_child(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
 ) -> None:
     timeout = failure.kind is FailureClass.TIMEOUT
     columns = {**fields, **failure.columns, "attempt_count": attempts_with(child, attempt)}
     to = ChildStatus.TIMEOUT if timeout else ChildStatus.FAILED
-    if not write.move_child(child, to, attempt=attempt, **columns):
+    if not tx.move_child(child, to, attempt=attempt, **columns):
         return
     if timeout:
-        write.add(log.child_timeout(child, write.group.timeout_seconds))
+        tx.add_event(log.child_timeout(child, tx.group.timeout_seconds))
     else:
-        write.add(log.child_failed(child))
+        tx.add_event(log.child_failed(child))
 
 
 # --- how it ended ---------------------------------------------------------------------------------
 
 #: Attempts of a child and run that may end without being charged before the child fails.
-MAX_UNCHARGED: Final = 5
+MAX_UNCOUNTED: Final = 5
 
 
 #: What is said of an attempt that the Director stopped; ``{}`` is its group's time limit.
@@ -248,8 +254,8 @@ def reinstate(child: ChildJob, attempt: Attempt) -> None:
         setattr(child, name, value)
 
 
-def start_child(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
-    started = write.move_child(
+def start_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
+    started = tx.move_child(
         child,
         ChildStatus.RUNNING,
         attempt=attempt,
@@ -257,7 +263,7 @@ def start_child(write: GroupWrite, child: ChildJob, attempt: Attempt) -> None:
         attempt_count=attempts_with(child, attempt),
     )
     if started:
-        write.add(log.child_started(child, attempt))
+        tx.add_event(log.child_started(child, attempt))
 
 
 def without_replaced(attempt: Attempt, end: End) -> End:
@@ -292,7 +298,9 @@ def without_replaced(attempt: Attempt, end: End) -> End:
     )
 
 
-def close_with_end(write: GroupWrite, attempt: Attempt, state: AttemptState, end: End) -> bool:
+def close_with_result(
+    tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: End
+) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(_FORGET, [attempt.pk])
     fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
@@ -300,7 +308,7 @@ def close_with_end(write: GroupWrite, attempt: Attempt, state: AttemptState, end
     stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
     if stopped and end.failure in (None, FailureClass.INTERRUPTED):
         # The Director interrupted it, and no user at the machine.
-        message = _STOPPED[StopReason(attempt.stop_reason)].format(write.group.timeout_seconds)
+        message = _STOPPED[StopReason(attempt.stop_reason)].format(tx.group.timeout_seconds)
     if end.node_outputs:
         fields["node_outputs_json"] = to_json(end.node_outputs)
     failure: dict[str, Any] = {
@@ -312,7 +320,7 @@ def close_with_end(write: GroupWrite, attempt: Attempt, state: AttemptState, end
     if state is not AttemptState.SUCCESS:
         failure = columns_kept(attempt) or failure
     return close_attempt(
-        write,
+        tx,
         attempt,
         state,
         backend_ended_at=end.backend_ended_at,
@@ -353,17 +361,17 @@ def _failure_of(end: End) -> Failure:
 
 
 def end_child(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, end: End, refused: Failure | None
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, end: End, refused: Failure | None
 ) -> None:
     if child.status == ChildStatus.QUEUED and end.ran:
         # It ran while nobody looked: the start is recorded just before the end.
-        start_child(write, child, attempt)
+        start_child(tx, child, attempt)
     if end.state is not AttemptState.SUCCESS or refused is not None:
-        meet(write, child, attempt, refused or _failure_of(end), **_last_step(end))
+        handle_failure(tx, child, attempt, refused or _failure_of(end), **_last_step(end))
         return
-    if end.failure is not None and goes_on(write, child, attempt, _failure_of(end)):
+    if end.failure is not None and retry_or_adopt(tx, child, attempt, _failure_of(end)):
         return
-    moved = write.move_child(
+    moved = tx.move_child(
         child,
         ChildStatus.COMPLETED,
         attempt=attempt,
@@ -373,7 +381,7 @@ def end_child(
         **_last_step(end),
     )
     if moved:
-        write.add(log.child_completed(child))
+        tx.add_event(log.child_completed(child))
 
 
 def _last_step(end: End) -> dict[str, Any]:
@@ -385,40 +393,40 @@ def _last_step(end: End) -> dict[str, Any]:
 
 
 def fail_attempt(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
 ) -> bool:
-    closed = close_failed(write, attempt, state, failure)
+    closed = close_failed(tx, attempt, state, failure)
     if closed:
-        meet(write, child, attempt, failure)
+        handle_failure(tx, child, attempt, failure)
     return closed
 
 
 def requeue_or_fail(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass
 ) -> None:
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
-    if child.uncounted_attempts + 1 < MAX_UNCHARGED:
+    if child.uncounted_attempts + 1 < MAX_UNCOUNTED:
         requeue_or_adopt(
-            write, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1
+            tx, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1
         )
         return
-    message = sentence(f"Given up after {MAX_UNCHARGED} tries that came to nothing; last: {reason}")
+    message = sentence(f"Given up after {MAX_UNCOUNTED} tries that came to nothing; last: {reason}")
     failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
     # All of them together are one attempt that counts: else a policy could go on for ever.
     Attempt.objects.filter(pk=attempt.pk).update(is_counted=True, failure_class=kind)
     attempt.is_counted, attempt.failure_class = True, kind.value
-    quarantine.take_in(attempt)
-    meet(write, child, attempt, failure)
+    quarantine.record_result(attempt)
+    handle_failure(tx, child, attempt, failure)
 
 
 def requeue_or_adopt(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
 ) -> None:
     was_running = child.status == ChildStatus.RUNNING
-    if not put_back(write, child, attempt, **fields):
+    if not requeue(tx, child, attempt, **fields):
         return
     if was_running:
-        write.add(log.child_requeued(child, attempt, reason))
-    if (made := late_results.result_of(child)) is not None:
-        late_results.adopt(write, child, made)
+        tx.add_event(log.child_requeued(child, attempt, reason))
+    if (made := late_results.late_result(child)) is not None:
+        late_results.adopt_result(tx, child, made)

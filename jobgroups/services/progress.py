@@ -12,10 +12,10 @@ from typing import Final
 
 from django.db import connection, transaction
 
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ChildJob
-from jobgroups.services.leases import fences_that_hold
+from jobgroups.services.leases import valid_fences
 
 #: The most steps that their columns hold; what a node reports has no limit of its own.
 MAX_STEPS: Final = 2**31 - 1
@@ -32,7 +32,7 @@ class ProgressRow:
     steps_completed: int
     steps_total: int
     #: The lease under which it was heard; None: it is not asked for.
-    fence: Fence | None = None
+    fence: FencingToken | None = None
 
 
 def relax_durability() -> None:
@@ -84,6 +84,6 @@ _ALL: Final = (
 
 def _still_ours(rows: Sequence[ProgressRow]) -> list[ProgressRow]:
     """Leave out what was heard under a lease that was lost; the rest in one order for all writers."""
-    held = fences_that_hold({row.fence for row in rows if row.fence is not None})
+    held = valid_fences({row.fence for row in rows if row.fence is not None})
     ours = [row for row in rows if row.fence is None or row.fence in held]
     return sorted(ours, key=lambda row: row.child_id)

@@ -10,15 +10,15 @@ from typing import Final
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet, Sum
 
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, ReportedFile
-from jobgroups.services.submission import IDEMPOTENCY_LIFE
+from jobgroups.services.submission import IDEMPOTENCY_TTL
 
 #: Younger groups are kept whatever is asked: their idempotency keys still have to be known, and
 #: prompts of theirs may still turn up at a backend.
-YOUNGEST: Final = IDEMPOTENCY_LIFE
-#: A transaction deletes so many children at most (or one group): others wait for it to write.
+YOUNGEST: Final = IDEMPOTENCY_TTL
+#: A transaction deletes so many children at most (or one group): others wait for it to tx.
 _CHILDREN_AT_ONCE: Final = 500
 _GROUPS_AT_ONCE: Final = 50
 
@@ -103,7 +103,7 @@ def _batch(found: Sequence[tuple[str, int, dt.datetime]]) -> list[tuple[str, int
     return batch
 
 
-@unit_of_work
+@retry_on_conflict
 def _delete(group_ids: Sequence[str], before: dt.datetime, starred: bool) -> Purged:
     with transaction.atomic():
         # The lock of every writer: a retry that opens one of them comes first, or finds it gone.

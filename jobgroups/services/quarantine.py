@@ -26,7 +26,7 @@ from jobgroups.models import Attempt
 logger = logging.getLogger(__name__)
 
 #: Failure classes that speak against the backend.
-COUNTED: Final = frozenset(one.value for one, kind in TAXONOMY.items() if kind.counts)
+COUNTED_FAILURES: Final = frozenset(one.value for one, kind in TAXONOMY.items() if kind.counts)
 
 
 def rules() -> QuarantineRules:
@@ -38,13 +38,13 @@ def rules() -> QuarantineRules:
     )
 
 
-def take_in(attempt: Attempt) -> None:
+def record_result(attempt: Attempt) -> None:
     """Take in how an attempt stands now, as its row was just stored by this transaction.
 
     A counted failure may quarantine the backend; it may be one of an attempt that has not ended, whose
     stop is not honoured. A success ends a probation. Anything else says nothing of the backend.
     """
-    if attempt.failure_class in COUNTED:
+    if attempt.failure_class in COUNTED_FAILURES:
         _count(attempt)
     elif attempt.state == AttemptState.SUCCESS:
         holds.backend_end_probation(backend_id=attempt.backend_id)
@@ -73,7 +73,7 @@ def _count(attempt: Attempt) -> None:
 
 
 def _counted_since(row: Backend, since: dt.datetime) -> int:
-    failed = Attempt.objects.filter(backend_id=row.id, failure_class__in=COUNTED)
+    failed = Attempt.objects.filter(backend_id=row.id, failure_class__in=COUNTED_FAILURES)
     # An attempt that hangs, or was given up because its backend is offline, failed when its stop was
     # requested. Its end says nothing: a person may have restarted and released the backend before it.
     open_ended = Q(failure_class__in=[FailureClass.STALLED, FailureClass.BACKEND_LOST])

@@ -18,8 +18,14 @@ from jobgroups.domain.states import (
 )
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services.candidates import Others, hold, others_for, own_candidate, tried_of
-from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.candidates import (
+    CandidateBackends,
+    attempt_history,
+    candidate_backends,
+    lock_backend,
+    own_candidate,
+)
+from jobgroups.services.group_transaction import GroupTransaction
 
 
 def attempts_with(child: ChildJob, attempt: Attempt) -> int:
@@ -27,11 +33,11 @@ def attempts_with(child: ChildJob, attempt: Attempt) -> int:
     return max(child.attempt_count, attempt.number)
 
 
-def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
+def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
     """Have a child wait again whose current attempt is over, or is none of its own any more.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         child: open.
         attempt: its current attempt; None: it waits without one.
         fields: columns to set in the same statement.
@@ -50,23 +56,23 @@ def put_back(write: GroupWrite, child: ChildJob, attempt: Attempt | None, **fiel
         return put
     fields |= {"started_at": None, "progress": 0.0, "current_step": None}
     fields |= {"steps_completed": 0, "steps_total": 0}
-    return write.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields)
+    return tx.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields)
 
 
-def policy_of(group: JobGroup) -> Policy:
+def group_retry_policy(group: JobGroup) -> Policy:
     """Return a group's policy."""
     return Policy.stored(
         max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
     )
 
 
-def try_again(
-    write: GroupWrite, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str
+def schedule_retry(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str
 ) -> bool:
     """Have a child wait for another attempt, if its group's policy has one for it and somewhere to go.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         child: decided by this attempt.
         attempt: over, or with its stop owed; its failure class is stored.
         kind: why it failed.
@@ -75,18 +81,18 @@ def try_again(
     Returns:
         Whether it waits; else nothing was done.
     """
-    group, policy = write.group, policy_of(write.group)
-    charged = charged_attempts(group, child)
+    group, policy = tx.group, group_retry_policy(tx.group)
+    charged = counted_attempts(group, child)
     if not policy.allows(kind, charged):
         return False
     target = _next_backend(group, child, attempt.backend_id, kind, policy)
-    return target is not None and wait_at(
-        write, child, attempt, kind, reason, target=target, charged=charged
+    return target is not None and requeue_after_backoff(
+        tx, child, attempt, kind, reason, target=target, charged=charged
     )
 
 
-def wait_at(
-    write: GroupWrite,
+def requeue_after_backoff(
+    tx: GroupTransaction,
     child: ChildJob,
     attempt: Attempt,
     kind: FailureClass,
@@ -104,13 +110,13 @@ def wait_at(
     # Whole milliseconds, as now() has them: what is stored is what is sent.
     pause = dt.timedelta(milliseconds=round(1000 * seconds))
     fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
-    return rebind(
-        write, child, attempt, kind, reason, target=target, not_before=now() + pause, **fields
+    return requeue_at(
+        tx, child, attempt, kind, reason, target=target, not_before=now() + pause, **fields
     )
 
 
-def rebind(
-    write: GroupWrite,
+def requeue_at(
+    tx: GroupTransaction,
     child: ChildJob,
     attempt: Attempt,
     kind: FailureClass,
@@ -119,22 +125,22 @@ def rebind(
     target: str,
     **fields: Any,
 ) -> bool:
-    put = put_back(write, child, attempt, backend_id=target, **fields)
+    put = requeue(tx, child, attempt, backend_id=target, **fields)
     if put:
-        _tell(write, child, attempt.backend_id, kind, reason)
+        _record_retry(tx, child, attempt.backend_id, kind, reason)
     return put
 
 
-def charged_attempts(group: JobGroup, child: ChildJob) -> int:
+def counted_attempts(group: JobGroup, child: ChildJob) -> int:
     """Count the attempts of this run that were charged and are over, or as good as over."""
     over = Q(ended_at__isnull=False) | ~Q(failure_class="")
     return child.attempts.filter(over, run=group.run, is_counted=True).count()
 
 
-def _tell(
-    write: GroupWrite, child: ChildJob, left: str, kind: FailureClass | None, reason: str
+def _record_retry(
+    tx: GroupTransaction, child: ChildJob, left: str, kind: FailureClass | None, reason: str
 ) -> None:
-    write.add(
+    tx.add_event(
         log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason)
     )
     # Its next backend may be another runner's.
@@ -144,29 +150,29 @@ def _tell(
 def _next_backend(
     group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: Policy
 ) -> str | None:
-    tried, own = tried_of(group, child), own_candidate(left)
-    others = others_for(group, policy.elsewhere, besides={left})
+    tried, own = attempt_history(group, child), own_candidate(left)
+    others = candidate_backends(group, policy.elsewhere, besides={left})
     while True:
         target = retry_policy.next_backend(kind, own=own, others=others, tried=tried, policy=policy)
-        if target is None or target == left or hold(target):
+        if target is None or target == left or lock_backend(target):
             return target
         others = [one for one in others if one.backend_id != target]
 
 
-def move_elsewhere(
-    write: GroupWrite,
+def reassign(
+    tx: GroupTransaction,
     child: ChildJob,
     *,
     reason: str,
     kind: FailureClass | None = None,
-    others: Others | None = None,
+    others: CandidateBackends | None = None,
 ) -> bool:
     """Bind a child that waits, and was not sent, to another backend, where its group allows that.
 
     It is no attempt and none is charged.
 
     Args:
-        write: the child's group.
+        tx: the transaction on the child's group.
         child: queued, without a current attempt.
         reason: why it does not wait where it waited, as a sentence.
         kind: what keeps the backend from working, where that is a failure.
@@ -176,7 +182,7 @@ def move_elsewhere(
         Whether it waits elsewhere now.
     """
     left = child.backend_id or ""
-    target = (others or Others(write.group, left)).take(tried_of(write.group, child))
+    target = (others or CandidateBackends(tx.group, left)).pick(attempt_history(tx.group, child))
     if target is None:
         return False
     waits = ChildJob.objects.filter(
@@ -185,5 +191,5 @@ def move_elsewhere(
     if not waits.update(backend_id=target, not_before=None):
         return False
     child.backend_id, child.not_before = target, None
-    _tell(write, child, left, kind, reason)
+    _record_retry(tx, child, left, kind, reason)
     return True

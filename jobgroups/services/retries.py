@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus
@@ -26,7 +26,7 @@ from jobgroups.events import log
 from jobgroups.models import ChildJob
 from jobgroups.services import assignment, late_results
 from jobgroups.services.assignment import Choice
-from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 
 #: Nothing is said of where children are to be bound.
@@ -50,7 +50,7 @@ class Retried:
     moved: Mapping[str, str]
 
 
-@unit_of_work
+@retry_on_conflict
 def group_retry(
     *,
     group_id: str,
@@ -79,15 +79,15 @@ def group_retry(
         NothingToRetry: nobody was named, and nothing failed.
         BackendNotFound, BackendUnavailable, NoOtherBackend: a child can wait nowhere, or not there.
     """
-    with group_transaction(group_id) as write:
-        _check_run(write, run)
-        chosen = _chosen(write, write.children(), job_ids)
-        done = _queue_again(write, chosen, choice, by)
+    with group_transaction(group_id) as tx:
+        _check_run(tx, run)
+        chosen = _chosen(tx, tx.children(), job_ids)
+        done = _queue_again(tx, chosen, choice, by)
     # The transaction has derived the group from its children when it ended.
-    return replace(done, status=write.group.status)
+    return replace(done, status=tx.group.status)
 
 
-@unit_of_work
+@retry_on_conflict
 def child_retry(
     *,
     group_id: str,
@@ -114,38 +114,40 @@ def child_retry(
         JobNotFailed: the group runs, and the child has not failed.
         BackendNotFound, BackendUnavailable, NoOtherBackend: it can wait nowhere, or not there.
     """
-    with group_transaction(group_id) as write:
-        _check_run(write, run)
-        chosen = _named(_known(write.children(pk=job_id), [job_id]))
-        is_open = write.group.completed_at is None
+    with group_transaction(group_id) as tx:
+        _check_run(tx, run)
+        chosen = _named(_known(tx.children(pk=job_id), [job_id]))
+        is_open = tx.group.completed_at is None
         if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:
             raise JobNotFailed(job_id, chosen[0].status)
-        done = _queue_again(write, chosen, choice, by)
+        done = _queue_again(tx, chosen, choice, by)
     # The transaction has derived the group from its children when it ended.
-    return replace(done, status=write.group.status)
+    return replace(done, status=tx.group.status)
 
 
-def _check_run(write: GroupWrite, run: int | None) -> None:
-    if run is not None and run != write.group.run:
-        raise RunPassed(write.group.id, write.group.run, run)
+def _check_run(tx: GroupTransaction, run: int | None) -> None:
+    if run is not None and run != tx.group.run:
+        raise RunPassed(tx.group.id, tx.group.run, run)
 
 
-def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, by: str) -> Retried:
+def _queue_again(
+    tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str
+) -> Retried:
     """Queue children again: in the next run if this one has ended, else within it."""
-    results = late_results.results(chosen)
+    results = late_results.late_results(chosen)
     waiting = [child for child in chosen if child.id not in results]
-    bound = assignment.bind(write.group, waiting, choice) if waiting else {}
+    bound = assignment.assign_backends(tx.group, waiting, choice) if waiting else {}
     moved = {child.id: bound[child.id] for child in waiting if child.backend_id != bound[child.id]}
     bound |= {child_id: attempt.backend_id for child_id, attempt in results.items()}
-    opens_run = write.group.completed_at is not None
+    opens_run = tx.group.completed_at is not None
     if opens_run:
-        write.open_run()
+        tx.start_next_run()
     moment = now()
     for child in chosen:
         left, kind, reason = child.backend_id or "", child.failure_class, child.error_message
-        write.queue_again(child, backend_id=bound[child.id], moment=moment)
+        tx.reset_for_retry(child, backend_id=bound[child.id], moment=moment)
         if not opens_run:
-            write.add(
+            tx.add_event(
                 log.child_retrying(
                     child,
                     previous_backend_id=left,
@@ -156,16 +158,16 @@ def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, 
             )
     log.notify_runners_on_commit(work_only=True)
     if opens_run:
-        write.add(log.group_reopened(write.group, chosen, by=by))
-    if choice.names_a_place:
-        assignment.leave_unreachable([child for child in waiting if child.id in moved])
+        tx.add_event(log.group_reopened(tx.group, chosen, by=by))
+    if choice.names_a_backend:
+        assignment.unblock_unreachable([child for child in waiting if child.id in moved])
     for child in chosen:
         if child.id in results:
-            late_results.adopt(write, child, results[child.id])
+            late_results.adopt_result(tx, child, results[child.id])
     return Retried(
-        group_id=write.group.id,
-        run=write.group.run,
-        status=write.group.status,
+        group_id=tx.group.id,
+        run=tx.group.run,
+        status=tx.group.status,
         job_ids=[child.id for child in waiting],
         adopted_job_ids=[child.id for child in chosen if child.id in results],
         moved=moved,
@@ -176,20 +178,20 @@ def _queue_again(write: GroupWrite, chosen: Sequence[ChildJob], choice: Choice, 
 
 
 def _chosen(
-    write: GroupWrite, children: Sequence[ChildJob], job_ids: Sequence[str] | None
+    tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequence[str] | None
 ) -> list[ChildJob]:
     named = None if job_ids is None else _known(children, job_ids)
     unfinished = sum(child.status not in CHILD_FINAL for child in children)
-    if write.group.completed_at is None:
-        raise GroupNotFinished(write.group.id, unfinished)
+    if tx.group.completed_at is None:
+        raise GroupNotFinished(tx.group.id, unfinished)
     if named is not None:
         return _named(named)
     wanted = {ChildStatus.FAILED, ChildStatus.TIMEOUT}
-    if write.group.status == GroupStatus.CANCELLED:
+    if tx.group.status == GroupStatus.CANCELLED:
         wanted.add(ChildStatus.CANCELLED)
     chosen = [child for child in children if child.status in wanted]
     if not chosen:
-        raise NothingToRetry(write.group.id)
+        raise NothingToRetry(tx.group.id)
     return chosen
 
 

@@ -12,14 +12,14 @@ import platform
 from django.db import transaction
 from django.db.models import F
 
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.models import Lease, Runner
 from jobgroups.queries.leases import database_now
-from jobgroups.services.leases import LEASE_LIFE
+from jobgroups.services.leases import LEASE_TTL
 
 
-@unit_of_work
-def runner_started(*, name: str, instance: str, version: str) -> None:
+@retry_on_conflict
+def runner_register(*, name: str, instance: str, version: str) -> None:
     """Register a runner that has taken its name's lock: it is alive from now on.
 
     What stood in its name is free: it may be more than its share by now, and what is not driven must
@@ -39,37 +39,37 @@ def runner_started(*, name: str, instance: str, version: str) -> None:
                 "stopped_at": None,
             },
         )
-        _free_all(name, moment)
+        _release_all(name, moment)
 
 
-def _free_all(name: str, moment: dt.datetime) -> None:
+def _release_all(name: str, moment: dt.datetime) -> None:
     # With the time since when each is free: see ``lease_release``.
     Lease.objects.filter(runner=name).update(runner="", expires_at=moment)
 
 
-@unit_of_work
-def runner_beat(*, name: str, instance: str) -> bool:
+@retry_on_conflict
+def runner_heartbeat(*, name: str, instance: str) -> bool:
     """Renew the heartbeat and all leases of the runner; False if another took its name."""
     with transaction.atomic():
         moment = database_now()
         alive = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
         if not alive.update(heartbeat_at=moment):
             return False
-        Lease.objects.filter(runner=name).update(expires_at=moment + LEASE_LIFE)
+        Lease.objects.filter(runner=name).update(expires_at=moment + LEASE_TTL)
         return True
 
 
-@unit_of_work
-def runner_stopped(*, name: str, instance: str) -> None:
+@retry_on_conflict
+def runner_deregister(*, name: str, instance: str) -> None:
     """Record an orderly end, and let go of the leases: the next runner need not wait."""
     with transaction.atomic():
         stopped = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
         moment = database_now()
         if stopped.update(stopped_at=moment):
-            _free_all(name, moment)
+            _release_all(name, moment)
 
 
-@unit_of_work
+@retry_on_conflict
 def runner_failed(*, name: str, error: str) -> None:
     """Record that a runner's service loop died of a defect and is started again."""
     Runner.objects.filter(name=name).update(

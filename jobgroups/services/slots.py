@@ -16,7 +16,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
 
 
-def has_place(backend_id: str, depth: int, *, locked: bool = False) -> bool:
+def has_free_slot(backend_id: str, depth: int, *, locked: bool = False) -> bool:
     active = _active(backend_id)
     stopping = any(
         one.state == AttemptState.RUNNING and one.stop_requested_at is not None for one in active

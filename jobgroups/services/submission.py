@@ -12,7 +12,7 @@ from typing import Any, Final
 from django.db import IntegrityError, transaction
 
 from jobgroups import workflow
-from jobgroups.database.retry import unit_of_work
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import (
@@ -25,11 +25,11 @@ from jobgroups.events import log
 from jobgroups.models import ChildJob, GroupLabel, JobGroup
 from jobgroups.queries.groups import submitted_backends
 from jobgroups.serializers import to_json
-from jobgroups.services.backends import hold_backends
+from jobgroups.services.backends import lock_backends
 from jobgroups.workflow import seeds
 
 #: How long an idempotency key is remembered.
-IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)
+IDEMPOTENCY_TTL: Final = dt.timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
         IdempotencyConflict: it made one out of another body.
     """
     group = JobGroup.objects.filter(
-        submitter=submitter, idempotency_key=key, created_at__gt=now() - IDEMPOTENCY_LIFE
+        submitter=submitter, idempotency_key=key, created_at__gt=now() - IDEMPOTENCY_TTL
     ).first()
     if group is None:
         return None
@@ -130,12 +130,12 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     return Submitted(group, children)
 
 
-@unit_of_work
+@retry_on_conflict
 def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) -> None:
     with transaction.atomic():
-        hold_backends([child.backend_id or "" for child in children])
+        lock_backends([child.backend_id or "" for child in children])
         if group.idempotency_key is not None:
-            _forget_old_key(group.submitter, group.idempotency_key)
+            _expire_key(group.submitter, group.idempotency_key)
         group.seq = 0
         insert([group])
         insert(children)
@@ -144,9 +144,9 @@ def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) 
         log.notify_runners_on_commit(work_only=True)
 
 
-def _forget_old_key(submitter: str, key: str) -> None:
+def _expire_key(submitter: str, key: str) -> None:
     JobGroup.objects.filter(
-        submitter=submitter, idempotency_key=key, created_at__lte=now() - IDEMPOTENCY_LIFE
+        submitter=submitter, idempotency_key=key, created_at__lte=now() - IDEMPOTENCY_TTL
     ).update(idempotency_key=None)
 
 

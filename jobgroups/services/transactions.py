@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import F
 
 from jobgroups.database.statements import KEY, PreparedQuery
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import (
     ChildStatus,
 )
@@ -18,8 +18,8 @@ from jobgroups.errors import GroupNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import notices
-from jobgroups.services.group_transaction import GroupWrite
-from jobgroups.services.leases import check_fence
+from jobgroups.services.group_transaction import GroupTransaction
+from jobgroups.services.leases import verify_fence
 
 _locked_group: Final = PreparedQuery(
     lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()
@@ -27,7 +27,9 @@ _locked_group: Final = PreparedQuery(
 
 
 @contextmanager
-def group_transaction(group_id: str, *, fence: Fence | None = None) -> Iterator[GroupWrite]:
+def group_transaction(
+    group_id: str, *, fence: FencingToken | None = None
+) -> Iterator[GroupTransaction]:
     """Open a transaction that holds the lease (if fenced) and the group's row, in this order.
 
     Raises:
@@ -35,18 +37,18 @@ def group_transaction(group_id: str, *, fence: Fence | None = None) -> Iterator[
         GroupNotFound: there is no such group.
     """
     with transaction.atomic():
-        check_fence(fence)
+        verify_fence(fence)
         group = _locked_group.first(group_id)
         if group is None:
             raise GroupNotFound(group_id)
-        write = GroupWrite(group)
-        yield write
-        children = write.close()
+        tx = GroupTransaction(group)
+        yield tx
+        children = tx.flush()
         if children is not None:
             notices.group_ended(group, children)
 
 
-_whose: Final = PreparedQuery(
+_group_of_attempt: Final = PreparedQuery(
     lambda: (
         Attempt.objects.filter(pk=KEY)
         .only("child_id")
@@ -68,19 +70,19 @@ _locked_attempt: Final = PreparedQuery(
 
 @contextmanager
 def attempt_transaction(
-    attempt_id: int, fence: Fence | None
-) -> Iterator[tuple[GroupWrite, ChildJob, Attempt]]:
+    attempt_id: int, fence: FencingToken | None
+) -> Iterator[tuple[GroupTransaction, ChildJob, Attempt]]:
     """Lock lease, group, child, attempt in this order, and load the two rows under the lock.
 
     Where the attempt ends and its child waits, runners are rung: it may wait at another backend, and
     for this end alone, since no two of its prompts run at once.
     """
-    found: Any = _whose.get(attempt_id)
-    with group_transaction(found.group_id, fence=fence) as write:
+    found: Any = _group_of_attempt.get(attempt_id)
+    with group_transaction(found.group_id, fence=fence) as tx:
         child = _locked_child.get(found.child_id)
         attempt = _locked_attempt.get(attempt_id)
         was_over = attempt.ended_at is not None
-        yield write, child, attempt
+        yield tx, child, attempt
         if not was_over and attempt.ended_at is not None and is_free(child):
             log.notify_runners_on_commit()
 

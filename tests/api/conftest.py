@@ -85,7 +85,7 @@ def api() -> Api:
 @pytest.fixture
 def runner(db: None) -> Runner:
     """A runner that has just beaten."""
-    runners.runner_started(name="runner-1", instance="abc", version="0.1.0")
+    runners.runner_register(name="runner-1", instance="abc", version="0.1.0")
     return Runner.objects.get()
 
 

@@ -12,7 +12,7 @@ from backends.models import Backend
 from backends.services import BackendInvalid, backend_observed, backends_ensure
 from backends.simulator import SimulatorThread
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Runner
 from jobgroups.services.claims import Claim
@@ -34,7 +34,7 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return rings
 
 
-def _claim(backend_id: str) -> tuple[Fence, Claim]:
+def _claim(backend_id: str) -> tuple[FencingToken, Claim]:
     fence = factories.lease(backend_id)
     return fence, factories.claim(fence)
 

@@ -19,7 +19,7 @@ from director.cli.failures import failure_lines
 from director.client.failures import parse_failures
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
 from jobgroups.queries import failures as failing
@@ -297,9 +297,9 @@ def _online(backend_id: str = "gpu-1") -> Step:
     return lambda: backend_observed(backend_id=backend_id, reachable=True)
 
 
-def _fence() -> Fence:
+def _fence() -> FencingToken:
     held = Lease.objects.filter(pk="gpu-1").first()
-    return Fence("gpu-1", held.epoch) if held else factories.lease()
+    return FencingToken("gpu-1", held.epoch) if held else factories.lease()
 
 
 def _claim() -> Claim:
@@ -336,11 +336,13 @@ def _stop() -> None:
 
 
 def _give_up(**fields: Any) -> Step:
-    return lambda: expiry.children_give_up(fence=_fence(), away_s=600, reason="refused", **fields)
+    return lambda: expiry.children_fail_unavailable(
+        fence=_fence(), away_s=600, reason="refused", **fields
+    )
 
 
 def _expire() -> None:
-    expiry.children_waited_too_long(fence=_fence(), limit_s=-1)
+    expiry.children_expire(fence=_fence(), limit_s=-1)
 
 
 def _cancel() -> None:
@@ -373,7 +375,7 @@ _STATES: dict[str, tuple[list[Step], int, int, int]] = {
     "stalled, sent": ([_queue(), _accept, _give_up(kind=FailureClass.STALLED)], 1, 1, 0),
     "given up, not sent": ([_queue(), _give_up()], 1, 1, 0),
     "disabled, not sent": (
-        [_queue(), lambda: expiry.children_of_disabled(fence=_fence())],
+        [_queue(), lambda: expiry.children_fail_disabled(fence=_fence())],
         1,
         1,
         0,

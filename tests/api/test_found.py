@@ -16,7 +16,7 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.models import JobGroup
 from jobgroups.services import holds
-from jobgroups.services.backends import adopted_depart, backend_forget
+from jobgroups.services.backends import adopted_depart, backend_delete
 from jobgroups.services.cancellation import group_cancel
 from tests.api.conftest import Api, error_of, wrong_fields
 from tests.harness import factories
@@ -89,7 +89,7 @@ def test_found_comfyui_is_offered_after_ten_minutes(api: Api) -> None:
         lambda: services.backend_update(backend_id="localhost_8188", name="Mine"),
         lambda: services.backend_update(backend_id="localhost_8188", enabled=False),
         lambda: holds.backend_hold(backend_id="localhost_8188", hold=Hold.PAUSE),
-        lambda: backend_forget(backend_id="localhost_8188"),
+        lambda: backend_delete(backend_id="localhost_8188"),
     ],
     ids=["registered", "setting", "renamed", "disabled", "paused", "removed"],
 )
@@ -104,7 +104,7 @@ def test_nothing_is_adopted_after_a_decision_by_a_user(act: Callable[[], Any]) -
 def test_farm_with_a_registered_backend_adopts_nothing(kept: bool) -> None:
     services.backends_ensure(["192.168.100.6:8188"])
     if not kept:
-        backend_forget(backend_id="192.168.100.6_8188")
+        backend_delete(backend_id="192.168.100.6_8188")
     assert answer(NEW) == []
     assert offered() == [NEW]
 

@@ -12,7 +12,7 @@ import pytest
 
 from backends.states import LEFT_RUNNING
 from jobgroups.domain.clock import iso, now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobEvent, JobGroup
 from jobgroups.services import backends, cancellation
@@ -23,7 +23,7 @@ from tests.harness import factories
 pytestmark = pytest.mark.django_db
 
 
-def _play(backend_id: str) -> tuple[Fence, Claim]:
+def _play(backend_id: str) -> tuple[FencingToken, Claim]:
     """Play the runner: claim the oldest child of a backend and start it."""
     fence = factories.lease(backend_id)
     claim = factories.claim(fence)
@@ -310,7 +310,7 @@ def test_cancelled_job_shows_why_its_prompt_still_runs(api: Api, farm: list[str]
     job = api.get(f"/api/job-groups/{group}").json()["child_jobs"][0]["job_id"]
     fence, claim = _play("gpu-1")
     why = "ComfyUI 0.3.56 cannot stop one prompt by its id"
-    backends.backend_seen(fence=fence, reachable=True, reason=f"{LEFT_RUNNING}{why}")
+    backends.backend_observed(fence=fence, reachable=True, reason=f"{LEFT_RUNNING}{why}")
     card = f"/groups/{group}/parts/cards/{job}"
     assert why not in api.get(card).content.decode()
     assert api.delete(f"/api/job-groups/{group}").json()["cancelled"] is True

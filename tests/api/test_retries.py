@@ -85,7 +85,7 @@ def test_retry_of_one_job_by_its_path(api: Api, ended: dict[str, Any]) -> None:
 
 
 def test_retry_needs_no_runner(api: Api, ended: dict[str, Any]) -> None:
-    runners.runner_stopped(name="runner-1", instance="abc")
+    runners.runner_deregister(name="runner-1", instance="abc")
     assert api.post(_path(ended), {}).status_code == 200
     status = api.get(f"/api/job-groups/{ended['job_group_id']}").json()
     assert "No runner" in status["child_jobs"][1]["waiting_reason"]

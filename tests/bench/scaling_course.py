@@ -63,13 +63,13 @@ def _register(numbers: range) -> list[str]:
     from backends.models import Backend
     from jobgroups.models import Lease
     from jobgroups.queries.leases import database_now
-    from jobgroups.services.leases import LEASE_LIFE
+    from jobgroups.services.leases import LEASE_TTL
 
     ids = [f"gpu-{number:05d}" for number in numbers]
     Backend.objects.bulk_create(
         [Backend(id=one, name=one, url=f"http://{one}.test:8188") for one in ids]
     )
-    until = database_now() + 10_000 * LEASE_LIFE
+    until = database_now() + 10_000 * LEASE_TTL
     Lease.objects.bulk_create(
         [Lease(backend_id=one, runner=_RUNNER, expires_at=until) for one in ids]
     )
@@ -85,7 +85,7 @@ def _round() -> None:
 
 def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int) -> None:
     """Submit a group and take some of its children from the claim to their end."""
-    from jobgroups.domain.leases import Fence
+    from jobgroups.domain.leases import FencingToken
     from jobgroups.services import attempts, claims
     from tests.harness import factories
 
@@ -94,7 +94,7 @@ def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int)
     if size == "large":
         _timed_round(clock, "busy")
     for backend_id in (ids * (timed // len(ids) + 1))[:timed]:
-        fence = Fence(backend_id, 0)
+        fence = FencingToken(backend_id, 0)
         with clock.timed(f"claim {size}"):
             claim = claims.child_claim(fence=fence, client_id="socket-1", depth=2)
         assert claim is not None
@@ -104,14 +104,14 @@ def _course(clock: _Clock, ids: list[str], size: str, children: int, timed: int)
         with clock.timed(f"started {size}"):
             attempts.attempt_started(**told)
         with clock.timed(f"reported {size}"):
-            attempts.attempt_reported(node_outputs={"9": factories.OUTPUTS}, **told)
+            attempts.attempt_outputs_stored(node_outputs={"9": factories.OUTPUTS}, **told)
         with clock.timed(f"ended {size}"):
             attempts.attempt_ended(end=factories.end(), **told)
     if size == "large":
         return
     with clock.timed("nothing to claim", len(ids)):
         for backend_id in ids:
-            claims.child_claim(fence=Fence(backend_id, 0), client_id="socket-1", depth=2)
+            claims.child_claim(fence=FencingToken(backend_id, 0), client_id="socket-1", depth=2)
 
 
 def _timed_round(clock: _Clock, name: str, times: int = 5) -> None:

@@ -103,7 +103,7 @@ async def test_a_found_comfyui_and_a_failed_job_change_the_pulse(db: Any) -> Non
     found = await monitor.until("pulse")
     assert found["backends"] != before["backends"]
     await db(factories.submit)
-    await db(lambda: expiry.children_give_up(fence=fence, away_s=600, reason="no answer"))
+    await db(lambda: expiry.children_fail_unavailable(fence=fence, away_s=600, reason="no answer"))
     while (await monitor.until("pulse"))["failed"] != 1:
         pass
     await monitor.close()

@@ -49,7 +49,7 @@ def admin_client(client: Client) -> Client:
 def group() -> JobGroup:
     """One row of every model; the first job is completed, the second runs, the third is queued."""
     factories.backend(headers={"Authorization": "Bearer hidden-token"})
-    runners.runner_started(name="runner", instance="1", version="0")
+    runners.runner_register(name="runner", instance="1", version="0")
     fence = factories.lease()
     group = factories.submit(*["gpu-1"] * 3, metadata={"scene": "<script>shot_001"})
     factories.finish(factories.claim(fence), fence)

@@ -19,7 +19,7 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere, Where
 from jobgroups.errors import JobGroupsError
 from jobgroups.models import Attempt, ChildJob, JobGroup
@@ -58,7 +58,7 @@ class Machine:
 
     def __init__(self, name: str, luck: random.Random) -> None:
         factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-        self.fence: Fence = factories.lease(name)
+        self.fence: FencingToken = factories.lease(name)
         self.name = name
         self.luck = luck
         #: Prompts that were told to stop, or hang, and end later.
@@ -116,12 +116,12 @@ class Machine:
 
     def keep_house(self) -> None:
         """Do what a session's housekeeper does, and now and then more than it would."""
-        holds.prompts_given_back(fence=self.fence)
+        holds.prompts_evict(fence=self.fence)
         row = Backend.objects.get(pk=self.name)
         if row.hold or row.quarantined_at:
-            expiry.children_move(fence=self.fence, reason="held back.")
+            expiry.children_reassign(fence=self.fence, reason="held back.")
         if self.luck.random() < 0.03:
-            expiry.children_give_up(fence=self.fence, away_s=600, reason="refused")
+            expiry.children_fail_unavailable(fence=self.fence, away_s=600, reason="refused")
 
 
 def people(luck: random.Random) -> None:

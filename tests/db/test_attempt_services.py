@@ -22,7 +22,7 @@ from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.runner.attempt import result
 from jobgroups.services import attempts, cancellation, claims, outcomes
-from jobgroups.services.group_transaction import GroupWrite
+from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 from tests.harness.races import race
@@ -59,8 +59,8 @@ def test_a_child_moves_only_as_the_table_says(source: ChildStatus, target: Child
     put(child, source)
     child = factories.fresh(child)
     fields = {"outputs_json": "{}"} if target is ChildStatus.COMPLETED else {}
-    with group_transaction(group.id) as write:
-        moved = write.move_child(child, target, **fields)
+    with group_transaction(group.id) as tx:
+        moved = tx.move_child(child, target, **fields)
     assert moved is (target in CHILD_MOVES[source])
     assert factories.fresh(child).status == (target if moved else source)
 
@@ -78,8 +78,8 @@ def test_an_attempt_moves_only_as_the_table_says(
         state=source, ended_at=now() if source in ATTEMPT_ENDED else None
     )
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
-    with group_transaction(group.id) as write:
-        moved = write.move_attempt(
+    with group_transaction(group.id) as tx:
+        moved = tx.move_attempt(
             attempt, target, ended_at=now() if target in ATTEMPT_ENDED else None
         )
     assert moved is (target in ATTEMPT_MOVES[source])
@@ -184,13 +184,13 @@ def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough
     factories.backend()
     fence = factories.lease()
     group = factories.submit()
-    for _ in range(outcomes.MAX_UNCHARGED):
+    for _ in range(outcomes.MAX_UNCOUNTED):
         claimed = factories.claim(fence)
         attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
         attempts.attempt_never_accepted(
             attempt_id=claimed.attempt_id, fence=fence, remember_until=now()
         )
-    assert AbandonedPrompt.objects.count() == outcomes.MAX_UNCHARGED
+    assert AbandonedPrompt.objects.count() == outcomes.MAX_UNCOUNTED
     child = group.children.get()
     assert (child.status, child.error_type) == ("failed", "ConnectionError")
     assert factories.types(group) == ["group_created", "child_failed", "group_complete"]
@@ -205,7 +205,7 @@ def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits() -> N
     attempts.attempt_never_accepted(
         attempt_id=claimed.attempt_id, fence=fence, remember_until=now()
     )
-    assert attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=fence, running=True)
+    assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
     child = group.children.get()
     assert (child.status, child.current_attempt_id) == ("running", claimed.attempt_id)
     assert not AbandonedPrompt.objects.exists()
@@ -221,7 +221,7 @@ def test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt()
     attempts.attempt_uncertain(attempt_id=old.attempt_id, fence=fence)
     attempts.attempt_never_accepted(attempt_id=old.attempt_id, fence=fence, remember_until=now())
     new = factories.claim(fence)
-    assert not attempts.abandoned_met(attempt_id=old.attempt_id, fence=fence, running=True)
+    assert not attempts.abandoned_prompt_found(attempt_id=old.attempt_id, fence=fence, running=True)
     # Its late success is recorded where it belongs, and decides nothing.
     factories.finish(old, fence)
     assert group.children.get().current_attempt_id == new.attempt_id
@@ -250,7 +250,7 @@ def test_a_prompt_hit_by_the_stop_of_another_one_waits_again() -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
-    attempts.attempt_struck(
+    attempts.attempt_interrupted_by_other(
         attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.INTERRUPTED)
     )
     child = group.children.get()
@@ -448,6 +448,6 @@ def test_two_claims_at_once_never_take_one_child() -> None:
 def test_group_write_is_only_made_under_the_groups_lock() -> None:
     factories.backend()
     group = factories.submit()
-    with group_transaction(group.id) as write:
-        assert isinstance(write, GroupWrite)
+    with group_transaction(group.id) as tx:
+        assert isinstance(tx, GroupTransaction)
         assert connection.in_atomic_block

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from backends.models import Backend
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import estimates
@@ -24,13 +24,13 @@ STARTED = dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
 
 
 @pytest.fixture
-def fence() -> Fence:
+def fence() -> FencingToken:
     factories.backend(reachability="online", last_seen_at=now() + dt.timedelta(hours=1))
     return factories.lease()
 
 
 def rendered(
-    fence: Fence, seconds: float, state: AttemptState = AttemptState.SUCCESS, **fields: Any
+    fence: FencingToken, seconds: float, state: AttemptState = AttemptState.SUCCESS, **fields: Any
 ) -> JobGroup:
     """Render a group of one, in so many seconds."""
     group = factories.submit(fence.backend_id, **fields)
@@ -42,7 +42,7 @@ def rendered(
     return group
 
 
-def test_the_estimate_is_blank_below_three_runs_and_then_their_median(fence: Fence) -> None:
+def test_the_estimate_is_blank_below_three_runs_and_then_their_median(fence: FencingToken) -> None:
     client = Client(headers={"host": "localhost"})
     for seconds in (10, 40):
         rendered(fence, seconds)
@@ -69,7 +69,7 @@ def test_the_estimate_is_blank_below_three_runs_and_then_their_median(fence: Fen
     ids=lambda stands: next(iter(stands)) + str(stands.get("hold", "")),
 )
 def test_nothing_is_said_of_what_waits_for_a_backend_that_is_sent_nothing(
-    fence: Fence, stands: dict[str, Any]
+    fence: FencingToken, stands: dict[str, Any]
 ) -> None:
     for _ in range(3):
         rendered(fence, 40)
@@ -81,7 +81,7 @@ def test_nothing_is_said_of_what_waits_for_a_backend_that_is_sent_nothing(
 
 
 def test_what_a_paused_backend_has_it_finishes_and_what_an_unreachable_one_has_nobody_knows(
-    fence: Fence,
+    fence: FencingToken,
 ) -> None:
     for _ in range(3):
         rendered(fence, 40)
@@ -94,7 +94,7 @@ def test_what_a_paused_backend_has_it_finishes_and_what_an_unreachable_one_has_n
     assert "estimate" not in client.get(part).content.decode()
 
 
-def test_failed_attempts_say_nothing(fence: Fence) -> None:
+def test_failed_attempts_say_nothing(fence: FencingToken) -> None:
     digest = rendered(fence, 10).workflow_digest
     rendered(fence, 10)
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_failed_attempts_say_nothing(fence: Fence) -> None:
     assert estimates.medians([digest]) == {(digest, "gpu-1"): 10.0}
 
 
-def test_twenty_runs_count_and_the_newest_ones(fence: Fence) -> None:
+def test_twenty_runs_count_and_the_newest_ones(fence: FencingToken) -> None:
     for _ in range(19):
         rendered(fence, 1)
     digest = rendered(fence, 1).workflow_digest
@@ -113,7 +113,7 @@ def test_twenty_runs_count_and_the_newest_ones(fence: Fence) -> None:
     assert estimates.medians([digest]) == {(digest, "gpu-1"): 100.0}
 
 
-def test_another_workflow_and_another_backend_say_nothing(fence: Fence) -> None:
+def test_another_workflow_and_another_backend_say_nothing(fence: FencingToken) -> None:
     factories.backend("gpu-2")
     other = factories.lease("gpu-2")
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_another_workflow_and_another_backend_say_nothing(fence: Fence) -> None:
     assert estimates.medians([digest, longer]) == {(digest, "gpu-1"): 10.0, (longer, "gpu-2"): 70.0}
 
 
-def test_groups_of_a_release_without_digests_have_nothing_in_common(fence: Fence) -> None:
+def test_groups_of_a_release_without_digests_have_nothing_in_common(fence: FencingToken) -> None:
     for _ in range(3):
         rendered(fence, 10)
     JobGroup.objects.update(workflow_digest="")
@@ -131,7 +131,7 @@ def test_groups_of_a_release_without_digests_have_nothing_in_common(fence: Fence
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="the plan is read as SQLite writes it")
-def test_runs_are_found_by_indexes_alone(fence: Fence) -> None:
+def test_runs_are_found_by_indexes_alone(fence: FencingToken) -> None:
     digest = rendered(fence, 10).workflow_digest
     with CaptureQueriesContext(
         connection,

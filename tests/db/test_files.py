@@ -15,7 +15,7 @@ from backends.comfyui.outputs import collect_outputs
 from backends.models import Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, ReportedFile
@@ -30,12 +30,12 @@ NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 NAME: Final = "shot_00001_.png"
 
 
-def machine(name: str = "gpu-1") -> Fence:
+def machine(name: str = "gpu-1") -> FencingToken:
     factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
     return factories.lease(name)
 
 
-def begin(fence: Fence) -> Claim:
+def begin(fence: FencingToken) -> Claim:
     """Have the only job of a new group started."""
     factories.submit(fence.backend_id)
     claimed = factories.claim(fence, depth=9)
@@ -45,7 +45,7 @@ def begin(fence: Fence) -> Claim:
 
 def end(
     claimed: Claim,
-    fence: Fence,
+    fence: FencingToken,
     *items: dict[str, str],
     at: float | None = None,
     cached: bool = False,
@@ -207,9 +207,9 @@ def test_a_success_whose_files_were_replaced_is_not_adopted() -> None:
     first = begin(fence)
     end(first, fence)
     child = ChildJob.objects.get(pk=first.child_id)
-    assert late_results.result_of(child) is not None
+    assert late_results.late_result(child) is not None
     end(begin(fence), fence)
-    assert late_results.result_of(child) is None
+    assert late_results.late_result(child) is None
 
 
 @db

@@ -18,7 +18,7 @@ from jobgroups.queries import groups as selectors
 from jobgroups.queries import leases
 from jobgroups.queries.groups import GroupFilter
 from jobgroups.services import attempts, cancellation, expiry, runners, submission
-from jobgroups.services.leases import lease_take
+from jobgroups.services.leases import lease_acquire
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 
@@ -104,8 +104,8 @@ def test_complete_group_does_not_complete_again_when_its_status_is_derived_again
     group = factories.submit()
     factories.finish(factories.claim(fence), fence)
     before, completed_at = factories.log(group), factories.fresh(group).completed_at
-    with group_transaction(group.id) as write:
-        write.derive_anew()
+    with group_transaction(group.id) as tx:
+        tx.mark_changed()
     assert factories.log(group) == before
     assert factories.fresh(group).completed_at == completed_at
 
@@ -161,7 +161,7 @@ def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not() -> Non
     running, sent = factories.claim(fence), factories.claim(fence)
     factories.start(running, fence)
     attempts.attempt_accepted(attempt_id=sent.attempt_id, fence=fence)
-    assert expiry.children_give_up(fence=fence, away_s=600.0, reason="refused") == 2
+    assert expiry.children_fail_unavailable(fence=fence, away_s=600.0, reason="refused") == 2
     statuses = [child.status for child in group.children.order_by("position")]
     assert statuses == ["running", "failed", "failed"]
     child = group.children.get(position=1)
@@ -175,7 +175,7 @@ def test_children_of_a_disabled_backend_fail_unless_they_were_sent() -> None:
     fence = factories.lease()
     group = factories.submit("gpu-1", "gpu-1")
     factories.claim(fence)
-    assert expiry.children_of_disabled(fence=fence) == 1
+    assert expiry.children_fail_disabled(fence=fence) == 1
     assert [child.status for child in group.children.order_by("position")] == ["queued", "failed"]
 
 
@@ -183,9 +183,9 @@ def test_a_child_that_waited_a_day_times_out_as_queued() -> None:
     factories.backend()
     fence = factories.lease()
     group = factories.submit()
-    assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 0
+    assert expiry.children_expire(fence=fence, limit_s=86_400) == 0
     ChildJob.objects.update(queued_at=now() - dt.timedelta(seconds=86_401))
-    assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 1
+    assert expiry.children_expire(fence=fence, limit_s=86_400) == 1
     child = group.children.get()
     assert child.status == "timeout"
     assert json.loads(child.error_details_json or "") == {"phase": "queued"}
@@ -281,31 +281,31 @@ def test_a_cursor_from_elsewhere_is_refused(cursor: str) -> None:
 
 def test_a_runner_is_alive_while_its_heart_beats() -> None:
     assert not leases.runner_alive()
-    runners.runner_started(name="r", instance="i", version="1")
+    runners.runner_register(name="r", instance="i", version="1")
     assert leases.runner_alive()
     Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
     assert not leases.runner_alive()
-    assert runners.runner_beat(name="r", instance="i")
+    assert runners.runner_heartbeat(name="r", instance="i")
     assert leases.runner_alive()
-    assert not runners.runner_beat(name="r", instance="another")
-    runners.runner_stopped(name="r", instance="i")
+    assert not runners.runner_heartbeat(name="r", instance="another")
+    runners.runner_deregister(name="r", instance="i")
     assert not leases.runner_alive()
 
 
 def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> None:
     factories.backend()
-    first = lease_take(backend_id="gpu-1", runner="a")
+    first = lease_acquire(backend_id="gpu-1", runner="a")
     assert first is not None
-    assert lease_take(backend_id="gpu-1", runner="b") is None
-    again = lease_take(backend_id="gpu-1", runner="a")
+    assert lease_acquire(backend_id="gpu-1", runner="b") is None
+    again = lease_acquire(backend_id="gpu-1", runner="a")
     assert again is not None
     assert again.epoch == first.epoch + 1
-    runners.runner_started(name="a", instance="i", version="1")
-    runners.runner_stopped(name="a", instance="i")
-    taken = lease_take(backend_id="gpu-1", runner="b")
+    runners.runner_register(name="a", instance="i", version="1")
+    runners.runner_deregister(name="a", instance="i")
+    taken = lease_acquire(backend_id="gpu-1", runner="b")
     assert taken is not None
     assert taken.epoch == again.epoch + 1
-    assert lease_take(backend_id="gone", runner="b") is None
+    assert lease_acquire(backend_id="gone", runner="b") is None
 
 
 def test_waiting_reason_of_queued_and_running_children() -> None:
@@ -317,7 +317,7 @@ def test_waiting_reason_of_queued_and_running_children() -> None:
         return [row["waiting_reason"] for row in selectors.group_snapshot(group.id)["child_jobs"]]
 
     assert reasons() == ["No runner is alive to send it."] * 2
-    runners.runner_started(name="r", instance="i", version="1")
+    runners.runner_register(name="r", instance="i", version="1")
     claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert reasons() == ["In the queue of gpu-1.", "1st in line for gpu-1."]

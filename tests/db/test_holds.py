@@ -12,7 +12,7 @@ from backends.models import Backend
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, Elsewhere, StopReason
 from jobgroups.errors import BackendNotFound, Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
@@ -28,7 +28,7 @@ GPU = "gpu-1"
 
 
 @pytest.fixture
-def fence() -> Fence:
+def fence() -> FencingToken:
     """A backend with its lease."""
     factories.backend(reachability="online", last_seen_at=now())
     return factories.lease()
@@ -38,7 +38,7 @@ def row(backend_id: str = GPU) -> Backend:
     return Backend.objects.get(pk=backend_id)
 
 
-def tried(fence: Fence, depth: int = 2) -> Claim | None:
+def tried(fence: FencingToken, depth: int = 2) -> Claim | None:
     return claims.child_claim(fence=fence, client_id="socket-1", depth=depth)
 
 
@@ -58,7 +58,7 @@ def child_of(group: JobGroup, position: int = 0) -> ChildJob:
 
 
 @pytest.mark.parametrize("hold", [Hold.PAUSE, Hold.DRAIN])
-def test_nothing_is_claimed_while_a_person_holds_it(fence: Fence, hold: Hold) -> None:
+def test_nothing_is_claimed_while_a_person_holds_it(fence: FencingToken, hold: Hold) -> None:
     factories.submit()
     holds.backend_hold(backend_id=GPU, hold=hold)
     assert tried(fence) is None
@@ -67,10 +67,10 @@ def test_nothing_is_claimed_while_a_person_holds_it(fence: Fence, hold: Hold) ->
 
 
 def test_a_pause_between_the_look_and_the_claim_is_seen(
-    fence: Fence, monkeypatch: pytest.MonkeyPatch
+    fence: FencingToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factories.submit()
-    look = claims.has_place
+    look = claims.has_free_slot
 
     def looks_and_is_paused(backend_id: str, depth: int, *, locked: bool = False) -> bool:
         found = look(backend_id, depth, locked=locked)
@@ -78,13 +78,13 @@ def test_a_pause_between_the_look_and_the_claim_is_seen(
             pause()
         return found
 
-    monkeypatch.setattr(claims, "has_place", looks_and_is_paused)
+    monkeypatch.setattr(claims, "has_free_slot", looks_and_is_paused)
     assert tried(fence) is None
     assert not Attempt.objects.exists()
 
 
 def test_a_child_that_was_moved_after_the_look_is_not_claimed_here(
-    fence: Fence, monkeypatch: pytest.MonkeyPatch
+    fence: FencingToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factories.backend("gpu-2")
     factories.submit()
@@ -100,7 +100,7 @@ def test_a_child_that_was_moved_after_the_look_is_not_claimed_here(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_claim_is_stored_after_a_pause_was(fence: Fence) -> None:
+def test_no_claim_is_stored_after_a_pause_was(fence: FencingToken) -> None:
     for _ in range(15):
         factories.submit()
 
@@ -122,7 +122,9 @@ def test_no_claim_is_stored_after_a_pause_was(fence: Fence) -> None:
 # --- what is said ---------------------------------------------------------------------------------
 
 
-def test_a_hold_says_who_why_and_since_when_and_saying_it_again_keeps_that(fence: Fence) -> None:
+def test_a_hold_says_who_why_and_since_when_and_saying_it_again_keeps_that(
+    fence: FencingToken,
+) -> None:
     pause(reason="the fan is loud", by="anna")
     first = row()
     pause()
@@ -142,14 +144,14 @@ def test_a_hold_says_who_why_and_since_when_and_saying_it_again_keeps_that(fence
     assert (resumed.hold, resumed.evict, resumed.changed_reason) == ("", False, "")
 
 
-def test_a_drain_replaces_a_pause(fence: Fence) -> None:
+def test_a_drain_replaces_a_pause(fence: FencingToken) -> None:
     pause(reason="lunch", by="anna", at_once=True)
     drain(by="ben")
     assert (row().hold, row().evict, row().changed_by) == ("drain", False, "ben")
     assert row().changed_reason == ""
 
 
-def test_a_disabled_backend_is_not_held_besides(fence: Fence) -> None:
+def test_a_disabled_backend_is_not_held_besides(fence: FencingToken) -> None:
     Backend.objects.update(enabled=False)
     pause()
     assert row().hold == ""
@@ -172,12 +174,12 @@ def test_a_backend_that_is_none_is_not_held(said: Any) -> None:
 # --- given back -----------------------------------------------------------------------------------
 
 
-def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fence) -> None:
+def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True, by="anna")
-    assert holds.prompts_given_back(fence=fence) == {claimed.attempt_id}
+    assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
     assert (attempt.stop_reason, attempt.is_counted) == (StopReason.GIVEN_BACK, False)
     assert attempt.ended_at is None, "its stop is owed until its prompt is seen to end"
@@ -187,16 +189,16 @@ def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fenc
     last = factories.log(group)[-1]
     assert last["type"] == "child_requeued"
     assert last["reason"] == "given back: gpu-1 was paused by anna"
-    assert holds.prompts_given_back(fence=fence) == set()
+    assert holds.prompts_evict(fence=fence) == set()
 
 
-def test_what_is_given_back_again_and_again_fails_nobody(fence: Fence) -> None:
+def test_what_is_given_back_again_and_again_fails_nobody(fence: FencingToken) -> None:
     group = factories.submit()
-    for _ in range(2 * outcomes.MAX_UNCHARGED):
+    for _ in range(2 * outcomes.MAX_UNCOUNTED):
         claimed = factories.claim(fence)
         factories.start(claimed, fence)
         pause(at_once=True)
-        holds.prompts_given_back(fence=fence)
+        holds.prompts_evict(fence=fence)
         factories.finish(claimed, fence, AttemptState.INTERRUPTED)
         holds.backend_resume(backend_id=GPU)
     assert child_of(group).status == "queued"
@@ -205,83 +207,83 @@ def test_what_is_given_back_again_and_again_fails_nobody(fence: Fence) -> None:
     assert factories.fresh(group).status == "completed"
 
 
-def test_its_child_is_not_claimed_before_its_prompt_was_seen_to_end(fence: Fence) -> None:
+def test_its_child_is_not_claimed_before_its_prompt_was_seen_to_end(fence: FencingToken) -> None:
     factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True)
-    holds.prompts_given_back(fence=fence)
+    holds.prompts_evict(fence=fence)
     holds.backend_resume(backend_id=GPU)
     assert tried(fence) is None
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert tried(fence) is not None
 
 
-def test_a_success_that_was_quicker_than_the_stop_is_the_result(fence: Fence) -> None:
+def test_a_success_that_was_quicker_than_the_stop_is_the_result(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True)
-    holds.prompts_given_back(fence=fence)
+    holds.prompts_evict(fence=fence)
     factories.finish(claimed, fence, AttemptState.SUCCESS)
     assert factories.fresh(group).status == "completed"
     assert factories.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
 
 
-def test_a_prompt_that_was_not_answered_for_yet_is_given_back_too(fence: Fence) -> None:
+def test_a_prompt_that_was_not_answered_for_yet_is_given_back_too(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     pause(at_once=True)
-    assert holds.prompts_given_back(fence=fence) == {claimed.attempt_id}
+    assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     told = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert told.stop_requested, "who stores its acceptance learns that it is to be stopped"
     assert not told.current
     assert factories.types(group) == ["group_created"]
 
 
-def test_nothing_is_given_back_once_it_was_resumed(fence: Fence) -> None:
+def test_nothing_is_given_back_once_it_was_resumed(fence: FencingToken) -> None:
     factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True)
     holds.backend_resume(backend_id=GPU)
-    assert holds.prompts_given_back(fence=fence) == set()
+    assert holds.prompts_evict(fence=fence) == set()
     assert Attempt.objects.get(pk=claimed.attempt_id).stop_requested_at is None
 
 
-def test_a_pause_after_the_current_one_gives_nothing_back(fence: Fence) -> None:
+def test_a_pause_after_the_current_one_gives_nothing_back(fence: FencingToken) -> None:
     factories.submit()
     factories.start(factories.claim(fence), fence)
     pause()
-    assert holds.prompts_given_back(fence=fence) == set()
+    assert holds.prompts_evict(fence=fence) == set()
 
 
-def test_a_cancelled_prompt_is_not_given_back(fence: Fence) -> None:
+def test_a_cancelled_prompt_is_not_given_back(fence: FencingToken) -> None:
     group = factories.submit()
     factories.start(factories.claim(fence), fence)
     cancellation.group_cancel(group_id=group.id)
     pause(at_once=True)
-    assert holds.prompts_given_back(fence=fence) == set()
+    assert holds.prompts_evict(fence=fence) == set()
     assert child_of(group).status == "cancelled"
 
 
-def test_who_lost_the_lease_gives_nothing_back(fence: Fence) -> None:
+def test_who_lost_the_lease_gives_nothing_back(fence: FencingToken) -> None:
     factories.submit()
     factories.start(factories.claim(fence), fence)
     pause(at_once=True)
     factories.lease()
     with pytest.raises(LeaseLost):
-        holds.prompts_given_back(fence=fence)
+        holds.prompts_evict(fence=fence)
     assert not Attempt.objects.filter(stop_requested_at__isnull=False).exists()
 
 
-def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: Fence) -> None:
+def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
     group = factories.submit(GPU, "gpu-2", retry_elsewhere=Elsewhere.GROUP)
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True, by="anna")
-    holds.prompts_given_back(fence=fence)
+    holds.prompts_evict(fence=fence)
     child = child_of(group)
     assert (child.status, child.backend_id) == ("queued", "gpu-2")
     last = factories.log(group)[-1]
@@ -295,13 +297,13 @@ def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: Fence)
     assert factories.claim(other).child_id == child.id
 
 
-def test_one_that_hangs_holds_its_child_up_no_longer(fence: Fence) -> None:
+def test_one_that_hangs_holds_its_child_up_no_longer(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
     factories.submit(GPU, retry_elsewhere=Elsewhere.ANY)
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True)
-    holds.prompts_given_back(fence=fence)
+    holds.prompts_evict(fence=fence)
     other = factories.lease("gpu-2")
     assert tried(other) is None
     assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
@@ -311,47 +313,49 @@ def test_one_that_hangs_holds_its_child_up_no_longer(fence: Fence) -> None:
 # --- drained --------------------------------------------------------------------------------------
 
 
-def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: Fence) -> None:
+def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: FencingToken) -> None:
     factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     drain(reason="new card", by="anna")
-    assert not holds.backend_emptied(fence=fence)
+    assert not holds.backend_finish_drain(fence=fence)
     factories.finish(claimed, fence)
-    assert holds.backend_emptied(fence=fence)
+    assert holds.backend_finish_drain(fence=fence)
     drained = row()
     assert (drained.enabled, drained.hold) == (False, "")
     assert (drained.changed_by, drained.changed_reason) == ("anna", "drained: new card")
-    assert not holds.backend_emptied(fence=fence)
+    assert not holds.backend_finish_drain(fence=fence)
 
 
-def test_a_drain_waits_for_what_waits_there(fence: Fence) -> None:
+def test_a_drain_waits_for_what_waits_there(fence: FencingToken) -> None:
     group = factories.submit()
     drain()
-    assert not holds.backend_emptied(fence=fence)
+    assert not holds.backend_finish_drain(fence=fence)
     cancellation.group_cancel(group_id=group.id)
-    assert holds.backend_emptied(fence=fence)
+    assert holds.backend_finish_drain(fence=fence)
 
 
-def test_a_paused_backend_is_never_disabled_by_that(fence: Fence) -> None:
+def test_a_paused_backend_is_never_disabled_by_that(fence: FencingToken) -> None:
     pause()
-    assert not holds.backend_emptied(fence=fence)
+    assert not holds.backend_finish_drain(fence=fence)
     assert row().enabled
 
 
-def test_a_submission_that_comes_when_it_was_just_drained_is_refused(fence: Fence) -> None:
+def test_a_submission_that_comes_when_it_was_just_drained_is_refused(fence: FencingToken) -> None:
     drain()
-    assert holds.backend_emptied(fence=fence)
+    assert holds.backend_finish_drain(fence=fence)
     with pytest.raises(Conflict, match="disabled a moment ago; submit again"):
         factories.submit()
     assert not JobGroup.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(fence: Fence) -> None:
+def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(
+    fence: FencingToken,
+) -> None:
     for _ in range(15):
         Backend.objects.update(enabled=True, hold="drain")
-        race(factories.submit, partial(holds.backend_emptied, fence=fence), refused=Conflict)
+        race(factories.submit, partial(holds.backend_finish_drain, fence=fence), refused=Conflict)
         assert ChildJob.objects.exists() == row().enabled
         JobGroup.objects.all().delete()
 
@@ -359,7 +363,7 @@ def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(fence: F
 # --- set aside ------------------------------------------------------------------------------------
 
 
-def fail(fence: Fence, kind: FailureClass = FailureClass.CUDA_FATAL) -> None:
+def fail(fence: FencingToken, kind: FailureClass = FailureClass.CUDA_FATAL) -> None:
     """Have a prompt fail there."""
     factories.submit(fence.backend_id)
     claimed = factories.claim(fence)
@@ -368,7 +372,9 @@ def fail(fence: Fence, kind: FailureClass = FailureClass.CUDA_FATAL) -> None:
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
-def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(fence: Fence) -> None:
+def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(
+    fence: FencingToken,
+) -> None:
     for _ in range(2):
         fail(fence)
     assert row().quarantined_at is None
@@ -382,15 +388,15 @@ def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(fence: F
     assert tried(fence) is None
 
 
-def test_failures_that_are_not_the_backends_fault_set_nothing_aside(fence: Fence) -> None:
+def test_failures_that_are_not_the_backends_fault_set_nothing_aside(fence: FencingToken) -> None:
     for kind in FailureClass:
-        if kind not in quarantine.COUNTED:
+        if kind not in quarantine.COUNTED_FAILURES:
             fail(fence, kind)
     assert row().quarantined_at is None
-    assert {"cuda_fatal", "backend_lost", "stalled"} == quarantine.COUNTED
+    assert {"cuda_fatal", "backend_lost", "stalled"} == quarantine.COUNTED_FAILURES
 
 
-def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: Fence) -> None:
+def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
     other = factories.lease("gpu-2")
     for _ in range(2):
@@ -402,7 +408,7 @@ def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: Fence
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_failures_at_once_both_count(fence: Fence) -> None:
+def test_two_failures_at_once_both_count(fence: FencingToken) -> None:
     for _ in range(10):
         Attempt.objects.all().delete()
         Backend.objects.update(quarantined_at=None, consecutive_quarantines=0)
@@ -419,7 +425,7 @@ def test_two_failures_at_once_both_count(fence: Fence) -> None:
         assert row().quarantined_at is not None
 
 
-def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: Fence) -> None:
+def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: FencingToken) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
@@ -435,7 +441,7 @@ def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: Fence) -> N
     assert tried(fence) is None, "one prompt at a time until one succeeds"
 
 
-def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: Fence) -> None:
+def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: FencingToken) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
@@ -447,7 +453,7 @@ def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: Fence) 
     assert back.quarantine_reason.startswith("It failed again on probation: ")
 
 
-def test_a_success_ends_the_probation(fence: Fence) -> None:
+def test_a_success_ends_the_probation(fence: FencingToken) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
@@ -462,18 +468,18 @@ def test_a_success_ends_the_probation(fence: Fence) -> None:
     assert tried(fence) is not None, "two at a time again"
 
 
-def test_its_time_is_over_when_it_is_and_not_before(fence: Fence) -> None:
+def test_its_time_is_over_when_it_is_and_not_before(fence: FencingToken) -> None:
     holds.backend_quarantine(backend_id=GPU, minutes=5)
-    assert not holds.quarantine_over(fence=fence)
+    assert not holds.quarantine_expire(fence=fence)
     Backend.objects.update(quarantine_until=now() - dt.timedelta(seconds=1))
-    assert holds.quarantine_over(fence=fence)
+    assert holds.quarantine_expire(fence=fence)
     assert row().quarantined_at is None
-    assert not holds.quarantine_over(fence=fence)
+    assert not holds.quarantine_expire(fence=fence)
 
 
-def test_a_persons_quarantine_lasts_until_a_person_ends_it(fence: Fence) -> None:
+def test_a_persons_quarantine_lasts_until_a_person_ends_it(fence: FencingToken) -> None:
     holds.backend_quarantine(backend_id=GPU, reason="it smokes", by="anna")
-    assert not holds.quarantine_over(fence=fence)
+    assert not holds.quarantine_expire(fence=fence)
     aside = row()
     assert (aside.quarantine_until, aside.quarantine_by) == (None, "anna")
     holds.backend_quarantine(backend_id=GPU, by="ben", minutes=60)
@@ -483,7 +489,7 @@ def test_a_persons_quarantine_lasts_until_a_person_ends_it(fence: Fence) -> None
     assert again.quarantine_until is not None
 
 
-def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: Fence) -> None:
+def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: FencingToken) -> None:
     factories.submit()
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
@@ -497,7 +503,7 @@ def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: Fence) -> 
     )
 
 
-def test_a_prompt_that_hangs_counts_before_it_ends(fence: Fence) -> None:
+def test_a_prompt_that_hangs_counts_before_it_ends(fence: FencingToken) -> None:
     fail(fence)
     fail(fence)
     group = factories.submit()
@@ -510,13 +516,13 @@ def test_a_prompt_that_hangs_counts_before_it_ends(fence: Fence) -> None:
     assert child_of(group).status == "timeout"
 
 
-def test_a_failure_that_is_rolled_back_counts_for_nothing(fence: Fence) -> None:
+def test_a_failure_that_is_rolled_back_counts_for_nothing(fence: FencingToken) -> None:
     fail(fence)
     fail(fence)
     group = factories.submit()
     claimed = factories.claim(fence)
-    with pytest.raises(RuntimeError), group_transaction(group.id, fence=fence) as write:
-        write.move_attempt(
+    with pytest.raises(RuntimeError), group_transaction(group.id, fence=fence) as tx:
+        tx.move_attempt(
             Attempt.objects.get(pk=claimed.attempt_id),
             AttemptState.ERROR,
             ended_at=now(),

@@ -15,7 +15,7 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, Elsewhere, PartialOutputs
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
@@ -23,7 +23,7 @@ from jobgroups.queries import groups as selectors
 from jobgroups.services import attempts, cancellation, claims, expiry, holds, retries
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
-from jobgroups.services.outcomes import MAX_UNCHARGED
+from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
 from tests.ws.client_state import ClientState, picked
 
@@ -37,32 +37,32 @@ def no_pause(settings: Settings) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
 
 
-def machine(name: str) -> Fence:
+def machine(name: str) -> FencingToken:
     """Register a backend that works, and take its lease."""
     factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
     return factories.lease(name)
 
 
-def begin(fence: Fence) -> Claim:
+def begin(fence: FencingToken) -> Claim:
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     return claimed
 
 
-def fail(claimed: Claim, fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR) -> None:
+def fail(claimed: Claim, fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR) -> None:
     end = factories.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
-def lose(claimed: Claim, fence: Fence) -> None:
+def lose(claimed: Claim, fence: FencingToken) -> None:
     assert attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="it forgot it")
 
 
-def time_out(claimed: Claim, fence: Fence) -> None:
+def time_out(claimed: Claim, fence: FencingToken) -> None:
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
 
 
-def idle(fence: Fence) -> bool:
+def idle(fence: FencingToken) -> bool:
     return claims.child_claim(fence=fence, client_id="c", depth=5) is None
 
 
@@ -74,14 +74,14 @@ def row(name: str = "gpu-1") -> Backend:
     return Backend.objects.get(pk=name)
 
 
-def give_up(fence: Fence) -> None:
-    expiry.children_give_up(fence=fence, away_s=600, reason="connection refused")
+def give_up(fence: FencingToken) -> None:
+    expiry.children_fail_unavailable(fence=fence, away_s=600, reason="connection refused")
 
 
 # --- what counts against the backend --------------------------------------------------------------
 
 
-def hang(fence: Fence) -> Claim:
+def hang(fence: FencingToken) -> Claim:
     """Have a prompt go on although its time was up a minute ago."""
     factories.submit(fence.backend_id)
     claimed = begin(fence)
@@ -127,7 +127,7 @@ def test_a_prompt_that_was_to_stop_and_went_with_its_backend_is_no_failure_of_it
         cancellation.group_cancel(group_id=group.id)
     else:
         holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-        holds.prompts_given_back(fence=fence)
+        holds.prompts_evict(fence=fence)
     lose(claimed, fence)
     attempt = Attempt.objects.get()
     assert (attempt.state, attempt.failure_class) == ("lost", "")
@@ -142,7 +142,7 @@ def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
     group = factories.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
     claimed = begin(fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_given_back(fence=fence)
+    holds.prompts_evict(fence=fence)
     assert idle(other)
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
     assert row().quarantined_at is None
@@ -159,7 +159,7 @@ def test_prompts_that_a_backend_forgets_again_and_again_count_against_it(
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = machine("gpu-1")
     factories.submit()
-    for _ in range(MAX_UNCHARGED):
+    for _ in range(MAX_UNCOUNTED):
         assert row().quarantined_at is None
         claimed = factories.claim(fence)
         attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
@@ -197,7 +197,7 @@ def test_what_stands_at_a_backend_that_is_away_keeps_no_child_from_another() -> 
     assert only(group).status == "completed"
 
 
-Overtaken = tuple[JobGroup, Claim, Claim, Fence, ClientState]
+Overtaken = tuple[JobGroup, Claim, Claim, FencingToken, ClientState]
 
 
 def watch(group: JobGroup) -> ClientState:
@@ -288,7 +288,7 @@ def test_a_child_that_is_given_back_has_the_picture_that_an_earlier_one_made(
     _, _, again, second, _ = overtaken
     factories.start(again, second)
     holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_given_back(fence=second)
+    holds.prompts_evict(fence=second)
     assert adopted(overtaken)[1:] == [
         "child_requeued",
         "child_started",
@@ -321,7 +321,7 @@ def test_a_child_whose_last_try_has_lost_its_files_has_the_picture_that_an_earli
 # --- met after all --------------------------------------------------------------------------------
 
 
-def abandon(claimed: Claim, fence: Fence) -> None:
+def abandon(claimed: Claim, fence: FencingToken) -> None:
     """Have a prompt never accepted, as far as anybody saw."""
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
     until = now() + dt.timedelta(days=1)
@@ -330,8 +330,8 @@ def abandon(claimed: Claim, fence: Fence) -> None:
     )
 
 
-def met(claimed: Claim, fence: Fence) -> bool:
-    return attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=fence, running=True)
+def met(claimed: Claim, fence: FencingToken) -> bool:
+    return attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
 
 
 def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
@@ -381,7 +381,7 @@ def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one()
     abandon(old, fence)
     newer = begin(fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_given_back(fence=fence)
+    holds.prompts_evict(fence=fence)
     assert met(old, fence)
     # Quicker than its stop, while the older one decides the child.
     factories.finish(newer, fence)
@@ -400,12 +400,12 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
     cancellation.group_cancel(group_id=group.id)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     # Nobody waits for that end yet.
-    assert expiry.children_let_go(fence=fence) == 0
+    assert expiry.children_unblock(fence=fence) == 0
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert only(group).backend_id == "gpu-2"
     assert idle(other)
-    assert expiry.children_let_go(fence=fence) == 1
-    assert expiry.children_let_go(fence=fence) == 0
+    assert expiry.children_unblock(fence=fence) == 1
+    assert expiry.children_unblock(fence=fence) == 0
     factories.finish(begin(other), other)
     assert only(group).status == "completed"
     old = Attempt.objects.get(pk=claimed.attempt_id)
@@ -418,7 +418,7 @@ def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
     begin(fence)
     cancellation.group_cancel(group_id=group.id)
     retries.group_retry(group_id=group.id)
-    assert expiry.children_let_go(fence=fence) == 0
+    assert expiry.children_unblock(fence=fence) == 0
     assert idle(fence)
 
 
@@ -432,7 +432,7 @@ def test_whoever_waits_for_an_end_is_woken_by_it(
     if ending in ("lost", "interrupted"):
         factories.start(claimed, fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_given_back(fence=fence)
+    holds.prompts_evict(fence=fence)
     assert idle(other)
     rung: list[bool] = []
     monkeypatch.setattr(
@@ -457,10 +457,10 @@ def test_the_fifth_prompt_that_came_to_nothing_is_no_failure_where_it_was_cancel
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = machine("gpu-1")
     group = factories.submit()
-    for _ in range(MAX_UNCHARGED):
+    for _ in range(MAX_UNCOUNTED):
         claimed = factories.claim(fence)
         attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-        if claimed.number == MAX_UNCHARGED:
+        if claimed.number == MAX_UNCOUNTED:
             cancellation.group_cancel(group_id=group.id)
         lose(claimed, fence)
     assert row().quarantined_at is None
@@ -474,8 +474,8 @@ def age(group: JobGroup, hours: float) -> None:
     ChildJob.objects.filter(group=group).update(queued_at=now() - dt.timedelta(hours=hours))
 
 
-def waited(fence: Fence) -> int:
-    return expiry.children_waited_too_long(fence=fence, limit_s=86_400)
+def waited(fence: FencingToken) -> int:
+    return expiry.children_expire(fence=fence, limit_s=86_400)
 
 
 def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> None:

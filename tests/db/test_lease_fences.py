@@ -44,9 +44,9 @@ def test_what_was_seen_under_a_lost_lease_is_not_stored() -> None:
     backend()
     old = lease()
     new = lease()
-    backends.backend_seen(fence=new, reachable=True)
+    backends.backend_observed(fence=new, reachable=True)
     with pytest.raises(LeaseLost):
-        backends.backend_seen(fence=old, reachable=False, reason="refused")
+        backends.backend_observed(fence=old, reachable=False, reason="refused")
     assert Backend.objects.get(pk="gpu-1").reachability == "online"
 
 
@@ -57,5 +57,5 @@ def test_a_backend_deleted_while_its_lease_is_taken_has_none(
         # What PostgreSQL says where the row went between the look and the insert.
         raise IntegrityError("violates foreign key constraint")
 
-    monkeypatch.setattr(leases, "_lease_take", deleted_meanwhile)
-    assert leases.lease_take(backend_id="gpu-1", runner="runner") is None
+    monkeypatch.setattr(leases, "_lease_acquire", deleted_meanwhile)
+    assert leases.lease_acquire(backend_id="gpu-1", runner="runner") is None

@@ -17,7 +17,7 @@ from jobgroups.domain.leases import Leases
 from jobgroups.models import Lease, Runner
 from jobgroups.queries import leases
 from jobgroups.services import runners
-from jobgroups.services.leases import LEASE_LIFE, check_fence, lease_release, lease_take
+from jobgroups.services.leases import LEASE_TTL, lease_acquire, lease_release, verify_fence
 from jobgroups.services.progress import ProgressRow, progress_flush
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
@@ -33,7 +33,7 @@ def on_postgres() -> None:
 
 def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
     """Register a runner whose last heartbeat is so old, in seconds."""
-    runners.runner_started(name=name, instance="1", version="0")
+    runners.runner_register(name=name, instance="1", version="0")
     moment = leases.database_now()
     Runner.objects.filter(name=name).update(
         heartbeat_at=moment - dt.timedelta(seconds=age),
@@ -69,9 +69,9 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
 def test_what_is_handed_over_is_free_at_once() -> None:
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
-    assert lease_take(backend_id="gpu-1", runner="b") is None
+    assert lease_acquire(backend_id="gpu-1", runner="b") is None
     assert lease_release(fence=fence)
-    taken = lease_take(backend_id="gpu-1", runner="b")
+    taken = lease_acquire(backend_id="gpu-1", runner="b")
     assert taken is not None
     assert taken.epoch == fence.epoch + 1
     assert not lease_release(fence=fence), "it was another one's to hand over"
@@ -106,8 +106,8 @@ def test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts() -> None:
     """It may be more than its share by now: what it does not take must not be renewed for ever."""
     factories.backend("gpu-1")
     factories.lease("gpu-1", "a")
-    runners.runner_started(name="a", instance="2", version="0")
-    assert lease_take(backend_id="gpu-1", runner="b") is not None
+    runners.runner_register(name="a", instance="2", version="0")
+    assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
 
 # --- dead for certain -----------------------------------------------------------------------------
@@ -123,13 +123,13 @@ def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once
     assert lock.try_acquire()
     try:
         assert leases.dead_runners() == frozenset()
-        assert lease_take(backend_id="gpu-1", runner="b") is None
+        assert lease_acquire(backend_id="gpu-1", runner="b") is None
         assert not leases.has_free_lease("b")
     finally:
         lock.release()
     _until(lambda: leases.dead_runners() == {"a"})
     assert leases.has_free_lease("b")
-    assert lease_take(backend_id="gpu-1", runner="b") is not None
+    assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
 
 @pytest.mark.postgres
@@ -177,9 +177,9 @@ def test_a_renewal_waits_for_no_writer() -> None:
     factories.backend("gpu-1")
     runner("a")
     fence = factories.lease("gpu-1", "a")
-    with meanwhile(lambda: check_fence(fence)):
+    with meanwhile(lambda: verify_fence(fence)):
         began = time.monotonic()
-        assert runners.runner_beat(name="a", instance="1")
+        assert runners.runner_heartbeat(name="a", instance="1")
         assert time.monotonic() - began < 2.0
 
 
@@ -189,11 +189,11 @@ def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
-    with meanwhile(lambda: check_fence(fence)):
+    with meanwhile(lambda: verify_fence(fence)):
         began = time.monotonic()
-        assert lease_take(backend_id="gpu-1", runner="b") is None
+        assert lease_acquire(backend_id="gpu-1", runner="b") is None
         assert time.monotonic() - began < 2.0
-    assert lease_take(backend_id="gpu-1", runner="b") is not None
+    assert lease_acquire(backend_id="gpu-1", runner="b") is not None
 
 
 @pytest.mark.postgres
@@ -212,7 +212,7 @@ def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
         fence=fence,
     )
     with meanwhile(lambda: progress_flush(rows=[row])):
-        assert lease_take(backend_id="gpu-1", runner="b") is None
+        assert lease_acquire(backend_id="gpu-1", runner="b") is None
 
 
 @pytest.mark.postgres
@@ -225,7 +225,7 @@ def test_a_runners_write_waits_for_a_row_for_less_than_its_lease_lives() -> None
         assert _shown("lock_timeout") == "3s"
     assert _shown("lock_timeout") == "0"
     assert _shown("idle_in_transaction_session_timeout") == "8s"
-    assert dt.timedelta(seconds=3 + 8) < LEASE_LIFE
+    assert dt.timedelta(seconds=3 + 8) < LEASE_TTL
 
 
 def _shown(setting: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.errors import (
     BackendNotFound,
@@ -29,16 +29,16 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def first() -> Fence:
+def first() -> FencingToken:
     return works("gpu-1")
 
 
 @pytest.fixture
-def second() -> Fence:
+def second() -> FencingToken:
     return works("gpu-2")
 
 
-def works(backend_id: str, **fields: Any) -> Fence:
+def works(backend_id: str, **fields: Any) -> FencingToken:
     """Register a backend that answers, and take its lease."""
     factories.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
     return factories.lease(backend_id)
@@ -52,12 +52,12 @@ def only(group: JobGroup) -> ChildJob:
     return group.children.get()
 
 
-def idle(fence: Fence) -> bool:
+def idle(fence: FencingToken) -> bool:
     """Whether nothing is claimed at a backend."""
     return claims.child_claim(fence=fence, client_id="c", depth=2) is None
 
 
-def accepted(fence: Fence) -> tuple[JobGroup, claims.Claim]:
+def accepted(fence: FencingToken) -> tuple[JobGroup, claims.Claim]:
     """Submit a group whose child stands in the backend's queue."""
     group = factories.submit(fence.backend_id)
     claimed = factories.claim(fence)
@@ -65,7 +65,7 @@ def accepted(fence: Fence) -> tuple[JobGroup, claims.Claim]:
     return group, claimed
 
 
-def removed(claimed: claims.Claim, fence: Fence) -> None:
+def removed(claimed: claims.Claim, fence: FencingToken) -> None:
     """Tell that the prompt was deleted from the queue and seen gone."""
     end = End(
         state=AttemptState.INTERRUPTED,
@@ -80,7 +80,9 @@ def removed(claimed: claims.Claim, fence: Fence) -> None:
 # --- not sent -------------------------------------------------------------------------------------
 
 
-def test_a_child_that_was_not_sent_waits_for_the_named_backend(first: Fence, second: Fence) -> None:
+def test_a_child_that_was_not_sent_waits_for_the_named_backend(
+    first: FencingToken, second: FencingToken
+) -> None:
     group = factories.submit("gpu-1")
     queued_at = only(group).queued_at
     done = move(group, by="anna")
@@ -100,13 +102,15 @@ def test_a_child_that_was_not_sent_waits_for_the_named_backend(first: Fence, sec
     ]
 
 
-def test_the_actor_without_a_name_is_a_person(first: Fence, second: Fence) -> None:
+def test_the_actor_without_a_name_is_a_person(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     move(group)
     assert factories.log(group)[-1]["requested_by"] == "a person"
 
 
-def test_a_move_to_where_it_waits_changes_nothing(first: Fence, second: Fence) -> None:
+def test_a_move_to_where_it_waits_changes_nothing(
+    first: FencingToken, second: FencingToken
+) -> None:
     group, claimed = accepted(first)
     before = factories.log(group)
     done = move(group, "gpu-1")
@@ -115,7 +119,9 @@ def test_a_move_to_where_it_waits_changes_nothing(first: Fence, second: Fence) -
     assert only(group).current_attempt_id == claimed.attempt_id
 
 
-def test_a_pause_before_the_next_try_ends_with_a_move(first: Fence, second: Fence) -> None:
+def test_a_pause_before_the_next_try_ends_with_a_move(
+    first: FencingToken, second: FencingToken
+) -> None:
     group = factories.submit("gpu-1")
     group.children.update(not_before=now().replace(year=2100))
     move(group)
@@ -135,7 +141,7 @@ def test_a_pause_before_the_next_try_ends_with_a_move(first: Fence, second: Fenc
     ],
 )
 def test_a_backend_that_takes_nothing_or_lacks_something_is_refused(
-    first: Fence, second: Fence, shut: dict[str, Any], said: str
+    first: FencingToken, second: FencingToken, shut: dict[str, Any], said: str
 ) -> None:
     Backend.objects.update(tags=["flux"])
     group = factories.submit("gpu-1", required_capabilities=["flux"])
@@ -147,7 +153,7 @@ def test_a_backend_that_takes_nothing_or_lacks_something_is_refused(
     assert factories.log(group) == before
 
 
-def test_an_unknown_group_job_or_backend_is_refused(first: Fence) -> None:
+def test_an_unknown_group_job_or_backend_is_refused(first: FencingToken) -> None:
     group = factories.submit("gpu-1")
     with pytest.raises(BackendNotFound):
         move(group, "gpu-9")
@@ -159,14 +165,14 @@ def test_an_unknown_group_job_or_backend_is_refused(first: Fence) -> None:
 
 @pytest.mark.parametrize("away", [{"hold": "pause"}, {"reachability": "offline"}])
 def test_a_backend_that_is_paused_or_away_may_be_named(
-    first: Fence, second: Fence, away: dict[str, Any]
+    first: FencingToken, second: FencingToken, away: dict[str, Any]
 ) -> None:
     group = factories.submit("gpu-1")
     Backend.objects.filter(pk="gpu-2").update(**away)
     assert move(group).moved
 
 
-def test_what_runs_or_has_ended_is_not_moved(first: Fence, second: Fence) -> None:
+def test_what_runs_or_has_ended_is_not_moved(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     claimed = factories.claim(first)
     factories.start(claimed, first)
@@ -182,7 +188,7 @@ def test_what_runs_or_has_ended_is_not_moved(first: Fence, second: Fence) -> Non
 
 
 def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
-    first: Fence, second: Fence
+    first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
     done = move(group)
@@ -207,7 +213,7 @@ def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
     ]
 
 
-def test_a_move_is_no_try_of_the_policy(first: Fence, second: Fence) -> None:
+def test_a_move_is_no_try_of_the_policy(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1", max_attempts=2)
     claimed = factories.claim(first)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=first)
@@ -220,7 +226,7 @@ def test_a_move_is_no_try_of_the_policy(first: Fence, second: Fence) -> None:
 
 
 def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
-    first: Fence, second: Fence
+    first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
     move(group)
@@ -239,7 +245,7 @@ def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
 
 
 def test_a_prompt_that_ran_while_nobody_looked_is_the_jobs_result(
-    first: Fence, second: Fence
+    first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
     move(group)
@@ -249,7 +255,7 @@ def test_a_prompt_that_ran_while_nobody_looked_is_the_jobs_result(
 
 
 def test_a_moved_child_that_is_cancelled_meanwhile_is_stopped_wherever_it_is(
-    first: Fence, second: Fence
+    first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
     move(group)
@@ -261,7 +267,7 @@ def test_a_moved_child_that_is_cancelled_meanwhile_is_stopped_wherever_it_is(
 
 
 def test_an_uncertain_prompt_is_looked_for_before_the_next_is_sent(
-    first: Fence, second: Fence
+    first: FencingToken, second: FencingToken
 ) -> None:
     group = factories.submit("gpu-1")
     claimed = factories.claim(first)
@@ -273,11 +279,13 @@ def test_an_uncertain_prompt_is_looked_for_before_the_next_is_sent(
     )
     assert factories.claim(second).child_id == only(group).id
     # It is met after all: its child has gone on, so it is removed.
-    assert not attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=first, running=True)
+    assert not attempts.abandoned_prompt_found(
+        attempt_id=claimed.attempt_id, fence=first, running=True
+    )
 
 
 def test_a_forgotten_prompt_that_runs_after_a_move_is_kept_while_its_job_waits(
-    first: Fence, second: Fence
+    first: FencingToken, second: FencingToken
 ) -> None:
     group = factories.submit("gpu-1")
     claimed = factories.claim(first)
@@ -286,12 +294,14 @@ def test_a_forgotten_prompt_that_runs_after_a_move_is_kept_while_its_job_waits(
     attempts.attempt_never_accepted(
         attempt_id=claimed.attempt_id, fence=first, remember_until=now()
     )
-    assert attempts.abandoned_met(attempt_id=claimed.attempt_id, fence=first, running=True)
+    assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=first, running=True)
     assert (only(group).status, only(group).backend_id) == ("running", "gpu-1")
     assert Attempt.objects.get().stop_requested_at is None
 
 
-def test_it_may_be_moved_back_while_it_is_removed(first: Fence, second: Fence) -> None:
+def test_it_may_be_moved_back_while_it_is_removed(
+    first: FencingToken, second: FencingToken
+) -> None:
     group, claimed = accepted(first)
     move(group)
     assert move(group, "gpu-1").removing_from == "gpu-1"
@@ -304,7 +314,9 @@ def test_it_may_be_moved_back_while_it_is_removed(first: Fence, second: Fence) -
 # --- backends out of reach ------------------------------------------------------------------------
 
 
-def test_a_job_leaves_an_unreachable_backend_at_once(first: Fence, second: Fence) -> None:
+def test_a_job_leaves_an_unreachable_backend_at_once(
+    first: FencingToken, second: FencingToken
+) -> None:
     group, claimed = accepted(first)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     assert move(group).removing_from is None
@@ -317,7 +329,9 @@ def test_a_job_leaves_an_unreachable_backend_at_once(first: Fence, second: Fence
     assert only(group).backend_id == "gpu-2"
 
 
-def test_an_unreachable_backend_that_runs_it_first_keeps_it(first: Fence, second: Fence) -> None:
+def test_an_unreachable_backend_that_runs_it_first_keeps_it(
+    first: FencingToken, second: FencingToken
+) -> None:
     group, claimed = accepted(first)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     move(group)
@@ -327,28 +341,34 @@ def test_an_unreachable_backend_that_runs_it_first_keeps_it(first: Fence, second
 
 
 def test_a_backend_that_is_lost_during_the_removal_keeps_no_job(
-    first: Fence, second: Fence
+    first: FencingToken, second: FencingToken
 ) -> None:
     _, claimed = accepted(first)
     move(JobGroup.objects.get())
     assert idle(second)
-    assert expiry.children_let_go(fence=first) == 1
+    assert expiry.children_unblock(fence=first) == 1
     assert not idle(second)
     attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=first, reason="it restarted")
     assert only(JobGroup.objects.get()).backend_id == "gpu-2"
 
 
-def test_a_backend_that_hangs_during_the_removal_keeps_no_job(first: Fence, second: Fence) -> None:
+def test_a_backend_that_hangs_during_the_removal_keeps_no_job(
+    first: FencingToken, second: FencingToken
+) -> None:
     _, claimed = accepted(first)
     move(JobGroup.objects.get())
     assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
     assert not idle(second)
 
 
-def test_a_prompt_that_cannot_be_followed_keeps_no_job(first: Fence, second: Fence) -> None:
+def test_a_prompt_that_cannot_be_followed_keeps_no_job(
+    first: FencingToken, second: FencingToken
+) -> None:
     _, claimed = accepted(first)
     move(JobGroup.objects.get())
-    attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=first, message="A defect.")
+    attempts.attempt_failed_internally(
+        attempt_id=claimed.attempt_id, fence=first, message="A defect."
+    )
     assert factories.claim(second).child_id == only(JobGroup.objects.get()).id
     assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
 

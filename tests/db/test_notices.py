@@ -141,9 +141,9 @@ def away(seconds: float) -> None:
 
 def test_a_backend_that_is_away_while_work_waits_is_told_once_each_time(group: JobGroup) -> None:
     away(59)
-    assert outbox.trouble_noticed(PACE) == 0
+    assert outbox.enqueue_backend_notices(PACE) == 0
     away(61)
-    assert [outbox.trouble_noticed(PACE) for _ in range(3)] == [1, 0, 0]
+    assert [outbox.enqueue_backend_notices(PACE) for _ in range(3)] == [1, 0, 0]
     assert bodies() == [
         "gpu-1 has not answered for 1 min (refused); 2 jobs wait for it.\n"
         "http://farm.example/backends"
@@ -151,20 +151,20 @@ def test_a_backend_that_is_away_while_work_waits_is_told_once_each_time(group: J
     # It came back and went again: that is news.
     Notice.objects.update(created_at=now() - dt.timedelta(hours=1))
     away(120)
-    assert outbox.trouble_noticed(PACE) == 1
+    assert outbox.enqueue_backend_notices(PACE) == 1
 
 
 def test_a_backend_that_is_away_while_nothing_waits_is_told_to_nobody() -> None:
     factories.backend()
     away(3_600)
-    assert outbox.trouble_noticed(PACE) == 0
+    assert outbox.enqueue_backend_notices(PACE) == 0
 
 
 def test_a_quarantined_backend_is_told_with_its_reason(group: JobGroup) -> None:
     Backend.objects.update(
         quarantined_at=now(), quarantine_reason="3 failures within 10 minutes.", quarantine_by=""
     )
-    assert [outbox.trouble_noticed(PACE) for _ in range(2)] == [1, 0]
+    assert [outbox.enqueue_backend_notices(PACE) for _ in range(2)] == [1, 0]
     assert Notice.objects.get().title == "gpu-1 is quarantined"
     assert bodies()[0].startswith("gpu-1 is quarantined: 3 failures within 10 minutes. It gets no")
 
@@ -174,7 +174,7 @@ def test_a_quarantine_that_ends_by_itself_is_not_said_to_need_somebody(group: Jo
     Backend.objects.update(
         quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until
     )
-    assert outbox.trouble_noticed(PACE) == 1
+    assert outbox.enqueue_backend_notices(PACE) == 1
     assert bodies()[0].startswith(
         "gpu-1 is quarantined: It hung. It gets no jobs until 2026-02-01 21:14 UTC. If it answers"
         " then, it gets one at a time until one succeeds.\n"
@@ -184,7 +184,7 @@ def test_a_quarantine_that_ends_by_itself_is_not_said_to_need_somebody(group: Jo
 def test_a_backend_that_answers_and_is_not_fit_is_not_said_to_be_silent(group: JobGroup) -> None:
     away(120)
     Backend.objects.update(last_seen_at=now(), status_reason="nothing runs; restart it")
-    assert [outbox.trouble_noticed(PACE) for _ in range(2)] == [1, 0]
+    assert [outbox.enqueue_backend_notices(PACE) for _ in range(2)] == [1, 0]
     assert Notice.objects.get().title == "gpu-1 takes no jobs"
     assert bodies()[0].startswith(
         "gpu-1 answers but has taken no jobs for 2 min (nothing runs; restart it); 2 jobs wait"
@@ -196,9 +196,9 @@ def test_trouble_that_was_told_of_is_no_news_and_takes_no_lock(
 ) -> None:
     for number in range(20):
         factories.backend(f"gpu-{number}", quarantined_at=now())
-    assert outbox.trouble_noticed(PACE) == 20
+    assert outbox.enqueue_backend_notices(PACE) == 20
     with django_assert_num_queries(2):
-        assert outbox.trouble_noticed(PACE) == 0
+        assert outbox.enqueue_backend_notices(PACE) == 0
 
 
 # --- the empty queue ------------------------------------------------------------------------------
@@ -211,11 +211,11 @@ def older(seconds: float) -> None:
 
 
 def test_the_empty_queue_is_told_once_after_a_quiet_while(group: JobGroup) -> None:
-    assert not outbox.emptiness_noticed(PACE)
+    assert not outbox.enqueue_queue_empty(PACE)
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
-    assert not outbox.emptiness_noticed(PACE)
+    assert not outbox.enqueue_queue_empty(PACE)
     older(31)
-    assert [outbox.emptiness_noticed(PACE) for _ in range(3)] == [True, False, False]
+    assert [outbox.enqueue_queue_empty(PACE) for _ in range(3)] == [True, False, False]
     assert bodies()[-1] == (
         "Nothing waits or runs any more. The last group was shot_001.\nhttp://farm.example/"
     )
@@ -226,28 +226,28 @@ def test_the_queue_is_not_empty_while_anything_is_open(group: JobGroup) -> None:
     other = factories.submit("gpu-1")
     JobEvent.objects.filter(group=other).delete()
     older(31)
-    assert not outbox.emptiness_noticed(PACE)
+    assert not outbox.enqueue_queue_empty(PACE)
     cancellation.group_cancel(group_id=other.id)
     older(31)
-    assert outbox.emptiness_noticed(PACE)
+    assert outbox.enqueue_queue_empty(PACE)
 
 
 def test_the_empty_queue_is_told_at_most_every_half_hour(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     older(31)
-    assert outbox.emptiness_noticed(PACE)
+    assert outbox.enqueue_queue_empty(PACE)
     cancellation.group_cancel(group_id=factories.submit("gpu-1").id)
     JobEvent.objects.update(created_at=now() - dt.timedelta(seconds=31))
     Notice.objects.update(created_at=now() - dt.timedelta(seconds=1_790))
-    assert not outbox.emptiness_noticed(PACE)
+    assert not outbox.enqueue_queue_empty(PACE)
     Notice.objects.update(created_at=now() - dt.timedelta(seconds=1_810))
-    assert outbox.emptiness_noticed(PACE)
+    assert outbox.enqueue_queue_empty(PACE)
 
 
 def test_what_ended_long_ago_is_no_news(group: JobGroup) -> None:
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
     older(3_700)
-    assert not outbox.emptiness_noticed(PACE)
+    assert not outbox.enqueue_queue_empty(PACE)
 
 
 # --- taken up, told, put off ----------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_two_runners_at_once_tell_each_notice_once() -> None:
 
 
 def test_messages_are_a_minute_apart() -> None:
-    outbox.notices_sent([one.id for one in [notice(), *claim()][1:]])
+    outbox.notices_delivered([one.id for one in [notice(), *claim()][1:]])
     notice()
     assert claim() == []
     Notice.objects.exclude(sent_at=None).update(sent_at=now() - dt.timedelta(seconds=61))
@@ -305,7 +305,7 @@ def test_what_failed_is_put_off_longer_each_time_and_told_with_the_next_success(
     other = notice()
     (due,) = claim()
     assert due.id == other.id
-    outbox.notices_sent([due.id])
+    outbox.notices_delivered([due.id])
     one.refresh_from_db()
     assert one.next_attempt_at is not None
     assert one.next_attempt_at <= now()

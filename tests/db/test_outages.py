@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, Elsewhere, Where
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
@@ -32,19 +32,19 @@ def no_pause(settings: Settings) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
 
 
-def machine(name: str) -> Fence:
+def machine(name: str) -> FencingToken:
     """Register a backend that works, and take its lease."""
     factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
     return factories.lease(name)
 
 
-def begin(fence: Fence) -> Claim:
+def begin(fence: FencingToken) -> Claim:
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     return claimed
 
 
-def accept(fence: Fence) -> Claim:
+def accept(fence: FencingToken) -> Claim:
     claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     return claimed
@@ -61,7 +61,7 @@ def go_offline(name: str = "gpu-1", seconds: float = 60.0, heard: float = 64.0) 
     )
 
 
-def move(fence: Fence) -> set[int]:
+def move(fence: FencingToken) -> set[int]:
     return outages.attempts_move(fence=fence, reason=AWAY)
 
 
@@ -73,7 +73,7 @@ def attempt_of(claimed: Claim) -> Attempt:
     return Attempt.objects.get(pk=claimed.attempt_id)
 
 
-def idle(fence: Fence) -> bool:
+def idle(fence: FencingToken) -> bool:
     return claims.child_claim(fence=fence, client_id="c", depth=5) is None
 
 
@@ -198,7 +198,7 @@ def test_job_that_finds_no_backend_at_first_moves_later() -> None:
     go_offline("gpu-1")
     go_offline("gpu-2")
     assert move(fence) == set()
-    backends.backend_seen(fence=other, reachable=True, responded=True)
+    backends.backend_observed(fence=other, reachable=True, responded=True)
     assert len(move(fence)) == 1
     assert only(group).backend_id == "gpu-2"
 
@@ -421,7 +421,7 @@ def test_waiting_reason_of_a_running_job_says_what_follows(
     policy: dict[str, Any], seconds: float, then: str
 ) -> None:
     fence = machine("gpu-1")
-    runners.runner_started(name="r", instance="i", version="1")
+    runners.runner_register(name="r", instance="i", version="1")
     group = submit(**policy)
     begin(fence)
     assert reason(group) == ""
@@ -432,7 +432,7 @@ def test_waiting_reason_of_a_running_job_says_what_follows(
 
 def test_waiting_reason_of_an_accepted_job_says_when_it_moves() -> None:
     fence = machine("gpu-1")
-    runners.runner_started(name="r", instance="i", version="1")
+    runners.runner_register(name="r", instance="i", version="1")
     group = submit()
     accept(fence)
     go_offline(seconds=5, heard=9)

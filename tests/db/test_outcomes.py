@@ -61,7 +61,7 @@ def test_end_of_an_attempt_is_recorded_before_its_child_is_decided(
     claim = factories.claim(fence)
     if state in (AttemptState.LOST, AttemptState.TIMEOUT):
         factories.start(claim, fence)
-    monkeypatch.setattr(quarantine, "take_in", record)
+    monkeypatch.setattr(quarantine, "record_result", record)
     end: Callable[..., Any] = END[state]
     assert end(attempt_id=claim.attempt_id, fence=fence)
     if state is AttemptState.TIMEOUT:

@@ -12,7 +12,7 @@ from backends.models import Backend
 from director.pages import group_list
 from director.pages.filters import Filters
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.errors import (
     ChildNotFound,
@@ -35,14 +35,14 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def fence() -> Fence:
+def fence() -> FencingToken:
     """A backend, its lease and a runner that is alive."""
     factories.backend()
-    runners.runner_started(name="runner", instance="1", version="0")
+    runners.runner_register(name="runner", instance="1", version="0")
     return factories.lease()
 
 
-def ended(fence: Fence, *states: AttemptState) -> JobGroup:
+def ended(fence: FencingToken, *states: AttemptState) -> JobGroup:
     """Submit a group of which each child has ended like this."""
     group = factories.submit(*["gpu-1"] * len(states))
     for state in states:
@@ -52,7 +52,7 @@ def ended(fence: Fence, *states: AttemptState) -> JobGroup:
     return factories.fresh(group)
 
 
-def timed_out(fence: Fence) -> tuple[JobGroup, int]:
+def timed_out(fence: FencingToken) -> tuple[JobGroup, int]:
     """Submit a group whose only child ran out of time; its prompt is still to be stopped."""
     group = factories.submit()
     claimed = factories.claim(fence)
@@ -71,7 +71,7 @@ SUCCESS, ERROR = AttemptState.SUCCESS, AttemptState.ERROR
 # --- what is reopened -----------------------------------------------------------------------------
 
 
-def test_what_failed_waits_again_and_what_is_done_stays(fence: Fence) -> None:
+def test_what_failed_waits_again_and_what_is_done_stays(fence: FencingToken) -> None:
     group = ended(fence, ERROR, SUCCESS, ERROR)
     before = children(group)
     done = group_retry(group_id=group.id)
@@ -102,7 +102,9 @@ def listed(**narrowed: str) -> list[str]:
     return [row["job_group_id"] for row in page.results]
 
 
-def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(fence: Fence) -> None:
+def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(
+    fence: FencingToken,
+) -> None:
     group = ended(fence, ERROR)
     ChildJob.objects.update(
         not_before=now() + dt.timedelta(hours=1),
@@ -125,12 +127,12 @@ def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(fence: F
     assert (child.not_before, child.uncounted_attempts, child.failure_class) == (None, 0, "")
     assert (child.current_attempt_id, child.steps_completed, child.steps_total) == (None, 0, 0)
     # A day's wait counts from the retry: it must not time out at once.
-    assert expiry.children_waited_too_long(fence=fence, limit_s=86_400) == 0
+    assert expiry.children_expire(fence=fence, limit_s=86_400) == 0
     (attempt,) = child.attempts.all()
     assert (attempt.run, attempt.state, attempt.error_message) == (1, "error", "CUDA out of memory")
 
 
-def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: Fence) -> None:
+def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR)
     last = group.seq
     group_retry(group_id=group.id)
@@ -153,7 +155,7 @@ def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: Fence) -> None
     assert [row.run for row in Attempt.objects.filter(child=children(group)[1])] == [1, 2]
 
 
-def test_the_event_says_what_waits_again_and_where(fence: Fence) -> None:
+def test_the_event_says_what_waits_again_and_where(fence: FencingToken) -> None:
     group = ended(fence, ERROR, ERROR)
     group_retry(group_id=group.id)
     event = factories.log(group)[-1]
@@ -165,7 +167,7 @@ def test_the_event_says_what_waits_again_and_where(fence: Fence) -> None:
     assert {row["queued_at"] for row in rows} == {event["reopened_at"]}
 
 
-def test_a_retry_again_and_again_opens_a_run_each_time(fence: Fence) -> None:
+def test_a_retry_again_and_again_opens_a_run_each_time(fence: FencingToken) -> None:
     group = ended(fence, ERROR)
     for run in range(2, 6):
         assert group_retry(group_id=group.id).run == run
@@ -177,7 +179,7 @@ def test_a_retry_again_and_again_opens_a_run_each_time(fence: Fence) -> None:
     assert [row.number for row in children(group)[0].attempts.order_by("id")] == [1, 2, 3, 4, 5]
 
 
-def test_named_children_alone_wait_again(fence: Fence) -> None:
+def test_named_children_alone_wait_again(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR, ERROR)
     _, second, third = children(group)
     done = group_retry(group_id=group.id, job_ids=[third.id, third.id])
@@ -194,7 +196,7 @@ def test_named_children_alone_wait_again(fence: Fence) -> None:
 # --- cancelled ------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: Fence) -> None:
+def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: FencingToken) -> None:
     group = factories.submit(*["gpu-1"] * 3)
     factories.finish(factories.claim(fence), fence)
     factories.finish(factories.claim(fence), fence, ERROR)
@@ -209,11 +211,11 @@ def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: Fence) -> 
     assert factories.fresh(group).status == "completed"
 
 
-def _claim_or_none(fence: Fence) -> claims.Claim | None:
+def _claim_or_none(fence: FencingToken) -> claims.Claim | None:
     return claims.child_claim(fence=fence, client_id="socket-1", depth=2)
 
 
-def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: Fence) -> None:
+def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     factories.finish(factories.claim(fence), fence, ERROR)
     factories.finish(factories.claim(fence), fence)
@@ -226,7 +228,7 @@ def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: Fen
     assert group_retry(group_id=group.id, job_ids=[cancelled.id]).job_ids == [cancelled.id]
 
 
-def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: Fence) -> None:
+def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR)
     group_retry(group_id=group.id)
     told = cancellation.group_cancel(group_id=group.id)
@@ -247,7 +249,7 @@ def test_a_retry_of_what_nobody_claimed_yet_is_pending_until_somebody_does(db: N
 # --- refused --------------------------------------------------------------------------------------
 
 
-def test_a_group_that_has_not_ended_is_not_retried(fence: Fence) -> None:
+def test_a_group_that_has_not_ended_is_not_retried(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     factories.finish(factories.claim(fence), fence, ERROR)
     before = factories.log(group)
@@ -258,7 +260,7 @@ def test_a_group_that_has_not_ended_is_not_retried(fence: Fence) -> None:
     assert factories.log(group) == before
 
 
-def test_what_completed_is_not_retried(fence: Fence) -> None:
+def test_what_completed_is_not_retried(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR)
     before = factories.log(group)
     with pytest.raises(JobCompleted):
@@ -269,7 +271,7 @@ def test_what_completed_is_not_retried(fence: Fence) -> None:
     assert factories.fresh(group).completed_at is not None
 
 
-def test_what_is_not_there_is_said_by_name(fence: Fence) -> None:
+def test_what_is_not_there_is_said_by_name(fence: FencingToken) -> None:
     group = ended(fence, ERROR)
     with pytest.raises(GroupNotFound):
         group_retry(group_id="jg_0")
@@ -280,7 +282,7 @@ def test_what_is_not_there_is_said_by_name(fence: Fence) -> None:
     assert factories.fresh(group).run == 1
 
 
-def test_a_second_click_retries_nothing(fence: Fence) -> None:
+def test_a_second_click_retries_nothing(fence: FencingToken) -> None:
     group = ended(fence, ERROR)
     group_retry(group_id=group.id, run=1)
     with pytest.raises(RunPassed, match="run 2"):
@@ -292,7 +294,7 @@ def test_a_second_click_retries_nothing(fence: Fence) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_retries_at_once_one_opens_the_run(fence: Fence) -> None:
+def test_of_two_retries_at_once_one_opens_the_run(fence: FencingToken) -> None:
     group = ended(fence, ERROR, ERROR)
     outcomes = race(*[partial(group_retry, group_id=group.id)] * 4, refused=Conflict)
     texts = [one.code if isinstance(one, Conflict) else str(one.run) for one in outcomes]
@@ -303,7 +305,7 @@ def test_of_two_retries_at_once_one_opens_the_run(fence: Fence) -> None:
 # --- earlier attempts -----------------------------------------------------------------------------
 
 
-def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: Fence) -> None:
+def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: FencingToken) -> None:
     group, attempt_id = timed_out(fence)
     # Elsewhere, where no stop of another prompt stands in its way.
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
@@ -320,21 +322,25 @@ def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: Fe
 
 
 @pytest.mark.parametrize("late", ["started", "lost", "struck", "error", "timeout", "broken"])
-def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(fence: Fence, late: str) -> None:
+def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(
+    fence: FencingToken, late: str
+) -> None:
     group, attempt_id = timed_out(fence)
     group_retry(group_id=group.id)
     before = factories.log(group)
     {
         "started": lambda: attempts.attempt_started(attempt_id=attempt_id, fence=fence),
         "lost": lambda: attempts.attempt_lost(attempt_id=attempt_id, fence=fence, reason="gone"),
-        "struck": lambda: attempts.attempt_struck(
+        "struck": lambda: attempts.attempt_interrupted_by_other(
             attempt_id=attempt_id, fence=fence, end=factories.end(AttemptState.INTERRUPTED)
         ),
         "error": lambda: attempts.attempt_ended(
             attempt_id=attempt_id, fence=fence, end=factories.end(ERROR)
         ),
         "timeout": lambda: attempts.attempt_timed_out(attempt_id=attempt_id, fence=fence),
-        "broken": lambda: attempts.attempt_broken(attempt_id=attempt_id, fence=fence, message="x"),
+        "broken": lambda: attempts.attempt_failed_internally(
+            attempt_id=attempt_id, fence=fence, message="x"
+        ),
     }[late]()
     (child,) = children(group)
     assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
@@ -344,14 +350,16 @@ def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(fence: Fence,
 # --- a result that came late ----------------------------------------------------------------------
 
 
-def late_success(fence: Fence) -> tuple[JobGroup, Attempt]:
+def late_success(fence: FencingToken) -> tuple[JobGroup, Attempt]:
     """Submit a group whose only child timed out, and whose prompt succeeded all the same."""
     group, attempt_id = timed_out(fence)
     attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=factories.end())
     return factories.fresh(group), Attempt.objects.get(pk=attempt_id)
 
 
-def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(fence: Fence) -> None:
+def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(
+    fence: FencingToken,
+) -> None:
     group, attempt = late_success(fence)
     done = group_retry(group_id=group.id)
     (child,) = children(group)
@@ -371,7 +379,7 @@ def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(fence
         group_retry(group_id=group.id)
 
 
-def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: Fence) -> None:
+def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
@@ -384,14 +392,16 @@ def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: Fence)
     assert factories.fresh(group).status == "running"
 
 
-def test_a_success_whose_files_are_gone_is_rendered_again(fence: Fence) -> None:
+def test_a_success_whose_files_are_gone_is_rendered_again(fence: FencingToken) -> None:
     group, attempt = late_success(fence)
     Attempt.objects.filter(pk=attempt.pk).update(failure_class="output_gone")
     done = group_retry(group_id=group.id)
     assert (done.adopted_job_ids, len(done.job_ids)) == ([], 1)
 
 
-def test_a_success_at_a_backend_that_is_registered_no_more_is_rendered_again(fence: Fence) -> None:
+def test_a_success_at_a_backend_that_is_registered_no_more_is_rendered_again(
+    fence: FencingToken,
+) -> None:
     group, _ = late_success(fence)
     factories.backend("gpu-2")
     ChildJob.objects.update(backend="gpu-2")

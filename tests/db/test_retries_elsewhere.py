@@ -15,7 +15,7 @@ from jobgroups.errors import BackendUnavailable, Conflict
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import cancellation
 from jobgroups.services.assignment import Choice
-from jobgroups.services.backends import backend_forget
+from jobgroups.services.backends import backend_delete
 from jobgroups.services.retries import Retried, group_retry
 from tests.harness import factories
 from tests.harness.races import race
@@ -207,7 +207,7 @@ def test_a_retry_and_the_removal_of_its_backend_do_not_pass_each_other() -> None
         group = failed("gpu-1")
         outcomes = race(
             partial(group_retry, group_id=group.id),
-            partial(backend_forget, backend_id="gpu-1"),
+            partial(backend_delete, backend_id="gpu-1"),
             refused=Conflict,
         )
         codes = [one.code if isinstance(one, Conflict) else "done" for one in outcomes]

@@ -12,7 +12,7 @@ import pytest
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, Elsewhere, Where
 from jobgroups.errors import (
     BackendNotFound,
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.django_db
 SAME, OTHER, AUTO = (Choice(where=one) for one in Where)
 
 
-def works(backend_id: str, vram: int = 0, **fields: Any) -> Fence:
+def works(backend_id: str, vram: int = 0, **fields: Any) -> FencingToken:
     """Register a backend that answers, with so many GiB of memory, and take its lease."""
     devices = [{"name": "GPU", "vram_total": vram * 2**30}] if vram else []
     fields = {"reachability": "online", "last_seen_at": now(), "devices": devices, **fields}
@@ -47,11 +47,11 @@ def works(backend_id: str, vram: int = 0, **fields: Any) -> Fence:
 
 
 @pytest.fixture
-def fence() -> Fence:
+def fence() -> FencingToken:
     return works("gpu-1", 8)
 
 
-def fail(fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR) -> claims.Claim:
+def fail(fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR) -> claims.Claim:
     """Have the oldest waiting child of a backend fail there."""
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
@@ -61,7 +61,7 @@ def fail(fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR) -> claims.C
 
 
 def running(
-    fence: Fence, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
+    fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
 ) -> tuple[JobGroup, ChildJob]:
     """Submit a group that runs: its first child has failed, its second waits."""
     group = factories.submit(fence.backend_id, fence.backend_id, **fields)
@@ -77,7 +77,7 @@ def retry(
     return child_retry(group_id=group.id, job_id=child.id, choice=choice, **said)
 
 
-def run_all(*fences: Fence) -> None:
+def run_all(*fences: FencingToken) -> None:
     """Render what waits, to success."""
     for fence in fences:
         while claimed := claims.child_claim(fence=fence, client_id="c", depth=9):
@@ -88,7 +88,7 @@ def run_all(*fences: Fence) -> None:
 # --- within the run -------------------------------------------------------------------------------
 
 
-def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: Fence) -> None:
+def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: FencingToken) -> None:
     group, failed = running(fence)
     done = retry(group, failed, by="anna")
     assert (done.run, done.status, done.job_ids, done.moved) == (1, "running", [failed.id], {})
@@ -122,7 +122,7 @@ def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: Fence) -> No
     assert [one["status"] for one in results] == ["completed", "completed"]
 
 
-def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: Fence) -> None:
+def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
@@ -137,19 +137,23 @@ def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: Fence) -> None:
     assert [one.number for one in child.attempts.all()] == [1, 2]
 
 
-def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(fence: Fence) -> None:
+def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(
+    fence: FencingToken,
+) -> None:
     other = works("gpu-2")
     group = factories.submit("gpu-1", "gpu-1")
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
-    attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+    attempts.attempt_failed_internally(
+        attempt_id=claimed.attempt_id, fence=fence, message="A defect."
+    )
     child = group.children.get(position=0)
     retry(group, child, OTHER)
     assert factories.claim(other).child_id == child.id
     assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
 
 
-def test_a_picture_that_was_made_after_all_is_taken(fence: Fence) -> None:
+def test_a_picture_that_was_made_after_all_is_taken(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
@@ -162,7 +166,9 @@ def test_a_picture_that_was_made_after_all_is_taken(fence: Fence) -> None:
     assert factories.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
 
 
-def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(fence: Fence) -> None:
+def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(
+    fence: FencingToken,
+) -> None:
     group, failed = running(fence, max_attempts=1)
     retry(group, failed)
     ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(
@@ -173,7 +179,7 @@ def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(fence:
     assert retry(group, failed).job_ids == [failed.id]
 
 
-def test_a_pending_group_counts_and_status_follow(fence: Fence) -> None:
+def test_a_pending_group_counts_and_status_follow(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     fail(fence)
     done = factories.claim(fence)
@@ -186,7 +192,7 @@ def test_a_pending_group_counts_and_status_follow(fence: Fence) -> None:
     assert snapshot["child_jobs"][0]["status"] == "queued"
 
 
-def test_an_ended_group_is_opened_again_by_the_same_request(fence: Fence) -> None:
+def test_an_ended_group_is_opened_again_by_the_same_request(fence: FencingToken) -> None:
     group = factories.submit("gpu-1")
     fail(fence)
     child = group.children.get()
@@ -207,7 +213,7 @@ def refused(group: JobGroup, child: ChildJob, kind: type[JobGroupsError], **said
     assert list(ChildJob.objects.order_by("pk").values()) == rows
 
 
-def test_what_has_not_failed_is_refused_and_nothing_changes(fence: Fence) -> None:
+def test_what_has_not_failed_is_refused_and_nothing_changes(fence: FencingToken) -> None:
     group, failed = running(fence)
     waiting = group.children.get(position=1)
     refused(group, waiting, JobNotFailed)
@@ -223,7 +229,7 @@ def test_what_has_not_failed_is_refused_and_nothing_changes(fence: Fence) -> Non
     refused(group, ChildJob(id="j_000000000000"), ChildNotFound)
 
 
-def test_a_job_that_was_cancelled_alone_stays_so_until_the_end(fence: Fence) -> None:
+def test_a_job_that_was_cancelled_alone_stays_so_until_the_end(fence: FencingToken) -> None:
     group, _ = running(fence)
     waiting = group.children.get(position=1)
     failed = group.children.get(position=0)
@@ -252,7 +258,7 @@ def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
 
 
 @pytest.fixture
-def cards() -> dict[str, Fence]:
+def cards() -> dict[str, FencingToken]:
     """Two small cards and two larger ones."""
     return {f"gpu-{at}": works(f"gpu-{at}", vram) for at, vram in enumerate((8, 8, 12, 24), 1)}
 
@@ -262,12 +268,14 @@ def place(child: ChildJob) -> str:
 
 
 @pytest.mark.parametrize("choice", [OTHER, AUTO])
-def test_out_of_memory_goes_to_the_largest_card(cards: dict[str, Fence], choice: Choice) -> None:
+def test_out_of_memory_goes_to_the_largest_card(
+    cards: dict[str, FencingToken], choice: Choice
+) -> None:
     group, failed = running(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
     assert retry(group, failed, choice).moved == {failed.id: "gpu-4"}
 
 
-def test_the_same_backend_is_kept_where_the_person_says_so(cards: dict[str, Fence]) -> None:
+def test_the_same_backend_is_kept_where_the_person_says_so(cards: dict[str, FencingToken]) -> None:
     group, failed = running(
         cards["gpu-1"], FailureClass.OUT_OF_MEMORY, retry_elsewhere=Elsewhere.ANY, max_attempts=1
     )
@@ -285,24 +293,24 @@ def test_the_same_backend_is_kept_where_the_person_says_so(cards: dict[str, Fenc
     ],
 )
 def test_auto_leaves_after_what_another_backend_may_not_have(
-    cards: dict[str, Fence], kind: FailureClass
+    cards: dict[str, FencingToken], kind: FailureClass
 ) -> None:
     group, failed = running(cards["gpu-1"], kind)
     assert retry(group, failed, AUTO).moved
     assert place(failed) != "gpu-1"
 
 
-def test_auto_stays_after_any_other_failure(cards: dict[str, Fence]) -> None:
+def test_auto_stays_after_any_other_failure(cards: dict[str, FencingToken]) -> None:
     group, failed = running(cards["gpu-1"], FailureClass.NODE_ERROR)
     assert retry(group, failed, AUTO).moved == {}
 
 
-def test_auto_stays_where_there_is_no_other(fence: Fence) -> None:
+def test_auto_stays_where_there_is_no_other(fence: FencingToken) -> None:
     group, failed = running(fence, FailureClass.OUT_OF_MEMORY)
     assert retry(group, failed, AUTO).moved == {}
 
 
-def test_auto_decides_for_each_job_of_a_group(cards: dict[str, Fence]) -> None:
+def test_auto_decides_for_each_job_of_a_group(cards: dict[str, FencingToken]) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     fail(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
     fail(cards["gpu-1"], FailureClass.NODE_ERROR)
@@ -311,7 +319,7 @@ def test_auto_decides_for_each_job_of_a_group(cards: dict[str, Fence]) -> None:
     assert (first.backend_id, second.backend_id) == ("gpu-4", "gpu-1")
 
 
-def test_nothing_said_stays_as_the_group_says(cards: dict[str, Fence]) -> None:
+def test_nothing_said_stays_as_the_group_says(cards: dict[str, FencingToken]) -> None:
     group, failed = running(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
     assert retry(group, failed).moved == {}
 
@@ -324,7 +332,7 @@ def test_another_backend_has_what_the_group_requires() -> None:
     assert retry(group, failed, OTHER).moved == {failed.id: "gpu-3"}
 
 
-def test_no_other_backend_is_said_and_nothing_changes(fence: Fence) -> None:
+def test_no_other_backend_is_said_and_nothing_changes(fence: FencingToken) -> None:
     works("gpu-2", enabled=False)
     works("gpu-3", hold="pause")
     works("gpu-4", reachability="offline")
@@ -335,7 +343,7 @@ def test_no_other_backend_is_said_and_nothing_changes(fence: Fence) -> None:
     assert raised.value.extra == {"job_ids": [failed.id]}
 
 
-def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: Fence) -> None:
+def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: FencingToken) -> None:
     works("gpu-2", tags=["x"])
     group = factories.submit("gpu-1", required_capabilities=[])
     fail(fence)
@@ -346,7 +354,7 @@ def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: Fe
 
 
 @pytest.mark.parametrize("opens_run", [True, False])
-def test_a_named_backend_gets_it(cards: dict[str, Fence], opens_run: bool) -> None:
+def test_a_named_backend_gets_it(cards: dict[str, FencingToken], opens_run: bool) -> None:
     group, failed = running(cards["gpu-1"])
     if opens_run:
         run_all(cards["gpu-1"])
@@ -355,7 +363,7 @@ def test_a_named_backend_gets_it(cards: dict[str, Fence], opens_run: bool) -> No
     assert factories.claim(cards["gpu-3"]).child_id == failed.id
 
 
-def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, Fence]) -> None:
+def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, FencingToken]) -> None:
     group, failed = running(cards["gpu-1"])
     refused(group, failed, BackendNotFound, choice=Choice(backend_id="gpu-9"))
     Backend.objects.filter(pk="gpu-3").update(enabled=False)
@@ -364,7 +372,9 @@ def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, Fence])
     refused(group, failed, BackendUnavailable, choice=Choice(backend_id="gpu-2"))
 
 
-def test_a_named_backend_need_not_await_one_that_is_out_of_reach(cards: dict[str, Fence]) -> None:
+def test_a_named_backend_need_not_await_one_that_is_out_of_reach(
+    cards: dict[str, FencingToken],
+) -> None:
     group = factories.submit("gpu-1", "gpu-2")
     claimed = factories.claim(cards["gpu-1"])
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=cards["gpu-1"])
@@ -378,7 +388,7 @@ def test_a_named_backend_need_not_await_one_that_is_out_of_reach(cards: dict[str
 
 
 def test_the_submission_is_answered_as_before_after_moves_within_the_run(
-    cards: dict[str, Fence],
+    cards: dict[str, FencingToken],
 ) -> None:
     submission = Submission(
         workflow=factories.WORKFLOW,

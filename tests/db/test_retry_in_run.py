@@ -13,12 +13,12 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, candidates, claims, expiry
 from jobgroups.services.claims import Claim
-from jobgroups.services.outcomes import MAX_UNCHARGED
+from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
 from tests.harness.races import race
 
@@ -34,7 +34,7 @@ def no_pause(settings: Settings) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
 
 
-def machine(name: str, vram: int = 24, **fields: Any) -> Fence:
+def machine(name: str, vram: int = 24, **fields: Any) -> FencingToken:
     """Register a backend that works, and take its lease."""
     fields = {
         "reachability": Reachability.ONLINE,
@@ -51,13 +51,13 @@ def submit(*names: str, attempts: int = 3, **fields: Any) -> JobGroup:
     return factories.submit(*names, max_attempts=attempts, **fields)
 
 
-def begin(fence: Fence) -> Claim:
+def begin(fence: FencingToken) -> Claim:
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     return claimed
 
 
-def fail(claimed: Claim, fence: Fence, kind: FailureClass = RAISED) -> None:
+def fail(claimed: Claim, fence: FencingToken, kind: FailureClass = RAISED) -> None:
     end = factories.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
@@ -70,7 +70,7 @@ def retrying(group: JobGroup) -> list[dict[str, Any]]:
     return [event for event in factories.log(group) if event["type"] == "child_retrying"]
 
 
-def idle(fence: Fence) -> bool:
+def idle(fence: FencingToken) -> bool:
     return claims.child_claim(fence=fence, client_id="c", depth=5) is None
 
 
@@ -175,7 +175,9 @@ def test_a_defect_of_ours_fails_its_child_and_is_not_tried_again() -> None:
     fence = machine("gpu-1")
     group = submit("gpu-1")
     claimed = begin(fence)
-    attempts.attempt_broken(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
+    attempts.attempt_failed_internally(
+        attempt_id=claimed.attempt_id, fence=fence, message="A defect."
+    )
     child = only(group)
     assert (child.status, child.failure_class) == ("failed", FailureClass.INTERNAL)
     assert retrying(group) == []
@@ -304,7 +306,7 @@ def test_a_lost_render_is_tried_again_and_one_that_had_not_begun_just_waits() ->
 def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
     fence = machine("gpu-1")
     group = submit("gpu-1", attempts=2)
-    for _ in range(2 * MAX_UNCHARGED):
+    for _ in range(2 * MAX_UNCOUNTED):
         claimed = factories.claim(fence)
         attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
         attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
@@ -318,7 +320,7 @@ def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
 
 
 @pytest.fixture
-def timed_out() -> tuple[JobGroup, Claim, Fence, Fence]:
+def timed_out() -> tuple[JobGroup, Claim, FencingToken, FencingToken]:
     """Give a child whose time was up at gpu-1, and that waits for gpu-2."""
     first, second = machine("gpu-1"), machine("gpu-2")
     group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
@@ -327,7 +329,7 @@ def timed_out() -> tuple[JobGroup, Claim, Fence, Fence]:
     return group, claimed, first, second
 
 
-TimedOut = tuple[JobGroup, Claim, Fence, Fence]
+TimedOut = tuple[JobGroup, Claim, FencingToken, FencingToken]
 
 
 def test_a_child_whose_time_was_up_waits_until_its_prompt_was_seen_to_end(
@@ -413,7 +415,7 @@ def test_a_late_picture_and_a_claim_at_once_give_one_result(transactional_db: No
 # --- files that are gone --------------------------------------------------------------------------
 
 
-def gone(claimed: Claim, fence: Fence) -> None:
+def gone(claimed: Claim, fence: FencingToken) -> None:
     end = factories.end(
         failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",)
     )
@@ -450,7 +452,7 @@ def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_other
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = factories.claim(away)
     stays = factories.submit("gpu-1")
-    moved = expiry.children_move(
+    moved = expiry.children_reassign(
         fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE
     )
     assert moved == 3
@@ -473,7 +475,7 @@ def test_a_child_that_was_moved_may_come_back_to_the_backend_it_was_submitted_to
     first, second = machine("gpu-1"), machine("gpu-2")
     group = submit("gpu-1", "gpu-2")
     cancellation.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
-    expiry.children_move(fence=first, reason="gpu-1 is drained.")
+    expiry.children_reassign(fence=first, reason="gpu-1 is drained.")
     fail(begin(second), second, FATAL)
     assert group.children.earliest("position").backend_id == "gpu-1"
 
@@ -487,7 +489,7 @@ def test_giving_up_fails_what_may_go_nowhere_and_sends_the_rest_elsewhere() -> N
     ChildJob.objects.filter(group=stays).update(queued_at=now())
     sent = factories.claim(away)
     assert sent.group_id == goes.id
-    assert expiry.children_give_up(fence=away, away_s=600.0, reason="no answer") == 4
+    assert expiry.children_fail_unavailable(fence=away, away_s=600.0, reason="no answer") == 4
     assert only_statuses(stays) == ["failed", "failed"]
     assert {event["failure_class"] for event in factories.log(stays)[1:3]} == {"unreachable"}
     assert set(goes.children.values_list("status", "backend_id")) == {("queued", "gpu-2")}
@@ -506,7 +508,7 @@ def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept
     group = factories.submit("gpu-1")
     factories.claim(stuck)
     kind = FailureClass.STALLED
-    expiry.children_give_up(fence=stuck, away_s=600.0, reason="nothing runs", kind=kind)
+    expiry.children_fail_unavailable(fence=stuck, away_s=600.0, reason="nothing runs", kind=kind)
     assert (only(group).status, only(group).failure_class) == ("failed", "stalled")
     assert Attempt.objects.get().failure_class == "stalled"
     assert Backend.objects.get().quarantined_at is not None
@@ -517,7 +519,7 @@ def test_children_of_a_disabled_backend_are_moved_where_they_may_go() -> None:
     machine("gpu-2")
     stays, goes = factories.submit("gpu-1"), submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
-    expiry.children_of_disabled(fence=fence)
+    expiry.children_fail_disabled(fence=fence)
     assert only(stays).status == "failed"
     assert (only(goes).status, only(goes).backend_id) == ("queued", "gpu-2")
 
@@ -529,13 +531,13 @@ def test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment(
     machine("gpu-2")
     machine("gpu-3")
     group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
-    hold = candidates.hold_backends
+    hold = candidates.lock_backends
 
     def forgotten_first(ids: list[str]) -> None:
         Backend.objects.filter(pk="gpu-2").delete()
         hold(ids)
 
-    monkeypatch.setattr(candidates, "hold_backends", forgotten_first)
+    monkeypatch.setattr(candidates, "lock_backends", forgotten_first)
     fail(begin(fence), fence, FATAL)
     assert only(group).backend_id == "gpu-3"
 

@@ -7,7 +7,7 @@ import pytest
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, Elsewhere
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.serializers import serialize_submission
@@ -18,12 +18,12 @@ from tests.harness import factories
 pytestmark = pytest.mark.django_db
 
 
-def machine(name: str) -> Fence:
+def machine(name: str) -> FencingToken:
     factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
     return factories.lease(name)
 
 
-def fail(fence: Fence) -> None:
+def fail(fence: FencingToken) -> None:
     """Have the next prompt there fail in a way that is met elsewhere only."""
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
@@ -59,7 +59,7 @@ def test_a_replay_names_the_first_backends_after_a_try_elsewhere_and_a_move() ->
     group = submitted("gpu-1", "gpu-2")
     fail(first)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
-    expiry.children_move(fence=second, reason="it is away.")
+    expiry.children_reassign(fence=second, reason="it is away.")
     assert bound(group) == ["gpu-3", "gpu-3"]
     before = list(ChildJob.objects.order_by("position").values())
     assert replay(group) == ["gpu-1", "gpu-2"]
@@ -70,7 +70,7 @@ def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
     first = machine("gpu-1")
     group = submitted("gpu-1", elsewhere=Elsewhere.NEVER)
     # Never sent: no attempt, and no event but the end, knows where it was.
-    expiry.children_give_up(fence=first, away_s=600, reason="refused")
+    expiry.children_fail_unavailable(fence=first, away_s=600, reason="refused")
     second = machine("gpu-2")
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
@@ -84,13 +84,13 @@ def test_a_retry_elsewhere_by_a_person_makes_no_backend_one_of_the_groups() -> N
     first, second = machine("gpu-1"), machine("gpu-2")
     machine("gpu-3")
     group = submitted("gpu-1", elsewhere=Elsewhere.GROUP)
-    expiry.children_give_up(fence=first, away_s=600, reason="refused")
+    expiry.children_fail_unavailable(fence=first, away_s=600, reason="refused")
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
     assert bound(group) == ["gpu-2"]
     Backend.objects.filter(pk="gpu-1").update(enabled=True)
     group = factories.fresh(group)
-    found = candidates.others_for(group, Elsewhere.GROUP, besides=["gpu-2"])
+    found = candidates.candidate_backends(group, Elsewhere.GROUP, besides=["gpu-2"])
     # The one it was submitted to, though nothing was ever sent there; not those it was let go to once.
     assert [one.backend_id for one in found] == ["gpu-1"]
     fail(second)

@@ -151,7 +151,7 @@ def test_killed_in_a_childs_life_every_child_completes(step: Step, tmp_path: Pat
 @pytest.mark.parametrize("moment", ["uncommitted", "after"])
 def test_killed_as_outputs_are_kept_before_the_end(moment: str, tmp_path: Path) -> None:
     with scene(tmp_path) as play:
-        play.director.start(Step(f"{ATTEMPTS}:attempt_reported", moment, 8))
+        play.director.start(Step(f"{ATTEMPTS}:attempt_outputs_stored", moment, 8))
         # Without it, most ends are stored together with their outputs.
         play.gpus.fault("late_history", mark='"director"', seconds=0.15, count=0)
         play.begin()
@@ -373,7 +373,7 @@ def move(play: Scene, child: dict[str, str], target: str) -> None:
 
 
 RECOVERY = {
-    "as a lease was taken": Step("jobgroups.services.leases:lease_take", "after", 2),
+    "as a lease was taken": Step("jobgroups.services.leases:lease_acquire", "after", 2),
     "as it looks for the first time": Step("jobgroups.runner.attempt.driver:look_up", "before", 1),
     "as its look was answered": Step("jobgroups.runner.attempt.driver:look_up", "after", 3),
     "as it stores a doubt": Step(f"{ATTEMPTS}:attempt_uncertain", "uncommitted", 1),

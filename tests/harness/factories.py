@@ -8,7 +8,7 @@ from typing import Any
 from django.db import connection
 
 from backends.models import Backend
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.services import attempts, claims, leases
@@ -31,9 +31,9 @@ def backend(backend_id: str = "gpu-1", **fields: Any) -> Backend:
     return Backend.objects.create(id=backend_id, **fields)
 
 
-def lease(backend_id: str = "gpu-1", runner: str = "runner") -> Fence:
+def lease(backend_id: str = "gpu-1", runner: str = "runner") -> FencingToken:
     """Take a backend's lease."""
-    fence = leases.lease_take(backend_id=backend_id, runner=runner)
+    fence = leases.lease_acquire(backend_id=backend_id, runner=runner)
     assert fence is not None
     return fence
 
@@ -44,14 +44,14 @@ def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGr
     return group_submit(submission=submission, runner_alive=runner_alive).group
 
 
-def claim(fence: Fence, depth: int = 2) -> Claim:
+def claim(fence: FencingToken, depth: int = 2) -> Claim:
     """Claim the next child of a backend."""
     found = claims.child_claim(fence=fence, client_id="socket-1", depth=depth)
     assert found is not None
     return found
 
 
-def start(claimed: Claim, fence: Fence) -> None:
+def start(claimed: Claim, fence: FencingToken) -> None:
     """Have a claimed child accepted and started."""
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
@@ -68,7 +68,7 @@ def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> End:
     return End(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
 
 
-def finish(claimed: Claim, fence: Fence, state: AttemptState = AttemptState.SUCCESS) -> bool:
+def finish(claimed: Claim, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS) -> bool:
     """Have an attempt end."""
     return attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end(state))
 

@@ -23,7 +23,7 @@ def _away(**_: object) -> None:
 async def test_a_stop_is_heard_before_the_runner_could_sign_on(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runners, "runner_started", _away)
+    monkeypatch.setattr(runners, "runner_register", _away)
     runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())
     await asyncio.sleep(0.5)
@@ -39,7 +39,7 @@ async def test_an_end_that_cannot_be_stored_is_no_defect(
     ready = asyncio.Event()
     running = asyncio.get_running_loop().create_task(runner.run(ready.set))
     await ready.wait()
-    monkeypatch.setattr(runners, "runner_stopped", _away)
+    monkeypatch.setattr(runners, "runner_deregister", _away)
     began = time.monotonic()
     runner.stop()
     await running

@@ -14,7 +14,7 @@ from jobgroups.domain.states import Elsewhere
 from jobgroups.errors import Conflict
 from jobgroups.models import Attempt
 from jobgroups.services import holds
-from jobgroups.services.backends import backend_forget
+from jobgroups.services.backends import backend_delete
 from tests.harness.farm import Farm, in_thread, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -277,12 +277,12 @@ async def test_a_backend_is_deleted_and_added_at_the_same_address(farm: Farm) ->
     await farm.runner()
     first = await farm.submit("gpu-1")
     assert (await farm.finished(first)).status == "completed"
-    await say(farm, backend_forget, backend_id="gpu-1")
+    await say(farm, backend_delete, backend_id="gpu-1")
     await farm.register("gpu-1", sim.url)
     again = await farm.submit("gpu-1")
     assert (await farm.finished(again)).status == "completed"
     # Under another name, too.
-    await say(farm, backend_forget, backend_id="gpu-1")
+    await say(farm, backend_delete, backend_id="gpu-1")
     await farm.register("attic", sim.url)
     third = await farm.submit("attic")
     assert (await farm.finished(third)).status == "completed"
@@ -296,7 +296,7 @@ async def test_a_backend_moves_to_another_port_and_goes_on_there(farm: Farm) -> 
     first = await farm.submit("gpu-1")
     assert (await farm.finished(first)).status == "completed"
     farm.sims["gpu-1"].fault("crash", at="now")
-    await say(farm, backend_forget, backend_id="there")
+    await say(farm, backend_delete, backend_id="there")
     url = there.url.replace("127.0.0.1", "localhost")
     await say(farm, backend_update, backend_id="gpu-1", url=url)
     again = await farm.submit("gpu-1")

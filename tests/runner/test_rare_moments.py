@@ -21,7 +21,7 @@ from jobgroups.runner.session.session import BackendSession
 from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import runners
 from jobgroups.services.claims import child_claim
-from jobgroups.services.leases import LEASE_LIFE
+from jobgroups.services.leases import LEASE_TTL
 from tests.harness.farm import SCALE, Farm, in_thread, text_to_image, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,7 +46,7 @@ def no_renewal_comes(service: RunnerService) -> None:
     clock = service.lease_clock
     clock.renewed = lambda *_: None  # type: ignore[method-assign]
     for fence in list(clock._renewed):
-        clock.add(fence, time.monotonic() - LEASE_LIFE.total_seconds() * 0.6)
+        clock.add(fence, time.monotonic() - LEASE_TTL.total_seconds() * 0.6)
 
 
 async def renewals_come_again(service: RunnerService) -> None:
@@ -340,7 +340,7 @@ async def test_a_runner_whose_name_was_taken_ends_with_one_sentence(farm: Farm) 
     runner = RunnerSupervisor(name="local", hub=Hub(), find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run(ready.set))
     await ready.wait()
-    await in_thread(runners.runner_started)(name="local", instance="other", version="x")
+    await in_thread(runners.runner_register)(name="local", instance="other", version="x")
     with pytest.raises(RunnerReplaced, match="runs under the name local"):
         await asyncio.wait_for(running, 15)
 

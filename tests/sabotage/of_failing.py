@@ -173,7 +173,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/requeue.py",
-                "        _tell(write, child, attempt.backend_id, kind, reason)\n",
+                "        _record_retry(tx, child, attempt.backend_id, kind, reason)\n",
                 "        pass\n",
             ),
         ),
@@ -222,7 +222,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         name="bound to a backend that is gone",
         broken="A child is given to a backend that is being forgotten at that moment.",
         hurts="Nobody renders it and nobody ends it.",
-        edits=(Edit(_PLACES, "        hold_backends([backend_id])\n", "        pass\n"),),
+        edits=(Edit(_PLACES, "        lock_backends([backend_id])\n", "        pass\n"),),
         notices=f"{_IN_RUN}::test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment",
     ),
 )

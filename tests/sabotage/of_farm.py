@@ -142,7 +142,7 @@ OF_FARM: tuple[Breakage, ...] = (
             Edit(
                 _RUNNERS,
                 '                "stopped_at": None,\n            },\n        )\n'
-                "        _free_all(name, moment)\n",
+                "        _release_all(name, moment)\n",
                 '                "stopped_at": None,\n            },\n        )\n',
             ),
         ),

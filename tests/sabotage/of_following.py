@@ -175,7 +175,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/attempts.py",
-                "        if node_errors is not None:\n            _note_refused(write, attempt, node_errors)\n",
+                "        if node_errors is not None:\n            _note_refused(tx, attempt, node_errors)\n",
                 "",
             ),
         ),

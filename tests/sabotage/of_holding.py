@@ -30,7 +30,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _CLAIMS,
-                "        if not has_place(fence.backend_id, depth, locked=True):\n            raise _NoPlace\n",
+                "        if not has_free_slot(fence.backend_id, depth, locked=True):\n            raise _NoFreeSlot\n",
                 "",
             ),
         ),

@@ -26,7 +26,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         name="retry of what goes on",
         broken="A group is retried although it has not ended.",
         hurts="Two clicks open two runs, and the first one never ends for those who watch it.",
-        edits=(Edit(_RETRIES, "    if write.group.completed_at is None:\n", "    if False:\n"),),
+        edits=(Edit(_RETRIES, "    if tx.group.completed_at is None:\n", "    if False:\n"),),
         notices=f"{_TESTS}::test_a_group_that_has_not_ended_is_not_retried",
     ),
     Breakage(
@@ -34,7 +34,9 @@ OF_RETRYING: tuple[Breakage, ...] = (
         broken="A retry looks at no earlier attempt of its children.",
         hurts="A picture that is there already is rendered a second time.",
         edits=(
-            Edit(_RETRIES, "    results = late_results.results(chosen)\n", "    results = {}\n"),
+            Edit(
+                _RETRIES, "    results = late_results.late_results(chosen)\n", "    results = {}\n"
+            ),
         ),
         notices=f"{_TESTS}::test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered",
     ),
@@ -71,7 +73,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RETRIES,
-                "        write.add(log.group_reopened(write.group, chosen, by=by))\n",
+                "        tx.add_event(log.group_reopened(tx.group, chosen, by=by))\n",
                 "        pass\n",
             ),
         ),
@@ -84,7 +86,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/assignment.py",
-                "        if target is None and own in shut:\n",
+                "        if target is None and own in unschedulable:\n",
                 "        if False:\n",
             ),
         ),
@@ -97,7 +99,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RETRIES,
-                "    opens_run = write.group.completed_at is not None\n",
+                "    opens_run = tx.group.completed_at is not None\n",
                 "    opens_run = True\n",
             ),
         ),
@@ -123,7 +125,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/moves.py",
-                "        write.owe_stop([attempt.pk], StopReason.MOVED)\n",
+                "        tx.request_stop([attempt.pk], StopReason.MOVED)\n",
                 "",
             ),
         ),

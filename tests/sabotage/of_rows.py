@@ -106,11 +106,11 @@ OF_ROWS: tuple[Breakage, ...] = (
             Edit(
                 "jobgroups/services/transactions.py",
                 "    with transaction.atomic():\n"
-                "        check_fence(fence)\n"
+                "        verify_fence(fence)\n"
                 "        group = _locked_group.first(group_id)\n",
                 "    group = JobGroup.objects.filter(pk=group_id).first()\n"
                 "    with transaction.atomic():\n"
-                "        check_fence(fence)\n",
+                "        verify_fence(fence)\n",
             ),
         ),
         notices=f"{_ROWS}::test_the_last_two_children_ending_at_once_complete_the_group_once",
@@ -261,8 +261,8 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/submission.py",
-                "IDEMPOTENCY_LIFE: Final = dt.timedelta(hours=24)",
-                "IDEMPOTENCY_LIFE: Final = dt.timedelta(minutes=14)",
+                "IDEMPOTENCY_TTL: Final = dt.timedelta(hours=24)",
+                "IDEMPOTENCY_TTL: Final = dt.timedelta(minutes=14)",
             ),
         ),
         notices="tests/api/test_submission.py::test_key_is_remembered_for_a_day",

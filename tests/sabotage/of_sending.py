@@ -128,7 +128,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/outcomes.py",
-                "if child.uncounted_attempts + 1 < MAX_UNCHARGED:",
+                "if child.uncounted_attempts + 1 < MAX_UNCOUNTED:",
                 "if True:",
             ),
         ),

@@ -10,7 +10,7 @@ from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import Message, ProgressFrame
@@ -35,14 +35,14 @@ class PlayedRunner:
     """All methods are sync and write; call them in a thread."""
 
     names: tuple[str, ...] = ("gpu_1", "gpu_2", "gpu_3")
-    fences: dict[str, Fence] = field(default_factory=dict)
+    fences: dict[str, FencingToken] = field(default_factory=dict)
     #: The newest claim of each child, and all of them: an older one may still be told of.
     claims: dict[str, claims.Claim] = field(default_factory=dict)
     all_claims: list[claims.Claim] = field(default_factory=list)
 
     def start(self) -> None:
         """Register the runner and its backends, and take their leases."""
-        runners.runner_started(name="played", instance="1", version="0")
+        runners.runner_register(name="played", instance="1", version="0")
         for port, name in enumerate(self.names, start=8188):
             Backend.objects.create(
                 id=name,
@@ -51,7 +51,7 @@ class PlayedRunner:
                 reachability=Reachability.ONLINE,
                 last_seen_at=now(),
             )
-            fence = leases.lease_take(backend_id=name, runner="played")
+            fence = leases.lease_acquire(backend_id=name, runner="played")
             assert fence is not None
             self.fences[name] = fence
 
@@ -79,7 +79,7 @@ class PlayedRunner:
         self.started(claim)
         return claim
 
-    def fence_of(self, claim: claims.Claim) -> Fence:
+    def fence_of(self, claim: claims.Claim) -> FencingToken:
         """Return the right under which the attempt is written."""
         return self.fences[work.attempt_with_group(claim.attempt_id).backend_id]
 
@@ -129,19 +129,21 @@ class PlayedRunner:
 
     def moved(self, claim: claims.Claim) -> None:
         """Tell that nothing is sent to its backend for a while."""
-        expiry.children_move(fence=self.fence_of(claim), reason="it is drained")
+        expiry.children_reassign(fence=self.fence_of(claim), reason="it is drained")
 
     def given_back(self, claim: claims.Claim) -> None:
         """Have its backend paused at once, and resumed: what stands there waits again."""
         fence = self.fence_of(claim)
         holds.backend_hold(backend_id=fence.backend_id, hold=Hold.PAUSE, at_once=True)
-        holds.prompts_given_back(fence=fence)
+        holds.prompts_evict(fence=fence)
         holds.backend_resume(backend_id=fence.backend_id)
 
     def struck(self, claim: claims.Claim) -> None:
         """Tell that the stop of another prompt hit it: its child waits again."""
         end = outcomes.End(state=AttemptState.INTERRUPTED, outputs={})
-        attempts.attempt_struck(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
+        attempts.attempt_interrupted_by_other(
+            attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end
+        )
 
     def run_to_end(self) -> None:
         """Run whatever waits, all to success."""

@@ -17,7 +17,7 @@ from jobgroups.api.requests.payloads import BackendRequest, NewBackendRequest
 from jobgroups.api.views.base import ApiView
 from jobgroups.errors import BackendExists, BackendNotFound
 from jobgroups.queries import backends
-from jobgroups.services.backends import backend_create, backend_forget, backend_update
+from jobgroups.services.backends import backend_create, backend_delete, backend_update
 from jobgroups.workflow import FieldInvalid
 
 
@@ -62,7 +62,7 @@ class BackendView(ApiView):
 
     def delete(self, request: Request, backend_id: str) -> Response:
         """Remove a backend without queued jobs, on which no prompt of ours may run."""
-        backend_forget(backend_id=path_params.backend_id(backend_id))
+        backend_delete(backend_id=path_params.backend_id(backend_id))
         return Response(status=204)
 
 

@@ -44,7 +44,7 @@ from jobgroups.runner.attempt import result
 from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up
 from jobgroups.runner.attempt.omissions import omitted_outputs
 from jobgroups.services import attempts
-from jobgroups.services.attempts import AttemptNow
+from jobgroups.services.attempts import StoredAttempt
 from jobgroups.services.outcomes import End
 from jobgroups.workflow import dangling_link, origins
 from jobgroups.workflow.progress import ProgressTracker
@@ -408,7 +408,7 @@ class AttemptDriver:
         if not self._stop_requested:
             self._report.update(self._tracker)
 
-    def _apply_stored_state(self, stored: AttemptNow) -> None:
+    def _apply_stored_state(self, stored: StoredAttempt) -> None:
         """Go on from what the transaction left: another writer may have asked for a stop."""
         self.state = stored.state
         # Ended by somebody else's hand: an administrator's, or a takeover's.
@@ -419,7 +419,7 @@ class AttemptDriver:
     async def _store_reported(self) -> None:
         stored = self._reported
         await self._store(
-            attempts.attempt_reported,
+            attempts.attempt_outputs_stored,
             node_outputs=dict(self._outputs),
             warnings=list(self._warnings),
         )
@@ -636,7 +636,7 @@ class AttemptDriver:
         if end.failure in result.FREED_AFTER and self._session.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
             await result.free_memory(self._session.client)
-        store = attempts.attempt_struck if struck else attempts.attempt_ended
+        store = attempts.attempt_interrupted_by_other if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
 

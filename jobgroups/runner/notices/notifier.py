@@ -53,11 +53,11 @@ class Notifier:
         store = self._database.run_with_retry
         # Before, a row may still say what was seen when the last runner ended, hours ago.
         if time.monotonic() - self._began_at >= self._pace.settled_after:
-            await store(outbox.trouble_noticed, self._pace)
-        await store(outbox.emptiness_noticed, self._pace)
+            await store(outbox.enqueue_backend_notices, self._pace)
+        await store(outbox.enqueue_queue_empty, self._pace)
         while self._late:
             mark, ids = self._late[0]
-            await store(outbox.notices_taken, mark=mark, ids=ids)
+            await store(outbox.notices_delivered_to, mark=mark, ids=ids)
             del self._late[0]
         moment = asyncio.get_running_loop().time()
         if moment - self._forgot_at > self._pace.empty_every:
@@ -84,7 +84,7 @@ class Notifier:
         told = [one for one in due if all(one.id in ids for ids in taken.values())]
         rest = [one for one in due if one not in told]
         if told:
-            await self._database.run_with_retry(outbox.notices_sent, [one.id for one in told])
+            await self._database.run_with_retry(outbox.notices_delivered, [one.id for one in told])
         if rest:
             error = " ".join(wrong)
             logger.warning("%d notices could not be told: %s", len(rest), error)
@@ -113,4 +113,6 @@ class Notifier:
         if len(self._services) > 1:
             # At once: another one may hang, and whatever ends this process meanwhile, it is not told
             # again here.
-            await self._database.run_with_retry(outbox.notices_taken, mark=service.mark, ids=ids)
+            await self._database.run_with_retry(
+                outbox.notices_delivered_to, mark=service.mark, ids=ids
+            )

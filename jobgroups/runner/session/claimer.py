@@ -140,7 +140,7 @@ class Claimer:
     async def _release_orphaned_claims(self) -> None:
         """Let children wait again whose claim nobody here knows of: nothing of it was sent."""
         session = self._session
-        stored = await session.database.run_with_retry(claims.claims_stored, fence=session.fence)
+        stored = await session.database.run_with_retry(claims.stored_intents, fence=session.fence)
         for attempt_id in sorted(stored - session.owned_attempt_ids):
             await session.database.run_with_retry(
                 attempts.attempt_not_sent, attempt_id=attempt_id, fence=session.fence

@@ -275,7 +275,9 @@ class HealthProbe:
             # The same as a moment ago: a farm's idle backends need not cost a synced write each look.
             return
         session = self._session
-        await session.database.run_with_retry(backends.backend_seen, fence=session.fence, **seen)
+        await session.database.run_with_retry(
+            backends.backend_observed, fence=session.fence, **seen
+        )
         self._stored, self._stored_at = seen, moment
 
     def _queue_split(self) -> tuple[int, int, int]:
@@ -314,13 +316,15 @@ class HealthProbe:
             await self._drive_abandoned(abandoned.attempt_id)
         else:
             await session.database.run_with_retry(
-                attempts.abandoned_forget_old, attempt_id=abandoned.attempt_id, fence=session.fence
+                attempts.abandoned_prompt_expire,
+                attempt_id=abandoned.attempt_id,
+                fence=session.fence,
             )
 
     async def _adopt_or_interrupt(self, abandoned: AbandonedPrompt) -> None:
         session = self._session
         adopted = await session.database.run_with_retry(
-            attempts.abandoned_met,
+            attempts.abandoned_prompt_found,
             attempt_id=abandoned.attempt_id,
             fence=session.fence,
             running=True,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.comfyui.errors import AnswerTooLarge, BackendError
 from backends.states import Hold
-from jobgroups.domain.clock import now, unjumped
+from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.text import sentence
 from jobgroups.services import expiry, holds, outages
@@ -105,21 +105,21 @@ class Reconciler:
             await self._move_what_waits()
             await self._expire_queued()
         else:
-            await self._store(expiry.children_of_disabled)
+            await self._store(expiry.children_fail_disabled)
 
     # --- orders -----------------------------------------------------------------------------------
 
     async def _apply_desired_state(self) -> None:
         desired = self._session.desired_state
         if not desired.enabled:
-            await self._store(expiry.children_of_disabled)
+            await self._store(expiry.children_fail_disabled)
             return
         if desired.hold and desired.evict:
-            self._session.stop_attempts(await self._store(holds.prompts_given_back))
+            self._session.stop_attempts(await self._store(holds.prompts_evict))
         if desired.quarantined and _is_over(desired):
             await self._probe()
         await self._move_what_waits()
-        if desired.hold is Hold.DRAIN and await self._store(holds.backend_emptied):
+        if desired.hold is Hold.DRAIN and await self._store(holds.backend_finish_drain):
             logger.info("%s is drained, and disabled.", self._session.backend_id)
 
     async def _probe(self) -> None:
@@ -133,7 +133,7 @@ class Reconciler:
         except BackendError as error:
             logger.info("%s stays set aside: %s", self._session.backend_id, error.detail)
             return
-        if await self._store(holds.quarantine_over):
+        if await self._store(holds.quarantine_expire):
             logger.info("%s is on probation.", self._session.backend_id)
             free = replace(self._session.desired_state, quarantined_at=None, quarantine_until=None)
             self._session.set_desired_state(free)
@@ -143,15 +143,15 @@ class Reconciler:
         session, desired = self._session, self._session.desired_state
         name, away = session.backend_id, session.health.unavailable_for()
         if desired.quarantined:
-            await self._store(expiry.children_move, reason=f"{name} is quarantined.")
+            await self._store(expiry.children_reassign, reason=f"{name} is quarantined.")
         elif desired.hold is Hold.DRAIN:
             by = f" by {desired.by}" if desired.by else ""
-            await self._store(expiry.children_move, reason=f"{name} is being drained{by}.")
+            await self._store(expiry.children_reassign, reason=f"{name} is being drained{by}.")
         elif away is not None and away >= session.context.move_after_s:
             unfit = session.health.is_unfit
             kind = FailureClass.STALLED if unfit else FailureClass.UNREACHABLE
             reason = self._away_reason(away)
-            await self._store(expiry.children_move, reason=reason, kind=kind)
+            await self._store(expiry.children_reassign, reason=reason, kind=kind)
 
     async def _move_what_was_sent(self) -> None:
         """Have what was sent to an offline backend go elsewhere, also where that is held or disabled."""
@@ -175,11 +175,11 @@ class Reconciler:
         is_known = all(driver.was_looked_up for driver in session.drivers.values())
         away = session.health.unavailable_for()
         if away is not None and away >= session.context.move_after_s:
-            await self._store(expiry.children_let_go)
+            await self._store(expiry.children_unblock)
         if is_known and away is not None and away >= session.context.give_up_s:
             unfit = session.health.is_unfit
             await self._store(
-                expiry.children_give_up,
+                expiry.children_fail_unavailable,
                 away_s=away,
                 reason=session.health.away_reason,
                 kind=FailureClass.STALLED if unfit else FailureClass.UNREACHABLE,
@@ -190,9 +190,7 @@ class Reconciler:
         every = min(_OLD_EVERY, limit / 100)
         if is_known != self._was_known or time.monotonic() >= self._looked_at + every:
             self._was_known, self._looked_at = is_known, time.monotonic()
-            await self._store(
-                expiry.children_waited_too_long, limit_s=limit, unsent_only=not is_known
-            )
+            await self._store(expiry.children_expire, limit_s=limit, unsent_only=not is_known)
 
     async def _end_what_waits_for_a_quarantine(self) -> None:
         """End the children that have waited too long for a backend that the Director itself set aside.
@@ -202,11 +200,11 @@ class Reconciler:
         desired, give_up_s = self._session.desired_state, self._session.context.give_up_s
         if desired.quarantined_at is None or desired.quarantine_by:
             return
-        lasts = (unjumped() - desired.quarantined_at).total_seconds()
+        lasts = (monotonic_now() - desired.quarantined_at).total_seconds()
         if lasts >= give_up_s:
             name, reason = self._session.backend_id, desired.quarantine_reason
             message = f"{name} has been quarantined for {lasts:.0f} s: {reason}"
-            await self._store(expiry.children_of_quarantined, message=message)
+            await self._store(expiry.children_fail_quarantined, message=message)
 
     async def _store(self, work: Any, **fields: Any) -> Any:
         return await self._session.database.run_with_retry(

@@ -22,7 +22,7 @@ from backends.comfyui.protocol import Event, Preview, Status, Text
 from backends.comfyui.texts import one_line
 from backends.comfyui.versions import supports_targeted_interrupt
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.leases import Fence
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.queries import work
@@ -85,7 +85,7 @@ class BackendSession:
     def __init__(
         self,
         address: BackendAddress,
-        fence: Fence,
+        fence: FencingToken,
         surroundings: RunnerContext,
         desired: DesiredState,
     ) -> None:
@@ -326,7 +326,11 @@ class BackendSession:
         reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
         self.health.mark_unavailable(reason)
         await self.database.run_with_retry(
-            backends.backend_seen, fence=self.fence, reachable=False, responded=False, reason=reason
+            backends.backend_observed,
+            fence=self.fence,
+            reachable=False,
+            responded=False,
+            reason=reason,
         )
         await self.reconciler.end_waits()
 
@@ -395,7 +399,10 @@ class BackendSession:
     async def fail_broken(self, attempt_id: int, message: str) -> None:
         """Store that a defect of the Director keeps it from sending or following a prompt."""
         await self.database.run_with_retry(
-            attempts.attempt_broken, attempt_id=attempt_id, fence=self.fence, message=message
+            attempts.attempt_failed_internally,
+            attempt_id=attempt_id,
+            fence=self.fence,
+            message=message,
         )
 
     # --- what its parts tell ----------------------------------------------------------------------
