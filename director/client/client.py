@@ -298,7 +298,8 @@ class _Client:
 
         No file is ever overwritten: one with the same content stays and is returned, one with other
         content gets a number. An incomplete file never has its final name. Files that are ``missing`` are
-        left out, unless ``source`` is that file::
+        left out, unless ``source`` is that file. A file is read from its backend: that a later job has
+        replaced it since ``source`` was read, only the Director can tell::
 
             director.download(group, "images", name="{backend}/{seed}_{name}")
 

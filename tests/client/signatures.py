@@ -1,0 +1,27 @@
+"""Signatures of both clients, checked by mypy (``make lint``); never imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_type
+
+from director.client import AsyncDirector, Backend, Director, Event, Group
+
+
+def blocking(director: Director) -> None:
+    group = director.submit({}, ["gpu-1"], base_seed=3)
+    assert_type(group, Group)
+    assert_type(director.download(group, "images"), tuple[Path, ...])
+    for event in director.stream("jg_1", since=3):
+        assert_type(event, Event)
+    director.submit({}, ["gpu-1"], priority=1)  # type: ignore[call-arg]
+    director.status(3)  # type: ignore[arg-type]
+
+
+async def awaited(director: AsyncDirector) -> None:
+    assert_type(await director.pause_backend("gpu-1", now=True), Backend)
+    async for group in director.list(limit=3):
+        assert_type(group, Group)
+    for _ in director.stream("jg_1"):  # type: ignore[attr-defined]
+        pass
+    await director.pause_backend("gpu-1", hurry=True)  # type: ignore[call-arg]
