@@ -74,7 +74,7 @@ def watch(
 @click.option(
     "-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend."
 )
-@click.option("--meta", "notes", multiple=True, metavar="KEY=VALUE", help="With this metadata.")
+@option_types.metadata_option("With this metadata.")
 @click.option(
     "-n",
     "--limit",
@@ -93,7 +93,7 @@ def list_(
     before: datetime | None,
     states: Sequence[str],
     backend: str | None,
-    notes: Sequence[str],
+    metadata: dict[str, Any],
     limit: int,
 ) -> None:
     """List groups, newest first."""
@@ -101,7 +101,7 @@ def list_(
         "created_after": since,
         "created_before": before,
         "backend": backend,
-        "metadata": option_types.metadata(notes),
+        "metadata": metadata,
         "submitter": environment.submitter() if mine else None,
         "limit": min(limit, 200),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,6 +156,19 @@ def moment(text: str) -> dt.datetime:
 
 
 # --- arguments and options of several commands ----------------------------------------------------
+
+
+def metadata_option(help_text: str) -> Callable[[Any], Any]:
+    """Return the option ``--meta``."""
+    return click.option(
+        "--meta",
+        "metadata",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=lambda _context, _option, pairs: metadata(pairs),
+        help=help_text,
+    )
+
 
 group_id_argument: Final = click.argument("group_id", metavar="ID", type=identifier)
 jobs_option: Final = click.option(

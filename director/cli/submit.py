@@ -53,14 +53,15 @@ Examples:
 )
 @click.option(
     "--set",
-    "pairs",
+    "parameters",
     multiple=True,
     metavar="INPUT=VALUE",
+    callback=lambda _context, _option, pairs: option_types.parameters(pairs),
     help="Set an input in every job: steps=30, 3.cfg=7, text=@prompt.txt.",
 )
 @click.option(
     "--seeds",
-    "strategy",
+    "seed_strategy",
     type=click.Choice([strategy.value for strategy in SeedStrategy]),
     default=SeedStrategy.RANDOM.value,
     show_default=True,
@@ -69,15 +70,10 @@ Examples:
 @click.option(
     "--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first job (default: random)."
 )
-@click.option(
-    "--meta",
-    "notes",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Metadata of the group; a filter of director list.",
-)
+@option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
     "--timeout",
+    "timeout_seconds",
     type=click.IntRange(30, 3600),
     help="Seconds that a job may run (default: 300).",
 )
@@ -88,7 +84,9 @@ Examples:
 )
 @click.option(
     "--elsewhere",
+    "retry_elsewhere",
     type=click.Choice(["never", "group", "any"]),
+    callback=lambda _context, _option, where: False if where == "never" else where,
     help="Backends of a retry: only the job's own, those of the group, or any.",
 )
 @click.option(
@@ -104,6 +102,7 @@ Examples:
 )
 @click.option(
     "--requires",
+    "required_capabilities",
     multiple=True,
     metavar="CAPABILITY",
     help="A tag, gpu:… or comfyui:… that a backend must have.",
@@ -132,16 +131,13 @@ def submit(
     names: Sequence[str],
     every: bool,
     count: int | None,
-    pairs: Sequence[str],
-    notes: Sequence[str],
-    strategy: str,
-    base_seed: int | None,
+    key: str | None,
     is_watched: bool,
     folder: Path | None,
     name: str,
     dry_run: bool,
     quiet: bool,
-    **options: Any,
+    **fields: Any,
 ) -> int:
     """Submit WORKFLOW: a file in ComfyUI's API format, a PNG that ComfyUI made, or - for standard input.
 
@@ -150,47 +146,32 @@ def submit(
     """
     if names and every:
         raise click.UsageError("Use --backend or --all, not both.")
-    parameters = option_types.parameters(pairs)
     content = read_source(source)
     with connection.director() as director:
         graph = workflow_in(content, source, director)
         known = director.backends()
         selected = selection.for_children(names, every=every, count=count, known=known)
         if dry_run:
-            selected = selection.without_ineligible(selected, known, options["requires"])
+            selected = selection.without_ineligible(
+                selected, known, fields["required_capabilities"]
+            )
         plan = dry_runs.plan(
-            graph, selected, parameters=parameters, strategy=strategy, base_seed=base_seed
+            graph,
+            selected,
+            parameters=fields["parameters"],
+            strategy=fields["seed_strategy"],
+            base_seed=fields["base_seed"],
         )
         if dry_run:
             dry_runs.show(connection, plan)
             _warn(plan.warnings, selected.left_out)
             return int(Status.OK)
         download_options = DownloadOptions(folder, name)
-        fields = {
-            "parameters": parameters,
-            "metadata": option_types.metadata(notes),
-            "seed_strategy": strategy,
-            "base_seed": base_seed,
-            **_policy(options),
-        }
-        group = _send(connection, director, graph, selected.backend_ids, fields, key=options["key"])
+        group = _send(connection, director, graph, selected.backend_ids, fields, key=key)
         _announce(connection, group, selected, quiet=quiet)
         if not is_watched and folder is None:
             return int(Status.OK)
         return watch_to_end(connection, director, group.job_group_id, download_options, quiet=quiet)
-
-
-def _policy(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of attempts, time and capabilities as fields of the API."""
-    elsewhere = options["elsewhere"]
-    return {
-        "timeout_seconds": options["timeout"],
-        "max_attempts": options["max_attempts"],
-        "retry_elsewhere": False if elsewhere == "never" else elsewhere,
-        "retry_on": list(options["retry_on"]) or None,
-        "partial_outputs": options["partial_outputs"],
-        "required_capabilities": list(options["requires"]) or None,
-    }
 
 
 def _send(
@@ -208,7 +189,7 @@ def _send(
         CommandError: With the key, if the submission may or may not have arrived.
     """
     key = key or str(uuid.uuid4())
-    options = {name: value for name, value in fields.items() if value is not None}
+    options = {name: value for name, value in fields.items() if value not in (None, ())}
     options |= {"submitter": environment.submitter(), "idempotency_key": key}
     again = f"Repeat the command with --key {key}: it makes one group, also if this one arrived."
     try:

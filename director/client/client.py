@@ -298,8 +298,8 @@ class _Client:
 
         No file is ever overwritten: one with the same content stays and is returned, one with other
         content gets a number. An incomplete file never has its final name. Files that are ``missing`` are
-        left out, unless ``source`` is that file. A file is read from its backend: that a later job has
-        replaced it since ``source`` was read, only the Director can tell::
+        left out, unless ``source`` is that file. Files are read from their backends. A
+        replacement by a later job after ``source`` was read is not detected::
 
             director.download(group, "images", name="{backend}/{seed}_{name}")
 
