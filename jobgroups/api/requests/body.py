@@ -101,8 +101,11 @@ def read_body(request: Request) -> bytes:
 
 
 def media_type(request: Request) -> tuple[str, dict[str, str]]:
-    """Return the declared media type of the body in lower case, and its parameters."""
-    declared, parameters = parse_header_parameters(request.content_type)
+    """Return the declared media type of the body in lower case, and its parameters; of an unreadable header, none."""
+    try:
+        declared, parameters = parse_header_parameters(request.content_type)
+    except ValueError:
+        return "", {}
     return declared, parameters
 
 
