@@ -1,4 +1,4 @@
-"""What can be wrong with a request or a lookup, one class a condition.
+"""Errors of requests and lookups, one class per condition.
 
     JobGroupsError
     ├── InvalidRequest            400, with field errors
@@ -31,7 +31,7 @@
     │   └── BackendUnavailable    409 backend_unavailable, with the list of them
     └── RunnerAbsent              503 runner_absent
 
-``LeaseLost`` is not among them: no client ever sees it. It ends what a runner does with a backend.
+``LeaseLost`` is internal: it ends a runner's session of a backend, and no client sees it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from typing import Any, ClassVar
 
 
 class JobGroupsError(Exception):
-    """Something a client can be told in a sentence."""
+    """An error that a client receives as JSON."""
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 400
@@ -54,7 +54,7 @@ class JobGroupsError(Exception):
 
 
 class InvalidRequest(JobGroupsError):
-    """The request's body, parameters or headers are wrong; nothing was stored."""
+    """The request's body, parameters or headers are invalid; nothing was stored."""
 
     code = "invalid_request"
 
@@ -63,13 +63,13 @@ class InvalidRequest(JobGroupsError):
 
 
 class TooManyChildren(InvalidRequest):
-    """More backend ids than one group may have."""
+    """The request has more backend ids than a group may have children."""
 
     code = "too_many_children"
 
 
 class NoOnlineBackends(JobGroupsError):
-    """None of the backends that the request names can take a child now."""
+    """No backend of the request can take a child now."""
 
     code = "no_online_backends"
 
@@ -110,7 +110,7 @@ class BackendNotFound(JobGroupsError):
 
 
 class AddressNotFound(JobGroupsError):
-    """Discovery offers or ignores no ComfyUI at this address."""
+    """Discovery has no offered or ignored ComfyUI at this address."""
 
     code = "address_not_found"
     status = 404
@@ -120,7 +120,7 @@ class AddressNotFound(JobGroupsError):
 
 
 class OutputNotFound(JobGroupsError):
-    """The child has not reported so many files."""
+    """The child reported fewer files."""
 
     code = "output_not_found"
     status = 404
@@ -131,7 +131,7 @@ class OutputNotFound(JobGroupsError):
 
 
 class NoThumbnail(JobGroupsError):
-    """The file is there, but there is no small picture of it."""
+    """The file exists, but has no thumbnail."""
 
     code = "no_thumbnail"
     status = 404
@@ -141,7 +141,7 @@ class NoThumbnail(JobGroupsError):
 
 
 class OutputTooLarge(JobGroupsError):
-    """The file is longer than what the Director carries, and the client wants no other address."""
+    """The file exceeds the limit of the proxy, and the client does not follow redirects."""
 
     code = "output_too_large"
     status = 413
@@ -155,7 +155,7 @@ class OutputTooLarge(JobGroupsError):
 
 
 class NoOutputs(JobGroupsError):
-    """The group, or what is starred of it, has no file yet."""
+    """The group, or its starred children, have no files yet."""
 
     code = "no_outputs"
     status = 404
@@ -167,13 +167,13 @@ class NoOutputs(JobGroupsError):
 
 
 class NoWorkflow(JobGroupsError):
-    """A PNG has no workflow in it that could be submitted."""
+    """The PNG has no valid workflow."""
 
     code = "no_workflow"
 
 
 class OutputGone(JobGroupsError):
-    """The child reported the file, and it is not there any more."""
+    """The child reported the file, but it no longer exists."""
 
     code = "output_gone"
     status = 410
@@ -183,7 +183,7 @@ class OutputGone(JobGroupsError):
 
 
 class OutputReplaced(OutputGone):
-    """The backend has a file of this name, and a later job has written it."""
+    """A later job has written another file with this name."""
 
     def __init__(self, filename: str, backend_id: str) -> None:
         super().__init__(
@@ -193,7 +193,7 @@ class OutputReplaced(OutputGone):
 
 
 class RangeNotSatisfiable(JobGroupsError):
-    """The part of the file that was asked for lies behind its end."""
+    """The requested range is beyond the end of the file."""
 
     code = "range_not_satisfiable"
     status = 416
@@ -203,7 +203,7 @@ class RangeNotSatisfiable(JobGroupsError):
 
 
 class BackendAway(JobGroupsError):
-    """What was asked for lies at a backend that does not answer now."""
+    """The backend of the requested file does not answer."""
 
     code = "backend_unreachable"
     status = 502
@@ -213,20 +213,20 @@ class BackendAway(JobGroupsError):
 
 
 class Conflict(JobGroupsError):
-    """The request is right, but not now."""
+    """The request is valid, but not in the present state."""
 
     code = "conflict"
     status = 409
 
 
 class IdempotencyConflict(Conflict):
-    """The idempotency key was used within 24 h with another body."""
+    """The idempotency key was used with another body within 24 h."""
 
     code = "idempotency_conflict"
 
 
 class BackendInUse(Conflict):
-    """The backend has children that are not final, or prompts that may still run there."""
+    """The backend has open children, or prompts that may still run."""
 
     code = "backend_in_use"
 
@@ -241,7 +241,7 @@ class BackendExists(Conflict):
 
 
 class GroupNotFinished(Conflict):
-    """A retry opens the next run of a group, and this one's has not ended."""
+    """A retry starts the next run of a group, and the present run has not ended."""
 
     code = "group_not_finished"
 
@@ -254,22 +254,17 @@ class GroupNotFinished(Conflict):
 
 
 class RunPassed(Conflict):
-    """The group is not in the run that the caller names: mostly, somebody has retried it since."""
+    """The group is not in the run that the request names; usually it was retried meanwhile."""
 
     code = "run_passed"
 
     def __init__(self, group_id: str, run: int, named: int) -> None:
-        said = f"Job group {group_id} is in run {run}"
-        why = (
-            " by now: it was retried since you looked."
-            if named < run
-            else f"; it has no run {named}."
-        )
-        super().__init__(f"{said}{why} Look at it again.")
+        why = " now: it was retried meanwhile." if named < run else f"; it has no run {named}."
+        super().__init__(f"Job group {group_id} is in run {run}{why} Load it again.")
 
 
 class NothingToRetry(Conflict):
-    """No child of the group failed, timed out, or was cancelled with it."""
+    """No child of the group failed, timed out or was cancelled with the group."""
 
     code = "nothing_to_retry"
 
@@ -281,7 +276,7 @@ class NothingToRetry(Conflict):
 
 
 class JobCompleted(Conflict):
-    """A child that is to be tried again has its result."""
+    """A child of a retry has completed."""
 
     code = "job_completed"
 
@@ -295,7 +290,7 @@ class JobCompleted(Conflict):
 
 
 class JobNotFailed(Conflict):
-    """While its group runs, a child is retried only after it failed or timed out."""
+    """While its group runs, a child can be retried only if it failed or timed out."""
 
     code = "job_not_failed"
 
@@ -307,20 +302,20 @@ class JobNotFailed(Conflict):
 
 
 class JobNotWaiting(Conflict):
-    """Only a child that waits can be moved to another backend."""
+    """Only a queued child can be moved to another backend."""
 
     code = "job_not_waiting"
 
     def __init__(self, job_id: str, status: str, backend_id: str) -> None:
         if status == "running":
-            said = f"runs on {backend_id}. Wait for its end, or cancel it."
+            state = f"runs on {backend_id}. Wait for its end, or cancel it."
         else:
-            said = f"is {status}. A retry can render it at another backend."
-        super().__init__(f"Job {job_id} is not waiting and cannot be moved: it {said}")
+            state = f"is {status}. A retry can render it at another backend."
+        super().__init__(f"Job {job_id} is not waiting and cannot be moved: it {state}")
 
 
 class NoOtherBackend(Conflict):
-    """A child is to be retried at another backend, and there is none for it now."""
+    """A child of a retry at another backend has no other backend now."""
 
     code = "no_other_backend"
 
@@ -335,7 +330,7 @@ class NoOtherBackend(Conflict):
 
 
 class BackendUnavailable(Conflict):
-    """The backends of children that are to be tried again take nothing now."""
+    """The backends of children of a retry take no jobs now."""
 
     code = "backend_unavailable"
 
@@ -349,7 +344,7 @@ class BackendUnavailable(Conflict):
 
 
 class RunnerAbsent(JobGroupsError):
-    """No runner is alive to take the work; nothing was stored."""
+    """No runner is alive; nothing was stored."""
 
     code = "runner_absent"
     status = 503
@@ -359,9 +354,9 @@ class RunnerAbsent(JobGroupsError):
 
 
 class LeaseLost(Exception):
-    """Another runner holds the backend's lease now: this one must write nothing more of it."""
+    """Another runner holds the backend's lease; this runner must not write any more."""
 
     def __init__(self, backend_id: str, epoch: int) -> None:
-        super().__init__(f"The lease on {backend_id} (epoch {epoch}) is no longer ours.")
+        super().__init__(f"The lease of {backend_id} (epoch {epoch}) was lost to another runner.")
         self.backend_id = backend_id
         self.epoch = epoch

@@ -120,7 +120,7 @@ def test_second_retry_of_a_run_is_refused(api: Api, ended: dict[str, Any]) -> No
     assert api.post(_path(ended), {"run": 1}).status_code == 200
     error_of(api.post(_path(ended), {}), 409, "group_not_finished")
     body = error_of(api.post(_path(ended), {"run": 1}), 409, "run_passed")
-    assert "in run 2 by now: it was retried since you looked" in body["detail"]
+    assert "in run 2 now: it was retried meanwhile" in body["detail"]
     body = error_of(api.post(_path(ended), {"run": 3}), 409, "run_passed")
     assert "in run 2; it has no run 3" in body["detail"]
     assert JobGroup.objects.get().run == 2

@@ -159,7 +159,7 @@ def test_a_page_that_is_behind_shows_what_somebody_else_did(desk: Desk, page: An
     page.goto(f"{desk.url}/groups/{group}")
     page.evaluate("document.querySelector('[data-act=retry-job]').dataset.run = '1'")
     page.locator(".card").get_by_role("button", name="Retry", exact=True).click()
-    expect(page.locator("#toast")).to_contain_text("retried since you looked")
+    expect(page.locator("#toast")).to_contain_text("retried meanwhile")
     assert desk.status(group)["run"] == 2
     # Asked for again meanwhile, it says the run as it is.
     page.locator('[data-act="retry-job"][data-run="2"]').click()

@@ -70,7 +70,7 @@ BROKEN_PROBES = [
     (
         "wrong_json",
         "/system_stats",
-        "GET /system_stats was answered with something that no ComfyUI",
+        "GET /system_stats was answered with an answer that is not ComfyUI",
     ),
     ("endless", "/prompt", "GET /prompt was answered with more than 1048576 bytes"),
     ("trickle", "/prompt", "No whole answer came within 0.8 s"),
