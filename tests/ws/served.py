@@ -1,9 +1,9 @@
-"""``serve`` with a runner that a test plays: ``python -m tests.ws.served serve --no-runner``.
+"""``serve`` with a played runner: ``python -m tests.ws.served serve --no-runner``.
 
-Does what it reads from its standard input, a word a line, and prints ``done: `` and the answer for
-each: ``submit`` (a group, answered by its id), ``run`` (the group to its end), ``shutdown`` (all
-sockets), ``narrow`` (no socket may lag), ``talk`` (long progress of a job, thousands of times). It ends in
-order when there is no more to read.
+It reads commands from its standard input, one per line, and prints ``done 1: `` and so on with the result of each:
+``submit`` (a group; its id), ``run`` (everything to its end), ``shutdown`` (closes all sockets), ``narrow``
+and ``widen`` (the limit of sockets' queues), ``talk`` (publishes long progress thousands of times). It shuts
+down at the end of its input.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import sys
 import threading
 from collections.abc import Callable
 
-#: How often ``talk`` talks: 40 MB, more than any system keeps for a client that does not read.
+#: Frames of ``talk``: 40 MB, more than any system buffers for a client that does not read.
 TALK = 10_000
 
 
 def obey() -> None:
-    """Do what stands on the standard input, in the process that serves."""
+    """Execute the commands of the standard input in the serving process."""
     from jobgroups.consumers import close_all
     from jobgroups.events import hub as hub_module
     from jobgroups.events.messages import Message, ProgressFrame
@@ -30,7 +30,8 @@ def obey() -> None:
     runner = PlayedRunner()
 
     def submit() -> str:
-        runner.start()
+        if not runner.fences:
+            runner.start()
         return runner.submit()
 
     def shutdown() -> None:
@@ -44,21 +45,23 @@ def obey() -> None:
         claim = runner.begin("gpu_1")
         for count in range(1, TALK + 1):
             percent = count * 99 / TALK
-            told = {"type": "child_progress", "filler": "x" * 4_000, "progress": percent}
-            frame = ProgressFrame(claim.child_id, claim.number, percent, json.dumps(told))
+            fields = {"type": "child_progress", "filler": "x" * 4_000, "progress": percent}
+            frame = ProgressFrame(claim.child_id, claim.number, percent, json.dumps(fields))
             hub_module.hub.publish(Message(group_id=claim.group_id, progress=(frame,)))
-            # Each is seen by the sockets' writers before the next one comes.
+            # The sockets' writers take each frame before the next one is published.
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
 
-    words: dict[str, Callable[[], object]] = {
+    limit = hub_module.QUEUE_LIMIT
+    commands: dict[str, Callable[[], object]] = {
         "submit": submit,
         "run": runner.run_to_end,
         "shutdown": shutdown,
         "talk": talk,
         "narrow": lambda: setattr(hub_module, "QUEUE_LIMIT", 0),
+        "widen": lambda: setattr(hub_module, "QUEUE_LIMIT", limit),
     }
-    for line in sys.stdin:
-        print(f"done: {words[line.strip()]()}", flush=True)
+    for number, line in enumerate(sys.stdin, start=1):
+        print(f"done {number}: {commands[line.strip()]()}", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""Close codes, origins and odd clients on real sockets, served by daphne in another process."""
+"""Close codes, origins and unusual clients on real sockets, served by daphne in another process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class PlayedDirector(Served):
             is_told=True,
         )
         self._answers = 0
-        self.path = f"/ws/job-groups/{self._do('submit')}"
+        self.path = ""
 
     def connect(self, path: str | None = None, origin: str | None = None) -> connect:
         """Return a connection to open."""
@@ -47,30 +47,38 @@ class PlayedDirector(Served):
             max_size=2**24,
         )
 
-    async def do(self, word: str) -> None:
-        """Have the other process do something, and wait until it is done."""
-        await asyncio.to_thread(self._do, word)
+    async def do(self, command: str) -> str:
+        """Execute a command in the other process and return its result."""
+        return await asyncio.to_thread(self._do, command)
 
-    def _do(self, word: str) -> str:
+    def _do(self, command: str) -> str:
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{word}\n".encode())
+        self.process.stdin.write(f"{command}\n".encode())
         self.process.stdin.flush()
         self._answers += 1
-        answered = rf"(?:(?:.|\n)*?^done: (\S+)$){{{self._answers}}}"
-        return self.wait_printed(re.compile(answered, re.MULTILINE), DEADLINE)[1]
+        answer = re.compile(rf"^done {self._answers}: (\S+)$", re.MULTILINE)
+        return self.wait_printed(answer, DEADLINE)[1]
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayedDirector]:
+    director = PlayedDirector(tmp_path_factory.mktemp("director"))
+    try:
+        yield director
+    finally:
+        assert director.process.stdin is not None
+        director.process.stdin.close()
+        code = director.process.wait(DEADLINE)
+        director.close()
+    assert code == 0, director.printed()
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[PlayedDirector]:
-    process = await asyncio.to_thread(PlayedDirector, tmp_path)
-    try:
-        yield process
-    finally:
-        assert process.process.stdin is not None
-        process.process.stdin.close()
-        code = await asyncio.to_thread(process.process.wait, DEADLINE)
-        process.close()
-    assert code == 0, process.printed()
+async def served(process: PlayedDirector) -> PlayedDirector:
+    """The Director with a new group at its ``path``."""
+    await process.do("widen")
+    process.path = f"/ws/job-groups/{await process.do('submit')}"
+    return process
 
 
 async def frame(client: ClientConnection) -> dict[str, Any]:
@@ -89,7 +97,7 @@ async def close_code(client: ClientConnection) -> int | None:
             return None if closed.rcvd is None else closed.rcvd.code
 
 
-async def test_a_group_is_streamed_to_its_end(served: PlayedDirector) -> None:
+async def test_group_is_streamed_to_its_end(served: PlayedDirector) -> None:
     async with served.connect() as client:
         frames = [await frame(client)]
         await served.do("run")
@@ -99,34 +107,30 @@ async def test_a_group_is_streamed_to_its_end(served: PlayedDirector) -> None:
     assert [one["seq"] for one in frames] == list(range(1, 9))
 
 
-async def test_an_unknown_group_is_told_and_closed_with_4404(served: PlayedDirector) -> None:
-    async with served.connect("/ws/job-groups/jg_000000000000") as client:
-        told = await frame(client)
-        assert await close_code(client) == 4404
-    assert told == {
-        "type": "error",
-        "code": "group_not_found",
-        "detail": "Job group jg_000000000000 not found",
-    }
-
-
-@pytest.mark.parametrize("path", ["/", "/ws/job-groups/", "/ws/else/1", "/ws/job-groups/a%2Fb"])
-async def test_an_unknown_path_is_told_and_closed_with_4404(
-    served: PlayedDirector, path: str
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/ws/job-groups/jg_000000000000", "group_not_found"),
+        *((path, "not_found") for path in ("/", "/ws/job-groups/", "/ws/else/1")),
+        ("/ws/job-groups/a%2Fb", "not_found"),
+    ],
+)
+async def test_unknown_group_and_path_close_with_4404(
+    process: PlayedDirector, path: str, code: str
 ) -> None:
-    async with served.connect(path) as client:
-        assert (await frame(client))["code"] == "not_found"
+    async with process.connect(path) as client:
+        assert (await frame(client))["code"] == code
         assert await close_code(client) == 4404
 
 
-async def test_a_client_that_asks_for_it_is_closed_with_1000(served: PlayedDirector) -> None:
+async def test_client_that_requests_a_close_gets_1000(served: PlayedDirector) -> None:
     async with served.connect() as client:
         await frame(client)
         await client.send("close")
         assert await close_code(client) == 1000
 
 
-async def test_shutdown_tells_everybody_and_closes_with_4012(served: PlayedDirector) -> None:
+async def test_shutdown_closes_every_socket_with_4012(served: PlayedDirector) -> None:
     async with served.connect() as one, served.connect() as other:
         for client in (one, other):
             await frame(client)
@@ -136,7 +140,7 @@ async def test_shutdown_tells_everybody_and_closes_with_4012(served: PlayedDirec
             assert await close_code(client) == 4012
 
 
-async def test_a_client_too_slow_is_closed_with_4008_and_can_resume(served: PlayedDirector) -> None:
+async def test_slow_client_is_closed_with_4008_and_can_resume(served: PlayedDirector) -> None:
     async with served.connect() as client:
         seq = (await frame(client))["seq"]
         await served.do("narrow")
@@ -146,8 +150,10 @@ async def test_a_client_too_slow_is_closed_with_4008_and_can_resume(served: Play
         assert [(await frame(client))["seq"] for _ in range(7)] == list(range(2, 9))
 
 
-async def test_what_a_client_does_not_read_is_not_kept_for_it(served: PlayedDirector) -> None:
-    """Of thousands of frames it is sent what its connection holds, and the newest one."""
+async def test_unread_progress_is_not_kept_for_a_client(served: PlayedDirector) -> None:
+    """Of thousands of frames it gets those that its connection buffers, and the newest one."""
+    await served.do("run")
+    served.path = f"/ws/job-groups/{await served.do('submit')}"
     client = Watcher(served.url, served.path, buffer=4_096)
     await served.do("talk")
     newest = b'"progress": 99.0'
@@ -155,14 +161,16 @@ async def test_what_a_client_does_not_read_is_not_kept_for_it(served: PlayedDire
         read_all, [client], within=DEADLINE, until=lambda data: newest in data
     )
     assert not late
-    told = [one["progress"] for _, one in client.frames() if one["type"] == "child_progress"]
+    percents = [one["progress"] for _, one in client.frames() if one["type"] == "child_progress"]
     client.close()
-    assert told == sorted(told)
-    assert told[-1] == 99.0
-    assert len(told) < TALK * 3 / 4
+    assert percents == sorted(percents)
+    assert percents[-1] == 99.0
+    assert len(percents) < TALK * 3 / 4
 
 
-async def test_odd_frames_do_not_harm_the_connection_nor_others(served: PlayedDirector) -> None:
+async def test_unusual_frames_harm_neither_the_connection_nor_others(
+    served: PlayedDirector,
+) -> None:
     async with served.connect() as giant, served.connect() as odd:
         for client in (giant, odd):
             await frame(client)
@@ -179,7 +187,7 @@ async def test_odd_frames_do_not_harm_the_connection_nor_others(served: PlayedDi
 @pytest.mark.parametrize(
     "origin", [None, "http://localhost:5173", "https://127.0.0.1", "http://[::1]:9820"]
 )
-async def test_programs_and_pages_of_this_machine_may_connect(
+async def test_programs_and_local_pages_may_connect(
     served: PlayedDirector, origin: str | None
 ) -> None:
     async with served.connect(origin=origin) as client:
@@ -187,18 +195,18 @@ async def test_programs_and_pages_of_this_machine_may_connect(
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example"])
-async def test_strangers_pages_are_told_so_and_get_nothing_else(
-    served: PlayedDirector, origin: str
+async def test_pages_of_other_origins_are_closed_with_4403(
+    process: PlayedDirector, origin: str
 ) -> None:
-    async with served.connect(origin=origin) as client:
-        said = await frame(client)
-        assert (said["type"], said["code"]) == ("error", "origin_not_allowed")
-        assert "DIRECTOR_ALLOWED_ORIGINS" in said["detail"]
+    async with process.connect("/ws/monitor", origin=origin) as client:
+        refusal = await frame(client)
+        assert (refusal["type"], refusal["code"]) == ("error", "origin_not_allowed")
+        assert "DIRECTOR_ALLOWED_ORIGINS" in refusal["detail"]
         assert await close_code(client) == 4403
 
 
-async def test_strangers_requests_are_refused_over_http(served: PlayedDirector) -> None:
-    async with httpx.AsyncClient(trust_env=False, base_url=served.url) as c:
+async def test_requests_of_other_origins_are_refused_over_http(process: PlayedDirector) -> None:
+    async with httpx.AsyncClient(trust_env=False, base_url=process.url) as c:
         refused = await c.get("/api/health", headers={"Origin": "http://evil.example"})
         preflight = await c.options(
             "/api/job-group",
