@@ -192,7 +192,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         broken="A socket that misses an event goes on with the next one.",
         hurts="A child that has ended looks as if it ran for ever.",
         edits=(Edit(_STREAM, "return seq > self.sent + 1", "return False"),),
-        notices=f"{_STREAMED}::test_a_gap_is_filled_from_the_rows",
+        notices=f"{_STREAMED}::test_lost_events_are_read_from_the_database",
     ),
     Breakage(
         name="lost last event not healed",

@@ -4,103 +4,91 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
-from jobgroups.consumers import close_all
+from jobgroups.consumers import close_all, job_group, reads
 from jobgroups.events import hub as hub_module
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import EventFrame, Message
-from jobgroups.queries import groups as selectors
+from jobgroups.queries import groups
 from jobgroups.services import cancellation
+from jobgroups.services.progress import ProgressRow, progress_flush
 from tests.ws.clients import Watcher, settled, watching
 from tests.ws.conftest import Writer
 from tests.ws.played_runner import progress
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+#: The events of a group of three that completes.
+LAST = 8
 
-async def test_the_snapshot_comes_first_and_events_follow_without_a_gap(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit, metadata={"scene": "shot_001"})
-    async with watching(group_id) as client:
+
+@pytest.fixture
+async def group(writer: Writer) -> str:
+    group_id: str = await writer.do(writer.runner.submit, metadata={"scene": "shot_001"})
+    return group_id
+
+
+@pytest.fixture
+async def client(group: str) -> AsyncIterator[Watcher]:
+    """A client that has read the snapshot."""
+    async with watching(group) as client:
+        assert (await client.next())["type"] == "initial_state"
+        yield client
+
+
+async def test_snapshot_is_followed_by_events_without_a_gap(writer: Writer, group: str) -> None:
+    async with watching(f"{group}/") as client:
         first = await client.next()
         await writer.do(writer.runner.run_to_end)
         last = await client.until("group_complete")
-    assert first["type"] == "initial_state"
-    assert first["seq"] == 1
+        await client.pong()  # the socket stays open
+    assert (first["type"], first["seq"]) == ("initial_state", 1)
     assert first["metadata"] == {"scene": "shot_001"}
     assert [child["status"] for child in first["child_jobs"]] == ["queued"] * 3
     assert client.seqs == list(range(2, last["seq"] + 1))
     assert last["succeeded"] == 3
 
 
-async def test_a_finished_group_gives_its_snapshot_and_then_its_end(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_finished_group_sends_its_snapshot_and_its_end(writer: Writer, group: str) -> None:
     await writer.do(writer.runner.run_to_end)
-    async with watching(group_id) as client:
+    async with watching(group) as client:
         first, last = await client.next(), await client.next()
         await client.pong()
     assert first["status"] == "completed"
-    assert last["type"] == "group_complete"
-    assert last["seq"] == first["seq"] + 1
+    assert (last["type"], last["seq"]) == ("group_complete", first["seq"] + 1)
     assert len(client.frames) == 3
 
 
-async def test_the_socket_stays_open_after_the_end_of_the_group(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await writer.do(writer.runner.run_to_end)
-        await client.until("group_complete")
-        await client.pong()
-
-
-@pytest.mark.parametrize("since", [0, 1, 3, 8])
-async def test_since_resumes_right_after_the_known_event(writer: Writer, since: int) -> None:
-    group_id = await writer.do(writer.runner.submit)
+@pytest.mark.parametrize(("since", "page"), [(0, 200), (1, 200), (3, 200), (LAST, 200), (0, 2)])
+async def test_since_resumes_right_after_the_known_event(
+    writer: Writer, group: str, since: int, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (job_group, reads):
+        monkeypatch.setattr(module, "PAGE", page)
     await writer.do(writer.runner.run_to_end)
-    async with watching(group_id, f"?since={since}") as client:
+    async with watching(group, f"?since={since}") as client:
         await client.pong()
     assert "initial_state" not in client.kinds()
-    assert client.seqs == list(range(since + 1, 9))
+    assert client.seqs == list(range(since + 1, LAST + 1))
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "?since=",
-        "?since=-1",
-        "?since=9",
-        "?since=1.0",
-        "?since=abc",
-        "?since=" + "9" * 5000,
-        "?since=1&since=2",
-        "?since=%F0%9F",
-        "?since=٣",
-        "?other=1",
-    ],
-)
-async def test_any_other_since_is_as_none(writer: Writer, query: str) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_invalid_since_is_ignored(writer: Writer, group: str) -> None:
+    values = ["", "-1", str(LAST + 1), "1.0", "abc", "9" * 5000, "1&since=2", "%F0%9F", "٣"]
     await writer.do(writer.runner.run_to_end)
-    async with watching(group_id, query.encode("utf-8").decode("latin-1")) as client:
-        assert (await client.next())["type"] == "initial_state"
-
-
-async def test_a_log_longer_than_a_page_is_resumed_whole(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobgroups.consumers.job_group.PAGE", 2)
-    monkeypatch.setattr("jobgroups.consumers.reads.PAGE", 2)
-    group_id = await writer.do(writer.runner.submit)
-    await writer.do(writer.runner.run_to_end)
-    async with watching(group_id, "?since=0") as client:
-        await client.pong()
-    assert client.seqs == list(range(1, 9))
+    for query in (*(f"?since={value}" for value in values), "?other=1"):
+        async with watching(group, query.encode("utf-8").decode("latin-1")) as client:
+            assert (await client.next())["type"] == "initial_state", query
 
 
 @pytest.mark.parametrize("group_id", ["jg_000000000000", "jg_%00", "x" * 5000, "%ED%A0%80", "a b"])
-async def test_an_unknown_group_is_accepted_told_and_closed(writer: Writer, group_id: str) -> None:
+async def test_unknown_group_is_accepted_and_closed_with_4404(
+    writer: Writer, group_id: str
+) -> None:
     async with watching(group_id) as client:
         frame = await client.next()
         assert await client.close_code() == 4404
@@ -110,234 +98,170 @@ async def test_an_unknown_group_is_accepted_told_and_closed(writer: Writer, grou
     assert len(frame["detail"]) < 100
 
 
-async def test_an_unknown_path_is_accepted_told_and_closed() -> None:
-    async with watching("../../nowhere") as client:
-        frame = await client.next()
-        assert await client.close_code() == 4404
-    assert (frame["type"], frame["code"]) == ("error", "not_found")
-
-
-async def test_a_trailing_slash_is_the_same_path(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(f"{group_id}/") as client:
-        assert (await client.next())["type"] == "initial_state"
-
-
-# --- what clients say -----------------------------------------------------------------------------
+# --- messages of clients --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["ping", '{"type": "ping"}', ' {"type":"ping","at":1}\n'])
-async def test_ping_is_answered_after_the_snapshot(writer: Writer, text: str) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
+async def test_ping_is_answered_after_the_snapshot(group: str, text: str) -> None:
+    async with watching(group) as client:
         await client.say(text)
         assert (await client.next())["type"] == "initial_state"
         assert await client.next() == {"type": "pong"}
 
 
 @pytest.mark.parametrize("text", ["close", '{"type": "close"}'])
-async def test_close_closes_with_1000(writer: Writer, text: str) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await client.next()
-        await client.say(text)
-        assert await client.close_code() == 1000
+async def test_close_closes_with_1000(client: Watcher, text: str) -> None:
+    await client.say(text)
+    assert await client.close_code() == 1000
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "hello",
-        "{",
-        "[]",
-        "null",
-        '{"type": 1}',
-        '{"type": "stop"}',
-        '{"type": ["ping"]}',
-        "[" * 1_000,
-        "[" * 200_000,
-        "ping" * 100_000,
-        '{"type":"ping"' + " " * 2_000 + "}",
-    ],
-)
-async def test_anything_else_gets_one_error_and_the_connection_lives_on(
-    writer: Writer, text: str
-) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await client.next()
+async def test_unknown_message_gets_an_error_and_the_connection_stays(client: Watcher) -> None:
+    texts = ["hello", "{", "[]", "null", '{"type": 1}', '{"type": "stop"}', '{"type": ["ping"]}']
+    texts += ["[" * 1_000, "[" * 200_000, "ping" * 100_000, '{"type":"ping"' + " " * 2_000 + "}"]
+    for text in texts:
         await client.say(text)
-        await client.communicator.send_to(bytes_data=b"\x00\xff")
-        await client.pong()
-    assert client.kinds() == ["initial_state", "error", "error", "pong"]
-    assert client.frames[1]["code"] == "unknown_message"
+        assert (await client.next())["code"] == "unknown_message", text[:80]
+    await client.communicator.send_to(bytes_data=b"\x00\xff")
+    await client.pong()
+    assert client.kinds() == ["initial_state", *["error"] * (len(texts) + 1), "pong"]
 
 
 # --- progress -------------------------------------------------------------------------------------
 
 
-async def shown(client: Watcher) -> list[float]:
-    """Return the percentages of all progress frames, once what was rung so far has come through."""
+async def percents(client: Watcher) -> list[float]:
+    """Return the percentages of all progress frames after everything published so far was sent."""
     await client.pong()
     return [f["progress"] for f in client.frames if f["type"] == "child_progress"]
 
 
-async def test_progress_never_goes_back_within_an_attempt(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_progress_never_decreases_within_an_attempt(
+    writer: Writer, group: str, client: Watcher
+) -> None:
     claim = await writer.do(writer.runner.begin, "gpu_1")
-    async with watching(group_id) as client:
-        await client.next()
-        for percent in (10.0, 30.0, 20.0, 30.0, 40.0):
-            progress(group_id, claim.child_id, 1, percent)
-            await client.pong()
-        assert await shown(client) == [10.0, 30.0, 30.0, 40.0]
+    await client.until("child_started")
+    for percent in (10.0, 30.0, 20.0, 30.0, 40.0):
+        progress(group, claim.child_id, 1, percent)
+        await client.pong()
+    assert await percents(client) == [10.0, 30.0, 30.0, 40.0]
 
 
-async def test_progress_behind_the_snapshot_is_not_sent(writer: Writer) -> None:
-    from jobgroups.services.progress import ProgressRow, progress_flush
-
-    group_id = await writer.do(writer.runner.submit)
+async def test_progress_below_the_snapshot_is_not_sent(writer: Writer, group: str) -> None:
     claim = await writer.do(writer.runner.begin, "gpu_1")
     row = ProgressRow(claim.child_id, claim.attempt_id, 50.0, "KSampler", 10, 20)
     await writer.do(progress_flush, rows=[row])
-    async with watching(group_id) as client:
+    async with watching(group) as client:
         first = await client.next()
-        progress(group_id, claim.child_id, 1, 45.0)
-        progress(group_id, claim.child_id, 1, 55.0)
-        await client.until("child_progress")
-        assert await shown(client) == [55.0]
+        progress(group, claim.child_id, 1, 45.0)
+        progress(group, claim.child_id, 1, 55.0)
+        assert await percents(client) == [55.0]
     assert first["child_jobs"][0]["progress"] == 50.0
 
 
-async def test_progress_before_the_start_is_sent_right_behind_it(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_progress_before_the_start_follows_it(
+    writer: Writer, group: str, client: Watcher
+) -> None:
     claim = await writer.do(writer.runner.claim, "gpu_1")
-    async with watching(group_id) as client:
-        await client.next()
-        progress(group_id, claim.child_id, 1, 5.0)
-        progress(group_id, claim.child_id, 1, 7.0)
-        await client.pong()
-        await writer.do(writer.runner.started, claim)
-        await client.until("child_progress")
+    progress(group, claim.child_id, 1, 5.0)
+    progress(group, claim.child_id, 1, 7.0)
+    await client.pong()
+    await writer.do(writer.runner.started, claim)
+    await client.until("child_progress")
     assert client.kinds() == ["initial_state", "pong", "child_started", "child_progress"]
     assert client.frames[-1]["progress"] == 7.0
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-async def test_no_progress_after_the_end_of_a_child(writer: Writer, resumed: bool) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_no_progress_after_the_end_of_a_child(
+    writer: Writer, group: str, resumed: bool
+) -> None:
     claim = await writer.do(writer.runner.begin, "gpu_1")
     if resumed:
         await writer.do(writer.runner.failed, claim)
-    async with watching(group_id, "?since=1" if resumed else "") as client:
+    async with watching(group, "?since=1" if resumed else "") as client:
         if not resumed:
             await client.next()
+            # Sent before the end, although it is still queued then.
+            progress(group, claim.child_id, 1, 50.0)
             await writer.do(writer.runner.failed, claim)
         await client.until("child_failed")
-        progress(group_id, claim.child_id, 1, 99.0)
-        await client.pong()
-    assert "child_progress" not in client.kinds()
+        progress(group, claim.child_id, 1, 99.0)
+        assert await percents(client) == ([] if resumed else [50.0])
 
 
-async def test_a_new_attempt_starts_over_and_the_old_one_is_not_heard(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_new_attempt_starts_at_zero_and_the_old_one_is_ignored(
+    writer: Writer, group: str, client: Watcher
+) -> None:
     first = await writer.do(writer.runner.begin, "gpu_1")
-    async with watching(group_id) as client:
-        await client.next()
-        progress(group_id, first.child_id, 1, 80.0)
-        await client.until("child_progress")
-        await writer.do(writer.runner.struck, first)
-        await client.until("child_requeued")
-        progress(group_id, first.child_id, 1, 90.0)
-        second = await writer.do(writer.runner.begin, "gpu_1")
-        await client.until("child_started")
-        progress(group_id, first.child_id, 1, 95.0)
-        await client.pong()
-        progress(group_id, first.child_id, second.number, 3.0)
-        await client.until("child_progress")
-        assert await shown(client) == [80.0, 3.0]
+    await client.until("child_started")
+    progress(group, first.child_id, 1, 80.0)
+    await client.until("child_progress")
+    await writer.do(writer.runner.struck, first)
+    await client.until("child_requeued")
+    progress(group, first.child_id, 1, 90.0)
+    second = await writer.do(writer.runner.begin, "gpu_1")
+    await client.until("child_started")
+    progress(group, first.child_id, 1, 95.0)
+    await client.pong()
+    progress(group, first.child_id, second.number, 3.0)
+    assert await percents(client) == [80.0, 3.0]
 
 
-async def test_a_client_that_resumes_gets_progress_of_what_runs(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_client_that_resumes_gets_progress(writer: Writer, group: str) -> None:
     claim = await writer.do(writer.runner.begin, "gpu_1")
-    async with watching(group_id, "?since=2") as client:
+    async with watching(group, "?since=2") as client:
         await client.pong()
-        progress(group_id, claim.child_id, 1, 20.0)
+        progress(group, claim.child_id, 1, 20.0)
         await client.until("child_progress")
     assert client.kinds() == ["pong", "child_progress"]
 
 
-async def test_a_pending_progress_is_sent_before_the_end(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    claim = await writer.do(writer.runner.begin, "gpu_1")
-    async with watching(group_id) as client:
-        await client.next()
-        progress(group_id, claim.child_id, 1, 100.0)
-        await writer.do(writer.runner.succeeded, claim)
-        await client.until("child_completed")
-    assert client.kinds() == ["initial_state", "child_progress", "child_completed"]
+# --- lost and late messages -----------------------------------------------------------------------
 
 
-# --- loss -----------------------------------------------------------------------------------------
-
-
-async def test_a_gap_is_filled_from_the_rows(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("all_lost", [False, True], ids=["gap", "timer"])
+async def test_lost_events_are_read_from_the_database(
+    writer: Writer, group: str, all_lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
+    """After a gap, or by the timer if no event follows."""
+    if all_lost:
+        monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.02)
+    async with watching(group) as client:
         await client.next()
-        with monkeypatch.context() as deaf:
-            deaf.setattr(hub, "publish", lambda _message: None)
+        with monkeypatch.context() as lost:
+            lost.setattr(hub, "publish", lambda _message: None)
             claim = await writer.do(writer.runner.begin, "gpu_1")
-        await writer.do(writer.runner.failed, claim)
+            if all_lost:
+                await writer.do(writer.runner.failed, claim)
+        if not all_lost:
+            await writer.do(writer.runner.failed, claim)
         await client.until("child_failed")
     assert client.seqs == [2, 3]
 
 
-async def test_a_lost_last_event_is_healed_by_the_timer(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
+async def test_event_received_twice_or_late_is_sent_once(
+    writer: Writer, group: str, client: Watcher
 ) -> None:
-    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.02)
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await client.next()
-        with monkeypatch.context() as deaf:
-            deaf.setattr(hub, "publish", lambda _message: None)
-            await writer.do(writer.runner.run_to_end)
-        await client.until("group_complete")
-    assert client.seqs == list(range(2, 9))
-
-
-async def test_an_event_heard_twice_or_late_is_sent_once(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await client.next()
-        await writer.do(writer.runner.begin, "gpu_1")
-        await client.until("child_started")
-        again = await writer.do(selectors.group_events, group_id, since=0)
-        for seq, text in again:
-            hub.publish(Message(group_id, events=(EventFrame(seq, text),)))
-        await client.pong()
+    await writer.do(writer.runner.begin, "gpu_1")
+    await client.until("child_started")
+    for seq, text in await writer.do(groups.group_events, group, since=0):
+        hub.publish(Message(group, events=(EventFrame(seq, text),)))
+    await client.pong()
     assert client.seqs == [2]
 
 
-async def test_events_between_subscription_and_snapshot_come_once(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
+async def test_event_between_subscription_and_snapshot_is_sent_once(
+    writer: Writer, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobgroups.consumers import job_group, reads
-
-    group_id = await writer.do(writer.runner.submit)
     reading, go_on = asyncio.Event(), asyncio.Event()
 
-    async def held_read(selector: object, *args: object, **kwargs: object) -> object:
+    async def delayed_read(*args: Any, **kwargs: Any) -> object:
         reading.set()
         await go_on.wait()
-        return await reads.read(selector, *args, **kwargs)  # type: ignore[arg-type]
+        return await reads.read(*args, **kwargs)
 
-    monkeypatch.setattr(job_group, "read", held_read)
-    async with watching(group_id) as client:
+    monkeypatch.setattr(job_group, "read", delayed_read)
+    async with watching(group) as client:
         await reading.wait()
         claim = await writer.do(writer.runner.begin, "gpu_1")
         go_on.set()
@@ -351,25 +275,23 @@ async def test_events_between_subscription_and_snapshot_come_once(
 # --- many, slow, closing --------------------------------------------------------------------------
 
 
-async def test_two_hundred_sockets_on_one_group_all_get_all(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
+async def test_two_hundred_sockets_of_a_group_get_every_event(writer: Writer, group: str) -> None:
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(watching(group_id)) for _ in range(200)]
+        clients = [await stack.enter_async_context(watching(group)) for _ in range(200)]
         for client in clients:
             await client.next()
         await writer.do(writer.runner.run_to_end)
         for client in clients:
             await client.until("group_complete")
-        assert {tuple(client.seqs) for client in clients} == {tuple(range(2, 9))}
+        assert {tuple(client.seqs) for client in clients} == {tuple(range(2, LAST + 1))}
 
 
-async def test_a_client_that_does_not_read_is_closed_as_too_slow(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
+async def test_client_that_does_not_read_is_closed_as_too_slow(
+    writer: Writer, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from director.asgi import application
 
     monkeypatch.setattr(hub_module, "QUEUE_LIMIT", 3)
-    group_id = await writer.do(writer.runner.submit)
     sent: list[dict[str, object]] = []
     stuck, inbox = asyncio.Event(), asyncio.Queue()  # type: ignore[var-annotated]
     inbox.put_nowait({"type": "websocket.connect"})
@@ -382,7 +304,7 @@ async def test_a_client_that_does_not_read_is_closed_as_too_slow(
         if message["type"] == "websocket.close":
             inbox.put_nowait({"type": "websocket.disconnect"})
 
-    path = f"/ws/job-groups/{group_id}"
+    path = f"/ws/job-groups/{group}"
     scope = {"type": "websocket", "path": path, "headers": [], "query_string": b""}
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(application(scope, inbox.get, send))
@@ -394,59 +316,46 @@ async def test_a_client_that_does_not_read_is_closed_as_too_slow(
     assert sent[-1] == {"type": "websocket.close", "code": 4008}
 
 
-async def test_shutdown_closes_all_with_4012_and_forgets_them(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as one, watching(group_id) as other:
-        for client in (one, other):
-            await client.next()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(close_all())
-            for client in (one, other):
-                assert (await client.next())["code"] == "shutting_down"
-                assert await client.close_code() == 4012
-                await client.communicator.send_input({"type": "websocket.disconnect"})
-    assert group_id not in hub._channels
-
-
-async def test_shutdown_does_not_wait_for_a_client_that_never_answers(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await client.next()
-        async with asyncio.timeout(10):
-            await close_all(within=0.05)
-
-
-async def test_a_client_that_goes_is_forgotten(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await client.next()
-        assert group_id in hub._channels
-    assert group_id not in hub._channels
-
-
-async def test_a_broken_stream_says_so_and_fails_loudly(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
+async def test_shutdown_closes_with_4012_and_waits_for_the_answer(
+    group: str, client: Watcher
 ) -> None:
-    from jobgroups.consumers import job_group
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(close_all())
+        assert (await client.next())["code"] == "shutting_down"
+        assert await client.close_code() == 4012
+        await client.communicator.send_input({"type": "websocket.disconnect"})
+    assert group not in hub._channels
 
-    group_id = await writer.do(writer.runner.submit)
 
+@pytest.mark.usefixtures("client")
+async def test_shutdown_does_not_wait_for_a_client_that_never_answers() -> None:
+    async with asyncio.timeout(10):
+        await close_all(within=0.05)
+
+
+async def test_client_that_disconnects_is_unsubscribed(group: str) -> None:
+    async with watching(group) as client:
+        await client.next()
+        assert group in hub._channels
+    assert group not in hub._channels
+
+
+async def test_broken_stream_sends_an_error_and_raises(
+    group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def broken_read(*args: object, **kwargs: object) -> object:
         raise ZeroDivisionError
 
     monkeypatch.setattr(job_group, "read", broken_read)
     with pytest.raises(ExceptionGroup):
-        async with watching(group_id) as client:
+        async with watching(group) as client:
             assert (await client.next())["code"] == "internal_error"
             await client.communicator.wait()
-    assert group_id not in hub._channels
+    assert group not in hub._channels
 
 
-async def test_cancel_reaches_the_stream_as_one_transaction(writer: Writer) -> None:
-    group_id = await writer.do(writer.runner.submit)
-    async with watching(group_id) as client:
-        await client.next()
-        await writer.do(cancellation.group_cancel, group_id=group_id)
-        last = await client.until("group_complete")
+async def test_cancel_is_streamed(writer: Writer, group: str, client: Watcher) -> None:
+    await writer.do(cancellation.group_cancel, group_id=group)
+    last = await client.until("group_complete")
     assert client.kinds()[1:] == ["child_cancelled"] * 3 + ["group_complete"]
     assert last["status"] == "cancelled"
