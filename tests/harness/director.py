@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,14 @@ from typing import Any
 import httpx
 
 from tests.harness.processes import Served, migrated
+from tests.harness.waits import until
 
 #: The runner's times, shortened: an uncertain prompt is looked for 3 s instead of 30.
 TIME_SCALE = "0.1"
+_OPEN = (
+    "SELECT id, status FROM jobgroups_jobgroup WHERE completed_at IS NULL"
+    " UNION ALL SELECT prompt_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,13 @@ class Director(Served):
 
     def wait_settled(self, within: float = 40.0) -> None:
         """Wait until every group has ended and no attempt is active: all stops were honoured."""
-        wait_settled(self, within)
+
+        def open_rows() -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in self.rows(_OPEN)]
+
+        until(
+            lambda: not open_rows(), within, lambda: f"{open_rows()[:10]}\n{self.printed()[-3000:]}"
+        )
 
 
 def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
@@ -140,22 +150,6 @@ def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
     with closing(sqlite3.connect(data / "director.sqlite3", timeout=20.0)) as database:
         database.row_factory = sqlite3.Row
         return database.execute(query, values).fetchall()
-
-
-def wait_settled(director: Director, within: float) -> None:
-    """Wait until every group of a Director has ended and no attempt is active."""
-    end = time.monotonic() + within
-    while True:
-        left = director.rows(
-            "SELECT id, status FROM jobgroups_jobgroup WHERE completed_at IS NULL"
-            " UNION ALL SELECT prompt_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
-        )
-        if not left:
-            return
-        assert time.monotonic() < end, (
-            f"not settled: {[tuple(one) for one in left[:10]]}\n{director.printed()[-3000:]}"
-        )
-        time.sleep(0.05)
 
 
 @contextmanager

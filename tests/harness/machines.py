@@ -16,6 +16,7 @@ import httpx
 from backends.simulator import read_audit_log
 from tests.harness.processes import Launched
 from tests.harness.simulators import STRANGER, Entry, strangers_picture
+from tests.harness.waits import until
 
 #: A checkpoint that only those machines have which were given it.
 RARE_MODEL = "night.safetensors"
@@ -134,10 +135,12 @@ class Machines:
 
     def wait_seen(self, what: Callable[[list[Entry]], Any], within: float = 60.0) -> list[Entry]:
         """Wait until the witness's entries satisfy a condition, and return them."""
-        end = time.monotonic() + within
-        while not what(entries := self.seen()):
-            assert time.monotonic() < end, f"the witness saw it not: {entries[-10:]}"
-            time.sleep(0.02)
+
+        def found() -> list[Entry] | None:
+            entries = self.seen()
+            return entries if what(entries) else None
+
+        entries: list[Entry] = until(found, within, lambda: self.seen()[-10:])
         return entries
 
     def strangers(self, each: int = 1, seconds: float = 0.1) -> None:
@@ -149,11 +152,8 @@ class Machines:
 
     def wait_idle(self, within: float = 60.0) -> None:
         """Wait until nobody's prompt runs or waits at any of them."""
-        end = time.monotonic() + within
         for machine in self.by_name.values():
-            while standing := machine.standing():
-                assert time.monotonic() < end, f"still at {machine.name}: {standing}"
-                time.sleep(0.05)
+            until(lambda machine=machine: not machine.standing(), within, machine.standing)
 
     def summary(self) -> str:
         """Return what happened where, by kinds: for a reader of a failed test."""

@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tests.harness.waits import until
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -209,13 +211,12 @@ class Served(Launched):
 
     def wait_online(self, within: float = 20.0) -> None:
         """Wait until every registered backend is online."""
-        end = time.monotonic() + within
-        while True:
+
+        def statuses() -> set[str]:
             rows = self.ask("GET", "/api/backends").json()["backends"]
-            if all(row["status"] in ("online", "busy") for row in rows):
-                return
-            assert time.monotonic() < end, rows
-            time.sleep(0.05)
+            return {row["status"] for row in rows}
+
+        until(lambda: statuses() <= {"online", "busy"}, within, statuses)
 
 
 def refused(folder: Path, *words: str, **environment: str) -> str:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 
 from backends.simulator import read_audit_log
 from tests.harness.processes import ROOT
+from tests.harness.waits import until
 
 STRANGER = "a-stranger"
 Entry = dict[str, Any]
@@ -70,10 +70,12 @@ class Gpus:
 
     def wait_seen(self, what: Callable[[list[Entry]], bool], within: float = 30.0) -> list[Entry]:
         """Wait until the witness's entries satisfy a condition, and return them."""
-        end = time.monotonic() + within
-        while not what(entries := self.seen()):
-            assert time.monotonic() < end, f"the witness saw it not: {entries[-10:]}"
-            time.sleep(0.005)
+
+        def found() -> list[Entry] | None:
+            entries = self.seen()
+            return entries if what(entries) else None
+
+        entries: list[Entry] = until(found, within, lambda: self.seen()[-10:])
         return entries
 
     def fault(self, name: str, *, of: int | None = None, **options: Any) -> None:
@@ -96,7 +98,7 @@ class Gpus:
             lambda seen: sum(e["kind"] == "restarted" for e in seen) == lives + len(self.urls)
         )
         for url in self.urls:
-            _wait_answer(f"{url}/prompt")
+            until(lambda url=url: _answers(f"{url}/prompt"), 10.0)
 
     def strangers(self, each: int = 1) -> None:
         """Have somebody else queue prompts at every simulator."""
@@ -116,26 +118,18 @@ class Gpus:
 
     def wait_idle(self, within: float = 30.0) -> None:
         """Wait until nobody's prompt runs or waits."""
-        end = time.monotonic() + within
-        while standing := self.standing():
-            assert time.monotonic() < end, f"still there: {standing}"
-            time.sleep(0.05)
+        until(lambda: not self.standing(), within, self.standing)
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
 
-def _wait_answer(url: str, within: float = 10.0) -> None:
-    end = time.monotonic() + within
-    while True:
-        try:
-            httpx.get(url, trust_env=False, timeout=5.0).raise_for_status()
-        except httpx.HTTPError:
-            assert time.monotonic() < end, url
-            time.sleep(0.02)
-        else:
-            return
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False, timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
 
 
 @contextmanager
