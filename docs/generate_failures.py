@@ -15,7 +15,7 @@ from jobgroups.domain.failures import (  # noqa: E402 after the line above
     TAXONOMY,
     FailureClass,
     Kind,
-    Retry,
+    RetryTarget,
 )
 
 PAGE = ROOT / "docs" / "failures.md"
@@ -73,9 +73,9 @@ run.
 the backend (`DIRECTOR_QUARANTINE_FAILURES`).
 """
 _WHERE = {
-    Retry.HERE: "on the same backend or another",
-    Retry.ELSEWHERE: "only on another backend",
-    Retry.NEVER: "never",
+    RetryTarget.ANY_BACKEND: "on the same backend or another",
+    RetryTarget.OTHER_BACKEND: "only on another backend",
+    RetryTarget.NEVER: "never",
 }
 
 
@@ -93,7 +93,7 @@ def _row(failure: FailureClass, kind: Kind) -> str:
         f"`{failure.value}`",
         _cell(kind.sentence),
         _WHERE[kind.retry],
-        "yes" if kind.counts else "no",
+        "yes" if kind.counts_against_backend else "no",
         f"`{kind.error_type.value}`",
     ]
     return f"| {' | '.join(cells)} |"

@@ -26,9 +26,9 @@ from jobgroups.domain.states import (
     CHILD_FINAL,
     AttemptState,
     ChildStatus,
-    Elsewhere,
     GroupStatus,
     PartialOutputs,
+    RetryScope,
     StopReason,
 )
 
@@ -90,9 +90,9 @@ class JobGroup(models.Model):
     #: On which backends other than its own a child may be retried.
     retry_elsewhere = models.CharField(
         max_length=8,
-        choices=_choices(Elsewhere),
-        default=Elsewhere.NEVER.value,
-        db_default=Elsewhere.NEVER.value,
+        choices=_choices(RetryScope),
+        default=RetryScope.NEVER.value,
+        db_default=RetryScope.NEVER.value,
     )
     #: Failure classes after which a child is retried; null: all that allow it.
     retry_on = models.JSONField(null=True, blank=True)
@@ -142,7 +142,7 @@ class JobGroup(models.Model):
             models.CheckConstraint(
                 name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)
             ),
-            _known("group_retry_elsewhere_known", "retry_elsewhere", Elsewhere),
+            _known("group_retry_elsewhere_known", "retry_elsewhere", RetryScope),
             _known("group_partial_outputs_known", "partial_outputs", PartialOutputs),
         ]
         indexes: ClassVar = [

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jobgroups.domain.clock import iso, iso_or_none
-from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Elsewhere
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
 #: Maximum length of a text in an event, in bytes of UTF-8.
@@ -77,7 +77,9 @@ def serialize_group(row: JobGroup) -> dict[str, Any]:
         "base_seed": row.base_seed,
         "timeout_seconds": row.timeout_seconds,
         "max_attempts": row.max_attempts,
-        "retry_elsewhere": False if row.retry_elsewhere == Elsewhere.NEVER else row.retry_elsewhere,
+        "retry_elsewhere": False
+        if row.retry_elsewhere == RetryScope.NEVER
+        else row.retry_elsewhere,
         "retry_on": row.retry_on,
         "partial_outputs": row.partial_outputs,
         "submitter": row.submitter or None,

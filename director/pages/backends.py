@@ -17,7 +17,7 @@ from backends.queries import backend_list
 from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState
 from director.pages import text
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
+from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.queries import backends
 from jobgroups.queries.backends import BackendLoad, backend_loads
@@ -214,7 +214,7 @@ def _work() -> dict[str, list[Work]]:
 def _movable() -> dict[str, int]:
     """Return how many of the children that wait for each backend may go elsewhere."""
     waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
-    may_go = waits.exclude(group__retry_elsewhere=Elsewhere.NEVER).order_by()
+    may_go = waits.exclude(group__retry_elsewhere=RetryScope.NEVER).order_by()
     counted = may_go.values_list("backend_id").annotate(Count("id"))
     return {backend_id or "": number for backend_id, number in counted}
 

@@ -113,7 +113,7 @@ def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> Cause:
     return Cause(
         key=f"{row.failure_class}-{row.backend_id}-{row.workflow}",
         failure_class=row.failure_class,
-        title=text.capital(text.failure_words(row.failure_class)),
+        title=text.capitalize(text.failure_label(row.failure_class)),
         sentence=kind.sentence,
         backend_id=row.backend_id,
         backend_name=row.backend_id if backend is None else backend.name or backend.id,

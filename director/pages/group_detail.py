@@ -17,7 +17,7 @@ from jobgroups.domain import text
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.outputs import reported_files
 from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus
-from jobgroups.domain.text import counted
+from jobgroups.domain.text import pluralize
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
@@ -116,8 +116,8 @@ class ChildCard:
         failed = [one for one in self.attempts if one.failure]
         if self.open and failed:
             last = f"the last: {failed[-1].failure}" if len(failed) > 1 else failed[-1].failure
-            return f"{counted(len(failed), 'failed attempt', 'failed attempts')}, {last}"
-        return counted(len(self.attempts), "attempt", "attempts")
+            return f"{pluralize(len(failed), 'failed attempt', 'failed attempts')}, {last}"
+        return pluralize(len(self.attempts), "attempt", "attempts")
 
     @property
     def is_stopping(self) -> bool:
@@ -190,9 +190,9 @@ class GroupPage:
     @property
     def skipped_text(self) -> str:
         """How many backends were left out, and what that cost."""
-        said = counted(len(self.skipped), "backend left out", "backends left out")
+        said = pluralize(len(self.skipped), "backend left out", "backends left out")
         fewer = sum(one.count for one in self.skipped)
-        return f"{said}: {counted(fewer, 'job fewer', 'jobs fewer')}"
+        return f"{said}: {pluralize(fewer, 'job fewer', 'jobs fewer')}"
 
     @property
     def first_failed(self) -> str:
@@ -334,7 +334,7 @@ def _attempt_rows(
                 label=said,
                 reason=row.error_message or "",
                 meaning=_meaning(row.failure_class),
-                failure=text.failure_words(row.failure_class) if row.failure_class else "",
+                failure=text.failure_label(row.failure_class) if row.failure_class else "",
                 is_stopping=row.is_stopping,
                 left_running=left_running(
                     row.state,

@@ -7,20 +7,20 @@ from typing import Any, Final
 
 from jobgroups.domain import text
 from jobgroups.domain.failures import RETRIED, TAXONOMY
-from jobgroups.domain.states import Elsewhere, PartialOutputs
+from jobgroups.domain.states import PartialOutputs, RetryScope
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.workflow.seeds import MAX_SEED
 
 #: What can be done when a picture fails: the form's value, and how it is said. ``no`` is one try.
 ON_FAILURE: Final = (
     ("no", "No retry"),
-    (Elsewhere.NEVER.value, "Retry on the same backend"),
-    (Elsewhere.GROUP.value, "Retry on any chosen backend"),
-    (Elsewhere.ANY.value, "Retry on any backend"),
+    (RetryScope.NEVER.value, "Retry on the same backend"),
+    (RetryScope.GROUP.value, "Retry on any chosen backend"),
+    (RetryScope.ANY.value, "Retry on any backend"),
 )
 #: After which failures a picture may be tried again: the form's value, its name, what it means.
 RETRY_ON: Final = tuple(
-    (one.value, text.capital(text.failure_words(one)), TAXONOMY[one].sentence) for one in RETRIED
+    (one.value, text.capitalize(text.failure_label(one)), TAXONOMY[one].sentence) for one in RETRIED
 )
 #: What can be done if ComfyUI refuses some outputs of a picture's workflow.
 PARTIAL_OUTPUTS: Final = (
@@ -33,7 +33,7 @@ _DEFAULT_ATTEMPTS: Final = 3
 
 def retry_defaults(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
     """Return what the form says of failures until somebody says otherwise."""
-    if max_attempts == 1 and elsewhere == Elsewhere.NEVER:
+    if max_attempts == 1 and elsewhere == RetryScope.NEVER:
         return {"elsewhere": "no", "attempts": _DEFAULT_ATTEMPTS}
     return {"elsewhere": elsewhere, "attempts": max_attempts}
 

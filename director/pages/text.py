@@ -93,7 +93,7 @@ def policy_text(
         "any": ", also on any other backend",
     }
     where = places.get(str(retry_elsewhere), ", on its own backend only")
-    these = ", ".join(wording.failure_words(one) for one in retry_on or ())
+    these = ", ".join(wording.failure_label(one) for one in retry_on or ())
     return f"up to {max_attempts} attempts{where}" + (f", only after: {these}" if these else "")
 
 

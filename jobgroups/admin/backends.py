@@ -17,7 +17,7 @@ from backends.services import BackendExists
 from backends.states import Hold
 from jobgroups.admin.base import ReadOnlyAdmin
 from jobgroups.domain.clock import now
-from jobgroups.domain.text import counted
+from jobgroups.domain.text import pluralize
 from jobgroups.errors import BackendNotFound
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_update, found_add
@@ -47,7 +47,7 @@ class _ActingAdmin(ReadOnlyAdmin):
             except _GONE:
                 continue
             count += 1
-        text = f"{counted(count, *self.noun)} {result}."
+        text = f"{pluralize(count, *self.noun)} {result}."
         self.message_user(request, text, messages.SUCCESS)
 
 

@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from backends.models import Backend
 from jobgroups.admin.base import JsonText, Link, ListLink, ReadOnlyAdmin
 from jobgroups.domain.states import Where
-from jobgroups.domain.text import counted
+from jobgroups.domain.text import pluralize
 from jobgroups.errors import ChildNotFound, GroupNotFinished, GroupNotFound, JobGroupsError
 from jobgroups.models import (
     AbandonedPrompt,
@@ -48,9 +48,11 @@ def _retry(
         except JobGroupsError as error:
             page.message_user(request, f"Group {group_id}: {error.detail}", messages.WARNING)
     if queued or adopted:
-        text = f"{counted(queued, 'job is', 'jobs are')} queued again."
+        text = f"{pluralize(queued, 'job is', 'jobs are')} queued again."
         if adopted:
-            text += f" {counted(adopted, 'job has', 'jobs have')} the result of an earlier attempt."
+            text += (
+                f" {pluralize(adopted, 'job has', 'jobs have')} the result of an earlier attempt."
+            )
         page.message_user(request, text, messages.SUCCESS)
 
 
@@ -67,7 +69,7 @@ def _retried(group_id: str, job_ids: Sequence[str] | None, by: str) -> Iterator[
 
 
 def _report_cancelled(page: ReadOnlyAdmin, request: HttpRequest, count: int) -> None:
-    text = f"{counted(count, 'job was', 'jobs were')} cancelled."
+    text = f"{pluralize(count, 'job was', 'jobs were')} cancelled."
     page.message_user(request, text, messages.SUCCESS)
 
 
@@ -103,7 +105,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "events",
         "group__id__exact",
         JobEvent,
-        lambda group: counted(group.seq, "event", "events"),
+        lambda group: pluralize(group.seq, "event", "events"),
     )
     metadata = JsonText("metadata", "metadata_json")
     warnings = JsonText("warnings", "warnings_json")
@@ -158,7 +160,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
         "attempts",
         "child__id__exact",
         Attempt,
-        lambda child: counted(child.attempt_count, "attempt", "attempts"),
+        lambda child: pluralize(child.attempt_count, "attempt", "attempts"),
     )
     outputs = JsonText("outputs", "outputs_json")
     error_details = JsonText("error details", "error_details_json")

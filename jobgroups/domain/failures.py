@@ -35,11 +35,11 @@ class FailureClass(StrEnum):
     INTERNAL = "internal"  #: A defect of the Director.
 
 
-class Retry(StrEnum):
+class RetryTarget(StrEnum):
     """Where a child may be tried again after a failure of a class, if its group allows it."""
 
-    HERE = "here"  #: At the same backend, or at another one.
-    ELSEWHERE = "elsewhere"  #: At another backend only.
+    ANY_BACKEND = "here"  #: At the same backend, or at another one.
+    OTHER_BACKEND = "elsewhere"  #: At another backend only.
     NEVER = "never"  #: Nowhere: it would fail again, or somebody wanted it to end.
 
 
@@ -57,19 +57,19 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class FailureKind:
     """What a class means.
 
     Attributes:
         retry: where it may be tried again.
-        counts: whether it counts against the backend: too many in a short time set it aside.
+        counts_against_backend: whether it counts against the backend: too many in a short time set it aside.
         sentence: what a user reads of it.
         error_type: the coarser type that ``error_type`` has for it.
         examples: how it looks.
     """
 
-    retry: Retry
-    counts: bool
+    retry: RetryTarget
+    counts_against_backend: bool
     sentence: str
     error_type: ErrorType
     examples: tuple[Example, ...]
@@ -81,10 +81,10 @@ _RAISED: Final = "recorded: 09_execution_error"
 _KILLED: Final = "recorded: 23_killed_kill"
 _STOPPED: Final = "recorded: 10_interrupt"
 
-TAXONOMY: Final[dict[FailureClass, Kind]] = {
-    FailureClass.WORKFLOW_REFUSED: Kind(
-        retry=Retry.NEVER,
-        counts=False,
+TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
+    FailureClass.WORKFLOW_REFUSED: FailureKind(
+        retry=RetryTarget.NEVER,
+        counts_against_backend=False,
         sentence="ComfyUI refused the workflow: correct it and submit it again.",
         error_type=ErrorType.VALIDATION,
         examples=(
@@ -102,9 +102,9 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             ),
         ),
     ),
-    FailureClass.NODE_OR_MODEL_MISSING: Kind(
-        retry=Retry.ELSEWHERE,
-        counts=False,
+    FailureClass.NODE_OR_MODEL_MISSING: FailureKind(
+        retry=RetryTarget.OTHER_BACKEND,
+        counts_against_backend=False,
         sentence="The backend lacks a node class, a model or another file of the workflow.",
         error_type=ErrorType.VALIDATION,
         examples=(
@@ -123,9 +123,9 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             ),
         ),
     ),
-    FailureClass.OUT_OF_MEMORY: Kind(
-        retry=Retry.HERE,
-        counts=False,
+    FailureClass.OUT_OF_MEMORY: FailureKind(
+        retry=RetryTarget.ANY_BACKEND,
+        counts_against_backend=False,
         sentence="The backend ran out of memory: use a smaller image or batch, or more GPU memory.",
         error_type=ErrorType.COMFYUI,
         examples=(
@@ -145,9 +145,9 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             ),
         ),
     ),
-    FailureClass.CUDA_FATAL: Kind(
-        retry=Retry.ELSEWHERE,
-        counts=True,
+    FailureClass.CUDA_FATAL: FailureKind(
+        retry=RetryTarget.OTHER_BACKEND,
+        counts_against_backend=True,
         sentence="The backend's GPU or its driver failed; ComfyUI often has to be restarted there.",
         error_type=ErrorType.COMFYUI,
         examples=(
@@ -161,16 +161,16 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             ),
         ),
     ),
-    FailureClass.NODE_ERROR: Kind(
-        retry=Retry.HERE,
-        counts=False,
+    FailureClass.NODE_ERROR: FailureKind(
+        retry=RetryTarget.ANY_BACKEND,
+        counts_against_backend=False,
         sentence="A node raised an error; the message is ComfyUI's.",
         error_type=ErrorType.COMFYUI,
         examples=(Example("ValueError: bad value on purpose", _RAISED),),
     ),
-    FailureClass.UNREACHABLE: Kind(
-        retry=Retry.ELSEWHERE,
-        counts=False,
+    FailureClass.UNREACHABLE: FailureKind(
+        retry=RetryTarget.OTHER_BACKEND,
+        counts_against_backend=False,
         sentence="The backend was offline or disabled, or did not respond as a ComfyUI does, before it"
         " executed the job.",
         error_type=ErrorType.CONNECTION,
@@ -179,9 +179,9 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             Example("a prompt is answered with a redirect twice", "seen by the Director"),
         ),
     ),
-    FailureClass.BACKEND_LOST: Kind(
-        retry=Retry.HERE,
-        counts=True,
+    FailureClass.BACKEND_LOST: FailureKind(
+        retry=RetryTarget.ANY_BACKEND,
+        counts_against_backend=True,
         sentence="The backend crashed, restarted or went offline while it executed the job.",
         error_type=ErrorType.CONNECTION,
         examples=(
@@ -190,9 +190,9 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             Example("no answer from the backend when the job's time is up", "seen by the Director"),
         ),
     ),
-    FailureClass.STALLED: Kind(
-        retry=Retry.ELSEWHERE,
-        counts=True,
+    FailureClass.STALLED: FailureKind(
+        retry=RetryTarget.OTHER_BACKEND,
+        counts_against_backend=True,
         sentence="The backend hangs: its prompt still ran a minute after it was to stop.",
         error_type=ErrorType.TIMEOUT,
         examples=(
@@ -203,23 +203,23 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             Example("prompts pending and nothing running", "recorded: 16_poison_noinputs"),
         ),
     ),
-    FailureClass.TIMEOUT: Kind(
-        retry=Retry.ELSEWHERE,
-        counts=False,
+    FailureClass.TIMEOUT: FailureKind(
+        retry=RetryTarget.OTHER_BACKEND,
+        counts_against_backend=False,
         sentence="The job was executed for longer than its group allows, and was stopped.",
         error_type=ErrorType.TIMEOUT,
         examples=(Example("Timed out after 300 s", "reported by the Director"),),
     ),
-    FailureClass.INTERRUPTED: Kind(
-        retry=Retry.NEVER,
-        counts=False,
+    FailureClass.INTERRUPTED: FailureKind(
+        retry=RetryTarget.NEVER,
+        counts_against_backend=False,
         sentence="A user stopped the job in ComfyUI.",
         error_type=ErrorType.INTERRUPTED,
         examples=(Example("execution_interrupted without a stop by the Director", _STOPPED),),
     ),
-    FailureClass.OUTPUT_GONE: Kind(
-        retry=Retry.HERE,
-        counts=False,
+    FailureClass.OUTPUT_GONE: FailureKind(
+        retry=RetryTarget.ANY_BACKEND,
+        counts_against_backend=False,
         sentence="ComfyUI returned a cached result whose files do not exist any more.",
         error_type=ErrorType.COMFYUI,
         examples=(
@@ -229,9 +229,9 @@ TAXONOMY: Final[dict[FailureClass, Kind]] = {
             ),
         ),
     ),
-    FailureClass.INTERNAL: Kind(
-        retry=Retry.NEVER,
-        counts=False,
+    FailureClass.INTERNAL: FailureKind(
+        retry=RetryTarget.NEVER,
+        counts_against_backend=False,
         sentence="An unexpected error of the Director; its log has the traceback.",
         error_type=ErrorType.INTERNAL,
         examples=(
@@ -261,7 +261,7 @@ OVERTAKEN: Final = (
 )
 
 #: The classes that a group may name in ``retry_on``.
-RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not Retry.NEVER)
+RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not RetryTarget.NEVER)
 
 
 # --- an error while it executed -------------------------------------------------------------------

@@ -15,32 +15,32 @@ class FencingToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leases:
+class LeaseTable:
     """What stands in the rows about leases and runners, read in one go.
 
     Attributes:
-        left_lying: backends whose lease has been free for so long that nobody seems to want them.
-        others: what other runners hold, by backend.
-        rivals: names of the other living runners.
-        settled: those of them that have lived for a while: one that dies at its start again and again
+        unclaimed: backends whose lease has been free for so long that nobody seems to want them.
+        held_by_others: what other runners hold, by backend.
+        live_runners: names of the other living runners.
+        stable_runners: those of them that have lived for a while: one that dies at its start again and again
             is given nothing.
         next_free_in: seconds until the first lease of another one ends if it is not renewed; None:
             there is none.
     """
 
-    left_lying: frozenset[str] = frozenset()
-    others: Mapping[str, str] = field(default_factory=dict)
-    rivals: frozenset[str] = frozenset()
-    settled: frozenset[str] = frozenset()
+    unclaimed: frozenset[str] = frozenset()
+    held_by_others: Mapping[str, str] = field(default_factory=dict)
+    live_runners: frozenset[str] = frozenset()
+    stable_runners: frozenset[str] = frozenset()
     next_free_in: float | None = None
 
 
-def share(backends: int, runners: int) -> int:
+def fair_share(backends: int, runners: int) -> int:
     """Return how many backends a runner may have: all of them over all runners, rounded up."""
     return -(-backends // max(runners, 1))
 
 
-def to_take(wanted: Set[str], mine: Set[str], leases: Leases) -> list[str]:
+def leases_to_acquire(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> list[str]:
     """Return which backends to try to take: up to the share, and what is left lying.
 
     Args:
@@ -48,24 +48,24 @@ def to_take(wanted: Set[str], mine: Set[str], leases: Leases) -> list[str]:
         mine: those that this runner drives.
         leases: how the others stand.
     """
-    takeable = sorted(wanted - mine - leases.others.keys())
-    room = share(len(wanted), 1 + len(leases.rivals)) - len(mine)
+    takeable = sorted(wanted - mine - leases.held_by_others.keys())
+    room = fair_share(len(wanted), 1 + len(leases.live_runners)) - len(mine)
     within, beyond = takeable[: max(room, 0)], takeable[max(room, 0) :]
-    return within + [one for one in beyond if one in leases.left_lying]
+    return within + [one for one in beyond if one in leases.unclaimed]
 
 
-def to_give(wanted: Set[str], mine: Set[str], leases: Leases) -> int:
+def release_count(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> int:
     """Return how many backends to hand over, so that runners with fewer come to their share.
 
     Never so many that this runner would want one back: no backend goes to and fro.
     """
     held = wanted & mine
-    of_each = dict.fromkeys(leases.settled, 0)
-    for backend, name in leases.others.items():
+    of_each = dict.fromkeys(leases.stable_runners, 0)
+    for backend, name in leases.held_by_others.items():
         if name in of_each and backend in wanted:
             of_each[name] += 1
-    runners = 1 + len(leases.rivals)
-    most, least = share(len(wanted), runners), len(wanted) // runners
+    runners = 1 + len(leases.live_runners)
+    most, least = fair_share(len(wanted), runners), len(wanted) // runners
     if len(held) <= least:
         return 0
     if len(held) > most:

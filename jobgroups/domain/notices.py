@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
 
-from jobgroups.domain.text import counted, duration, failure_words
+from jobgroups.domain.text import duration, failure_label, pluralize
 
 #: Lines of a merged message; a telephone shows fewer still.
 _MOST_LINES: Final = 40
@@ -28,7 +28,7 @@ class NoticeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class NoticeIntervals:
     """The times of notices, in seconds.
 
     Attributes:
@@ -59,7 +59,7 @@ class Pace:
     keep: float = 30 * 86_400.0
 
     @classmethod
-    def scaled(cls, factor: float) -> Pace:
+    def scaled(cls, factor: float) -> NoticeIntervals:
         """Return the times multiplied by ``factor``: tests shorten them, nobody else needs to."""
         whole = cls()
         return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
@@ -78,7 +78,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StoredNotice:
     """A notice as it is stored."""
 
     kind: str
@@ -90,7 +90,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupEnd:
+class GroupSummary:
     """How a run of a group ended.
 
     Attributes:
@@ -112,7 +112,7 @@ class GroupEnd:
     reasons: Mapping[tuple[str, str], int]
 
 
-def group_ended(end: GroupEnd, link: str = "") -> Message:
+def group_ended(end: GroupSummary, link: str = "") -> Message:
     """Return the message: ``shot_001: 11 of 12 done, 1 failed (out of memory on gpu-2), took 14 min``."""
     done = _done(end)
     if end.late:
@@ -126,7 +126,7 @@ def group_ended(end: GroupEnd, link: str = "") -> Message:
     return Message(title[:_MOST_TITLE], _with_link(body, link))
 
 
-def _done(end: GroupEnd) -> str:
+def _done(end: GroupSummary) -> str:
     if end.is_cancelled:
         return f"cancelled, {end.completed} of {end.total} done"
     if end.completed == end.total:
@@ -134,11 +134,11 @@ def _done(end: GroupEnd) -> str:
     return f"{end.completed} of {end.total} done"
 
 
-def _reasons(end: GroupEnd) -> str:
+def _reasons(end: GroupSummary) -> str:
     worst = sorted(end.reasons.items(), key=lambda one: (-one[1], one[0]))
     alone = len(worst) == 1
     said = [
-        f"{'' if alone else f'{count} '}{failure_words(failure_class)}"
+        f"{'' if alone else f'{count} '}{failure_label(failure_class)}"
         + (f" on {backend_id}" if backend_id else "")
         for (failure_class, backend_id), count in worst[:_MOST_REASONS]
     ]
@@ -170,7 +170,7 @@ def backend_away(
         link: to the backends; may be empty.
         answers: whether it answers, and is not fit all the same.
     """
-    jobs = counted(waiting, "job waits", "jobs wait")
+    jobs = pluralize(waiting, "job waits", "jobs wait")
     why = f" ({reason})" if reason else ""
     does = "answers but has taken no jobs for" if answers else "has not answered for"
     body = f"{backend_id} {does} {duration(seconds)}{why}; {jobs} for it."
@@ -214,7 +214,7 @@ def queue_empty(last: str, link: str) -> Message:
 # --- many in one ----------------------------------------------------------------------------------
 
 
-def merged(notices: Sequence[Told], link: str = "") -> Message:
+def merged(notices: Sequence[StoredNotice], link: str = "") -> Message:
     """Return one message for notices that come together: trouble first, then failures, then the rest."""
     if len(notices) == 1:
         return Message(notices[0].title, notices[0].body)
@@ -226,19 +226,19 @@ def merged(notices: Sequence[Told], link: str = "") -> Message:
     return Message(_heading(notices)[:_MOST_TITLE], _with_link("\n".join(lines), link))
 
 
-def _urgency(notice: Told) -> int:
+def _urgency(notice: StoredNotice) -> int:
     if notice.kind == NoticeKind.BACKEND_TROUBLE:
         return 0
     return 1 if " failed" in notice.title else 2
 
 
-def _heading(notices: Sequence[Told]) -> str:
+def _heading(notices: Sequence[StoredNotice]) -> str:
     number = Counter(one.kind for one in notices)
     groups, backends = number[NoticeKind.GROUP_ENDED], number[NoticeKind.BACKEND_TROUBLE]
     trouble = {one.title for one in notices if one.kind == NoticeKind.BACKEND_TROUBLE}
     said_trouble = next(iter(trouble)) if len(trouble) == 1 else f"{backends} backends in trouble"
     return _listed(
         said_trouble if backends else "",
-        counted(groups, "group ended", "groups ended") if groups else "",
+        pluralize(groups, "group ended", "groups ended") if groups else "",
         "the queue is empty" if number[NoticeKind.QUEUE_EMPTY] else "",
     )

@@ -10,37 +10,37 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.failures import TAXONOMY, FailureClass, RetryTarget
+from jobgroups.domain.states import RetryScope
 
 #: Seconds: the longest pause before a child is tried again.
 LONGEST_PAUSE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class RetryPolicy:
     """How a group wants its failures met."""
 
     #: Charged attempts that a child may have within one run.
     max_attempts: int
-    elsewhere: Elsewhere
+    elsewhere: RetryScope
     #: None: after every class that may be tried again.
     retry_on: frozenset[FailureClass] | None = None
 
     @classmethod
     def stored(
         cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None
-    ) -> Policy:
+    ) -> RetryPolicy:
         """Return the policy out of a group's columns."""
         return cls(
             max_attempts=max_attempts,
-            elsewhere=Elsewhere(elsewhere),
+            elsewhere=RetryScope(elsewhere),
             retry_on=None if retry_on is None else frozenset(map(FailureClass, retry_on)),
         )
 
     def allows(self, failure: FailureClass, charged: int) -> bool:
         """Whether a child is tried again after so many charged attempts, the last of this class."""
-        if charged >= self.max_attempts or TAXONOMY[failure].retry is Retry.NEVER:
+        if charged >= self.max_attempts or TAXONOMY[failure].retry is RetryTarget.NEVER:
             return False
         return self.retry_on is None or failure in self.retry_on
 
@@ -59,17 +59,17 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class AttemptHistory:
     """What was tried of a child in this run."""
 
     #: The backends of its failed attempts, in order; one that failed it twice stands here twice.
-    failed_at: Sequence[str] = ()
+    failed_on: Sequence[str] = ()
     #: Those where its failure could only be met elsewhere: it never comes back to them in this run.
-    barred: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
 
 
-def choose(
-    candidates: Iterable[Candidate], tried: Tried, *, after_memory: bool = False
+def best_candidate(
+    candidates: Iterable[Candidate], tried: AttemptHistory, *, after_memory: bool = False
 ) -> str | None:
     """Return the backend at which a child is to be tried next, None where there is none.
 
@@ -79,14 +79,14 @@ def choose(
     """
 
     def rank(one: Candidate) -> tuple[bool, int, int, int, int, str]:
-        failures = list(tried.failed_at).count(one.backend_id)
+        failures = list(tried.failed_on).count(one.backend_id)
         vram = 0
         forgiven = failures
         if after_memory:
             vram, forgiven = one.vram, max(failures - 1, 0)
         return not one.works, forgiven, -vram, failures, one.waiting, one.backend_id
 
-    fit = [one for one in candidates if one.backend_id not in tried.barred]
+    fit = [one for one in candidates if one.backend_id not in tried.excluded]
     return min(fit, key=rank).backend_id if fit else None
 
 
@@ -95,8 +95,8 @@ def next_backend(
     *,
     own: Candidate | None,
     others: Iterable[Candidate],
-    tried: Tried,
-    policy: Policy,
+    tried: AttemptHistory,
+    policy: RetryPolicy,
 ) -> str | None:
     """Return where a child is tried again after a failure that the policy allows to be met.
 
@@ -108,20 +108,20 @@ def next_backend(
         tried: with this failure in it.
         policy: the group's.
     """
-    open_to = list(others) if policy.elsewhere is not Elsewhere.NEVER else []
-    if own is not None and TAXONOMY[failure].retry is Retry.HERE:
+    open_to = list(others) if policy.elsewhere is not RetryScope.NEVER else []
+    if own is not None and TAXONOMY[failure].retry is RetryTarget.ANY_BACKEND:
         open_to.append(own)
-    return choose(open_to, tried, after_memory=failure is FailureClass.OUT_OF_MEMORY)
+    return best_candidate(open_to, tried, after_memory=failure is FailureClass.OUT_OF_MEMORY)
 
 
-def pause(charged: int, *, backoff: float, luck: float) -> float:
+def backoff_delay(charged: int, *, backoff: float, jitter: float) -> float:
     """Return the seconds to wait before the next attempt, so that many children do not come at once.
 
     Args:
         charged: attempts so far, at least 1: each doubles the pause.
         backoff: seconds after the first one.
-        luck: from 0 to 1, drawn by the caller: half the pause to one and a half.
+        jitter: from 0 to 1, drawn by the caller: half the pause to one and a half.
     """
     # Bounded before it is doubled: 2.0 ** 2000 is an error and no long pause.
     doubled = backoff * 2.0 ** min(max(charged, 1) - 1, 16)
-    return min(doubled * (0.5 + luck), LONGEST_PAUSE)
+    return min(doubled * (0.5 + jitter), LONGEST_PAUSE)

@@ -158,7 +158,7 @@ class StopReason(StrEnum):
     PARTLY_REFUSED = "partly_refused"  #: ComfyUI refused some outputs, and its group requires all.
 
 
-class Elsewhere(StrEnum):
+class RetryScope(StrEnum):
     """On which backends other than its own a child may be retried."""
 
     NEVER = "never"  #: On no other: the submission chose its backend.

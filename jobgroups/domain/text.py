@@ -32,7 +32,7 @@ _ORDINALS: Final = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth"
 _MODEL_INPUTS: Final = ("ckpt_name", "unet_name", "model_name")
 
 
-def failure_words(failure_class: str) -> str:
+def failure_label(failure_class: str) -> str:
     """Return a failure class in a few words; what is none of them is said as it stands."""
     try:
         return FAILURE_WORDS[FailureClass(failure_class)]
@@ -55,7 +55,7 @@ def clock_time(moment: dt.datetime, now: dt.datetime) -> str:
     return f"{day}{utc:%H:%M:%S} UTC"
 
 
-def capital(words: str) -> str:
+def capitalize(words: str) -> str:
     """Return words as a sentence begins; what is written large otherwise stays so."""
     return words[:1].upper() + words[1:]
 
@@ -109,6 +109,6 @@ def on_attempt(number: int) -> str:
     return f"on the {_ORDINALS.get(number, f'{number}th')} attempt"
 
 
-def counted(number: int, one: str, many: str) -> str:
+def pluralize(number: int, one: str, many: str) -> str:
     """Return ``1 job`` or ``7 jobs``."""
     return f"{number} {one if number == 1 else many}"

@@ -16,7 +16,7 @@ _ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackendNow:
+class QueueBackend:
     """What is known of a backend that children wait for."""
 
     backend_id: str
@@ -38,13 +38,13 @@ class BackendNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChildNow:
+class QueuedChild:
     """What is known of a queued child."""
 
     #: Of its current attempt; None: it was not sent yet.
     state: str | None = None
     #: Its place among what waits for its backend and was not sent, from 1; None: not known.
-    place: int | None = None
+    queue_position: int | None = None
     #: It is not sent before this time.
     not_before: dt.datetime | None = None
     #: The backend at which an older attempt of it is still being stopped, "" if none is.
@@ -71,7 +71,7 @@ class RunningNow:
 
 
 def waiting_reason(
-    child: ChildNow, backend: BackendNow | None, *, now: dt.datetime, runner_alive: bool
+    child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool
 ) -> str:
     """Return the sentence.
 
@@ -96,7 +96,7 @@ def waiting_reason(
     return _held(child, backend, now) or _in_line(child, backend, now)
 
 
-def offline_reason(child: RunningNow, backend: BackendNow, *, now: dt.datetime) -> str:
+def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime) -> str:
     """Return the sentence for a running child whose backend is offline, and what happens next."""
     assert backend.away_since is not None  # noqa: S101 it is offline
     ends: list[str] = []
@@ -124,15 +124,15 @@ def left_running(attempt_state: str, status_reason: str, *, stopping: bool) -> s
     return f"It still renders: {status_reason.removeprefix(LEFT_RUNNING).rstrip('.')}."
 
 
-def _in_line(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
+def _in_line(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:
     if child.not_before is not None and child.not_before > now:
         return f"Tried again on {backend.backend_id} at {clock_time(child.not_before, now)}."
-    if child.place is None:
+    if child.queue_position is None:
         return f"Waits for {backend.backend_id}{_others(backend)}."
-    return f"{_ordinal(child.place)} in line for {backend.backend_id}{_others(backend)}."
+    return f"{_ordinal(child.queue_position)} in line for {backend.backend_id}{_others(backend)}."
 
 
-def _sent(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
+def _sent(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:
     """Return why a child waits that has an attempt: it stands at the backend, or may."""
     if backend.away_since is not None:
         moves = child.goes_elsewhere and backend.is_offline
@@ -147,7 +147,7 @@ def _sent(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str:
     return f"In the queue of {name}{_others(backend)}."
 
 
-def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
+def _held(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
     """Return what keeps the backend from being sent anything, None where nothing does.
 
     What was said of it comes first: it may be away besides.
@@ -173,7 +173,7 @@ def _held(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
             return _unseen(child, backend, now)
 
 
-def _unseen(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | None:
+def _unseen(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
     name = backend.backend_id
     if backend.away_since is not None:
         return _away(backend, backend.away_since, now, moves=child.goes_elsewhere)
@@ -184,32 +184,32 @@ def _unseen(child: ChildNow, backend: BackendNow, now: dt.datetime) -> str | Non
     return None
 
 
-def _away(backend: BackendNow, since: dt.datetime, now: dt.datetime, *, moves: bool) -> str:
+def _away(backend: QueueBackend, since: dt.datetime, now: dt.datetime, *, moves: bool) -> str:
     gives_up_at = since + backend.give_up_after
     move = f" {_moves(backend, since, now)}" if moves else ""
     end = f" Given up at {clock_time(gives_up_at, now)}." if gives_up_at > now else ""
     return f"{_since(backend, since, now)}{move}{end}"
 
 
-def _moves(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
+def _moves(backend: QueueBackend, since: dt.datetime, now: dt.datetime) -> str:
     moves_at = since + backend.move_after
     when = f"at {clock_time(moves_at, now)}" if moves_at > now else "as soon as possible"
     return f"Moves to another backend {when}."
 
 
-def _since(backend: BackendNow, since: dt.datetime, now: dt.datetime) -> str:
+def _since(backend: QueueBackend, since: dt.datetime, now: dt.datetime) -> str:
     away = f"{backend.backend_id} has not been reachable since {clock_time(since, now)}"
     return sentence(f"{away}: {backend.away_reason or 'no answer'}")
 
 
-def _limit(child: ChildNow, now: dt.datetime) -> str:
+def _limit(child: QueuedChild, now: dt.datetime) -> str:
     """Return how long a person's hold keeps a job at most."""
     if child.ends_at is None or child.ends_at <= now:
         return ""
     return f" The job waits at most until {clock_time(child.ends_at, now)}."
 
 
-def _quarantine_end(backend: BackendNow, now: dt.datetime) -> str:
+def _quarantine_end(backend: QueueBackend, now: dt.datetime) -> str:
     """Return when a quarantine by the Director ends the jobs that wait, where it lasts longer."""
     since, until = backend.status.since, backend.quarantine_until
     if since is None or until is None:
@@ -218,7 +218,7 @@ def _quarantine_end(backend: BackendNow, now: dt.datetime) -> str:
     return f" Given up at {clock_time(gives_up_at, now)}." if now < gives_up_at < until else ""
 
 
-def _elsewhere(child: ChildNow) -> str:
+def _elsewhere(child: QueuedChild) -> str:
     return " It goes elsewhere once another backend works." if child.goes_elsewhere else ""
 
 
@@ -228,7 +228,7 @@ def _by(status: BackendStatus, now: dt.datetime) -> str:
     return f"{by}{since}"
 
 
-def _others(backend: BackendNow) -> str:
+def _others(backend: QueueBackend) -> str:
     if not backend.foreign:
         return ""
     verb = "is" if backend.foreign == 1 else "are"

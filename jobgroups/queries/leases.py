@@ -9,7 +9,7 @@ from django.db import connection
 
 from jobgroups.database.statements import Parameter, PreparedQuery
 from jobgroups.domain.clock import now
-from jobgroups.domain.leases import Leases
+from jobgroups.domain.leases import LeaseTable
 from jobgroups.models import Lease, Runner
 
 #: A runner is alive while its heartbeat is younger.
@@ -64,28 +64,28 @@ def dead_runners() -> frozenset[str]:
         return frozenset(name for (name,) in cursor.fetchall())
 
 
-def lease_table(runner: str) -> Leases:
+def lease_table(runner: str) -> LeaseTable:
     """Return the leases from the perspective of a runner."""
     moment, dead = database_now(), dead_runners()
     living = Runner.objects.filter(
         stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT
     ).exclude(name__in={runner, *dead})
     started = dict(living.order_by().values_list("name", "started_at"))
-    others: dict[str, str] = {}
+    held_by_others: dict[str, str] = {}
     lying: set[str] = set()
     ends: list[dt.datetime] = []
     rows = Lease.objects.exclude(runner=runner).order_by()
     for backend_id, holder, until in rows.values_list("backend_id", "runner", "expires_at"):
         if holder and holder not in dead and until is not None and until > moment:
-            others[backend_id] = holder
+            held_by_others[backend_id] = holder
             ends.append(until)
         elif until is None or until <= moment - UNCLAIMED_AFTER:
             lying.add(backend_id)
-    return Leases(
-        left_lying=frozenset(lying),
-        others=others,
-        rivals=frozenset(started),
-        settled=frozenset(
+    return LeaseTable(
+        unclaimed=frozenset(lying),
+        held_by_others=held_by_others,
+        live_runners=frozenset(started),
+        stable_runners=frozenset(
             name for name, began in started.items() if began <= moment - STABLE_AFTER
         ),
         next_free_in=(min(ends) - moment).total_seconds() if ends else None,

@@ -19,8 +19,8 @@ from backends.queries import backend_status, is_offline
 from jobgroups.domain import waiting_reasons as waiting
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
-from jobgroups.domain.retry_policy import Policy
-from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Elsewhere, StopReason
+from jobgroups.domain.retry_policy import RetryPolicy
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, RetryScope, StopReason
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
 #: Queueing times per query; the children of a group usually share one.
@@ -54,7 +54,7 @@ def waiting_reasons(
 def _offline_reasons(
     group: JobGroup,
     running: Sequence[ChildJob],
-    known: Mapping[str, waiting.BackendNow],
+    known: Mapping[str, waiting.QueueBackend],
     moment: dt.datetime,
 ) -> dict[str, str]:
     """Return the sentence for each running child whose backend does not answer."""
@@ -62,7 +62,7 @@ def _offline_reasons(
     lost = [one for one in running if one.backend_id in offline]
     if not lost:
         return {}
-    policy = Policy.stored(
+    policy = RetryPolicy.stored(
         max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
     )
     counted = Attempt.objects.filter(child__in=lost, run=group.run, is_counted=True).order_by()
@@ -75,7 +75,7 @@ def _offline_reasons(
             waiting.RunningNow(
                 time_is_up=(child.started_at or moment) + limit,
                 is_retried=is_retried,
-                goes_elsewhere=is_retried and policy.elsewhere is not Elsewhere.NEVER,
+                goes_elsewhere=is_retried and policy.elsewhere is not RetryScope.NEVER,
             ),
             known[child.backend_id or ""],
             now=moment,
@@ -87,7 +87,7 @@ def _queued_reasons(
     group: JobGroup,
     children: Sequence[ChildJob],
     queued: Sequence[ChildJob],
-    known: Mapping[str, waiting.BackendNow],
+    known: Mapping[str, waiting.QueueBackend],
     *,
     moment: dt.datetime,
     runner_alive: bool,
@@ -101,13 +101,13 @@ def _queued_reasons(
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     return {
         one.id: waiting.waiting_reason(
-            waiting.ChildNow(
+            waiting.QueuedChild(
                 state=None if one.current_attempt is None else one.current_attempt.state,
-                place=positions.get(one.id),
+                queue_position=positions.get(one.id),
                 not_before=one.not_before,
                 stopping_at=stopping.get(one.id, ("", ""))[0],
                 is_moved=stopping.get(one.id, ("", ""))[1] == StopReason.MOVED,
-                goes_elsewhere=group.retry_elsewhere != Elsewhere.NEVER,
+                goes_elsewhere=group.retry_elsewhere != RetryScope.NEVER,
                 ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
                 partly_refused=_is_partly_refused(one.current_attempt),
             ),
@@ -123,8 +123,8 @@ def _is_partly_refused(attempt: Attempt | None) -> bool:
     return attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED
 
 
-def _backend_now(row: Backend, moment: dt.datetime) -> waiting.BackendNow:
-    return waiting.BackendNow(
+def _backend_now(row: Backend, moment: dt.datetime) -> waiting.QueueBackend:
+    return waiting.QueueBackend(
         backend_id=row.id,
         status=backend_status(row, now=moment),
         away_since=row.unreachable_since,

@@ -15,7 +15,7 @@ from backends import queries as backend_selectors
 from backends.comfyui.exchange import Timeouts
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.leases import FencingToken, Leases, to_give, to_take
+from jobgroups.domain.leases import FencingToken, LeaseTable, leases_to_acquire, release_count
 from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
 from jobgroups.queries import leases as leasing
@@ -312,9 +312,11 @@ class RunnerService:
             else:
                 held.session.set_desired_state(desired_state(row))
         given = {one for one, held in self._sessions.items() if held.releases_lease}
-        for backend_id in to_take(wanted.keys() - given, self._sessions.keys() - given, leases):
+        for backend_id in leases_to_acquire(
+            wanted.keys() - given, self._sessions.keys() - given, leases
+        ):
             await self._open(wanted[backend_id], tasks, context)
-            if backend_id in leases.left_lying and leases.rivals:
+            if backend_id in leases.unclaimed and leases.live_runners:
                 self._no_rebalance_before = time.monotonic() + _KEEPS_FOR
         self._rebalance(wanted.keys(), leases)
 
@@ -343,12 +345,12 @@ class RunnerService:
             context.away.pop(held.address.backend_id, None)
         del self._sessions[held.address.backend_id]
 
-    def _rebalance(self, wanted: Set[str], leases: Leases) -> None:
+    def _rebalance(self, wanted: Set[str], leases: LeaseTable) -> None:
         """Have backends go to runners that have fewer, those without prompts of ours first."""
         staying = {one: held for one, held in self._sessions.items() if not held.ending}
         count = 0
         if time.monotonic() >= self._no_rebalance_before:
-            count = to_give(wanted, staying.keys(), leases)
+            count = release_count(wanted, staying.keys(), leases)
         ready = sorted(staying.values(), key=lambda held: len(held.session.drivers))
         for place, held in enumerate(ready):
             if place >= count:

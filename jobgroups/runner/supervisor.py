@@ -10,7 +10,7 @@ from django.conf import settings
 
 from jobgroups.database.locks import Lock
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
-from jobgroups.domain.notices import Pace
+from jobgroups.domain.notices import NoticeIntervals
 from jobgroups.events.hub import Hub
 from jobgroups.runner.discovery import discover
 from jobgroups.runner.intervals import Intervals
@@ -109,7 +109,7 @@ class RunnerSupervisor:
     async def _notify(self, service: RunnerService) -> None:
         await service.wait_ready()
         database = DatabaseThreads(threads=1, name="runner-notices")
-        pace = Pace.scaled(settings.DIRECTOR_TIME_SCALE)
+        pace = NoticeIntervals.scaled(settings.DIRECTOR_TIME_SCALE)
         try:
             await Notifier(
                 urls=settings.DIRECTOR_NOTIFY,

@@ -17,9 +17,9 @@ from backends.queries import backend_status, backends_by_id
 from backends.states import BackendState
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
-from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, Retry
-from jobgroups.domain.retry_policy import Candidate, Tried
-from jobgroups.domain.states import Elsewhere, Where
+from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, RetryTarget
+from jobgroups.domain.retry_policy import AttemptHistory, Candidate
+from jobgroups.domain.states import RetryScope, Where
 from jobgroups.errors import BackendNotFound, BackendUnavailable, Conflict, NoOtherBackend
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.backends import lock_backends
@@ -47,21 +47,21 @@ class Choice:
     #: At this backend, and at no other one.
     backend_id: str | None = None
     #: To which other backends a child may go if it has reason to, for this retry alone.
-    elsewhere: Elsewhere | None = None
+    elsewhere: RetryScope | None = None
 
     @property
     def names_a_backend(self) -> bool:
         """Whether the person wants the children to leave the backends where they are."""
         return self.where is Where.OTHER or self.backend_id is not None
 
-    def allowed(self, group: JobGroup, child: ChildJob) -> Elsewhere:
+    def allowed(self, group: JobGroup, child: ChildJob) -> RetryScope:
         """Return to which other backends a child may go."""
         better = child.failure_class in BETTER_ELSEWHERE
         if self.where is Where.OTHER or (self.where is Where.AUTO and better):
-            return Elsewhere.ANY
+            return RetryScope.ANY
         if self.where is Where.SAME:
-            return Elsewhere.NEVER
-        return self.elsewhere or Elsewhere(group.retry_elsewhere)
+            return RetryScope.NEVER
+        return self.elsewhere or RetryScope(group.retry_elsewhere)
 
 
 def assign_backends(
@@ -116,7 +116,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
             continue
         if target is None and own in unschedulable:
             refused[own] = unschedulable[own]
-            hint = _HINT if allowed is Elsewhere.NEVER else _NOWHERE_HINT
+            hint = _HINT if allowed is RetryScope.NEVER else _NOWHERE_HINT
             continue
         bound[child.id] = target = target or own
         candidates.count(target)
@@ -134,9 +134,9 @@ class _Candidates:
 
     def __init__(self, group: JobGroup) -> None:
         self._group = group
-        self._found: dict[Elsewhere, dict[str, Candidate]] = {}
+        self._found: dict[RetryScope, dict[str, Candidate]] = {}
 
-    def allowed_in(self, elsewhere: Elsewhere) -> dict[str, Candidate]:
+    def allowed_in(self, elsewhere: RetryScope) -> dict[str, Candidate]:
         """Return the backends to which a child may go, by their ids."""
         if elsewhere not in self._found:
             found = candidate_backends(self._group, elsewhere, besides=())
@@ -155,7 +155,7 @@ class _Candidates:
 
 
 def _target(
-    child: ChildJob, candidates: dict[str, Candidate], tried: Tried, *, leave: bool
+    child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool
 ) -> str | None:
     """Return the best of the backends that a child may go to, its own among them; None: no other.
 
@@ -166,11 +166,11 @@ def _target(
         leave: its own backend is none of them.
     """
     own = child.backend_id or ""
-    if not leave and own in candidates and own not in tried.failed_at:
+    if not leave and own in candidates and own not in tried.failed_on:
         return own
     fit = [one for one in candidates.values() if not (leave and one.backend_id == own)]
     out_of_memory = child.failure_class == FailureClass.OUT_OF_MEMORY
-    return retry_policy.choose(fit, tried, after_memory=out_of_memory)
+    return retry_policy.best_candidate(fit, tried, after_memory=out_of_memory)
 
 
 # --- a backend that a person names ----------------------------------------------------------------
@@ -248,19 +248,21 @@ def _unschedulable(named: Collection[str]) -> dict[str, str]:
     return unschedulable
 
 
-def _tried(children: Sequence[ChildJob]) -> dict[str, Tried]:
+def _tried(children: Sequence[ChildJob]) -> dict[str, AttemptHistory]:
     """Return where each child failed in the run in which it was last queued."""
     rows = Attempt.objects.filter(child__in=children).exclude(failure_class="")
     runs = {child.id: child.run for child in children}
-    failed: dict[str, list[tuple[str, Retry]]] = defaultdict(list)
+    failed: dict[str, list[tuple[str, RetryTarget]]] = defaultdict(list)
     for row in rows.order_by("number"):
         if row.run == runs[row.child_id]:
             retry = TAXONOMY[FailureClass(row.failure_class)].retry
             failed[row.child_id].append((row.backend_id, retry))
     return {
-        child.id: Tried(
-            failed_at=[backend_id for backend_id, _ in failed[child.id]],
-            barred=frozenset(one for one, retry in failed[child.id] if retry is Retry.ELSEWHERE),
+        child.id: AttemptHistory(
+            failed_on=[backend_id for backend_id, _ in failed[child.id]],
+            excluded=frozenset(
+                one for one, retry in failed[child.id] if retry is RetryTarget.OTHER_BACKEND
+            ),
         )
         for child in children
     }

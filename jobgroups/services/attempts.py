@@ -33,7 +33,7 @@ from jobgroups.serializers import to_json
 from jobgroups.services import outages, outcomes, quarantine
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.outcomes import (
-    End,
+    AttemptResult,
     Failure,
     close_attempt,
     close_with_result,
@@ -57,14 +57,14 @@ class StoredAttempt:
     state: AttemptState
     stop_requested: bool
     #: Whether it is (still) the attempt that decides its child.
-    current: bool
+    is_current: bool
 
 
 def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:
     return StoredAttempt(
         state=AttemptState(attempt.state),
         stop_requested=attempt.stop_requested_at is not None,
-        current=child.current_attempt_id == attempt.pk,
+        is_current=child.current_attempt_id == attempt.pk,
     )
 
 
@@ -237,7 +237,7 @@ def attempt_outputs_stored(
 
 
 @retry_on_conflict
-def attempt_ended(*, attempt_id: int, fence: FencingToken, end: End) -> bool:
+def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -> bool:
     """Store the end that ComfyUI told; it is the child's end too if this is its current attempt.
 
     Returns:
@@ -271,7 +271,7 @@ def _stops_for_refusal(attempt: Attempt) -> bool:
     return attempt.stop_reason == StopReason.PARTLY_REFUSED
 
 
-def _failing(end: End, failure: Failure) -> End:
+def _failing(end: AttemptResult, failure: Failure) -> AttemptResult:
     return replace(
         end,
         failure=failure.kind,
@@ -400,7 +400,9 @@ def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
 
 
 @retry_on_conflict
-def attempt_interrupted_by_other(*, attempt_id: int, fence: FencingToken, end: End) -> bool:
+def attempt_interrupted_by_other(
+    *, attempt_id: int, fence: FencingToken, end: AttemptResult
+) -> bool:
     """Our own interrupt of another prompt hit this one: ComfyUI's flag is process-wide.
 
     Nobody asked for it, so the child waits again, uncharged.

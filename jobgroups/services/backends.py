@@ -13,7 +13,7 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
-from jobgroups.domain.text import counted
+from jobgroups.domain.text import pluralize
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
@@ -82,7 +82,7 @@ def _check_address_change(backend_id: str, url: str) -> None:
     _, active = backend_in_use(backend_id)
     if active:
         raise BackendInUse(
-            f"{counted(active, 'prompt', 'prompts')} of ours may still run at the present address; "
+            f"{pluralize(active, 'prompt', 'prompts')} of ours may still run at the present address; "
             "disable the backend and change it when they have ended."
         )
 

@@ -14,9 +14,9 @@ from backends.models import Backend
 from backends.states import Hold
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
-from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
-from jobgroups.domain.retry_policy import Candidate, Tried
-from jobgroups.domain.states import CHILD_OPEN, Elsewhere
+from jobgroups.domain.failures import TAXONOMY, FailureClass, RetryTarget
+from jobgroups.domain.retry_policy import AttemptHistory, Candidate
+from jobgroups.domain.states import CHILD_OPEN, RetryScope
 from jobgroups.errors import Conflict
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.groups import submitted_backends
@@ -36,17 +36,17 @@ class CandidateBackends:
         self._left = left
         self._open: dict[str, Candidate] | None = None
 
-    def pick(self, tried: Tried) -> str | None:
+    def pick(self, tried: AttemptHistory) -> str | None:
         """Return the best backend for one more child, None where there is none.
 
         It is kept from being forgotten until the transaction ends, and the child counts as one that
         waits there, so that the next one does not come behind it where another stands idle.
         """
         if self._open is None:
-            elsewhere = Elsewhere(self._group.retry_elsewhere)
+            elsewhere = RetryScope(self._group.retry_elsewhere)
             found = candidate_backends(self._group, elsewhere, besides={self._left})
             self._open = {one.backend_id: one for one in found}
-        while (target := retry_policy.choose(self._open.values(), tried)) is not None:
+        while (target := retry_policy.best_candidate(self._open.values(), tried)) is not None:
             taken = self._open.pop(target)
             if lock_backend(target):
                 self._open[target] = replace(taken, waiting=taken.waiting + 1)
@@ -63,18 +63,18 @@ def lock_backend(backend_id: str) -> bool:
     return True
 
 
-def attempt_history(group: JobGroup, child: ChildJob) -> Tried:
+def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
     """Return where a child has failed in its group's present run."""
     rows = child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number")
     failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in rows]
-    return Tried(
-        failed_at=[backend_id for backend_id, _ in failed],
-        barred=frozenset(one for one, retry in failed if retry is Retry.ELSEWHERE),
+    return AttemptHistory(
+        failed_on=[backend_id for backend_id, _ in failed],
+        excluded=frozenset(one for one, retry in failed if retry is RetryTarget.OTHER_BACKEND),
     )
 
 
 def candidate_backends(
-    group: JobGroup, elsewhere: Elsewhere, *, besides: Collection[str]
+    group: JobGroup, elsewhere: RetryScope, *, besides: Collection[str]
 ) -> list[Candidate]:
     """Return the backends to which a group's child may go now: they work, and have what the group requires.
 
@@ -83,7 +83,7 @@ def candidate_backends(
         elsewhere: among which backends.
         besides: ids of those that are left out.
     """
-    if elsewhere is Elsewhere.NEVER:
+    if elsewhere is RetryScope.NEVER:
         return []
     rows = Backend.objects.exclude(pk__in=besides).order_by("id")
     fit = [
@@ -92,7 +92,7 @@ def candidate_backends(
         if is_working(row, now=now())
         and not missing_capabilities(capabilities_of(row), group.required_capabilities)
     ]
-    if fit and elsewhere is Elsewhere.GROUP:
+    if fit and elsewhere is RetryScope.GROUP:
         within = _submitted_to(group)
         fit = [row for row in fit if row.id in within]
     return _candidates(fit) if fit else []

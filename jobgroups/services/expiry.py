@@ -15,7 +15,7 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import monotonic_now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import ChildStatus, Elsewhere, ErrorType, StopReason
+from jobgroups.domain.states import ChildStatus, ErrorType, RetryScope, StopReason
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.candidates import CandidateBackends, candidate_backends
@@ -42,7 +42,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
         How many children wait elsewhere now.
     """
     waiting = _waiting(fence, {"current_attempt__isnull": True}).exclude(
-        group__retry_elsewhere=Elsewhere.NEVER
+        group__retry_elsewhere=RetryScope.NEVER
     )
     # Looked at without their locks first: while none has anywhere to go, that is asked every few
     # seconds, of hundreds perhaps.
@@ -50,7 +50,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
     return sum(
         _move_in_group(group.id, fence, reason, kind)
         for group in groups.defer("workflow_json", "parameters_json")
-        if candidate_backends(group, Elsewhere(group.retry_elsewhere), besides={fence.backend_id})
+        if candidate_backends(group, RetryScope(group.retry_elsewhere), besides={fence.backend_id})
     )
 
 

@@ -1,4 +1,4 @@
-"""Leases: taken, released, and held by a write until its commit."""
+"""LeaseTable: taken, released, and held by a write until its commit."""
 
 from __future__ import annotations
 

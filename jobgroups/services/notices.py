@@ -18,7 +18,7 @@ from jobgroups.domain.states import ChildStatus
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
 
 
-def wanted(kind: NoticeKind) -> bool:
+def is_enabled(kind: NoticeKind) -> bool:
     """Return whether anybody is to be told of such things."""
     return bool(settings.DIRECTOR_NOTIFY) and kind in settings.DIRECTOR_NOTIFY_ON
 
@@ -36,17 +36,17 @@ def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
     )
 
 
-def group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
+def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
     """Tell of the end of a group's run, in the transaction that ends it.
 
     Args:
         group: as it is stored by that transaction.
         children: all of them.
     """
-    if not wanted(NoticeKind.GROUP_ENDED) or group.completed_at is None:
+    if not is_enabled(NoticeKind.GROUP_ENDED) or group.completed_at is None:
         return
     lost = [one for one in children if one.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)]
-    end = notices.GroupEnd(
+    end = notices.GroupSummary(
         name=text.group_name(group.id, json.loads(group.metadata_json)),
         total=group.total_count,
         completed=group.completed_count,

@@ -16,7 +16,7 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import CHILD_OPEN, Elsewhere, StopReason
+from jobgroups.domain.states import CHILD_OPEN, RetryScope, StopReason
 from jobgroups.domain.text import clock_time
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import late_results
@@ -67,7 +67,7 @@ def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
     # The check without locks comes first: it is repeated every few seconds while the backend is offline.
     for row in rows.defer("child__group__workflow_json", "child__group__parameters_json"):
         group = row.child.group
-        elsewhere = Elsewhere(group.retry_elsewhere)
+        elsewhere = RetryScope(group.retry_elsewhere)
         is_open = candidate_backends(group, elsewhere, besides={fence.backend_id})
         if is_open and _move(row.pk, group.id, fence, reason):
             moved.add(row.pk)
@@ -92,7 +92,7 @@ def _movable(fence: FencingToken) -> QuerySet[Attempt]:
         stop_requested_at__isnull=True,
         child__current_attempt=F("pk"),
         child__status__in=CHILD_OPEN,
-    ).exclude(child__group__retry_elsewhere=Elsewhere.NEVER)
+    ).exclude(child__group__retry_elsewhere=RetryScope.NEVER)
 
 
 def leave_offline(

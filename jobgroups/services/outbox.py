@@ -20,10 +20,10 @@ from backends.models import Backend, Reachability
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain import notices, text
 from jobgroups.domain.clock import now
-from jobgroups.domain.notices import NoticeKind, Pace, Told
+from jobgroups.domain.notices import NoticeIntervals, NoticeKind, StoredNotice
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
-from jobgroups.services.notices import link_to, notice_enqueue, wanted
+from jobgroups.services.notices import is_enabled, link_to, notice_enqueue
 
 #: Begins ``last_error`` while a runner tells it.
 _UNDER_WAY: Final = "being told"
@@ -39,7 +39,7 @@ _Trouble: TypeAlias = tuple[Backend, tuple[str, dt.datetime]]
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class ClaimedNotice:
     """A notice that was taken up to be told.
 
     Attributes:
@@ -47,7 +47,7 @@ class Due:
     """
 
     id: int
-    told: Told
+    told: StoredNotice
     tries: int
     created_at: dt.datetime
     delivered_to: frozenset[str] = frozenset()
@@ -56,9 +56,9 @@ class Due:
 # --- what only time tells -------------------------------------------------------------------------
 
 
-def enqueue_backend_notices(pace: Pace) -> int:
+def enqueue_backend_notices(pace: NoticeIntervals) -> int:
     """Store a notice for each backend that is in trouble and was not told of; return how many."""
-    if not wanted(NoticeKind.BACKEND_TROUBLE):
+    if not is_enabled(NoticeKind.BACKEND_TROUBLE):
         return 0
     # Asked every few seconds for as long as the trouble lasts: only what is news takes a lock.
     troubled = _troubled(pace)
@@ -77,7 +77,7 @@ def _told(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
     return dict(rows.values_list("title").annotate(Max("created_at")))
 
 
-def _troubled(pace: Pace) -> list[_Trouble]:
+def _troubled(pace: NoticeIntervals) -> list[_Trouble]:
     waits = ChildJob.objects.filter(backend=OuterRef("pk"), status__in=CHILD_OPEN)
     away = Q(
         Exists(waits),
@@ -132,9 +132,9 @@ def _notice_trouble(backend_id: str) -> int:
         return 1
 
 
-def enqueue_queue_empty(pace: Pace) -> bool:
+def enqueue_queue_empty(pace: NoticeIntervals) -> bool:
     """Store a notice where the last group has ended and nothing is left to do; return whether."""
-    if not wanted(NoticeKind.QUEUE_EMPTY):
+    if not is_enabled(NoticeKind.QUEUE_EMPTY):
         return False
     # Where something is left to do, something else is the last that happened, or soon will be.
     last = JobEvent.objects.order_by("-id").only("type", "group_id", "created_at").first()
@@ -175,7 +175,7 @@ def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
 # --- what is due ----------------------------------------------------------------------------------
 
 
-def notices_claim(*, pace: Pace, by: str) -> list[Due]:
+def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
     """Take up what is due, if no message went out a moment ago.
 
     Args:
@@ -188,7 +188,7 @@ def notices_claim(*, pace: Pace, by: str) -> list[Due]:
 
 
 @retry_on_conflict
-def _claim(pace: Pace, by: str) -> list[Due]:
+def _claim(pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
     with transaction.atomic():
         waiting = list(
             Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id")
@@ -211,15 +211,15 @@ def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
     return notice.last_error.startswith(_UNDER_WAY)
 
 
-def _taken(notice: Notice, pace: Pace, by: str, moment: dt.datetime) -> Due:
+def _taken(notice: Notice, pace: NoticeIntervals, by: str, moment: dt.datetime) -> ClaimedNotice:
     Notice.objects.filter(pk=notice.pk, next_attempt_at=notice.next_attempt_at).update(
         next_attempt_at=moment + dt.timedelta(seconds=pace.claim),
         attempt_count=notice.attempt_count + 1,
         last_error=f"{_UNDER_WAY} by {by}",
     )
-    told = Told(notice.kind, notice.title, notice.body)
+    told = StoredNotice(notice.kind, notice.title, notice.body)
     delivered_to = frozenset(notice.delivered_to.split())
-    return Due(notice.pk, told, notice.attempt_count + 1, notice.created_at, delivered_to)
+    return ClaimedNotice(notice.pk, told, notice.attempt_count + 1, notice.created_at, delivered_to)
 
 
 @retry_on_conflict
@@ -246,7 +246,9 @@ def notices_delivered(ids: Collection[int]) -> None:
 
 
 @retry_on_conflict
-def notices_failed(failed: Sequence[Due], *, pace: Pace, error: str) -> list[int]:
+def notices_failed(
+    failed: Sequence[ClaimedNotice], *, pace: NoticeIntervals, error: str
+) -> list[int]:
     """Put notices off that a service did not take; return the ids of those that are given up."""
     moment = now()
     given_up: list[int] = []
@@ -263,7 +265,7 @@ def notices_failed(failed: Sequence[Due], *, pace: Pace, error: str) -> list[int
 
 
 @retry_on_conflict
-def notices_forget_old(pace: Pace) -> int:
+def notices_forget_old(pace: NoticeIntervals) -> int:
     """Delete notices that nobody needs any more; return how many."""
     old = Notice.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.keep))
     return old.delete()[0]

@@ -214,7 +214,7 @@ _STOPPED: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class AttemptResult:
     """How ComfyUI says that a prompt ended."""
 
     state: AttemptState
@@ -266,7 +266,7 @@ def start_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None
         tx.add_event(log.child_started(child, attempt))
 
 
-def without_replaced(attempt: Attempt, end: End) -> End:
+def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
     """Record the files of an end, and return it with those marked that a later job has replaced.
 
     Only an end that is stored late has such files: the Director was away meanwhile.
@@ -299,7 +299,7 @@ def without_replaced(attempt: Attempt, end: End) -> End:
 
 
 def close_with_result(
-    tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: End
+    tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: AttemptResult
 ) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(_FORGET, [attempt.pk])
@@ -334,7 +334,7 @@ def close_with_result(
 _FORGET: Final = f"DELETE FROM {AbandonedPrompt._meta.db_table} WHERE attempt_id = %s"  # noqa: S608 a name of ours
 
 
-def _class_stored(attempt: Attempt, state: AttemptState, end: End) -> str:
+def _class_stored(attempt: Attempt, state: AttemptState, end: AttemptResult) -> str:
     """Return the class that an attempt is stored with, "" where it did not fail."""
     if state is AttemptState.SUCCESS:
         # Also of one whose stop was owed: it was quicker.
@@ -347,7 +347,7 @@ def _class_stored(attempt: Attempt, state: AttemptState, end: End) -> str:
     return _failure_of(end).kind
 
 
-def _failure_of(end: End) -> Failure:
+def _failure_of(end: AttemptResult) -> Failure:
     kind = end.failure
     if kind is None:
         interrupted = end.state is AttemptState.INTERRUPTED
@@ -361,7 +361,11 @@ def _failure_of(end: End) -> Failure:
 
 
 def end_child(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, end: End, refused: Failure | None
+    tx: GroupTransaction,
+    child: ChildJob,
+    attempt: Attempt,
+    end: AttemptResult,
+    refused: Failure | None,
 ) -> None:
     if child.status == ChildStatus.QUEUED and end.ran:
         # It ran while nobody looked: the start is recorded just before the end.
@@ -384,7 +388,7 @@ def end_child(
         tx.add_event(log.child_completed(child))
 
 
-def _last_step(end: End) -> dict[str, Any]:
+def _last_step(end: AttemptResult) -> dict[str, Any]:
     """Return the columns that the flush, which runs four times a second, may not have stored."""
     if end.last_step is None:
         return {}

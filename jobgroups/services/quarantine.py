@@ -19,14 +19,16 @@ from backends.quarantine import QuarantineRules, counts_since, quarantine_for, r
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.states import AttemptState
-from jobgroups.domain.text import failure_words
+from jobgroups.domain.text import failure_label
 from jobgroups.events import log
 from jobgroups.models import Attempt
 
 logger = logging.getLogger(__name__)
 
 #: Failure classes that speak against the backend.
-COUNTED_FAILURES: Final = frozenset(one.value for one, kind in TAXONOMY.items() if kind.counts)
+COUNTED_FAILURES: Final = frozenset(
+    one.value for one, kind in TAXONOMY.items() if kind.counts_against_backend
+)
 
 
 def rules() -> QuarantineRules:
@@ -64,7 +66,7 @@ def _count(attempt: Attempt) -> None:
     lasts = quarantine_for(its_rules, failures=failures, consecutive=row.consecutive_quarantines)
     if lasts is None:
         return
-    words = failure_words(attempt.failure_class)
+    words = failure_label(attempt.failure_class)
     reason = reason_for(failures, its_rules.window, row.consecutive_quarantines, f"{words}.")
     if holds.backend_quarantine(row=row, reason=reason, by="", moment=moment, until=moment + lasts):
         logger.warning("%s is set aside for %s: %s", row.id, lasts, reason)

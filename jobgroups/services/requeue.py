@@ -12,7 +12,7 @@ from django.db.models import Q
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.retry_policy import Policy
+from jobgroups.domain.retry_policy import RetryPolicy
 from jobgroups.domain.states import (
     ChildStatus,
 )
@@ -59,9 +59,9 @@ def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fi
     return tx.move_child(child, ChildStatus.QUEUED, attempt=attempt, **fields)
 
 
-def group_retry_policy(group: JobGroup) -> Policy:
+def group_retry_policy(group: JobGroup) -> RetryPolicy:
     """Return a group's policy."""
-    return Policy.stored(
+    return RetryPolicy.stored(
         max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
     )
 
@@ -102,10 +102,10 @@ def requeue_after_backoff(
     charged: int,
 ) -> bool:
     """Have a child wait for its next attempt, after the pause that so many attempts ask for."""
-    seconds = retry_policy.pause(
+    seconds = retry_policy.backoff_delay(
         charged,
         backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
-        luck=random.random(),  # noqa: S311 jitter
+        jitter=random.random(),  # noqa: S311 jitter
     )
     # Whole milliseconds, as now() has them: what is stored is what is sent.
     pause = dt.timedelta(milliseconds=round(1000 * seconds))
@@ -148,7 +148,7 @@ def _record_retry(
 
 
 def _next_backend(
-    group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: Policy
+    group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: RetryPolicy
 ) -> str | None:
     tried, own = attempt_history(group, child), own_candidate(left)
     others = candidate_backends(group, policy.elsewhere, besides={left})

@@ -16,9 +16,9 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import (
-    Elsewhere,
     GroupStatus,
     PartialOutputs,
+    RetryScope,
 )
 from jobgroups.errors import IdempotencyConflict
 from jobgroups.events import log
@@ -46,7 +46,7 @@ class Submission:
     required_capabilities: Sequence[str] = ()
     #: Charged attempts that a child may have within a run.
     max_attempts: int = 1
-    retry_elsewhere: Elsewhere = Elsewhere.NEVER
+    retry_elsewhere: RetryScope = RetryScope.NEVER
     #: Failure classes after which a child is tried again; None: all that may be.
     retry_on: Sequence[str] | None = None
     partial_outputs: PartialOutputs = PartialOutputs.ACCEPT

@@ -45,7 +45,7 @@ def group_transaction(
         yield tx
         children = tx.flush()
         if children is not None:
-            notices.group_ended(group, children)
+            notices.enqueue_group_ended(group, children)
 
 
 _group_of_attempt: Final = PreparedQuery(

@@ -20,7 +20,7 @@ from director.client.failures import parse_failures
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere
+from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
 from jobgroups.queries import failures as failing
 from jobgroups.services import attempts, cancellation, expiry, retries
@@ -363,7 +363,7 @@ _FAILED = [_queue(), _FAIL]
 _WAITING = [_queue(max_attempts=2), _FAIL]
 _RETRIED = [*_FAILED, _online(), _retry]
 _TWO = ("gpu-1", "gpu-2")
-_ELSEWHERE = _queue(*_TWO, max_attempts=2, retry_elsewhere=Elsewhere.GROUP)
+_ELSEWHERE = _queue(*_TWO, max_attempts=2, retry_elsewhere=RetryScope.GROUP)
 
 #: Steps, and then: failed jobs, failures of them and of others, failures that were recovered.
 _STATES: dict[str, tuple[list[Step], int, int, int]] = {

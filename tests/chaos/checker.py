@@ -90,12 +90,12 @@ def check_reached(tally: Tally, *, each: int) -> None:
 
 
 def _told(folder: Path, events: int) -> str:
-    def counted(query: str) -> str:
+    def pluralize(query: str) -> str:
         found = Counter({row[0]: row[1] for row in rows(folder, query)})
         return ", ".join(f"{name} {count}" for name, count in found.most_common())
 
-    children = counted("SELECT status, count(*) FROM jobgroups_childjob GROUP BY 1")
-    attempts = counted("SELECT state, count(*) FROM jobgroups_attempt GROUP BY 1")
+    children = pluralize("SELECT status, count(*) FROM jobgroups_childjob GROUP BY 1")
+    attempts = pluralize("SELECT state, count(*) FROM jobgroups_attempt GROUP BY 1")
     takings: list[Any] = rows(folder, "SELECT sum(epoch) FROM jobgroups_lease")
     groups = rows(folder, "SELECT count(*) FROM jobgroups_jobgroup")[0][0]
     return (

@@ -20,7 +20,7 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, ChildStatus, Elsewhere, Where
+from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope, Where
 from jobgroups.errors import JobGroupsError
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
@@ -56,17 +56,17 @@ KINDS: Final = (
 class Machine:
     """One backend, and the runner that drives it with an end for each prompt."""
 
-    def __init__(self, name: str, luck: random.Random) -> None:
+    def __init__(self, name: str, jitter: random.Random) -> None:
         factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
         self.fence: FencingToken = factories.lease(name)
         self.name = name
-        self.luck = luck
+        self.jitter = jitter
         #: Prompts that were told to stop, or hang, and end later.
         self.late: list[Claim] = []
 
     def step(self) -> bool:
         """Do the next thing; False where there was nothing to do."""
-        if self.late and self.luck.random() < 0.5:
+        if self.late and self.jitter.random() < 0.5:
             self.end_late(self.late.pop(0))
             return True
         claimed = claims.child_claim(fence=self.fence, client_id="c", depth=2)
@@ -77,7 +77,7 @@ class Machine:
     def drive(self, claimed: Claim) -> None:
         """Send a prompt, and have it end in one of the ways there are."""
         it: dict[str, Any] = {"attempt_id": claimed.attempt_id, "fence": self.fence}
-        way = self.luck.choice(
+        way = self.jitter.choice(
             ["success", "success", "error", "lost", "not sent", "time", "forgot", "offline"]
         )
         if way == "not sent":
@@ -87,7 +87,7 @@ class Machine:
         if way == "forgot":
             attempts.attempt_lost(**it, reason="forgotten")
             return
-        if way != "offline" or self.luck.random() < 0.5:
+        if way != "offline" or self.jitter.random() < 0.5:
             attempts.attempt_started(**it)
         match way:
             case "offline":
@@ -95,21 +95,21 @@ class Machine:
                 outages.attempts_move(fence=self.fence, reason="no answer.")
                 self.late.append(claimed)
             case "time":
-                attempts.attempt_timed_out(**it, offline=self.luck.random() < 0.3)
-                if self.luck.random() < 0.5:
+                attempts.attempt_timed_out(**it, offline=self.jitter.random() < 0.3)
+                if self.jitter.random() < 0.5:
                     attempts.attempt_stalled(**it)
                 self.late.append(claimed)
             case "lost":
                 attempts.attempt_lost(**it, reason="it crashed")
             case "error":
-                kind = self.luck.choice(KINDS)
+                kind = self.jitter.choice(KINDS)
                 attempts.attempt_ended(**it, end=factories.end(AttemptState.ERROR, failure=kind))
             case _:
                 attempts.attempt_ended(**it, end=factories.end())
 
     def end_late(self, claimed: Claim) -> None:
         """Have a prompt end that was given up, in success as often as not."""
-        state = self.luck.choice([AttemptState.SUCCESS, AttemptState.INTERRUPTED])
+        state = self.jitter.choice([AttemptState.SUCCESS, AttemptState.INTERRUPTED])
         failure = FailureClass.INTERRUPTED if state is AttemptState.INTERRUPTED else None
         end = factories.end(state, failure=failure)
         attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=self.fence, end=end)
@@ -120,20 +120,20 @@ class Machine:
         row = Backend.objects.get(pk=self.name)
         if row.hold or row.quarantined_at:
             expiry.children_reassign(fence=self.fence, reason="held back.")
-        if self.luck.random() < 0.03:
+        if self.jitter.random() < 0.03:
             expiry.children_fail_unavailable(fence=self.fence, away_s=600, reason="refused")
 
 
-def people(luck: random.Random) -> None:
+def people(jitter: random.Random) -> None:
     """Have a person do something."""
-    group_id = luck.choice(list(JobGroup.objects.values_list("id", flat=True)))
-    name = luck.choice(NAMES)
-    job_id = luck.choice(list(ChildJob.objects.values_list("id", flat=True)))
+    group_id = jitter.choice(list(JobGroup.objects.values_list("id", flat=True)))
+    name = jitter.choice(NAMES)
+    job_id = jitter.choice(list(ChildJob.objects.values_list("id", flat=True)))
     its_group = ChildJob.objects.get(pk=job_id).group_id
-    choice = luck.choice([Choice(), *(Choice(where=one) for one in Where)])
+    choice = jitter.choice([Choice(), *(Choice(where=one) for one in Where)])
     deeds: list[Callable[[], Any]] = [
         lambda: retries.group_retry(group_id=group_id),
-        lambda: retries.group_retry(group_id=group_id, choice=Choice(elsewhere=Elsewhere.ANY)),
+        lambda: retries.group_retry(group_id=group_id, choice=Choice(elsewhere=RetryScope.ANY)),
         *[lambda: retries.child_retry(group_id=its_group, job_id=job_id, choice=choice)] * 2,
         *[lambda: moves.child_move(group_id=its_group, job_id=job_id, backend_id=name)] * 2,
         lambda: holds.backend_hold(backend_id=name, hold=Hold.PAUSE, at_once=True),
@@ -141,11 +141,11 @@ def people(luck: random.Random) -> None:
         *[lambda: holds.backend_resume(backend_id=name)] * 3,
         *[lambda: holds.backend_release(backend_id=name)] * 3,
     ]
-    if luck.random() < 0.05:
+    if jitter.random() < 0.05:
         deeds = [lambda: cancellation.group_cancel(group_id=group_id)]
     # Not finished, nothing to retry, its backend takes nothing: said to the person.
     with contextlib.suppress(JobGroupsError):
-        luck.choice(deeds)()
+        jitter.choice(deeds)()
 
 
 def running(
@@ -190,13 +190,13 @@ def drive_to_the_end(machines: list[Machine]) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Settings) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
-    luck = random.Random(seed)
+    jitter = random.Random(seed)
     machines = [Machine(name, random.Random(seed * 10 + at)) for at, name in enumerate(NAMES)]
     made = [
         factories.submit(
-            *(luck.choice(NAMES) for _ in range(4)),
-            max_attempts=luck.choice([1, 2, 3]),
-            retry_elsewhere=luck.choice(list(Elsewhere)),
+            *(jitter.choice(NAMES) for _ in range(4)),
+            max_attempts=jitter.choice([1, 2, 3]),
+            retry_elsewhere=jitter.choice(list(RetryScope)),
         )
         for _ in range(6)
     ]
@@ -205,7 +205,7 @@ def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Set
     until = time.monotonic() + FOR
     threads = [running(machine.step, until, broke) for machine in machines]
     threads += [running(machine.keep_house, until, broke, 0.02) for machine in machines]
-    threads += [running(lambda: people(luck), until, broke, 0.02) for _ in range(2)]
+    threads += [running(lambda: people(jitter), until, broke, 0.02) for _ in range(2)]
     for thread in threads:
         thread.join()
     if broke:

@@ -115,11 +115,13 @@ def test_one_that_leaves_the_transaction_unusable_is_refused_alone(
         # Without a transaction of its own: nothing is there to be rolled back to.
         factories.backend("gpu-1")
 
-    def counted(name: str) -> str:
+    def pluralize(name: str) -> str:
         runs.append(name)
         return _backend(name)
 
-    told = asyncio.run(_told(database, lambda: counted("gpu-1"), twice, lambda: counted("gpu-2")))
+    told = asyncio.run(
+        _told(database, lambda: pluralize("gpu-1"), twice, lambda: pluralize("gpu-2"))
+    )
     assert isinstance(told[1], IntegrityError)
     assert (told[0], told[2]) == ("gpu-1", "gpu-2")
     assert _stored() == {"gpu-1", "gpu-2"}

@@ -21,7 +21,7 @@ from jobgroups.events.hub import hub
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.services import attempts, files, late_results
 from jobgroups.services.claims import Claim
-from jobgroups.services.outcomes import End
+from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
 from tests.harness.races import race
 
@@ -54,7 +54,7 @@ def end(
     """End an attempt that reported these files, so many seconds after noon by its backend's clock."""
     reported: Any = {"9": {"images": list(items or ({"filename": NAME},))}}
     failed = {} if state is AttemptState.SUCCESS else {"error_type": ErrorType.COMFYUI}
-    told = End(
+    told = AttemptResult(
         state=state,
         outputs=collect_outputs(reported, "http://gpu.test:8188", claimed.prompt_id),
         node_outputs=reported,
@@ -218,7 +218,7 @@ def test_an_end_takes_two_statements_more_when_nothing_is_replaced() -> None:
     counted = []
     for items in ([], [{"filename": f"{number}.png"} for number in range(200)]):
         claimed = begin(fence)
-        told = End(
+        told = AttemptResult(
             state=AttemptState.SUCCESS,
             outputs={"images": []},
             node_outputs={"9": {"images": items}},
@@ -237,7 +237,7 @@ def test_an_end_that_is_reported_twice_records_its_files_once() -> None:
     end(first, fence, at=0)
     second = begin(fence)
     end(second, fence, at=9)
-    told = End(
+    told = AttemptResult(
         state=AttemptState.SUCCESS,
         outputs={"images": []},
         node_outputs={"9": {"images": [{"filename": NAME}]}},

@@ -13,7 +13,7 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Elsewhere, StopReason
+from jobgroups.domain.states import AttemptState, RetryScope, StopReason
 from jobgroups.errors import BackendNotFound, Conflict, LeaseLost
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, holds, outcomes, quarantine
@@ -237,7 +237,7 @@ def test_a_prompt_that_was_not_answered_for_yet_is_given_back_too(fence: Fencing
     assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     told = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     assert told.stop_requested, "who stores its acceptance learns that it is to be stopped"
-    assert not told.current
+    assert not told.is_current
     assert factories.types(group) == ["group_created"]
 
 
@@ -279,7 +279,7 @@ def test_who_lost_the_lease_gives_nothing_back(fence: FencingToken) -> None:
 
 def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
-    group = factories.submit(GPU, "gpu-2", retry_elsewhere=Elsewhere.GROUP)
+    group = factories.submit(GPU, "gpu-2", retry_elsewhere=RetryScope.GROUP)
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True, by="anna")
@@ -299,7 +299,7 @@ def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: Fencin
 
 def test_one_that_hangs_holds_its_child_up_no_longer(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
-    factories.submit(GPU, retry_elsewhere=Elsewhere.ANY)
+    factories.submit(GPU, retry_elsewhere=RetryScope.ANY)
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
     pause(at_once=True)

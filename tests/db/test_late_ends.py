@@ -16,7 +16,7 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Elsewhere, PartialOutputs
+from jobgroups.domain.states import AttemptState, PartialOutputs, RetryScope
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
@@ -139,7 +139,7 @@ def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence, other = machine("gpu-1"), machine("gpu-2")
-    group = factories.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
     holds.prompts_evict(fence=fence)
@@ -189,7 +189,7 @@ def test_what_stands_at_a_backend_that_was_away_is_not_sent_there_again_before_i
 
 def test_what_stands_at_a_backend_that_is_away_keeps_no_child_from_another() -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
-    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
+    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
     claimed = factories.claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     give_up(fence)
@@ -222,7 +222,7 @@ def assert_law(client: ClientState) -> None:
 def overtaken() -> Overtaken:
     """Give a child whose first attempt made its picture while the second one was under way."""
     first, second = machine("gpu-1"), machine("gpu-2")
-    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.ANY)
+    group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
     client = watch(group)
     claimed = begin(first)
     time_out(claimed, first)
@@ -401,7 +401,7 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     # Nobody waits for that end yet.
     assert expiry.children_unblock(fence=fence) == 0
-    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
+    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=RetryScope.ANY))
     assert only(group).backend_id == "gpu-2"
     assert idle(other)
     assert expiry.children_unblock(fence=fence) == 1
@@ -427,7 +427,7 @@ def test_whoever_waits_for_an_end_is_woken_by_it(
     ending: str, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
-    factories.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = factories.claim(fence)
     if ending in ("lost", "interrupted"):
         factories.start(claimed, fence)

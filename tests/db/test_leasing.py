@@ -13,7 +13,7 @@ import pytest
 from django.db import connection, transaction
 
 from jobgroups.database.locks import DatabaseLock
-from jobgroups.domain.leases import Leases
+from jobgroups.domain.leases import LeaseTable
 from jobgroups.models import Lease, Runner
 from jobgroups.queries import leases
 from jobgroups.services import runners
@@ -93,11 +93,11 @@ def test_how_the_leases_stand() -> None:
     Lease.objects.filter(pk="gpu-4").update(expires_at=long_ago)
     seen = leases.lease_table("a")
     assert 10.0 < (seen.next_free_in or 0.0) <= 12.0
-    assert seen == Leases(
-        left_lying=frozenset({"gpu-4"}),
-        others={"gpu-2": "b"},
-        rivals=frozenset({"b", "newcomer"}),
-        settled=frozenset({"b"}),
+    assert seen == LeaseTable(
+        unclaimed=frozenset({"gpu-4"}),
+        held_by_others={"gpu-2": "b"},
+        live_runners=frozenset({"b", "newcomer"}),
+        stable_runners=frozenset({"b"}),
         next_free_in=seen.next_free_in,
     )
 

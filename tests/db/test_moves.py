@@ -21,7 +21,7 @@ from jobgroups.errors import (
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, claims, expiry
 from jobgroups.services.moves import Moved, child_move
-from jobgroups.services.outcomes import End
+from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
 from tests.harness.races import race
 
@@ -67,7 +67,7 @@ def accepted(fence: FencingToken) -> tuple[JobGroup, claims.Claim]:
 
 def removed(claimed: claims.Claim, fence: FencingToken) -> None:
     """Tell that the prompt was deleted from the queue and seen gone."""
-    end = End(
+    end = AttemptResult(
         state=AttemptState.INTERRUPTED,
         outputs={},
         error_message="Removed from the queue",
@@ -231,7 +231,7 @@ def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
     group, claimed = accepted(first)
     move(group)
     stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
-    assert (stored.stop_requested, stored.current) == (False, True)
+    assert (stored.stop_requested, stored.is_current) == (False, True)
     child, attempt = only(group), Attempt.objects.get()
     assert (child.status, child.backend_id) == ("running", "gpu-1")
     assert (attempt.stop_reason, attempt.is_counted) == ("", True)

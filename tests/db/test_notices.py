@@ -14,18 +14,18 @@ from pytest_django import Settings
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.notices import NoticeKind, Pace
+from jobgroups.domain.notices import NoticeIntervals, NoticeKind
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services import cancellation, outbox
-from jobgroups.services.outbox import Due
+from jobgroups.services.outbox import ClaimedNotice
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-PACE = Pace()
+PACE = NoticeIntervals()
 
 
 @pytest.fixture(autouse=True)
@@ -261,7 +261,7 @@ def notice(**fields: Any) -> Notice:
     )
 
 
-def claim(by: str = "one") -> list[Due]:
+def claim(by: str = "one") -> list[ClaimedNotice]:
     return outbox.notices_claim(pace=PACE, by=by)
 
 

@@ -13,7 +13,7 @@ from pytest_django import Settings
 from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Elsewhere, Where
+from jobgroups.domain.states import AttemptState, RetryScope, Where
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
 from jobgroups.services import attempts, backends, cancellation, claims, outages, retries, runners
@@ -79,7 +79,7 @@ def idle(fence: FencingToken) -> bool:
 
 def submit(*names: str, **fields: Any) -> JobGroup:
     return factories.submit(
-        *names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": Elsewhere.ANY, **fields}
+        *names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": RetryScope.ANY, **fields}
     )
 
 
@@ -118,7 +118,7 @@ def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
 def test_without_retry_elsewhere_an_offline_backend_keeps_its_jobs() -> None:
     fence = machine("gpu-1")
     machine("gpu-2")
-    group = submit("gpu-1", "gpu-1", retry_elsewhere=Elsewhere.NEVER)
+    group = submit("gpu-1", "gpu-1", retry_elsewhere=RetryScope.NEVER)
     begin(fence)
     accept(fence)
     go_offline()
@@ -352,9 +352,9 @@ def test_person_can_retry_a_lost_job_on_another_backend_at_once() -> None:
 # --- what counts against the backend --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [Elsewhere.NEVER, Elsewhere.ANY])
+@pytest.mark.parametrize("policy", [RetryScope.NEVER, RetryScope.ANY])
 def test_lost_attempt_counts_once_against_its_backend(
-    settings: Settings, policy: Elsewhere
+    settings: Settings, policy: RetryScope
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 2
     fence = machine("gpu-1")
@@ -362,7 +362,7 @@ def test_lost_attempt_counts_once_against_its_backend(
     submit("gpu-1", "gpu-1", retry_elsewhere=policy, max_attempts=2)
     first, second = begin(fence), accept(fence)
     go_offline()
-    if policy is Elsewhere.NEVER:
+    if policy is RetryScope.NEVER:
         attempts.attempt_timed_out(attempt_id=first.attempt_id, fence=fence, offline=True)
     else:
         assert move(fence) == {first.attempt_id, second.attempt_id}
@@ -374,7 +374,7 @@ def test_lost_attempt_counts_once_against_its_backend(
     ended = attempt_of(first)
     assert (ended.state, ended.failure_class) == ("lost", "backend_lost")
     assert "went offline" in (ended.error_message or ""), "the first cause stays"
-    if policy is Elsewhere.ANY:
+    if policy is RetryScope.ANY:
         factories.submit("gpu-1")
         again = begin(fence)
         attempts.attempt_lost(attempt_id=again.attempt_id, fence=fence, reason="it forgot it")
@@ -410,8 +410,8 @@ SINCE = rf"gpu-1 has not been reachable since {CLOCK}: connection refused\."
 @pytest.mark.parametrize(
     ("policy", "seconds", "then"),
     [
-        ({"retry_elsewhere": Elsewhere.NEVER, "max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
-        ({"retry_elsewhere": Elsewhere.NEVER}, 5, rf"Retried at {CLOCK}"),
+        ({"retry_elsewhere": RetryScope.NEVER, "max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
+        ({"retry_elsewhere": RetryScope.NEVER}, 5, rf"Retried at {CLOCK}"),
         ({"max_attempts": 1}, 5, rf"Fails at {CLOCK}"),
         ({}, 5, rf"Moves to another backend at {CLOCK}\. Retried at {CLOCK}"),
         ({}, 61, rf"Moves to another backend as soon as possible\. Retried at {CLOCK}"),

@@ -13,7 +13,7 @@ from director.pages import group_list
 from director.pages.filters import Filters
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Elsewhere
+from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.errors import (
     ChildNotFound,
     Conflict,
@@ -307,9 +307,9 @@ def test_of_two_retries_at_once_one_opens_the_run(fence: FencingToken) -> None:
 
 def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: FencingToken) -> None:
     group, attempt_id = timed_out(fence)
-    # Elsewhere, where no stop of another prompt stands in its way.
+    # RetryScope, where no stop of another prompt stands in its way.
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
-    group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
+    group_retry(group_id=group.id, choice=Choice(elsewhere=RetryScope.ANY))
     other = factories.lease("gpu-2")
     (child,) = children(group)
     assert child.backend_id == "gpu-2"

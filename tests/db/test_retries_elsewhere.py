@@ -10,7 +10,7 @@ import pytest
 from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.states import AttemptState, Elsewhere
+from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.errors import BackendUnavailable, Conflict
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import cancellation
@@ -22,7 +22,7 @@ from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
 
-NEVER, GROUP, ANY = Elsewhere.NEVER, Elsewhere.GROUP, Elsewhere.ANY
+NEVER, GROUP, ANY = RetryScope.NEVER, RetryScope.GROUP, RetryScope.ANY
 SHUT: dict[str, dict[str, Any]] = {
     "disabled": {"enabled": False, "changed_reason": "cleaning the fans"},
     "drained": {"hold": "drain"},
@@ -54,7 +54,7 @@ def places(group: JobGroup) -> list[str | None]:
     return list(group.children.order_by("position").values_list("backend_id", flat=True))
 
 
-def retry(group: JobGroup, elsewhere: Elsewhere | None = None) -> Retried:
+def retry(group: JobGroup, elsewhere: RetryScope | None = None) -> Retried:
     return group_retry(group_id=group.id, choice=Choice(elsewhere=elsewhere))
 
 

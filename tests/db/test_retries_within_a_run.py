@@ -13,7 +13,7 @@ from backends.models import Backend, Reachability
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Elsewhere, Where
+from jobgroups.domain.states import AttemptState, RetryScope, Where
 from jobgroups.errors import (
     BackendNotFound,
     BackendUnavailable,
@@ -277,7 +277,7 @@ def test_out_of_memory_goes_to_the_largest_card(
 
 def test_the_same_backend_is_kept_where_the_person_says_so(cards: dict[str, FencingToken]) -> None:
     group, failed = running(
-        cards["gpu-1"], FailureClass.OUT_OF_MEMORY, retry_elsewhere=Elsewhere.ANY, max_attempts=1
+        cards["gpu-1"], FailureClass.OUT_OF_MEMORY, retry_elsewhere=RetryScope.ANY, max_attempts=1
     )
     assert retry(group, failed, SAME).moved == {}
     assert place(failed) == "gpu-1"

@@ -14,7 +14,7 @@ from backends.states import Hold
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Elsewhere
+from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, candidates, claims, expiry
 from jobgroups.services.claims import Claim
@@ -47,7 +47,7 @@ def machine(name: str, vram: int = 24, **fields: Any) -> FencingToken:
 
 
 def submit(*names: str, attempts: int = 3, **fields: Any) -> JobGroup:
-    fields = {"retry_elsewhere": Elsewhere.GROUP, **fields}
+    fields = {"retry_elsewhere": RetryScope.GROUP, **fields}
     return factories.submit(*names, max_attempts=attempts, **fields)
 
 
@@ -200,7 +200,7 @@ def test_an_out_of_memory_goes_to_the_larger_card() -> None:
     small = machine("gpu-1", vram=8)
     machine("gpu-2", vram=12)
     machine("gpu-3", vram=48)
-    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     fail(begin(small), small, MEMORY)
     assert only(group).backend_id == "gpu-3"
 
@@ -222,8 +222,8 @@ def test_a_child_stays_within_the_backends_of_its_group_unless_it_may_go_anywher
     fence = machine("gpu-1")
     machine("gpu-9")
     within = submit("gpu-1")
-    anywhere = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
-    nowhere = submit("gpu-1", retry_elsewhere=Elsewhere.NEVER)
+    anywhere = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
+    nowhere = submit("gpu-1", retry_elsewhere=RetryScope.NEVER)
     for _ in range(3):
         fail(begin(fence), fence, FATAL)
     assert only(within).status == "failed"
@@ -279,7 +279,7 @@ def test_the_pause_before_the_next_attempt_is_kept(settings: Settings) -> None:
 
 def test_a_refusal_that_another_backend_may_not_give_is_tried_there() -> None:
     fence, other = machine("gpu-1"), machine("gpu-2")
-    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = factories.claim(fence)
     attempts.attempt_refused(
         attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={}, kind=MISSING
@@ -323,7 +323,7 @@ def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
 def timed_out() -> tuple[JobGroup, Claim, FencingToken, FencingToken]:
     """Give a child whose time was up at gpu-1, and that waits for gpu-2."""
     first, second = machine("gpu-1"), machine("gpu-2")
-    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(first)
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
     return group, claimed, first, second
@@ -397,7 +397,7 @@ def test_a_picture_that_came_after_its_time_is_taken_while_its_child_waits(
 
 def test_a_late_picture_and_a_claim_at_once_give_one_result(transactional_db: None) -> None:
     first, second = machine("gpu-1"), machine("gpu-2")
-    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(first)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
@@ -448,7 +448,7 @@ def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_other
     away = machine("gpu-1")
     machine("gpu-2")
     machine("gpu-3")
-    group = submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", attempts=1, retry_elsewhere=Elsewhere.ANY)
+    group = submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", attempts=1, retry_elsewhere=RetryScope.ANY)
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = factories.claim(away)
     stays = factories.submit("gpu-1")
@@ -484,7 +484,7 @@ def test_giving_up_fails_what_may_go_nowhere_and_sends_the_rest_elsewhere() -> N
     away = machine("gpu-1")
     second = machine("gpu-2")
     stays = factories.submit("gpu-1", "gpu-1")
-    goes = submit("gpu-1", "gpu-1", retry_elsewhere=Elsewhere.ANY)
+    goes = submit("gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
     factories.claim(away)
     ChildJob.objects.filter(group=stays).update(queued_at=now())
     sent = factories.claim(away)
@@ -517,7 +517,7 @@ def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept
 def test_children_of_a_disabled_backend_are_moved_where_they_may_go() -> None:
     fence = machine("gpu-1")
     machine("gpu-2")
-    stays, goes = factories.submit("gpu-1"), submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    stays, goes = factories.submit("gpu-1"), submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     expiry.children_fail_disabled(fence=fence)
     assert only(stays).status == "failed"
@@ -530,7 +530,7 @@ def test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment(
     fence = machine("gpu-1")
     machine("gpu-2")
     machine("gpu-3")
-    group = submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     hold = candidates.lock_backends
 
     def forgotten_first(ids: list[str]) -> None:

@@ -8,7 +8,7 @@ from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import AttemptState, Elsewhere
+from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.serializers import serialize_submission
 from jobgroups.services import attempts, candidates, expiry, retries, submission
@@ -35,7 +35,7 @@ def bound(group: JobGroup) -> list[str | None]:
     return [child.backend_id for child in group.children.order_by("position")]
 
 
-def submitted(*names: str, elsewhere: Elsewhere = Elsewhere.ANY) -> JobGroup:
+def submitted(*names: str, elsewhere: RetryScope = RetryScope.ANY) -> JobGroup:
     return factories.submit(
         *names,
         max_attempts=3,
@@ -68,12 +68,12 @@ def test_a_replay_names_the_first_backends_after_a_try_elsewhere_and_a_move() ->
 
 def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
     first = machine("gpu-1")
-    group = submitted("gpu-1", elsewhere=Elsewhere.NEVER)
+    group = submitted("gpu-1", elsewhere=RetryScope.NEVER)
     # Never sent: no attempt, and no event but the end, knows where it was.
     expiry.children_fail_unavailable(fence=first, away_s=600, reason="refused")
     second = machine("gpu-2")
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
-    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
+    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=RetryScope.ANY))
     assert bound(group) == ["gpu-2"]
     assert replay(group) == ["gpu-1"]
     factories.finish(factories.claim(second), second)
@@ -83,14 +83,14 @@ def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
 def test_a_retry_elsewhere_by_a_person_makes_no_backend_one_of_the_groups() -> None:
     first, second = machine("gpu-1"), machine("gpu-2")
     machine("gpu-3")
-    group = submitted("gpu-1", elsewhere=Elsewhere.GROUP)
+    group = submitted("gpu-1", elsewhere=RetryScope.GROUP)
     expiry.children_fail_unavailable(fence=first, away_s=600, reason="refused")
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
-    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=Elsewhere.ANY))
+    retries.group_retry(group_id=group.id, choice=Choice(elsewhere=RetryScope.ANY))
     assert bound(group) == ["gpu-2"]
     Backend.objects.filter(pk="gpu-1").update(enabled=True)
     group = factories.fresh(group)
-    found = candidates.candidate_backends(group, Elsewhere.GROUP, besides=["gpu-2"])
+    found = candidates.candidate_backends(group, RetryScope.GROUP, besides=["gpu-2"])
     # The one it was submitted to, though nothing was ever sent there; not those it was let go to once.
     assert [one.backend_id for one in found] == ["gpu-1"]
     fail(second)

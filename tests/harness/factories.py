@@ -13,7 +13,7 @@ from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.services import attempts, claims, leases
 from jobgroups.services.claims import Claim
-from jobgroups.services.outcomes import End
+from jobgroups.services.outcomes import AttemptResult
 from jobgroups.services.submission import Submission, group_submit
 
 WORKFLOW: dict[str, Any] = {
@@ -57,7 +57,7 @@ def start(claimed: Claim, fence: FencingToken) -> None:
     attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
 
 
-def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> End:
+def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptResult:
     """Return an end; of a failure, with ComfyUI's words."""
     if state is not AttemptState.SUCCESS:
         fields = {
@@ -65,7 +65,7 @@ def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> End:
             "error_type": ErrorType.COMFYUI,
             **fields,
         }
-    return End(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
+    return AttemptResult(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
 
 
 def finish(claimed: Claim, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.states import Hold
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup
 from jobgroups.queries.waiting_reasons import waiting_reasons
 from jobgroups.runner.attempt.driver import AttemptDriver
@@ -92,7 +92,7 @@ async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_e
         return because in (await row()).status_reason
 
     await until(found)
-    moves = await farm.submit("sick", retry_elsewhere=Elsewhere.ANY, max_attempts=2)
+    moves = await farm.submit("sick", retry_elsewhere=RetryScope.ANY, max_attempts=2)
     stays = await farm.submit("sick")
     assert (await farm.finished(moves)).status == "completed"
     await ends_unreachable(farm, stays, because)
@@ -201,7 +201,7 @@ async def test_job_moves_or_ends_when_the_session_of_its_backend_always_fails(fa
     await farm.backend("gpu-1", seconds=0.05)
     service = await bounded_runner(farm)
     await works(farm, "gpu-1")
-    moves = await farm.submit("sick", retry_elsewhere=Elsewhere.ANY, max_attempts=2)
+    moves = await farm.submit("sick", retry_elsewhere=RetryScope.ANY, max_attempts=2)
     stays = await farm.submit("sick")
     assert (await farm.finished(moves)).status == "completed"
     await ends_unreachable(farm, stays, "The address has a malformed host name")

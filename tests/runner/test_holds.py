@@ -10,7 +10,7 @@ import pytest
 from backends.models import Backend
 from backends.services import backend_update
 from backends.states import Hold
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 from jobgroups.errors import Conflict
 from jobgroups.models import Attempt
 from jobgroups.services import holds
@@ -137,7 +137,7 @@ async def test_what_is_given_back_is_rendered_on_another_machine_meanwhile(farm:
     await farm.backend("gpu-2", seconds=0.2)
     await farm.runner()
     await seen("gpu-1", "gpu-2")
-    group = await farm.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = await farm.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     await farm.status_of(group, "running")
     await pause(farm, at_once=True, by="anna")
     assert (await farm.finished(group)).status == "completed"
@@ -192,7 +192,7 @@ async def test_a_drained_backend_finishes_gives_the_rest_away_and_is_disabled(fa
     await farm.backend("gpu-2", seconds=0.1)
     await farm.runner(depth=1)
     await seen("gpu-1", "gpu-2")
-    group = await farm.submit("gpu-1", "gpu-1", "gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = await farm.submit("gpu-1", "gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
     await farm.status_of(group, "running")
     await drain(farm, by="anna", reason="new card")
     assert (await farm.finished(group)).status == "completed"
@@ -228,7 +228,7 @@ async def test_drained_at_once_it_is_disabled_as_soon_as_the_stop_is_seen(farm: 
     await farm.backend("gpu-2", seconds=0.1)
     await farm.runner()
     await seen("gpu-1", "gpu-2")
-    group = await farm.submit("gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = await farm.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     await farm.status_of(group, "running")
     await drain(farm, at_once=True)
     assert (await farm.finished(group)).status == "completed"
@@ -252,7 +252,7 @@ async def test_what_waits_for_a_machine_that_stays_away_goes_to_another(farm: Fa
     await farm.runner(move_after_s=0.5)
     await seen("gpu-1", "gpu-2")
     sim.fault("crash", at="now")
-    group = await farm.submit("gpu-1", "gpu-2", retry_elsewhere=Elsewhere.GROUP)
+    group = await farm.submit("gpu-1", "gpu-2", retry_elsewhere=RetryScope.GROUP)
     done = await farm.finished(group)
     assert (done.status, done.completed_count) == ("completed", 2)
     assert await attempts_of(farm, group)

@@ -20,7 +20,7 @@ from pytest_django import Settings
 from backends.models import Backend
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
-from jobgroups.domain.notices import Pace
+from jobgroups.domain.notices import NoticeIntervals
 from jobgroups.models import Notice
 from jobgroups.runner.notices.notifier import Notifier
 from jobgroups.runner.supervisor import RunnerSupervisor
@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 #: A minute is a second and a half here.
-PACE = replace(Pace.scaled(0.025), look=0.05)
+PACE = replace(NoticeIntervals.scaled(0.025), look=0.05)
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ def abyss() -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def notifying(*urls: str, name: str = "local", pace: Pace = PACE) -> AsyncIterator[None]:
+async def notifying(
+    *urls: str, name: str = "local", pace: NoticeIntervals = PACE
+) -> AsyncIterator[None]:
     database = DatabaseThreads(threads=1, name="notices")
     notifier = Notifier(urls=urls, name=name, pace=pace, database=database)
     task = asyncio.get_running_loop().create_task(notifier.run())
@@ -189,7 +191,7 @@ async def test_what_the_last_runner_saw_hours_ago_is_told_to_nobody(
     group = await farm.submit("gpu-1")
     async with supervised(farm):
         await farm.finished(group)
-        await asyncio.sleep(Pace.scaled(0.05).settled_after)
+        await asyncio.sleep(NoticeIntervals.scaled(0.05).settled_after)
     assert await stored() == []
 
 

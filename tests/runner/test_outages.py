@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from backends.models import Backend
 from backends.simulator import Simulator
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup
 from jobgroups.queries import groups
 from jobgroups.runner.intervals import Intervals
@@ -119,7 +119,7 @@ async def both_there(farm: Farm, group: JobGroup) -> None:
 
 
 async def submit(farm: Farm, *names: str, **fields: Any) -> JobGroup:
-    fields = {"max_attempts": 3, "retry_elsewhere": Elsewhere.ANY, **fields}
+    fields = {"max_attempts": 3, "retry_elsewhere": RetryScope.ANY, **fields}
     return await farm.submit(*names or ("gpu-1",), **fields)
 
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_django import Settings
 
 from backends.simulator import Simulator
-from jobgroups.domain.states import Elsewhere, PartialOutputs
+from jobgroups.domain.states import PartialOutputs, RetryScope
 from jobgroups.models import JobGroup
 from tests.harness.farm import Farm, text_to_image, until
 from tests.runner.test_retry_elsewhere import outcome, seen, started
@@ -137,7 +137,7 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
         workflow=second_model(),
         partial_outputs=FAIL,
         max_attempts=2,
-        retry_elsewhere=Elsewhere.ANY,
+        retry_elsewhere=RetryScope.ANY,
     )
     assert await outcome(farm, group) == [
         ("gpu-1", "interrupted", "node_or_model_missing"),

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from backends.models import Backend
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup
 from tests.harness.farm import Farm, in_thread, until
 
@@ -80,7 +80,7 @@ async def test_what_waits_there_goes_elsewhere(farm: Farm) -> None:
     await until(seen)
     farm.sims["gpu-1"].fault("cuda_fatal")
     names = ["gpu-1"] * 6
-    group = await farm.submit(*names, retry_elsewhere=Elsewhere.ANY, max_attempts=2)
+    group = await farm.submit(*names, retry_elsewhere=RetryScope.ANY, max_attempts=2)
     done = await farm.finished(group)
     assert (done.status, done.completed_count) == ("completed", 6)
     assert posted(farm, "gpu-1") == 2, "the second failure set it aside"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backends.models import Backend, Reachability
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 from jobgroups.models import JobGroup
 from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import Retried, group_retry
@@ -118,7 +118,7 @@ async def test_a_retry_elsewhere_is_rendered_there(farm: Farm) -> None:
     await farm.runner()
     group = await farm.submit("gpu-1")
     assert (await farm.finished(group)).status == "failed"
-    done = await retry(farm, group, choice=Choice(elsewhere=Elsewhere.ANY))
+    done = await retry(farm, group, choice=Choice(elsewhere=RetryScope.ANY))
     assert list(done.moved.values()) == ["gpu-2"]
     assert (await farm.finished(group)).status == "completed"
     assert (len(started(farm, "gpu-1")), len(started(farm, "gpu-2"))) == (1, 1)
@@ -138,7 +138,7 @@ async def test_what_was_cancelled_on_a_machine_that_died_is_rendered_elsewhere(f
 
     await until(away)
     await farm.cancel(group)
-    done = await retry(farm, group, choice=Choice(elsewhere=Elsewhere.ANY))
+    done = await retry(farm, group, choice=Choice(elsewhere=RetryScope.ANY))
     assert list(done.moved.values()) == ["gpu-2"]
     assert (await farm.finished(group)).status == "completed"
     assert (len(started(farm, "gpu-1")), len(started(farm, "gpu-2"))) == (1, 1)

@@ -8,7 +8,7 @@ import pytest
 from pytest_django import Settings
 
 from backends.models import Backend
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 from jobgroups.models import Attempt, JobGroup
 from tests.harness.farm import Farm, in_thread, until
 
@@ -42,7 +42,7 @@ async def seen(farm: Farm, *names: str) -> None:
 
 async def submit(farm: Farm, *names: str, **fields: Any) -> JobGroup:
     """Submit a group that lets its children be tried three times, on any of its backends."""
-    fields = {"max_attempts": 3, "retry_elsewhere": Elsewhere.GROUP, **fields}
+    fields = {"max_attempts": 3, "retry_elsewhere": RetryScope.GROUP, **fields}
     return await farm.submit(*names, **fields)
 
 
@@ -81,7 +81,7 @@ async def test_out_of_memory_on_the_small_card_is_done_on_the_big_one(farm: Farm
     small.fault("out_of_memory", count=0)
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2", "gpu-3")
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY)
     assert await outcome(farm, group) == [
         ("gpu-1", "error", "out_of_memory"),
         ("gpu-3", "success", ""),
@@ -94,7 +94,7 @@ async def test_out_of_memory_is_tried_again_here_after_the_memory_was_freed(farm
     sim = await farm.backend("gpu-1", vram_gb=8)
     sim.fault("out_of_memory", count=1)
     await farm.runner()
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.NEVER)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.NEVER)
     assert [state for _, state, _ in await outcome(farm, group)] == ["error", "success"]
     kinds = farm.kinds("gpu-1")
     again = len(kinds) - 1 - kinds[::-1].index("accepted")
@@ -120,7 +120,7 @@ async def test_a_model_that_one_backend_lacks_is_found_on_another(farm: Farm) ->
     await farm.backend("gpu-2")
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2")
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.ANY)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY)
     assert await outcome(farm, group) == [
         ("gpu-1", "refused", "node_or_model_missing"),
         ("gpu-2", "success", ""),
@@ -141,7 +141,7 @@ async def test_a_graph_that_is_wrong_is_refused_once(farm: Farm) -> None:
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2")
     wrong = {"9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "out"}}}
-    group = await submit(farm, "gpu-1", workflow=wrong, retry_elsewhere=Elsewhere.ANY)
+    group = await submit(farm, "gpu-1", workflow=wrong, retry_elsewhere=RetryScope.ANY)
     assert await outcome(farm, group) == [("gpu-1", "refused", "workflow_refused")]
 
 
@@ -149,7 +149,7 @@ async def test_a_node_that_raises_is_tried_three_times_and_no_more(farm: Farm) -
     sim = await farm.backend("gpu-1")
     sim.fault("node_error", count=0, message="bad latent")
     await farm.runner()
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.NEVER)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.NEVER)
     assert await outcome(farm, group) == [("gpu-1", "error", "node_error")] * 3
     assert len(set(started(farm))) == 3
     [child] = await farm.children(group)
@@ -163,7 +163,7 @@ async def test_a_crash_in_the_middle_of_a_render_is_made_good_elsewhere(farm: Fa
     sim.fault("crash", at="step", step=2)
     await farm.runner(depth=1)
     await seen(farm, "gpu-1", "gpu-2")
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.ANY, timeout_seconds=3)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY, timeout_seconds=3)
     attempts = await outcome_of_children(farm, group)
     assert attempts[-1] == ("gpu-2", "success", "")
     assert attempts[0][0] == "gpu-1"
@@ -178,7 +178,7 @@ async def test_what_ran_and_what_waited_at_a_machine_that_died_for_good_is_made_
     await farm.runner(give_up_s=2.0)
     await seen(farm, "gpu-1", "gpu-2")
     backends = ["gpu-1"] * 3
-    group = await submit(farm, *backends, retry_elsewhere=Elsewhere.ANY, timeout_seconds=3)
+    group = await submit(farm, *backends, retry_elsewhere=RetryScope.ANY, timeout_seconds=3)
     attempts = await outcome_of_children(farm, group)
     made = [backend_id for backend_id, state, _ in attempts if state == "success"]
     assert made == ["gpu-2"] * 3
@@ -200,7 +200,7 @@ async def test_a_restart_in_the_middle_of_a_render_is_made_good_there(farm: Farm
     sim = await farm.backend("gpu-1", seconds=0.5)
     sim.fault("restart", at="step", step=2, down=0.3)
     await farm.runner()
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.NEVER)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.NEVER)
     assert await outcome(farm, group) == [
         ("gpu-1", "lost", "backend_lost"),
         ("gpu-1", "success", ""),
@@ -213,7 +213,7 @@ async def test_a_timeout_is_made_good_elsewhere_after_its_prompt_was_stopped(far
     sim.fault("stuck", step=2)
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2")
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.ANY, timeout_seconds=1)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY, timeout_seconds=1)
     assert await outcome(farm, group) == [
         ("gpu-1", "timeout", "timeout"),
         ("gpu-2", "success", ""),
@@ -233,7 +233,7 @@ async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_
     sim.fault("stuck", step=2, interruptible=False)
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2")
-    group = await submit(farm, "gpu-1", retry_elsewhere=Elsewhere.ANY, timeout_seconds=1)
+    group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY, timeout_seconds=1)
     done = await farm.finished(group, 40)
     assert done.status == "completed"
     rows = [(row.backend_id, row.failure_class) for row in await farm.attempts(group)]
@@ -253,7 +253,7 @@ async def test_files_that_are_gone_are_made_again_after_the_cache_was_emptied(fa
     for file in sim.output_folder.iterdir():
         file.unlink()
     # The same seed: ComfyUI answers from its cache, with a name behind which nothing is.
-    group = await submit(farm, "gpu-1", base_seed=7, retry_elsewhere=Elsewhere.NEVER)
+    group = await submit(farm, "gpu-1", base_seed=7, retry_elsewhere=RetryScope.NEVER)
     assert await outcome(farm, group) == [
         ("gpu-1", "success", "output_gone"),
         ("gpu-1", "success", ""),

@@ -14,7 +14,7 @@ from pytest_django import Settings
 from backends import queries as backend_selectors
 from backends.comfyui.client import ComfyClient
 from backends.states import Hold
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 from jobgroups.events.hub import Message
 from jobgroups.models import ChildJob
 from jobgroups.runner.attempt import driver as attempt_module
@@ -37,7 +37,7 @@ async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next
     sim = await farm.backend("gpu-1")
     sim.fault("node_error", count=1)
     await farm.runner(intervals=UNHURRIED)
-    group = await farm.submit("gpu-1", max_attempts=2, retry_elsewhere=Elsewhere.NEVER)
+    group = await farm.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.NEVER)
     done = await farm.finished(group, within=15)
     assert done.status == "completed"
     first, second = await farm.attempts(group)

@@ -61,7 +61,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RETRYING,
-                "[one for one in candidates if one.backend_id not in tried.barred]",
+                "[one for one in candidates if one.backend_id not in tried.excluded]",
                 "list(candidates)",
             ),
         ),

@@ -128,8 +128,8 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _SHARING,
-                "room = share(len(wanted), 1 + len(leases.rivals)) - len(mine)",
-                "room = share(len(wanted), 1) - len(mine)",
+                "room = fair_share(len(wanted), 1 + len(leases.live_runners)) - len(mine)",
+                "room = fair_share(len(wanted), 1) - len(mine)",
             ),
         ),
         notices=f"{_SHARES}::test_of_two_that_start_together_each_takes_half",

@@ -16,7 +16,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/services/transactions.py",
-                "notices.group_ended(group, children)",
+                "notices.enqueue_group_ended(group, children)",
                 "pass",
             ),
         ),

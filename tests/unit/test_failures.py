@@ -16,7 +16,7 @@ from jobgroups.domain.failures import (
     RETRIED,
     TAXONOMY,
     FailureClass,
-    Retry,
+    RetryTarget,
     class_of_error,
     class_of_refusal,
 )
@@ -67,7 +67,9 @@ def refusal_class(body: dict[str, Any]) -> FailureClass:
 
 
 def test_the_taxonomy_is_the_decided_one() -> None:
-    told = {one.value: (kind.retry.value, kind.counts) for one, kind in TAXONOMY.items()}
+    told = {
+        one.value: (kind.retry.value, kind.counts_against_backend) for one, kind in TAXONOMY.items()
+    }
     assert told == {
         "workflow_refused": ("never", False),
         "node_or_model_missing": ("elsewhere", False),
@@ -97,7 +99,9 @@ def test_every_class_says_what_it_is_and_how_it_looks(failure: FailureClass) -> 
 
 
 def test_what_may_be_named_in_a_policy_is_what_may_be_tried_again() -> None:
-    assert set(RETRIED) == {one for one in FailureClass if TAXONOMY[one].retry is not Retry.NEVER}
+    assert set(RETRIED) == {
+        one for one in FailureClass if TAXONOMY[one].retry is not RetryTarget.NEVER
+    }
     assert "internal" not in RETRIED
 
 

@@ -8,10 +8,16 @@ import pytest
 
 from jobgroups.domain import notices, text
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.notices import GroupEnd, Message, NoticeKind, Pace, Told
+from jobgroups.domain.notices import (
+    GroupSummary,
+    Message,
+    NoticeIntervals,
+    NoticeKind,
+    StoredNotice,
+)
 
 
-def end(**fields: Any) -> GroupEnd:
+def end(**fields: Any) -> GroupSummary:
     given = {
         "name": "shot_001",
         "total": 12,
@@ -21,7 +27,7 @@ def end(**fields: Any) -> GroupEnd:
         "seconds": 840,
         "reasons": {},
     }
-    return GroupEnd(**{**given, **fields})
+    return GroupSummary(**{**given, **fields})
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def end(**fields: Any) -> GroupEnd:
         ),
     ],
 )
-def test_a_group_is_told_in_one_plain_sentence(ended: GroupEnd, title: str, body: str) -> None:
+def test_a_group_is_told_in_one_plain_sentence(ended: GroupSummary, title: str, body: str) -> None:
     assert notices.group_ended(ended) == Message(title, body)
 
 
@@ -83,11 +89,11 @@ def test_the_link_stands_on_a_line_of_its_own_and_titles_fit_their_column() -> N
 
 def test_every_failure_class_has_words() -> None:
     assert set(text.FAILURE_WORDS) == set(FailureClass)
-    assert text.failure_words("") == "failed"
+    assert text.failure_label("") == "failed"
 
 
-def told(kind: NoticeKind, title: str) -> Told:
-    return Told(kind, title, f"{title}, took 1 min\nhttp://farm/x")
+def told(kind: NoticeKind, title: str) -> StoredNotice:
+    return StoredNotice(kind, title, f"{title}, took 1 min\nhttp://farm/x")
 
 
 def test_one_notice_is_sent_as_it_is() -> None:
@@ -115,7 +121,7 @@ def test_two_backends_in_trouble_are_counted() -> None:
 
 
 def test_pauses_double_up_to_the_longest() -> None:
-    pace = Pace()
+    pace = NoticeIntervals()
     assert [pace.pause_after(tries) for tries in (0, 1, 2, 3, 7, 90)] == [
         60,
         60,

@@ -6,26 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobgroups.domain.failures import RETRIED, TAXONOMY, FailureClass, Retry
+from jobgroups.domain.failures import RETRIED, TAXONOMY, FailureClass, RetryTarget
 from jobgroups.domain.retry_policy import (
     LONGEST_PAUSE,
+    AttemptHistory,
     Candidate,
-    Policy,
-    Tried,
-    choose,
+    RetryPolicy,
+    backoff_delay,
+    best_candidate,
     next_backend,
-    pause,
 )
-from jobgroups.domain.states import Elsewhere
+from jobgroups.domain.states import RetryScope
 
 NAMES = ["gpu-1", "gpu-2", "gpu-3", "gpu-4"]
 GIB = 2**30
 
 failures = st.sampled_from(list(FailureClass))
 policies = st.builds(
-    Policy,
+    RetryPolicy,
     max_attempts=st.integers(1, 10),
-    elsewhere=st.sampled_from(list(Elsewhere)),
+    elsewhere=st.sampled_from(list(RetryScope)),
     retry_on=st.none() | st.frozensets(st.sampled_from(RETRIED), min_size=1),
 )
 
@@ -43,9 +43,9 @@ snapshots = st.tuples(*(candidate(name) for name in NAMES)).flatmap(
     lambda all_: st.lists(st.sampled_from(all_), unique=True)
 )
 tries = st.builds(
-    Tried,
-    failed_at=st.lists(st.sampled_from(NAMES), max_size=6),
-    barred=st.frozensets(st.sampled_from(NAMES), max_size=2),
+    AttemptHistory,
+    failed_on=st.lists(st.sampled_from(NAMES), max_size=6),
+    excluded=st.frozensets(st.sampled_from(NAMES), max_size=2),
 )
 
 
@@ -53,8 +53,8 @@ def one(name: str, vram: int = 0, waiting: int = 0, *, works: bool = True) -> Ca
     return Candidate(backend_id=name, vram=vram * GIB, waiting=waiting, works=works)
 
 
-def policy(attempts: int = 3, elsewhere: Elsewhere = Elsewhere.GROUP) -> Policy:
-    return Policy(max_attempts=attempts, elsewhere=elsewhere)
+def policy(attempts: int = 3, elsewhere: RetryScope = RetryScope.GROUP) -> RetryPolicy:
+    return RetryPolicy(max_attempts=attempts, elsewhere=elsewhere)
 
 
 # --- how often ------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def policy(attempts: int = 3, elsewhere: Elsewhere = Elsewhere.GROUP) -> Policy:
 
 @given(policies, st.lists(failures, min_size=1))
 def test_no_child_has_more_charged_attempts_than_its_policy_allows(
-    bounds: Policy, met: list[FailureClass]
+    bounds: RetryPolicy, met: list[FailureClass]
 ) -> None:
     charged = 0
     for failure in met:
@@ -79,10 +79,10 @@ def test_one_attempt_is_the_behaviour_without_a_policy(failure: FailureClass, ch
 
 @given(policies, failures, st.integers(1, 12))
 def test_only_what_may_be_tried_again_and_was_named_is(
-    bounds: Policy, failure: FailureClass, charged: int
+    bounds: RetryPolicy, failure: FailureClass, charged: int
 ) -> None:
     if bounds.allows(failure, charged):
-        assert TAXONOMY[failure].retry is not Retry.NEVER
+        assert TAXONOMY[failure].retry is not RetryTarget.NEVER
         assert bounds.retry_on is None or failure in bounds.retry_on
 
 
@@ -91,28 +91,30 @@ def test_only_what_may_be_tried_again_and_was_named_is(
 
 @given(failures, snapshots, tries)
 def test_a_child_that_may_go_nowhere_stays_or_ends(
-    failure: FailureClass, others: list[Candidate], tried: Tried
+    failure: FailureClass, others: list[Candidate], tried: AttemptHistory
 ) -> None:
-    own, bounds = one("own"), policy(elsewhere=Elsewhere.NEVER)
+    own, bounds = one("own"), policy(elsewhere=RetryScope.NEVER)
     target = next_backend(failure, own=own, others=others, tried=tried, policy=bounds)
-    assert target == ("own" if TAXONOMY[failure].retry is Retry.HERE else None)
+    assert target == ("own" if TAXONOMY[failure].retry is RetryTarget.ANY_BACKEND else None)
 
 
 @given(failures, snapshots, tries, policies)
 def test_what_can_only_be_met_elsewhere_is_never_tried_at_the_same_backend(
-    failure: FailureClass, others: list[Candidate], tried: Tried, bounds: Policy
+    failure: FailureClass, others: list[Candidate], tried: AttemptHistory, bounds: RetryPolicy
 ) -> None:
     target = next_backend(failure, own=one("own"), others=others, tried=tried, policy=bounds)
-    if TAXONOMY[failure].retry is not Retry.HERE:
+    if TAXONOMY[failure].retry is not RetryTarget.ANY_BACKEND:
         assert target != "own"
-    assert target not in tried.barred
+    assert target not in tried.excluded
     assert target in {None, "own", *(other.backend_id for other in others)}
 
 
 @given(snapshots, tries)
-def test_one_that_did_not_fail_it_comes_first(others: list[Candidate], tried: Tried) -> None:
-    target = choose(others, tried)
-    fresh = {other.backend_id for other in others} - set(tried.failed_at) - tried.barred
+def test_one_that_did_not_fail_it_comes_first(
+    others: list[Candidate], tried: AttemptHistory
+) -> None:
+    target = best_candidate(others, tried)
+    fresh = {other.backend_id for other in others} - set(tried.failed_on) - tried.excluded
     if fresh:
         assert target in fresh
 
@@ -121,7 +123,7 @@ def test_one_that_did_not_fail_it_comes_first(others: list[Candidate], tried: Tr
 def test_after_an_out_of_memory_the_largest_card_comes_first(
     others: list[Candidate], own_vram: int
 ) -> None:
-    tried = Tried(failed_at=["own"])
+    tried = AttemptHistory(failed_on=["own"])
     target = next_backend(
         FailureClass.OUT_OF_MEMORY,
         own=one("own", own_vram),
@@ -137,13 +139,13 @@ def test_after_an_out_of_memory_the_largest_card_comes_first(
 def test_an_out_of_memory_is_forgiven_once_and_then_a_smaller_card_is_tried() -> None:
     own, others = one("big", 24), [one("small", 12)]
     bounds, memory = policy(), FailureClass.OUT_OF_MEMORY
-    once, twice = Tried(failed_at=["big"]), Tried(failed_at=["big", "big"])
+    once, twice = AttemptHistory(failed_on=["big"]), AttemptHistory(failed_on=["big", "big"])
     assert next_backend(memory, own=own, others=others, tried=once, policy=bounds) == "big"
     assert next_backend(memory, own=own, others=others, tried=twice, policy=bounds) == "small"
 
 
 def test_of_equal_cards_the_one_that_did_not_run_out_comes_first() -> None:
-    tried = Tried(failed_at=["a"])
+    tried = AttemptHistory(failed_on=["a"])
     found = next_backend(
         FailureClass.OUT_OF_MEMORY,
         own=one("a", 24),
@@ -155,11 +157,14 @@ def test_of_equal_cards_the_one_that_did_not_run_out_comes_first() -> None:
 
 
 def test_the_least_waiting_and_then_the_first_by_id_is_chosen() -> None:
-    assert choose([one("b"), one("a", waiting=1), one("c")], Tried()) == "b"
+    assert best_candidate([one("b"), one("a", waiting=1), one("c")], AttemptHistory()) == "b"
 
 
 def test_a_backend_that_does_not_work_is_waited_for_only_where_nothing_else_is_left() -> None:
-    own, tried = one("own", works=False), Tried(failed_at=["own", "other", "other", "other"])
+    own, tried = (
+        one("own", works=False),
+        AttemptHistory(failed_on=["own", "other", "other", "other"]),
+    )
     there = next_backend(
         FailureClass.BACKEND_LOST, own=own, others=[one("other")], tried=tried, policy=policy()
     )
@@ -174,20 +179,24 @@ def test_a_backend_that_does_not_work_is_waited_for_only_where_nothing_else_is_l
 
 
 @given(st.integers(0, 10_000), st.floats(0, 60), st.floats(0, 1))
-def test_a_pause_is_bounded(charged: int, backoff: float, luck: float) -> None:
-    assert 0 <= pause(charged, backoff=backoff, luck=luck) <= LONGEST_PAUSE
+def test_a_pause_is_bounded(charged: int, backoff: float, jitter: float) -> None:
+    assert 0 <= backoff_delay(charged, backoff=backoff, jitter=jitter) <= LONGEST_PAUSE
 
 
 @given(st.integers(1, 5), st.floats(0, 1))
-def test_a_pause_doubles_and_is_spread_by_half(charged: int, luck: float) -> None:
+def test_a_pause_doubles_and_is_spread_by_half(charged: int, jitter: float) -> None:
     middle = 2 * 2 ** (charged - 1)
-    found = pause(charged, backoff=2, luck=luck)
+    found = backoff_delay(charged, backoff=2, jitter=jitter)
     assert min(middle * 0.5, LONGEST_PAUSE) <= found <= min(middle * 1.5, LONGEST_PAUSE)
 
 
 @pytest.mark.parametrize("failure", RETRIED)
 def test_every_class_that_may_be_tried_again_finds_somewhere(failure: FailureClass) -> None:
     found = next_backend(
-        failure, own=one("a"), others=[one("b")], tried=Tried(failed_at=["a"]), policy=policy()
+        failure,
+        own=one("a"),
+        others=[one("b")],
+        tried=AttemptHistory(failed_on=["a"]),
+        policy=policy(),
     )
     assert found == "b"

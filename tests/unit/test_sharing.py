@@ -5,51 +5,51 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobgroups.domain.leases import Leases, share, to_give, to_take
+from jobgroups.domain.leases import LeaseTable, fair_share, leases_to_acquire, release_count
 
 EIGHT = frozenset(f"gpu-{n}" for n in range(8))
 
 
-def leases(**holders: str) -> Leases:
+def leases(**holders: str) -> LeaseTable:
     """Return leases of living runners, by backend (``gpu_1="b"``)."""
     others = {name.replace("_", "-"): runner for name, runner in holders.items()}
     names = frozenset(others.values())
-    return Leases(others=others, rivals=names, settled=names)
+    return LeaseTable(held_by_others=others, live_runners=names, stable_runners=names)
 
 
 def test_a_runner_alone_takes_all() -> None:
-    assert set(to_take(EIGHT, frozenset(), Leases())) == EIGHT
+    assert set(leases_to_acquire(EIGHT, frozenset(), LeaseTable())) == EIGHT
 
 
 def test_of_two_that_start_together_each_takes_half() -> None:
-    other = Leases(rivals=frozenset({"b"}))
-    assert len(to_take(EIGHT, frozenset(), other)) == 4
+    other = LeaseTable(live_runners=frozenset({"b"}))
+    assert len(leases_to_acquire(EIGHT, frozenset(), other)) == 4
 
 
 def test_beyond_its_share_a_runner_takes_only_what_is_left_lying() -> None:
     mine = frozenset(sorted(EIGHT)[:4])
-    other = Leases(left_lying=frozenset({"gpu-7"}), rivals=frozenset({"b"}))
-    assert to_take(EIGHT, mine, other) == ["gpu-7"]
+    other = LeaseTable(unclaimed=frozenset({"gpu-7"}), live_runners=frozenset({"b"}))
+    assert leases_to_acquire(EIGHT, mine, other) == ["gpu-7"]
 
 
 def test_what_another_one_holds_is_not_taken() -> None:
     held = leases(gpu_0="b", gpu_1="b")
-    assert set(to_take(EIGHT, frozenset(), held)) <= EIGHT - {"gpu-0", "gpu-1"}
+    assert set(leases_to_acquire(EIGHT, frozenset(), held)) <= EIGHT - {"gpu-0", "gpu-1"}
 
 
 def test_to_a_runner_that_comes_half_is_given() -> None:
-    newcomer = Leases(rivals=frozenset({"b"}), settled=frozenset({"b"}))
-    assert to_give(EIGHT, EIGHT, newcomer) == 4
+    newcomer = LeaseTable(live_runners=frozenset({"b"}), stable_runners=frozenset({"b"}))
+    assert release_count(EIGHT, EIGHT, newcomer) == 4
 
 
 def test_to_one_that_has_only_just_come_nothing_is_given() -> None:
-    assert to_give(EIGHT, EIGHT, Leases(rivals=frozenset({"b"}))) == 0
+    assert release_count(EIGHT, EIGHT, LeaseTable(live_runners=frozenset({"b"}))) == 0
 
 
 def test_an_odd_backend_stays_where_it_is() -> None:
     nine = EIGHT | {"gpu-8"}
     mine = frozenset({"gpu-4", "gpu-5", "gpu-6", "gpu-7", "gpu-8"})
-    assert to_give(nine, mine, leases(gpu_0="b", gpu_1="b", gpu_2="b", gpu_3="b")) == 0
+    assert release_count(nine, mine, leases(gpu_0="b", gpu_1="b", gpu_2="b", gpu_3="b")) == 0
 
 
 @given(st.integers(0, 60), st.integers(1, 6), st.randoms(use_true_random=False))
@@ -68,16 +68,16 @@ def test_from_any_start_all_come_to_their_share_and_stay_there(
             assert held == before
     sizes = [sum(one == name for one in held.values()) for name in names]
     assert "" not in held.values()
-    assert max(sizes) <= share(count, runners)
+    assert max(sizes) <= fair_share(count, runners)
     assert min(sizes) >= count // runners
 
 
 def _turn(name: str, names: list[str], wanted: frozenset[str], held: dict[str, str]) -> None:
     mine = frozenset(one for one, holder in held.items() if holder == name)
-    rivals = frozenset(names) - {name}
+    live_runners = frozenset(names) - {name}
     others = {one: holder for one, holder in held.items() if holder not in ("", name)}
-    seen = Leases(others=others, rivals=rivals, settled=rivals)
-    for one in to_take(wanted, mine, seen):
+    seen = LeaseTable(held_by_others=others, live_runners=live_runners, stable_runners=live_runners)
+    for one in leases_to_acquire(wanted, mine, seen):
         held[one] = name
-    for one in sorted(mine)[: to_give(wanted, mine, seen)]:
+    for one in sorted(mine)[: release_count(wanted, mine, seen)]:
         held[one] = ""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.states import BackendState, BackendStatus
-from jobgroups.domain.waiting_reasons import BackendNow, ChildNow, waiting_reason
+from jobgroups.domain.waiting_reasons import QueueBackend, QueuedChild, waiting_reason
 
 NOW = dt.datetime(2026, 2, 1, 21, 10, tzinfo=dt.UTC)
 EARLIER = dt.datetime(2026, 2, 1, 21, 4, 10, tzinfo=dt.UTC)
@@ -24,11 +24,11 @@ def gpu(
     since: dt.datetime | None = None,
     by: str = "",
     **known: Any,
-) -> BackendNow:
-    return BackendNow(backend_id="gpu-2", status=BackendStatus(state, reason, since, by), **known)
+) -> QueueBackend:
+    return QueueBackend(backend_id="gpu-2", status=BackendStatus(state, reason, since, by), **known)
 
 
-def said(child: ChildNow, backend: BackendNow | None, *, alive: bool = True) -> str:
+def said(child: QueuedChild, backend: QueueBackend | None, *, alive: bool = True) -> str:
     return waiting_reason(child, backend, now=NOW, runner_alive=alive)
 
 
@@ -41,11 +41,11 @@ def said(child: ChildNow, backend: BackendNow | None, *, alive: bool = True) -> 
     ],
 )
 def test_the_prompts_of_others_are_counted(foreign: int, sentence: str) -> None:
-    assert said(ChildNow(state="accepted"), gpu(foreign=foreign)) == sentence
+    assert said(QueuedChild(state="accepted"), gpu(foreign=foreign)) == sentence
 
 
 @pytest.mark.parametrize(
-    ("place", "begins"),
+    ("queue_position", "begins"),
     [
         (1, "1st"),
         (2, "2nd"),
@@ -59,143 +59,153 @@ def test_the_prompts_of_others_are_counted(foreign: int, sentence: str) -> None:
         (1000, "1000th"),
     ],
 )
-def test_its_place_in_the_line_is_said(place: int, begins: str) -> None:
-    assert said(ChildNow(place=place), gpu()) == f"{begins} in line for gpu-2."
+def test_its_place_in_the_line_is_said(queue_position: int, begins: str) -> None:
+    assert said(QueuedChild(queue_position=queue_position), gpu()) == f"{begins} in line for gpu-2."
 
 
 def test_the_line_stands_behind_other_peoples_prompts() -> None:
     sentence = "2nd in line for gpu-2, behind 4 that are not ours."
-    assert said(ChildNow(place=2), gpu(foreign=4)) == sentence
+    assert said(QueuedChild(queue_position=2), gpu(foreign=4)) == sentence
 
 
 @pytest.mark.parametrize(
     ("child", "backend", "sentence"),
     [
-        (ChildNow(place=1), None, "Its backend is no longer registered."),
-        (ChildNow(state="intent"), gpu(), "Being sent to gpu-2."),
+        (QueuedChild(queue_position=1), None, "Its backend is no longer registered."),
+        (QueuedChild(state="intent"), gpu(), "Being sent to gpu-2."),
         (
-            ChildNow(state="accepted", partly_refused=True),
+            QueuedChild(state="accepted", partly_refused=True),
             gpu(),
             "gpu-2 refused a part of the workflow; the rest is being stopped.",
         ),
         (
-            ChildNow(state="uncertain"),
+            QueuedChild(state="uncertain"),
             gpu(),
             "gpu-2 has not confirmed that it took this job; looking whether it has it.",
         ),
         (
-            ChildNow(place=1, stopping_at="gpu-1"),
+            QueuedChild(queue_position=1, stopping_at="gpu-1"),
             gpu(),
             "Its attempt at gpu-1 is still being stopped.",
         ),
         (
-            ChildNow(place=1, stopping_at="gpu-1", is_moved=True),
+            QueuedChild(queue_position=1, stopping_at="gpu-1", is_moved=True),
             gpu(),
             "Its prompt is being removed from the queue of gpu-1.",
         ),
         (
-            ChildNow(place=1, not_before=LATER),
+            QueuedChild(queue_position=1, not_before=LATER),
             gpu(),
             "Tried again on gpu-2 at 21:30:00 UTC.",
         ),
-        (ChildNow(place=1, not_before=EARLIER), gpu(), "1st in line for gpu-2."),
+        (QueuedChild(queue_position=1, not_before=EARLIER), gpu(), "1st in line for gpu-2."),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
             gpu(BackendState.PAUSED, "the fan is loud", EARLIER, "anna"),
             "gpu-2 is paused by anna since 21:04:10 UTC: the fan is loud.",
         ),
-        (ChildNow(place=1), gpu(BackendState.PAUSED), "gpu-2 is paused."),
+        (QueuedChild(queue_position=1), gpu(BackendState.PAUSED), "gpu-2 is paused."),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
             gpu(BackendState.DRAINING, "", EARLIER, "anna"),
             "gpu-2 is being drained by anna since 21:04:10 UTC. It may go nowhere else.",
         ),
         (
-            ChildNow(place=1, goes_elsewhere=True),
+            QueuedChild(queue_position=1, goes_elsewhere=True),
             gpu(BackendState.DRAINING),
             "gpu-2 is being drained. It goes elsewhere once another backend works.",
         ),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
             gpu(BackendState.QUARANTINED, "3 failures within 10 min; last: stalled.", EARLIER),
             "gpu-2 is quarantined until somebody releases it: 3 failures within 10 min; last:"
             " stalled.",
         ),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
             gpu(BackendState.QUARANTINED, "it smokes", quarantine_until=LATER),
             "gpu-2 is quarantined until 21:30:00 UTC: it smokes.",
         ),
         (
-            ChildNow(place=1, ends_at=TOMORROW),
+            QueuedChild(queue_position=1, ends_at=TOMORROW),
             gpu(BackendState.PAUSED, by="anna"),
             "gpu-2 is paused by anna. The job waits at most until 2026-02-02 21:00:00 UTC.",
         ),
         (
-            ChildNow(place=1, ends_at=TOMORROW),
+            QueuedChild(queue_position=1, ends_at=TOMORROW),
             gpu(BackendState.DRAINING),
             "gpu-2 is being drained. It may go nowhere else. The job waits at most until"
             " 2026-02-02 21:00:00 UTC.",
         ),
         (
-            ChildNow(place=1, ends_at=TOMORROW),
+            QueuedChild(queue_position=1, ends_at=TOMORROW),
             gpu(BackendState.QUARANTINED, "it smokes", EARLIER, "anna", quarantine_until=LATER),
             "gpu-2 is quarantined by anna until 21:30:00 UTC: it smokes. The job waits at most until"
             " 2026-02-02 21:00:00 UTC.",
         ),
         (
-            ChildNow(place=1, ends_at=TOMORROW),
+            QueuedChild(queue_position=1, ends_at=TOMORROW),
             gpu(BackendState.QUARANTINED, "3 failures", EARLIER, quarantine_until=LATER),
             "gpu-2 is quarantined until 21:30:00 UTC: 3 failures. Given up at 21:14:10 UTC.",
         ),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
             gpu(BackendState.DISABLED, "drained", EARLIER, "anna"),
             "gpu-2 is disabled by anna since 21:04:10 UTC: drained.",
         ),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
             gpu(BackendState.OFFLINE, away_since=EARLIER, away_reason="connection refused"),
             "gpu-2 has not been reachable since 21:04:10 UTC: connection refused."
             " Given up at 21:14:10 UTC.",
         ),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
             gpu(BackendState.OFFLINE, away_since=YESTERDAY),
             "gpu-2 has not been reachable since 2026-01-31 23:59:00 UTC: no answer.",
         ),
-        (ChildNow(place=1), gpu(BackendState.UNKNOWN), "gpu-2 has not been heard from yet."),
         (
-            ChildNow(place=1),
+            QueuedChild(queue_position=1),
+            gpu(BackendState.UNKNOWN),
+            "gpu-2 has not been heard from yet.",
+        ),
+        (
+            QueuedChild(queue_position=1),
             gpu(BackendState.OFFLINE, "Not probed since then; is a runner alive?"),
             "gpu-2: Not probed since then; is a runner alive?",
         ),
     ],
 )
-def test_what_keeps_it_is_said(child: ChildNow, backend: BackendNow | None, sentence: str) -> None:
+def test_what_keeps_it_is_said(
+    child: QueuedChild, backend: QueueBackend | None, sentence: str
+) -> None:
     assert said(child, backend) == sentence
 
 
 def test_without_a_runner_nothing_else_matters() -> None:
     paused = gpu(BackendState.PAUSED, "x", EARLIER, "anna")
-    assert said(ChildNow(place=1), paused, alive=False) == "No runner is alive to send it."
-    assert said(ChildNow(place=1), None, alive=False) == "No runner is alive to send it."
+    assert (
+        said(QueuedChild(queue_position=1), paused, alive=False) == "No runner is alive to send it."
+    )
+    assert (
+        said(QueuedChild(queue_position=1), None, alive=False) == "No runner is alive to send it."
+    )
 
 
 def test_what_was_sent_is_not_kept_by_a_pause() -> None:
-    assert said(ChildNow(state="accepted"), gpu(BackendState.PAUSED)) == "In the queue of gpu-2."
+    assert said(QueuedChild(state="accepted"), gpu(BackendState.PAUSED)) == "In the queue of gpu-2."
 
 
 def test_what_a_person_said_comes_before_what_was_seen() -> None:
     both = gpu(BackendState.PAUSED, away_since=EARLIER, away_reason="connection refused")
-    assert said(ChildNow(place=1), both) == "gpu-2 is paused."
+    assert said(QueuedChild(queue_position=1), both) == "gpu-2 is paused."
 
 
 def test_every_state_of_backend_and_attempt_has_one_whole_sentence() -> None:
     for state, attempt, place in itertools.product(
         BackendState, (None, "intent", "uncertain", "accepted"), (None, 1)
     ):
-        sentence = said(ChildNow(state=attempt, place=place), gpu(state))
+        sentence = said(QueuedChild(state=attempt, queue_position=place), gpu(state))
         assert sentence[-1] in ".?"
         assert "None" not in sentence
         assert ".." not in sentence

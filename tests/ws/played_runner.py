@@ -89,12 +89,12 @@ class PlayedRunner:
 
     def succeeded(self, claim: claims.Claim) -> None:
         """Tell that it ended with a picture."""
-        end = outcomes.End(state=AttemptState.SUCCESS, outputs={"images": []})
+        end = outcomes.AttemptResult(state=AttemptState.SUCCESS, outputs={"images": []})
         attempts.attempt_ended(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
 
     def failed(self, claim: claims.Claim) -> None:
         """Tell that ComfyUI raised an error."""
-        end = outcomes.End(
+        end = outcomes.AttemptResult(
             state=AttemptState.ERROR,
             outputs={},
             error_message="CUDA out of memory",
@@ -140,7 +140,7 @@ class PlayedRunner:
 
     def struck(self, claim: claims.Claim) -> None:
         """Tell that the stop of another prompt hit it: its child waits again."""
-        end = outcomes.End(state=AttemptState.INTERRUPTED, outputs={})
+        end = outcomes.AttemptResult(state=AttemptState.INTERRUPTED, outputs={})
         attempts.attempt_interrupted_by_other(
             attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end
         )

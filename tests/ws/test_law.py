@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from jobgroups.domain.states import Elsewhere, Where
+from jobgroups.domain.states import RetryScope, Where
 from jobgroups.errors import Conflict
 from jobgroups.events import hub as hub_module
 from jobgroups.events.hub import hub
@@ -121,7 +121,7 @@ async def test_snapshot_and_events_are_the_next_snapshot(
     if not lossless:
         monkeypatch.setattr(hub, "publish", lossy(dice, hub.publish))
     backends = tuple(dice.choices(writer.runner.names, k=dice.randint(1, 5)))
-    policy = {"max_attempts": dice.randint(1, 4), "retry_elsewhere": dice.choice([*Elsewhere])}
+    policy = {"max_attempts": dice.randint(1, 4), "retry_elsewhere": dice.choice([*RetryScope])}
     group_id = await writer.do(writer.runner.submit, backends, **policy)
     clients = [Client(group_id) for _ in range(3)]
     for client in clients:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from jobgroups.domain.clock import iso
-from jobgroups.domain.notices import Message, Pace
+from jobgroups.domain.notices import Message, NoticeIntervals
 from jobgroups.models import Notice
 from jobgroups.runner.notices.channels import services_of
 
@@ -42,7 +42,7 @@ class Command(BaseCommand):
             raise CommandError("DIRECTOR_NOTIFY is not set: nobody is told of anything.")
         failed = 0
         for service in services:
-            wrong = asyncio.run(service.post(_TRIAL, patience=Pace().patience))
+            wrong = asyncio.run(service.post(_TRIAL, patience=NoticeIntervals().patience))
             failed += wrong is not None
             self.stdout.write(wrong or f"{service.name} took it.")
         if failed:

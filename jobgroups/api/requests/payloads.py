@@ -14,7 +14,7 @@ from jobgroups import workflow
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.domain.failures import RETRIED, FailureClass
-from jobgroups.domain.states import Elsewhere, PartialOutputs, Where
+from jobgroups.domain.states import PartialOutputs, RetryScope, Where
 from jobgroups.errors import InvalidRequest, TooManyChildren
 from jobgroups.serializers import to_json
 from jobgroups.services.submission import Submission
@@ -24,10 +24,10 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 DEFAULT_TIMEOUT: Final = 300
 #: JSON value of ``retry_elsewhere`` to its meaning.
 _RETRY_ELSEWHERE: Final = {
-    False: Elsewhere.NEVER,
-    True: Elsewhere.GROUP,
-    "group": Elsewhere.GROUP,
-    "any": Elsewhere.ANY,
+    False: RetryScope.NEVER,
+    True: RetryScope.GROUP,
+    "group": RetryScope.GROUP,
+    "any": RetryScope.ANY,
 }
 _MAX_ENTRIES: Final = 50
 _MAX_SHOWN_UNKNOWN: Final = 20
@@ -62,7 +62,7 @@ class SubmissionRequest(RequestSerializer):
     required_capabilities = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, default=())
     max_attempts = fields.Integer(1, 10, default=lambda: settings.DIRECTOR_MAX_ATTEMPTS)
     retry_elsewhere = fields.Choice(
-        _RETRY_ELSEWHERE, default=lambda: Elsewhere(settings.DIRECTOR_RETRY_ELSEWHERE)
+        _RETRY_ELSEWHERE, default=lambda: RetryScope(settings.DIRECTOR_RETRY_ELSEWHERE)
     )
     retry_on = fields.Texts(
         _MAX_WORD,

@@ -45,7 +45,7 @@ from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended,
 from jobgroups.runner.attempt.omissions import omitted_outputs
 from jobgroups.services import attempts
 from jobgroups.services.attempts import StoredAttempt
-from jobgroups.services.outcomes import End
+from jobgroups.services.outcomes import AttemptResult
 from jobgroups.workflow import dangling_link, origins
 from jobgroups.workflow.progress import ProgressTracker
 
@@ -613,7 +613,7 @@ class AttemptDriver:
         end = result.from_history(self._prompt, lookup.entry, self._outputs)
         await self._end(replace(end, node_errors=found))
 
-    async def _end(self, end: End) -> None:
+    async def _end(self, end: AttemptResult) -> None:
         if end.state is AttemptState.SUCCESS:
             end = await self._without_replaced(end)
         end = await result.check_cached_files(self._session.client, end, self._cached)
@@ -640,7 +640,7 @@ class AttemptDriver:
         await self._store(store, end=end)
         self._done = True
 
-    async def _without_replaced(self, end: End) -> End:
+    async def _without_replaced(self, end: AttemptResult) -> AttemptResult:
         """Return the end with the files marked that were replaced since its cached nodes wrote them.
 
         The cache knows a name alone. If another node has written the file of this name since, in this
@@ -672,7 +672,7 @@ class AttemptDriver:
         shown = outputs.without_replaced(end.node_outputs, backend_id, replaced)
         return replace(end, outputs=self._prompt.outputs(shown))
 
-    async def _dated(self, end: End) -> End:
+    async def _dated(self, end: AttemptResult) -> AttemptResult:
         """Return the end with its time by the clock that dates the backend's files."""
         session = self._session
         if session.files_ahead is None:

@@ -24,7 +24,7 @@ from backends.comfyui.refusals import not_executed
 from jobgroups.domain.failures import FailureClass, class_of_error, class_of_refusal
 from jobgroups.domain.outputs import all_missing
 from jobgroups.domain.states import AttemptState, ErrorType
-from jobgroups.services.outcomes import End
+from jobgroups.services.outcomes import AttemptResult
 
 #: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
 _MAX_TRACEBACK_LINES = 40
@@ -67,7 +67,9 @@ class PromptInfo:
         return self._titles.get((node_id or "").split(".", maxsplit=1)[0])
 
 
-def from_history(prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs) -> End:
+def from_history(
+    prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs
+) -> AttemptResult:
     """Return the end that ComfyUI's history tells; its status decides.
 
     Args:
@@ -111,7 +113,9 @@ def _blocked_nodes(entry: HistoryEntry) -> tuple[str, ...]:
     return tuple(blocked(error) for error in entry.raised)
 
 
-def from_frame(prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs) -> End | None:
+def from_frame(
+    prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs
+) -> AttemptResult | None:
     """Return the end that an end frame tells, for a history that somebody cleared; None: no end frame."""
     match frame:
         case ExecutionSuccess():
@@ -124,15 +128,15 @@ def from_frame(prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs) ->
             return None
 
 
-def _success(prompt: PromptInfo, outputs: NodeOutputs) -> End:
-    return End(
+def _success(prompt: PromptInfo, outputs: NodeOutputs) -> AttemptResult:
+    return AttemptResult(
         state=AttemptState.SUCCESS, outputs=prompt.outputs(outputs), node_outputs=dict(outputs)
     )
 
 
-def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -> End:
+def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -> AttemptResult:
     """Return the end of a prompt that was stopped; where we asked for it, the attempt says why instead."""
-    return End(
+    return AttemptResult(
         state=AttemptState.INTERRUPTED,
         outputs=prompt.outputs(outputs),
         node_outputs=dict(outputs),
@@ -143,12 +147,14 @@ def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -
     )
 
 
-def _raised(prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None) -> End:
+def _raised(
+    prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None
+) -> AttemptResult:
     message = plain_error(error.exception_message) if error else ""
     kind = FailureClass.NODE_ERROR
     if error is not None:
         kind = class_of_error(error.exception_type or "", message)
-    return End(
+    return AttemptResult(
         state=AttemptState.ERROR,
         outputs=prompt.outputs(outputs),
         node_outputs=dict(outputs),
@@ -173,7 +179,9 @@ def _shortened(lines: Sequence[str]) -> list[str]:
     return [line[:_MAX_INPUT_CHARACTERS] for line in lines[-_MAX_TRACEBACK_LINES:]]
 
 
-async def check_cached_files(client: ComfyClient, end: End, cached: Collection[str]) -> End:
+async def check_cached_files(
+    client: ComfyClient, end: AttemptResult, cached: Collection[str]
+) -> AttemptResult:
     """Mark files of a cached run that are gone: it names old ones (comfyui-protocol.md, trap 9).
 
     Args:
@@ -204,7 +212,7 @@ async def check_cached_files(client: ComfyClient, end: End, cached: Collection[s
     )
 
 
-async def files_ahead(client: ComfyClient, end: End) -> dt.timedelta | None:
+async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta | None:
     """Return how far the clock that dates a backend's outputs is ahead of the backend's own clock.
 
     A file server has a clock of its own. Without this, all its files would seem to be written after the

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain import notices as noticing
-from jobgroups.domain.notices import Pace
+from jobgroups.domain.notices import NoticeIntervals
 from jobgroups.runner.notices.channels import Service, services_of
 from jobgroups.services import notices, outbox
-from jobgroups.services.outbox import Due
+from jobgroups.services.outbox import ClaimedNotice
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Notifier:
     """
 
     def __init__(
-        self, *, urls: Sequence[str], name: str, pace: Pace, database: DatabaseThreads
+        self, *, urls: Sequence[str], name: str, pace: NoticeIntervals, database: DatabaseThreads
     ) -> None:
         self._services = services_of(urls)
         self._name = name
@@ -70,7 +70,7 @@ class Notifier:
             await self._tell(due)
             self._posted_at = asyncio.get_running_loop().time()
 
-    async def _tell(self, due: Sequence[Due]) -> None:
+    async def _tell(self, due: Sequence[ClaimedNotice]) -> None:
         wrong: list[str] = []
         taken = {
             service: {one.id for one in due if service.mark in one.delivered_to}
@@ -93,7 +93,7 @@ class Notifier:
             )
 
     async def _post(
-        self, service: Service, due: Sequence[Due], taken: set[int], wrong: list[str]
+        self, service: Service, due: Sequence[ClaimedNotice], taken: set[int], wrong: list[str]
     ) -> None:
         """Have a service take what it has not taken yet; add that to ``taken``, or what went wrong."""
         mine = [one for one in due if one.id not in taken]

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from jobgroups.domain.failures import TAXONOMY, FailureClass, Retry
+from jobgroups.domain.failures import TAXONOMY, FailureClass, RetryTarget
 from tests.harness.director import rows
 from tests.harness.laws import Seen, was_forgotten
 from tests.harness.machines import Machines
@@ -105,7 +105,7 @@ def _check_attempts(group: Group, child: Child) -> None:
         for one in charged[:-1]:
             _check_may_follow(group, child, one)
         for one, following in itertools.pairwise(charged):
-            if one["failure_class"] and _kind(one).retry is Retry.ELSEWHERE:
+            if one["failure_class"] and _kind(one).retry is RetryTarget.OTHER_BACKEND:
                 assert one["backend_id"] != following["backend_id"], f"{child.id}: {_told(tries)}"
 
 
@@ -113,7 +113,7 @@ def _check_may_follow(group: Group, child: Child, failed: Any) -> None:
     """Hold that after this attempt another one was allowed."""
     told = f"{child.id} was tried again after {_told([failed])}"
     assert failed["failure_class"], told
-    assert _kind(failed).retry is not Retry.NEVER, told
+    assert _kind(failed).retry is not RetryTarget.NEVER, told
     named = group.row["retry_on"] and json.loads(group.row["retry_on"])
     assert named is None or failed["failure_class"] in named, f"{told}; only after {named}"
 
