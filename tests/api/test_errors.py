@@ -1,4 +1,4 @@
-"""Every error under /api/ is JSON in one shape, whatever its cause."""
+"""Every error under /api/ is JSON in one form."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def close(child: ChildJob) -> None:
     JobGroup.objects.filter(pk=child.group_id).update(status="failed", completed_at=now())
 
 
-def asked(api: Api, path: str = "/api/failures") -> dict[str, Any]:
+def report(api: Api, path: str = "/api/failures") -> dict[str, Any]:
     answer = api.get(path)
     assert answer.status_code == 200, answer.content
     found: dict[str, Any] = answer.json()
@@ -104,7 +104,7 @@ def keys(rows: list[dict[str, Any]]) -> list[tuple[str, str, int, int]]:
 
 
 def test_failures_are_empty_at_first(api: Api) -> None:
-    found = asked(api)
+    found = report(api)
     assert (found["window"], found["results"], found["recovered"]) == ("1d", [], [])
     assert (found["left_out"], found["only_newest"]) == (0, None)
 
@@ -117,16 +117,16 @@ def test_failures_are_grouped_by_class_backend_and_workflow(api: Api) -> None:
     last = lose(third, oom, ago=10)
     (other,) = group("gpu-1", workflow="b" * 16, name="other")
     lose(other, node)
-    found = asked(api)["results"]
+    found = report(api)["results"]
     assert keys(found) == [
         (node, "gpu-1", 2, 2),
         (oom, "gpu-2", 1, 1),
         (node, "gpu-1", 1, 1),
     ]
     assert [row["workflow_name"] for row in found] == ["shot_001", "shot_001", "other"]
-    # Another group with the same workflow, newer and unhurt, lends its name to nobody's failures.
+    # A newer group with the same workflow and without failures does not change the names.
     group("gpu-1", name="unhurt")
-    assert [row["workflow_name"] for row in asked(api)["results"]] == [
+    assert [row["workflow_name"] for row in report(api)["results"]] == [
         "shot_001",
         "shot_001",
         "other",
@@ -146,7 +146,7 @@ def test_failed_job_counts_for_its_last_failure(api: Api) -> None:
     (child,) = group("gpu-1")
     attempt(child, FailureClass.OUT_OF_MEMORY)
     lose(child, FailureClass.TIMEOUT, backend="gpu-2")
-    assert keys(asked(api)["results"]) == [
+    assert keys(report(api)["results"]) == [
         (FailureClass.TIMEOUT, "gpu-2", 1, 1),
         (FailureClass.OUT_OF_MEMORY, "gpu-1", 1, 0),
     ]
@@ -157,7 +157,7 @@ def test_recovered_and_retrying_failures_are_listed_apart(api: Api) -> None:
     attempt(done, FailureClass.NODE_ERROR)
     end(done, ChildStatus.COMPLETED)
     attempt(waits, FailureClass.NODE_ERROR)
-    found = asked(api)
+    found = report(api)
     assert keys(found["recovered"]) == [(FailureClass.NODE_ERROR, "gpu-1", 1, 0)]
     assert keys(found["results"]) == [(FailureClass.NODE_ERROR, "gpu-1", 1, 0)]
     assert found["results"][0]["retrying"] == 1
@@ -166,7 +166,7 @@ def test_recovered_and_retrying_failures_are_listed_apart(api: Api) -> None:
 def test_job_that_was_never_sent_is_counted(api: Api) -> None:
     (child,) = group("gpu-1")
     end(child, ChildStatus.FAILED, cause=FailureClass.UNREACHABLE)
-    (row,) = asked(api)["results"]
+    (row,) = report(api)["results"]
     assert keys([row]) == [(FailureClass.UNREACHABLE, "gpu-1", 1, 1)]
     assert row["example"]["attempt"] is None
     assert row["example"]["message"] == "away too long"
@@ -177,7 +177,7 @@ def test_failures_of_a_removed_backend_are_counted(api: Api) -> None:
     (child,) = group("gpu-1")
     lose(child, FailureClass.NODE_ERROR)
     Backend.objects.filter(pk="gpu-1").delete()
-    assert keys(asked(api)["results"]) == [(FailureClass.NODE_ERROR, "gpu-1", 1, 1)]
+    assert keys(report(api)["results"]) == [(FailureClass.NODE_ERROR, "gpu-1", 1, 1)]
 
 
 @pytest.mark.parametrize(("window", "seen"), [("1h", 1), ("1d", 2), ("7d", 3)])
@@ -185,7 +185,7 @@ def test_failures_are_limited_to_the_window(api: Api, window: str, seen: int) ->
     hour, day, week, long_ago = group(*["gpu-1"] * 4)
     for child, hours in ((hour, 0.9), (day, 23), (week, 160), (long_ago, 170)):
         lose(child, FailureClass.NODE_ERROR, ago=hours * 3600)
-    (row,) = asked(api, f"/api/failures?window={window}")["results"]
+    (row,) = report(api, f"/api/failures?window={window}")["results"]
     assert row["failures"] == seen
 
 
@@ -196,7 +196,7 @@ def test_long_report_is_cut(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     lose(first, FailureClass.NODE_ERROR, ago=10)
     lose(second, FailureClass.NODE_ERROR, ago=20)
     lose(third, FailureClass.TIMEOUT, ago=30)
-    found = asked(api)
+    found = report(api)
     assert len(found["results"]) == 1
     assert (found["left_out"], found["only_newest"]) == (1, 2)
 
@@ -211,7 +211,7 @@ def test_failed_jobs_of_a_row_are_listed_by_group(api: Api) -> None:
     (elsewhere,) = group("gpu-1", workflow="b" * 16)
     lose(elsewhere, FailureClass.NODE_ERROR)
     where = f"failure_class=node_error&backend_id=gpu-1&workflow={'a' * 16}"
-    assert asked(api, f"/api/failures/jobs?{where}")["groups"] == [
+    assert report(api, f"/api/failures/jobs?{where}")["groups"] == [
         {
             "job_group_id": unsent.group_id,
             "name": "shot_002",
@@ -225,14 +225,14 @@ def test_failed_jobs_of_a_row_are_listed_by_group(api: Api) -> None:
             "job_ids": [ended.id],
         },
     ]
-    any_workflow = asked(api, "/api/failures/jobs?failure_class=node_error&backend_id=gpu-1")
+    any_workflow = report(api, "/api/failures/jobs?failure_class=node_error&backend_id=gpu-1")
     assert [one["job_group_id"] for one in any_workflow["groups"]] == [
         elsewhere.group_id,
         unsent.group_id,
         ended.group_id,
     ]
     no_workflow = "failure_class=node_error&backend_id=gpu-1&workflow="
-    assert asked(api, f"/api/failures/jobs?{no_workflow}")["groups"] == []
+    assert report(api, f"/api/failures/jobs?{no_workflow}")["groups"] == []
 
 
 @pytest.mark.parametrize("path", ["failures?since=now", "failures/jobs?failure_class=timeout"])
@@ -275,11 +275,11 @@ def test_row_is_labelled_with_the_groups_of_its_failures(api: Api) -> None:
     digest = JobGroup.objects.get(pk=unnamed.group_id).workflow_digest
     lose(unnamed, FailureClass.NODE_ERROR, ago=60)
     group("gpu-1", workflow=digest, name="another shot, which did not fail")
-    (row,) = asked(api)["results"]
+    (row,) = report(api)["results"]
     assert (row["workflow_name"], row["groups"]) == (unnamed.group_id, 1)
     (named,) = group("gpu-1", workflow=digest, name="shot_007")
     lose(named, FailureClass.NODE_ERROR, ago=10)
-    (row,) = asked(api)["results"]
+    (row,) = report(api)["results"]
     assert (row["workflow_name"], row["groups"]) == ("shot_007 and 1 more group", 2)
 
 
@@ -402,15 +402,15 @@ def test_api_page_navigation_and_cli_count_the_same(
 ) -> None:
     for step in steps:
         step()
-    found = asked(api)
-    listed = asked(api, "/api/job-groups")["results"]
+    found = report(api)
+    listed = report(api, "/api/job-groups")["results"]
     assert sum(one["failed_count"] for one in listed) == lost
     assert found["failed_jobs"] == lost
     assert sum(row["failed_jobs"] for row in found["results"]) == lost
     assert sum(row["failures"] for row in found["results"]) == failures
     assert sum(row["failures"] for row in found["recovered"]) == recovered
     behind = [
-        asked(api, "/api/failures/jobs?" + urlencode({name: row[name] for name in _ROW_KEY}))
+        report(api, "/api/failures/jobs?" + urlencode({name: row[name] for name in _ROW_KEY}))
         for row in found["results"]
     ]
     assert sum(len(one["job_ids"]) for answer in behind for one in answer["groups"]) == lost

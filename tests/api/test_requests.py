@@ -234,7 +234,7 @@ QUERIES: dict[type[QuerySerializer], list[tuple[list[str], str, str]]] = {
         (
             ["&".join(f"metadata.k{number}=1" for number in range(11))],
             "metadata",
-            "At most 10 keys can be asked for.",
+            "Must have at most 10 keys.",
         ),
         ([f"metadata.{'k' * 101}=a"], f"metadata.{'k' * 55}", NO_KEY),
         ([f"metadata.scene={'v' * 201}"], "metadata.scene", NO_VALUE),

@@ -1,12 +1,12 @@
 """The contract: the simulator does what recordings of a real ComfyUI 0.3.64 show.
 
 `recordings/` holds the recordings as they were made, only compressed, and without ComfyUI's own
-prose (`description`, `tooltip` and `output_tooltips` in what it tells of its node classes). A test
+prose (`description`, `tooltip` and `output_tooltips` of its node classes). A test
 plays the recorded client against a server and compares all that comes back:
 
     recording  events -> the client's steps, and what each socket received
     offwire    what was done besides (signals, removed files, options), which no recording can show
-    renames    ids and names made up anew at every run, matched by their turn
+    renames    ids and names that are generated in each run, matched by their turn
     replay     takes the steps, each when the recorded client took it
     streams    the three ways in which frames depend on timing and not on the server
     ignored    the one list of values that are not compared, and why

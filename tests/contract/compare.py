@@ -15,7 +15,7 @@ SIGNATURE = {"89504e47": 8, "ffd8ffe0": 4, "52494646": 4}
 
 
 def values(path: str, recorded: Any, seen: Any) -> Iterator[str]:
-    """Differences between two JSON values, ``1`` and ``1.0`` told apart."""
+    """Differences between two JSON values, ``1`` and ``1.0`` are different."""
     rule = rule_for(path)
     if rule is not None:
         if not rule.still(recorded, seen):

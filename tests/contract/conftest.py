@@ -54,7 +54,7 @@ async def _attached(url: str, name: str) -> AsyncIterator[servers.Server]:
     """A running ComfyUI, its queue, history and node cache emptied."""
     needs_own = offwire.WITH_PROCESS | offwire.WITH_PREVIEWS | {n for n, _ in offwire.REMOVED}
     if name in needs_own or name.startswith(("13_", "16_")):
-        pytest.skip("breaks its server, or needs it started anew: use --comfyui-command")
+        pytest.skip("breaks its server, or needs a restart: use --comfyui-command")
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
         await http.post("/queue", json={"clear": True})
         await http.post("/history", json={"clear": True})

@@ -1,7 +1,7 @@
-"""The one list of what a comparison with a recording does not look at, each with its reason.
+"""The only list of values that are not compared with a recording, each with its reason.
 
-Whatever is not listed here must be equal: status, header names and values, bodies, and of frames
-the order, type, keys and values. Names made up anew at every run (prompt ids, generated socket ids,
+All other values must be equal: status, header names and values, bodies, and of frames
+the order, type, keys and values. Names that are generated in each run (prompt ids, generated socket ids,
 prefixes of temporary images, ETags) are not ignored: they are compared by turn (see ``renames``).
 """
 
@@ -43,7 +43,7 @@ def texts_by_key(recorded: Any, seen: Any) -> bool:
 
 
 def same_media_type(recorded: Any, seen: Any) -> bool:
-    """Both headers name one media type, whatever its character set."""
+    """Both headers name one media type, with any character set."""
     types = [headers.get("Content-Type", "").partition(";")[0] for headers in (recorded, seen)]
     return bool(types[0] == types[1])
 
@@ -148,7 +148,7 @@ IGNORED: Final = (
 )
 
 
-#: Lists compared without their order: ComfyUI makes them from sets, whose order is drawn anew with
+#: Lists compared without their order: ComfyUI makes them from sets, whose order changes with
 #: the hash seed of every process (the real server differs from its own recording here).
 UNORDERED: Final = (
     "frame:execution_*/data/executed",

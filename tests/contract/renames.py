@@ -1,4 +1,4 @@
-"""Names a server makes up anew at every run, and how a recorded one stands for the replayed one.
+"""Names that a server generates in each run, and which recorded name stands for which replayed one.
 
 Such a name is known by its kind and its turn: the third prompt id of the recording is the third of
 the replay. Requests that carry a recorded name are sent with the replayed one; answers and frames

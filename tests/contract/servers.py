@@ -40,7 +40,7 @@ class Server(Protocol):
 
 
 class Endless:
-    """A server that no replay may end: the simulator in this process, or somebody's ComfyUI."""
+    """A server that no replay may end: the simulator in this process, or a running ComfyUI."""
 
     def __init__(self, url: str, outputs: Path) -> None:
         self.url = url.rstrip("/")
@@ -120,7 +120,7 @@ async def simulator(folder: Path, *, previews: bool) -> AsyncIterator[Server]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """A free port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

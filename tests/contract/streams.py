@@ -2,7 +2,7 @@
 
 Three things in a stream depend on timing and not on the server; nothing else is evened out.
 
-1. ComfyUI tells the queue's length from two threads: requests do it in the server's loop, the start
+1. ComfyUI sends the queue's length from two threads: requests do it in the server's loop, the start
    and the end of a prompt in the worker. So each length is compared by its change to the one before;
    the status of a prompt posted *while another was there* may stand anywhere, and any other status
    that fell between two steps of one prompt may fall between two others.

@@ -195,7 +195,7 @@ def test_status_after_a_post_to_a_busy_server_may_come_later() -> None:
 
 
 def test_status_after_a_deletion_may_come_between_other_steps() -> None:
-    """A deletion is told by the server's loop while the sampler's steps go on."""
+    """The server's loop sends the status of a deletion while the sampler continues."""
 
     def alter(events: list[Event]) -> None:
         status = _frames(events, "status")

@@ -40,7 +40,7 @@ def noise(seed: int, width: int, height: int) -> Any:
 
 
 class TestSampler:
-    """Reports steps, shows previews if asked to, honours interrupts."""
+    """Reports steps, sends previews on request, honours interrupts."""
 
     CATEGORY = "testing"
     FUNCTION = "run"
@@ -100,7 +100,7 @@ class TestFail:
         return {"required": {"image": ("IMAGE",), "kind": (kinds,), "after": after}}
 
     def run(self, image: Any, kind: str, after: float) -> tuple[Any]:
-        """Wait, then fail as asked."""
+        """Wait, then fail as requested."""
         wait(after)
         if kind == "runtime":
             raise RuntimeError(OUT_OF_MEMORY)
@@ -112,7 +112,7 @@ class TestFail:
 
 
 class TestSlow:
-    """Sleeps, deaf to interrupts if asked to be."""
+    """Sleeps; ignores interrupts if it is to."""
 
     CATEGORY = "testing"
     FUNCTION = "run"

@@ -100,7 +100,7 @@ class Choice(serializers.ChoiceField):
         if isinstance(choices, Mapping):
             self.meanings, names = dict(choices), map(to_json, choices)
         else:
-            self.meanings, names = {one: one for one in choices}, map(str, choices)
+            self.meanings, names = {choice: choice for choice in choices}, map(str, choices)
         sentence = f"Must be one of {', '.join(names)}."
         messages: Any = {"invalid_choice": sentence, "required": "Is required."}
         super().__init__(choices=list(self.meanings), error_messages=messages, **options)

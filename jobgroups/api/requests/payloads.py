@@ -155,7 +155,7 @@ class JobRetryRequest(RequestSerializer):
 
     unknown = "Is not a field of a retry."
 
-    where = fields.Choice({one.value: one for one in Where}, default=None)
+    where = fields.Choice({where.value: where for where in Where}, default=None)
     backend_id = fields.Text(_MAX_ID, default=None)
     retry_elsewhere = fields.Choice(_RETRY_ELSEWHERE, default=None)
     run = fields.Integer(1, _MOST_RUNS, default=None)

@@ -90,7 +90,7 @@ class _Metadata(serializers.DictField):
     def to_internal_value(self, data: dict[str, str]) -> dict[str, str]:
         """Refuse a key or a value that is longer than the indexed ones: no group would match."""
         if len(data) > _MAX_METADATA_FILTERS:
-            raise ValidationError(f"At most {_MAX_METADATA_FILTERS} keys can be asked for.")
+            raise ValidationError(f"Must have at most {_MAX_METADATA_FILTERS} keys.")
         wrong: dict[str, list[str]] = {}
         for key, value in data.items():
             for what, text, most in (

@@ -1,4 +1,4 @@
-"""Base of the views: JSON requests and JSON responses, whatever the ``Accept`` header asks for."""
+"""Base of the views: JSON requests and JSON responses. The ``Accept`` header is ignored."""
 
 from __future__ import annotations
 
