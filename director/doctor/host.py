@@ -23,7 +23,7 @@ _TOO_LITTLE: Final = 2**26
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p"})
 _MOUNTS: Final = Path("/proc/self/mounts")
 #: Seconds for the answer of a Director on this machine.
-_ANSWER_WITHIN_S: Final = 3.0
+_ANSWER_TIMEOUT_S: Final = 3.0
 
 
 def data_folder() -> Finding:
@@ -33,7 +33,7 @@ def data_folder() -> Finding:
         return _not_made(folder)
     if not folder.is_dir():
         todo = "Set DIRECTOR_DATA_DIR to a folder."
-        return Finding("Data folder", Level.PROBLEM, f"{folder} is no folder.", todo)
+        return Finding("Data folder", Level.PROBLEM, f"{folder} is not a folder.", todo)
     if why := _why_unwritable(folder):
         todo = "Make it writable for this user, or set DIRECTOR_DATA_DIR to another folder."
         return Finding("Data folder", Level.PROBLEM, f"{folder} cannot be written: {why}.", todo)
@@ -112,7 +112,7 @@ def port(number: int) -> Finding:
             said = "A Director answers and asks for its token."
             return Finding(subject, Level.NOTE, said, todo)
         todo = f"End it, or serve on another: director serve --port {number + 1}"
-        return Finding(subject, Level.WARNING, "Something else than a Director answers.", todo)
+        return Finding(subject, Level.WARNING, "Another program than a Director answers.", todo)
     said = f"A Director {health.version} answers and is {health.status}.{_not_well(health)}"
     if health.version != __version__:
         todo = f"This is {__version__}. Start that one again, or ask with the Python that runs it."
@@ -129,7 +129,7 @@ def _not_well(health: Health) -> str:
 
 def _asked(number: int) -> Health:
     url = f"http://localhost:{number}"
-    with Director(url, settings.DIRECTOR_TOKEN or None, timeout=_ANSWER_WITHIN_S) as director:
+    with Director(url, settings.DIRECTOR_TOKEN or None, timeout=_ANSWER_TIMEOUT_S) as director:
         return director.health()
 
 
