@@ -1,6 +1,6 @@
 """The ASGI application: HTTP by Django, WebSockets by ``jobgroups.consumers.routing``.
 
-``serve`` runs it; a farm's web processes may run any ASGI server with it.
+``serve`` runs it; other ASGI servers can run it too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jobgroups.consumers import read_seqs  # noqa: E402
 from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
 
-# Any: the stubs want each frame's exact type, where plain dictionaries go through.
+# Any: the stubs require the exact type of each frame; these are plain dictionaries.
 _streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # they take plain routes
 _pages: Any = ASGIHandler()
 _pages.request_class = LenientRequest
@@ -37,8 +37,7 @@ _router: Any = ProtocolTypeRouter(
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one connection.
 
-    The first one attaches the process's hub to the server's loop: whatever the server is, and
-    however it starts, this runs in the loop that the sockets live in.
+    The first connection binds the process's hub to the event loop of the server, for every ASGI server.
     """
     hub.bind(asyncio.get_running_loop(), read_seqs=read_seqs)
     await _router(scope, receive, send)

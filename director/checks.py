@@ -1,4 +1,4 @@
-"""System checks: set-ups that would start and then lie."""
+"""System check for misspelt settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.core import checks
 
 @checks.register()
 def unknown_settings(*_: Any, **__: Any) -> list[checks.CheckMessage]:
-    """Warn of variables that look like settings: what was meant by them is not in force."""
+    """Warn about variables that look like settings but have no effect."""
     return [
         checks.Warning(_sentence(name), id="director.W001")
         for name in settings.DIRECTOR_UNKNOWN_SETTINGS
@@ -20,5 +20,5 @@ def unknown_settings(*_: Any, **__: Any) -> list[checks.CheckMessage]:
 
 def _sentence(name: str) -> str:
     near = difflib.get_close_matches(name, settings.DIRECTOR_SETTINGS, n=1, cutoff=0.75)
-    meant = f"did you mean {near[0]}?" if near else "docs/settings.md has them all."
+    meant = f"did you mean {near[0]}?" if near else "docs/settings.md lists all settings."
     return f"{name} is not a setting; {meant}"

@@ -1,6 +1,6 @@
-"""Every setting of the Director, and the only reader of the environment.
+"""All settings of the Director, and the only module that reads the environment.
 
-Nothing needs to be set: the default is one process, SQLite in the data folder, loopback only.
+No setting is required: the default is one process, SQLite in the data folder, loopback only.
 ``docs/settings.md`` describes each ``DIRECTOR_…`` variable.
 """
 
@@ -24,12 +24,12 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 class _Environment(environ.Env):  # type: ignore[misc]  # environ has no types
-    """Remembers which variables it was asked for: no other one is a setting."""
+    """Records the variables that are read: these are the settings."""
 
-    asked: set[str] = set()
+    read: set[str] = set()
 
     def get_value(self, var: str, *args: Any, **kwargs: Any) -> Any:
-        self.asked.add(var)
+        self.read.add(var)
         return super().get_value(var, *args, **kwargs)
 
 
@@ -40,7 +40,7 @@ Number = TypeVar("Number", int, float)
 
 
 def _flag(name: str, default: bool) -> bool:
-    """Read a switch; anything but the usual words for yes and no is an error, not a guess."""
+    """Read a switch; a value other than the usual words for yes and no is an error."""
     value = str(env.str(name, default="")).strip().lower()
     if value in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
         return default if value == "" else value in ("1", "true", "yes", "on")
@@ -63,7 +63,7 @@ def _number(name: str, kind: type[Number], default: Number, low: float, high: fl
 
 
 def _one_of(name: str, meanings: dict[str, str], default: str) -> str:
-    """Read one of a few words, and return what it means."""
+    """Read one of several words, and return the value that it stands for."""
     word = str(env.str(name, default="")).strip().lower() or default
     if word not in meanings:
         raise ImproperlyConfigured(f"{name} is {word!r}; use one of {', '.join(meanings)}.")
@@ -71,22 +71,21 @@ def _one_of(name: str, meanings: dict[str, str], default: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Read a comma-separated list, blanks left out."""
+    """Read a comma-separated list without empty items."""
     return [word.strip() for word in str(env.str(name, default="")).split(",") if word.strip()]
 
 
 def _urls(name: str) -> list[str]:
-    """Read URLs between blanks or commas, which may stand in one of them as well.
+    """Read URLs separated by blanks or commas, which a URL may also contain.
 
-    What is wrong is said without what was written: such a URL holds a password.
+    Errors do not quote the value: such a URL contains a password.
     """
     text = str(env.str(name, default="")).strip()
     urls = re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)", text) if text else []
     for number, url in enumerate(urls, start=1):
         if not re.match(r"[A-Za-z][A-Za-z0-9]*://[^\s]", url):
             raise ImproperlyConfigured(
-                f"Entry {number} of {name} is no URL; each is written as service://…, with a comma"
-                " between two of them."
+                f"Entry {number} of {name} is not a URL; write each as service://…, separated by commas."
             )
     return [url.strip(" ,") for url in urls]
 
@@ -100,14 +99,14 @@ DIRECTOR_DATA_DIR = Path(
 ).expanduser()
 DIRECTOR_DATA_DIR = DIRECTOR_DATA_DIR.absolute()
 
-#: The file that ``director.server.data_dir.prepare`` writes once, readable by its owner only.
+#: Written once by ``director.server.data_dir.prepare``, readable by its owner only.
 DIRECTOR_SECRET_KEY_FILE = DIRECTOR_DATA_DIR / "secret-key"
 
 
 def _secret_key() -> str:
-    """Return the configured key, else the data folder's, else one for this process alone.
+    """Return the configured key, else the key in the data folder, else a new key for this process.
 
-    Importing settings writes nothing: ``serve`` keeps the key by ``director.server.data_dir.prepare``.
+    Importing settings writes nothing: ``serve`` stores the key by ``director.server.data_dir.prepare``.
     """
     given = str(env.str("DIRECTOR_SECRET_KEY", default="")).strip()
     if given:
@@ -125,17 +124,17 @@ SECRET_KEY = _secret_key()
 DEBUG = _flag("DIRECTOR_DEBUG", default=False)
 DEFAULT_EXCEPTION_REPORTER_FILTER = "director.security.debug_filter.SecretsFilter"
 
-# --- who may ask ----------------------------------------------------------------------------------
+# --- access ----------------------------------------------------------------------------------
 
 LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 DIRECTOR_ALLOWED_HOSTS = _words("DIRECTOR_ALLOWED_HOSTS")
 for _host in DIRECTOR_ALLOWED_HOSTS:
     if not re.fullmatch(r"\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", _host):
         raise ImproperlyConfigured(
-            f"DIRECTOR_ALLOWED_HOSTS has {_host!r}; write host names alone, without http:// and port."
+            f"DIRECTOR_ALLOWED_HOSTS has {_host!r}; write host names only, without http:// and port."
         )
 ALLOWED_HOSTS = [*LOOPBACK_HOSTS, *DIRECTOR_ALLOWED_HOSTS]
-#: Origins of pages that may use the API and the sockets, beside loopback ones.
+#: Origins of pages that may use the API and the sockets, in addition to loopback pages.
 DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _words("DIRECTOR_ALLOWED_ORIGINS")]
 for _origin in DIRECTOR_ALLOWED_ORIGINS:
     if not re.fullmatch(r"https?://[^/?#\s]+", _origin):
@@ -143,7 +142,7 @@ for _origin in DIRECTOR_ALLOWED_ORIGINS:
             f"DIRECTOR_ALLOWED_ORIGINS has {_origin!r}; write each as http://host:port."
         )
 CSRF_TRUSTED_ORIGINS = list(DIRECTOR_ALLOWED_ORIGINS)
-#: Addresses of proxies in front: who asks through one is whom its ``X-Forwarded-For`` names.
+#: Addresses of trusted proxies: the client is the one that ``X-Forwarded-For`` names.
 DIRECTOR_TRUSTED_PROXIES = _words("DIRECTOR_TRUSTED_PROXIES")
 for _proxy in DIRECTOR_TRUSTED_PROXIES:
     try:
@@ -153,71 +152,71 @@ for _proxy in DIRECTOR_TRUSTED_PROXIES:
             f"DIRECTOR_TRUSTED_PROXIES has {_proxy!r}; write each as an address, like 127.0.0.1."
         ) from None
 
-#: One shared secret; with it everybody signs in, programs and people. Empty: nobody needs to.
+#: Shared secret of programs and users. Empty: no sign-in.
 DIRECTOR_TOKEN = str(env.str("DIRECTOR_TOKEN", default="")).strip()
 if DIRECTOR_TOKEN and not re.fullmatch(r"[\x21-\x7e]{16,512}", DIRECTOR_TOKEN):
     raise ImproperlyConfigured(
         "DIRECTOR_TOKEN must have 16 to 512 letters, digits and signs, without blanks."
     )
 
-# --- what is asked of the Director ----------------------------------------------------------------
+# --- backends, jobs and limits ----------------------------------------------------------------
 
-#: Backends created at start where they are missing: ``host:port`` or a URL each.
+#: Backends that are registered at start if they are missing: ``host:port`` or a URL each.
 DIRECTOR_BACKENDS = _words("DIRECTOR_BACKENDS")
-#: Look for ComfyUIs on this machine's ports 8188–8199.
+#: Search for ComfyUIs on this machine's ports 8188–8199.
 DIRECTOR_DISCOVER = _flag("DIRECTOR_DISCOVER", default=True)
 DIRECTOR_DISCOVER_PORTS = range(8188, 8200)
 #: Whether backends may have link-local addresses, where a cloud's metadata service is.
 DIRECTOR_ALLOW_LINK_LOCAL = _flag("DIRECTOR_ALLOW_LINK_LOCAL", default=False)
-#: Prompts of ours that may stand at one ComfyUI: one runs, one waits so that no GPU idles.
+#: Prompts in the queue of one ComfyUI: one runs, one is pending so that the GPU is never idle.
 DIRECTOR_DEPTH = _number("DIRECTOR_DEPTH", int, 2, 1, 16)
-#: A child that has not executed gives up when its backend was unreachable for so long in a row.
+#: A queued child fails if its backend was unreachable for this long without interruption.
 DIRECTOR_GIVE_UP_SECONDS = _number("DIRECTOR_GIVE_UP_SECONDS", int, 600, 5, 86_400)
-#: A child that has not executed ends as a timeout after so long in all.
+#: A child that has not started times out after this long.
 DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86_400, 60, 2_592_000)
-#: How failures are met where a submission does not say: charged attempts of a child within a run,
+#: Retry policy of submissions without one: counted attempts of a child within a run,
 DIRECTOR_MAX_ATTEMPTS = _number("DIRECTOR_MAX_ATTEMPTS", int, 1, 1, 10)
 #: on which other backends (``never``, ``group``, ``any``),
 DIRECTOR_RETRY_ELSEWHERE = _one_of(
     "DIRECTOR_RETRY_ELSEWHERE", {"0": "never", "group": "group", "any": "any"}, "0"
 )
-#: and after how long, doubled with each attempt.
+#: and the delay, doubled with each attempt.
 DIRECTOR_RETRY_BACKOFF_SECONDS = _number("DIRECTOR_RETRY_BACKOFF_SECONDS", float, 2, 0, 60)
-#: What waits for a backend that has been away so long goes elsewhere, where its group allows that.
+#: Children of a backend that was offline for this long move to another one if their group allows it.
 DIRECTOR_MOVE_AFTER_SECONDS = _number("DIRECTOR_MOVE_AFTER_SECONDS", int, 60, 1, 86_400)
-#: So many failures that speak against a backend, within so many minutes, set it aside; 0: none do.
+#: This many failures that count against a backend, within so many minutes, quarantine it; 0: never.
 DIRECTOR_QUARANTINE_FAILURES = _number("DIRECTOR_QUARANTINE_FAILURES", int, 3, 0, 1_000)
 DIRECTOR_QUARANTINE_MINUTES = _number("DIRECTOR_QUARANTINE_MINUTES", float, 10, 0.01, 1_440)
-#: How long the first quarantine lasts; each one in a row lasts twice as long, up to four hours.
+#: Duration of the first quarantine; each consecutive one lasts twice as long, at most four hours.
 DIRECTOR_QUARANTINE_FORGIVE_MINUTES = _number(
     "DIRECTOR_QUARANTINE_FORGIVE_MINUTES", float, 10, 0.01, 240
 )
 DIRECTOR_MAX_CHILDREN = _number("DIRECTOR_MAX_CHILDREN", int, 1_000, 1, 10_000)
 DIRECTOR_MAX_BODY_BYTES = _number("DIRECTOR_MAX_BODY_BYTES", int, 16 * 2**20, 2**10, 2**28)
 DIRECTOR_MAX_METADATA_BYTES = 16 * 2**10
-#: The longest answer that is read from a backend (its history carries whole workflows).
+#: Maximum size of a response of a backend (its history contains whole workflows).
 DIRECTOR_MAX_ANSWER_BYTES = _number("DIRECTOR_MAX_ANSWER_BYTES", int, 64 * 2**20, 2**16, 2**30)
-#: A longer output is not carried: its client is sent to the backend, which it may not reach.
+#: Clients are redirected to the backend for larger outputs; they may not reach it.
 DIRECTOR_PROXY_MAX_BYTES = _number("DIRECTOR_PROXY_MAX_BYTES", int, 64 * 2**20, 2**16, 2**34)
-#: Thumbnails are kept in the data folder up to so many bytes.
+#: Maximum size of all thumbnails in the data folder.
 DIRECTOR_THUMBNAILS_BYTES = _number("DIRECTOR_THUMBNAILS_BYTES", int, 512 * 2**20, 2**20, 2**40)
 DIRECTOR_THUMBNAILS_DIR = DIRECTOR_DATA_DIR / "thumbnails"
 #: Accept groups (as ``pending``) while no runner is alive, instead of answering 503.
 DIRECTOR_ACCEPT_WITHOUT_RUNNER = _flag("DIRECTOR_ACCEPT_WITHOUT_RUNNER", default=False)
-#: One number scales every pause of the runner; tests lower it, nobody else needs to.
+#: Factor for every interval of the runner; for tests.
 DIRECTOR_TIME_SCALE = _number("DIRECTOR_TIME_SCALE", float, 1.0, 0.01, 10.0)
 
-# --- who is told -----------------------------------------------------------------------------------
+# --- notifications -----------------------------------------------------------------------------------
 
-#: Where the pages are reached from outside, for links in notices; without a slash at its end.
+#: Public address of the pages, for links in notices; without a slash at its end.
 DIRECTOR_PUBLIC_URL = str(env.str("DIRECTOR_PUBLIC_URL", default="")).strip().rstrip("/")
 if DIRECTOR_PUBLIC_URL and not re.fullmatch(r"https?://[^?#\s]+", DIRECTOR_PUBLIC_URL):
     raise ImproperlyConfigured(
         f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port."
     )
-#: Services that are told, as apprise's URLs. They hold passwords: nothing ever shows them.
+#: Notification services, as URLs of apprise. They contain passwords and are never shown.
 DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
-#: What they are told of.
+#: Kinds of notices.
 DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON") or [
     "group_ended",
     "backend_trouble",
@@ -235,9 +234,9 @@ for _kind in DIRECTOR_NOTIFY_ON:
 def _sqlite(path: str) -> dict[str, Any]:
     """Return the options for SQLite: WAL, every commit synced, writers queue instead of failing.
 
-    FULL: with NORMAL a power cut loses commits, and a lost intent is a doubled render. IMMEDIATE: a
-    transaction that reads and then writes would fail with "database is locked", whatever the
-    timeout. The progress flush alone lowers ``synchronous``, on a connection of its own.
+    FULL: with NORMAL a power cut loses commits, and a prompt whose intent is lost runs twice. IMMEDIATE: a
+    transaction that reads and then writes fails with "database is locked" regardless of the timeout. Only the
+    progress writer lowers ``synchronous``, on its own connection.
     """
     return {
         "ENGINE": "jobgroups.database.sqlite3",
@@ -267,23 +266,23 @@ def _database() -> dict[str, Any]:
             "sqlite:////folder/file.sqlite3."
         )
     config = dict(environ.Env.db_url_config(url))
-    # Under ASGI each request has a thread of its own: persistent connections would leak, a pool
-    # serves (and is twice as fast).
+    # Under ASGI each request may have its own thread: persistent connections would leak. A pool does
+    # not, and is twice as fast.
     config["CONN_MAX_AGE"] = 0
     given = config.get("OPTIONS", {})
     config["OPTIONS"] = {
-        # A server that vanished is noticed within half a minute, not after the system's two hours;
-        # keepalives see it where nothing is under way, the timeout of what was sent elsewhere.
+        # A lost server is detected within 30 s instead of the system's two hours: by keepalives on an
+        # idle connection, by the timeout on one with unacknowledged data.
         "connect_timeout": 5,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 25_000,
         **given,
-        # A process that stands still in the middle of a transaction keeps its rows locked from all
-        # others: PostgreSQL cuts it off before its leases end. Whatever it meant to write, it tries again.
+        # A suspended process would keep its rows locked: PostgreSQL ends its transaction before its leases
+        # end. The process retries.
         "options": f"-c idle_in_transaction_session_timeout=8s {given.get('options', '')}".strip(),
-        # While the server is away, whoever asks is told so in seconds, not in half a minute.
+        # While the server is unavailable, requests fail after 5 s instead of 30 s.
         "pool": {"min_size": 2, "max_size": 20, "timeout": 5.0},
     }
     return config
@@ -293,19 +292,19 @@ DATABASES = {"default": _database()}
 DIRECTOR_ON_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# --- the doorbell ---------------------------------------------------------------------------------
+# --- the channel layer ---------------------------------------------------------------------------------
 
 DIRECTOR_REDIS_URL = str(env.str("DIRECTOR_REDIS_URL", default="")).strip()
 if DIRECTOR_REDIS_URL and DIRECTOR_REDIS_URL.split(":", 1)[0] not in ("redis", "rediss", "unix"):
     raise ImproperlyConfigured("DIRECTOR_REDIS_URL must look like redis://host:6379/0.")
-# Without Redis there is no layer: one process rings itself. The in-memory layer would drop the
-# newest of a burst and cross no process. Never the core Redis layer: it loses messages under load.
+# Without Redis there is no layer: the hub works within one process. The in-memory layer drops the newest
+# messages of a burst. The core Redis layer loses messages under load.
 CHANNEL_LAYERS: dict[str, Any] = (
     {
         "default": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
             "CONFIG": {
-                # redis-py 8 would end every idle connection after 5 s.
+                # redis-py 8 ends idle connections after 5 s by default.
                 "hosts": [{"address": DIRECTOR_REDIS_URL, "socket_timeout": None}],
                 "prefix": str(env.str("DIRECTOR_REDIS_PREFIX", default="director")),
             },
@@ -343,7 +342,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-#: What of them the API needs: see ``director.web.threaded_handler``.
+#: The part of them for the API: see ``director.web.threaded_handler``.
 DIRECTOR_API_MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "director.security.csp.CspMiddleware",
@@ -359,8 +358,8 @@ APPEND_SLASH = False
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        # Of a source tree. Installed, they lie in ``director``, where Django finds them as an app's,
-        # and a folder of that name beside it is somebody else's.
+        # For a source tree. When installed, the templates are in ``director``, where Django finds them,
+        # and a folder of this name beside it belongs to another package.
         "DIRS": [BASE_DIR / "templates"] if (BASE_DIR / "manage.py").exists() else [],
         "APP_DIRS": True,
         "OPTIONS": {
@@ -377,7 +376,7 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "/static/"
 STATIC_ROOT = DIRECTOR_DATA_DIR / "static"
-# Files are served out of the packages that own them: nothing to collect, nothing to forget.
+# Files are served from their packages: ``collectstatic`` is not needed.
 SERVESTATIC_USE_FINDERS = True
 SERVESTATIC_AUTOREFRESH = False
 STORAGES = {
@@ -390,8 +389,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
-# `check --deploy` asks for HTTPS; the Director speaks plain HTTP on loopback, and in a farm a proxy
-# in front ends TLS.
+# `check --deploy` requires HTTPS; the Director serves plain HTTP on loopback, and in a farm a proxy ends TLS.
 SILENCED_SYSTEM_CHECKS = [
     "security.W004",  # HSTS is the proxy's
     "security.W008",  # SSL redirect is the proxy's
@@ -426,31 +424,31 @@ LOGGING = {
         "director": {"level": DIRECTOR_LOG_LEVEL},
         "jobgroups": {"level": DIRECTOR_LOG_LEVEL},
         "backends": {"level": DIRECTOR_LOG_LEVEL},
-        # Each request to a backend would be a line here.
+        # One line for each request to a backend.
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
         "websockets": {"level": "WARNING"},
-        # A line for each of its connections, where whoever asked says it in one.
+        # One line for each connection; the caller logs the error.
         "psycopg.pool": {"level": "ERROR"},
-        # A traceback a second while Redis is away, where ``jobgroups.events.relay`` says it in one line.
+        # One traceback a second while Redis is unavailable; ``jobgroups.events.relay`` logs one line.
         "channels_redis": {"level": "CRITICAL"},
-        # They write URLs with their passwords; ``jobgroups.runner.notices.channels`` says what went wrong.
+        # They log URLs with passwords; ``jobgroups.runner.notices.channels`` logs the errors.
         "apprise": {"handlers": ["nowhere"], "level": "WARNING", "propagate": False},
         "urllib3": {"handlers": ["nowhere"], "level": "CRITICAL", "propagate": False},
         "django": {"level": "WARNING"},
-        # Each 4xx of a client would be a warning here; the client was told.
+        # One warning for each 4xx, which the client has received.
         "django.request": {"level": "ERROR"},
-        # A traceback for each request under a name that is not ours; the client was told.
+        # One traceback for each request with an unknown host name, whose client gets a 400.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }
 
-# --- what is no setting ---------------------------------------------------------------------------
+# --- unknown settings ---------------------------------------------------------------------------
 
-DIRECTOR_SETTINGS = sorted(name for name in env.asked if name.startswith("DIRECTOR_"))
-# Of the commands that speak to a running Director, and of the project's own tests.
+DIRECTOR_SETTINGS = sorted(name for name in env.read if name.startswith("DIRECTOR_"))
+# Variables of ``director.cli`` and of the tests.
 _OTHERS = re.compile(r"DIRECTOR_(URL|SUBMITTER|TEST_.*)")
-#: Variables that look like settings and are none, misspelt most likely: ``director.checks`` says so.
+#: Variables that look like settings, probably misspelt: ``director.checks`` warns about them.
 DIRECTOR_UNKNOWN_SETTINGS = sorted(
     name
     for name in os.environ

@@ -1,4 +1,4 @@
-"""Each backend: does it answer, is it new enough, does it show previews, is its clock right?"""
+"""Checks of each backend: response, version, previews, clock."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from backends.models import Backend
 from backends.queries import backend_list
 from director.doctor.findings import SEVERITY, Finding, Level
 
-_ANSWER_WITHIN_S: Final = 5.0
-#: A clock that is off by less confuses nobody.
+_ANSWER_TIMEOUT_S: Final = 5.0
+#: A smaller difference of clocks does no harm.
 _CLOCK_S: Final = 60.0
 _GIB: Final = 2**30
-#: With ``none``, which is ComfyUI's default, there are no previews.
+#: ComfyUI's default is ``none``: no previews.
 _PREVIEW_OPTION: Final = "--preview-method"
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a backend said; ``skew`` is how many seconds its clock is ahead, None if unknown."""
+    """Response of a backend; ``skew``: seconds that its clock is ahead, None if unknown."""
 
     stats: SystemStats
     waiting: int
@@ -35,7 +35,7 @@ class _Answer:
 
 
 def backends() -> list[Finding]:
-    """Ask every registered backend, side by side."""
+    """Probe every registered backend concurrently."""
     rows = backend_list()
     if not rows:
         return [
@@ -58,12 +58,12 @@ async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
             if row.enabled
         }
     found = {backend_id: task.result() for backend_id, task in asked.items()}
-    return {row.id: found.get(row.id, "It was not asked.") for row in rows}
+    return {row.id: found.get(row.id, "It was not probed.") for row in rows}
 
 
 async def _probe(row: Backend) -> _Answer | str:
     limits = Timeouts(
-        connect_s=_ANSWER_WITHIN_S, silence_s=_ANSWER_WITHIN_S, total_s=_ANSWER_WITHIN_S
+        connect_s=_ANSWER_TIMEOUT_S, silence_s=_ANSWER_TIMEOUT_S, total_s=_ANSWER_TIMEOUT_S
     )
     try:
         async with ComfyClient(row.url, headers=row.headers, timeouts=limits) as comfy:
@@ -71,7 +71,7 @@ async def _probe(row: Backend) -> _Answer | str:
             waiting = await comfy.queue_remaining()
             asked_at = dt.datetime.now(dt.UTC)
             clock = await comfy.clock()
-            # Whole seconds, read somewhere between the question and the answer.
+            # The clock has whole seconds, read between request and response.
             skew = None if clock is None else (clock - asked_at).total_seconds()
             return _Answer(stats, waiting, skew)
     except BackendError as error:
@@ -88,7 +88,7 @@ def _finding(row: Backend, answer: _Answer | str) -> Finding:
     if isinstance(answer, str):
         todo = (
             "Is ComfyUI running there, started with --listen, and no firewall between?"
-            f" Not coming back: director backends disable {row.id}"
+            f" If it does not come back: director backends disable {row.id}"
         )
         return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
     level, said, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
@@ -105,7 +105,7 @@ def _described(answer: _Answer) -> str:
     memory = sum(one.vram_total or 0 for one in answer.stats.devices) / _GIB
     devices = ", ".join(one.name for one in answer.stats.devices[:4]) or "no device"
     previews = "previews on" if _has_previews(answer.stats) else "no previews"
-    waiting = f"{answer.waiting} waiting or running" if answer.waiting else "idle"
+    waiting = f"{answer.waiting} pending or running" if answer.waiting else "idle"
     version = f"ComfyUI {answer.stats.version or 'of unknown version'}"
     return f"{version}, {devices} ({memory:.0f} GB), {previews}, {waiting}"
 
@@ -119,26 +119,26 @@ def _has_previews(stats: SystemStats) -> bool:
 
 
 def _problems(row: Backend, answer: _Answer) -> list[tuple[Level, str, str]]:
-    """Return level, sentence and remedy of all that is wrong."""
+    """Return level, sentence and remedy of each problem."""
     found: list[tuple[Level, str, str]] = []
     update = "Update ComfyUI there."
     is_new_enough = keeps_prompt_id(answer.stats.version)
     if not is_new_enough:
-        wrong = "It is too old to be trusted with prompts (before 0.3.45): it is given none."
+        wrong = "It is too old (before 0.3.45): it gets no jobs."
         found.append((Level.PROBLEM, wrong, update))
     if row.quarantined_at is not None:
         wrong = f"It is quarantined: {_reason(row.quarantine_reason)}."
         found.append((Level.WARNING, wrong, f"director backends release {row.id}"))
     if row.hold:
-        wrong = f"A person holds it ({row.get_hold_display()}): {_reason(row.changed_reason)}."
+        wrong = f"It is held by a user ({row.get_hold_display()}): {_reason(row.changed_reason)}."
         found.append((Level.NOTE, wrong, f"director backends resume {row.id}"))
     if is_new_enough and not supports_targeted_interrupt(answer.stats.version):
-        wrong = "What renders there cannot be stopped (before 0.3.57)."
+        wrong = "Its running jobs cannot be stopped (before 0.3.57)."
         found.append((Level.WARNING, wrong, update))
     if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
         way = "ahead" if answer.skew > 0 else "behind"
-        wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: its file names and logs mislead."
-        found.append((Level.WARNING, wrong, "Set that machine's clock by NTP."))
+        wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are wrong."
+        found.append((Level.WARNING, wrong, "Synchronize its clock by NTP."))
     if not _has_previews(answer.stats):
         todo = f"For live previews start ComfyUI there with {_PREVIEW_OPTION} auto."
         found.append((Level.NOTE, "", todo))

@@ -1,4 +1,4 @@
-"""One thing that was looked at: how it is, in words, and what to do about it. Pure."""
+"""Result of one check: its level, a text, and a remedy. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "ok"
-    NOTE = "note"  #: Good to know; nothing needs to be done.
-    WARNING = "warning"  #: It works, with less than it should, or not for long.
-    PROBLEM = "problem"  #: Work cannot be done, or would be lost.
+    NOTE = "note"  #: Information; no action is needed.
+    WARNING = "warning"  #: It works with limits, or may soon fail.
+    PROBLEM = "problem"  #: Jobs cannot be processed, or may be lost.
 
 
 #: The levels, the worst last.
@@ -22,12 +22,12 @@ SEVERITY: Final = tuple(Level)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found.
+    """Result of one check.
 
     Attributes:
-        subject: what was looked at, in a word or two.
-        said: how it is: a sentence or two. No secret is ever in it.
-        todo: what to do, a line each; empty where nothing needs to be.
+        subject: the part that was checked.
+        said: the result, without secrets.
+        todo: remedies, one in a line; empty if none is needed.
     """
 
     subject: str

@@ -1,4 +1,4 @@
-"""The data folder and the port."""
+"""Checks of the data folder and the port."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from director.doctor.findings import Finding, Level
 from director.server import listen
 from director.server.data_dir import permission_problem
 
-#: Bytes that should be free: the database grows, and a full disk ends every write.
-_LITTLE: Final = 2**30
-_TOO_LITTLE: Final = 2**26
+#: Free bytes for a warning and for a problem: with a full disk every write fails.
+_LOW_SPACE: Final = 2**30
+_NO_SPACE: Final = 2**26
 #: File systems on which SQLite's locks and shared memory do not work between machines.
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p"})
 _MOUNTS: Final = Path("/proc/self/mounts")
-#: Seconds for the answer of a Director on this machine.
+#: Timeout in seconds for the response of a Director on this machine.
 _ANSWER_TIMEOUT_S: Final = 3.0
 
 
 def data_folder() -> Finding:
-    """Whether the data folder is there, can be written, and has room."""
+    """Check that the data folder exists, is writable, and has free space."""
     folder: Path = settings.DIRECTOR_DATA_DIR
     if not folder.exists():
         return _not_made(folder)
@@ -44,19 +44,18 @@ def data_folder() -> Finding:
 
 def _not_made(folder: Path) -> Finding:
     above = next(one for one in folder.parents if one.exists())
-    why = _why_unwritable(above) if above.is_dir() else "it is no folder"
+    why = _why_unwritable(above) if above.is_dir() else "it is not a folder"
     if not why:
-        return Finding("Data folder", Level.NOTE, f"{folder} is not there yet: serve makes it.")
-    todo = "Set DIRECTOR_DATA_DIR to a folder that can be made."
-    said = f"{folder} is not there and cannot be made: {above} cannot be written ({why})."
+        return Finding("Data folder", Level.NOTE, f"{folder} does not exist yet: serve makes it.")
+    todo = "Set DIRECTOR_DATA_DIR to a folder that can be created."
+    said = f"{folder} does not exist and cannot be made: {above} cannot be written ({why})."
     return Finding("Data folder", Level.PROBLEM, said, todo)
 
 
 def _why_unwritable(folder: Path) -> str:
-    """Return why nothing can be written in a folder; empty where it can.
+    """Return why a folder is not writable; empty if it is.
 
-    It is tried, with a file that nobody sees: permissions alone do not tell of a disk that is mounted
-    for reading, or full.
+    A temporary file is written: permissions do not show a full or read-only disk.
     """
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".writable-") as probe:
@@ -70,22 +69,20 @@ def _why_unwritable(folder: Path) -> str:
 def _room(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     said = f"{folder}, {free / 2**30:.1f} GB free."
-    if free < _LITTLE:
-        level = Level.PROBLEM if free < _TOO_LITTLE else Level.WARNING
-        todo = "Make room: director purge --older-than 90d deletes old groups."
+    if free < _LOW_SPACE:
+        level = Level.PROBLEM if free < _NO_SPACE else Level.WARNING
+        todo = "Free disk space: director purge --older-than 90d deletes old groups."
         return Finding("Data folder", level, said, todo)
     kind = file_system(folder)
     if kind in _REMOTE and settings.DIRECTOR_ON_SQLITE:
         todo = "Set DIRECTOR_DATA_DIR to a local disk, or use PostgreSQL (DIRECTOR_DATABASE_URL)."
-        said = (
-            f"{said} It is on a network file system ({kind}), where SQLite may lose what it wrote."
-        )
+        said = f"{said} It is on a network file system ({kind}), where SQLite may lose data."
         return Finding("Data folder", Level.WARNING, said, todo)
     return Finding("Data folder", Level.OK, said)
 
 
 def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
-    """Return the kind of file system that a folder is on, ``""`` where the system does not say."""
+    """Return the type of a folder's file system, ``""`` if it is unknown."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -100,44 +97,44 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
 
 
 def port(number: int) -> Finding:
-    """Whether a Director answers on the port, something else does, or nobody."""
+    """Check which program answers on the port."""
     subject = f"Port {number}"
     try:
-        health = _asked(number)
+        health = _health(number)
     except Unreachable:
-        return _silent(subject, number)
+        return _no_response(subject, number)
     except DirectorError as error:
         if error.code == "sign_in_required":
-            todo = "Set DIRECTOR_TOKEN here as it is set there, and this says more."
-            said = "A Director answers and asks for its token."
+            todo = "Set the same DIRECTOR_TOKEN here for a full check."
+            said = "A Director answers and requires its token."
             return Finding(subject, Level.NOTE, said, todo)
-        todo = f"End it, or serve on another: director serve --port {number + 1}"
+        todo = f"End it, or use another port: director serve --port {number + 1}"
         return Finding(subject, Level.WARNING, "Another program than a Director answers.", todo)
-    said = f"A Director {health.version} answers and is {health.status}.{_not_well(health)}"
+    said = f"A Director {health.version} answers and is {health.status}.{_failed_checks(health)}"
     if health.version != __version__:
-        todo = f"This is {__version__}. Start that one again, or ask with the Python that runs it."
+        todo = f"This is version {__version__}. Restart the other one, or run its own `director doctor`."
         return Finding(subject, Level.WARNING, said, todo)
     level = {"ok": Level.OK, "down": Level.PROBLEM}.get(health.status, Level.WARNING)
     return Finding(subject, level, said)
 
 
-def _not_well(health: Health) -> str:
-    """Return what it says of itself where it is not well."""
+def _failed_checks(health: Health) -> str:
+    """Return the checks that are not ok."""
     checks = [(name, one) for name, one in health.checks.items() if one.get("status") != "ok"]
     return "".join(f" {name}: {one.get('detail')}" for name, one in checks)
 
 
-def _asked(number: int) -> Health:
+def _health(number: int) -> Health:
     url = f"http://localhost:{number}"
     with Director(url, settings.DIRECTOR_TOKEN or None, timeout=_ANSWER_TIMEOUT_S) as director:
         return director.health()
 
 
-def _silent(subject: str, number: int) -> Finding:
+def _no_response(subject: str, number: int) -> Finding:
     try:
         listen.listen_addresses("localhost", number)
     except listen.CannotListen:
-        todo = f"See what holds it, or serve on another: director serve --port {number + 1}"
-        said = "It is taken, and what holds it does not answer."
+        todo = f"Find the program that uses it, or use another port: director serve --port {number + 1}"
+        said = "It is in use, and the program does not answer."
         return Finding(subject, Level.PROBLEM, said, todo)
-    return Finding(subject, Level.NOTE, "Nobody listens: no Director runs on it.", "director serve")
+    return Finding(subject, Level.NOTE, "No Director runs on this port.", "director serve")

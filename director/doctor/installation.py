@@ -1,4 +1,4 @@
-"""This Python, the packages, and the settings that are in force."""
+"""Checks of Python, packages and settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OLDEST: Final = (3, 11)
 
 
 def python() -> Finding:
-    """Whether this Python is new enough."""
+    """Check the version of Python."""
     said = f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}."
     if sys.version_info < _OLDEST:
         return Finding("Python", Level.PROBLEM, said, "Install Python 3.11 or newer.")
@@ -32,8 +32,8 @@ def python() -> Finding:
 
 
 def packages() -> Finding:
-    """Whether everything that the Director needs is installed, in a version that it was made for."""
-    todo = f"Install what is meant: {sys.executable} -m pip install -U {_PACKAGE}"
+    """Check that all requirements are installed in a supported version."""
+    todo = f"Install the requirements: {sys.executable} -m pip install -U {_PACKAGE}"
     needed = list(_requirements())
     if missing := [one.name for one in needed if _version(one.name) is None]:
         said = f"Missing: {', '.join(missing)}."
@@ -41,11 +41,11 @@ def packages() -> Finding:
     if odd := [sentence for one in needed if (sentence := _odd(one))]:
         return Finding("Packages", Level.WARNING, " ".join(odd), todo)
     shown = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "httpx"))
-    return Finding("Packages", Level.OK, f"All that are needed are there: {shown} …")
+    return Finding("Packages", Level.OK, f"All requirements are installed: {shown} …")
 
 
 def _requirements() -> Iterator[Requirement]:
-    """Yield what is needed without extras: of a source tree as it says now, else as installed."""
+    """Yield the requirements without extras: of the source tree, else of the installed package."""
     project = Path(settings.BASE_DIR) / "pyproject.toml"
     if project.is_file():
         listed = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
@@ -68,11 +68,11 @@ def _odd(needed: Requirement) -> str:
     version = _version(needed.name) or ""
     if needed.specifier.contains(version, prereleases=True):
         return ""
-    return f"{needed.name} is {version}; the Director was made for {needed.specifier}."
+    return f"{needed.name} is {version}; the Director requires {needed.specifier}."
 
 
 def variables() -> Finding:
-    """Which settings were made, and whether one of them is misspelt. Values are not told."""
+    """List the names of all set variables, and check for misspelt ones. Values are not shown."""
     warned = [
         message.msg
         for message in checks.run_checks()
@@ -85,12 +85,12 @@ def variables() -> Finding:
         todo = "Correct it: serve and runner do not start with it."
         return Finding("Settings", Level.PROBLEM, wrong, todo)
     made = sorted(name for name in settings.DIRECTOR_SETTINGS if _is_set(name))
-    said = f"Set: {', '.join(made)}." if made else "All are as they come."
+    said = f"Set: {', '.join(made)}." if made else "All have their defaults."
     return Finding("Settings", Level.OK, said)
 
 
 def _malformed_backend() -> str:
-    """Return what is wrong with an address in ``DIRECTOR_BACKENDS``, without it: it may hold a password."""
+    """Return the error of an address in ``DIRECTOR_BACKENDS``, without the address: it may contain a password."""
     for number, word in enumerate(settings.DIRECTOR_BACKENDS, start=1):
         try:
             check_url(normalise_url(word).url)

@@ -1,4 +1,4 @@
-"""Everything that the doctor looks at, in the order in which a person would."""
+"""All checks of ``director doctor``, in order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jobgroups.domain.clock import iso
 
 
 def run_checks(port: int) -> list[Finding]:
-    """Look at all of it.
+    """Run all checks.
 
     Args:
-        port: where a Director is expected.
+        port: of the Director.
     """
     database = services.database()
     found = [
@@ -34,12 +34,12 @@ def run_checks(port: int) -> list[Finding]:
 
 
 def worst(found: Sequence[Finding]) -> Level:
-    """Return the worst level of all."""
+    """Return the worst level."""
     return max((one.level for one in found), key=SEVERITY.index, default=Level.OK)
 
 
 def as_json(found: Sequence[Finding]) -> dict[str, Any]:
-    """Return the report for programs, and for whoever is asked for help."""
+    """Return the report as JSON."""
     return {
         "version": __version__,
         "created_at": iso(dt.datetime.now(dt.UTC)),

@@ -1,4 +1,4 @@
-"""The database, the doorbell and the runner."""
+"""Checks of database, channel layer and runner."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from director.web import health
 from jobgroups.domain.clock import now
 
 _LEVELS: Final = {"ok": Level.OK, "degraded": Level.WARNING, "down": Level.PROBLEM}
-#: Seconds that the database's clock may differ from this machine's: heartbeats live ten.
+#: Maximum difference in seconds between the database's clock and this machine's: a heartbeat is valid for 10 s.
 _CLOCK_S: Final = 5.0
 
 
 def database() -> Finding:
-    """Whether the database opens, and its tables are those of this release."""
+    """Check that the database opens and is migrated to this release."""
     path = Path(connection.settings_dict["NAME"]) if settings.DIRECTOR_ON_SQLITE else None
-    # Looking must not make it: SQLite creates what it opens.
+    # SQLite would create the file.
     if path is not None and not path.exists():
-        said = f"{path} is not there yet: serve makes it."
+        said = f"{path} does not exist yet: serve makes it."
         return Finding("Database", Level.NOTE, said, "director serve")
     try:
         if path is None and (reason := startup.database_error()) is not None:
@@ -40,18 +40,18 @@ def database() -> Finding:
 
 
 def _closed(path: Path | None, reason: str) -> Finding:
-    todo = "See DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR; is it running?"
+    todo = "Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR, and that the server runs."
     said = f"{_where(path)} does not open: {reason}"
     return Finding("Database", Level.PROBLEM, said, todo)
 
 
 def is_ready(found: Finding) -> bool:
-    """Whether the database can be asked further."""
+    """Return whether other checks can use the database."""
     return found.level in (Level.OK, Level.WARNING)
 
 
 def _where(path: Path | None) -> str:
-    """Return where the database is, without a password."""
+    """Return the location of the database, without a password."""
     if path is not None:
         size = path.stat().st_size / 2**20 if path.exists() else 0
         return f"SQLite at {path} ({size:.0f} MB)"
@@ -64,13 +64,13 @@ def _tables(where: str) -> Finding:
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         said = f"{where}: its tables are of an older release."
         return Finding(
-            "Database", Level.PROBLEM, said, "director serve brings them up to date, at its start."
+            "Database", Level.PROBLEM, said, "director serve migrates them at its start."
         )
     if newer := sorted(_unknown(executor.loader)):
         said = f"{where}: a newer release has used it ({', '.join(newer)})."
         return Finding("Database", Level.PROBLEM, said, "Install that release again.")
     if (skew := _clock_skew()) > _CLOCK_S:
-        todo = "Set both clocks by NTP: a runner's sign of life is judged by them."
+        todo = "Synchronize both clocks by NTP: heartbeats of runners depend on them."
         said = f"{where}: its clock and this machine's differ by {skew:.0f} s."
         return Finding("Database", Level.WARNING, said, todo)
     return Finding("Database", Level.OK, f"{where} opens; its tables are of this release.")
@@ -83,7 +83,7 @@ def _unknown(loader: MigrationLoader) -> Iterator[str]:
 
 
 def _clock_skew() -> float:
-    """Return by how many seconds the database server's clock differs."""
+    """Return the difference of the database server's clock in seconds."""
     if settings.DIRECTOR_ON_SQLITE:
         return 0.0
     with connection.cursor() as cursor:
@@ -93,15 +93,15 @@ def _clock_skew() -> float:
 
 
 def channel_layer_and_runner() -> list[Finding]:
-    """Whether messages pass, and somebody does the work, as ``/api/health`` judges it."""
-    bell = health.channel_layer_check(settings.DIRECTOR_REDIS_URL)
+    """Check channel layer and runner, as ``/api/health`` does."""
+    layer = health.channel_layer_check(settings.DIRECTOR_REDIS_URL)
     runner = health.run_checks()["checks"]["runner"]
     return [
         Finding(
             "Channel layer",
-            _LEVELS[bell.status],
-            bell.detail,
-            "" if bell.status == "ok" else "See DIRECTOR_REDIS_URL; is that Redis running?",
+            _LEVELS[layer.status],
+            layer.detail,
+            "" if layer.status == "ok" else "Check DIRECTOR_REDIS_URL, and that Redis runs.",
         ),
         Finding(
             "Runner",

@@ -1,1 +1,1 @@
-"""Sign-in, origins, limits and headers that protect users."""
+"""Sign-in, origins, limits and security headers."""

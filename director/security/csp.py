@@ -1,4 +1,4 @@
-"""The Content-Security-Policy of every HTML answer: nothing inline, nothing from elsewhere."""
+"""Content-Security-Policy of every HTML response: nothing inline, nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ POLICY: Final = (
 )
 
 
-def _marked(response: HttpResponseBase) -> HttpResponseBase:
-    """Add the policy to a page that has none of its own."""
+def _with_policy(response: HttpResponseBase) -> HttpResponseBase:
+    """Add the policy to a page without one."""
     if response.headers.get("Content-Type", "").startswith("text/html"):
         response.headers.setdefault("Content-Security-Policy", POLICY)
     return response
 
 
 def csp_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Mark every page."""
+    """Add the policy to every page."""
     if iscoroutinefunction(get_response):
 
         async def in_loop(request: HttpRequest) -> HttpResponseBase:
-            return _marked(await cast(Awaitable[HttpResponseBase], get_response(request)))
+            return _with_policy(await cast(Awaitable[HttpResponseBase], get_response(request)))
 
         return in_loop
 
-    return lambda request: _marked(get_response(request))
+    return lambda request: _with_policy(get_response(request))
 
 
-#: The name that the settings know it by.
+#: The name in the settings.
 CspMiddleware = sync_and_async_middleware(csp_middleware)

@@ -1,4 +1,4 @@
-"""What Django's debug pages (``DIRECTOR_DEBUG``) show of the settings: nothing with a password in it."""
+"""Filter for Django's debug pages (``DIRECTOR_DEBUG``): hides settings that contain passwords."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.views.debug import SafeExceptionReporterFilter
 
 
 class SecretsFilter(SafeExceptionReporterFilter):
-    """Hides, beside what Django does, the addresses that people and machines are reached at."""
+    """Hides also the addresses of notification services, of Redis and of backends."""
 
     hidden_settings = re.compile(
         f"{SafeExceptionReporterFilter.hidden_settings.pattern}|NOTIFY|REDIS|CHANNEL_LAYERS|_BACKENDS",

@@ -1,9 +1,9 @@
-"""Whose pages may use the Director: the check of ``Origin``, for HTTP and for WebSockets.
+"""The check of ``Origin``, for HTTP and for WebSockets.
 
-Without the header a program asks, which could send any: allowed. With it a browser asks on behalf of
-a page, which must be served from this machine, by the Director itself, or be listed in
-``DIRECTOR_ALLOWED_ORIGINS``. So no page of a stranger, also not one whose name was rebound to
-127.0.0.1, can start renders or read pictures. (Channels' own validator refuses programs.)
+Requests without the header come from programs, which could send any value: allowed. With the header, a browser
+sends the request for a page. The page must be served from this machine or by the Director, or be listed in
+``DIRECTOR_ALLOWED_ORIGINS``. So a page of another site cannot submit jobs or read images, even if its name was
+rebound to 127.0.0.1. (The validator of Channels refuses programs.)
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _PREFLIGHT: Final = {
 _CODE: Final = "origin_not_allowed"
 _REFUSED: Final = (
     "Pages of this origin may not use the Director; "
-    "whoever runs it can list the origin in DIRECTOR_ALLOWED_ORIGINS."
+    "its operator can list the origin in DIRECTOR_ALLOWED_ORIGINS."
 )
-#: WebSocket close code of what a stranger's page opens.
+#: WebSocket close code for a page of an origin that is not allowed.
 FOREIGN_ORIGIN: Final = 4403
-#: Headers of ours that a page may read besides the usual ones.
+#: The Director's response headers that a page may read.
 _EXPOSED: Final = "Idempotency-Replayed, Location, Retry-After"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a page comes from. ``host`` in lower case, IPv6 in brackets; ``port`` always given."""
+    """Origin of a page. ``host`` in lower case, IPv6 in brackets; ``port`` is always set."""
 
     scheme: str
     host: str
@@ -53,7 +53,7 @@ class Origin:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine: localhost, 127.0.0.0/8 or [::1]."""
+        """Whether the host is localhost, 127.0.0.0/8 or [::1]."""
         if self.host in ("localhost", "[::1]"):
             return True
         try:
@@ -62,16 +62,16 @@ class Origin:
             return False
 
     def is_at(self, host_header: str) -> bool:
-        """Whether it is the very address that a request was sent to.
+        """Return whether a request was sent to this origin.
 
-        The scheme is left open: behind a proxy that ends TLS the Director does not know its own.
+        The scheme is not compared: behind a proxy that ends TLS the Director does not know its own.
         """
         host, port = split_domain_port(host_header)
         return (host, port or _DEFAULT_PORTS[self.scheme]) == (self.host, self.port)
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Return the origin in a header or setting; None for ``null`` and all that is none."""
+    """Return the origin in a header or setting; None for ``null`` and for invalid values."""
     match = _ORIGIN.fullmatch(text.strip().lower())
     if match is None:
         return None
@@ -83,8 +83,8 @@ def is_allowed(origin: str | None, host: str | None) -> bool:
     """Return whether a request may be served.
 
     Args:
-        origin: its ``Origin`` header, None where it has none.
-        host: its ``Host`` header, None where it has none.
+        origin: its ``Origin`` header, if any.
+        host: its ``Host`` header, if any.
     """
     if origin is None:
         return True
@@ -95,9 +95,9 @@ def is_allowed(origin: str | None, host: str | None) -> bool:
 
 
 def is_own(origin: str | None, host: str | None) -> bool:
-    """Return whether a page of the Director's own asks, or one that its owner has listed.
+    """Return whether the request comes from a page of the Director or from a listed origin.
 
-    Narrower than :func:`is_allowed`: other loopback pages, and programs, are not meant.
+    Stricter than :func:`is_allowed`: other loopback pages, and programs, are not accepted.
     """
     page = None if origin is None else parse_origin(origin)
     return page is not None and (_is_listed(page) or _is_own(page, host))
@@ -108,7 +108,7 @@ def _is_listed(page: Origin) -> bool:
 
 
 def _is_own(page: Origin, host: str | None) -> bool:
-    # The host must be one of ours: a stranger's name that was rebound to us is its own "same" origin.
+    # The host must be an allowed one: a page whose name was rebound to this address has the same origin.
     return (
         host is not None and validate_host(page.host, settings.ALLOWED_HOSTS) and page.is_at(host)
     )
@@ -122,7 +122,7 @@ def _refusal() -> HttpResponse:
 
 
 def _early_answer(request: HttpRequest) -> HttpResponse | None:
-    """Return the answer to what never reaches a view: a stranger's request, or a preflight."""
+    """Return the response to a request of a foreign origin or to a preflight; None for other requests."""
     origin = request.headers.get("Origin")
     if not is_allowed(origin, request.headers.get("Host")):
         return _refusal()
@@ -132,8 +132,8 @@ def _early_answer(request: HttpRequest) -> HttpResponse | None:
     return HttpResponse(status=204, headers=_PREFLIGHT)
 
 
-def _marked(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Let an allowed page read the response; a cache must not give it to another one."""
+def _with_cors_headers(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Let an allowed page read the response; ``Vary`` keeps caches from serving it to other origins."""
     patch_vary_headers(response, ["Origin"])
     origin = request.headers.get("Origin")
     if origin is not None and is_allowed(origin, request.headers.get("Host")):
@@ -143,21 +143,23 @@ def _marked(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
 
 
 def origin_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Refuse requests of strangers' pages with 403, and answer allowed pages as CORS asks."""
+    """Refuse requests of foreign origins with 403, and send CORS headers to allowed pages."""
     if iscoroutinefunction(get_response):
 
         async def in_loop(request: HttpRequest) -> HttpResponseBase:
-            return _marked(request, _early_answer(request) or await get_response(request))
+            return _with_cors_headers(
+                request, _early_answer(request) or await get_response(request)
+            )
 
         return in_loop
 
     def in_thread(request: HttpRequest) -> HttpResponseBase:
-        return _marked(request, _early_answer(request) or get_response(request))
+        return _with_cors_headers(request, _early_answer(request) or get_response(request))
 
     return in_thread
 
 
-#: The name that the settings know it by.
+#: The name in the settings.
 OriginMiddleware = sync_and_async_middleware(origin_middleware)
 
 
@@ -165,10 +167,9 @@ OriginMiddleware = sync_and_async_middleware(origin_middleware)
 
 
 def require_allowed_origin(application: Application) -> Application:
-    """Wrap a WebSocket application: a stranger's page is told so by a frame, and closed with 4403.
+    """Wrap a WebSocket application: a page of a foreign origin gets an error frame and the close code 4403.
 
-    Refused before the handshake, it would learn no more than that something failed; and so would
-    whoever writes a page that ought to be listed.
+    A refusal before the handshake would not tell the author of the page what is wrong.
     """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,6 +187,6 @@ def require_allowed_origin(application: Application) -> Application:
 
 
 def header_values(scope: Scope, name: bytes) -> list[str]:
-    """Return the values of a connection's header, given in lower case; each as it came."""
+    """Return the values of a header of a connection; ``name`` is in lower case."""
     headers: list[tuple[bytes, bytes]] = scope.get("headers", [])
     return [value.decode("latin-1") for key, value in headers if key.lower() == name]

@@ -1,9 +1,12 @@
-"""Sign-in with one shared secret: ``DIRECTOR_TOKEN``. Without it everybody who reaches the Director is in.
+"""Sign-in with one shared secret: ``DIRECTOR_TOKEN``. Without it, every client is allowed.
 
-Programs show it as ``Authorization: Bearer``. A person types it into the form at ``/sign-in`` once and
-gets a cookie, signed with the secret key, that names the token by a digest: another token ends every
-session. A browser sends a cookie along whoever asks, so with the cookie alone anything that changes
-something, and every WebSocket, must come from a page of the Director's own (or a listed one).
+Programs send it as ``Authorization: Bearer``. A user enters it in the form at ``/sign-in`` and gets a signed
+cookie with a digest of the token: a new token ends every session. Browsers also send the cookie with requests of
+other sites' pages, so with the cookie alone every change, and every WebSocket, must come from a page of the
+Director or of a listed origin.
+
+Django's sessions are not used: they need a row for each user, or middleware that the API's chain and the
+WebSockets do not have. This cookie is checked without a database query.
 """
 
 from __future__ import annotations
@@ -36,29 +39,29 @@ from jobgroups.consumers.socket import error_frame
 COOKIE: Final = "director_session"
 SESSION_SECONDS: Final = 30 * 86_400
 PATH: Final = "/sign-in"
-#: WebSocket close code: sign in, then connect again.
+#: WebSocket close code: sign in, then reconnect.
 SIGN_IN_REQUIRED: Final = 4401
 _SALT: Final = "director.sign_in"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_WRONG: Final = "That is not the token."
+_WRONG: Final = "This is not the token."
 
 throttle = Throttle()
 
 
 class AuthResult(Enum):
-    """What is known of who asks."""
+    """Result of the check of a request's credentials."""
 
-    IN = "in"
-    STRANGER = "stranger"  #: shows nothing that is worth anything
-    FOREIGN_PAGE = "foreign page"  #: has a session, but another site's page asks
-    THROTTLED = "throttled"  #: showed too many wrong tokens
+    ALLOWED = "allowed"
+    UNAUTHENTICATED = "unauthenticated"  #: no valid token or session
+    FOREIGN_PAGE = "foreign page"  #: a valid session, but the page is of another origin
+    THROTTLED = "throttled"  #: too many wrong tokens
 
 
 # --- tokens and sessions --------------------------------------------------------------------------
 
 
 def is_token(given: str) -> bool:
-    """Whether this is the token. Takes the same time however much of it is right."""
+    """Return whether this is the token, in constant time."""
     return constant_time_compare(given.encode("utf-8", "replace"), settings.DIRECTOR_TOKEN.encode())
 
 
@@ -67,12 +70,12 @@ def _digest() -> str:
 
 
 def new_session() -> str:
-    """Return the cookie's value for somebody who knows the token."""
+    """Return the value of a new session cookie."""
     return signing.dumps(_digest(), salt=_SALT)
 
 
 def is_session(value: str) -> bool:
-    """Whether it is a cookie of ours, of the present token, and not older than 30 days."""
+    """Return whether the cookie is signed, for the current token, and at most 30 days old."""
     try:
         digest = signing.loads(value, salt=_SALT, max_age=SESSION_SECONDS)
     except signing.BadSignature:
@@ -89,32 +92,33 @@ def authenticate(
     host: str | None,
     changes: bool,
 ) -> AuthResult:
-    """Return whether somebody may use the Director.
+    """Check the credentials of a request.
 
     Args:
-        address: the client's, for counting wrong tokens.
-        authorization, cookie, origin, host: the headers' values; ``cookie`` is our one's.
-        changes: whether the request may change something, or opens a WebSocket.
+        address: address of the client, for the throttle.
+        authorization, origin, host: values of the headers.
+        cookie: value of the session cookie.
+        changes: whether the request may change data, or opens a WebSocket.
     """
     if not settings.DIRECTOR_TOKEN:
-        return AuthResult.IN
+        return AuthResult.ALLOWED
     if authorization is not None:
         return _bearer(address, authorization)
     if cookie is None or not is_session(cookie):
-        return AuthResult.STRANGER
+        return AuthResult.UNAUTHENTICATED
     if changes and not is_own(origin, host):
         return AuthResult.FOREIGN_PAGE
-    return AuthResult.IN
+    return AuthResult.ALLOWED
 
 
 def client_address(peer: str, forwarded: str | None) -> str:
-    """Return whose wrong tokens are counted: behind a trusted proxy the client's that it names.
+    """Return the address for the throttle: behind a trusted proxy the client's that the proxy names.
 
-    Else one program with an old token would close the door for all who come through the proxy.
+    Otherwise one program with an old token would block all clients of the proxy.
 
     Args:
-        peer: who is connected.
-        forwarded: the header ``X-Forwarded-For``; each proxy adds whom it saw at the end.
+        peer: address of the connection.
+        forwarded: the header ``X-Forwarded-For``; each proxy appends the address of its client.
     """
     if forwarded is None or peer not in settings.DIRECTOR_TRUSTED_PROXIES:
         return peer
@@ -126,9 +130,9 @@ def _bearer(address: str, authorization: str) -> AuthResult:
         return AuthResult.THROTTLED
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() == "bearer" and is_token(token.strip()):
-        return AuthResult.IN
+        return AuthResult.ALLOWED
     throttle.record_failure(address)
-    return AuthResult.STRANGER
+    return AuthResult.UNAUTHENTICATED
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ def _address(request: HttpRequest) -> str:
 
 
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
-    """Return the answer to who is not in; None: go on."""
+    """Return the response to a request that is not allowed; None if it is."""
     if request.path.rstrip("/") == PATH:
         return None
     found = authenticate(
@@ -152,15 +156,15 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
         changes=request.method not in _SAFE,
     )
     match found:
-        case AuthResult.IN:
+        case AuthResult.ALLOWED:
             return None
         case AuthResult.THROTTLED:
             return _too_often(throttle.retry_after(_address(request)))
         case AuthResult.FOREIGN_PAGE:
-            detail = "Only pages of the Director's own may do this; a program shows the token."
+            detail = "Only pages of the Director may do this; programs must send the token."
             return error_response(403, detail, "origin_not_allowed")
-        case AuthResult.STRANGER:
-            return _ask_to_sign_in(request)
+        case AuthResult.UNAUTHENTICATED:
+            return _sign_in_required(request)
 
 
 def _too_often(wait: int) -> HttpResponse:
@@ -169,19 +173,19 @@ def _too_often(wait: int) -> HttpResponse:
     return error_response(429, detail, "too_many_requests", headers=headers)
 
 
-def _ask_to_sign_in(request: HttpRequest) -> HttpResponse:
+def _sign_in_required(request: HttpRequest) -> HttpResponse:
     if is_api(request) or request.method not in _SAFE:
-        detail = "This Director asks for its token, as Authorization: Bearer TOKEN."
+        detail = "This Director requires its token, as Authorization: Bearer TOKEN."
         headers = {"WWW-Authenticate": 'Bearer realm="Director"'}
         return error_response(401, detail, "sign_in_required", headers=headers)
     if "HX-Request" in request.headers:
-        # A fragment: the page that asks for it goes, not the form into the page.
+        # A fragment: redirect the page instead of inserting the form.
         return HttpResponse(status=401, headers={"HX-Redirect": PATH})
     return HttpResponseRedirect(f"{PATH}?next={quote(request.get_full_path(), safe='/')}")
 
 
 def sign_in_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Let in who shows the token or a session; everybody where no token is set."""
+    """Allow requests with the token or a session; all requests if no token is set."""
     if iscoroutinefunction(get_response):
 
         async def in_loop(request: HttpRequest) -> HttpResponseBase:
@@ -198,7 +202,7 @@ def sign_in_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[
     return in_thread
 
 
-#: The name that the settings know it by.
+#: The name in the settings.
 SignInMiddleware = sync_and_async_middleware(sign_in_middleware)
 
 
@@ -206,11 +210,11 @@ SignInMiddleware = sync_and_async_middleware(sign_in_middleware)
 
 
 @never_cache
-@csrf_exempt  # who knows the token needs no forgery; the origin is checked before
+@csrf_exempt  # the token itself is the proof, and the origin is checked before
 @sensitive_post_parameters("token")
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """``/sign-in``: ask for the token, or take it and give a session."""
+    """``/sign-in``: show the form, or check the token and set the session cookie."""
     wanted = _next(request)
     if not settings.DIRECTOR_TOKEN:
         return HttpResponseRedirect(wanted)
@@ -236,7 +240,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 
 
 def _next(request: HttpRequest) -> str:
-    """Return the page that was wanted; never one of another site."""
+    """Return the requested page; never a page of another site."""
     wanted = request.POST.get("next") or request.GET.get("next") or "/"
     is_here = wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None)
     return wanted if is_here and not wanted.startswith(PATH) else "/"
@@ -258,10 +262,10 @@ def _form(
 
 
 @never_cache
-@csrf_exempt  # the sign-in's own check of the origin has let it through
+@csrf_exempt  # the sign-in middleware has checked the origin
 @require_POST
 def sign_out(_request: HttpRequest) -> HttpResponse:
-    """``/sign-out``: forget this browser's session."""
+    """``/sign-out``: delete the session cookie."""
     response = HttpResponseRedirect(PATH)
     response.delete_cookie(COOKIE, samesite="Lax")
     return response
@@ -271,10 +275,10 @@ def sign_out(_request: HttpRequest) -> HttpResponse:
 
 
 def require_sign_in(application: Application) -> Application:
-    """Wrap a WebSocket application: who is not in is told so by a frame, and closed with 4401."""
+    """Wrap a WebSocket application: without credentials a client gets an error frame and the close code 4401."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        if _authenticate_socket(scope) is AuthResult.IN:
+        if _authenticate_socket(scope) is AuthResult.ALLOWED:
             await application(scope, receive, send)
         elif (await receive())["type"] == "websocket.connect":
             detail = "Sign in, or connect with Authorization: Bearer TOKEN."

@@ -1,4 +1,4 @@
-"""Wrong tokens, counted: after ten within a minute an address must wait. In this process's memory."""
+"""Throttle for wrong tokens: at most ten per minute and address. State is kept in memory."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ import time
 from collections import OrderedDict, deque
 from typing import Final
 
-#: Wrong tokens that an address may show within the window.
+#: Wrong tokens that an address may send within the window.
 ALLOWED: Final = 10
 #: Seconds.
 WINDOW: Final = 60.0
-#: Addresses that are remembered; the one that was wrong the longest ago is forgotten first.
-_MOST_ADDRESSES: Final = 10_000
+#: Maximum number of stored addresses; the oldest failure is dropped first.
+_MAX_ADDRESSES: Final = 10_000
 
 
 class Throttle:
-    """Counts by address. From any thread."""
+    """Counts failures by address. Thread-safe."""
 
     def __init__(self) -> None:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def retry_after(self, address: str) -> int:
-        """Return for how many seconds an address may not try again; 0: it may."""
+        """Return the seconds until an address may send a token again; 0: at once."""
         moment = time.monotonic()
         with self._lock:
-            wrong = self._wrong.get(_counted_as(address))
+            wrong = self._wrong.get(_key(address))
             if wrong is None or len(wrong) < ALLOWED:
                 return 0
             return max(0, int(wrong[0] + WINDOW - moment + 0.999))
 
     def record_failure(self, address: str) -> None:
-        """Take in that an address showed a wrong token."""
-        name = _counted_as(address)
+        """Record that an address sent a wrong token."""
+        name = _key(address)
         with self._lock:
             wrong = self._wrong.setdefault(name, deque(maxlen=ALLOWED))
             wrong.append(time.monotonic())
             self._wrong.move_to_end(name)
-            while len(self._wrong) > _MOST_ADDRESSES:
+            while len(self._wrong) > _MAX_ADDRESSES:
                 self._wrong.popitem(last=False)
 
     def reset(self) -> None:
-        """Forget all."""
+        """Delete all records."""
         with self._lock:
             self._wrong.clear()
 
 
-def _counted_as(address: str) -> str:
-    """Return what an address is counted as: of IPv6 its /64, in which one host has them all."""
+def _key(address: str) -> str:
+    """Return the key of an address: for IPv6 its /64, because one host can use all addresses of it."""
     try:
         parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     except ValueError:

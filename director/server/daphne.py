@@ -1,21 +1,15 @@
-"""Daphne's server, taught four things about long answers, bodies and frames, and how to close its doors.
+"""Daphne's server with backpressure, limits on request bodies, and an orderly shutdown.
 
-It takes whatever an application sends and holds what the client does not read: one stalled download
-would be held in memory whole, and of a stalled socket all its frames until its pings go unanswered.
-Here an application's ``send`` waits while the client does not read.
-
-And an answer that breaks off in the middle (its backend died) is cut: ended in order, a client would
-take it for whole or wait for the rest, and daphne would stumble over its own error page.
-
-And no body is parsed before the application has looked at its request: Twisted parses forms in the
-loop, so a form of some megabytes, which any web page may post, would hold up everybody for seconds.
-
-And a body is refused by the headers of its request, before it is stored: ``director.server.admission``.
-
-And a client whose frame is too long is told so and closed with 1009; daphne cuts its connection.
-
-And it can end without failing a request: it listens no more, so that a proxy asks another web, answers what
-has come, and says of each answer that it is its connection's last. Daphne would cut off what is under way.
+- An application's ``send`` waits while the client does not read. Daphne buffers everything: one stalled
+  download would be held in memory whole.
+- A response that breaks off in the middle (its backend failed) aborts the connection. A client would take an
+  orderly end for the whole response.
+- No body is parsed before the application handles the request. Twisted parses forms in the event loop, so a
+  form of some megabytes would block all other requests for seconds.
+- A body is refused by the headers of its request, before it is stored: ``director.server.admission``.
+- A client whose WebSocket frame is too long gets an error frame and the close code 1009.
+- On shutdown the ports are closed first, so that a proxy uses another process; then open requests are answered,
+  each with ``Connection: close``.
 """
 
 from __future__ import annotations
@@ -25,7 +19,7 @@ import contextlib
 import logging
 from typing import Any, Final
 
-import daphne.server  # before all else of daphne's and Twisted's: it installs the reactor
+import daphne.server  # before other imports of daphne and Twisted: it installs the reactor
 from daphne.http_protocol import WebRequest
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import reactor as _reactor
@@ -41,19 +35,19 @@ logger = logging.getLogger(__name__)
 
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
 reactor: Any = _reactor
-#: Seconds that an idle connection is kept once the doors are closed: a request may be on its way on it.
+#: Seconds that an idle connection is kept after the ports are closed: a request may be in transit on it.
 _LINGER: Final = 0.5
-_LOOK_EVERY: Final = 0.01
-#: Seconds in which a client must have read something of what waits for it.
+_POLL_INTERVAL: Final = 0.01
+#: Seconds after which a client that reads nothing is disconnected.
 STALL_TIMEOUT: Final = 60.0
 
 
 class ClientStalled(Exception):
-    """The client reads nothing for a minute."""
+    """The client has read nothing for a minute."""
 
 
 class _FlowControl:
-    """Twisted's push producer: told when to pause, when to go on, and that the client is gone."""
+    """Push producer of Twisted: pauses and resumes an application's ``send``."""
 
     def __init__(self) -> None:
         self._may_go = asyncio.Event()
@@ -69,13 +63,13 @@ class _FlowControl:
         self._may_go.set()
 
     async def wait(self, within: float | None = STALL_TIMEOUT) -> None:
-        """Return once the client has read enough, or is gone.
+        """Return when the client has read enough or has disconnected.
 
         Args:
-            within: seconds that it may take; None: any, since something else watches the client.
+            within: timeout in seconds; None: no timeout, if another check disconnects the client.
 
         Raises:
-            ClientStalled: it does not.
+            ClientStalled: the timeout has passed.
         """
         if self._may_go.is_set():
             return
@@ -87,7 +81,7 @@ class _FlowControl:
 
 
 class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne has no types
-    """A server whose applications wait for slow clients, and whose broken answers end at once."""
+    """Daphne's server with the additions that the module docstring lists."""
 
     def __init__(self, application: Application, **options: Any) -> None:
         super().__init__(application=_abort_on_error(application), **options)
@@ -95,18 +89,17 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         self.is_closing = False
 
     def listen_success(self, port: Any) -> None:
-        """Note where it listens."""
+        """Store a port that was opened."""
         super().listen_success(port)
         self._ports.append(port)
 
     async def stop_listening(self, within: float) -> None:
-        """Listen no more, and return once everything that was asked is answered.
+        """Close the ports, and return when all open requests are answered.
 
-        A connection that is idle is left open for a moment: the next request may be on its way on it, and
-        nobody could say whether it was heard.
+        An idle connection stays open for ``_LINGER``: a request may be in transit on it.
 
         Args:
-            within: seconds after which it returns whatever is still asked.
+            within: timeout in seconds.
         """
         self.is_closing = True
         while self._ports:
@@ -118,30 +111,30 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
     async def _answer_all(self) -> None:
         loop = asyncio.get_running_loop()
         linger = loop.time() + _LINGER
-        # Neither daphne nor Twisted tells of either.
+        # Neither daphne nor Twisted has an event for these conditions.
         while self._is_answering() or (loop.time() < linger and _has_connections()):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     def _is_answering(self) -> bool:
-        """Whether a request is under way, or a part of an answer waits to leave the process."""
+        """Whether a request is open, or a part of a response is not yet sent."""
         return bool(reactor.getWriters()) or any(
             isinstance(protocol, WebRequest) and "disconnected" not in details
             for protocol, details in self.connections.items()
         )
 
     def protocol_connected(self, protocol: Any) -> None:
-        """Count a connection; a request calls this when it is made, before anything of it is read."""
+        """Register a connection. Daphne calls this before any byte of the request is read."""
         if isinstance(protocol, WebRequest):
-            # Twisted's own switch, but one that daphne does not hand on: nobody reads what it parses.
+            # Twisted's switch, which daphne does not expose. The parsed form is not used.
             protocol._parsePOSTFormSubmission = False
-            # daphne names the class of its requests itself.
+            # daphne sets the class of its requests itself.
             protocol.__class__ = GuardedRequest
         elif isinstance(protocol, WebSocketProtocol):
             _explain_long_frame(protocol)
         super().protocol_connected(protocol)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
-        """Take a message of an application; return when the client may be sent more."""
+        """Send a message of an application; return when the client can receive more."""
         if isinstance(protocol, WebSocketProtocol):
             await self._handle_frame(protocol, message)
             return
@@ -159,22 +152,22 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         await super().handle_reply(protocol, message)
         transport = protocol.transport
         if message["type"] == "websocket.accept" and transport.connected:
-            # In place of the HTTP channel, which would stop reading, pongs included.
+            # Replaces the HTTP channel, which would stop reading, including pongs.
             transport.unregisterProducer()
             transport.registerProducer(_FlowControl(), True)
         elif message["type"] == "websocket.send" and isinstance(transport.producer, _FlowControl):
-            # Who answers no ping is dropped: that ends the wait, however long it takes.
+            # No timeout: a client that answers no ping is disconnected, which ends the wait.
             await transport.producer.wait(None)
 
 
 def _close_port(port: Any) -> None:
-    """Stop listening, with everybody let in whose connection stands: the kernel would reset it."""
+    """Close a port after accepting its pending connections: the kernel would reset them."""
     port.stopReading()
     known = None
     while known != port.sessionno:
         known = port.sessionno
         port.doRead()
-    # Now, where ``stopListening`` would wait a turn.
+    # ``stopListening`` would close the port only in the next iteration of the loop.
     port.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
 
 
@@ -183,27 +176,27 @@ def _has_connections() -> bool:
 
 
 def _close_after_answer(request: Any) -> None:
-    """Have a connection closed after the answer to this request, and say so where that is still possible."""
+    """Close the connection after the response, with ``Connection: close`` if its headers are not yet sent."""
     if request.channel is not None:
         request.channel.persistent = False
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])
 
 
 def _explain_long_frame(protocol: Any) -> None:
-    """Have a socket say why it closes when a frame is above daphne's limit, which it does not read."""
+    """Send an error frame before the socket is closed for a frame above daphne's limit."""
     fail = protocol._max_message_size_exceeded
 
-    def told(size: int, limit: int, reason: str) -> None:
-        detail = f"A frame may have up to {limit} bytes; only ping and close are understood."
+    def explain(size: int, limit: int, reason: str) -> None:
+        detail = f"A frame may have at most {limit} bytes; the only commands are ping and close."
         protocol.sendMessage(error_frame("frame_too_long", detail).encode())
-        protocol.failByDrop = False  # closed in order: what was sent arrives
+        protocol.failByDrop = False  # an orderly close: the error frame arrives
         fail(size, limit, reason)
 
-    protocol._max_message_size_exceeded = told
+    protocol._max_message_size_exceeded = explain
 
 
 def _set_producer(request: Any, *, more: bool) -> None:
-    """Register for pauses before the first part of several, and no longer before the last.
+    """Register the flow control before the first part of a response, and remove it before the last.
 
     A client may close its connection as soon as it has all bytes, before the last message is sent.
     """
@@ -220,13 +213,13 @@ def _abort_on_error(application: Application) -> Application:
         try:
             await application(scope, receive, send)
         except Exception as error:
-            # What daphne hands out is bound to the request: ``partial(handle_reply, request)``.
+            # daphne's ``send`` is ``partial(handle_reply, request)``.
             request = getattr(send, "args", [None])[0]
             if not (isinstance(request, WebRequest) and request._response_started):
                 raise
             why = str(error) or type(error).__name__
-            logger.warning("The answer to %s broke off: %s", scope["path"], why)
-            with contextlib.suppress(AttributeError):  # the client was gone already
+            logger.warning("%s: response aborted (%s)", scope["path"], why)
+            with contextlib.suppress(AttributeError):  # the client has disconnected
                 request.transport.abortConnection()
 
     return wrapped

@@ -1,4 +1,4 @@
-"""The data folder: made once, with the secret key in it, readable by its owner only."""
+"""The data folder: created with the secret key in it, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Final
 
 from django.conf import settings
 
-#: Names in a data folder that the Director makes itself: with another one, the folder may be shared.
+#: Names of the Director's own files. A folder with other files may be shared with other programs.
 _OWN: Final = re.compile(
     r"secret-key|\.writable-\d+|serve(-\d+)?\.lock|director\.sqlite3.*|thumbnails|static"
 )
 
 
 class DataFolderUnusable(Exception):
-    """The data folder cannot be made or written; the message says which and why."""
+    """The data folder cannot be created or written; the message has the path and the cause."""
 
 
 def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
-    """Make the data folder and keep the secret key in it, if that was not done before.
+    """Create the data folder and the secret key in it, if they do not exist.
 
     Args:
-        say: takes a sentence for the person who started this, where other users can read the folder.
+        say: prints a warning if other users can read the folder.
 
     Returns:
         The folder.
 
     Raises:
-        DataFolderUnusable: it cannot be made, or not be written.
+        DataFolderUnusable: the folder cannot be created or written.
     """
     folder: Path = settings.DIRECTOR_DATA_DIR
     try:
@@ -48,20 +48,20 @@ def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
 
 
 def permission_problem(folder: Path) -> str:
-    """Return what is wrong with a data folder that other users of the machine can enter or read; "" if none.
+    """Return a warning if other users of the machine can enter or read the data folder, else "".
 
-    POSIX only: elsewhere the mode says nothing.
+    On POSIX only: other systems do not use the mode.
     """
     mode = stat.S_IMODE(folder.stat().st_mode)
     if os.name != "posix" or not mode & stat.S_IRWXO:
         return ""
     readable = sorted(entry.name for entry in folder.iterdir() if _is_readable(entry))
-    files = f", among them {', '.join(readable)}" if readable else ""
-    return f"Other users of this machine can read what is in {folder} (mode {mode:04o}){files}."
+    files = f", including {', '.join(readable)}" if readable else ""
+    return f"Other users of this machine can read {folder} (mode {mode:04o}){files}."
 
 
 def _is_readable(entry: Path) -> bool:
-    """Whether a file of the Director can be read by other users; another process may just remove it."""
+    """Return whether other users can read a file of the Director. Another process may remove the file."""
     if not _OWN.fullmatch(entry.name):
         return False
     with contextlib.suppress(FileNotFoundError):
@@ -70,7 +70,7 @@ def _is_readable(entry: Path) -> bool:
 
 
 def _close_to_others(folder: Path, say: Callable[[str], None]) -> None:
-    """Take other users' permissions from a folder that is ours alone; warn of any other one."""
+    """Set a folder that has only the Director's files to 0700; warn about a shared folder."""
     wrong = permission_problem(folder)
     if not wrong:
         return
@@ -82,8 +82,8 @@ def _close_to_others(folder: Path, say: Callable[[str], None]) -> None:
         say(f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now.")
         return
     say(
-        f"{wrong} It is not the Director's alone, so its mode stays: set DIRECTOR_DATA_DIR to a folder"
-        " of its own, or take the permissions away."
+        f"{wrong} Its mode is not changed because it contains other files: set DIRECTOR_DATA_DIR to a"
+        " separate folder, or remove the permissions."
     )
 
 
@@ -102,7 +102,7 @@ def _why_unusable(folder: Path, error: OSError) -> str:
 
 
 def _keep_secret_key(path: Path) -> None:
-    """Write this process's key where none is kept; where another process was first, take its key."""
+    """Store this process's key if there is no key file; else use the stored key."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""The loop that everything lives in."""
+"""The event loop of the process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 
 def use_fast_loop() -> None:
-    """Have loops made from now on be uvloop's, which costs less where many sockets talk at once.
+    """Use uvloop for new event loops: it needs less CPU with many sockets.
 
-    Before a reactor is installed, which makes a loop. On Windows there is none: asyncio's own serves.
+    Call it before a Twisted reactor is installed. Windows has no uvloop and keeps asyncio's loop.
     """
     if sys.platform == "win32":
         return

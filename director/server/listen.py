@@ -1,4 +1,4 @@
-"""Where the Director listens: loopback unless told otherwise, and what that means for its hosts."""
+"""Listen addresses and host names. The default is loopback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LAST_PORT: Final = 65_535
 
 
 class CannotListen(Exception):
-    """The address or port cannot be listened on; the message says what to do."""
+    """The address or port cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class ListenAddress:
 
     @property
     def endpoint(self) -> str:
-        """The place as Twisted writes it."""
+        """Description of the address for Twisted."""
         kind = "tcp6" if self.family == socket.AF_INET6 else "tcp"
         escaped = self.host.replace(":", "\\:")
         return f"{kind}:port={self.port}:interface={escaped}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach ``host``."""
+    """Return whether only this machine can reach ``host``."""
     if host.lower() == "localhost":
         return True
     try:
@@ -41,18 +41,18 @@ def is_loopback(host: str) -> bool:
 
 
 def listen_addresses(host: str, port: int) -> list[ListenAddress]:
-    """Return the sockets to listen on; for ``localhost`` both 127.0.0.1 and ::1, where there is one.
+    """Return the sockets to listen on; for ``localhost`` 127.0.0.1 and, if the machine has IPv6, ::1.
 
     Args:
-        host: an address of this machine, a name of it, or ``localhost``.
-        port: 0 for any free one.
+        host: an address or name of this machine, or ``localhost``.
+        port: 0 selects a free port.
 
     Raises:
-        CannotListen: the port is none, or taken, or the address is not this machine's.
+        CannotListen: the port is invalid or in use, or the address belongs to another machine.
     """
     if not 0 <= port <= _LAST_PORT:
         raise CannotListen(
-            f"--port {port} is no port; take 1 to {_LAST_PORT}, or 0 for any that is free."
+            f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one."
         )
     if host.lower() == "localhost":
         first = _checked(socket.AF_INET, "127.0.0.1", port)
@@ -91,9 +91,9 @@ def _has_ipv6() -> bool:
 
 
 def display_hosts(host: str) -> list[str]:
-    """Return under what to call a Director that listens on ``host``, as in a URL; nearest first.
+    """Return the hosts, as in a URL, under which a Director that listens on ``host`` can be reached.
 
-    For all addresses: ``localhost``, then each address by which the network reaches this machine.
+    For all addresses: ``localhost``, then each address of this machine on the network.
     """
     bare = host.strip("[]")
     if is_loopback(host):
@@ -107,7 +107,7 @@ def display_hosts(host: str) -> list[str]:
 
 def _is_shown(address: str, version: int) -> bool:
     one = ipaddress.ip_address(address)
-    # A link-local one works in no browser without the name of an interface.
+    # Browsers do not support link-local addresses, which need the name of an interface.
     return one.version == version and not one.is_loopback and not one.is_link_local
 
 
@@ -117,10 +117,10 @@ def _in_url(address: str) -> str:
 
 
 def local_host_names(host: str) -> list[str]:
-    """Return the host names under which clients may ask for a Director that listens on ``host``.
+    """Return the allowed ``Host`` names of a Director that listens on ``host``.
 
-    For all addresses (``0.0.0.0``, ``::``): this machine's names and addresses. Any other name in a
-    request is refused, as it may be a page that had its name point here (DNS rebinding).
+    For all addresses (``0.0.0.0``, ``::``): this machine's names and addresses. Requests with any other
+    name are refused: they may come from a page whose name was pointed to this address (DNS rebinding).
     """
     bare = host.strip("[]")
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
@@ -139,7 +139,7 @@ def _resolved_addresses() -> set[str]:
 
 
 def _routed_addresses() -> set[str]:
-    """Return the address by which this machine would reach others. Nothing is sent."""
+    """Return the address of the default route. Nothing is sent."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("192.0.2.1", 9))

@@ -1,4 +1,4 @@
-"""Daphne and the runner in one process and one asyncio loop."""
+"""Web server and runner in one process and one asyncio event loop."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from jobgroups.runner.supervisor import RunnerSupervisor
 
 logger = logging.getLogger(__name__)
 
-#: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
+#: Any: for the type checker, Twisted's reactor is a module.
 reactor: Any = _reactor
-#: Seconds that sockets and requests may take to end; with the rest, SIGTERM ends within 5 s.
+#: Seconds for open sockets and requests to end; with all other steps, the process ends 5 s after SIGTERM.
 _GRACE: Final = 2.5
-#: Seconds for a socket that came with the last connections.
+#: Seconds for sockets that were opened during the shutdown.
 _GRACE_OF_LAST: Final = 0.5
-#: WebSocket close code of a Director that ends or restarts.
+#: WebSocket close code on shutdown or restart.
 _SHUTDOWN: Final = 4012
 
 
 class _Process:
-    """The lives of the server and the runner, tied together in the reactor's loop."""
+    """Server and runner in the reactor's event loop; both end together."""
 
     def __init__(
         self,
-        places: Sequence[ListenAddress],
+        addresses: Sequence[ListenAddress],
         runner_name: str | None,
         lock: Lock | None,
         announce: Callable[[int], None],
     ) -> None:
-        self._port = places[0].port
+        self._port = addresses[0].port
         self._announce = announce
         self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
         self._runner = (
@@ -60,9 +60,9 @@ class _Process:
         self.failed = False
         self._server = BackpressureServer(
             application=application,
-            endpoints=[place.endpoint for place in places],
+            endpoints=[address.endpoint for address in addresses],
             signal_handlers=False,
-            # The default would close every socket after a day.
+            # The default closes every socket after a day.
             websocket_timeout=-1,
             ready_callable=self._start,
             application_close_timeout=_GRACE,
@@ -77,11 +77,11 @@ class _Process:
 
     def _start(self) -> None:
         shutdown.on_signals(self._loop, self._stopping.set)
-        # Before the runner, not with the first request: what is found meanwhile must wake it.
+        # Before the runner starts, so that backends found before the first request notify it.
         hub.bind(self._loop, read_seqs=read_seqs)
-        self._main = self._loop.create_task(self._live(), name="serve")
+        self._main = self._loop.create_task(self._main_task(), name="serve")
 
-    async def _live(self) -> None:
+    async def _main_task(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 stop = tasks.create_task(self._stopping.wait(), name="stop")
@@ -96,9 +96,9 @@ class _Process:
                 self._stopping.set()
         except Exception:
             self.failed = True
-            # Nobody sent a signal, and what ends now may hang all the same.
+            # There was no signal that started the exit timer, and the shutdown may hang.
             shutdown.exit_after(status=1)
-            logger.exception("The Director ends because of a defect.")
+            logger.exception("The Director ends after an unexpected error.")
         finally:
             await self._close()
             await close_all(_SHUTDOWN, within=_GRACE_OF_LAST)
@@ -110,15 +110,15 @@ class _Process:
                 reactor.stop()
 
     async def _close(self) -> None:
-        """Take nothing new, answer what was asked, and send the sockets to whoever listens still."""
+        """Close the ports, answer open requests, and close the sockets, whose clients reconnect elsewhere."""
         if self._server.is_closing:
             return
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._server.stop_listening(_GRACE), name="close doors")
+            tasks.create_task(self._server.stop_listening(_GRACE), name="close ports")
             tasks.create_task(close_all(_SHUTDOWN, within=_GRACE), name="close sockets")
 
     def _ready(self) -> None:
-        # What is loaded stays: collections need not walk Django's heap, nor copy it to a child.
+        # Garbage collections skip the objects that exist now: Django's modules stay loaded.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
@@ -127,7 +127,7 @@ class _Process:
 
 def serve(
     *,
-    places: Sequence[ListenAddress],
+    addresses: Sequence[ListenAddress],
     runner_name: str | None,
     lock: Lock | None = None,
     announce: Callable[[int], None],
@@ -135,14 +135,14 @@ def serve(
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
-        places: where to listen.
-        runner_name: of the runner in this process; None: only serve.
+        addresses: where to listen.
+        runner_name: of the runner in this process; None: no runner.
         lock: on that name, held by the caller.
         announce: called with the port when requests are answered and the runner is alive.
 
     Returns:
-        0 after an orderly end, 1 after a defect.
+        0 after an orderly end, 1 after an unexpected error.
     """
-    serving = _Process(places, runner_name, lock, announce)
+    serving = _Process(addresses, runner_name, lock, announce)
     serving.run()
     return int(serving.failed)

@@ -1,4 +1,4 @@
-"""How a process ends: when it is asked to, in order, and soon whatever hangs."""
+"""Shutdown on a signal: in order, or by a timer if a thread hangs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after a signal at which the process leaves, whatever still holds it.
+#: Seconds after a signal at which the process exits, even if a thread hangs.
 EXIT_TIMEOUT: Final = 4.5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def exit_on_signals() -> None:
-    """Have SIGTERM and Ctrl-C end the process with status 0, until a loop takes them over.
+    """Exit with status 0 on SIGTERM and Ctrl-C, until :func:`on_signals` replaces the handlers.
 
-    Nothing runs yet that had to be ended in order. Without a handler, the first process of a container
-    would not even hear SIGTERM.
+    Nothing needs an orderly end yet. The first process of a container ignores SIGTERM without a handler.
     """
     for number in _SIGNALS:
         signal.signal(number, _leave)
@@ -35,12 +34,12 @@ def _leave(*_: Any) -> None:
 
 
 def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """Have SIGTERM and Ctrl-C call ``stop`` in the loop; what then does not end is left behind."""
+    """Call ``stop`` in the loop on SIGTERM and Ctrl-C; the process exits after ``EXIT_TIMEOUT``."""
 
     def ending() -> None:
         exit_after()
         for number in _SIGNALS:
-            # A second signal would meet the default handler at the very end, and look like a crash.
+            # A second signal would call the default handler and look like a crash.
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
@@ -50,18 +49,18 @@ def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Non
         try:
             loop.add_signal_handler(number, ending)
         except NotImplementedError:
-            # Windows: the handler runs in the main thread, between two steps of the loop.
+            # Windows: the handler runs in the main thread, between two callbacks of the loop.
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(ending))
 
 
 def exit_after(seconds: float = EXIT_TIMEOUT, *, status: int = 0) -> None:
-    """Leave in so many seconds at the latest: a thread may wait for a database that hangs for ever.
+    """Exit the process after so many seconds: a thread may wait for a database that never answers.
 
-    That is no worse than a power cut, which costs no render, and better than an end that never comes.
+    This has the effect of a power cut, after which no job is lost.
 
     Args:
         seconds: from now.
-        status: the process's, if it has to be left so: 0 where somebody asked for its end.
+        status: exit status, 0 if the shutdown was requested.
     """
     timer = threading.Timer(seconds, _exit_now, [seconds, status])
     timer.daemon = True
@@ -70,8 +69,8 @@ def exit_after(seconds: float = EXIT_TIMEOUT, *, status: int = 0) -> None:
 
 def _exit_now(seconds: float, status: int) -> None:
     logger.warning(
-        "Something (a database, most likely) has not let go within %g s; the Director leaves without"
-        " it. What is stored stays; renders go on and are taken up at the next start.",
+        "Shutdown: a thread still runs after %g s (probably a database query); exiting. Jobs continue at"
+        " their backends and are resumed at the next start.",
         seconds,
     )
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What ``serve`` and ``runner`` do before they begin: the runner's name, the database, its tables."""
+"""Startup of ``serve`` and ``runner``: the lock on the runner's name, the database, its tables."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from jobgroups.queries.leases import NAME_LOCK
 
 Say = Callable[[str], object]
 
-#: SQLite has one writer, so it has one runner, whatever the machine's name.
+#: SQLite has one writer, so it has one runner on every machine.
 SQLITE_RUNNER: Final = "local"
-#: Letters of a name that a row holds.
-_MOST_LETTERS: Final = 100
-_MOST_FILES: Final = 65_536
-#: Seconds between two looks for what is waited for, and between two sentences about it.
-_LOOK_EVERY: Final = 1.0
-_SAY_EVERY: Final = 60.0
-#: PostgreSQL's words for what passes by itself; any other refusal needs a person.
-_PASSES: Final = re.compile(
+#: Length of the database column.
+_MAX_NAME_LENGTH: Final = 100
+_MAX_FILES: Final = 65_536
+#: Seconds between two attempts, and between two messages while waiting.
+_POLL_INTERVAL: Final = 1.0
+_MESSAGE_INTERVAL: Final = 60.0
+#: Messages of PostgreSQL for temporary conditions; any other refusal needs a person.
+_TRANSIENT_MESSAGE: Final = re.compile(
     r"starting up|shutting down|recovery|too many clients|slots are reserved|terminating connection"
 )
-#: And its codes for it, of a statement: a connection that broke (08), was ended (25P03, 57P01 … 57P05) or
-#: finds no place (53300), a server that only reads for now (25006), rows and tables that somebody else has.
-_PASSES_BY_ITSELF: Final = re.compile(r"08...|25006|25P03|57P0[1-5]|53300|40001|40P01|55P03")
+#: SQLSTATE codes of temporary conditions: broken connection (08), ended connection (25P03, 57P01 … 57P05),
+#: too many connections (53300), read-only server (25006), conflicts with other transactions.
+_TRANSIENT_SQLSTATE: Final = re.compile(r"08...|25006|25P03|57P0[1-5]|53300|40001|40P01|55P03")
 
 
 class CannotStart(Exception):
@@ -50,18 +50,18 @@ class CannotStart(Exception):
 
 
 def runner_name(given: str | None = None) -> str:
-    """Return the name under which this process's runner is known: this machine's unless given."""
+    """Return the name of this process's runner; the default is the name of the machine."""
     if settings.DIRECTOR_ON_SQLITE:
         return SQLITE_RUNNER
-    return (given or platform.node() or "runner")[:_MOST_LETTERS]
+    return (given or platform.node() or "runner")[:_MAX_NAME_LENGTH]
 
 
 def runner_lock(name: str) -> Lock:
-    """Return the lock on a runner's name. It dies with its process, and lies where the rows do."""
+    """Return the lock on a runner's name: beside an SQLite file, or in PostgreSQL. It ends with the process."""
     if settings.DIRECTOR_ON_SQLITE:
         return FileLock(
             _beside_database("runner"),
-            f"A runner is already running with the database {_sqlite_path()}, which can have one."
+            f"A runner is already running with the database {_sqlite_path()}; SQLite allows one."
             " `serve` has one of its own: use `serve --no-runner` beside `runner`, or stop it first.",
         )
     return DatabaseLock(
@@ -84,39 +84,39 @@ def _beside_database(what: str) -> Path:
 
 
 def wait_for_database(say: Say) -> None:
-    """Return once the database can be reached: after a power cut its server may be the last to come.
+    """Wait until the database accepts connections: after a power cut its server may start last.
 
     Args:
-        say: takes a sentence for the person who started this, while the server is waited for.
+        say: prints a message while waiting.
 
     Raises:
-        CannotStart: waiting would not help.
+        CannotStart: the condition is permanent.
     """
     if settings.DIRECTOR_ON_SQLITE:
         folder = _sqlite_path().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise CannotStart(
-                f"The database {_sqlite_path()} does not open: {folder} is no folder that can be"
-                " written. DIRECTOR_DATABASE_URL or DIRECTOR_DATA_DIR says where it is."
+                f"The database {_sqlite_path()} does not open: the folder {folder} does not exist or"
+                " cannot be written. Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR."
             )
         return
     waiting = _Waiting(say)
     while (reason := database_error()) is not None:
-        waiting.on(
-            f"PostgreSQL does not answer ({reason}). Waiting for it; Ctrl-C ends this."
-            " DIRECTOR_DATABASE_URL says where it is."
+        waiting.wait(
+            f"PostgreSQL does not answer ({reason}). Waiting; press Ctrl-C to stop."
+            " Its address is in DIRECTOR_DATABASE_URL."
         )
 
 
 def open_database(*, migrate: bool, say: Say) -> None:
-    """Have the tables made, or wait for them, and register the backends that settings name.
+    """Migrate the database, or wait until it is migrated, and register the backends of ``DIRECTOR_BACKENDS``.
 
     Args:
-        migrate: whether to make the tables; else they are waited for.
-        say: takes a sentence for the person who started this, whenever something is waited for.
+        migrate: whether to migrate; else wait until another process has done so.
+        say: prints a message while waiting.
 
     Raises:
-        CannotStart: waiting would not help.
+        CannotStart: the condition is permanent.
     """
 
     def opened() -> None:
@@ -135,74 +135,74 @@ def open_database(*, migrate: bool, say: Say) -> None:
 
 
 def acquire_lock(lock: Lock, say: Say) -> None:
-    """Take a lock; one in PostgreSQL also where the server goes away meanwhile.
+    """Acquire a lock; retry while PostgreSQL is unavailable.
 
     Args:
         lock: on a runner's name, or on a folder.
-        say: takes a sentence for the person who started this, while PostgreSQL is waited for.
+        say: prints a message while waiting.
 
     Raises:
-        AlreadyLocked: another process has it.
-        CannotStart: waiting would not help.
+        AlreadyLocked: another process holds the lock.
+        CannotStart: the condition is permanent.
     """
 
-    def held() -> None:
+    def acquire() -> None:
         try:
             lock.acquire()
         except psycopg.Error:
-            lock.release()  # its connection, which is broken
+            lock.release()  # closes its broken connection
             raise
 
-    _retry_while_unavailable(held, say)
+    _retry_while_unavailable(acquire, say)
 
 
 def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
-    """Do something with the database, from its beginning again where PostgreSQL goes away meanwhile."""
+    """Run ``work``; run it again from its start if the connection to PostgreSQL breaks."""
     waiting = _Waiting(say)
     while True:
         try:
             work()
         except (DatabaseError, psycopg.Error) as error:
-            told = _first_line(error)
+            message = _first_line(error)
             if settings.DIRECTOR_ON_SQLITE or not _is_transient(error):
                 raise CannotStart(
-                    f"The database does not open: {told}. DIRECTOR_DATABASE_URL or"
-                    " DIRECTOR_DATA_DIR says where it is."
+                    f"The database does not open: {message}. Check DIRECTOR_DATABASE_URL"
+                    " and DIRECTOR_DATA_DIR."
                 ) from error
         else:
             return
         finally:
             connection.close()
-        waiting.on(f"PostgreSQL broke off ({told}). Trying again; Ctrl-C ends this.")
+        waiting.wait(f"PostgreSQL: connection lost ({message}). Retrying; press Ctrl-C to stop.")
         wait_for_database(say)
 
 
 def _is_transient(error: BaseException | None) -> bool:
-    """Whether what PostgreSQL or the way to it did passes by itself. Where it refuses, it says so."""
+    """Return whether an error of PostgreSQL or of the connection is temporary."""
     while error is not None:
         if isinstance(error, psycopg.Error):
             if error.sqlstate is not None:
-                return _PASSES_BY_ITSELF.fullmatch(error.sqlstate) is not None
+                return _TRANSIENT_SQLSTATE.fullmatch(error.sqlstate) is not None
             return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        # Django wraps the driver's error, and its migrations wrap that once more without a cause.
+        # Django wraps the driver's error, and its migrations wrap that again without a cause.
         error = error.__cause__ or error.__context__
     return False
 
 
 def database_error() -> str | None:
-    """Return why PostgreSQL's server does not answer, None if it does.
+    """Return why PostgreSQL does not accept connections; None if it does.
 
     Raises:
-        CannotStart: it has answered, and refuses.
+        CannotStart: the server refuses the connection permanently.
     """
     try:
         dedicated_connection().close()
     except psycopg.OperationalError as error:
         said = str(error)
-        if "FATAL" in said and not _PASSES.search(said):
+        if "FATAL" in said and not _TRANSIENT_MESSAGE.search(said):
             raise CannotStart(
                 f"PostgreSQL refuses: {said.rpartition('FATAL:')[2].strip()}."
-                " DIRECTOR_DATABASE_URL says which database it is, and who asks."
+                " Check database and user in DIRECTOR_DATABASE_URL."
             ) from error
         found = re.search(r"(?:failed|FATAL): +(?!FATAL|error)(.+)", said)
         return found[1] if found else _first_line(error)
@@ -211,7 +211,7 @@ def database_error() -> str | None:
 
 @contextmanager
 def _migration_lock(say: Say) -> Iterator[None]:
-    """Let one process at a time make tables, whoever starts together."""
+    """Allow one process at a time to migrate, for processes that start together."""
     lock: Lock = (
         FileLock(_beside_database("tables"), "")
         if settings.DIRECTOR_ON_SQLITE
@@ -220,7 +220,7 @@ def _migration_lock(say: Say) -> Iterator[None]:
     waiting = _Waiting(say)
     try:
         while not lock.try_acquire():
-            waiting.on("Another process is making the database's tables; waiting for it.")
+            waiting.wait("Another process migrates the database; waiting.")
         yield
     finally:
         lock.release()
@@ -232,14 +232,14 @@ def _wait_for_tables(say: Say) -> None:
         executor = MigrationExecutor(connection)
         if not executor.migration_plan(executor.loader.graph.leaf_nodes()):
             return
-        waiting.on(
-            "The database lacks tables of this version. Waiting until `manage.py migrate`, or a"
-            " Director that starts without --no-migrate, has made them; Ctrl-C ends this."
+        waiting.wait(
+            "The database is not migrated to this version. Waiting for `manage.py migrate`, or for"
+            " a Director without --no-migrate; press Ctrl-C to stop."
         )
 
 
 def _warn_if_newer(say: Say) -> None:
-    """Say that a newer version has been here: whoever went back to this one wonders."""
+    """Print a message if a newer version has migrated the database."""
     loader = MigrationLoader(connection)
     known = loader.disk_migrations or {}
     unknown = sorted(
@@ -249,23 +249,23 @@ def _warn_if_newer(say: Say) -> None:
     )
     if unknown:
         say(
-            f"A newer version has made this database's tables (with {', '.join(unknown)}); this one"
-            " works with them and leaves what it does not know alone."
+            f"A newer version has migrated this database ({', '.join(unknown)}); this version works"
+            " with the tables and ignores the additions."
         )
 
 
 class _Waiting:
-    """Says what is waited for at once, and again every minute; sleeps in between."""
+    """Sleeps between two attempts; prints the reason at once and then every minute."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._said_at = float("-inf")
 
-    def on(self, sentence: str) -> None:
-        if time.monotonic() - self._said_at >= _SAY_EVERY:
+    def wait(self, sentence: str) -> None:
+        if time.monotonic() - self._said_at >= _MESSAGE_INTERVAL:
             self._said_at = time.monotonic()
             self._say(sentence)
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
 
 
 def _first_line(error: Exception) -> str:
@@ -273,24 +273,21 @@ def _first_line(error: Exception) -> str:
 
 
 def explain_error(error: DatabaseError) -> str | None:
-    """Return what to tell whoever ran a command that met a database error; None: it is a defect."""
+    """Return the message for a user whose command raised a database error; None: an unexpected error."""
     said, database = str(error), settings.DATABASES["default"]
     if "unable to open database file" in said:
         return (
-            f"The database {database['NAME']} does not open. It is made by serve; set"
-            " DIRECTOR_DATA_DIR (or DIRECTOR_DATABASE_URL) here as it is set there."
+            f"The database {database['NAME']} does not open. `serve` creates it: use the same"
+            " DIRECTOR_DATA_DIR (or DIRECTOR_DATABASE_URL) as `serve`."
         )
     if "no such table" in said or ("relation" in said and "does not exist" in said):
         return (
-            f"The database {database['NAME']} has no tables yet. They are made by serve: start it"
+            f"The database {database['NAME']} has no tables yet. `serve` creates them: start it"
             " once, with the same DIRECTOR_DATA_DIR and DIRECTOR_DATABASE_URL."
         )
     if "couldn't get a connection" in said or "connection failed" in said:
         where = f"{database['HOST'] or 'localhost'}:{database['PORT'] or 5432}"
-        return (
-            f"PostgreSQL at {where} does not answer. Start it, or set DIRECTOR_DATABASE_URL to where"
-            " it is."
-        )
+        return f"PostgreSQL at {where} does not answer. Start it, or correct DIRECTOR_DATABASE_URL."
     return None
 
 
@@ -298,16 +295,16 @@ def explain_error(error: DatabaseError) -> str | None:
 
 
 def raise_file_limit() -> None:
-    """Have as many open files as the system lets this process have, up to 65,536.
+    """Raise the limit of open files to the maximum that the system allows, at most 65,536.
 
-    Each backend takes two or three, each client one; 1,024, which is usual, end at some 400 backends.
+    A backend needs two or three files, a client one: the usual 1,024 suffice for about 400 backends.
     """
     try:
         import resource  # noqa: PLC0415 there is none on Windows
     except ImportError:
         return
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    wanted = _MAX_FILES if most == resource.RLIM_INFINITY else min(most, _MAX_FILES)
     if allowed != resource.RLIM_INFINITY and allowed < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
@@ -317,10 +314,10 @@ def raise_file_limit() -> None:
 
 
 def warn_missing(say: Say) -> None:
-    """Say what a Director of several processes goes without, if it has no Redis."""
+    """Print what does not work in a Director of several processes without Redis."""
     if not settings.DIRECTOR_REDIS_URL:
         say(
-            "Without DIRECTOR_REDIS_URL web and runner hear of each other through the database alone:"
-            " work begins up to 5 s late, events come up to 2 s late, and progress and previews do"
-            " not come live. Nothing is lost."
+            "Without DIRECTOR_REDIS_URL, web and runner communicate through the database only: jobs"
+            " start up to 5 s late, events arrive up to 2 s late, and there is no live progress and"
+            " no preview. Nothing is lost."
         )

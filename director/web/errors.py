@@ -1,8 +1,8 @@
 """One shape for every error under ``/api/``: ``{"detail": "a sentence", "code": "stable_name"}``.
 
-Four doors lead here: DRF's exception handler, Django's handlers of 400, 403, 404 and 500, the path
-that nobody knows, and, for whatever got past them, a middleware that puts the page of an error
-(Django's debug pages too) into the shape. No error repeats what the client sent.
+The sources are DRF's exception handler, Django's handlers for 400, 403, 404 and 500, the view for unknown paths,
+and a middleware that replaces any other error page (Django's debug pages too). No error repeats what the client
+sent.
 """
 
 from __future__ import annotations
@@ -30,27 +30,25 @@ from jobgroups.workflow import FieldInvalid
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a client may try again when the database was away.
+#: Seconds after which a client may retry when the database was unavailable.
 _RETRY_AFTER: Final = "2"
-#: What is said where nothing better is known: status → (code, sentence).
+#: Errors without further details: status → (code, sentence).
 _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     400: ("bad_request", "The request is malformed, or its Host is not allowed here."),
     401: ("not_allowed", "The request needs a sign-in."),
     403: ("not_allowed", "The request is not allowed."),
     404: ("not_found", "There is nothing at this path."),
     405: ("method_not_allowed", "This path does not take this method."),
-    406: ("not_acceptable", "Answers are JSON."),
+    406: ("not_acceptable", "Responses are JSON."),
     413: ("payload_too_large", "The body is too long."),
     415: ("unsupported_media_type", "The body must be JSON."),
-    429: ("too_many_requests", "Asked too often; try again later."),
-    500: ("internal_error", "The Director met a defect; its log has the traceback."),
+    429: ("too_many_requests", "Too many requests; try again later."),
+    500: ("internal_error", "Internal error. The Director's log has the traceback."),
     503: ("unavailable", "The Director cannot do this now."),
 }
-_WRONG_HOST: Final = (
-    "The Director does not answer to this Host; DIRECTOR_ALLOWED_HOSTS names more that it does."
-)
+_WRONG_HOST: Final = "This Host is not allowed; add it to DIRECTOR_ALLOWED_HOSTS."
 
-#: Characters of a name in the DNS.
+#: Maximum length of a DNS name.
 _LONGEST_NAME: Final = 253
 
 _Answer: TypeAlias = HttpResponseBase | Awaitable[HttpResponseBase]
@@ -70,7 +68,7 @@ def error_response(
 
 
 def plain_error(status: int) -> JsonResponse:
-    """Return the error of a status of which no more is known."""
+    """Return the error of a status without further details."""
     known = status if status in _PLAIN else 500 if status >= 500 else 400
     code, detail = _PLAIN[known]
     return error_response(status, detail, code)
@@ -80,7 +78,7 @@ def plain_error(status: int) -> JsonResponse:
 
 
 def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
-    """Turn what a view raised into its answer; None where it is a defect: Django logs it, and 500."""
+    """Return the response to an exception of a view; None if it is unexpected: Django logs it and answers 500."""
     if isinstance(exc, JobGroupsError):
         return error_response(exc.status, exc.detail, exc.code, extra=exc.extra)
     if isinstance(exc, FieldInvalid):
@@ -95,7 +93,7 @@ def exception_handler(exc: Exception, context: Mapping[str, Any]) -> HttpRespons
 
 
 def _status_of(exc: Exception) -> int | None:
-    """Return the status that DRF or Django means by an exception, None for a defect."""
+    """Return the status of an exception of DRF or Django; None for an unexpected one."""
     if isinstance(exc, APIException):
         return exc.status_code
     meant = {Http404: 404, PermissionDenied: 403, RequestDataTooBig: 413}
@@ -103,28 +101,28 @@ def _status_of(exc: Exception) -> int | None:
 
 
 def _database_unavailable(exc: Exception) -> JsonResponse:
-    # What the driver says may name hosts and users: it is for the log.
-    logger.warning("The database did not answer a request: %s", exc)
+    # The driver's message may contain hosts and users: it goes to the log only.
+    logger.warning("request: database unavailable (%s)", exc)
     detail = f"{_cause_of(str(exc))}; nothing was stored. Try again."
     if _is_outcome_unknown(exc):
         detail = (
-            "The database broke off while it was asked; whether a change was stored is not known."
-            " Look, or send it again under the same Idempotency-Key."
+            "The database connection was lost during the request. The change may or may not be stored:"
+            " check it, or send the request again with the same Idempotency-Key."
         )
     headers = {"Retry-After": _RETRY_AFTER}
     return error_response(503, detail, "database_unavailable", headers=headers)
 
 
 def _is_outcome_unknown(exc: Exception) -> bool:
-    """Whether the connection broke without a word: a commit may have been the last that was heard."""
+    """Return whether the connection broke without an error of the server: a commit may have succeeded."""
     cause = exc.__cause__
     if not isinstance(cause, psycopg.OperationalError) or isinstance(cause, PoolTimeout):
         return False
-    return cause.sqlstate in (None, "57P02")  # 57P02: the server crashed, at whatever it was
+    return cause.sqlstate in (None, "57P02")  # 57P02: the server crashed
 
 
 def _cause_of(said: str) -> str:
-    """Return the clause for what a person can mend; what else the driver says is for the log."""
+    """Return a clause for the causes that an operator can correct."""
     if "disk is full" in said:
         return "The disk with the data folder is full"
     if "No space left" in said:
@@ -144,18 +142,18 @@ def _wrong_method(context: Mapping[str, Any]) -> JsonResponse:
 
 
 def is_api(request: HttpRequest) -> bool:
-    """Whether a request is for the API, whose errors are JSON."""
+    """Return whether a request is for the API, whose errors are JSON."""
     return request.path == "/api" or request.path.startswith("/api/")
 
 
 @csrf_exempt
 def unknown_path(_request: HttpRequest, **_captured: str) -> HttpResponse:
-    """Answer what is under ``/api/`` and no path of it, whatever the method."""
+    """Answer an unknown path below ``/api/``, for every method."""
     return plain_error(404)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """``handler400``: a bad Host, a URL or a body that Django refused to read."""
+    """``handler400``: a Host, URL or body that Django refused."""
     wrong_host = isinstance(exception, DisallowedHost)
     if not is_api(request):
         return _unknown_host(request) if wrong_host else defaults.bad_request(request, exception)
@@ -165,7 +163,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def _unknown_host(request: HttpRequest) -> HttpResponse:
-    """Say to whoever looks at a page under a name that is not known what the setting must be."""
+    """Return the page that names the setting for an unknown host name."""
     host, _ = split_domain_port(request.headers.get("Host", ""))
     name = host if len(host) <= _LONGEST_NAME else ""
     context = {"name": name, "port": request.META.get("SERVER_PORT", "")}
@@ -188,9 +186,9 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 class JsonErrorMiddleware:
-    """Puts an error of the API that is not JSON into the one shape; its headers are kept.
+    """Replaces an error of the API that is not JSON; keeps its headers.
 
-    And has a page whose database is away say so, which is no defect.
+    It also answers pages while the database is unavailable.
     """
 
     sync_capable = True
@@ -203,17 +201,17 @@ class JsonErrorMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> _Answer:
-        """Answer the request, in the loop or in a thread as the chain is."""
+        """Answer the request, in the event loop or in a thread."""
         if self._is_async:
             return self._call_async(request)
         return as_json_error(request, cast(HttpResponseBase, self.get_response(request)))
 
     def process_exception(self, request: HttpRequest, exc: Exception) -> HttpResponse | None:
-        """Answer for a page that the database failed; the API's views have a handler of their own."""
+        """Answer a page if the database is unavailable; the API's views have their own handler."""
         if not isinstance(exc, TRANSIENT):
             return None
-        logger.warning("The database did not answer the page %s: %s", request.path, exc)
-        # Without the request: who is signed in stands in the database too.
+        logger.warning("page %s: database unavailable (%s)", request.path, exc)
+        # Without the request: its user would be read from the database.
         page = loader.render_to_string("503.html", {"what": _cause_of(str(exc))})
         return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
 
@@ -223,7 +221,7 @@ class JsonErrorMiddleware:
 
 
 def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Return the response, or the JSON that says the same where it is a page about an error."""
+    """Return the response, or for an error page of the API the same error as JSON."""
     if response.status_code < 400 or not is_api(request):
         return response
     if response.headers.get("Content-Type", "").startswith("application/json"):

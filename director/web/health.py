@@ -1,4 +1,4 @@
-"""``/api/health``: whether the Director can do its work, check by check."""
+"""``/api/health``: one check for each part that the Director needs."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the database has for its answer, and Redis for each of its.
+#: Timeouts in seconds of the database and of each message through Redis.
 DATABASE_SECONDS: Final = 2.0
 REDIS_SECONDS: Final = 1.0
-#: A restart after a defect is shown for so long.
+#: A restart after an unexpected error is reported for this long.
 RESTART_SHOWN: Final = dt.timedelta(minutes=10)
 
-# A database that is away holds a thread for as long as the driver likes: this one, not a request's.
-_asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
+# A database that does not answer can block a thread for long: this one, not a request's.
+_query_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
 
 
 class Level(StrEnum):
-    """How something is. The whole is as its worst check."""
+    """Result of a check. The overall status is the worst of all."""
 
     OK = "ok"
-    DEGRADED = "degraded"  #: It works, with less or later than it should.
-    DOWN = "down"  #: What the Director is for cannot be done.
+    DEGRADED = "degraded"  #: It works with delays or limits.
+    DOWN = "down"  #: Jobs cannot be processed.
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How one thing is, with a sentence for a person."""
+    """Status of one part, with a sentence for users."""
 
     status: Level
     detail: str
@@ -59,12 +59,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """What the database says, read in one go."""
+    """Rows that the checks need, read at one time."""
 
     runners: list[Runner]
-    #: When it was read, by the database's clock, which the heartbeats go by.
+    #: Time of the reading by the database's clock, which heartbeats use.
     moment: dt.datetime
-    #: Status of each backend that is enabled.
+    #: Status of each enabled backend.
     backends: dict[str, str]
 
 
@@ -72,7 +72,7 @@ class HealthView(ApiView):
     """``/api/health``"""
 
     def get(self, request: Request) -> Response:
-        """Return all checks; 503 where one of them is down."""
+        """Return all checks; status 503 if one of them is down."""
         health = run_checks()
         return Response(health, status=503 if health["status"] == Level.DOWN else 200)
 
@@ -99,15 +99,15 @@ def run_checks() -> dict[str, Any]:
 
 
 def _query_database() -> HealthReport | None:
-    """Return what the database says, None if it does not in time."""
-    asked = _asker.submit(_read)
+    """Return the rows for the checks; None if the database does not answer in time."""
+    future = _query_thread.submit(_read)
     try:
-        return asked.result(timeout=DATABASE_SECONDS)
+        return future.result(timeout=DATABASE_SECONDS)
     except FutureTimeout:
-        asked.cancel()
-        logger.warning("The database did not answer within %s s.", DATABASE_SECONDS)
+        future.cancel()
+        logger.warning("health: no response from the database within %s s", DATABASE_SECONDS)
     except DatabaseError as error:
-        logger.warning("The database does not answer: %s", error)
+        logger.warning("health: database error (%s)", error)
     return None
 
 
@@ -128,13 +128,13 @@ def _read() -> HealthReport:
 
 
 def database_check(facts: HealthReport | None) -> Check:
-    """Down: nothing can be stored or read."""
+    """Return down if the database does not answer."""
     if facts is None:
-        return Check(Level.DOWN, f"It did not answer within {DATABASE_SECONDS:g} s; see the log.")
-    return Check(Level.OK, "It answers.")
+        return Check(Level.DOWN, f"No response within {DATABASE_SECONDS:g} s; see the log.")
+    return Check(Level.OK, "The database answers.")
 
 
-# --- the doorbell ---------------------------------------------------------------------------------
+# --- the channel layer ---------------------------------------------------------------------------------
 
 
 def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
@@ -143,30 +143,30 @@ def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
 
 
 def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
-    """Degraded without its Redis: events come late then, and none is lost.
+    """Return degraded if Redis does not answer: events arrive late, none is lost.
 
     Args:
-        redis_url: of the channel layer; empty: there is none.
-        has_others: whether a runner lives in another process than this one.
+        redis_url: of the channel layer; empty: not configured.
+        has_others: whether a runner is alive in another process.
     """
     if not redis_url and has_others:
         return Check(
             Level.DEGRADED,
-            "The runner is another process and there is no Redis: events come up to 2 s late,"
-            " progress and previews not at all; set DIRECTOR_REDIS_URL for both.",
+            "The runner is another process and there is no Redis: events arrive up to 2 s late,"
+            " without progress and previews; set DIRECTOR_REDIS_URL in both processes.",
         )
     if not redis_url:
-        return Check(Level.OK, "One process rings itself; there is no Redis.")
+        return Check(Level.OK, "One process needs no Redis.")
     try:
         _round_trip(redis_url)
     except (redis.RedisError, OSError) as error:
-        logger.warning("Redis does not answer: %s", error)
-        return Check(Level.DEGRADED, "Redis does not answer; events come late until it does.")
-    return Check(Level.OK, "A message came back through Redis.")
+        logger.warning("health: Redis does not answer (%s)", error)
+        return Check(Level.DEGRADED, "Redis does not answer; events arrive late until it does.")
+    return Check(Level.OK, "A message was received through Redis.")
 
 
 def _round_trip(redis_url: str) -> None:
-    """Publish a message and receive it, on a channel of its own."""
+    """Publish a message and receive it, on a separate channel."""
     channel = f"director.health.{uuid.uuid4().hex}"
     with (
         redis.Redis.from_url(
@@ -182,17 +182,17 @@ def _round_trip(redis_url: str) -> None:
             raise redis.TimeoutError("no message came back")
 
 
-# --- who does the work ----------------------------------------------------------------------------
+# --- runners and backends ----------------------------------------------------------------------------
 
 
 def runner_check(facts: HealthReport | None) -> Check:
-    """Down without a living runner; where groups are accepted all the same, degraded."""
+    """Return down without a live runner; degraded if groups are accepted without one."""
     if facts is None:
-        return Check(Level.DOWN, "Not known while the database does not answer.")
+        return Check(Level.DOWN, "Unknown while the database does not answer.")
     absent = Level.DEGRADED if settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER else Level.DOWN
     runners, moment = facts.runners, facts.moment
     if not runners:
-        return Check(absent, "No runner is registered; `serve` or `runner` starts one.")
+        return Check(absent, "No runner is registered; start one with `serve` or `runner`.")
     alive = [one for one in runners if one.heartbeat_at > moment - HEARTBEAT_TIMEOUT]
     if not alive:
         return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
@@ -210,21 +210,21 @@ def _restarted_lately(runner: Runner, moment: dt.datetime) -> bool:
 def _restarts(runner: Runner) -> str:
     assert runner.last_error_at is not None  # noqa: S101 as _restarted_lately found
     return (
-        f"{runner.name} was started again after a defect, last at {iso(runner.last_error_at)}"
+        f"{runner.name} was restarted after an unexpected error, last at {iso(runner.last_error_at)}"
         f" ({runner.restarts} in all); the log has the traceback."
     )
 
 
 def backends_check(backends: Mapping[str, str] | None) -> Check:
-    """Degraded where an enabled backend is away or set aside, or none takes work; all is told.
+    """Return degraded if an enabled backend is offline or quarantined, or no backend takes jobs.
 
-    One that a person holds back is no fault, and is not said to answer either.
+    A paused or draining backend is not a fault.
     """
     if backends is None:
-        return Check(Level.DOWN, "Not known while the database does not answer.")
+        return Check(Level.DOWN, "Unknown while the database does not answer.")
     if not backends:
         return Check(Level.DEGRADED, "No backend is registered and enabled.")
-    wrong = [
+    faults = [
         _these(backends, ("offline", "unknown"), "does not answer", "do not answer"),
         _these(backends, ("quarantined",), "is quarantined", "are quarantined"),
     ]
@@ -233,15 +233,15 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
         _these(backends, ("draining",), "is being drained", "are being drained"),
     ]
     works = any(status in ("online", "busy") for status in backends.values())
-    said = " ".join(sentence for sentence in [*wrong, *held] if sentence)
-    if said:
-        return Check(Level.OK if works and not any(wrong) else Level.DEGRADED, said)
+    text = " ".join(sentence for sentence in [*faults, *held] if sentence)
+    if text:
+        return Check(Level.OK if works and not any(faults) else Level.DEGRADED, text)
     one = len(backends) == 1
     return Check(Level.OK, "The only backend answers." if one else f"All {len(backends)} answer.")
 
 
 def _these(backends: Mapping[str, str], states: Sequence[str], one: str, many: str) -> str:
-    """Return how many backends are in some states, and which, as a sentence; empty for none."""
+    """Return a sentence with number and names of the backends in these states; empty for none."""
     found = sorted(name for name, status in backends.items() if status in states)
     if not found:
         return ""

@@ -1,12 +1,11 @@
-"""Serves the API's requests each in one thread, from the first middleware to the last.
+"""Runs each API request in one thread, from the first middleware to the view.
 
-Django's own handler goes to a thread and back for every middleware, for the view, and for the request's
-signals: a dozen times, which costs more than all the work between. And it opens a thread for each
-request, with a new connection to the database. Here a request goes over once, to one of a few threads
-that keep their connection.
+Django's handler switches to a thread and back for every middleware, for the view and for the request's signals:
+about twelve times, which costs more than the work itself. It also starts a thread with a new database connection
+for each request. Here a request switches once, to one of a few threads that keep their connection.
 
-The API's chain leaves out what only pages need (session, user, CSRF token, messages: the API reads none of
-them) and the static files. Views that are coroutines stay in the loop, with Django's own handler.
+The API's chain omits the middleware for pages (session, user, CSRF token, messages, static files). Asynchronous
+views stay in the event loop, with Django's handler.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from jobgroups.database.threads import DatabaseThreads
 
 _Handler: TypeAlias = Callable[[HttpRequest], HttpResponseBase]
 
-#: Threads for what only reads rows: that takes a millisecond, and more would only wait for each other.
+#: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
 READ_THREADS: Final = 4
-#: Threads for all else. A submission may wait 1.7 s for backends that are doubtful, and promises an
-#: answer within 2 s: as many may come at once. They are started as they are needed.
+#: Threads for all other requests. A submission may wait 1.7 s for probes and must answer within 2 s, so many may
+#: wait at once. Threads are started on demand.
 WRITE_THREADS: Final = 32
-#: Threads for requests with a large body, whatever they do. Python's objects take up to 40 bytes for a byte
-#: of JSON: the number of threads bounds the memory, and large bodies never delay the others.
+#: Threads for requests with a large body. Python's objects need up to 40 bytes for a byte of JSON: the number of
+#: threads limits the memory, and large bodies do not delay other requests.
 LARGE_THREADS: Final = 2
-#: Bytes above which a body is large. Workflows with images inside are; others have a tenth of that.
+#: A body above this many bytes is large. Only workflows with embedded images are.
 LARGE_BYTES: Final = 256 * 2**10
 
 #: Threads for requests that probe an address, which may take 5 s each, and how many such requests may wait for
@@ -48,7 +47,7 @@ LARGE_BYTES: Final = 256 * 2**10
 PROBE_THREADS: Final = 16
 PROBES_WAITING: Final = 16
 _PROBES: Final = frozenset({"/api/backends", "/api/backends/find", "/api/backends/test"})
-#: Seconds until a probe that was refused may be sent again.
+#: Seconds until a refused probe may be sent again.
 _PROBE_AGAIN: Final = "5"
 
 _reading = DatabaseThreads(threads=READ_THREADS, name="api-reading")
@@ -58,7 +57,7 @@ _probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing")
 
 
 def close_threads() -> None:
-    """Close the threads and their connections. For the end of the process: nothing is served after."""
+    """Close the threads and their connections, at the end of the process."""
     _reading.close()
     _writing.close()
     _large.close()
@@ -70,7 +69,7 @@ def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:
         return _probing
     if body_bytes > LARGE_BYTES:
         return _large
-    # The health check asks others than the database, which may keep it waiting.
+    # The health check also waits for Redis.
     reads = request.method in ("GET", "HEAD") and not request.path.startswith("/api/health")
     return _reading if reads else _writing
 
@@ -80,7 +79,7 @@ def _probes(request: HttpRequest) -> bool:
 
 
 def _refused_probe(body_bytes: int) -> HttpResponse | None:
-    """Return the answer to a probe that would take too much memory, or wait too long for a thread."""
+    """Return the refusal of a probe with a large body, or if too many probes wait; None to accept."""
     if body_bytes > LARGE_BYTES:
         detail = f"The body must have at most {LARGE_BYTES} bytes."
         return error_response(413, detail, "payload_too_large")
@@ -92,7 +91,7 @@ def _refused_probe(body_bytes: int) -> HttpResponse | None:
 
 
 class LenientRequest(ASGIRequest):
-    """A request without a content type where the header cannot be read: Django raises for some of these."""
+    """A request that treats an invalid content type as none: Django raises for some of them."""
 
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
         try:
@@ -102,12 +101,12 @@ class LenientRequest(ASGIRequest):
 
 
 class ThreadedHandler(ASGIHandler):
-    """Django's handler, its chain of middleware and the view run as one piece in a thread."""
+    """Django's handler with the middleware chain and the view in one thread."""
 
     request_class = LenientRequest
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """Build the API's chain. Hooks beside ``__call__`` are for pages, where a middleware has any."""
+        """Build the API's chain. Only ``__call__`` of a middleware is used: other hooks are for pages."""
         plain: Any = self
         chain: Any = convert_exception_to_response(plain._get_response)
         for name in reversed(settings.DIRECTOR_API_MIDDLEWARE):
@@ -118,7 +117,7 @@ class ThreadedHandler(ASGIHandler):
         self._middleware_chain = chain
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request. A client that goes meanwhile stops nothing."""
+        """Answer one request. A disconnected client cancels nothing."""
         try:
             body = await self.read_body(receive)
         except RequestAborted:
@@ -138,7 +137,7 @@ class ThreadedHandler(ASGIHandler):
             response.close()
 
     def _get_response(self, request: Any) -> HttpResponseBase:
-        # In the place of the view, so that the middleware adds its headers to a refusal too.
+        # Instead of the view, so that the middleware adds its headers to a refusal too.
         if hasattr(request, "refused"):
             return cast(HttpResponse, request.refused)
         view: Any = super()
@@ -148,13 +147,13 @@ class ThreadedHandler(ASGIHandler):
         try:
             return self.get_response(request)
         finally:
-            # A pool lends its connections for one request; SQLite's is kept unless it met an error.
+            # Return a pooled connection after each request; keep SQLite's unless it had an error.
             if connection.errors_occurred or not settings.DIRECTOR_ON_SQLITE:
                 connection.close()
 
 
 def route_api(pages: Application) -> Application:
-    """Return an application that serves the API's plain views in a thread, the rest with ``pages``."""
+    """Return an application that serves the API's synchronous views in threads, and all else by ``pages``."""
     in_thread: Any = ThreadedHandler()
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:

@@ -109,7 +109,7 @@ def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) ->
     assert "No heartbeat since 20" in check["detail"]
     Runner.objects.all().delete()
     assert _health(api, 503)["checks"]["runner"]["detail"] == (
-        "No runner is registered; `serve` or `runner` starts one."
+        "No runner is registered; start one with `serve` or `runner`."
     )
 
 
@@ -117,7 +117,7 @@ def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[s
     runners.runner_failed(name="runner-1", error="RuntimeError: the secret is 42")
     body = _health(api, 200)
     assert _states(body) == ["degraded", "ok", "ok", "degraded", "ok"]
-    assert "started again after a defect" in body["checks"]["runner"]["detail"]
+    assert "restarted after an unexpected error" in body["checks"]["runner"]["detail"]
     assert "secret" not in str(body)
     Runner.objects.update(last_error_at=now() - dt.timedelta(minutes=11))
     assert _health(api, 200)["status"] == "ok"
@@ -174,4 +174,4 @@ def test_health_is_ok_when_a_message_comes_back_through_redis(
 ) -> None:
     settings.DIRECTOR_REDIS_URL = "redis://127.0.0.1:6379/0"
     body = _health(api, 200)
-    assert body["checks"]["channel_layer"]["detail"] == "A message came back through Redis."
+    assert body["checks"]["channel_layer"]["detail"] == "A message was received through Redis."

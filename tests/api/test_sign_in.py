@@ -187,7 +187,7 @@ def test_session_cookie_is_http_only_and_lax(phone: Client) -> None:
 def test_wrong_token_in_the_form_gives_no_session(phone: Client) -> None:
     answer = phone.post("/sign-in", {"token": "wrong"}, headers={"origin": PHONE})
     assert answer.status_code == 403
-    assert "That is not the token." in answer.text
+    assert "This is not the token." in answer.text
     assert COOKIE not in answer.cookies
     error_of(phone.get("/api/backends"), 401, "sign_in_required")
 

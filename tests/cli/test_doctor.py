@@ -25,8 +25,8 @@ from backends.simulator.threaded import SimulatorThread
 from director.doctor import host, installation, report, services
 from director.doctor.backends import _Answer, _finding
 from director.doctor.findings import Finding, Level
-from tests.served import ROOT, Served, stop_in_order
-from tests.servers import needs_servers, postgres
+from tests.harness.processes import ROOT, Served, stop_in_order
+from tests.harness.servers import needs_servers, postgres
 
 _SECRET = "hunter2-hunter2-hunter2"
 
@@ -194,7 +194,7 @@ def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
 def test_invalid_port_is_refused(port: str) -> None:
-    with pytest.raises(CommandError, match=f"'{port}' is no port from 1 to 65535"):
+    with pytest.raises(CommandError, match=f"'{port}' is not a port from 1 to 65535"):
         call_command("doctor", f"--port={port}")
 
 
@@ -263,7 +263,7 @@ def test_problems_of_a_backend_are_ordered_worst_first() -> None:
     clock, hold = found.said.index("90 s behind"), found.said.index(": driver update.")
     assert clock < hold
     assert found.todo.splitlines() == [
-        "Set that machine's clock by NTP.",
+        "Synchronize its clock by NTP.",
         "director backends resume gpu-1",
         "For live previews start ComfyUI there with --preview-method auto.",
     ]

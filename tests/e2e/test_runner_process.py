@@ -121,7 +121,7 @@ def test_a_runner_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(
     stop_in_order(second)
     assert farm.check("runner") == {
         "status": "down",
-        "detail": "No runner is registered; `serve` or `runner` starts one.",
+        "detail": "No runner is registered; start one with `serve` or `runner`.",
     }
 
 
@@ -177,7 +177,7 @@ def test_while_postgresql_is_away_it_is_waited_for_in_words_and_a_signal_ends_th
     process.start(wait=False)
     try:
         process.wait_printed(r"PostgreSQL does not answer \(.*Connection refused\)", within=10.0)
-        assert "DIRECTOR_DATABASE_URL says where it is" in process.printed()
+        assert "Its address is in DIRECTOR_DATABASE_URL" in process.printed()
         assert "secret" not in process.printed()
         end_soon(process, number)
     finally:
@@ -287,7 +287,7 @@ def test_without_tables_it_waits_in_words_and_a_signal_ends_that(
     )
     process.start(wait=False)
     try:
-        process.wait_printed("The database lacks tables of this version. Waiting until")
+        process.wait_printed("The database is not migrated to this version. Waiting for")
         end_soon(process, number)
     finally:
         process.close()
@@ -330,7 +330,7 @@ def test_what_waits_for_tables_goes_on_by_itself(split: ProcessFarm, tmp_path: P
     waiting = Served(tmp_path, arguments=["--no-migrate", *WEB], start=False)
     waiting.start(wait=False)
     try:
-        waiting.wait_printed("The database lacks tables")
+        waiting.wait_printed("The database is not migrated")
         runner = split.runner("any")
         waiting.wait_ready()
         stop_in_order(runner)
@@ -349,7 +349,7 @@ def test_a_misspelt_setting_is_said_with_the_nearest_one(tmp_path: Path) -> None
     try:
         said = process.printed()
         assert "DIRECTOR_BACKEND is not a setting; did you mean DIRECTOR_BACKENDS?" in said
-        assert "DIRECTOR_XYZZY is not a setting; docs/settings.md has them all." in said
+        assert "DIRECTOR_XYZZY is not a setting; docs/settings.md lists all settings." in said
         assert "DIRECTOR_URL" not in said
         stop_in_order(process)
     finally:
@@ -366,7 +366,7 @@ def test_a_command_without_tables_says_who_makes_them(tmp_path: Path) -> None:
         DJANGO_SUPERUSER_PASSWORD="never-stored",
         DJANGO_SUPERUSER_EMAIL="ada@example.com",
     )
-    assert "has no tables yet. They are made by serve" in said
+    assert "has no tables yet. `serve` creates them" in said
 
 
 @pytest.mark.parametrize("where", ["folder", "file/below"])

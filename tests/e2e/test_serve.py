@@ -197,7 +197,7 @@ def test_a_malformed_form_is_refused_as_json(served: tuple[Served, Path]) -> Non
 
 @pytest.mark.parametrize("port", ["99999", "-1"])
 def test_a_port_that_is_none_is_said(tmp_path: Path, port: str) -> None:
-    assert f"--port {port} is no port" in refused(tmp_path, "--port", port)
+    assert f"--port {port} is not a port" in refused(tmp_path, "--port", port)
 
 
 def test_allowed_hosts_take_names_addresses_and_whole_domains(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_without_redis_streams_are_healed_from_the_rows_and_go_live_again_with_i
     down = until(lambda: (c := farm.check("channel_layer"))["status"] != "ok" and c, within=10.0)
     assert down == {
         "status": "degraded",
-        "detail": "Redis does not answer; events come late until it does.",
+        "detail": "Redis does not answer; events arrive late until it does.",
     }
     ended = len(stream.kinds("child_completed"))
     until(lambda: len(stream.kinds("child_completed")) >= ended + 3, within=20.0)
@@ -236,7 +236,7 @@ def _waits_its_turn(holder: psycopg.Connection[Any], process: Launched) -> None:
     subject = "comfyui-director: tables"
     holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [subject])
     process.start(wait=False)
-    process.wait_printed("Another process is making the database's tables")
+    process.wait_printed("Another process migrates the database")
 
 
 def _is_migrating(holder: psycopg.Connection[Any], process: Launched) -> None:
@@ -278,7 +278,7 @@ def test_what_starts_while_postgresql_restarts_waits_in_words_and_goes_on(
     try:
         moment(holder, process)
         server.stop()
-        process.wait_printed("PostgreSQL broke off")
+        process.wait_printed("PostgreSQL: connection lost")
         process.wait_printed("PostgreSQL does not answer")
         server.start()
         process.wait_ready()
@@ -298,7 +298,7 @@ def test_what_waits_for_tables_outlives_a_restart_of_postgresql(
     runner = LaunchedRunner(tmp_path, environment=settings)
     web.start(wait=False)
     try:
-        web.wait_printed("The database lacks tables")
+        web.wait_printed("The database is not migrated")
         server.stop()
         web.wait_printed("PostgreSQL does not answer")
         server.start()

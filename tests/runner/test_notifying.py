@@ -312,11 +312,11 @@ def test_the_command_tries_each_entry_and_shows_no_password(
     settings.DIRECTOR_NOTIFY = [inbox.url]
     out = io.StringIO()
     call_command("notices", "--test", stdout=out)
-    assert out.getvalue() == "entry 1 (json) took it.\n"
-    assert inbox.titles == ["The Director can reach you"]
+    assert out.getvalue() == "entry 1 (json): delivered.\n"
+    assert inbox.titles == ["Test notice of the Director"]
     settings.DIRECTOR_NOTIFY = [inbox.url, Inbox().url]
     out = io.StringIO()
-    with pytest.raises(CommandError, match="1 of 2 did not take it"):
+    with pytest.raises(CommandError, match="1 of 2 services failed"):
         call_command("notices", "--test", stdout=out)
     assert "entry 2 (json) did not take it: " in out.getvalue()
     assert SECRET not in out.getvalue()
@@ -328,11 +328,11 @@ def test_the_command_tries_each_entry_and_shows_no_password(
 def test_the_command_lists_what_was_told() -> None:
     out = io.StringIO()
     call_command("notices", stdout=out)
-    assert out.getvalue() == "Nobody was told of anything yet.\n"
+    assert out.getvalue() == "No notices yet.\n"
     notice("a: done")
     Notice.objects.update(attempt_count=2, last_error="entry 1 (json) did not take it: refused")
     out = io.StringIO()
     call_command("notices", stdout=out)
     assert out.getvalue().endswith(
-        "waits, tried 2 times: entry 1 (json) did not take it: refused  a: done\n"
+        "pending, tried 2 times: entry 1 (json) did not take it: refused  a: done\n"
     )

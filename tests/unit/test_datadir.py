@@ -80,7 +80,7 @@ def test_data_folder_with_other_files_keeps_its_mode_and_what_is_readable_is_nam
     assert mode_of(folder) == 0o755
     assert mode_of(folder / "secret-key") == 0o600
     (sentence,) = said
-    assert f"can read what is in {folder} (mode 0755), among them director.sqlite3." in sentence
+    assert f"can read {folder} (mode 0755), including director.sqlite3." in sentence
 
 
 @posix

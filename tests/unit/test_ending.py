@@ -28,5 +28,5 @@ def test_what_hangs_is_left_behind_with_the_status_that_was_meant(status: int) -
         timeout=30,
     )
     assert left.returncode == status, left.stderr
-    assert "has not let go within 0.2 s" in left.stderr
+    assert "a thread still runs after 0.2 s" in left.stderr
     assert time.monotonic() - began < 20

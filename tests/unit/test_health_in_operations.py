@@ -39,7 +39,7 @@ def _given() -> dict[str, list[Check]]:
             health.channel_layer_check(""),
             health.channel_layer_check("", has_others=True),
             health.channel_layer_check("redis://127.0.0.1:1/0"),
-            Check(health.Level.OK, "A message came back through Redis."),
+            Check(health.Level.OK, "A message was received through Redis."),
         ],
         "runner": [
             health.runner_check(None),

@@ -63,7 +63,7 @@ def test_urls_stand_between_blanks_or_commas_and_may_have_commas() -> None:
 def test_what_is_no_url_ends_the_start_without_being_shown(said: str) -> None:
     done = _start(DIRECTOR_NOTIFY=said)
     assert done.returncode
-    assert "Entry 1 of DIRECTOR_NOTIFY is no URL" in done.stderr
+    assert "Entry 1 of DIRECTOR_NOTIFY is not a URL" in done.stderr
     assert "hunter22" not in done.stderr
 
 

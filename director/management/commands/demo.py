@@ -1,4 +1,4 @@
-"""``python manage.py demo``: three pictures from three simulated GPUs, on a machine without any."""
+"""``python manage.py demo``: three groups on three simulated GPUs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from director.demo.processes import ProcessFailed
 from director.demo.scenario import Plan, run
 from director.demo.screen import Screen
 
-#: What a shell says of a program that Ctrl-C ended.
+#: Exit status of a program that Ctrl-C ended.
 _INTERRUPTED = 130
 
 
 class Command(BaseCommand):
-    """Start three simulated ComfyUIs and a Director, submit three groups, show what comes of them."""
+    """Start three simulated ComfyUIs and a Director, submit three groups, show the results."""
 
-    help = "Play three job groups on three simulated ComfyUIs; serves until Ctrl-C."
-    # It has processes of its own, which check themselves and have a database of their own.
+    help = "Run three job groups on three simulated ComfyUIs; serve until Ctrl-C."
+    # The demo's own processes run the checks, with a separate database.
     requires_system_checks: list[str] = []
     requires_migrations_checks = False
 
@@ -38,14 +38,14 @@ class Command(BaseCommand):
         parser.add_argument(
             "--folder",
             type=Path,
-            help="folder for all that it makes (default: a new one in ./demo-data)",
+            help="folder for all files (default: a new one in ./demo-data)",
         )
         parser.add_argument(
-            "--seconds", type=float, default=4.0, help="that a simulated render takes (default 4)"
+            "--seconds", type=float, default=4.0, help="duration of a simulated job (default 4)"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Play the demo; status 0 only if all of it was as it must be."""
+        """Run the demo; exit with status 0 if every check passes."""
         plan = Plan(
             folder=_folder(options["folder"]), once=options["once"], seconds=options["seconds"]
         )
@@ -56,22 +56,22 @@ class Command(BaseCommand):
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(_INTERRUPTED)
         if found:
-            raise CommandError("The demo was not as it must be:\n  " + "\n  ".join(found))
+            raise CommandError("The demo failed its checks:\n  " + "\n  ".join(found))
 
 
 async def _interruptible(plan: Plan, screen: Screen) -> list[str]:
-    """Play the demo so that every way to ask for its end ends its processes first."""
+    """Run the demo; every signal ends its processes first."""
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        # Windows: asyncio.run takes Ctrl-C itself, and the processes' leash is torn by the rest.
+        # Windows: asyncio.run handles Ctrl-C; the processes end with their standard input.
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), task.cancel if task else loop.stop)
     return await run(plan, screen)
 
 
 def _folder(wanted: Path | None) -> Path:
-    """Make the demo's folder; below the temporary one where it cannot be made here."""
+    """Create the demo's folder; in the temporary folder if the current one is not writable."""
     name = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d-%H%M%S")
     folder = (wanted or Path("demo-data", name)).absolute()
     try:
@@ -87,10 +87,10 @@ def _in_words(errors: ExceptionGroup[Exception], folder: Path) -> str:
     """Return what went wrong in sentences.
 
     Raises:
-        ExceptionGroup: what is no failure of the demo but a defect of it.
+        ExceptionGroup: an unexpected error.
     """
     expected, defects = errors.split((ProcessFailed, DirectorError, TimeoutError, OSError))
     if defects is not None or expected is None:
         raise errors
     sentences = [str(error) or "It took too long." for error in expected.exceptions]
-    return "\n".join(["The demo failed.", *sentences, f"What its processes said: {folder}"])
+    return "\n".join(["The demo failed.", *sentences, f"Logs of its processes: {folder}"])

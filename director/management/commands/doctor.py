@@ -1,4 +1,4 @@
-"""``director doctor``: what is wrong with this installation, and what to do about it."""
+"""``director doctor``: checks of this installation, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ _INDENT: Final = " " * 9
 
 
 class Command(BaseCommand):
-    """Look at everything that a Director needs. Changes nothing."""
+    """Check everything that a Director needs. Changes nothing."""
 
     help = (
-        "Say how this installation is: Python, packages, data folder, port, database, runner, each"
+        "Check this installation: Python, packages, data folder, port, database, runner, each"
         " backend. Run it where the Director runs, with the same settings. Status 1: a problem."
     )
-    # What they would refuse is what this is to tell.
+    # This command reports the problems that these checks would refuse.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
         parser.epilog = "Examples: director doctor, director doctor --json > report.json, director doctor --port 9821"
-        parser.add_argument("--json", action="store_true", help="a report to send; has no secrets")
+        parser.add_argument(
+            "--json", action="store_true", help="a report without secrets, for support"
+        )
         parser.add_argument(
             "--port",
             type=_port,
@@ -41,18 +43,18 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Examine and tell."""
-        # What is logged on the way is in the findings, in better words.
+        """Run all checks and print the results."""
+        # The findings report what would be logged.
         logging.disable(logging.CRITICAL)
         found = report.run_checks(options["port"])
         if options["json"]:
             self.stdout.write(json.dumps(report.as_json(found), indent=2, ensure_ascii=False))
         else:
-            self._tell(found)
+            self._print(found)
         if report.worst(found) is Level.PROBLEM:
             sys.exit(1)
 
-    def _tell(self, found: Sequence[Finding]) -> None:
+    def _print(self, found: Sequence[Finding]) -> None:
         self.stdout.write(f"Director {__version__}")
         for one in found:
             self.stdout.write(f"{one.level.value:<8} {one.subject}: {one.said}".rstrip())
@@ -63,10 +65,10 @@ class Command(BaseCommand):
         if problems or warnings:
             self.stdout.write(f"\nProblems: {problems}. Warnings: {warnings}.")
         else:
-            self.stdout.write("\nAll is well.")
+            self.stdout.write("\nNo problems.")
 
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**16:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
     return int(text)

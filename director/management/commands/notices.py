@@ -1,4 +1,4 @@
-"""``python manage.py notices``: what people were told, and a trial of ``DIRECTOR_NOTIFY``."""
+"""``python manage.py notices``: list sent notices, and test ``DIRECTOR_NOTIFY``."""
 
 from __future__ import annotations
 
@@ -14,54 +14,56 @@ from jobgroups.domain.notices import Message, NoticeIntervals
 from jobgroups.models import Notice
 from jobgroups.runner.notices.channels import services_of
 
-_TRIAL = Message("The Director can reach you", "This is a trial. Nothing happened.")
+_TRIAL = Message("Test notice of the Director", "This is a test. Nothing happened.")
 
 
 class Command(BaseCommand):
-    """List the newest notices, or send a trial to every service at once."""
+    """List the newest notices, or send a test notice to every service."""
 
-    help = "List the newest notices. With --test: send a trial to each entry of DIRECTOR_NOTIFY."
+    help = (
+        "List the newest notices. With --test: send a test notice to each entry of DIRECTOR_NOTIFY."
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
         parser.add_argument(
-            "--test", action="store_true", help="send a trial now, and say how it went"
+            "--test", action="store_true", help="send a test notice now and print the result"
         )
         parser.add_argument("--limit", type=int, default=20, help="how many to list (default 20)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """List, or try."""
+        """List notices, or send a test notice."""
         if options["test"]:
-            self._try()
+            self._test()
         else:
             self._list(max(options["limit"], 1))
 
-    def _try(self) -> None:
+    def _test(self) -> None:
         services = services_of(settings.DIRECTOR_NOTIFY)
         if not services:
-            raise CommandError("DIRECTOR_NOTIFY is not set: nobody is told of anything.")
+            raise CommandError("Notifications are off: DIRECTOR_NOTIFY is not set.")
         failed = 0
         for service in services:
             wrong = asyncio.run(service.post(_TRIAL, patience=NoticeIntervals().patience))
             failed += wrong is not None
-            self.stdout.write(wrong or f"{service.name} took it.")
+            self.stdout.write(wrong or f"{service.name}: delivered.")
         if failed:
-            raise CommandError(f"{failed} of {len(services)} did not take it.")
+            raise CommandError(f"{failed} of {len(services)} services failed.")
 
     def _list(self, limit: int) -> None:
         rows = list(Notice.objects.order_by("-id")[:limit])
         if not rows:
-            self.stdout.write("Nobody was told of anything yet.")
+            self.stdout.write("No notices yet.")
         for one in reversed(rows):
             self.stdout.write(f"{iso(one.created_at)}  {_state(one)}  {one.title}")
 
 
 def _state(notice: Notice) -> str:
     if notice.sent_at is not None:
-        return f"told {iso(notice.sent_at)}"
+        return f"sent {iso(notice.sent_at)}"
     if notice.next_attempt_at is None:
-        return f"not told ({notice.last_error})"
+        return f"not sent ({notice.last_error})"
     tries = (
         f", tried {notice.attempt_count} times: {notice.last_error}" if notice.attempt_count else ""
     )
-    return f"waits{tries}"
+    return f"pending{tries}"

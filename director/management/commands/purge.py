@@ -14,16 +14,16 @@ from director.cli.text import plural
 from jobgroups.domain.clock import iso, now
 from jobgroups.services.purge import YOUNGEST, Purged, groups_purge, groups_purgeable
 
-#: Further back calendars end; nobody means that.
+#: Maximum age; the calendar cannot represent much earlier times.
 _OLDEST: Final = dt.timedelta(days=36_500)
 
 
 class Command(BaseCommand):
-    """Delete finished groups that are older than is asked, in small transactions."""
+    """Delete finished groups above an age, in small transactions."""
 
     help = (
-        "Delete groups that ended long ago, with their children, attempts and events. The pictures"
-        " stay where they are, at the backends. Nothing is ever deleted without this command."
+        "Delete groups that ended long ago, with their jobs, attempts and events. Output files stay"
+        " at the backends. Nothing is deleted without this command."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--older-than", required=True, type=_age, metavar="AGE", help="90d, 12w; 1d at least"
         )
-        parser.add_argument("--starred", action="store_true", help="those with a star, too")
-        parser.add_argument("--dry-run", action="store_true", help="only say what it would delete")
+        parser.add_argument("--starred", action="store_true", help="also groups with starred jobs")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="only print what would be deleted"
+        )
         parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -68,7 +70,7 @@ def _age(text: str) -> dt.timedelta:
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no age like 90d, 12w or 48h") from None
     if found > _OLDEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is before there was a Director")
+        raise argparse.ArgumentTypeError(f"{text!r} is too long ago")
     if found < YOUNGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is too young: 1d at least")
     return found

@@ -1,4 +1,4 @@
-"""``python manage.py runner``: drive the backends from a process of its own."""
+"""``python manage.py runner``: a runner in a separate process."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from jobgroups.runner.supervisor import RunnerSupervisor
 
 
 class Command(BaseCommand):
-    """Run one runner until SIGTERM or Ctrl-C. Prompts go on at their backends meanwhile."""
+    """Run one runner until SIGTERM or Ctrl-C. Running prompts continue at their backends."""
 
-    help = "Drive the ComfyUI backends. `serve` does this too; use this for a farm of processes."
+    help = "Run a runner, which sends jobs to the backends. `serve` has one; use this in a farm."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
         parser.epilog = "Examples: director runner, director runner --name rack-2"
         parser.add_argument(
             "--name",
-            help="this runner's name; each needs its own (default: the machine's; not on SQLite,"
-            " which has one runner)",
+            help="unique name of this runner (default: the name of the machine; not with SQLite, which"
+            " has one runner)",
         )
         parser.add_argument(
             "--no-migrate",
             action="store_true",
-            help="do not bring the database's tables up to date; wait until they are",
+            help="do not migrate the database; wait until it is migrated",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Prepare as ``serve`` does, take the name's lock, and run."""
+        """Prepare as ``serve`` does, acquire the lock on the name, and run."""
         shutdown.exit_on_signals()
         startup.raise_file_limit()
         name = startup.runner_name(options["name"])

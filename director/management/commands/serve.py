@@ -24,9 +24,9 @@ _REFUSALS = (
 
 
 class Command(BaseCommand):
-    """Serve REST, WebSockets, pages and admin, and drive the backends, in one process and loop."""
+    """Serve REST, WebSockets, pages and admin, and run a runner, in one process."""
 
-    help = "Run the whole Director: API, pages and runner. Ctrl-C ends it; renders go on."
+    help = "Run the whole Director: API, pages and runner. Ctrl-C ends it; running jobs continue."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
@@ -36,18 +36,18 @@ class Command(BaseCommand):
         parser.add_argument(
             "--allow-anonymous",
             action="store_true",
-            help="let everybody who reaches a --host other than loopback submit and cancel;"
-            " not needed with DIRECTOR_TOKEN",
+            help="allow everyone on the network to submit and cancel, with a --host other than"
+            " loopback; not needed with DIRECTOR_TOKEN",
         )
         parser.add_argument(
             "--no-migrate",
             action="store_true",
-            help="do not bring the database's tables up to date; wait until they are",
+            help="do not migrate the database; wait until it is migrated",
         )
         parser.add_argument(
             "--no-runner",
             action="store_true",
-            help="only serve; `runner` processes drive the backends",
+            help="start no runner; use separate `runner` processes",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -56,25 +56,27 @@ class Command(BaseCommand):
         is_guarded = listen.is_loopback(host) or bool(settings.DIRECTOR_TOKEN)
         if not is_guarded and not options["allow_anonymous"]:
             raise CommandError(
-                f"--host {host} lets everybody on the network use the Director. Set DIRECTOR_TOKEN"
-                " to have them sign in, or add --allow-anonymous if that is what you want."
+                f"--host {host} lets everyone on the network use the Director. Set DIRECTOR_TOKEN"
+                " to require a sign-in, or add --allow-anonymous."
             )
         shutdown.exit_on_signals()
         startup.raise_file_limit()
         try:
             folder = data_dir.prepare(self._say)
-            places = listen.listen_addresses(host, options["port"])
+            addresses = listen.listen_addresses(host, options["port"])
             self._say(f"Data folder: {folder}")
-            code = self._serve(places, host, options)
+            code = self._serve(addresses, host, options)
         except _REFUSALS as error:
             raise CommandError(str(error)) from error
         if code:
-            raise CommandError("The Director ended because of a defect; see the log above.")
+            raise CommandError("The Director ended after an unexpected error; see the log above.")
 
-    def _serve(self, places: list[listen.ListenAddress], host: str, options: dict[str, Any]) -> int:
+    def _serve(
+        self, addresses: list[listen.ListenAddress], host: str, options: dict[str, Any]
+    ) -> int:
         runner_name = None if options["no_runner"] else startup.runner_name()
         with ExitStack() as held:
-            self._hold(held, _folder_lock(places[0].port, alone=runner_name is not None))
+            self._hold(held, _folder_lock(addresses[0].port, alone=runner_name is not None))
             startup.wait_for_database(self._say)
             name_lock = None
             if runner_name is not None:
@@ -89,7 +91,7 @@ class Command(BaseCommand):
             from director.server.process import serve  # noqa: PLC0415 importing daphne installs a reactor
 
             return serve(
-                places=places,
+                addresses=addresses,
                 runner_name=runner_name,
                 lock=name_lock,
                 announce=lambda port: self._announce(listen.display_hosts(host), port),
@@ -109,13 +111,13 @@ class Command(BaseCommand):
             self._say(f"On the network: {url}")
         if hosts != ["localhost"] and not settings.DIRECTOR_TOKEN:
             self._say(
-                "Everybody who reaches it there can submit and cancel; with DIRECTOR_TOKEN they"
-                " sign in first."
+                "Everyone on the network can submit and cancel; set DIRECTOR_TOKEN to require a"
+                " sign-in."
             )
 
 
 def _folder_lock(port: int, *, alone: bool) -> Lock:
-    """Return the lock on the data folder: of the one whole Director, or of one that only serves."""
+    """Return the lock on the data folder: one Director with a runner, and one for each other port."""
     folder = settings.DIRECTOR_DATA_DIR
     return FileLock(
         folder / ("serve.lock" if alone else f"serve-{port}.lock"),
