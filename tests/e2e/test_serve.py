@@ -83,7 +83,7 @@ def test_an_invalid_setting_ends_serve_with_a_sentence(
         ("DIRECTOR_DATABASE_URL", "mysql://x/y", "use postgres://user@host/name or sqlite:///"),
         ("DIRECTOR_REDIS_URL", "localhost", "must look like redis://host:6379/0"),
         ("DIRECTOR_ALLOWED_ORIGINS", "example.com", "write each as http://host:port"),
-        ("DIRECTOR_ALLOWED_HOSTS", "a.example,http://farm.example", "write host names alone"),
+        ("DIRECTOR_ALLOWED_HOSTS", "a.example,http://farm.example", "write host names only"),
         ("DIRECTOR_ALLOWED_HOSTS", "a.example,farm.example/", "has 'farm.example/'"),
         ("DIRECTOR_ALLOWED_HOSTS", "a.example,farm.example:9820", "has 'farm.example:9820'"),
         ("DIRECTOR_SECRET_KEY", "short", "at least 32 characters"),
@@ -229,7 +229,7 @@ def test_a_command_without_the_database_says_where_it_looked(tmp_path: Path) -> 
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "set DIRECTOR_DATA_DIR" in done.stderr
+    assert "use the same DIRECTOR_DATA_DIR" in done.stderr
     assert "never-served" in done.stderr
 
 
