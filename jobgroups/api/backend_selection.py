@@ -26,15 +26,19 @@ class Selection:
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:
     """Select among the named backends, after a probe of those without a recent response."""
     named = queries.backends_by_id(backend_ids)
-    doubtful = [row for row in named.values() if row.enabled and probes.needs_probe(row, now=now())]
-    if doubtful:
-        probes.probe_backends(doubtful)
+    stale = [row for row in named.values() if row.enabled and probes.needs_probe(row, now=now())]
+    if stale:
+        probes.probe_backends(stale)
         named = queries.backends_by_id(backend_ids)
     reasons = {
         backend_id: ineligible_reason(named.get(backend_id), required_capabilities, now=now())
         for backend_id in set(backend_ids)
     }
     return Selection(
-        [one for one in backend_ids if reasons[one] is None],
-        [{"backend_id": one, "reason": reason} for one in backend_ids if (reason := reasons[one])],
+        [backend_id for backend_id in backend_ids if reasons[backend_id] is None],
+        [
+            {"backend_id": backend_id, "reason": reason}
+            for backend_id in backend_ids
+            if (reason := reasons[backend_id])
+        ],
     )

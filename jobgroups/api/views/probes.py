@@ -50,8 +50,11 @@ class BackendFindView(BackendView):
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
         answers = async_to_sync(_probe_all)(urls)
         known = _registered_ids()
-        there = {url: one for url, one in answers.items() if isinstance(one, BackendReport)}
-        found = [_probe_json(url, report, known) for url, report in there.items()]
+        found = [
+            _probe_json(url, answer, known)
+            for url, answer in answers.items()
+            if isinstance(answer, BackendReport)
+        ]
         return Response({"found": found})
 
 
