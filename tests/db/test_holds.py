@@ -1,5 +1,3 @@
-"""Backends held back: by people, by their failures; and what becomes of what is there."""
-
 from __future__ import annotations
 
 import datetime as dt
@@ -38,7 +36,7 @@ def row(backend_id: str = GPU) -> Backend:
     return Backend.objects.get(pk=backend_id)
 
 
-def tried(fence: FencingToken, depth: int = 2) -> Claim | None:
+def claim(fence: FencingToken, depth: int = 2) -> Claim | None:
     return claims.child_claim(fence=fence, client_id="socket-1", depth=depth)
 
 
@@ -50,6 +48,18 @@ def drain(**said: Any) -> None:
     holds.backend_hold(backend_id=GPU, hold=Hold.DRAIN, **said)
 
 
+def run(fence: FencingToken) -> Claim:
+    """Have a job run at a backend."""
+    factories.submit(fence.backend_id)
+    return started(fence)
+
+
+def started(fence: FencingToken) -> Claim:
+    claimed = factories.claim(fence)
+    factories.start(claimed, fence)
+    return claimed
+
+
 def child_of(group: JobGroup, position: int = 0) -> ChildJob:
     return ChildJob.objects.get(group=group, position=position)
 
@@ -58,54 +68,54 @@ def child_of(group: JobGroup, position: int = 0) -> ChildJob:
 
 
 @pytest.mark.parametrize("hold", [Hold.PAUSE, Hold.DRAIN])
-def test_nothing_is_claimed_while_a_person_holds_it(fence: FencingToken, hold: Hold) -> None:
+def test_held_backend_claims_nothing(fence: FencingToken, hold: Hold) -> None:
     factories.submit()
     holds.backend_hold(backend_id=GPU, hold=hold)
-    assert tried(fence) is None
+    assert claim(fence) is None
     holds.backend_resume(backend_id=GPU)
-    assert tried(fence) is not None
+    assert claim(fence) is not None
 
 
-def test_a_pause_between_the_look_and_the_claim_is_seen(
+def test_claim_checks_the_hold_under_the_lease(
     fence: FencingToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factories.submit()
-    look = claims.has_free_slot
+    original = claims.has_free_slot
 
-    def looks_and_is_paused(backend_id: str, depth: int, *, locked: bool = False) -> bool:
-        found = look(backend_id, depth, locked=locked)
+    def checks_and_is_paused(backend_id: str, depth: int, *, locked: bool = False) -> bool:
+        found = original(backend_id, depth, locked=locked)
         if not locked:
             pause()
         return found
 
-    monkeypatch.setattr(claims, "has_free_slot", looks_and_is_paused)
-    assert tried(fence) is None
+    monkeypatch.setattr(claims, "has_free_slot", checks_and_is_paused)
+    assert claim(fence) is None
     assert not Attempt.objects.exists()
 
 
-def test_a_child_that_was_moved_after_the_look_is_not_claimed_here(
+def test_claim_checks_that_the_child_was_not_moved(
     fence: FencingToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factories.backend("gpu-2")
     factories.submit()
-    look = claims._oldest_waiting
+    original = claims._oldest_waiting
 
-    def looks_and_is_moved(backend_id: str) -> tuple[str, str] | None:
-        found = look(backend_id)
+    def finds_and_is_moved(backend_id: str) -> tuple[str, str] | None:
+        found = original(backend_id)
         ChildJob.objects.update(backend_id="gpu-2")
         return found
 
-    monkeypatch.setattr(claims, "_oldest_waiting", looks_and_is_moved)
-    assert tried(fence) is None
+    monkeypatch.setattr(claims, "_oldest_waiting", finds_and_is_moved)
+    assert claim(fence) is None
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_claim_is_stored_after_a_pause_was(fence: FencingToken) -> None:
+def test_pause_excludes_concurrent_claims(fence: FencingToken) -> None:
     for _ in range(15):
         factories.submit()
 
         def claim_all() -> None:
-            while tried(fence, depth=1000) is not None:
+            while claim(fence, depth=1000) is not None:
                 pass
 
         def pause_and_count() -> int:
@@ -115,14 +125,14 @@ def test_no_claim_is_stored_after_a_pause_was(fence: FencingToken) -> None:
         _, claimed = race(claim_all, pause_and_count)
         assert claimed == Attempt.objects.count()
         holds.backend_resume(backend_id=GPU)
-        while tried(fence, depth=1000) is not None:
+        while claim(fence, depth=1000) is not None:
             pass
 
 
-# --- what is said ---------------------------------------------------------------------------------
+# --- holds ----------------------------------------------------------------------------------------
 
 
-def test_a_hold_says_who_why_and_since_when_and_saying_it_again_keeps_that(
+def test_repeated_hold_keeps_author_reason_and_time(
     fence: FencingToken,
 ) -> None:
     pause(reason="the fan is loud", by="anna")
@@ -138,20 +148,20 @@ def test_a_hold_says_who_why_and_since_when_and_saying_it_again_keeps_that(
     pause(by="ben", at_once=True)
     assert (row().changed_by, row().evict, row().changed_at) == ("ben", True, first.changed_at)
     pause()
-    assert row().evict, "what was asked for at once is owed"
+    assert row().evict, "an eviction stays in force"
     holds.backend_resume(backend_id=GPU, by="anna")
     resumed = row()
     assert (resumed.hold, resumed.evict, resumed.changed_reason) == ("", False, "")
 
 
-def test_a_drain_replaces_a_pause(fence: FencingToken) -> None:
+def test_drain_replaces_a_pause(fence: FencingToken) -> None:
     pause(reason="lunch", by="anna", at_once=True)
     drain(by="ben")
     assert (row().hold, row().evict, row().changed_by) == ("drain", False, "ben")
     assert row().changed_reason == ""
 
 
-def test_a_disabled_backend_is_not_held_besides(fence: FencingToken) -> None:
+def test_disabled_backend_is_not_held(fence: FencingToken) -> None:
     Backend.objects.update(enabled=False)
     pause()
     assert row().hold == ""
@@ -166,23 +176,22 @@ def test_a_disabled_backend_is_not_held_besides(fence: FencingToken) -> None:
         lambda: holds.backend_release(backend_id="x"),
     ],
 )
-def test_a_backend_that_is_none_is_not_held(said: Any) -> None:
+def test_unknown_backend_is_refused(said: Any) -> None:
     with pytest.raises(BackendNotFound):
         said()
 
 
-# --- given back -----------------------------------------------------------------------------------
+# --- eviction -------------------------------------------------------------------------------------
 
 
-def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: FencingToken) -> None:
+def test_eviction_requeues_the_child_and_counts_no_attempt(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = started(fence)
     pause(at_once=True, by="anna")
     assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
     assert (attempt.stop_reason, attempt.is_counted) == (StopReason.GIVEN_BACK, False)
-    assert attempt.ended_at is None, "its stop is owed until its prompt is seen to end"
+    assert attempt.ended_at is None, "its stop is pending until its prompt ends"
     child = child_of(group)
     assert (child.status, child.current_attempt_id, child.progress) == ("queued", None, 0.0)
     assert child.uncounted_attempts == 0
@@ -192,11 +201,10 @@ def test_what_runs_is_given_back_uncharged_and_its_child_waits_again(fence: Fenc
     assert holds.prompts_evict(fence=fence) == set()
 
 
-def test_what_is_given_back_again_and_again_fails_nobody(fence: FencingToken) -> None:
+def test_repeated_eviction_never_fails_a_child(fence: FencingToken) -> None:
     group = factories.submit()
     for _ in range(2 * outcomes.MAX_UNCOUNTED):
-        claimed = factories.claim(fence)
-        factories.start(claimed, fence)
+        claimed = started(fence)
         pause(at_once=True)
         holds.prompts_evict(fence=fence)
         factories.finish(claimed, fence, AttemptState.INTERRUPTED)
@@ -207,22 +215,19 @@ def test_what_is_given_back_again_and_again_fails_nobody(fence: FencingToken) ->
     assert factories.fresh(group).status == "completed"
 
 
-def test_its_child_is_not_claimed_before_its_prompt_was_seen_to_end(fence: FencingToken) -> None:
-    factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+def test_evicted_child_is_not_claimed_before_its_prompt_ends(fence: FencingToken) -> None:
+    claimed = run(fence)
     pause(at_once=True)
     holds.prompts_evict(fence=fence)
     holds.backend_resume(backend_id=GPU)
-    assert tried(fence) is None
+    assert claim(fence) is None
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
-    assert tried(fence) is not None
+    assert claim(fence) is not None
 
 
-def test_a_success_that_was_quicker_than_the_stop_is_the_result(fence: FencingToken) -> None:
+def test_success_before_the_stop_is_the_result(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = started(fence)
     pause(at_once=True)
     holds.prompts_evict(fence=fence)
     factories.finish(claimed, fence, AttemptState.SUCCESS)
@@ -230,46 +235,34 @@ def test_a_success_that_was_quicker_than_the_stop_is_the_result(fence: FencingTo
     assert factories.types(group)[-3:] == ["child_started", "child_completed", "group_complete"]
 
 
-def test_a_prompt_that_was_not_answered_for_yet_is_given_back_too(fence: FencingToken) -> None:
+def test_prompt_without_a_response_is_evicted(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     pause(at_once=True)
     assert holds.prompts_evict(fence=fence) == {claimed.attempt_id}
     told = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    assert told.stop_requested, "who stores its acceptance learns that it is to be stopped"
+    assert told.stop_requested
     assert not told.is_current
     assert factories.types(group) == ["group_created"]
 
 
-def test_nothing_is_given_back_once_it_was_resumed(fence: FencingToken) -> None:
-    factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+def test_eviction_needs_a_pause_at_once_and_no_other_stop(fence: FencingToken) -> None:
+    claimed = run(fence)
+    pause()
+    assert holds.prompts_evict(fence=fence) == set()
     pause(at_once=True)
     holds.backend_resume(backend_id=GPU)
     assert holds.prompts_evict(fence=fence) == set()
     assert Attempt.objects.get(pk=claimed.attempt_id).stop_requested_at is None
-
-
-def test_a_pause_after_the_current_one_gives_nothing_back(fence: FencingToken) -> None:
-    factories.submit()
-    factories.start(factories.claim(fence), fence)
-    pause()
-    assert holds.prompts_evict(fence=fence) == set()
-
-
-def test_a_cancelled_prompt_is_not_given_back(fence: FencingToken) -> None:
-    group = factories.submit()
-    factories.start(factories.claim(fence), fence)
+    group = JobGroup.objects.get()
     cancellation.group_cancel(group_id=group.id)
     pause(at_once=True)
     assert holds.prompts_evict(fence=fence) == set()
     assert child_of(group).status == "cancelled"
 
 
-def test_who_lost_the_lease_gives_nothing_back(fence: FencingToken) -> None:
-    factories.submit()
-    factories.start(factories.claim(fence), fence)
+def test_eviction_requires_the_lease(fence: FencingToken) -> None:
+    run(fence)
     pause(at_once=True)
     factories.lease()
     with pytest.raises(LeaseLost):
@@ -277,11 +270,10 @@ def test_who_lost_the_lease_gives_nothing_back(fence: FencingToken) -> None:
     assert not Attempt.objects.filter(stop_requested_at__isnull=False).exists()
 
 
-def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: FencingToken) -> None:
+def test_evicted_child_moves_if_its_group_allows_it(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
     group = factories.submit(GPU, "gpu-2", retry_elsewhere=RetryScope.GROUP)
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = started(fence)
     pause(at_once=True, by="anna")
     holds.prompts_evict(fence=fence)
     child = child_of(group)
@@ -292,31 +284,28 @@ def test_what_is_given_back_goes_elsewhere_where_its_group_lets_it(fence: Fencin
     assert "paused by anna" in last["reason"]
     other = factories.lease("gpu-2")
     assert factories.claim(other).child_id != child.id
-    assert tried(other) is None, "its prompt at gpu-1 was not seen to end yet"
+    assert claim(other) is None, "its prompt at gpu-1 has not ended yet"
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     assert factories.claim(other).child_id == child.id
 
 
-def test_one_that_hangs_holds_its_child_up_no_longer(fence: FencingToken) -> None:
+def test_evicted_child_does_not_wait_for_a_stalled_prompt(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
     factories.submit(GPU, retry_elsewhere=RetryScope.ANY)
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = started(fence)
     pause(at_once=True)
     holds.prompts_evict(fence=fence)
     other = factories.lease("gpu-2")
-    assert tried(other) is None
+    assert claim(other) is None
     assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
     assert factories.claim(other).child_id == claimed.child_id
 
 
-# --- drained --------------------------------------------------------------------------------------
+# --- drain ----------------------------------------------------------------------------------------
 
 
-def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: FencingToken) -> None:
-    factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+def test_drained_backend_is_disabled_when_it_is_empty(fence: FencingToken) -> None:
+    claimed = run(fence)
     drain(reason="new card", by="anna")
     assert not holds.backend_finish_drain(fence=fence)
     factories.finish(claimed, fence)
@@ -327,7 +316,7 @@ def test_a_drained_backend_is_disabled_once_nothing_of_ours_is_there(fence: Fenc
     assert not holds.backend_finish_drain(fence=fence)
 
 
-def test_a_drain_waits_for_what_waits_there(fence: FencingToken) -> None:
+def test_drain_waits_for_queued_children(fence: FencingToken) -> None:
     group = factories.submit()
     drain()
     assert not holds.backend_finish_drain(fence=fence)
@@ -335,13 +324,13 @@ def test_a_drain_waits_for_what_waits_there(fence: FencingToken) -> None:
     assert holds.backend_finish_drain(fence=fence)
 
 
-def test_a_paused_backend_is_never_disabled_by_that(fence: FencingToken) -> None:
+def test_paused_backend_is_not_disabled(fence: FencingToken) -> None:
     pause()
     assert not holds.backend_finish_drain(fence=fence)
     assert row().enabled
 
 
-def test_a_submission_that_comes_when_it_was_just_drained_is_refused(fence: FencingToken) -> None:
+def test_submission_after_the_end_of_a_drain_is_refused(fence: FencingToken) -> None:
     drain()
     assert holds.backend_finish_drain(fence=fence)
     with pytest.raises(Conflict, match="disabled a moment ago; submit again"):
@@ -350,7 +339,7 @@ def test_a_submission_that_comes_when_it_was_just_drained_is_refused(fence: Fenc
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(
+def test_end_of_a_drain_excludes_concurrent_submissions(
     fence: FencingToken,
 ) -> None:
     for _ in range(15):
@@ -360,35 +349,33 @@ def test_no_child_is_left_behind_at_a_backend_that_is_drained_meanwhile(
         JobGroup.objects.all().delete()
 
 
-# --- set aside ------------------------------------------------------------------------------------
+# --- quarantine -----------------------------------------------------------------------------------
 
 
 def fail(fence: FencingToken, kind: FailureClass = FailureClass.CUDA_FATAL) -> None:
-    """Have a prompt fail there."""
-    factories.submit(fence.backend_id)
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    """Have a job fail at a backend."""
+    claimed = run(fence)
     end = factories.end(AttemptState.ERROR, failure=kind)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
-def test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed(
+def test_third_counted_failure_quarantines_the_backend(
     fence: FencingToken,
 ) -> None:
     for _ in range(2):
         fail(fence)
     assert row().quarantined_at is None
     fail(fence)
-    aside = row()
-    assert aside.quarantined_at is not None
-    assert aside.quarantine_until == aside.quarantined_at + dt.timedelta(minutes=10)
-    assert aside.quarantine_reason.startswith("3 failures within 10 min; last: ")
-    assert (aside.quarantine_by, aside.consecutive_quarantines) == ("", 1)
+    quarantined = row()
+    assert quarantined.quarantined_at is not None
+    assert quarantined.quarantine_until == quarantined.quarantined_at + dt.timedelta(minutes=10)
+    assert quarantined.quarantine_reason.startswith("3 failures within 10 min; last: ")
+    assert (quarantined.quarantine_by, quarantined.consecutive_quarantines) == ("", 1)
     factories.submit()
-    assert tried(fence) is None
+    assert claim(fence) is None
 
 
-def test_failures_that_are_not_the_backends_fault_set_nothing_aside(fence: FencingToken) -> None:
+def test_other_failure_classes_quarantine_nothing(fence: FencingToken) -> None:
     for kind in FailureClass:
         if kind not in quarantine.COUNTED_FAILURES:
             fail(fence, kind)
@@ -396,7 +383,7 @@ def test_failures_that_are_not_the_backends_fault_set_nothing_aside(fence: Fenci
     assert {"cuda_fatal", "backend_lost", "stalled"} == quarantine.COUNTED_FAILURES
 
 
-def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: FencingToken) -> None:
+def test_failures_count_per_backend_and_window(fence: FencingToken) -> None:
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
     other = factories.lease("gpu-2")
     for _ in range(2):
@@ -408,7 +395,7 @@ def test_failures_of_another_backend_or_of_long_ago_are_not_counted(fence: Fenci
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_failures_at_once_both_count(fence: FencingToken) -> None:
+def test_concurrent_failures_both_count(fence: FencingToken) -> None:
     for _ in range(10):
         Attempt.objects.all().delete()
         Backend.objects.update(quarantined_at=None, consecutive_quarantines=0)
@@ -425,7 +412,7 @@ def test_two_failures_at_once_both_count(fence: FencingToken) -> None:
         assert row().quarantined_at is not None
 
 
-def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: FencingToken) -> None:
+def test_release_starts_a_probation(fence: FencingToken) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
@@ -438,10 +425,10 @@ def test_a_release_forgives_what_was_and_puts_it_on_probation(fence: FencingToke
     assert freed.consecutive_quarantines == 1
     factories.submit(GPU, GPU)
     factories.claim(fence)
-    assert tried(fence) is None, "one prompt at a time until one succeeds"
+    assert claim(fence) is None, "one prompt at a time until one succeeds"
 
 
-def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: FencingToken) -> None:
+def test_failure_on_probation_doubles_the_quarantine(fence: FencingToken) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
@@ -453,7 +440,7 @@ def test_one_failure_on_probation_sends_it_back_for_twice_as_long(fence: Fencing
     assert back.quarantine_reason.startswith("It failed again on probation: ")
 
 
-def test_a_success_ends_the_probation(fence: FencingToken) -> None:
+def test_success_ends_the_probation(fence: FencingToken) -> None:
     for _ in range(3):
         fail(fence)
     holds.backend_release(backend_id=GPU)
@@ -462,13 +449,13 @@ def test_a_success_ends_the_probation(fence: FencingToken) -> None:
     assert row().consecutive_quarantines == 0
     fail(fence)
     fail(fence)
-    assert row().quarantined_at is None, "what was before the release is forgiven"
+    assert row().quarantined_at is None, "failures before the release do not count"
     factories.submit(GPU, GPU)
     factories.claim(fence)
-    assert tried(fence) is not None, "two at a time again"
+    assert claim(fence) is not None, "two at a time again"
 
 
-def test_its_time_is_over_when_it_is_and_not_before(fence: FencingToken) -> None:
+def test_quarantine_ends_at_its_time(fence: FencingToken) -> None:
     holds.backend_quarantine(backend_id=GPU, minutes=5)
     assert not holds.quarantine_expire(fence=fence)
     Backend.objects.update(quarantine_until=now() - dt.timedelta(seconds=1))
@@ -477,38 +464,35 @@ def test_its_time_is_over_when_it_is_and_not_before(fence: FencingToken) -> None
     assert not holds.quarantine_expire(fence=fence)
 
 
-def test_a_persons_quarantine_lasts_until_a_person_ends_it(fence: FencingToken) -> None:
+def test_quarantine_by_a_user_lasts_until_the_release(fence: FencingToken) -> None:
     holds.backend_quarantine(backend_id=GPU, reason="it smokes", by="anna")
     assert not holds.quarantine_expire(fence=fence)
-    aside = row()
-    assert (aside.quarantine_until, aside.quarantine_by) == (None, "anna")
+    quarantined = row()
+    assert (quarantined.quarantine_until, quarantined.quarantine_by) == (None, "anna")
     holds.backend_quarantine(backend_id=GPU, by="ben", minutes=60)
     again = row()
-    assert again.quarantined_at == aside.quarantined_at
+    assert again.quarantined_at == quarantined.quarantined_at
     assert (again.quarantine_by, again.consecutive_quarantines) == ("ben", 1)
     assert again.quarantine_until is not None
 
 
-def test_a_failure_changes_nothing_of_a_quarantine_that_stands(fence: FencingToken) -> None:
-    factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+def test_failure_does_not_change_a_quarantine(fence: FencingToken) -> None:
+    claimed = run(fence)
     holds.backend_quarantine(backend_id=GPU, reason="it smokes", by="anna")
-    aside = row()
+    quarantined = row()
     end = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
     assert (row().quarantine_by, row().consecutive_quarantines) == (
         "anna",
-        aside.consecutive_quarantines,
+        quarantined.consecutive_quarantines,
     )
 
 
-def test_a_prompt_that_hangs_counts_before_it_ends(fence: FencingToken) -> None:
+def test_stalled_prompt_counts_before_it_ends(fence: FencingToken) -> None:
     fail(fence)
     fail(fence)
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = started(fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     assert row().quarantined_at is None
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence)
@@ -516,7 +500,7 @@ def test_a_prompt_that_hangs_counts_before_it_ends(fence: FencingToken) -> None:
     assert child_of(group).status == "timeout"
 
 
-def test_a_failure_that_is_rolled_back_counts_for_nothing(fence: FencingToken) -> None:
+def test_failure_that_is_rolled_back_does_not_count(fence: FencingToken) -> None:
     fail(fence)
     fail(fence)
     group = factories.submit()

@@ -34,7 +34,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
                 "",
             ),
         ),
-        notices=f"{_ROWS}::test_a_pause_between_the_look_and_the_claim_is_seen",
+        notices=f"{_ROWS}::test_claim_checks_the_hold_under_the_lease",
     ),
     Breakage(
         name="quarantine not checked",
@@ -47,7 +47,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
                 "quarantined=False,",
             ),
         ),
-        notices=f"{_ROWS}::test_the_third_counted_failure_sets_it_aside_and_nothing_is_claimed",
+        notices=f"{_ROWS}::test_third_counted_failure_quarantines_the_backend",
     ),
     Breakage(
         name="failure not counted",
@@ -60,7 +60,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
                 "    if False:\n",
             ),
         ),
-        notices=f"{_ROWS}::test_one_failure_on_probation_sends_it_back_for_twice_as_long",
+        notices=f"{_ROWS}::test_failure_on_probation_doubles_the_quarantine",
     ),
     Breakage(
         name="no probation",
@@ -73,7 +73,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
                 "return depth if consecutive_quarantines",
             ),
         ),
-        notices=f"{_ROWS}::test_a_release_forgives_what_was_and_puts_it_on_probation",
+        notices=f"{_ROWS}::test_release_starts_a_probation",
     ),
     Breakage(
         name="given back is charged",
@@ -86,7 +86,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
                 "",
             ),
         ),
-        notices=f"{_ROWS}::test_what_runs_is_given_back_uncharged_and_its_child_waits_again",
+        notices=f"{_ROWS}::test_eviction_requeues_the_child_and_counts_no_attempt",
     ),
     Breakage(
         name="word without a deed",
@@ -113,6 +113,6 @@ OF_HOLDING: tuple[Breakage, ...] = (
                 "backend_in_use(fence.backend_id)[1]",
             ),
         ),
-        notices=f"{_ROWS}::test_a_drain_waits_for_what_waits_there",
+        notices=f"{_ROWS}::test_drain_waits_for_queued_children",
     ),
 )
