@@ -515,6 +515,10 @@ class Notice(models.Model):
     attempt_count = models.IntegerField(default=0, db_column="tries")
     sent_at = models.DateTimeField(null=True, blank=True)
     last_error = models.CharField(max_length=500, blank=True, default="")
+    #: Name of the runner that delivers it now; empty while no runner does.
+    claimed_by = models.CharField(max_length=100, blank=True, default="", db_default="")
+    #: Order within a merged message; see ``domain.notices.Urgency``.
+    urgency = models.SmallIntegerField(default=2, db_default=2)
     #: Marks of the services that accepted it while another one did not, separated by blanks.
     delivered_to = models.TextField(blank=True, default="", db_default="", db_column="taken_by")
 

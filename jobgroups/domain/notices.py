@@ -6,7 +6,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 from jobgroups.domain.text import duration, failure_label, pluralize
@@ -69,12 +69,21 @@ class NoticeIntervals:
         return min(self.retry_first * 2.0 ** (max(tries, 1) - 1), self.retry_most)
 
 
+class Urgency(IntEnum):
+    """The order of notices within a merged message."""
+
+    TROUBLE = 0  #: A backend takes no jobs.
+    FAILURE = 1  #: Jobs failed.
+    NORMAL = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a service is to show."""
+    """A message to a notification service."""
 
     title: str
     body: str
+    urgency: Urgency = Urgency.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,7 @@ class StoredNotice:
     kind: str
     title: str
     body: str
+    urgency: int = Urgency.NORMAL
 
 
 # --- a group --------------------------------------------------------------------------------------
@@ -123,7 +133,8 @@ def group_ended(end: GroupSummary, link: str = "") -> Message:
     took = f"took {duration(end.seconds)}"
     title = f"{end.name}: {_listed(_done(end), failed, cancelled)}"
     body = f"{end.name}: {_listed(done, why, cancelled, took)}"
-    return Message(title[:_MOST_TITLE], _with_link(body, link))
+    urgency = Urgency.FAILURE if end.failed else Urgency.NORMAL
+    return Message(title[:_MOST_TITLE], _with_link(body, link), urgency)
 
 
 def _done(end: GroupSummary) -> str:
@@ -174,7 +185,7 @@ def backend_away(
     why = f" ({reason})" if reason else ""
     does = "answers but has taken no jobs for" if answers else "has not answered for"
     body = f"{backend_id} {does} {duration(seconds)}{why}; {jobs} for it."
-    return Message(away_title(backend_id, answers=answers), _with_link(body, link))
+    return Message(away_title(backend_id, answers=answers), _with_link(body, link), Urgency.TROUBLE)
 
 
 def away_title(backend_id: str, *, answers: bool = False) -> str:
@@ -192,7 +203,7 @@ def backend_quarantined(
     body = f"{backend_id} is quarantined{who}{why.rstrip('.')}. It gets no jobs until {end}."
     if until is not None:
         body = f"{body} If it answers then, it gets one at a time until one succeeds."
-    return Message(quarantine_title(backend_id), _with_link(body, link))
+    return Message(quarantine_title(backend_id), _with_link(body, link), Urgency.TROUBLE)
 
 
 def quarantine_title(backend_id: str) -> str:
@@ -218,18 +229,12 @@ def merged(notices: Sequence[StoredNotice], link: str = "") -> Message:
     """Return one message for notices that come together: trouble first, then failures, then the rest."""
     if len(notices) == 1:
         return Message(notices[0].title, notices[0].body)
-    in_order = sorted(notices, key=_urgency)
+    in_order = sorted(notices, key=lambda notice: notice.urgency)
     lines = [one.body.partition("\n")[0] for one in in_order[:_MOST_LINES]]
     rest = len(in_order) - len(lines)
     if rest:
         lines.append(f"… and {rest} more")
     return Message(_heading(notices)[:_MOST_TITLE], _with_link("\n".join(lines), link))
-
-
-def _urgency(notice: StoredNotice) -> int:
-    if notice.kind == NoticeKind.BACKEND_TROUBLE:
-        return 0
-    return 1 if " failed" in notice.title else 2
 
 
 def _heading(notices: Sequence[StoredNotice]) -> str:

@@ -32,7 +32,12 @@ def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
     """Store a notice that is to be told soon."""
     moment = now()
     return Notice.objects.create(
-        kind=kind, title=message.title, body=message.body, created_at=moment, next_attempt_at=moment
+        kind=kind,
+        title=message.title,
+        body=message.body,
+        urgency=message.urgency,
+        created_at=moment,
+        next_attempt_at=moment,
     )
 
 

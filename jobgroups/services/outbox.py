@@ -25,8 +25,6 @@ from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services.notices import is_enabled, link_to, notice_enqueue
 
-#: Begins ``last_error`` while a runner tells it.
-_UNDER_WAY: Final = "being told"
 #: Notices that one message tells of at most.
 _MOST: Final = 500
 _NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -208,16 +206,16 @@ def _claim(pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
 def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
     if notice.next_attempt_at is None or notice.next_attempt_at <= moment:
         return False
-    return notice.last_error.startswith(_UNDER_WAY)
+    return notice.claimed_by != ""
 
 
 def _taken(notice: Notice, pace: NoticeIntervals, by: str, moment: dt.datetime) -> ClaimedNotice:
     Notice.objects.filter(pk=notice.pk, next_attempt_at=notice.next_attempt_at).update(
         next_attempt_at=moment + dt.timedelta(seconds=pace.claim),
         attempt_count=notice.attempt_count + 1,
-        last_error=f"{_UNDER_WAY} by {by}",
+        claimed_by=by,
     )
-    told = StoredNotice(notice.kind, notice.title, notice.body)
+    told = StoredNotice(notice.kind, notice.title, notice.body, notice.urgency)
     delivered_to = frozenset(notice.delivered_to.split())
     return ClaimedNotice(notice.pk, told, notice.attempt_count + 1, notice.created_at, delivered_to)
 
@@ -240,9 +238,11 @@ def notices_delivered(ids: Collection[int]) -> None:
     with transaction.atomic():
         moment = now()
         mine = Notice.objects.filter(pk__in=ids, sent_at=None)
-        mine.update(sent_at=moment, next_attempt_at=None, last_error="", delivered_to="")
+        mine.update(
+            sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to=""
+        )
         put_off = Notice.objects.filter(next_attempt_at__gt=moment, attempt_count__gt=0)
-        put_off.exclude(last_error__startswith=_UNDER_WAY).update(next_attempt_at=moment)
+        put_off.filter(claimed_by="").update(next_attempt_at=moment)
 
 
 @retry_on_conflict
@@ -256,11 +256,13 @@ def notices_failed(
         for one in failed:
             rows = Notice.objects.filter(pk=one.id, sent_at=None)
             if (moment - one.created_at).total_seconds() >= pace.give_up:
-                rows.update(next_attempt_at=None, last_error=f"Given up: {error}"[:500])
+                rows.update(
+                    next_attempt_at=None, claimed_by="", last_error=f"Given up: {error}"[:500]
+                )
                 given_up.append(one.id)
                 continue
             again = moment + dt.timedelta(seconds=pace.pause_after(one.tries))
-            rows.update(next_attempt_at=again, last_error=error[:500])
+            rows.update(next_attempt_at=again, claimed_by="", last_error=error[:500])
     return given_up
 
 

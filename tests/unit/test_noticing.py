@@ -14,6 +14,7 @@ from jobgroups.domain.notices import (
     NoticeIntervals,
     NoticeKind,
     StoredNotice,
+    Urgency,
 )
 
 
@@ -78,7 +79,8 @@ def end(**fields: Any) -> GroupSummary:
     ],
 )
 def test_a_group_is_told_in_one_plain_sentence(ended: GroupSummary, title: str, body: str) -> None:
-    assert notices.group_ended(ended) == Message(title, body)
+    urgency = Urgency.FAILURE if ended.failed else Urgency.NORMAL
+    assert notices.group_ended(ended) == Message(title, body, urgency)
 
 
 def test_the_link_stands_on_a_line_of_its_own_and_titles_fit_their_column() -> None:
@@ -92,8 +94,8 @@ def test_every_failure_class_has_words() -> None:
     assert text.failure_label("") == "failed"
 
 
-def told(kind: NoticeKind, title: str) -> StoredNotice:
-    return StoredNotice(kind, title, f"{title}, took 1 min\nhttp://farm/x")
+def told(kind: NoticeKind, title: str, urgency: Urgency = Urgency.NORMAL) -> StoredNotice:
+    return StoredNotice(kind, title, f"{title}, took 1 min\nhttp://farm/x", urgency)
 
 
 def test_one_notice_is_sent_as_it_is() -> None:
@@ -102,9 +104,9 @@ def test_one_notice_is_sent_as_it_is() -> None:
 
 
 def test_many_become_one_with_trouble_and_failures_first() -> None:
-    many = [told(NoticeKind.GROUP_ENDED, f"s{number}: done") for number in range(200)]
-    many.insert(150, told(NoticeKind.GROUP_ENDED, "bad: 1 of 2 done, 1 failed"))
-    many.append(told(NoticeKind.BACKEND_TROUBLE, "gpu-2 is quarantined"))
+    many = [told(NoticeKind.GROUP_ENDED, f"s{number} failed: done") for number in range(200)]
+    many.insert(150, told(NoticeKind.GROUP_ENDED, "bad: 1 of 2 done, 1 failed", Urgency.FAILURE))
+    many.append(told(NoticeKind.BACKEND_TROUBLE, "gpu-2 is quarantined", Urgency.TROUBLE))
     many.append(told(NoticeKind.QUEUE_EMPTY, "The queue is empty"))
     message = notices.merged(many, "http://farm/")
     assert message.title == "gpu-2 is quarantined, 201 groups ended, the queue is empty"

@@ -63,6 +63,8 @@ def _state(notice: Notice) -> str:
         return f"sent {iso(notice.sent_at)}"
     if notice.next_attempt_at is None:
         return f"not sent ({notice.last_error})"
+    if notice.claimed_by:
+        return f"being sent by {notice.claimed_by}"
     tries = (
         f", tried {notice.attempt_count} times: {notice.last_error}" if notice.attempt_count else ""
     )
