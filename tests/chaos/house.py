@@ -33,8 +33,11 @@ _SETTINGS: Final = {
     "DIRECTOR_QUARANTINE_FORGIVE_MINUTES": "0.1",
     "DIRECTOR_SECRET_KEY": "one-key-for-all-processes-of-the-farm-0123456789",
 }
-#: What a process says when it met something that nobody thought of.
-DEFECT: Final = re.compile(r".*(?:met a defect|a defect at|cannot be made ready).*")
+#: What a process logs of an error that the product does not handle.
+DEFECT: Final = re.compile(
+    r".*(?:met a defect|a defect at|because of a defect|cannot be made ready"
+    r"|(?i:unexpected error|internal error)).*"
+)
 
 
 class House:

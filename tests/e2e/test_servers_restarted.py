@@ -319,12 +319,12 @@ import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "director.settings"
 import django
 django.setup()
-from director.server import startup as starting
-lock = starting.runner_lock("room-1")
-starting.hold(lock, print)
+from director.server import startup
+lock = startup.runner_lock("room-1")
+startup.acquire_lock(lock, print)
 print("It has looked.")
 input()
-starting.hold(lock, print)
+startup.acquire_lock(lock, print)
 print("It is held.")
 input()
 """

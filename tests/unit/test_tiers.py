@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import operator
 import re
 
 import pytest
@@ -18,7 +20,9 @@ STEPS = {
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
-def test_a_kill_names_a_file_that_exists(step: Step) -> None:
+def test_step_of_a_kill_names_a_function_in_its_file(step: Step) -> None:
+    module, _, name = step.at.partition(":")
+    assert callable(operator.attrgetter(name)(importlib.import_module(module)))
     assert all((ROOT / path).is_file() for path in step.paths)
 
 
