@@ -20,14 +20,14 @@ from jobgroups.errors import LeaseLost
 from jobgroups.events.hub import Hub
 from jobgroups.queries import leases as leasing
 from jobgroups.queries import work
+from jobgroups.runner.context import RunnerContext
+from jobgroups.runner.desired_state import desired_state
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
 from jobgroups.runner.progress import ProgressWriter
-from jobgroups.runner.session.reconciler import desired_state
 from jobgroups.runner.session.session import (
     BackendAddress,
     BackendSession,
-    RunnerContext,
     address_of,
 )
 from jobgroups.services import leases, runners
@@ -154,7 +154,7 @@ class RunnerService:
     ) -> None:
         context = RunnerContext(
             database=database,
-            reporter=reporter,
+            progress=reporter,
             intervals=self._intervals,
             lease_clock=self.lease_clock,
             instance=self._instance,
@@ -249,7 +249,7 @@ class RunnerService:
         asked_at, held = self._renewed
         for backend_id, one in self._sessions.items():
             # One that was taken since may be missing in what was read before.
-            if one.since < asked_at and one.session.fence not in held and not one.ending:
+            if one.since < asked_at and one.session.context.fence not in held and not one.ending:
                 logger.warning("%s is another runner's now; this one stops driving it.", backend_id)
                 one.ending = True
                 one.task.cancel()
@@ -310,7 +310,7 @@ class RunnerService:
                     held.ending = True
                     held.task.cancel()
             else:
-                held.session.set_desired_state(desired_state(row))
+                held.session.context.set_desired_state(desired_state(row))
         given = {one for one, held in self._sessions.items() if held.releases_lease}
         for backend_id in leases_to_acquire(
             wanted.keys() - given, self._sessions.keys() - given, leases
@@ -338,11 +338,13 @@ class RunnerService:
 
     async def _close(self, held: _SessionHandle, context: RunnerContext) -> None:
         """Take in that a session is over: nobody drives the backend, so its lease is free."""
-        await context.database.run_with_retry(leases.lease_release, fence=held.session.fence)
+        await context.database.run_with_retry(
+            leases.lease_release, fence=held.session.context.fence
+        )
         if held.releases_lease:
             self._hub.notify_runners()
         if held.ending:
-            context.away.pop(held.address.backend_id, None)
+            context.unavailable_since.pop(held.address.backend_id, None)
         del self._sessions[held.address.backend_id]
 
     def _rebalance(self, wanted: Set[str], leases: LeaseTable) -> None:
@@ -351,7 +353,7 @@ class RunnerService:
         count = 0
         if time.monotonic() >= self._no_rebalance_before:
             count = release_count(wanted, staying.keys(), leases)
-        ready = sorted(staying.values(), key=lambda held: len(held.session.drivers))
+        ready = sorted(staying.values(), key=lambda held: len(held.session.attempts.drivers))
         for place, held in enumerate(ready):
             if place >= count:
                 if held.session.is_handing_over:
@@ -380,18 +382,18 @@ class RunnerService:
             _give_up_lease(session, lost.exceptions[0])
         except* Exception as errors:
             logger.exception(
-                "The session of %s met a defect; it is opened again.", session.backend_id
+                "The session of %s met a defect; it is opened again.", session.context.backend_id
             )
             failure = _first_of(errors)
         finally:
-            self.lease_clock.remove(session.fence)
+            self.lease_clock.remove(session.context.fence)
         if failure is not None:
             try:
                 await session.take_failure(failure)
             except LeaseLost as lost:
                 _give_up_lease(session, lost)
         # Rarer with time: one that always fails would fill the log.
-        away = session.health.unavailable_for() or 0.0
+        away = session.context.availability.unavailable_for() or 0.0
         pause = min(max(self._intervals.restart_pause, away / 10), _LONGEST_RESTART_PAUSE)
         await asyncio.sleep(pause)
 
@@ -399,7 +401,7 @@ class RunnerService:
 def _give_up_lease(session: BackendSession, lost: Exception) -> None:
     logger.warning("%s", lost)
     # What another runner sees of the backend meanwhile is not known here.
-    session.health.unavailable_since = None
+    session.context.availability.mark_available()
 
 
 def _first_of(errors: BaseExceptionGroup[Exception]) -> Exception:

@@ -35,7 +35,7 @@ _SETTINGS: Final = {
 }
 #: What a process logs of an error that the product does not handle.
 DEFECT: Final = re.compile(
-    r".*(?:met a defect|a defect at|because of a defect|cannot be made ready"
+    r".*(?:met a defect|a defect at|because of a defect|cannot be prepared"
     r"|(?i:unexpected error|internal error)).*"
 )
 

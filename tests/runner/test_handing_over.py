@@ -10,6 +10,7 @@ import pytest
 from backends.models import Backend
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Lease
+from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.session.session import BackendSession
 from tests.harness.farm import Farm, in_thread, until
 from tests.runner.test_rare_moments import no_renewal_comes, renewals_come_again, session_of
@@ -21,7 +22,7 @@ async def driving(session: BackendSession, state: AttemptState) -> None:
     """Wait until the session drives a prompt in this state."""
 
     async def there() -> bool:
-        return any(one.state is state for one in session.drivers.values())
+        return any(one.state is state for one in session.attempts.drivers.values())
 
     await until(there)
 
@@ -44,10 +45,13 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
     await farm.cancel(group)
 
     async def wanted() -> bool:
-        return any(one.stop_pending for one in session.drivers.values()) or not session.drivers
+        return (
+            any(one.stop_pending for one in session.attempts.drivers.values())
+            or not session.attempts.drivers
+        )
 
     await until(wanted)
-    assert not session.drivers or not session.can_hand_over, "a stop is owed"
+    assert not session.attempts.drivers or not session.can_hand_over, "a stop is owed"
     await farm.finished(group)
 
 
@@ -65,18 +69,20 @@ async def test_a_backend_that_is_to_go_claims_nothing_more_until_it_stays(farm: 
     assert (await farm.finished(group)).status == "completed"
 
 
-async def test_a_runner_that_stood_still_just_before_it_sent_sends_nothing(farm: Farm) -> None:
+async def test_a_runner_that_stood_still_just_before_it_sent_sends_nothing(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between its last look at the clock and the prompt's first byte there is a connection to be made."""
     await farm.backend(seconds=0.1)
     service = await farm.runner()
     session = await session_of(service)
-    mark = session.extra_data
+    mark = AttemptSpec.extra_data
 
     def marked_late(spec: Any) -> dict[str, Any]:
         no_renewal_comes(service)
-        return mark(spec)
+        return mark.fget(spec)
 
-    session.extra_data = marked_late  # type: ignore[method-assign]
+    monkeypatch.setattr(AttemptSpec, "extra_data", property(marked_late))
     group = await farm.submit("gpu-1")
 
     async def given_back() -> bool:
@@ -84,7 +90,7 @@ async def test_a_runner_that_stood_still_just_before_it_sent_sends_nothing(farm:
 
     await until(given_back)
     assert "accepted" not in farm.kinds()
-    session.extra_data = mark  # type: ignore[method-assign]
+    monkeypatch.undo()
     await renewals_come_again(service)
     session.notify()
     assert (await farm.finished(group)).status == "completed"

@@ -10,8 +10,8 @@ import pytest
 
 from backends.models import Backend
 from jobgroups.queries import groups
+from jobgroups.runner.interrupts import InterruptLog
 from jobgroups.runner.intervals import Intervals
-from jobgroups.runner.session.interrupts import Interrupts
 from tests.harness.farm import SCALE, Farm, in_thread, until
 
 #: Versions that stop whatever runs, or may.
@@ -114,16 +114,16 @@ async def backend_says(why: str) -> bool:
     return why in row.status_reason if why else row.status_reason == ""
 
 
-def sent(*targets: str) -> Interrupts:
+def sent(*targets: str) -> InterruptLog:
     """Return the memory of a session that has just sent an interrupt for each target."""
-    interrupts = Interrupts()
+    interrupts = InterruptLog()
     for target in targets:
         with interrupts.sending(target):
             pass
     return interrupts
 
 
-def used(interrupts: Interrupts, prompt_id: str, after: float = 0.0) -> bool:
+def used(interrupts: InterruptLog, prompt_id: str, after: float = 0.0) -> bool:
     moment = time.monotonic() + after
     return interrupts.use(prompt_id, since=moment - 2.0, until=moment)
 

@@ -15,6 +15,7 @@ from backends.comfyui.protocol import Progress
 from backends.models import Backend
 from jobgroups.events.hub import Hub
 from jobgroups.models import JobGroup
+from jobgroups.runner.context import SessionContext
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.session.session import BackendSession
@@ -60,7 +61,7 @@ async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
     service = await farm.runner()
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=3))
     await farm.status_of(group, "running")
-    (driver,) = (await session_of(service)).drivers.values()
+    (driver,) = (await session_of(service)).attempts.drivers.values()
     driver.on_event(Progress(prompt_id=driver.prompt_id, node="3", value=1, max=10**30))
 
     async def stored() -> bool:
@@ -74,7 +75,7 @@ async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
 async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(farm: Farm) -> None:
     sim = await farm.backend(seconds=2.0)
     session = await session_of(await farm.runner(intervals=ONLY_HEARING))
-    call = session.database.run
+    call = session.context.database.run
 
     async def call_slowly(work: Any, *args: Any, **fields: Any) -> Any:
         found = await call(work, *args, **fields)
@@ -84,7 +85,7 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
                 await asyncio.sleep(0.01)
         return found
 
-    session.database.run = call_slowly  # type: ignore[method-assign]
+    session.context.database.run = call_slowly  # type: ignore[method-assign]
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=20))
 
     async def far() -> bool:
@@ -156,7 +157,7 @@ async def test_nothing_is_sent_while_the_lease_may_be_anothers(farm: Farm) -> No
     session = await session_of(service)
     no_renewal_comes(service)
     group = await farm.submit("gpu-1")
-    woken = session.claimer.work_available
+    woken = session.context.work_available
     # The second ring is taken when what the first one led to is over.
     for _ in range(2):
         await until(lambda: _was_looked_at(woken))
@@ -180,7 +181,7 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
     await farm.backend(seconds=0.1)
     service = await farm.runner()
     session = await session_of(service)
-    call = session.database.run
+    call = session.context.database.run
 
     async def call_late(work: Any, *args: Any, **fields: Any) -> Any:
         found = await call(work, *args, **fields)
@@ -188,7 +189,7 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
             no_renewal_comes(service)
         return found
 
-    session.database.run = call_late  # type: ignore[method-assign]
+    session.context.database.run = call_late  # type: ignore[method-assign]
     group = await farm.submit("gpu-1")
 
     async def given_back() -> bool:
@@ -196,7 +197,7 @@ async def test_a_claim_whose_lease_grew_old_before_the_post_is_given_back(farm: 
 
     await until(given_back)
     assert "accepted" not in farm.kinds()
-    session.database.run = call  # type: ignore[method-assign]
+    session.context.database.run = call  # type: ignore[method-assign]
     await renewals_come_again(service)
     session.notify()
     assert (await farm.finished(group)).status == "completed"
@@ -303,7 +304,9 @@ async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_wor
     assert (await farm.finished(other)).status == "completed"
 
 
-async def test_a_queue_longer_than_is_read_is_no_absence(farm: Farm) -> None:
+async def test_a_queue_longer_than_is_read_is_no_absence(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sim = await farm.backend(seconds=1.0)
     service = await farm.runner()
     session = await session_of(service)
@@ -316,16 +319,14 @@ async def test_a_queue_longer_than_is_read_is_no_absence(farm: Farm) -> None:
         return [row.state for row in await farm.attempts(group)] == ["accepted"]
 
     await until(accepted)
-    asked = session.request_failed
     answers: list[str] = []
 
-    def note(error: Any) -> None:
+    def note(context: SessionContext, error: Any) -> None:
         answers.append(error.code)
-        asked(error)
 
-    session.request_failed = note  # type: ignore[method-assign]
+    monkeypatch.setattr(SessionContext, "request_failed", note)
     await until(lambda: _counted(answers, 3), 30)
-    assert session.is_reachable
+    assert session.context.availability.is_available
     await farm.cancel(group)
     sim.clear_faults()
 
@@ -351,7 +352,7 @@ async def test_a_claim_whose_answer_was_lost_on_the_way_is_made_again(
     await farm.backend(seconds=0.1)
     service = await farm.runner()
     session = await session_of(service)
-    call, lost = session.database.run, []
+    call, lost = session.context.database.run, []
 
     async def call_and_lose(work: Any, *args: Any, **fields: Any) -> Any:
         found = await call(work, *args, **fields)
@@ -360,7 +361,7 @@ async def test_a_claim_whose_answer_was_lost_on_the_way_is_made_again(
             raise OperationalError("server closed the connection unexpectedly")
         return found
 
-    monkeypatch.setattr(session.database, "run", call_and_lose)
+    monkeypatch.setattr(session.context.database, "run", call_and_lose)
     group = await farm.submit("gpu-1", "gpu-1")
     assert (await farm.finished(group)).status == "completed"
     rows = [row.state for row in await farm.attempts(group)]

@@ -53,19 +53,19 @@ async def test_a_service_loop_that_dies_is_started_again_and_the_rows_say_so(
 async def test_a_defect_in_one_backends_session_ends_no_other_and_is_opened_again(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobgroups.runner.session.session import BackendSession
+    from jobgroups.runner.session.attempts import ActiveAttempts
 
     await farm.backend("gpu-1", seconds=0.1)
     await farm.backend("gpu-2", seconds=0.1)
-    take_up = BackendSession._resume_attempts
+    take_up = ActiveAttempts.resume_all
     deaths = iter([True, True])
 
-    async def dies(self: BackendSession) -> None:
-        if self.backend_id == "gpu-1" and next(deaths, False):
+    async def dies(self: ActiveAttempts) -> None:
+        if self._context.backend_id == "gpu-1" and next(deaths, False):
             raise RuntimeError("a defect on purpose")
         await take_up(self)
 
-    monkeypatch.setattr(BackendSession, "_resume_attempts", dies)
+    monkeypatch.setattr(ActiveAttempts, "resume_all", dies)
     await farm.runner()
     group = await farm.submit("gpu-1", "gpu-2")
     assert (await farm.finished(group)).status == "completed"

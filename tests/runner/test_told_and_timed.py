@@ -87,9 +87,9 @@ async def test_a_prompt_that_is_heard_of_all_the_time_is_not_looked_for(
 
     async def noted(client: ComfyClient, prompt_id: str, **options: Any) -> PromptLookup:
         looks.append(prompt_id)
-        return await lookup.look(client, prompt_id, **options)
+        return await lookup.look_up(client, prompt_id, **options)
 
-    monkeypatch.setattr(attempt_module, "look", noted)
+    monkeypatch.setattr(attempt_module, "look_up", noted)
     await farm.backend("gpu-1", seconds=2.0)
     await farm.runner()
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=40))

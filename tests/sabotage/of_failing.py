@@ -94,7 +94,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNER_ATTEMPT,
-                "if end.failure in result.FREED_AFTER and self._session.lease_is_fresh:",
+                "if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:",
                 "if False:",
             ),
         ),
@@ -186,7 +186,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNER_ATTEMPT,
-                "        offline = lookup is None and self._session.health.offline_for() is not None\n",
+                "        offline = lookup is None and self._context.availability.offline_for() is not None\n",
                 "        offline = False\n",
             ),
         ),
@@ -198,8 +198,8 @@ OF_FAILING: tuple[Breakage, ...] = (
         hurts="Its jobs are rendered a second time on other backends.",
         edits=(
             Edit(
-                "jobgroups/runner/session/health.py",
-                "if since is None or self._session.sockets.last_frame_at > since:",
+                "jobgroups/runner/availability.py",
+                "if since is None or self.last_frame_at > since:",
                 "if since is None:",
             ),
         ),

@@ -155,7 +155,9 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/service.py",
-                "        await context.database.run_with_retry(leases.lease_release, fence=held.session.fence)\n"
+                "        await context.database.run_with_retry(\n"
+                "            leases.lease_release, fence=held.session.context.fence\n"
+                "        )\n"
                 "        if held.releases_lease:\n",
                 "        if held.releases_lease:\n",
             ),
@@ -196,7 +198,7 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/attempt/driver.py",
-                "                may_send=lambda: self._session.lease_is_fresh,\n",
+                "                may_send=lambda: self._context.lease_is_fresh,\n",
                 "",
             ),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.sabotage.breakage import Breakage, Edit
 
 _ATTEMPT = "jobgroups/runner/attempt/driver.py"
-_SESSION = "jobgroups/runner/session/session.py"
+_SESSION = "jobgroups/runner/interrupts.py"
 _FAULTS = "tests/runner/test_faults.py"
 _PARTIAL = "tests/runner/test_partial_outputs.py"
 
@@ -107,8 +107,8 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "await self._session.client.delete_pending([self.prompt_id])",
-                "await self._session.interrupt_prompt(self.prompt_id)",
+                "await self._context.client.delete_pending([self.prompt_id])",
+                "await self._context.interrupter.interrupt(self.prompt_id)",
             ),
         ),
         notices=f"{_FAULTS}::test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts",
@@ -138,7 +138,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _SESSION,
-                "return self.interrupts.use(driver.prompt_id, since=since, until=until)",
+                "return self.log.use(prompt_id, since=since, until=until)",
                 "return False",
             ),
         ),
@@ -150,7 +150,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="A user's interrupt right after a cancel is ignored: the job is rendered again.",
         edits=(
             Edit(
-                "jobgroups/runner/session/interrupts.py",
+                "jobgroups/runner/interrupts.py",
                 "        if target in self._ended:\n",
                 "        if target:\n",
             ),
@@ -221,13 +221,13 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/attempt/driver.py",
-                "        if not self._session.lease_is_fresh:\n            return\n        if lookup.location",
+                "        if not self._context.lease_is_fresh:\n            return\n        if lookup.location",
                 "        if lookup.location",
             ),
             Edit(
-                "jobgroups/runner/session/session.py",
-                "        if self.lease_is_fresh:\n            with self.interrupts",
-                "        if True:\n            with self.interrupts",
+                "jobgroups/runner/interrupts.py",
+                "        if self._lease_is_fresh():\n            with self.log",
+                "        if True:\n            with self.log",
             ),
         ),
         notices="tests/runner/test_rare_moments.py::test_nothing_is_interrupted_while_the_lease_may_be_anothers",
@@ -238,9 +238,9 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         hurts="The new holder of the lease may have adopted it: its child would end as interrupted.",
         edits=(
             Edit(
-                "jobgroups/runner/session/session.py",
-                "        if self.lease_is_fresh:\n            with self.interrupts",
-                "        if True:\n            with self.interrupts",
+                "jobgroups/runner/interrupts.py",
+                "        if self._lease_is_fresh():\n            with self.log",
+                "        if True:\n            with self.log",
             ),
         ),
         notices="tests/runner/test_rare_moments.py::test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers",
@@ -252,8 +252,8 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/session/health.py",
-                "            if session.lease_is_fresh:\n                await session.client.delete",
-                "            if session:\n                await session.client.delete",
+                "            if context.lease_is_fresh:\n                await context.client.delete",
+                "            if context:\n                await context.client.delete",
             ),
         ),
         notices="tests/runner/test_rare_moments.py::test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers",

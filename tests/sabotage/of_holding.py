@@ -96,7 +96,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
             Edit(
                 "jobgroups/runner/session/reconciler.py",
                 "        if desired.hold and desired.evict:\n",
-                "        if desired.hold and desired.evict and not self._session.drivers:\n",
+                "        if desired.hold and desired.evict and not self._attempts.drivers:\n",
             ),
         ),
         notices=f"{_RUNNING}::test_a_pause_at_once_is_carried_out_by_the_next_runner",

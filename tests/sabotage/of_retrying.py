@@ -151,7 +151,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/attempt/driver.py",
-                "            if not await self._session.stop_is_stored(self.spec.attempt_id):\n",
+                "            if not await self._stop_is_in_rows():\n",
                 "            if False:\n",
             ),
         ),

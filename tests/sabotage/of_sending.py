@@ -47,8 +47,8 @@ OF_SENDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "return answer.raised or await self._session",
-                "return await self._session",
+                "return answer.raised or await self._context",
+                "return await self._context",
             ),
         ),
         notices="tests/runner/test_unconfirmed_posts.py::test_exception_in_comfyui_is_a_refusal_after_one_lookup",
@@ -93,8 +93,8 @@ OF_SENDING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "            self._absent_since = None\n            self._session.request_failed",
-                "            self._session.request_failed",
+                "            self._absent_since = None\n            self._context.request_failed",
+                "            self._context.request_failed",
             ),
         ),
         notices=f"{_FAULTS}::test_looks_that_were_not_answered_prove_no_absence",

@@ -25,14 +25,16 @@ OF_WAITS: tuple[Breakage, ...] = (
         name="event socket ends an absence",
         broken="An event socket that opens ends the absence of a backend whose requests fail.",
         hurts="A socket that reconnects restarts the clock, and jobs never move or end.",
-        edits=(Edit(_OBSERVING, "        if self._requests_fail:\n", "        if False:\n"),),
+        edits=(
+            Edit(_OBSERVING, "        if availability.requests_fail:\n", "        if False:\n"),
+        ),
         notices=f"{_BOUNDS}::test_event_sockets_alone_do_not_make_a_backend_available",
     ),
     Breakage(
         name="kept connection ends an absence",
         broken="A backend that is away is probed over a connection from before.",
         hurts="It refuses every prompt and counts as back every few seconds: its jobs wait for a day.",
-        edits=(Edit(_OBSERVING, "(new_connection=away)", "(new_connection=False)"),),
+        edits=(Edit(_OBSERVING, "new_connection=is_away", "new_connection=False"),),
         notices=f"{_BOUNDS}::test_job_ends_when_new_connections_are_refused_and_kept_ones_work",
     ),
     Breakage(
@@ -55,8 +57,8 @@ OF_WAITS: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 "jobgroups/runner/service.py",
-                "        if held.ending:\n            context.away.pop",
-                "        if True:\n            context.away.pop",
+                "        if held.ending:\n            context.unavailable_since.pop",
+                "        if True:\n            context.unavailable_since.pop",
             ),
         ),
         notices=f"{_BOUNDS}::test_job_moves_or_ends_when_the_session_of_its_backend_always_fails",

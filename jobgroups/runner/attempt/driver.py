@@ -10,9 +10,9 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 from backends.comfyui.errors import (
     AnswerTooLarge,
@@ -43,14 +43,14 @@ from jobgroups.queries import work
 from jobgroups.runner.attempt import result
 from jobgroups.runner.attempt.lookup import PromptLocation, PromptLookup, ended, look_up
 from jobgroups.runner.attempt.omissions import omitted_outputs
+from jobgroups.runner.attempt.spec import AttemptSpec
+from jobgroups.runner.context import SessionContext
+from jobgroups.runner.progress import ProgressReporter
 from jobgroups.services import attempts
 from jobgroups.services.attempts import StoredAttempt
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.workflow import dangling_link, origins
 from jobgroups.workflow.progress import ProgressTracker
-
-if TYPE_CHECKING:
-    from jobgroups.runner.session.session import BackendSession
 
 logger = logging.getLogger(__name__)
 
@@ -59,48 +59,32 @@ _MAX_WARNINGS: Final = 50
 _BEFORE_RUNNING: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptSpec:
-    """What a driver starts from: a fresh claim, or a stored attempt that is taken up again."""
-
-    attempt_id: int
-    number: int
-    prompt_id: str
-    client_id: str
-    group_id: str
-    child_id: str
-    timeout_s: float
-    workflow: Mapping[str, Any]
-    #: INTENT for a fresh claim, whose prompt is still to be sent.
-    state: AttemptState = AttemptState.INTENT
-    is_new: bool = False
-    stop_requested: bool = False
-    #: Wall clock, of an attempt that is taken up again.
-    started_at: dt.datetime | None = None
-    node_outputs: Mapping[str, Mapping[str, Any]] | None = None
-    #: Warnings that are stored on the attempt.
-    warnings: Sequence[str] = ()
-    #: What its POST was answered with, where that neither accepts nor refuses the prompt.
-    answer: PromptUnconfirmed | None = None
-    #: The outputs that ComfyUI refused; None: not known.
-    node_errors: Mapping[str, Any] | None = None
-
-
 class AttemptDriver:
     """Follows one prompt until its end is stored. One task runs :meth:`run`."""
 
-    def __init__(self, session: BackendSession, spec: AttemptSpec) -> None:
+    def __init__(
+        self,
+        context: SessionContext,
+        spec: AttemptSpec,
+        *,
+        on_refused: Callable[[], None],
+        on_renamed: Callable[[AttemptDriver, str], None],
+        on_accepted: Callable[[float], None],
+    ) -> None:
         self.spec = spec
         self.prompt_id = spec.prompt_id
         self.client_id = spec.client_id
         self.state = spec.state
-        self._session = session
-        self._intervals = session.intervals
+        self._context = context
+        self._on_refused = on_refused
+        self._on_renamed = on_renamed
+        self._on_accepted = on_accepted
+        self._intervals = context.intervals
         self._changed = asyncio.Event()
         self._tracker = ProgressTracker(dict(spec.workflow))
-        self._report = session.child_report(spec)
+        self._report = self._new_report()
         self._prompt = result.PromptInfo(
-            prompt_id=spec.prompt_id, workflow=spec.workflow, base_url=session.client.url
+            prompt_id=spec.prompt_id, workflow=spec.workflow, base_url=context.client.url
         )
         self._heard_start = False
         self._heard_end: Event | None = None
@@ -314,19 +298,19 @@ class AttemptDriver:
         if (loose := dangling_link(self.spec.workflow)) is not None:
             await self._reject_dangling_link(*loose)
             return
-        if not self._session.lease_is_fresh:
+        if not self._context.lease_is_fresh:
             # Another runner may hold the lease by now, and send this child itself.
             await self._store(attempts.attempt_not_sent)
             self._done = True
             return
         sent_at = time.monotonic()
         try:
-            accepted = await self._session.client.submit(
+            accepted = await self._context.client.submit(
                 self.spec.workflow,
                 prompt_id=self.prompt_id,
                 client_id=self.client_id,
-                extra_data=self._session.extra_data(self.spec),
-                may_send=lambda: self._session.lease_is_fresh,
+                extra_data=self.spec.extra_data,
+                may_send=lambda: self._context.lease_is_fresh,
             )
         except SendAborted:
             await self._store(attempts.attempt_not_sent)
@@ -334,7 +318,7 @@ class AttemptDriver:
         except BackendUnreachable as error:
             await self._store(attempts.attempt_not_sent)
             self._done = True
-            self._session.connection_failed(error)
+            self._context.availability.connection_failed(error.detail)
         except PromptRefused as error:
             await self._store(
                 attempts.attempt_refused,
@@ -344,18 +328,18 @@ class AttemptDriver:
             )
             self._refused()
         except ResponseLost as error:
-            logger.info("%s: %s", self._session.backend_id, error)
+            logger.info("%s: %s", self._context.backend_id, error)
             self._answer = error if isinstance(error, PromptUnconfirmed) else None
             await self._uncertain()
         else:
             other = accepted.prompt_id if accepted.prompt_id != self.prompt_id else None
             if other is not None:
-                self._session.rename(self, other)
+                self._on_renamed(self, other)
             await self._accepted(other, accepted.node_errors)
-            self._session.expect_status_since(sent_at)
+            self._on_accepted(sent_at)
 
     def _refused(self) -> None:
-        self._session.claimer.back_off()
+        self._on_refused()
         self._done = True
 
     async def _reject_dangling_link(self, node: str, name: str, missing: str) -> None:
@@ -401,7 +385,7 @@ class AttemptDriver:
 
     def _withdraw_stop(self) -> None:
         self._stop_requested = self._deleted = False
-        self._report = self._session.child_report(self.spec)
+        self._report = self._new_report()
 
     def _report_progress(self) -> None:
         # What is to be stopped is its child's no more: that waits again, or has ended.
@@ -433,16 +417,16 @@ class AttemptDriver:
         uncertain = self.state is AttemptState.UNCERTAIN
         try:
             lookup = await look_up(
-                self._session.client,
+                self._context.client,
                 self.prompt_id,
-                mark=self._session.extra_data(self.spec) if uncertain else None,
+                mark=self.spec.extra_data if uncertain else None,
                 new_connection=uncertain,
             )
         except BackendError as error:
             self._note_unanswered(error)
             # Whatever was on its way may arrive when the way is open again: count from anew.
             self._absent_since = None
-            self._session.request_failed(error)
+            self._context.request_failed(error)
             return None
         self.unanswered_since = None
         if lookup.location is not PromptLocation.ABSENT:
@@ -468,7 +452,7 @@ class AttemptDriver:
 
     async def _handle_location(self, lookup: PromptLookup) -> None:
         if lookup.other_id is not None:
-            self._session.rename(self, lookup.other_id)
+            self._on_renamed(self, lookup.other_id)
             await self._accepted(lookup.other_id)
         match lookup.location:
             case PromptLocation.ENDED:
@@ -499,9 +483,9 @@ class AttemptDriver:
         if self._node_errors is not None or listed is None:
             return None
         try:
-            return await omitted_outputs(self._session.client, self.spec.workflow, listed)
+            return await omitted_outputs(self._context.client, self.spec.workflow, listed)
         except BackendError as error:
-            self._session.request_failed(error)
+            self._context.request_failed(error)
             return None
 
     def _take_node_errors(self, node_errors: Mapping[str, Any]) -> None:
@@ -535,14 +519,14 @@ class AttemptDriver:
         An exception in ComfyUI's handler is one at once: the handler has ended. Any other answer is one
         the second time. Its server may be a gateway that queues later, or a proxy whose login ended.
         """
-        return answer.raised or await self._session.database.run_with_retry(
+        return answer.raised or await self._context.database.run_with_retry(
             work.was_unconfirmed_before, self.spec.attempt_id
         )
 
     async def _refused_by_answer(self, answer: PromptUnconfirmed) -> None:
         await self._store(
             attempts.attempt_refused,
-            message=result.unconfirmed_message(answer, self._session.backend_id),
+            message=result.unconfirmed_message(answer, self._context.backend_id),
             details=result.unconfirmed_details(answer),
             kind=result.unconfirmed_class(answer),
             remember_until=None if answer.raised else self._remember_until(),
@@ -557,7 +541,7 @@ class AttemptDriver:
         return now() + dt.timedelta(seconds=self._intervals.abandoned_ttl)
 
     async def _lost(self) -> None:
-        backend = self._session.backend_id
+        backend = self._context.backend_id
         self._report.close()
         await self._store(
             attempts.attempt_lost,
@@ -572,9 +556,9 @@ class AttemptDriver:
         give_up_at = time.monotonic() + self._intervals.history_grace
         while True:
             try:
-                entry = await self._session.client.history(self.prompt_id)
+                entry = await self._context.client.history(self.prompt_id)
             except BackendError as error:
-                self._session.request_failed(error)
+                self._context.request_failed(error)
                 entry = None
             if entry is not None:
                 await self._ended(ended(entry))
@@ -616,7 +600,7 @@ class AttemptDriver:
     async def _end(self, end: AttemptResult) -> None:
         if end.state is AttemptState.SUCCESS:
             end = await self._without_replaced(end)
-        end = await result.check_cached_files(self._session.client, end, self._cached)
+        end = await result.check_cached_files(self._context.client, end, self._cached)
         self._warn(*end.warnings)
         executed = self._executed(end.node_outputs)
         own = origins(self.spec.workflow) if executed else {}
@@ -631,11 +615,11 @@ class AttemptDriver:
         self._report.close()
         struck = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
-            self._session.interrupts.target_ended(self.prompt_id)
-            struck = not await self._stop_is_stored() and await self._was_struck()
-        if end.failure in result.FREED_AFTER and self._session.lease_is_fresh:
+            self._context.interrupter.log.target_ended(self.prompt_id)
+            struck = not await self._stop_is_stored() and await self._was_interrupted_by_other()
+        if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
-            await result.free_memory(self._session.client)
+            await result.free_memory(self._context.client)
         store = attempts.attempt_interrupted_by_other if struck else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
@@ -646,7 +630,7 @@ class AttemptDriver:
         The cache knows a name alone. If another node has written the file of this name since, in this
         prompt or in another job's, the file shows the picture of that node.
         """
-        backend_id = self._session.backend_id
+        backend_id = self._context.backend_id
         cached = (self._cached - self._executing) & end.node_outputs.keys()
         named = {
             node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys()
@@ -655,7 +639,7 @@ class AttemptDriver:
         if not any(named.values()):
             return end
         made = outputs.digests(backend_id, end.node_outputs, self._executed(end.node_outputs))
-        writers = await self._session.database.run_with_retry(
+        writers = await self._context.database.run_with_retry(
             work.file_origins, digests=set[str]().union(*named.values())
         )
         own = origins(self.spec.workflow)
@@ -674,12 +658,12 @@ class AttemptDriver:
 
     async def _dated(self, end: AttemptResult) -> AttemptResult:
         """Return the end with its time by the clock that dates the backend's files."""
-        session = self._session
-        if session.files_ahead is None:
-            session.files_ahead = await result.files_ahead(session.client, end)
-        if end.backend_ended_at is None or not session.files_ahead:
+        context = self._context
+        if context.files_ahead is None:
+            context.files_ahead = await result.files_ahead(context.client, end)
+        if end.backend_ended_at is None or not context.files_ahead:
             return end
-        return replace(end, backend_ended_at=end.backend_ended_at + session.files_ahead)
+        return replace(end, backend_ended_at=end.backend_ended_at + context.files_ahead)
 
     def _executed(self, node_outputs: Mapping[str, Any]) -> frozenset[str]:
         """Return the nodes that have certainly written what they reported.
@@ -690,22 +674,22 @@ class AttemptDriver:
         certain = set(self.spec.workflow) - self._cached if self._cached_known else set()
         return frozenset(node_outputs.keys() & (certain | self._executing))
 
-    async def _was_struck(self) -> bool:
+    async def _was_interrupted_by_other(self) -> bool:
         """Return whether the interrupt of another prompt was what ended this one.
 
         Counted from when the end was heard, not from when a slow backend told its history; where
         no frame told it, from when it was last seen alive.
         """
         told = isinstance(self._heard_end, ExecutionInterrupted)
-        return await self._session.was_struck(
-            self,
+        return await self._context.interrupter.ended_by_other(
+            self.prompt_id,
             since=(self._end_heard_at if told else self._last_seen_at)
             - self._intervals.collateral_window,
             until=self._end_heard_at if told else time.monotonic(),
         )
 
     async def _stop_is_stored(self) -> bool:
-        return self._stop_requested or await self._session.stop_is_stored(self.spec.attempt_id)
+        return self._stop_requested or await self._stop_is_in_rows()
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -720,7 +704,7 @@ class AttemptDriver:
             # Absent: once more after a moment, and then it is lost.
             self._timeout_at = self._next_lookup_at
             return
-        offline = lookup is None and self._session.health.offline_for() is not None
+        offline = lookup is None and self._context.availability.offline_for() is not None
         if lookup is None and not offline and self._may_be_offline():
             return
         self._report.close()
@@ -749,46 +733,60 @@ class AttemptDriver:
         try:
             await self._remove(lookup)
         except BackendError as error:
-            self._session.request_failed(error)
+            self._context.request_failed(error)
 
     async def _note_stalled(self) -> None:
         """Store that the prompt goes on, or that nobody can say, long after its time was up."""
         tried_for = time.monotonic() - self._stop_requested_at
         # That a prompt goes on which was not told to stop says nothing, while its backend is there.
-        session = self._session
-        told = not self.left_running or not session.is_reachable
+        availability = self._context.availability
+        told = not self.left_running or not availability.is_available
         patience = self._intervals.stalled_after if told else self.spec.timeout_s
         if not self._is_stalled and tried_for >= patience:
-            reachable = session.health.offline_for() is None
+            reachable = availability.offline_for() is None
             stalled = await self._store(attempts.attempt_stalled, reachable=reachable, told=told)
             # One that could not be told to stop hangs only if it goes on once it could be.
             self._is_stalled = stalled or told
 
     async def _remove(self, lookup: PromptLookup) -> None:
-        if not self._session.lease_is_fresh:
+        if not self._context.lease_is_fresh:
             return
         if lookup.location is PromptLocation.PENDING:
             self._deleted = True
-            await self._session.client.delete_pending([self.prompt_id])
+            await self._context.client.delete_pending([self.prompt_id])
             # It may have started meanwhile, and then delete did nothing: look again at once.
-            again = await look_up(self._session.client, self.prompt_id)
+            again = await look_up(self._context.client, self.prompt_id)
             if again.location is PromptLocation.ABSENT:
                 await self._end(result.interrupted(self._prompt, self._outputs, ran=False))
                 return
             await self._handle_location(again)
             lookup = again
         if lookup.location is PromptLocation.RUNNING and self.stop_pending:
-            if not await self._session.stop_is_stored(self.spec.attempt_id):
+            if not await self._stop_is_in_rows():
                 # It was read before the start of the prompt made its move void.
                 self._withdraw_stop()
                 return
-            self.left_running = await self._session.interrupt_prompt(self.prompt_id)
+            self.left_running = await self._context.interrupter.interrupt(self.prompt_id)
 
     # --- small things -----------------------------------------------------------------------------
 
-    async def _store(self, work: Any, **fields: Any) -> Any:
-        return await self._session.database.run_with_retry(
-            work, attempt_id=self.spec.attempt_id, fence=self._session.fence, **fields
+    async def _store(self, service: Any, **fields: Any) -> Any:
+        return await self._context.store(service, attempt_id=self.spec.attempt_id, **fields)
+
+    async def _stop_is_in_rows(self) -> bool:
+        stops = await self._context.database.run_with_retry(
+            work.pending_stops, self._context.backend_id
+        )
+        return self.spec.attempt_id in stops
+
+    def _new_report(self) -> ProgressReporter:
+        return ProgressReporter(
+            self._context.runner.progress,
+            group_id=self.spec.group_id,
+            child_id=self.spec.child_id,
+            fence=self._context.fence,
+            attempt_id=self.spec.attempt_id,
+            number=self.spec.number,
         )
 
     def _timeout_from(self, started_at: dt.datetime | None) -> float | None:

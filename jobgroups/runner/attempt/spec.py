@@ -1,33 +1,76 @@
-"""From rows to what a driver starts with: the child's own workflow is made here, again if need be."""
+"""What an attempt's driver starts from, made from rows. The child's own workflow is prepared here."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+from backends.comfyui.errors import PromptUnconfirmed
 from jobgroups import workflow
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
 from jobgroups.runner.attempt import result
-from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.services.claims import Claim
 
 logger = logging.getLogger(__name__)
 
-#: Groups whose prepared workflow is kept: their children come one after the other.
+#: Marks a prompt as ours in ComfyUI's queue and history.
+EXTRA_DATA_KEY: Final = "director"
+#: Groups whose prepared workflow is kept: their children follow each other.
 _KEPT: Final = 32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptSpec:
+    """What a driver starts from: a new claim, or a stored attempt that is resumed."""
+
+    attempt_id: int
+    number: int
+    prompt_id: str
+    client_id: str
+    group_id: str
+    child_id: str
+    timeout_s: float
+    workflow: Mapping[str, Any]
+    #: INTENT for a new claim, whose prompt is still to be sent.
+    state: AttemptState = AttemptState.INTENT
+    is_new: bool = False
+    stop_requested: bool = False
+    #: Wall clock, of a resumed attempt.
+    started_at: dt.datetime | None = None
+    node_outputs: Mapping[str, Mapping[str, Any]] | None = None
+    #: Warnings that are stored on the attempt.
+    warnings: Sequence[str] = ()
+    #: The answer to the POST, if it neither accepts nor refuses the prompt.
+    answer: PromptUnconfirmed | None = None
+    #: The outputs that ComfyUI refused; None: not known.
+    node_errors: Mapping[str, Any] | None = None
+
+    @property
+    def extra_data(self) -> dict[str, Any]:
+        """The ``extra_data`` that marks a prompt as ours in ComfyUI's queue and history."""
+        return {
+            EXTRA_DATA_KEY: {
+                "group": self.group_id,
+                "job": self.child_id,
+                "attempt": self.number,
+            }
+        }
+
+
 class AttemptSpecs:
-    """Makes courses; keeps the prepared workflows of the groups seen last."""
+    """Makes attempt specs; keeps the prepared workflows of the last groups."""
 
     def __init__(self) -> None:
         self._prepared: OrderedDict[str, workflow.WorkflowTemplate] = OrderedDict()
 
     def from_claim(self, claim: Claim) -> AttemptSpec:
-        """Return the course of a fresh claim, whose prompt is still to be sent."""
+        """Return the spec of a new claim, whose prompt is still to be sent."""
         return AttemptSpec(
             attempt_id=claim.attempt_id,
             number=claim.number,
@@ -43,7 +86,7 @@ class AttemptSpecs:
         )
 
     def from_row(self, row: Attempt) -> AttemptSpec:
-        """Return the course of a stored attempt (child and group loaded) that is taken up again."""
+        """Return the spec of a stored attempt (child and group loaded) that is resumed."""
         group = row.child.group
         return AttemptSpec(
             attempt_id=row.pk,
@@ -66,9 +109,9 @@ class AttemptSpecs:
         )
 
     def _workflow_of(self, row: Attempt) -> dict[str, Any]:
-        """Return what was sent, for progress and titles; without them where it cannot be made.
+        """Return the workflow that was sent, for progress and titles; an empty one if it cannot be prepared.
 
-        One row must not keep a session from taking up what stands at its backend.
+        One row must not keep a session from resuming the attempts at its backend.
         """
         group = row.child.group
         try:
@@ -76,7 +119,7 @@ class AttemptSpecs:
                 group.id, group.workflow_json, group.parameters_json, row.child.seed
             )
         except Exception:
-            logger.exception("The workflow of %s cannot be made again", row.child_id)
+            logger.exception("%s: workflow cannot be prepared again", row.child_id)
             return {}
 
     def _workflow(self, group_id: str, text: str, parameters: str, seed: int) -> dict[str, Any]:

@@ -1,123 +1,126 @@
-"""A session's claims: what waits for its backend is sent there while a place is free."""
+"""Claims queued children for one backend and has them sent, while a slot is free."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from backends.comfyui.versions import keeps_prompt_id
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.queries import work
-from jobgroups.services import attempts, claims
+from jobgroups.runner.context import SessionContext
+from jobgroups.runner.session.attempts import ActiveAttempts
+from jobgroups.runner.session.reconciler import Reconciler
+from jobgroups.runner.session.sockets import Sockets
+from jobgroups.services import attempts as attempt_services
+from jobgroups.services import claims
 from jobgroups.services.claims import Claim
-
-if TYPE_CHECKING:
-    from jobgroups.runner.session.session import BackendSession
 
 logger = logging.getLogger(__name__)
 
-#: Seconds: a database that was cut off in the middle of a commit may still carry it out.
+#: Seconds: a database whose connection broke during a commit may still carry it out.
 _UNSURE_FOR: Final = 60.0
 
 
 class Claimer:
     """Claims and sends for one session."""
 
-    def __init__(self, session: BackendSession) -> None:
-        self._session = session
-        #: Set where there may be something to claim.
-        self.work_available = asyncio.Event()
-        #: Whether a child may wait for its pause to end; while nothing waits, nobody is asked.
-        self._may_pause = True
+    def __init__(
+        self,
+        context: SessionContext,
+        attempts: ActiveAttempts,
+        sockets: Sockets,
+        reconciler: Reconciler,
+    ) -> None:
+        self._context = context
+        self._attempts = attempts
+        self._sockets = sockets
+        self._reconciler = reconciler
+        #: Whether nothing more is claimed, since the backend is to be handed over to another runner.
+        self.is_handing_over = False
+        #: Whether a child may wait for its retry delay; while none waits, the database is not queried.
+        self._may_be_delayed = True
         self._is_claiming = False
-        #: Until when, in monotonic time, a claim may turn up whose answer was lost.
+        #: Until when, in monotonic time, a claim may turn up whose commit was not confirmed.
         self._unsure_until = float("-inf")
-        #: Until when, in monotonic time, nothing is claimed since a prompt was refused.
-        self._rests_until = float("-inf")
+        #: Until when, in monotonic time, nothing is claimed after a refusal.
+        self._backs_off_until = float("-inf")
 
     def back_off(self) -> None:
-        """Claim nothing for a moment: the backend has refused a prompt, and may refuse the next as fast."""
-        self._rests_until = time.monotonic() + self._session.intervals.refusal_backoff
+        """Claim nothing for a moment: the backend refused a prompt, and may refuse the next as fast."""
+        self._backs_off_until = time.monotonic() + self._context.intervals.refusal_backoff
 
     async def run(self) -> None:
-        """Claim and send while something waits and a place is free; else wait to be woken."""
-        session = self._session
+        """Claim and send while a child waits and a slot is free; else wait for a notification."""
+        work_available, poll = self._context.work_available, self._context.intervals.poll
         while True:
             if time.monotonic() < self._unsure_until:
                 await self._release_orphaned_claims()
             await self._claim_all()
-            patience = await self._poll_delay() if self._may_pause else session.intervals.poll
-            if (rest := self._rests_until - time.monotonic()) > 0:
-                patience = min(patience, rest)
+            delay = await self._poll_delay() if self._may_be_delayed else poll
+            if (rest := self._backs_off_until - time.monotonic()) > 0:
+                delay = min(delay, rest)
             try:
-                async with asyncio.timeout(patience):
-                    await self.work_available.wait()
+                async with asyncio.timeout(delay):
+                    await work_available.wait()
             except TimeoutError:
                 pass
-            # Whoever has a child wait here rings, and the runner does so every few seconds after.
-            self._may_pause = self.work_available.is_set() or patience < session.intervals.poll
-            self.work_available.clear()
+            # A writer that queues a child here notifies, and the runner does so every few seconds.
+            self._may_be_delayed = work_available.is_set() or delay < poll
+            work_available.clear()
 
     @property
     def has_no_pending_claim(self) -> bool:
-        """Whether every claim there is has its driver: none is being stored, or may be and is not known."""
+        """Whether every claim has its driver: none is being stored, none may be stored unconfirmed."""
         return not self._is_claiming and time.monotonic() >= self._unsure_until
 
     async def _poll_delay(self) -> float:
-        """Return for how many seconds nothing is to be claimed unless somebody rings."""
-        session = self._session
-        patience = session.intervals.poll
+        """Return for how many seconds nothing is to be claimed without a notification."""
+        context, poll = self._context, self._context.intervals.poll
         if self._may_claim():
-            due_in = await session.database.run_with_retry(work.next_due_in, session.backend_id)
+            due_in = await context.database.run_with_retry(work.next_due_in, context.backend_id)
             if due_in is not None:
-                return min(due_in, patience)
-        return patience
+                return min(due_in, poll)
+        return poll
 
     def _may_claim(self) -> bool:
-        """Whether it is worth asking; what was said of the backend is decided under the fence."""
-        session = self._session
-        version = session.health.version
+        """Whether a claim may succeed. The hold of the backend is decided under the fence."""
+        context = self._context
         return (
-            not session.is_handing_over
-            and time.monotonic() >= self._rests_until
-            and session.reconciler.ran_once
-            and session.desired_state.is_schedulable
-            and session.health.is_known
-            and keeps_prompt_id(version)
-            and session.sockets.client_id is not None
-            and session.is_reachable
-            and session.lease_is_fresh
-            and len(session.drivers) < session.context.depth
+            not self.is_handing_over
+            and time.monotonic() >= self._backs_off_until
+            and self._reconciler.ran_once
+            and context.desired_state.is_schedulable
+            and context.version_is_known
+            and keeps_prompt_id(context.version)
+            and self._sockets.client_id is not None
+            and context.availability.is_available
+            and context.lease_is_fresh
+            and len(self._attempts.drivers) < context.runner.depth
         )
 
     async def _claim_all(self) -> None:
-        session = self._session
         while self._may_claim():
-            client_id = session.sockets.client_id
+            client_id = self._sockets.client_id
             assert client_id is not None  # noqa: S101 see _may_claim
             claim = await self._claim(client_id)
             if claim is None:
                 return
-            try:
-                session.start_attempt(session.specs.from_claim(claim))
-            except Exception as error:
-                logger.exception("%s cannot be made ready", claim.child_id)
-                message = f"Its workflow cannot be made ready: {error}"
-                await session.fail_broken(claim.attempt_id, message)
+            await self._attempts.start_claimed(claim)
 
     async def _claim(self, client_id: str) -> Claim | None:
-        """Claim a child; None: nothing is to be claimed, or the database does not say."""
-        session = self._session
+        """Claim a child; None: there is none to claim, or the commit was not confirmed."""
+        context = self._context
         self._is_claiming = True
         try:
-            # Called, not stored: what repeats a claim that was taken claims another child.
-            return await session.database.run(
+            # Not repeated: after a commit without a confirmation it would claim another child.
+            return await context.database.run(
                 claims.child_claim,
-                fence=session.fence,
+                fence=context.fence,
                 client_id=client_id,
-                depth=session.context.depth,
+                depth=context.runner.depth,
             )
         except TRANSIENT as error:
             await self._on_unknown_commit(error)
@@ -126,22 +129,18 @@ class Claimer:
             self._is_claiming = False
 
     async def _on_unknown_commit(self, error: Exception) -> None:
-        """Look soon, and for a while, whether the claim was stored and its answer lost."""
-        session = self._session
+        """Check soon, and for a minute, whether a claim was stored whose confirmation was lost."""
         logger.warning(
-            "%s: the database did not say whether it took a claim (%s); looking.",
-            session.backend_id,
+            "%s: commit of a claim not confirmed (%s)",
+            self._context.backend_id,
             str(error).strip() or type(error).__name__,
         )
         self._unsure_until = time.monotonic() + _UNSURE_FOR
-        await asyncio.sleep(session.intervals.restart_pause)
-        self.work_available.set()
+        await asyncio.sleep(self._context.intervals.restart_pause)
+        self._context.work_available.set()
 
     async def _release_orphaned_claims(self) -> None:
-        """Let children wait again whose claim nobody here knows of: nothing of it was sent."""
-        session = self._session
-        stored = await session.database.run_with_retry(claims.stored_intents, fence=session.fence)
-        for attempt_id in sorted(stored - session.owned_attempt_ids):
-            await session.database.run_with_retry(
-                attempts.attempt_not_sent, attempt_id=attempt_id, fence=session.fence
-            )
+        """Requeue children whose stored claim has no driver here: their prompts were not sent."""
+        stored = await self._context.store(claims.stored_intents)
+        for attempt_id in sorted(stored - self._attempts.owned_attempt_ids):
+            await self._context.store(attempt_services.attempt_not_sent, attempt_id=attempt_id)

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from backends.comfyui.protocol import (
     Event,
@@ -22,10 +22,8 @@ from backends.comfyui.protocol import (
     Preview,
 )
 from jobgroups.events.hub import Hub, Message, PreviewFrame
+from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import MAX_FRAME_BYTES, to_json
-
-if TYPE_CHECKING:
-    from jobgroups.runner.attempt.driver import AttemptSpec
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""A session's sockets: one that hears, and one for each older id that a prompt is told to.
+"""A session's event sockets: the main socket, and one for each older client id of an active prompt.
 
-ComfyUI sends a prompt's events only to the socket whose id sent it; a second socket with that id
-silences both (comfyui-protocol.md, "WebSocket"). So every main socket has a new id, kept on the attempts it hears,
-and after a reconnect the old ids are followed until their prompts have ended.
+ComfyUI sends a prompt's events only to the socket whose id sent it. A second socket with that id
+silences both (comfyui-protocol.md, "WebSocket"). So every main socket has a new id, which is
+stored on its attempts. After a reconnect the old ids are followed until their prompts have ended.
 """
 
 from __future__ import annotations
@@ -11,25 +11,45 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 from backends.comfyui.errors import BackendError
-from backends.comfyui.protocol import Status
-
-if TYPE_CHECKING:
-    from jobgroups.runner.session.session import BackendSession
+from backends.comfyui.event_socket import EventSocket
+from backends.comfyui.protocol import Event, Status
+from jobgroups.runner.context import SessionContext
+from jobgroups.runner.session.attempts import ActiveAttempts
 
 logger = logging.getLogger(__name__)
 
 
 class Sockets:
-    """One session's main socket, and those that follow older ones."""
+    """One session's main socket, and those that follow older ids.
 
-    def __init__(self, session: BackendSession) -> None:
-        self._session = session
-        self._intervals = session.intervals
+    Args:
+        context: of the session.
+        attempts: whose events are received.
+        on_open: called when the main socket receives its first status frame.
+        on_event: called with each event; it must not wait.
+        wants_previews: whether previews are to be decoded.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        attempts: ActiveAttempts,
+        *,
+        on_open: Callable[[], None],
+        on_event: Callable[[Event], None],
+        wants_previews: Callable[[], bool],
+    ) -> None:
+        self._context = context
+        self._attempts = attempts
+        self._on_open = on_open
+        self._on_event = on_event
+        self._wants_previews = wants_previews
+        self._intervals = context.intervals
         self._connections = 0
-        #: The id of the main socket while it hears.
+        #: The id of the main socket while it receives events.
         self.client_id: str | None = None
         #: When the main socket was lost, while it is.
         self.lost_at = time.monotonic()
@@ -38,13 +58,11 @@ class Sockets:
         self._follows: set[str] = set()
         self._reconnect = asyncio.Event()
         self._heard_at = self._status_at = 0.0
-        #: When the last frame came, over any of them.
-        self.last_frame_at = 0.0
         self._replaced_at = float("-inf")
 
     @property
     def is_active(self) -> bool:
-        """Whether the backend has just been heard: then it is there, and has told how long its queue is."""
+        """Whether a frame came recently: then the backend is online and has sent its queue's length."""
         return (
             self.client_id is not None and time.monotonic() - self._heard_at < self._intervals.probe
         )
@@ -53,60 +71,62 @@ class Sockets:
         """Have the main socket closed and another one opened."""
         self._reconnect.set()
 
-    # --- the main one -----------------------------------------------------------------------------
+    # --- the main socket --------------------------------------------------------------------------
 
     def _next_client_id(self) -> str:
         self._connections += 1
-        session = self._session
-        return f"director-{session.context.instance}-{session.fence.epoch}-{self._connections}"
+        context = self._context
+        return f"director-{context.runner.instance}-{context.fence.epoch}-{self._connections}"
 
     async def run(self) -> None:
         """Keep a main socket open, until cancelled."""
-        session = self._session
         pause = self._intervals.reconnect_first
         while True:
             client_id = self._main_id = self._next_client_id()
             try:
-                async with session.client.events(client_id, previews=True) as socket:
-                    socket.wants_previews = session.previews.are_wanted
+                async with self._context.client.events(client_id, previews=True) as socket:
+                    socket.wants_previews = self._wants_previews
                     pause = self._intervals.reconnect_first
-                    await self._hear_main(client_id, socket)
+                    await self._receive_main(client_id, socket)
             except BackendError as error:
-                session.health.socket_lost(error.detail)
+                self._context.availability.socket_lost(error.detail)
             finally:
                 self.client_id = self._main_id = None
                 if pause == self._intervals.reconnect_first:
                     self.lost_at = time.monotonic()
-            for old in {driver.client_id for driver in session.drivers.values()}:
+            for old in {driver.client_id for driver in self._attempts.drivers.values()}:
                 self.follow(old)
-            for driver in session.drivers.values():
-                driver.look_up_now()
+            self._attempts.look_up_now()
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 jitter
             pause = min(pause * 2, self._intervals.reconnect_most)
 
-    async def _hear_main(self, client_id: str, socket: Any) -> None:
+    async def _receive_main(self, client_id: str, socket: EventSocket) -> None:
         """Read the main socket until it is lost, or until it is to be replaced."""
         self._reconnect.clear()
-        closer = self._session.tasks.create_task(self._close_when_dropped(socket))
+        closer = self._context.task_group.create_task(self._close_for_replacement(socket))
         try:
             async for event in socket:
-                self._heard_at = self.last_frame_at = time.monotonic()
+                self._heard_at = self._context.availability.last_frame_at = time.monotonic()
                 if isinstance(event, Status):
                     self._status_at = self._heard_at
                     if self.client_id is None:
                         self.client_id = client_id
-                        self._session.health.mark_available()
-                self._session.on_event(event)
+                        self._on_open()
+                self._on_event(event)
         finally:
             closer.cancel()
 
-    async def _close_when_dropped(self, socket: Any) -> None:
+    async def _close_for_replacement(self, socket: EventSocket) -> None:
         await self._reconnect.wait()
         self.client_id = None
         await socket.close()
 
-    async def check_silent(self, sent_at: float) -> None:
-        """Replace the main socket if no status frame came since a prompt was accepted."""
+    def expect_status_since(self, sent_at: float) -> None:
+        """Replace the main socket if no status frame follows an accepted prompt: it is silent."""
+        name = f"{self._context.backend_id}: silent?"
+        self._context.task_group.create_task(self._check_silent(sent_at), name=name)
+
+    async def _check_silent(self, sent_at: float) -> None:
         await asyncio.sleep(self._intervals.deaf_after)
         moment = time.monotonic()
         if (
@@ -114,50 +134,48 @@ class Sockets:
             and self._status_at < sent_at
             and moment - self._replaced_at >= self._intervals.replace_every
         ):
-            name = self._session.backend_id
-            logger.warning("%s: the event socket is deaf; it is replaced.", name)
+            logger.warning("%s: event socket is silent; replacing it", self._context.backend_id)
             self._replaced_at = moment
             self.replace()
 
-    # --- the older ones ---------------------------------------------------------------------------
+    # --- older ids --------------------------------------------------------------------------------
 
     def follow(self, client_id: str) -> None:
-        """Hear what is still sent to an older socket's id, until none of its attempts is active."""
+        """Receive the events of an older socket's id, until none of its attempts is active."""
         if client_id != self._main_id and client_id not in self._follows:
             self._follows.add(client_id)
-            name = f"{self._session.backend_id}: follow {client_id}"
-            self._session.tasks.create_task(self._keep_follow(client_id), name=name)
+            name = f"{self._context.backend_id}: follow {client_id}"
+            self._context.task_group.create_task(self._run_follower(client_id), name=name)
 
-    async def _keep_follow(self, client_id: str) -> None:
-        session = self._session
+    async def _run_follower(self, client_id: str) -> None:
         try:
             while self._is_followed(client_id):
                 try:
-                    async with session.client.events(client_id, previews=True) as socket:
-                        socket.wants_previews = session.previews.are_wanted
-                        await self._hear_follow(client_id, socket)
+                    async with self._context.client.events(client_id, previews=True) as socket:
+                        socket.wants_previews = self._wants_previews
+                        await self._receive_follower(client_id, socket)
                 except BackendError as error:
-                    logger.debug("%s: follow socket: %s", session.backend_id, error)
+                    logger.debug("%s: follow socket: %s", self._context.backend_id, error)
                 await asyncio.sleep(self._intervals.reconnect_most)
         finally:
             self._follows.discard(client_id)
 
-    async def _hear_follow(self, client_id: str, socket: Any) -> None:
-        closer = self._session.tasks.create_task(self._close_when_done(client_id, socket))
+    async def _receive_follower(self, client_id: str, socket: EventSocket) -> None:
+        closer = self._context.task_group.create_task(self._close_when_done(client_id, socket))
         try:
             async for event in socket:
-                self.last_frame_at = time.monotonic()
-                # Status frames come to every socket: the main one tells.
+                self._context.availability.last_frame_at = time.monotonic()
+                # Status frames come to every socket; those of the main socket count.
                 if not isinstance(event, Status):
-                    self._session.on_event(event)
+                    self._on_event(event)
         finally:
             closer.cancel()
 
-    async def _close_when_done(self, client_id: str, socket: Any) -> None:
-        while self._is_followed(client_id):  # noqa: ASYNC110 nothing waits for it: a slow look will do
+    async def _close_when_done(self, client_id: str, socket: EventSocket) -> None:
+        while self._is_followed(client_id):  # noqa: ASYNC110 nothing waits for it: a slow poll will do
             await asyncio.sleep(self._intervals.stop_retry)
         await socket.close()
 
     def _is_followed(self, client_id: str) -> bool:
-        drivers = self._session.drivers.values()
+        drivers = self._attempts.drivers.values()
         return any(driver.client_id == client_id for driver in drivers)

@@ -1,0 +1,100 @@
+"""What the parts of the runner share: the runner's values, and those of one backend's session."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import BackendError
+from backends.comfyui.exchange import Timeouts
+from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.leases import FencingToken
+from jobgroups.runner.availability import Availability
+from jobgroups.runner.desired_state import DesiredState
+from jobgroups.runner.interrupts import Interrupter
+from jobgroups.runner.intervals import Intervals
+from jobgroups.runner.lease_clock import LeaseClock
+from jobgroups.runner.progress import ProgressWriter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerContext:
+    """What all sessions of a runner share."""
+
+    database: DatabaseThreads
+    progress: ProgressWriter
+    intervals: Intervals
+    lease_clock: LeaseClock
+    #: Part of the client ids: distinguishes the sockets of this process from all others.
+    instance: str
+    depth: int
+    give_up_s: float
+    #: Seconds of unavailability after which the queued children of a backend may move.
+    move_after_s: float
+    queued_limit_s: int
+    max_answer_bytes: int
+    timeouts: Timeouts
+    #: Since when each backend is unavailable, by the monotonic clock; kept from one session to the next.
+    unavailable_since: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SessionContext:
+    """What the parts of one backend's session share."""
+
+    backend_id: str
+    fence: FencingToken
+    runner: RunnerContext
+    desired_state: DesiredState
+    availability: Availability
+    #: Set when the session runs.
+    client: ComfyClient = field(init=False)
+    interrupter: Interrupter = field(init=False)
+    #: Entered when the session runs.
+    task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    #: ComfyUI's version, and whether the health probe has read it: some versions get no prompt.
+    version: str | None = None
+    version_is_known: bool = False
+    #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
+    files_ahead: dt.timedelta | None = None
+    #: Set when a child may be waiting for a free slot.
+    work_available: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Set when the desired state changed, or an attempt ended for which a drain waits.
+    reconcile_now: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def database(self) -> DatabaseThreads:
+        """The runner's threads."""
+        return self.runner.database
+
+    @property
+    def intervals(self) -> Intervals:
+        """The runner's intervals."""
+        return self.runner.intervals
+
+    @property
+    def lease_is_fresh(self) -> bool:
+        """Whether this runner certainly holds the lease, so that it may change the backend."""
+        return self.runner.lease_clock.is_fresh(self.fence)
+
+    async def store(self, work: Callable[..., Any], **fields: Any) -> Any:
+        """Run a fenced service until the database takes it."""
+        return await self.database.run_with_retry(work, fence=self.fence, **fields)
+
+    def set_desired_state(self, desired: DesiredState) -> None:
+        """Apply a new desired state. Sent prompts go on, unless they are to be evicted."""
+        if self.desired_state != desired:
+            self.desired_state = desired
+            self.reconcile_now.set()
+            self.work_available.set()
+
+    def request_failed(self, error: BackendError) -> None:
+        """Log a request without an answer; the health probe finds out whether the backend is offline."""
+        logger.debug("%s did not answer: %s", self.backend_id, error)

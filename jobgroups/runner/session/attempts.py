@@ -1,0 +1,185 @@
+"""The attempts at one backend that are driven now. Restarts a driver after an unexpected error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from backends.comfyui.protocol import Event
+from jobgroups.errors import LeaseLost
+from jobgroups.models import Attempt
+from jobgroups.queries import work
+from jobgroups.runner.attempt.driver import AttemptDriver
+from jobgroups.runner.attempt.spec import AttemptSpec, AttemptSpecs
+from jobgroups.runner.context import SessionContext
+from jobgroups.services import attempts
+from jobgroups.services.claims import Claim
+
+logger = logging.getLogger(__name__)
+
+#: After this many unexpected errors of its driver the child fails.
+_MAX_ERRORS: Final = 3
+#: The longest pause before the driver is restarted, in pauses.
+_MOST_PAUSES: Final = 30
+
+
+class ActiveAttempts:
+    """Starts and holds the drivers of one session.
+
+    Args:
+        context: of the session.
+        follow_socket: has the events of an older client id received.
+        on_refused: called after ComfyUI refused a prompt.
+        on_accepted: called with the monotonic time of a POST that ComfyUI accepted.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        *,
+        follow_socket: Callable[[str], None],
+        on_refused: Callable[[], None],
+        on_accepted: Callable[[float], None],
+    ) -> None:
+        self._context = context
+        self._follow_socket = follow_socket
+        self._on_refused = on_refused
+        self._on_accepted = on_accepted
+        self._specs = AttemptSpecs()
+        #: By prompt id.
+        self.drivers: dict[str, AttemptDriver] = {}
+        #: Ids of the attempts that are driven, or will be again after an unexpected error.
+        self.owned_attempt_ids: set[int] = set()
+        #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
+        self.broken: set[int] = set()
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    async def resume_all(self) -> None:
+        """Start a driver of each active attempt at the backend."""
+        database = self._context.database
+        for row in await database.run_with_retry(work.active_attempts, self._context.backend_id):
+            self._start(self._specs.from_row(row))
+
+    async def resume(self, attempt_id: int) -> None:
+        """Start a driver of a stored attempt, unless it has one."""
+        row = await self._loaded(attempt_id)
+        if row.prompt_id not in self.drivers:
+            self._start(self._specs.from_row(row))
+
+    async def start_claimed(self, claim: Claim) -> None:
+        """Start a driver of a new claim; its child fails if its workflow cannot be prepared."""
+        try:
+            self._start(self._specs.from_claim(claim))
+        except Exception as error:
+            logger.exception("%s: workflow cannot be prepared", claim.child_id)
+            await self._fail(claim.attempt_id, f"Its workflow cannot be made ready: {error}")
+
+    def _start(self, spec: AttemptSpec) -> None:
+        driver = self._new_driver(spec)
+        self.owned_attempt_ids.add(spec.attempt_id)
+        self._context.task_group.create_task(
+            self._run_supervised(driver), name=f"{self._context.backend_id}: {spec.child_id}"
+        )
+
+    def _new_driver(self, spec: AttemptSpec) -> AttemptDriver:
+        driver = AttemptDriver(
+            self._context,
+            spec,
+            on_refused=self._on_refused,
+            on_renamed=self._rename,
+            on_accepted=self._on_accepted,
+        )
+        self.drivers[driver.prompt_id] = driver
+        # Also for a new claim: its socket may have broken while the claim was stored.
+        self._follow_socket(spec.client_id)
+        return driver
+
+    def _rename(self, driver: AttemptDriver, prompt_id: str) -> None:
+        """Route events by another prompt id: an old ComfyUI chose its own."""
+        self.drivers.pop(driver.prompt_id, None)
+        driver.prompt_id = prompt_id
+        self.drivers[prompt_id] = driver
+
+    # --- supervision ------------------------------------------------------------------------------
+
+    async def _run_supervised(self, driver: AttemptDriver) -> None:
+        """Run a driver; restart it after an unexpected error, and fail the child after the third one.
+
+        The attempt stays open while its prompt may be at the backend. Each restart waits longer.
+        """
+        context, attempt_id = self._context, driver.spec.attempt_id
+        errors = 0
+        current: AttemptDriver | None = driver
+        while current is not None:
+            error = await self._run_driver(current)
+            if error is None:
+                break
+            errors += 1
+            if errors == _MAX_ERRORS:
+                self.broken.add(attempt_id)
+                message = f"The Director failed at it ({type(error).__name__}); see its log."
+                await self._fail(attempt_id, message)
+            await asyncio.sleep(context.intervals.restart_pause * min(errors, _MOST_PAUSES))
+            current = await self._restart_driver(attempt_id)
+        self.owned_attempt_ids.discard(attempt_id)
+        self.broken.discard(attempt_id)
+        context.work_available.set()
+        if context.desired_state.hold:
+            # A drain may wait for this attempt.
+            context.reconcile_now.set()
+
+    async def _run_driver(self, driver: AttemptDriver) -> Exception | None:
+        """Run a driver to its end and return the unexpected error that ended it, if any."""
+        try:
+            await driver.run()
+        except LeaseLost:
+            raise
+        except Exception as error:
+            logger.exception(
+                "%s: unexpected error at prompt %s", self._context.backend_id, driver.prompt_id
+            )
+            return error
+        finally:
+            self.drivers.pop(driver.prompt_id, None)
+        return None
+
+    async def _restart_driver(self, attempt_id: int) -> AttemptDriver | None:
+        row = await self._loaded(attempt_id)
+        return None if row.ended_at is not None else self._new_driver(self._specs.from_row(row))
+
+    async def _loaded(self, attempt_id: int) -> Attempt:
+        return await self._context.database.run_with_retry(work.attempt_with_group, attempt_id)
+
+    async def _fail(self, attempt_id: int, message: str) -> None:
+        """Store that an unexpected error keeps the Director from sending or following a prompt."""
+        await self._context.store(
+            attempts.attempt_failed_internally, attempt_id=attempt_id, message=message
+        )
+
+    # --- what the other parts use -----------------------------------------------------------------
+
+    def on_event(self, event: Event) -> None:
+        """Pass an event to the driver of its prompt. Never waits: an unread socket stalls all prompts."""
+        driver = self.drivers.get(getattr(event, "prompt_id", None) or "")
+        if driver is not None:
+            driver.on_event(event)
+
+    def request_stop(self, attempt_ids: Iterable[int]) -> None:
+        """Have the prompts of these attempts stopped."""
+        wanted = set(attempt_ids)
+        for driver in self.drivers.values():
+            if driver.spec.attempt_id in wanted:
+                driver.request_stop()
+
+    def look_up_now(self) -> None:
+        """Have the location of every prompt looked up."""
+        for driver in self.drivers.values():
+            driver.look_up_now()
+
+    @property
+    def left_running(self) -> str:
+        """Why a prompt with a pending stop is left running, as a clause; ``""`` if there is none."""
+        return next((one.left_running for one in self.drivers.values() if one.left_running), "")
