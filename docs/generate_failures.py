@@ -14,7 +14,7 @@ from jobgroups.domain.failures import (  # noqa: E402 after the line above
     BETTER_ELSEWHERE,
     TAXONOMY,
     FailureClass,
-    Kind,
+    FailureKind,
     RetryTarget,
 )
 
@@ -88,7 +88,7 @@ def _cell(text: str) -> str:
     return re.sub(r"([|<])", r"\\\1", text)
 
 
-def _row(failure: FailureClass, kind: Kind) -> str:
+def _row(failure: FailureClass, kind: FailureKind) -> str:
     cells = [
         f"`{failure.value}`",
         _cell(kind.sentence),
@@ -99,7 +99,7 @@ def _row(failure: FailureClass, kind: Kind) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _examples(failure: FailureClass, kind: Kind) -> list[str]:
+def _examples(failure: FailureClass, kind: FailureKind) -> list[str]:
     lines = [f"- `{failure.value}`"]
     lines += [f"  - {_cell(example.said)} ({example.source})" for example in kind.examples]
     return lines
