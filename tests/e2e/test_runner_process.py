@@ -146,6 +146,7 @@ def test_a_name_has_one_runner_wherever_it_runs(farm: ProcessFarm, tmp_path: Pat
 
 
 @needs_servers
+@pytest.mark.slow
 def test_a_runner_that_stands_by_takes_over_from_one_that_dies(farm: ProcessFarm) -> None:
     farm.web.start()
     first = farm.runner("gpu-room")

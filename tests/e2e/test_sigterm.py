@@ -44,8 +44,15 @@ def begun(director: Director, gpus: Gpus) -> str:
     return group_id
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize(
+    ("number", "twice"),
+    [
+        pytest.param(signal.SIGTERM, False, id="once-SIGTERM"),
+        pytest.param(signal.SIGTERM, True, id="twice-SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, False, id="once-SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, id="twice-SIGINT"),
+    ],
+)
 def test_renders_go_on_and_are_taken_up(number: int, twice: bool, tmp_path: Path) -> None:
     with simulated(tmp_path, seconds=1.5) as gpus, directing(tmp_path, gpus.urls) as director:
         group_id = begun(director, gpus)
@@ -72,9 +79,17 @@ STALLS: dict[str, list[tuple[str, dict[str, object]]]] = {
     "pouring": [("endless", {"count": 0, "megabytes_per_second": 2.0})],
     "not closing": [("stall_sockets", {})],
 }
+#: Stalls of which another one is tried every day.
+SLOW_STALLS = {"silent", "not closing"}
 
 
-@pytest.mark.parametrize("faults", STALLS.values(), ids=STALLS.keys())
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(faults, id=name, marks=[pytest.mark.slow] if name in SLOW_STALLS else [])
+        for name, faults in STALLS.items()
+    ],
+)
 def test_a_backend_that_stalls_delays_no_end(
     faults: list[tuple[str, dict[str, object]]], tmp_path: Path
 ) -> None:

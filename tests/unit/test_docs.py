@@ -102,6 +102,13 @@ def test_waits_page_names_tests_that_exist() -> None:
         assert f"def {name}(" in source, f"{path}::{name}"
 
 
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:jobgroups|backends|director|tests|docs)/[\w./-]*)`", text)
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_references_to_the_protocol_page_name_its_headings() -> None:
     page = (ROOT / "docs" / "comfyui-protocol.md").read_text(encoding="utf-8")
     headings = set(re.findall(r"^#+ (.+)$", page, re.MULTILINE))
