@@ -1,4 +1,4 @@
-"""Runs a unit of work again that the database gave up for another writer's sake."""
+"""Retries a transaction that the database aborted in favour of another one."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def _is_conflict(error: Exception) -> bool:
 
 
 def retry_on_conflict(function: Callable[P, R]) -> Callable[P, R]:
-    """Run the function again where the database gave it up for another writer's sake."""
+    """Repeat the function after a deadlock, a serialization failure or a lock timeout."""
     return stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)

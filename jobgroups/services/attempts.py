@@ -1,7 +1,7 @@
-"""One attempt's life, as far as it is written: accepted, started, ended, lost, given back.
+"""Transitions of an attempt that a runner reports: accepted, started, ended, lost, evicted.
 
-Every function here is fenced by the lease under which the runner holds the backend. What becomes of
-the child of an attempt that failed is decided in ``failed``.
+Each write is rejected unless the runner still holds the backend's lease. ``outcomes`` decides what follows for
+the child.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _WAITED_FOR: Final = (StopReason.GIVEN_BACK, StopReason.MOVED)
 
 @dataclass(frozen=True, slots=True)
 class StoredAttempt:
-    """An attempt as the transaction that wrote it left it."""
+    """State of an attempt after the transaction that changed it."""
 
     state: AttemptState
     stop_requested: bool
@@ -79,7 +79,7 @@ def attempt_uncertain(
     message: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> StoredAttempt:
-    """The POST was sent and no proper answer came: it may be queued there.
+    """Record that the POST was sent and no valid response arrived: ComfyUI may have queued the prompt.
 
     Args:
         attempt_id: the attempt.
@@ -99,7 +99,7 @@ def attempt_uncertain(
 
 
 def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
-    """Return the columns of an odd answer to the POST, emptied: the prompt was seen there after all."""
+    """Return the columns that clear an invalid response to the POST: the prompt was found at the backend."""
     if attempt.error_message is None and attempt.error_details_json is None:
         return {}
     if outcomes.columns_kept(attempt) is not None:
@@ -116,7 +116,7 @@ def attempt_accepted(
     prompt_id: str | None = None,
     node_errors: Mapping[str, Any] | None = None,
 ) -> StoredAttempt:
-    """ComfyUI has the prompt. What is returned tells whether a stop was asked for meanwhile.
+    """Record that ComfyUI has the prompt. The result contains whether a stop was requested meanwhile.
 
     Args:
         attempt_id: the attempt.
@@ -139,7 +139,7 @@ def attempt_accepted(
 def attempt_partly_refused(
     *, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]
 ) -> StoredAttempt:
-    """Store which outputs are not executed, of a prompt whose answer was lost; ``{}``: all are."""
+    """Store which outputs ComfyUI does not execute, for a prompt whose response was lost. ``{}``: it executes all."""
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         _note_refused(tx, attempt, node_errors)
         return _stored(child, attempt)
@@ -177,7 +177,7 @@ def _refused_in_part(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
 
 @retry_on_conflict
 def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
-    """The first sign of execution: the child runs, if this is its attempt and nobody ended it."""
+    """Record the first sign of execution. The child is running if this is its current attempt and it is not final."""
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         # One that was closed as never accepted is adopted by abandoned_prompt_found, or not at all.
         if attempt.ended_at is None:
@@ -190,9 +190,9 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> StoredAttempt:
 
 
 def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
-    """Let a prompt go on that has started before a person's move could remove it from the queue.
+    """Keep a prompt that started before a user's move could remove it from the queue.
 
-    The move is void then. Where the child has gone on without this attempt, the prompt is stopped.
+    The move is void then. If the child is no longer queued without an attempt, the prompt is stopped.
     """
     if is_free(child):
         left = child.backend_id or ""
@@ -225,7 +225,7 @@ def attempt_outputs_stored(
 ) -> None:
     """Store outputs and warnings as they arrive.
 
-    The outputs decide the end if ComfyUI's history was cleared; some warnings are in no history.
+    The outputs decide the result if ComfyUI's history was cleared. Some warnings are not in the history.
     """
     with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
         Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
@@ -238,10 +238,10 @@ def attempt_outputs_stored(
 
 @retry_on_conflict
 def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -> bool:
-    """Store the end that ComfyUI told; it is the child's end too if this is its current attempt.
+    """Store the result that ComfyUI reported. It decides the child if this is the child's current attempt.
 
     Returns:
-        Whether this call closed the attempt. A second telling of an end changes nothing.
+        Whether this call closed the attempt. A repeated result changes nothing.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if end.node_errors is not None:
@@ -291,7 +291,7 @@ def attempt_refused(
     kind: FailureClass = FailureClass.WORKFLOW_REFUSED,
     remember_until: dt.datetime | None = None,
 ) -> bool:
-    """ComfyUI refused the workflow, for its own fault or for something that this backend lacks.
+    """Record that ComfyUI refused the workflow, because of the workflow or of something that the backend lacks.
 
     Args:
         attempt_id: the attempt.
@@ -312,10 +312,10 @@ def attempt_refused(
 
 @retry_on_conflict
 def attempt_failed_internally(*, attempt_id: int, fence: FencingToken, message: str) -> bool:
-    """A defect of the Director kept it from sending or following the prompt.
+    """Record an unexpected error of the Director while it sent or followed the prompt.
 
-    An attempt that may still run there stays open, with its stop owed; the child fails. One that was to
-    be stopped already keeps its child from no other backend: its end may never be seen.
+    An attempt that may still run stays open with a pending stop, and the child fails. If a stop was pending before,
+    the attempt no longer keeps its child from other backends: its end may never be seen.
     """
     failure = Failure(kind=FailureClass.INTERNAL, message=message)
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
@@ -334,7 +334,7 @@ def attempt_failed_internally(*, attempt_id: int, fence: FencingToken, message: 
 
 @retry_on_conflict
 def attempt_not_sent(*, attempt_id: int, fence: FencingToken) -> bool:
-    """The connection never stood, so nothing can have arrived: the child waits again."""
+    """Record that there was no connection, so nothing can have arrived. The child is requeued."""
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         closed = close_attempt(tx, attempt, AttemptState.NOT_SENT, is_counted=False)
         if closed:
@@ -346,9 +346,9 @@ def attempt_not_sent(*, attempt_id: int, fence: FencingToken) -> bool:
 def attempt_never_accepted(
     *, attempt_id: int, fence: FencingToken, remember_until: dt.datetime
 ) -> bool:
-    """It was absent throughout the looks: the child may be claimed under a new prompt id.
+    """Record that the prompt was absent in every look-up. The child may be claimed under a new prompt id.
 
-    The old id stays on the abandoned list, for a killed sender's bytes still arrive.
+    The old id stays on the abandoned list: the bytes of a killed sender may still arrive.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         closed = close_attempt(
@@ -366,7 +366,7 @@ def attempt_never_accepted(
 
 
 def _abandon(attempt: Attempt, until: dt.datetime) -> None:
-    """Put the id of a closed attempt's prompt on the abandoned list."""
+    """Put the prompt id of a closed attempt on the abandoned list."""
     AbandonedPrompt.objects.create(
         attempt=attempt,
         backend_id=attempt.backend_id,
@@ -378,11 +378,11 @@ def _abandon(attempt: Attempt, until: dt.datetime) -> None:
 
 @retry_on_conflict
 def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
-    """ComfyUI had the prompt and forgot it.
+    """Record that ComfyUI had the prompt and lost it.
 
-    Without a sign of execution nothing was rendered: the child waits again, uncharged. Else it
-    failed: what it had rendered is lost with the backend. One that was to be stopped is what it was to
-    be: people restart a machine whose prompts they have cancelled.
+    If the prompt had not started, the child is requeued and the attempt is not counted. Otherwise the attempt failed:
+    its output is lost. If a stop was pending, the loss counts as the stop: users restart a backend whose prompts they
+    cancelled.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         refused = _refused_in_part(tx, attempt) if _stops_for_refusal(attempt) else None
@@ -403,9 +403,9 @@ def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
 def attempt_interrupted_by_other(
     *, attempt_id: int, fence: FencingToken, end: AttemptResult
 ) -> bool:
-    """Our own interrupt of another prompt hit this one: ComfyUI's flag is process-wide.
+    """Record that this prompt was interrupted by the stop of another prompt: ComfyUI's interrupt flag is process-wide.
 
-    Nobody asked for it, so the child waits again, uncharged.
+    The child is requeued and the attempt is not counted.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
@@ -424,18 +424,18 @@ def attempt_interrupted_by_other(
 
 @retry_on_conflict
 def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = False) -> bool:
-    """The child's time is up: the stop of its prompt is owed, and it ends as a timeout.
+    """Time out a child and request the stop of its prompt.
 
-    Where its group's policy says so it waits to be tried elsewhere instead, and is not claimed there
-    before its prompt was seen to end, or hangs (:func:`attempt_stalled`).
+    If the group's policy allows a retry, the child is queued again. It is claimed after its prompt ended or hangs
+    (:func:`attempt_stalled`).
 
     Args:
         attempt_id: the attempt.
         fence: the lease on its backend.
-        offline: whether the backend does not answer: the child fails as lost with it, and is no timeout.
+        offline: whether the backend does not respond. The child then fails as lost, not as timed out.
 
     Returns:
-        Whether its time was still to be decided about.
+        Whether the attempt still decided its child.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
@@ -458,24 +458,23 @@ def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = F
 
 @retry_on_conflict
 def attempt_stalled(
-    *, attempt_id: int, fence: FencingToken, reachable: bool = True, told: bool = True
+    *, attempt_id: int, fence: FencingToken, reachable: bool = True, can_interrupt: bool = True
 ) -> bool:
-    """A prompt whose time was up goes on although it was told to stop long ago: its backend hangs.
+    """Record that a prompt continues long after its stop was requested: its backend hangs.
 
-    That counts against the backend, and the child need not wait for the end of it any longer: a machine
-    that hangs may never end it, and its group asked for another try. Its place there stays taken, and
-    its stop owed.
+    It counts against the backend. The child no longer waits for the end of the prompt, which may never come. The
+    prompt keeps its slot, and its stop stays pending.
 
     Args:
         attempt_id: the attempt.
         fence: the lease on its backend.
-        reachable: whether the backend answers. If it does not, it does not hang: it was lost. A machine
-            that was paused at once and then switched off for a while has not failed.
-        told: whether the backend can stop a running prompt. An old ComfyUI cannot: that its prompt goes
-            on is no failure, but a child whose group wants all outputs waits for it no longer.
+        reachable: whether the backend responds. Otherwise it does not hang but was lost, and a backend that was paused
+            and then switched off has not failed.
+        can_interrupt: whether the backend can stop a running prompt. An old ComfyUI cannot: the prompt is no failure then, but
+            a child whose group requires all outputs stops waiting for it.
 
     Returns:
-        Whether this call found it so.
+        Whether this call recorded it.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         # Likewise one that was given back, or moved: its child waits for nothing else.
@@ -484,7 +483,7 @@ def attempt_stalled(
         refused = _refused_in_part(tx, attempt) if _stops_for_refusal(attempt) else None
         if refused is not None:
             waited_for = Q(failure_class=refused.kind)
-        elif not told:
+        elif not can_interrupt:
             return False
         hangs = Attempt.objects.filter(waited_for, pk=attempt.pk, ended_at__isnull=True)
         kind = FailureClass.STALLED
@@ -504,14 +503,17 @@ def attempt_stalled(
 
 @retry_on_conflict
 def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: bool) -> bool:
-    """A prompt on the abandoned list was met at its backend. Returns whether it was adopted.
+    """Adopt a prompt on the abandoned list that was found at its backend, or reject it for good.
 
-    Adopted where its child waits and nothing newer decides it; else the caller removes it there, and
-    that stays so: what was told to stop would end its child as interrupted.
+    It is adopted if its child is queued without an attempt. Otherwise the caller removes the prompt: after a requested
+    stop it would end its child as interrupted.
+
+    Returns:
+        Whether it was adopted.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
-            # Asked again, for the first answer was lost.
+            # The response to an earlier call was lost.
             return True
         if not running or attempt.state != AttemptState.NEVER_ACCEPTED:
             return False
@@ -539,7 +541,7 @@ def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken, running: boo
 
 @retry_on_conflict
 def abandoned_prompt_expire(*, attempt_id: int, fence: FencingToken) -> bool:
-    """Take a prompt off the abandoned list once its time is over."""
+    """Remove an expired prompt from the abandoned list."""
     with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
         old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=monotonic_now())
         return old.delete()[0] > 0

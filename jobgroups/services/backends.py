@@ -1,4 +1,4 @@
-"""What becomes of a backend while groups may stand in its way: held while submitted to, forgotten."""
+"""Backends with groups: locked for a submission, created, changed, deleted, observed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jobgroups.services.leases import verify_fence
 
 
 def lock_backends(backend_ids: Collection[str]) -> None:
-    """Keep backends from being forgotten or emptied until the caller's transaction ends.
+    """Prevent the deletion and the disabling of backends until the caller's transaction ends.
 
     Raises:
-        Conflict: one was forgotten or disabled since it was chosen: nobody would render for it.
+        Conflict: a backend was deleted or disabled since it was selected.
     """
     wanted = sorted(set(backend_ids))
     # KEY SHARE: submissions do not wait for one another, nor for what is observed meanwhile.
@@ -98,10 +98,9 @@ def found_add(*, url: str) -> Backend:
 
 @retry_on_conflict
 def backend_delete(*, backend_id: str) -> None:
-    """Forget a backend for which nothing waits and on which nothing of ours may run.
+    """Delete a backend without queued jobs, on which no prompt of ours may run.
 
-    Prompts that were to be stopped on a machine that is away stand in nobody's way: they are lost
-    with it.
+    Prompts with a pending stop at an offline backend do not prevent it: they count as lost.
 
     Raises:
         BackendNotFound: there is none with this id.
@@ -128,10 +127,10 @@ def backend_delete(*, backend_id: str) -> None:
 
 @retry_on_conflict
 def adopted_depart(*, backend_id: str) -> bool:
-    """Take a backend off the list that discovery registered and that has left.
+    """Delete a backend that discovery registered and that no longer responds.
 
     Returns:
-        Whether this call removed it: no person has changed it, and no job was ever bound to it.
+        Whether this call deleted it: no user has changed it, and no job was ever assigned to it.
     """
     with transaction.atomic():
         Lease.objects.select_for_update().filter(pk=backend_id).first()
@@ -152,10 +151,10 @@ def _jobs(number: int) -> str:
 
 @retry_on_conflict
 def backend_observed(*, fence: FencingToken, **seen: Any) -> None:
-    """Store what the holder of a backend's lease has just seen of it, as ``backend_observed`` takes it.
+    """Store an observation by the holder of a backend's lease; see ``backends.services.backend_observed``.
 
     Raises:
-        LeaseLost: the backend is another runner's now; nothing was written.
+        LeaseLost: another runner has acquired the backend; nothing was written.
     """
     with transaction.atomic():
         verify_fence(fence)

@@ -32,7 +32,7 @@ class Cancelled:
 
 @retry_on_conflict
 def group_cancel(*, group_id: str) -> Cancelled:
-    """Cancel every child that is not final, and owe the stop of what may run. Repeating is no error.
+    """Cancel every child that is not final, and request the stop of active attempts. Repeating it is no error.
 
     Raises:
         GroupNotFound: there is no such group.

@@ -1,4 +1,4 @@
-"""To which backends a child may go that was not submitted to them: a snapshot for ``retrying``."""
+"""Candidate backends: where a child may be retried, as a snapshot for ``retry_policy``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from jobgroups.services.backends import lock_backends
 
 
 class CandidateBackends:
-    """The backends to which a group's waiting children may go, looked at once for many of them.
+    """The backends to which queued children of a group may be reassigned, read once for all of them.
 
     Args:
-        group: the children's; its policy says among which backends.
+        group: the children's group; its policy limits the backends.
         left: the backend that they leave.
     """
 
@@ -37,10 +37,10 @@ class CandidateBackends:
         self._open: dict[str, Candidate] | None = None
 
     def pick(self, tried: AttemptHistory) -> str | None:
-        """Return the best backend for one more child, None where there is none.
+        """Return the best backend for one more child, or None.
 
-        It is kept from being forgotten until the transaction ends, and the child counts as one that
-        waits there, so that the next one does not come behind it where another stands idle.
+        The backend cannot be deleted until the transaction ends. The child counts as queued there, so that the next child
+        prefers an idle backend.
         """
         if self._open is None:
             elsewhere = RetryScope(self._group.retry_elsewhere)
@@ -55,7 +55,7 @@ class CandidateBackends:
 
 
 def lock_backend(backend_id: str) -> bool:
-    """Keep a backend from being forgotten until the caller's transaction ends; False if it just was."""
+    """Prevent the deletion of a backend until the caller's transaction ends. Return False if it was just deleted."""
     try:
         lock_backends([backend_id])
     except Conflict:
@@ -64,7 +64,7 @@ def lock_backend(backend_id: str) -> bool:
 
 
 def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
-    """Return where a child has failed in its group's present run."""
+    """Return where a child has failed in its group's current run."""
     rows = child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number")
     failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in rows]
     return AttemptHistory(
@@ -76,12 +76,12 @@ def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
 def candidate_backends(
     group: JobGroup, elsewhere: RetryScope, *, besides: Collection[str]
 ) -> list[Candidate]:
-    """Return the backends to which a group's child may go now: they work, and have what the group requires.
+    """Return the backends to which a group's child may go now: they work and have the required capabilities.
 
     Args:
-        group: the child's.
-        elsewhere: among which backends.
-        besides: ids of those that are left out.
+        group: the child's group.
+        elsewhere: the scope of the retry.
+        besides: ids to leave out.
     """
     if elsewhere is RetryScope.NEVER:
         return []
@@ -99,9 +99,9 @@ def candidate_backends(
 
 
 def own_candidate(backend_id: str) -> Candidate | None:
-    """Return the backend at which an attempt failed, None where it takes no children any more.
+    """Return the backend of a failed attempt, or None if it takes no more children.
 
-    One that is paused, away or set aside keeps its children: they wait for it.
+    A paused, offline or quarantined backend keeps its children: they wait for it.
     """
     row = Backend.objects.filter(pk=backend_id, enabled=True).exclude(hold=Hold.DRAIN).first()
     return None if row is None else _candidates([row])[0]

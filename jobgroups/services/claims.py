@@ -1,7 +1,6 @@
-"""Claims: the intent to send a waiting child, stored before anything is sent.
+"""Claims: store the intent to send a queued child before anything is sent.
 
-What holds a backend back is looked at under the fence: a person who pauses it takes its lease for a
-moment, so that no claim is stored after the pause.
+Holds are checked under the fence: a user's pause locks the lease, so no claim is stored after the pause.
 """
 
 from __future__ import annotations
@@ -52,19 +51,18 @@ class Claim:
 
 @retry_on_conflict
 def child_claim(*, fence: FencingToken, client_id: str, depth: int) -> Claim | None:
-    """Claim the backend's oldest waiting child: store the intent to send it.
+    """Claim the backend's oldest queued child: store the intent to send it.
 
     Args:
         fence: the lease on the backend.
-        client_id: of the socket that will hear the prompt's events.
-        depth: prompts of ours that may stand at the backend, all that were not seen to end counted.
+        client_id: of the socket that will receive the prompt's events.
+        depth: slots of the backend; each prompt without a seen end uses one.
 
     Returns:
-        The claim, or None: nothing waits, no place is free, the backend is disabled, held or set
-        aside, or a running prompt there is being stopped (ComfyUI's interrupt flag is process-wide:
-        a second prompt could be hit by it).
+        The claim, or None: no child is queued, no slot is free, the backend is disabled, held or quarantined, or a
+        running prompt there is being stopped (ComfyUI's interrupt flag is process-wide and could stop a second prompt).
     """
-    # What waits comes first: of a farm's hundreds of backends most have nothing, and are asked often.
+    # Check for queued children first: most of a farm's backends have none, and this runs often.
     candidate = _oldest_waiting(fence.backend_id)
     if candidate is None or not has_free_slot(fence.backend_id, depth):
         return None
@@ -80,10 +78,9 @@ def child_claim(*, fence: FencingToken, client_id: str, depth: int) -> Claim | N
 
 
 def stored_intents(*, fence: FencingToken) -> set[int]:
-    """Return the ids of the attempts that were claimed under a lease and still are intents.
+    """Return the ids of the attempts that were claimed under a lease and are still intents.
 
-    One of which the lease's holder knows nothing was not sent: its claim was stored, and the answer
-    lost on the way.
+    An intent that the lease's holder does not know was not sent: its claim was committed, but the response was lost.
     """
     intents = Attempt.objects.filter(
         backend_id=fence.backend_id,
@@ -95,14 +92,14 @@ def stored_intents(*, fence: FencingToken) -> set[int]:
 
 
 class _NoFreeSlot(Exception):
-    """The backend takes nothing now: rolls the claim's transaction back."""
+    """The backend takes no prompt now. Rolls the claim's transaction back."""
 
 
 def _claimable() -> QuerySet[ChildJob]:
     due = (
         Q(not_before__isnull=True)
         | Q(not_before__lte=Parameter("moment"))
-        # One that is longer than any pause was said before the clock was set back.
+        # A longer delay was stored before the clock was set back.
         | Q(not_before__gt=Parameter("longest"))
     )
     # Two prompts of one child never run at once, but where the older one hangs, is out of reach or cannot
@@ -145,7 +142,7 @@ def _claim(
         # after it.
         if not has_free_slot(fence.backend_id, depth, locked=True):
             raise _NoFreeSlot
-        # It may have been moved to another backend, or delayed, since it was looked for.
+        # It may have been reassigned or delayed since the first query.
         child = _still_waiting.first(fence.backend_id, child_id=child_id, **_time_parameters())
         if child is None:
             return None

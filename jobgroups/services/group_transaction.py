@@ -1,4 +1,4 @@
-"""The one door: a transaction on a group, its lock order, its fence, its events, its status."""
+"""GroupTransaction: guarded transitions, events and the derived status of a group whose row is locked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 
 
 class GroupTransaction:
-    """What may be done to a group while its row is locked. Made by :func:`group_transaction`."""
+    """The changes to a group while its row is locked. Made by ``transactions.group_transaction``."""
 
     def __init__(self, group: JobGroup) -> None:
         self.group = group
@@ -34,11 +34,11 @@ class GroupTransaction:
         self._changed = False
 
     def add_event(self, event: log.NewEvent) -> None:
-        """Have an event recorded when the transaction ends."""
+        """Store an event when the transaction ends."""
         self._events.append(event)
 
     def children(self, **conditions: Any) -> list[ChildJob]:
-        """Return the group's children in order, as they are under the lock."""
+        """Return the group's children in order, as stored under the lock."""
         return list(
             ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position")
         )
@@ -69,17 +69,19 @@ class GroupTransaction:
         return True
 
     def start_next_run(self) -> None:
-        """Open the group's next run: it has no end yet, and nobody cancelled it."""
+        """Start the group's next run: it has not ended and is not cancelled."""
         self.group.run += 1
         self.group.completed_at = None
         self.group.cancelled_at = None
         self._changed = True
 
     def reset_for_retry(self, child: ChildJob, *, backend_id: str, moment: dt.datetime) -> bool:
-        """Queue a child that a person retries: in the next run, or within this one after it failed.
+        """Queue a child that a user retries: in the next run, or within this one after it failed.
 
-        Its attempts stay, and so does their number. Returns whether this call queued it: one that
-        completed keeps its result.
+        Its attempts stay, and so does their number.
+
+        Returns:
+            Whether this call queued it. A completed child keeps its result.
         """
         fields: dict[str, Any] = {
             "status": ChildStatus.QUEUED.value,
@@ -121,18 +123,18 @@ class GroupTransaction:
         return True
 
     def request_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
-        """Mark active attempts to be stopped; the first reason stays. Returns how many."""
+        """Request the stop of active attempts; the first reason stays. Return how many were changed."""
         active = Attempt.objects.filter(
             pk__in=attempts, ended_at__isnull=True, stop_requested_at__isnull=True
         )
         return active.update(stop_requested_at=now(), stop_reason=reason)
 
     def mark_changed(self) -> None:
-        """Have the group's status derived although no child was moved through here."""
+        """Derive the group's status although no child was moved by this object."""
         self._changed = True
 
     def flush(self) -> list[ChildJob] | None:
-        """Derive the group from its children, and record the events.
+        """Update the group's status and store the events.
 
         Returns:
             The children, if the group's run has ended; else None.

@@ -1,7 +1,7 @@
-"""Pictures that were made after all: an attempt succeeded, and its child had gone on without it.
+"""Late results: an attempt succeeded after its child had continued without it.
 
-Nothing is rendered for such a child again: what it has is taken. In the transaction that would have
-it wait or end otherwise, with its group locked.
+Such a child is not rendered again; it completes with the late result. Used in the transaction that would requeue
+or fail the child, with its group locked.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from jobgroups.services.group_transaction import GroupTransaction
 def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
     """Return the newest success of each child that has one, by the child's id.
 
-    A prompt may succeed although it was to be stopped: its time was up, somebody cancelled it, or it
-    hung so long that another one was sent. What is left out: a success whose files are gone or were
-    replaced, or whose backend is not registered any more, for nobody would see its picture.
+    A prompt may succeed although its stop was requested: after a timeout, a cancel, or when another attempt replaced a
+    hanging one. A success is left out if its files are gone or replaced, or its backend was deleted.
     """
     rows = Attempt.objects.filter(
         child__in=children,
@@ -39,12 +38,12 @@ def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
 
 
 def late_result(child: ChildJob) -> Attempt | None:
-    """Return a child's newest success, None where it has none; see :func:`late_results`."""
+    """Return a child's newest success, or None; see :func:`late_results`."""
     return late_results([child]).get(child.id)
 
 
 def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
-    """Complete a child with what an earlier attempt of it has made; its times are that attempt's.
+    """Complete a child with the result of an earlier attempt; its times are that attempt's.
 
     Args:
         tx: the transaction on the child's group.

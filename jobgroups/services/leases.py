@@ -1,4 +1,4 @@
-"""LeaseTable: taken, released, and held by a write until its commit."""
+"""Leases: acquired, released, and locked by a write until its commit."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from jobgroups.queries.leases import database_now, dead_runners
 LEASE_TTL: Final = dt.timedelta(seconds=12)
 
 
-#: How long a runner's write waits for a row that somebody else has; then it is tried again.
+#: How long a runner's write waits for a locked row before it is retried.
 LOCK_TIMEOUT: Final = "3s"
 
 
 def verify_fence(fence: FencingToken | None) -> None:
-    """Hold the lease's row until commit and compare its epoch.
+    """Lock the lease's row until commit and compare its epoch.
 
-    Read, then compared here: an epoch compared inside the UPDATE's subquery would be judged on the
-    row as it was before a takeover that this statement had to wait for. A takeover locks the row as a
-    whole (``FOR UPDATE``), and waits for those who write under it; a renewal need not.
+    The epoch is read and then compared here. A subquery of the UPDATE would see the row as it was before a takeover
+    for which the statement had to wait. A takeover locks the row with ``FOR UPDATE`` and waits for current writers; a
+    renewal need not wait.
 
     Raises:
-        LeaseLost: the backend is another runner's now, or it was deleted.
+        LeaseLost: another runner has acquired the backend, or it was deleted.
     """
     if fence is None:
         return
@@ -43,15 +43,15 @@ def verify_fence(fence: FencingToken | None) -> None:
 
 
 def valid_fences(fences: Set[FencingToken]) -> Set[FencingToken]:
-    """Hold the rows of many leases until commit, and return the fences that are valid."""
+    """Lock the rows of many leases until commit, and return the valid fencing tokens."""
     epochs = _held_epochs(sorted({fence.backend_id for fence in fences}))
     return {fence for fence in fences if epochs.get(fence.backend_id) == fence.epoch}
 
 
 def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
     on_postgres = connection.vendor == "postgresql"
-    # With the rows, for the rest of the transaction: one that waits for a row of a process that stands
-    # still, and stands still itself, must not hold its lease's row for longer than the lease.
+    # Set the lock timeout for the rest of the transaction. Otherwise two suspended processes could hold a lease
+    # row longer than the lease lasts.
     limit = f", set_config('lock_timeout', '{LOCK_TIMEOUT}', true)" if on_postgres else ""
     marks = ", ".join(["%s"] * len(backend_ids))
     query = (
@@ -67,34 +67,34 @@ def _held_epochs(backend_ids: Sequence[str]) -> dict[str, int]:
 
 @retry_on_conflict
 def lease_release(*, fence: FencingToken) -> bool:
-    """Hand a backend over: its lease is free from now on, with the time since when in ``expires_at``.
+    """Hand a backend over: its lease is unclaimed from now on, which ``expires_at`` records.
 
-    Called when nothing of this runner speaks to the backend any more.
+    Called after this runner has closed all connections to the backend.
 
     Returns:
-        Whether the lease was still ours.
+        Whether this runner still held the lease.
     """
     with transaction.atomic():
         ours = Lease.objects.filter(backend_id=fence.backend_id, epoch=fence.epoch)
-        # As a whole: whoever still writes under it is waited for.
+        # Wait for writes in progress under this lease.
         if ours.select_for_update().first() is None:
             return False
         return bool(ours.update(runner="", expires_at=database_now()))
 
 
 def lease_acquire(*, backend_id: str, runner: str) -> FencingToken | None:
-    """Take the lease on a backend: free, expired, a dead runner's, or this runner's own from before.
+    """Acquire the lease on a backend: unclaimed, expired, a dead runner's, or this runner's own from before.
 
-    The epoch moves on with every taking, so that whatever an earlier holder still writes is refused.
+    Every acquisition increments the epoch, so that later writes of earlier holders are rejected.
 
     Returns:
-        The fence for all further writes, or None: another live runner holds it, somebody writes under
-        it at this moment, or the backend is gone.
+        The fencing token, or None: another live runner holds the lease, a write under it is in progress, or the
+        backend was deleted.
     """
     try:
         return _lease_acquire(backend_id, runner)
     except IntegrityError:
-        # It was deleted between the look and the lease's first row.
+        # The backend was deleted between the check and the insert of the lease.
         return None
 
 
@@ -104,8 +104,7 @@ def _lease_acquire(backend_id: str, runner: str) -> FencingToken | None:
         if not Backend.objects.filter(pk=backend_id).exists():
             return None
         Lease.objects.get_or_create(backend_id=backend_id)
-        # Locked: by a writer that will be done soon, or one that stands still in the middle. Neither is
-        # waited for, since other backends may be free.
+        # Do not wait for a locked lease: other backends may be free.
         rows = Lease.objects.select_for_update(skip_locked=True)
         lease = rows.filter(backend_id=backend_id).first()
         if lease is None:

@@ -1,4 +1,4 @@
-"""Notices that are rows of the transaction of what they tell. Nothing is sent here.
+"""Notices are stored in the transaction of their cause. Nothing is sent here.
 
 Without ``DIRECTOR_NOTIFY`` nothing is stored.
 """
@@ -19,17 +19,17 @@ from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Notice
 
 
 def is_enabled(kind: NoticeKind) -> bool:
-    """Return whether anybody is to be told of such things."""
+    """Return whether notices of this kind are sent."""
     return bool(settings.DIRECTOR_NOTIFY) and kind in settings.DIRECTOR_NOTIFY_ON
 
 
 def link_to(path: str) -> str:
-    """Return the address of a page as others reach it, nothing where ``DIRECTOR_PUBLIC_URL`` is not set."""
+    """Return the public address of a page; empty if ``DIRECTOR_PUBLIC_URL`` is not set."""
     return f"{settings.DIRECTOR_PUBLIC_URL}{path}" if settings.DIRECTOR_PUBLIC_URL else ""
 
 
 def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
-    """Store a notice that is to be told soon."""
+    """Store a notice for delivery."""
     moment = now()
     return Notice.objects.create(
         kind=kind,
@@ -42,10 +42,10 @@ def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
 
 
 def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
-    """Tell of the end of a group's run, in the transaction that ends it.
+    """Enqueue a notice about the end of a group's run, in the transaction that ends it.
 
     Args:
-        group: as it is stored by that transaction.
+        group: as stored by that transaction.
         children: all of them.
     """
     if not is_enabled(NoticeKind.GROUP_ENDED) or group.completed_at is None:

@@ -1,7 +1,6 @@
-"""What follows a failure: the child is tried again where its group's policy says so, or it ends.
+"""Ends of attempts, and what follows for the child: it completes, is retried, requeued, or fails.
 
-Also the moves of children that wait for a backend which takes nothing for a while. All of it happens
-in the transaction that stores what led to it, with the group, the child and the attempt locked.
+All of it happens in the transaction that stores the end, with group, child and attempt locked.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from jobgroups.services.requeue import attempts_with, requeue, schedule_retry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why an attempt failed, and what its child is told if it ends by it."""
+    """Why an attempt failed, and the error that its child shows if it fails with it."""
 
     kind: FailureClass
     message: str
@@ -80,14 +79,14 @@ def close_attempt(
 def close_failed(
     tx: GroupTransaction, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any
 ) -> bool:
-    """Close an attempt that failed, and let that count against its backend if its class does.
+    """Close an attempt that failed.
 
     Returns:
         Whether this call closed it.
     """
     columns = failure.columns
     if attempt.failure_class:
-        # Told when its stop was asked for: how it was stopped in the end is no other failure.
+        # The failure was stored with the stop request. The way in which the prompt stopped is not another one.
         columns = columns_kept(attempt) or {**columns, "failure_class": attempt.failure_class}
     return close_attempt(tx, attempt, state, **{**columns, **fields})
 
@@ -133,16 +132,16 @@ def stop_failed(
 def handle_failure(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
 ) -> None:
-    """Have a child tried again after its attempt failed, or end it where the policy does not say so.
+    """Retry a child after its attempt failed, or fail it if the group's policy allows no retry.
 
-    One that has a picture of another attempt, which came too late, has that and needs no other.
+    A child that has a late result of another attempt completes with that result.
 
     Args:
         tx: the transaction on the child's group.
-        child: decided by nobody but this attempt; else nothing is done.
+        child: nothing is done unless this attempt decides it.
         attempt: with its failure class stored.
-        failure: for the child's end.
-        fields: further columns of the child, for its end.
+        failure: the error of the child if it fails.
+        fields: further columns of the child if it fails.
     """
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
@@ -153,7 +152,7 @@ def handle_failure(
 def retry_or_adopt(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure
 ) -> bool:
-    """Whether a failure is not the child's end: it has another one's picture now, or is tried again.
+    """Return whether the child continues after a failure: with the result of another attempt, or by a retry.
 
     Args:
         tx: the transaction on the child's group.
@@ -170,7 +169,7 @@ def retry_or_adopt(
 def adopt_other_result(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt
 ) -> bool:
-    """Give a child whose attempt failed the picture that another one made while this one ran."""
+    """Complete a child whose attempt failed with the result of another attempt."""
     ran = child.status == ChildStatus.RUNNING
     if not requeue(tx, child, attempt):
         return False
@@ -201,7 +200,7 @@ def _fail_child(
 MAX_UNCOUNTED: Final = 5
 
 
-#: What is said of an attempt that the Director stopped; ``{}`` is its group's time limit.
+#: Message of an attempt that the Director stopped; ``{}`` is its group's time limit.
 _STOPPED: Final = {
     StopReason.CANCEL: "Cancelled",
     StopReason.TIMEOUT: "Timed out after {} s",
@@ -215,7 +214,7 @@ _STOPPED: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptResult:
-    """How ComfyUI says that a prompt ended."""
+    """The end of a prompt as ComfyUI reported it."""
 
     state: AttemptState
     outputs: Mapping[str, Any]
@@ -237,16 +236,16 @@ class AttemptResult:
     node_errors: Mapping[str, Any] | None = None
     #: False where it never came to execute: it was deleted from the backend's queue.
     ran: bool = True
-    #: Where it had come to, as the stream last told it: step, its steps done and in all.
+    #: Last reported progress: step, completed steps, total steps.
     last_step: tuple[str | None, int, int] | None = None
 
 
 def reinstate(child: ChildJob, attempt: Attempt) -> None:
-    """Let an older attempt decide its child again: it was given up, and has its picture after all.
+    """Let an older attempt decide its child again: it was given up and has a result.
 
-    Nothing is rendered twice by that. The child's row is locked, it is queued and has no current
-    attempt: no newer prompt of it was sent, or is about to be, since a claim sets its attempt under
-    the same lock before anything is sent. Completed by this transaction, it is never claimed again.
+    Nothing is rendered twice. The child's row is locked, queued and without a current attempt, so no newer prompt of it
+    was sent: a claim sets its attempt under the same lock before it sends. The child completes in this transaction
+    and is never claimed again.
     """
     owned = {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None}
     ChildJob.objects.filter(pk=child.pk).update(**owned)
@@ -267,9 +266,9 @@ def start_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None
 
 
 def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
-    """Record the files of an end, and return it with those marked that a later job has replaced.
+    """Record the files of a result, and return it with those files marked that a later job has replaced.
 
-    Only an end that is stored late has such files: the Director was away meanwhile.
+    Only a result that is stored late has such files, after the Director was not running.
     """
     attempt.backend_ended_at = end.backend_ended_at
     reported = outputs.digests(attempt.backend_id, end.node_outputs, end.executed)
@@ -307,7 +306,7 @@ def close_with_result(
     message = end.error_message
     stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
     if stopped and end.failure in (None, FailureClass.INTERRUPTED):
-        # The Director interrupted it, and no user at the machine.
+        # The Director interrupted it, not a user at the backend.
         message = _STOPPED[StopReason(attempt.stop_reason)].format(tx.group.timeout_seconds)
     if end.node_outputs:
         fields["node_outputs_json"] = to_json(end.node_outputs)
@@ -335,9 +334,9 @@ _FORGET: Final = f"DELETE FROM {AbandonedPrompt._meta.db_table} WHERE attempt_id
 
 
 def _class_stored(attempt: Attempt, state: AttemptState, end: AttemptResult) -> str:
-    """Return the class that an attempt is stored with, "" where it did not fail."""
+    """Return the failure class to store with an attempt; "" if it did not fail."""
     if state is AttemptState.SUCCESS:
-        # Also of one whose stop was owed: it was quicker.
+        # Also if a stop was pending: the prompt ended first.
         return end.failure or ""
     if attempt.failure_class:
         return attempt.failure_class
@@ -368,7 +367,7 @@ def end_child(
     refused: Failure | None,
 ) -> None:
     if child.status == ChildStatus.QUEUED and end.ran:
-        # It ran while nobody looked: the start is recorded just before the end.
+        # The runner saw no start: record it just before the end.
         start_child(tx, child, attempt)
     if end.state is not AttemptState.SUCCESS or refused is not None:
         handle_failure(tx, child, attempt, refused or _failure_of(end), **_last_step(end))
@@ -389,7 +388,7 @@ def end_child(
 
 
 def _last_step(end: AttemptResult) -> dict[str, Any]:
-    """Return the columns that the flush, which runs four times a second, may not have stored."""
+    """Return the progress columns that the progress flush, every 0.25 s, may not have stored."""
     if end.last_step is None:
         return {}
     step, completed, total = end.last_step

@@ -41,10 +41,10 @@ def rules() -> QuarantineRules:
 
 
 def record_result(attempt: Attempt) -> None:
-    """Take in how an attempt stands now, as its row was just stored by this transaction.
+    """Record the current state of an attempt, which this transaction has stored.
 
-    A counted failure may quarantine the backend; it may be one of an attempt that has not ended, whose
-    stop is not honoured. A success ends a probation. Anything else says nothing of the backend.
+    A counted failure may quarantine the backend, also of an attempt that has not ended and ignores its stop. A success
+    ends a probation. Other states are no evidence about the backend.
     """
     if attempt.failure_class in COUNTED_FAILURES:
         _count(attempt)

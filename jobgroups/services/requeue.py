@@ -1,4 +1,4 @@
-"""A child waits again: here or elsewhere, by its group's policy or because its backend takes nothing."""
+"""Queues a child again: on the same backend or another one, by the group's policy or because its backend is unavailable."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from jobgroups.services.group_transaction import GroupTransaction
 
 
 def attempts_with(child: ChildJob, attempt: Attempt) -> int:
-    """Return how many attempts a child has had with this one, which may be an older one of it."""
+    """Return the number of attempts of a child including this one, which may be an older one."""
     return max(child.attempt_count, attempt.number)
 
 
 def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
-    """Have a child wait again whose current attempt is over, or is none of its own any more.
+    """Queue a child again whose current attempt is over or no longer decides it.
 
     Args:
         tx: the transaction on the child's group.
-        child: open.
-        attempt: its current attempt; None: it waits without one.
+        child: not final.
+        attempt: its current attempt, or None.
         fields: columns to set in the same statement.
 
     Returns:
-        Whether this call did. The caller tells it: nobody knows yet why it waits.
+        Whether this call requeued it. The caller adds the event.
     """
     fields = {"current_attempt": None, **fields}
     if child.status == ChildStatus.QUEUED:
@@ -60,7 +60,7 @@ def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fi
 
 
 def group_retry_policy(group: JobGroup) -> RetryPolicy:
-    """Return a group's policy."""
+    """Return a group's retry policy."""
     return RetryPolicy.stored(
         max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
     )
@@ -69,17 +69,17 @@ def group_retry_policy(group: JobGroup) -> RetryPolicy:
 def schedule_retry(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str
 ) -> bool:
-    """Have a child wait for another attempt, if its group's policy has one for it and somewhere to go.
+    """Queue a child for another attempt, if its group's policy allows one and a backend takes it.
 
     Args:
         tx: the transaction on the child's group.
         child: decided by this attempt.
-        attempt: over, or with its stop owed; its failure class is stored.
+        attempt: closed, or with a pending stop; its failure class is stored.
         kind: why it failed.
         reason: the same, as a sentence.
 
     Returns:
-        Whether it waits; else nothing was done.
+        Whether it is queued; otherwise nothing was changed.
     """
     group, policy = tx.group, group_retry_policy(tx.group)
     charged = counted_attempts(group, child)
@@ -101,7 +101,7 @@ def requeue_after_backoff(
     target: str,
     charged: int,
 ) -> bool:
-    """Have a child wait for its next attempt, after the pause that so many attempts ask for."""
+    """Queue a child for its next attempt after the backoff delay."""
     seconds = retry_policy.backoff_delay(
         charged,
         backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
@@ -132,7 +132,7 @@ def requeue_at(
 
 
 def counted_attempts(group: JobGroup, child: ChildJob) -> int:
-    """Count the attempts of this run that were charged and are over, or as good as over."""
+    """Count the counted attempts of this run that are closed or have failed."""
     over = Q(ended_at__isnull=False) | ~Q(failure_class="")
     return child.attempts.filter(over, run=group.run, is_counted=True).count()
 
@@ -167,19 +167,19 @@ def reassign(
     kind: FailureClass | None = None,
     others: CandidateBackends | None = None,
 ) -> bool:
-    """Bind a child that waits, and was not sent, to another backend, where its group allows that.
+    """Assign a queued child without an attempt to another backend, if its group allows it.
 
-    It is no attempt and none is charged.
+    This is not an attempt, and nothing is counted.
 
     Args:
         tx: the transaction on the child's group.
         child: queued, without a current attempt.
-        reason: why it does not wait where it waited, as a sentence.
-        kind: what keeps the backend from working, where that is a failure.
-        others: where it may go, looked at once for all children of the group that are moved.
+        reason: why it leaves its backend, as a sentence.
+        kind: the failure that makes the backend unavailable, if it is one.
+        others: candidates, read once for all children of the group.
 
     Returns:
-        Whether it waits elsewhere now.
+        Whether it was assigned to another backend.
     """
     left = child.backend_id or ""
     target = (others or CandidateBackends(tx.group, left)).pick(attempt_history(tx.group, child))

@@ -1,6 +1,6 @@
-"""Runners and their leases: who is alive, and who may write about which backend.
+"""Runners: register, heartbeat, deregister.
 
-All of it goes by the database's clock: the machines' own clocks need not agree.
+All times are of the database's clock: the clocks of the hosts may differ.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from jobgroups.services.leases import LEASE_TTL
 
 @retry_on_conflict
 def runner_register(*, name: str, instance: str, version: str) -> None:
-    """Register a runner that has taken its name's lock: it is alive from now on.
+    """Register a runner that holds the lock on its name.
 
-    What stood in its name is free: it may be more than its share by now, and what is not driven must
-    not be renewed with the rest.
+    Leases in its name are released: they may be more than its share now, and a lease without a session must not be
+    renewed.
     """
     with transaction.atomic():
         moment = database_now()
@@ -49,7 +49,7 @@ def _release_all(name: str, moment: dt.datetime) -> None:
 
 @retry_on_conflict
 def runner_heartbeat(*, name: str, instance: str) -> bool:
-    """Renew the heartbeat and all leases of the runner; False if another took its name."""
+    """Renew the heartbeat and all leases of the runner. Return False if another runner has taken its name."""
     with transaction.atomic():
         moment = database_now()
         alive = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
@@ -61,7 +61,7 @@ def runner_heartbeat(*, name: str, instance: str) -> bool:
 
 @retry_on_conflict
 def runner_deregister(*, name: str, instance: str) -> None:
-    """Record an orderly end, and let go of the leases: the next runner need not wait."""
+    """Record an orderly end and release the leases, so that the next runner need not wait."""
     with transaction.atomic():
         stopped = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
         moment = database_now()
@@ -71,7 +71,7 @@ def runner_deregister(*, name: str, instance: str) -> None:
 
 @retry_on_conflict
 def runner_failed(*, name: str, error: str) -> None:
-    """Record that a runner's service loop died of a defect and is started again."""
+    """Record that a runner's service ended with an unexpected error and is restarted."""
     Runner.objects.filter(name=name).update(
         restarts=F("restarts") + 1, last_error=error[:500], last_error_at=database_now()
     )

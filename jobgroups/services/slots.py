@@ -1,4 +1,4 @@
-"""How many prompts of ours may stand at a backend, and whether one more may."""
+"""Prompt slots of a backend: how many of our prompts it may have, and whether one is free."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def _what_holds() -> QuerySet[Backend]:
 _holds: Final = PreparedQuery(_what_holds)
 
 
-#: A failure that is being stored may set the backend aside: wait for that.
+#: Wait for a failure that is being stored: it may quarantine the backend.
 _locked_holds: Final = PreparedQuery(lambda: _what_holds().select_for_update(no_key=True))

@@ -1,4 +1,4 @@
-"""What people want to keep. A star is a note on a child, no part of what happened to it."""
+"""Stars: users mark the children that they want to keep."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from jobgroups.models import ChildJob, JobGroup
 
 
 def child_star(*, group_id: str, job_id: str, starred: bool) -> None:
-    """Give a child a star or take it away, whatever its status; twice is no error.
+    """Set or remove a child's star, in any status; repeating it is no error.
 
-    No event tells of it, for a group's log ends with ``group_complete`` and stars come after; open
-    pages are told all the same.
+    It is not an event, since a group's log ends with ``group_complete``. Open pages are notified.
 
     Raises:
         GroupNotFound: there is no such group.

@@ -1,4 +1,4 @@
-"""The one door: transactions on a group and on an attempt, their lock order, their fence."""
+"""Transactions on a group and on an attempt: the only write path, with one lock order and a fencing check."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ _locked_group: Final = PreparedQuery(
 def group_transaction(
     group_id: str, *, fence: FencingToken | None = None
 ) -> Iterator[GroupTransaction]:
-    """Open a transaction that holds the lease (if fenced) and the group's row, in this order.
+    """Open a transaction that locks the lease (if fenced) and the group's row, in this order.
+
+    It updates the group's status and stores the events when the block ends.
 
     Raises:
-        LeaseLost: the fence is no longer valid; nothing was written.
+        LeaseLost: the fencing token is no longer valid; nothing was written.
         GroupNotFound: there is no such group.
     """
     with transaction.atomic():
@@ -72,10 +74,10 @@ _locked_attempt: Final = PreparedQuery(
 def attempt_transaction(
     attempt_id: int, fence: FencingToken | None
 ) -> Iterator[tuple[GroupTransaction, ChildJob, Attempt]]:
-    """Lock lease, group, child, attempt in this order, and load the two rows under the lock.
+    """Lock lease, group, child and attempt in this order, and load the last two under the lock.
 
-    Where the attempt ends and its child waits, runners are rung: it may wait at another backend, and
-    for this end alone, since no two of its prompts run at once.
+    If the attempt ends and its child is queued, the runners are notified: the child may wait for another backend, and
+    only for this end, since no two of its prompts run at once.
     """
     found: Any = _group_of_attempt.get(attempt_id)
     with group_transaction(found.group_id, fence=fence) as tx:

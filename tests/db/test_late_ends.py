@@ -616,7 +616,9 @@ def test_prompt_of_an_old_comfyui_counts_as_hanging_only_for_a_refusal_in_part()
     factories.start(second, fence)
     time_out(second, fence)
     for claimed, hangs in ((first, True), (first, False), (second, False)):
-        said = attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, told=False)
+        said = attempts.attempt_stalled(
+            attempt_id=claimed.attempt_id, fence=fence, can_interrupt=False
+        )
         assert said is hangs
     assert (only(partly).status, only(partly).failure_class) == ("failed", "workflow_refused")
     assert only(timed).attempts.get().failure_class == "timeout"

@@ -744,7 +744,9 @@ class AttemptDriver:
         patience = self._intervals.stalled_after if told else self.spec.timeout_s
         if not self._is_stalled and tried_for >= patience:
             reachable = availability.offline_for() is None
-            stalled = await self._store(attempts.attempt_stalled, reachable=reachable, told=told)
+            stalled = await self._store(
+                attempts.attempt_stalled, reachable=reachable, can_interrupt=told
+            )
             # One that could not be told to stop hangs only if it goes on once it could be.
             self._is_stalled = stalled or told
 
