@@ -1,4 +1,4 @@
-"""``…/outputs/{n}``: what a child reported, as it lies at its backend, and nothing else."""
+"""``…/outputs/{n}``: the files that a child reported, and no others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.outputs.conftest import Gallery, body, fetched, file, picture
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-async def test_a_picture_comes_through_as_it_is(gallery: Gallery) -> None:
+async def test_image_is_served_unchanged(gallery: Gallery) -> None:
     original = picture()
     url = await gallery.one("a b.png", original)
     answer = await gallery.get(url)
@@ -44,32 +44,27 @@ async def test_files_are_numbered_images_first(gallery: Gallery) -> None:
     )
 
 
-async def test_only_what_was_reported_can_be_had(gallery: Gallery) -> None:
+async def test_only_reported_files_are_served(gallery: Gallery) -> None:
     gallery.put("secret.png", picture())
     url = await gallery.one("mine.png", picture())
     for path in ("-1", "secret.png", "0x0", "1"):
-        answer = await gallery.get(url[:-1] + path)
-        assert answer.status_code == 404, path
+        assert (await gallery.get(url[:-1] + path)).status_code == 404, path
     error_of(await gallery.get(f"{url}?filename=secret.png"), 400, "invalid_request")
-
-
-async def test_unknown_groups_and_jobs_are_told_apart(gallery: Gallery) -> None:
-    url = await gallery.one("a.png", picture())
     group, job = url.split("/")[3], url.split("/")[5]
     error_of(await gallery.get(url.replace(group, "jg_nobody")), 404, "group_not_found")
     error_of(await gallery.get(url.replace(job, "j_nobody")), 404, "job_not_found")
 
 
-@pytest.mark.parametrize("name", ["x.html", "x.svg", "x.xhtml", "x.js", "x.xml", "x", "x.png.htm"])
-async def test_what_a_browser_would_run_is_saved_and_never_shown(
-    gallery: Gallery, name: str
-) -> None:
+async def test_file_that_a_browser_executes_is_downloaded(gallery: Gallery) -> None:
     evil = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
-    answer = await gallery.get(await gallery.one(name, evil))
+    answer = await gallery.get(await gallery.one("x.svg", evil))
     assert await body(answer) == evil
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["Content-Disposition"].startswith("attachment;")
     assert "sandbox" in answer.headers["Content-Security-Policy"]
+    for name in ("x.html", "x.xhtml", "x.js", "x.xml", "x", "x.png.htm"):
+        assert media_types.media_type(name) == "application/octet-stream"
+        assert media_types.disposition(name, named_as=name).startswith("attachment;")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +76,7 @@ async def test_what_a_browser_would_run_is_saved_and_never_shown(
         ("a.glb", "3d", "attachment"),
     ],
 )
-async def test_every_kind_of_file_is_saved_with_its_seed_and_backend(
+async def test_file_is_saved_with_its_seed_and_backend(
     gallery: Gallery, name: str, key: str, way: str
 ) -> None:
     url = await gallery.one(name, b"content", key=key)
@@ -94,7 +89,7 @@ async def test_every_kind_of_file_is_saved_with_its_seed_and_backend(
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.flac", "a.txt", "a.png", "a.html", "a.svg"])
-def test_no_file_may_run_a_script_or_load_from_elsewhere(name: str) -> None:
+def test_no_file_may_run_scripts_or_load_other_files(name: str) -> None:
     policy = media_types.guard_headers(name)["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "sandbox" in policy
@@ -103,7 +98,7 @@ def test_no_file_may_run_a_script_or_load_from_elsewhere(name: str) -> None:
     assert ("allow-same-origin" in policy) == (name in ("a.mp4", "a.flac", "a.txt"))
 
 
-def test_a_name_cannot_end_its_header() -> None:
+def test_file_name_cannot_end_its_header() -> None:
     value = media_types.disposition("a.png", named_as='a"; x=\r\nSet-Cookie: b\\é.png')
     assert "\r" not in value
     assert "\n" not in value
@@ -112,7 +107,7 @@ def test_a_name_cannot_end_its_header() -> None:
     assert "%C3%A9" in value
 
 
-async def test_a_client_that_has_it_gets_304(gallery: Gallery) -> None:
+async def test_client_with_the_same_file_gets_304(gallery: Gallery) -> None:
     url = await gallery.one("a.png", picture())
     first = await gallery.get(url)
     await body(first)
@@ -125,7 +120,7 @@ async def test_a_client_that_has_it_gets_304(gallery: Gallery) -> None:
     await body(changed)
 
 
-async def test_a_part_of_a_file_is_passed_through(gallery: Gallery) -> None:
+async def test_range_of_a_file_is_served(gallery: Gallery) -> None:
     url = await gallery.one("clip.mp4", bytes(range(200)), key="gifs")
     part = await gallery.get(url, Range="bytes=10-19")
     assert part.status_code == 206
@@ -137,48 +132,30 @@ async def test_a_part_of_a_file_is_passed_through(gallery: Gallery) -> None:
     assert len(await body(several)) == 200
 
 
-async def test_head_tells_the_size_and_sends_nothing(gallery: Gallery) -> None:
+async def test_head_sends_the_size_only_and_other_methods_are_refused(gallery: Gallery) -> None:
     url = await gallery.one("a.png", picture())
     answer = await gallery.client.head(url)
-    assert answer.status_code == 200
+    assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["Content-Length"] == str(len(picture()))
-    assert not answer.content
+    refused = await gallery.client.post(url)
+    error_of(refused, 405, "method_not_allowed")
+    assert "GET" in refused.headers["Allow"]
 
 
-async def test_other_methods_are_refused_as_json(gallery: Gallery) -> None:
+async def test_file_is_read_at_the_present_address_of_its_backend(gallery: Gallery) -> None:
+    error_of(await gallery.get(await gallery.one("never-there.png")), 410, "output_gone")
     url = await gallery.one("a.png", picture())
-    answer = await gallery.client.post(url)
-    error_of(answer, 405, "method_not_allowed")
-    assert "GET" in answer.headers["Allow"]
-
-
-async def test_a_file_that_was_removed_is_gone(gallery: Gallery) -> None:
-    url = await gallery.one("never-there.png")
-    error_of(await gallery.get(url), 410, "output_gone")
-
-
-async def test_a_backend_that_is_not_registered_any_more_is_gone(gallery: Gallery) -> None:
-    url = await gallery.one("a.png", picture())
-    await in_thread(Backend.objects.filter(pk="gpu-1").delete)()
-    error_of(await gallery.get(url), 410, "output_gone")
-
-
-async def test_a_backend_that_is_away_is_said_to_be_so(gallery: Gallery) -> None:
-    url = await gallery.one("a.png", picture())
-    await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
-    said = error_of(await gallery.get(url), 502, "backend_unreachable")
-    assert "gpu-1" in said["detail"]
-
-
-async def test_the_present_address_of_a_backend_is_asked(gallery: Gallery) -> None:
-    url = await gallery.one("a.png", picture())
-    moved = gallery.sim.url
-    await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
-    await in_thread(backend_update)(backend_id="gpu-1", url=moved)
+    backend = Backend.objects.filter(pk="gpu-1")
+    await in_thread(backend.update)(url="http://localhost:9")
+    offline = error_of(await gallery.get(url), 502, "backend_unreachable")
+    assert "gpu-1" in offline["detail"]
+    await in_thread(backend_update)(backend_id="gpu-1", url=gallery.sim.url)
     assert await body(await gallery.get(url)) == picture()
+    await in_thread(backend.delete)()
+    error_of(await gallery.get(url), 410, "output_gone")
 
 
-async def test_above_the_limit_the_client_is_sent_to_the_backend(
+async def test_file_above_the_limit_is_redirected_to_its_backend(
     gallery: Gallery, settings: Any
 ) -> None:
     settings.DIRECTOR_PROXY_MAX_BYTES = 100

@@ -1,4 +1,4 @@
-"""``…/outputs/{n}?w=``: small, made once, safe against what pretends to be a picture."""
+"""``…/outputs/{n}?w=``: thumbnails, made once, and safe against crafted files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from jobgroups.api.views.outputs import thumbnails
 from jobgroups.outputs import resize
 from jobgroups.outputs.disk_cache import DiskCache
 from jobgroups.outputs.resize import NotAnImage, thumbnail
@@ -53,7 +54,7 @@ def _png(width: int, height: int, rows: int = 0) -> bytes:
 
 
 @db
-async def test_a_thumbnail_is_a_small_webp(gallery: Gallery) -> None:
+async def test_thumbnail_is_a_small_webp(gallery: Gallery) -> None:
     url = await gallery.one("a.png", picture(size=(1000, 500)))
     answer = await gallery.get(f"{url}?w=320")
     assert answer.status_code == 200
@@ -64,14 +65,14 @@ async def test_a_thumbnail_is_a_small_webp(gallery: Gallery) -> None:
 
 
 @db
-async def test_only_some_widths_are_made(gallery: Gallery) -> None:
+async def test_other_widths_are_refused(gallery: Gallery) -> None:
     url = await gallery.one("a.png", picture())
     assert "160, 320" in wrong_fields(await gallery.get(f"{url}?w=321"))["w"]
     error_of(await gallery.get(f"{url}?w=320&h=5"), 400, "invalid_request")
 
 
 @db
-async def test_a_thumbnail_is_made_once_however_many_ask(gallery: Gallery) -> None:
+async def test_thumbnail_is_made_once_for_concurrent_requests(gallery: Gallery) -> None:
     url = await gallery.one("a.png", picture())
     answers = [gallery.get(f"{url}?w=160") for _ in range(5)]
     async with asyncio.TaskGroup() as tasks:
@@ -85,7 +86,7 @@ async def test_a_thumbnail_is_made_once_however_many_ask(gallery: Gallery) -> No
 
 
 @db
-async def test_a_backend_that_says_nothing_keeps_no_other_ones_pictures(gallery: Gallery) -> None:
+async def test_silent_backend_does_not_delay_thumbnails_of_others(gallery: Gallery) -> None:
     url = await gallery.one("a.png", picture())
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         address = f"http://localhost:{silent.getsockname()[1]}"
@@ -136,7 +137,7 @@ async def test_an_original_that_dribbles_is_not_awaited_for_ever(
 
 
 @db
-async def test_a_name_that_is_used_again_does_not_show_the_old_picture(gallery: Gallery) -> None:
+async def test_reused_name_does_not_show_the_old_thumbnail(gallery: Gallery) -> None:
     first = await gallery.get(f"{await gallery.one('a.png', picture(color='red'))}?w=160")
     second = await gallery.get(f"{await gallery.one('a.png', picture(color='blue'))}?w=160")
     assert first.content != second.content
@@ -148,31 +149,25 @@ async def test_a_name_that_is_used_again_does_not_show_the_old_picture(gallery: 
     [b"<svg/>", b"", _png(100_000, 100_000), _png(9_000, 9_000), picture()[:200], b"%!PS\n"],
     ids=["svg", "empty", "bomb", "too many pixels", "cut off", "postscript"],
 )
-async def test_what_cannot_be_drawn_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
+async def test_undecodable_file_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
     url = await gallery.one("a.png", content)
     error_of(await gallery.get(f"{url}?w=320"), 404, "no_thumbnail")
 
 
 @db
-async def test_what_is_too_large_has_no_thumbnail(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobgroups.api.views.outputs.MAX_SOURCE_BYTES", 100)
-    url = await gallery.one("a.png", picture())
-    error_of(await gallery.get(f"{url}?w=320"), 404, "no_thumbnail")
-
-
-@db
-async def test_what_is_too_large_to_be_carried_is_drawn_all_the_same(
-    gallery: Gallery, settings: Any
+async def test_limit_of_the_original_is_not_that_of_the_proxy(
+    gallery: Gallery, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.DIRECTOR_PROXY_MAX_BYTES = 100
     url = await gallery.one("a.png", picture(size=(3_000, 300)))
     assert _size((await gallery.get(f"{url}?w=2560")).content) == (2560, 256)
+    thumbnails.cache_clear()
+    monkeypatch.setattr("jobgroups.api.views.outputs.MAX_SOURCE_BYTES", 100)
+    error_of(await gallery.get(f"{url}?w=320"), 404, "no_thumbnail")
 
 
 @db
-async def test_a_long_original_lies_on_disk_while_it_is_drawn(
+async def test_long_original_is_held_on_disk(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rolled: list[int] = []
@@ -191,7 +186,7 @@ async def test_a_long_original_lies_on_disk_while_it_is_drawn(
     assert len(rolled) == 1
 
 
-def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*_: object) -> None:
         raise AssertionError("decoded")
 
@@ -201,7 +196,7 @@ def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("size", [(1, 2**26), (2**26, 1), (2**16 + 1, 2)])
-def test_picture_with_a_long_side_is_refused(size: tuple[int, int]) -> None:
+def test_image_with_a_long_side_is_refused(size: tuple[int, int]) -> None:
     """Pillow took 2 GB for one that is 1 pixel wide."""
     with pytest.raises(NotAnImage, match="sides has more than 65536 pixels"):
         thumbnail(_png(*size), 320)
@@ -214,7 +209,7 @@ def test_largest_webp_has_fewer_pixels_since_its_decoder_keeps_copies() -> None:
         thumbnail(buffer.getvalue(), 320)
 
 
-def test_drawing_takes_the_memory_of_one_decoded_picture(tmp_path: Path) -> None:
+def test_thumbnail_takes_the_memory_of_one_decoded_image(tmp_path: Path) -> None:
     """8192 x 8192 pixels are 256 MiB, and took 1 GB."""
     (tmp_path / "large.png").write_bytes(_png(8192, 8192, rows=8192))
     program = (
@@ -270,12 +265,12 @@ def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
     assert most == [1, 1, 1]
 
 
-def test_a_small_picture_is_not_made_larger_and_a_tall_one_is_bounded() -> None:
+def test_small_image_is_not_enlarged_and_a_tall_one_is_bounded() -> None:
     assert _size(thumbnail(picture(size=(64, 32)), 320)) == (64, 32)
     assert _size(thumbnail(picture(size=(100, 4_000)), 320)) == (24, 960)
 
 
-def test_a_transparent_picture_stays_transparent_and_a_turned_one_is_upright() -> None:
+def test_transparency_is_kept_and_orientation_is_applied() -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (64, 32), (255, 0, 0, 0)).save(buffer, format="PNG")
     with Image.open(io.BytesIO(thumbnail(buffer.getvalue(), 320))) as shown:
@@ -287,7 +282,7 @@ def test_a_transparent_picture_stays_transparent_and_a_turned_one_is_upright() -
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_as_its_camera_was_held(orientation: int) -> None:
+def test_every_orientation_is_corrected(orientation: int) -> None:
     held = Image.new("RGB", (64, 32), "blue")
     held.paste("red", (0, 0, 16, 8))
     buffer, turned = io.BytesIO(), Image.Exif()
@@ -303,32 +298,31 @@ def test_a_picture_is_turned_as_its_camera_was_held(orientation: int) -> None:
             assert (shown.convert("RGB").getpixel(corner)[0] > 128) is (pixel[0] > 128)  # type: ignore[index]
 
 
-# --- the shelf ------------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------------------
 
 
-def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
-    shelf = DiskCache(tmp_path, limit_bytes=5 * (1000 + 512))
+def test_disk_cache_evicts_the_least_recently_used(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, limit_bytes=5 * (1000 + 512))
     for number in range(5):
-        shelf.put(f"{number}{number}", bytes(1000))
+        cache.put(f"{number}{number}", bytes(1000))
         os.utime(tmp_path / f"{number}{number}" / f"{number}{number}", (number, number))
-    assert shelf.get("00") == bytes(1000)
-    shelf.put("55", bytes(1000))
+    assert cache.get("00") == bytes(1000)
+    cache.put("55", bytes(1000))
     kept = sorted(path.name for path in tmp_path.glob("??/*"))
     assert kept == ["00", "33", "44", "55"]
 
 
-def test_what_another_process_kept_counts_too(tmp_path: Path) -> None:
+def test_disk_cache_counts_files_of_other_processes(tmp_path: Path) -> None:
     DiskCache(tmp_path, limit_bytes=10**6).put("aa", bytes(5000))
     os.utime(tmp_path / "aa" / "aa", (1, 1))
-    shelf = DiskCache(tmp_path, limit_bytes=6000)
-    shelf.put("bb", bytes(1000))
-    assert shelf.get("aa") is None
-    assert shelf.get("bb") == bytes(1000)
+    cache = DiskCache(tmp_path, limit_bytes=6000)
+    cache.put("bb", bytes(1000))
+    assert (cache.get("aa"), cache.get("bb")) == (None, bytes(1000))
 
 
-def test_a_shelf_that_cannot_be_written_keeps_nothing_and_raises_nothing(tmp_path: Path) -> None:
+def test_disk_cache_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    shelf = DiskCache(blocked, limit_bytes=1000)
-    shelf.put("aa", b"x")
-    assert shelf.get("aa") is None
+    blocked.write_text("not a folder")
+    cache = DiskCache(blocked, limit_bytes=1000)
+    cache.put("aa", b"x")
+    assert cache.get("aa") is None
