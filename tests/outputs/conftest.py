@@ -1,4 +1,4 @@
-"""A group whose children are done, over simulated backends with a folder that tests put files in."""
+"""A completed group on a simulated backend whose output folder the tests fill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reading_threads(django_db_setup: None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_thumbnails(settings: Any, tmp_path: Path) -> Iterator[None]:
-    """Give each test an empty shelf."""
+    """Give each test an empty cache."""
     settings.DIRECTOR_THUMBNAILS_DIR = tmp_path / "thumbnails"
     thumbnails.cache_clear()
     yield

@@ -1,4 +1,4 @@
-"""``…/outputs.zip``: every original under a name of its own, and a word about those that are missing."""
+"""``…/outputs.zip``: every file under its own name, and a list of the missing ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def _unzipped(gallery: Gallery, path: str) -> dict[str, bytes]:
 
 
 @db
-async def test_a_zip_holds_every_original(gallery: Gallery) -> None:
+async def test_zip_has_every_file(gallery: Gallery) -> None:
     for name in ("a.png", "b.png", "c.mp4"):
         gallery.put(name, name.encode() * 100_000)
     group, _ = await gallery.done(
@@ -49,7 +49,7 @@ async def test_a_zip_holds_every_original(gallery: Gallery) -> None:
 
 
 @db
-async def test_a_zip_may_hold_the_starred_alone(gallery: Gallery) -> None:
+async def test_zip_of_starred_jobs(gallery: Gallery) -> None:
     gallery.put("a.png", b"a")
     group, jobs = await gallery.done(*[{"images": [file("a.png")]}] * 2)
     path = f"/api/job-groups/{group}/outputs.zip?which=starred"
@@ -61,7 +61,7 @@ async def test_a_zip_may_hold_the_starred_alone(gallery: Gallery) -> None:
 
 
 @db
-async def test_what_is_missing_is_named(gallery: Gallery) -> None:
+async def test_missing_file_is_listed(gallery: Gallery) -> None:
     gallery.put("a.png", b"a")
     group, _ = await gallery.done({"images": [file("a.png"), file("gone.png")]})
     found = await _unzipped(gallery, f"/api/job-groups/{group}/outputs.zip")
@@ -70,7 +70,7 @@ async def test_what_is_missing_is_named(gallery: Gallery) -> None:
 
 
 @db
-async def test_a_backend_that_is_away_is_asked_once(gallery: Gallery) -> None:
+async def test_offline_backend_is_requested_once(gallery: Gallery) -> None:
     group, _ = await gallery.done(*[{"images": [file("a.png")]}] * 3)
     await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
     found = await _unzipped(gallery, f"/api/job-groups/{group}/outputs.zip")
@@ -81,14 +81,14 @@ async def test_a_backend_that_is_away_is_asked_once(gallery: Gallery) -> None:
 
 
 @db
-async def test_groups_without_files_and_unknown_ones_are_told(gallery: Gallery) -> None:
+async def test_group_without_files_and_unknown_group_are_404(gallery: Gallery) -> None:
     group, _ = await gallery.done({"images": []})
     error_of(await gallery.get(f"/api/job-groups/{group}/outputs.zip"), 404, "no_outputs")
     error_of(await gallery.get("/api/job-groups/jg_none/outputs.zip"), 404, "group_not_found")
 
 
 @db
-async def test_a_star_is_taken_away_again_and_is_no_event(gallery: Gallery) -> None:
+async def test_star_can_be_removed_and_is_not_an_event(gallery: Gallery) -> None:
     group, (job,) = await gallery.done({"images": []})
     star = f"/api/job-groups/{group}/jobs/{job}/star"
     before = (await gallery.get(f"/api/job-groups/{group}")).json()
@@ -103,7 +103,7 @@ async def test_a_star_is_taken_away_again_and_is_no_event(gallery: Gallery) -> N
     error_of(await gallery.client.put(star.replace(group, "jg_none")), 404, "group_not_found")
 
 
-def test_names_are_safe_and_differ_also_where_case_does_not_count() -> None:
+def test_names_are_safe_and_differ_by_more_than_case() -> None:
     names = entry_names(
         [
             _output(name)

@@ -30,7 +30,7 @@ def test_with_a_token_serve_opens_to_the_network_and_asks_everybody(tmp_path: Pa
             assert phone.get("/api/backends").status_code == 401
             assert phone.get("/api/backends", headers=BEARER).status_code == 200
             assert phone.get("/").headers["Location"].startswith("/sign-in")
-            assert "The token" in phone.get("/sign-in").text
+            assert "Token of this Director" in phone.get("/sign-in").text
             assert phone.get("/static/director/tokens.css").status_code == 200
             origin = {"Origin": served.url}
             assert phone.post("/sign-in", data={"token": TOKEN}, headers=origin).status_code == 302

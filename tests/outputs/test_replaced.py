@@ -17,7 +17,7 @@ from django.test import AsyncClient
 from jobgroups.models import Attempt, ChildJob, JobGroup, ReportedFile
 from tests.api.conftest import error_of
 from tests.harness.farm import Farm, in_thread, text_to_image
-from tests.outputs.conftest import Gallery, body, fetched, file, picture
+from tests.outputs.conftest import Gallery, body, fetched, picture
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -105,8 +105,8 @@ async def test_a_replaced_file_is_never_served_for_the_earlier_job(studio: Studi
     assert f"1_gpu-1_{NAME}: The output is gone. It was replaced".encode() in entries["MISSING.txt"]
 
     page = (await fetched(first.replace("/api/job-groups", "/groups"))).content.decode()
-    assert f"{NAME} was replaced: another file has its name on gpu-1 now." in page
-    assert "A thumbnail, if there is one, shows the old picture" in page
+    assert f"{NAME} was replaced: a later file on gpu-1 has the same name." in page
+    assert "A thumbnail, if there is one, shows the old image" in page
     assert 'class="picture old"' in page
     assert 'download="1_gpu-1' not in page
 
@@ -261,12 +261,9 @@ async def test_a_large_replaced_file_is_no_redirect(gallery: Gallery, settings: 
 
 
 async def test_thumbnails_of_replaced_files_are_not_made(gallery: Gallery) -> None:
-    group, (job,) = await gallery.done({"images": [file("a.png")]})
-    gallery.put("a.png", picture())
+    url = await gallery.one("a.png", picture())
     later = (await in_thread(ChildJob.objects.get)()).completed_at.timestamp() + 90
     os.utime(gallery.folder / "a.png", (later, later))
-    url = f"/api/job-groups/{group}/jobs/{job}/outputs/0"
     error_of(await gallery.get(f"{url}?w=160"), 410, "output_gone")
-    assert (await fetched(f"/api/job-groups/{group}")).json()["child_jobs"][0]["outputs"]["images"][
-        0
-    ]["missing"]
+    (child,) = (await fetched(url.partition("/jobs/")[0])).json()["child_jobs"]
+    assert child["outputs"]["images"][0]["missing"]

@@ -109,9 +109,7 @@ async def test_silent_backend_does_not_delay_thumbnails_of_others(gallery: Galle
 
 
 @db
-async def test_an_original_that_dribbles_is_not_awaited_for_ever(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_original_times_out(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobgroups.outputs.thumbnails._DOWNLOAD_TIMEOUT", 0.4)
 
     gone = asyncio.Event()
