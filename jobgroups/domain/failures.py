@@ -1,4 +1,4 @@
-"""Why attempts fail, told apart: one class for each cause that asks for another answer. Pure.
+"""Failure classes: one for each cause that is handled differently. Pure.
 
 :data:`TAXONOMY` says of each class whether it may be tried again and where, whether it counts against
 the backend, and the sentence that a user reads. ``docs/failures.md`` is generated from it.
@@ -36,7 +36,7 @@ class FailureClass(StrEnum):
 
 
 class RetryTarget(StrEnum):
-    """Where a child may be tried again after a failure of a class, if its group allows it."""
+    """Where a child may be retried after a failure, if its group allows it."""
 
     ANY_BACKEND = "here"  #: At the same backend, or at another one.
     OTHER_BACKEND = "elsewhere"  #: At another backend only.
@@ -45,7 +45,7 @@ class RetryTarget(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A failure of the class as it was met.
+    """An example of the class.
 
     Attributes:
         said: what ComfyUI says (for an error: ``exception_type: exception_message``), or what is seen.
@@ -58,7 +58,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureKind:
-    """What a class means.
+    """The meaning of a failure class.
 
     Attributes:
         retry: where it may be tried again.

@@ -1,4 +1,4 @@
-"""How runners share backends: each has about as many as any other. Pure: leases in, numbers out."""
+"""Lease balancing: how many backends each runner may hold. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class FencingToken:
-    """A runner's right to write about a backend: valid while the lease has this epoch."""
+    """A runner's right to write about a backend, valid while the lease has this epoch."""
 
     backend_id: str
     epoch: int
@@ -16,16 +16,14 @@ class FencingToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTable:
-    """What stands in the rows about leases and runners, read in one go.
+    """Leases and runners, read at one moment.
 
     Attributes:
-        unclaimed: backends whose lease has been free for so long that nobody seems to want them.
-        held_by_others: what other runners hold, by backend.
-        live_runners: names of the other living runners.
-        stable_runners: those of them that have lived for a while: one that dies at its start again and again
-            is given nothing.
-        next_free_in: seconds until the first lease of another one ends if it is not renewed; None:
-            there is none.
+        unclaimed: backends whose lease has been free for so long that no runner below its share wants them.
+        held_by_others: runner by backend, without this runner.
+        live_runners: names of the other live runners.
+        stable_runners: those that have been alive for a while: a runner that crashes at its start gets nothing.
+        next_free_in: seconds until the first lease of another runner expires, unless renewed; None: there is none.
     """
 
     unclaimed: frozenset[str] = frozenset()
@@ -36,17 +34,17 @@ class LeaseTable:
 
 
 def fair_share(backends: int, runners: int) -> int:
-    """Return how many backends a runner may have: all of them over all runners, rounded up."""
+    """Return how many backends a runner may hold: all backends divided by all runners, rounded up."""
     return -(-backends // max(runners, 1))
 
 
 def leases_to_acquire(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> list[str]:
-    """Return which backends to try to take: up to the share, and what is left lying.
+    """Return which backends to acquire: up to the fair share, and unclaimed ones.
 
     Args:
-        wanted: backends that are to be driven by somebody.
-        mine: those that this runner drives.
-        leases: how the others stand.
+        wanted: enabled backends.
+        mine: backends of this runner.
+        leases: the leases of the others.
     """
     takeable = sorted(wanted - mine - leases.held_by_others.keys())
     room = fair_share(len(wanted), 1 + len(leases.live_runners)) - len(mine)
@@ -55,9 +53,9 @@ def leases_to_acquire(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> l
 
 
 def release_count(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> int:
-    """Return how many backends to hand over, so that runners with fewer come to their share.
+    """Return how many backends to hand over, so that runners with fewer reach their share.
 
-    Never so many that this runner would want one back: no backend goes to and fro.
+    Never so many that this runner would want one back: no backend moves back and forth.
     """
     held = wanted & mine
     of_each = dict.fromkeys(leases.stable_runners, 0)

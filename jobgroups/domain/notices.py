@@ -1,4 +1,4 @@
-"""What notices say, and how many are made one message. Pure."""
+"""Texts of notices, and how several become one message. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_TITLE: Final = 250
 
 
 class NoticeKind(StrEnum):
-    """What people can be told of; ``DIRECTOR_NOTIFY_ON`` names those that are wanted."""
+    """The kinds of notices; ``DIRECTOR_NOTIFY_ON`` enables them."""
 
     GROUP_ENDED = "group_ended"  #: A run of a group has ended, however.
     BACKEND_TROUBLE = (
@@ -60,7 +60,7 @@ class NoticeIntervals:
 
     @classmethod
     def scaled(cls, factor: float) -> NoticeIntervals:
-        """Return the times multiplied by ``factor``: tests shorten them, nobody else needs to."""
+        """Return the intervals multiplied by ``factor``, for tests."""
         whole = cls()
         return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
 
@@ -189,14 +189,14 @@ def backend_away(
 
 
 def away_title(backend_id: str, *, answers: bool = False) -> str:
-    """Return the title by which it is known whether somebody was told already."""
+    """Return the title, which also identifies the notice."""
     return f"{backend_id} takes no jobs" if answers else f"{backend_id} does not answer"
 
 
 def backend_quarantined(
     backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str
 ) -> Message:
-    """Return the message of a backend that was set aside, until a time or until it is released."""
+    """Return the message about a quarantined backend."""
     who = f" by {by}" if by else ""
     why = f": {reason}" if reason else ""
     end = "it is released" if until is None else f"{until.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
@@ -207,7 +207,7 @@ def backend_quarantined(
 
 
 def quarantine_title(backend_id: str) -> str:
-    """Return the title by which it is known whether somebody was told already."""
+    """Return the title, which also identifies the notice."""
     return f"{backend_id} is quarantined"
 
 
@@ -226,7 +226,7 @@ def queue_empty(last: str, link: str) -> Message:
 
 
 def merged(notices: Sequence[StoredNotice], link: str = "") -> Message:
-    """Return one message for notices that come together: trouble first, then failures, then the rest."""
+    """Return one message for several notices: trouble first, then failures, then the rest."""
     if len(notices) == 1:
         return Message(notices[0].title, notices[0].body)
     in_order = sorted(notices, key=lambda notice: notice.urgency)

@@ -1,7 +1,6 @@
-"""Where a child is tried again after a failure, and when: a policy and a snapshot in, a choice out. Pure.
+"""Retry policy: whether a failed child is retried, on which backend and after which delay. Pure.
 
-A group's policy bounds it three times: by the number of charged attempts within a run, by the classes
-of failure after which it is tried again at all, and by the backends to which a child may go.
+A group's policy limits the counted attempts within a run, the failure classes that are retried, and the backends.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LONGEST_PAUSE: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How a group wants its failures met."""
+    """A group's retry policy."""
 
     #: Charged attempts that a child may have within one run.
     max_attempts: int
@@ -31,7 +30,7 @@ class RetryPolicy:
     def stored(
         cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None
     ) -> RetryPolicy:
-        """Return the policy out of a group's columns."""
+        """Return the policy from a group's columns."""
         return cls(
             max_attempts=max_attempts,
             elsewhere=RetryScope(elsewhere),
@@ -39,7 +38,7 @@ class RetryPolicy:
         )
 
     def allows(self, failure: FailureClass, charged: int) -> bool:
-        """Whether a child is tried again after so many charged attempts, the last of this class."""
+        """Return whether a child is retried after this many counted attempts, the last one with this failure."""
         if charged >= self.max_attempts or TAXONOMY[failure].retry is RetryTarget.NEVER:
             return False
         return self.retry_on is None or failure in self.retry_on
@@ -47,7 +46,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A backend at which a child may wait, and which has what the group requires."""
+    """A backend that may take a child and has the required capabilities."""
 
     backend_id: str
     #: Bytes of its largest device; 0 where that is not known.
@@ -60,7 +59,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptHistory:
-    """What was tried of a child in this run."""
+    """The failed attempts of a child in this run."""
 
     #: The backends of its failed attempts, in order; one that failed it twice stands here twice.
     failed_on: Sequence[str] = ()

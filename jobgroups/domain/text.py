@@ -1,4 +1,4 @@
-"""Names and times as people read them, in pages and in notices. Pure."""
+"""Names, durations and counts as users read them. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MODEL_INPUTS: Final = ("ckpt_name", "unet_name", "model_name")
 
 
 def failure_label(failure_class: str) -> str:
-    """Return a failure class in a few words; what is none of them is said as it stands."""
+    """Return a failure class as text; an unknown class unchanged."""
     try:
         return FAILURE_WORDS[FailureClass(failure_class)]
     except ValueError:

@@ -1,6 +1,6 @@
-"""Where children that a person retries or moves are bound: at their own backend, or at another one.
+"""Assigns children that a user retries or moves to their own backend or another one.
 
-In the transaction that queues them, with the group locked.
+Runs in the transaction that queues them, with the group locked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.backends import lock_backends
 from jobgroups.services.candidates import candidate_backends
 
-#: Words for a backend at which nobody may wait: it takes nothing until a person says so, or ever.
+#: Reasons why no child may wait at a backend.
 _UNSCHEDULABLE: Final = {
     BackendState.DISABLED: "It is disabled.",
     BackendState.DRAINING: "It is being drained.",
@@ -41,7 +41,7 @@ _NAMED_HINT: Final = "Name another backend."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Where a person wants children retried; with nothing said, where their group lets them go."""
+    """Which backends a user wants for a retry; by default the group's policy decides."""
 
     where: Where | None = None
     #: At this backend, and at no other one.
@@ -51,7 +51,7 @@ class Choice:
 
     @property
     def names_a_backend(self) -> bool:
-        """Whether the person wants the children to leave the backends where they are."""
+        """Whether the user wants the children to leave their backends."""
         return self.where is Where.OTHER or self.backend_id is not None
 
     def allowed(self, group: JobGroup, child: ChildJob) -> RetryScope:
@@ -86,10 +86,10 @@ def assign_backends(
     while True:
         bound = _assign(group, children, choice)
         try:
-            # None of them is forgotten until the caller's transaction ends.
+            # No backend can be deleted until the caller's transaction ends.
             lock_backends(bound.values())
         except Conflict:
-            # One was, or was disabled, since it was looked at.
+            # A backend was deleted or disabled since it was read.
             continue
         return bound
 
@@ -130,24 +130,21 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
 
 
 class _Candidates:
-    """The backends to which children of a group may go, looked at once for all of them."""
+    """The backends to which children of a group may be assigned, read once for all of them."""
 
     def __init__(self, group: JobGroup) -> None:
         self._group = group
         self._found: dict[RetryScope, dict[str, Candidate]] = {}
 
     def allowed_in(self, elsewhere: RetryScope) -> dict[str, Candidate]:
-        """Return the backends to which a child may go, by their ids."""
+        """Return the candidates within a scope, by id."""
         if elsewhere not in self._found:
             found = candidate_backends(self._group, elsewhere, besides=())
             self._found[elsewhere] = {one.backend_id: one for one in found}
         return self._found[elsewhere]
 
     def count(self, backend_id: str) -> None:
-        """Count one more child that waits there, so that the next one does not come behind it.
-
-        Where another backend stands idle, the next one goes there.
-        """
+        """Count one more queued child at a backend, so that the next child prefers an idle one."""
         for found in self._found.values():
             if backend_id in found:
                 taken = found[backend_id]
@@ -177,7 +174,7 @@ def _target(
 
 
 def assign_named(group: JobGroup, backend_id: str) -> None:
-    """Check that children of a group may wait at a backend that a person names, and hold it there.
+    """Check that children of a group may wait at a backend that a user named, and lock it.
 
     Raises:
         BackendNotFound: it is not registered.
@@ -209,13 +206,13 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
 
 
 def unblock_unreachable(children: Iterable[ChildJob]) -> None:
-    """Let children wait no longer for the removal of their prompts at backends that cannot be reached.
+    """Let children stop waiting for the removal of their prompts at offline backends.
 
-    The end of such a prompt may never be seen. Its place stays taken, and its stop pending. Two backends
-    may render the child then; it has one result.
+    The end of such a prompt may never be seen. It keeps its slot and its pending stop. Two backends may render the child
+    then; it has one result.
 
     Args:
-        children: queued, bound elsewhere by a person.
+        children: queued, assigned to another backend by a user.
     """
     bound = {child.id: child.backend_id for child in children}
     removed = Attempt.objects.filter(
@@ -234,7 +231,7 @@ def unblock_unreachable(children: Iterable[ChildJob]) -> None:
 
 
 def _unschedulable(named: Collection[str]) -> dict[str, str]:
-    """Return why nobody may wait at a backend, by the id of each at which that is so."""
+    """Return why no child may wait at a backend, by the id of each such backend."""
     rows, moment = backends_by_id(named), now()
     unschedulable = {}
     for backend_id in named:

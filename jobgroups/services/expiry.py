@@ -1,7 +1,4 @@
-"""What becomes of children that wait and wait: they are moved to another backend, or they end.
-
-Their backend is away, held, set aside or disabled, or it took a day.
-"""
+"""Queued children whose backend cannot take them: they are reassigned, or they fail or time out."""
 
 from __future__ import annotations
 
@@ -24,22 +21,22 @@ from jobgroups.services.outcomes import Failure, handle_failure, stop_failed
 from jobgroups.services.requeue import reassign
 from jobgroups.services.transactions import group_transaction
 
-#: What becomes of a child, and where it could go instead; gives whether it waits there no longer.
+#: Ends or reassigns a child, and returns whether it has left the backend's queue.
 EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
 
 
 def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | None = None) -> int:
-    """Move the children that wait for a backend, and were not sent, to where their groups let them go.
+    """Reassign the queued children of a backend that were not sent, as far as their groups allow.
 
-    What may go nowhere, or finds no backend that works, waits on.
+    Others stay queued.
 
     Args:
         fence: the lease on the backend.
-        reason: why nothing is sent there for a while, as a sentence.
-        kind: the failure that keeps it from working; None: a person does, or it is set aside.
+        reason: why nothing is sent there, as a sentence.
+        kind: the failure that makes the backend unavailable; None: a hold or a quarantine.
 
     Returns:
-        How many children wait elsewhere now.
+        How many children were reassigned.
     """
     waiting = _waiting(fence, {"current_attempt__isnull": True}).exclude(
         group__retry_elsewhere=RetryScope.NEVER
@@ -75,18 +72,18 @@ def children_fail_unavailable(
     reason: str,
     kind: FailureClass = FailureClass.UNREACHABLE,
 ) -> int:
-    """Give up on the backend's children that have not executed: it was away too long in a row.
+    """Fail the backend's children that have not executed, after it was unavailable for too long.
 
-    They fail, or are tried elsewhere where their groups say so.
+    They are retried on other backends if their groups allow it.
 
     Args:
         fence: the lease on the backend.
-        away_s: for how long, in seconds, for the message.
+        away_s: duration in seconds, for the message.
         reason: what was wrong with the backend, as a clause.
-        kind: ``unreachable``, or ``stalled`` for one that answers and executes nothing.
+        kind: ``unreachable``, or ``stalled`` for a backend that responds and executes nothing.
 
     Returns:
-        How many children failed or went elsewhere by this call.
+        How many children failed or were reassigned.
     """
     message = f"{fence.backend_id} was not reachable for {away_s:.0f} s: {reason}"
     failure = _never_executed(kind, message)
@@ -94,8 +91,8 @@ def children_fail_unavailable(
     def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
         attempt = child.current_attempt
         if attempt is not None:
-            # It may have it, and perhaps runs it where nobody hears of it: its stop is owed from now
-            # on, and its place taken. Whether it is tried elsewhere meanwhile, the group has said.
+            # The backend may have the prompt and run it: request its stop; it keeps its slot. The group's policy
+            # decides about a retry meanwhile.
             stop_failed(tx, attempt, StopReason.GAVE_UP, kind)
             handle_failure(tx, child, attempt, failure)
         elif not reassign(tx, child, reason=message, kind=kind, others=others):
@@ -106,27 +103,27 @@ def children_fail_unavailable(
 
 
 def children_fail_disabled(*, fence: FencingToken) -> int:
-    """Fail the children that wait for a backend that is disabled now; what was sent there goes on.
+    """Fail the queued children of a disabled backend; prompts that were sent continue.
 
-    Those that may go elsewhere, and find a backend that works, are moved there.
+    Children that another backend may take are reassigned.
 
     Returns:
-        How many children failed or were moved by this call.
+        How many children failed or were reassigned.
     """
     return _end_unsent(fence, f"{fence.backend_id} was disabled before this job was sent to it.")
 
 
 def children_fail_quarantined(*, fence: FencingToken, message: str) -> int:
-    """Move or fail the children that wait for a backend quarantined by the Director for too long.
+    """Reassign or fail the queued children of a backend that the Director quarantined for too long.
 
-    What was sent there goes on.
+    Prompts that were sent continue.
 
     Args:
         fence: the lease on the backend.
         message: why, as a sentence.
 
     Returns:
-        How many children failed or were moved by this call.
+        How many children failed or were reassigned.
     """
     return _end_unsent(fence, message)
 
@@ -143,13 +140,12 @@ def _end_unsent(fence: FencingToken, message: str) -> int:
 
 
 def children_unblock(*, fence: FencingToken) -> int:
-    """Have children that wait for another backend wait no longer for their prompts here to be stopped.
+    """Let children of other backends stop waiting for the stop of their prompts at this offline backend.
 
-    For a backend that is out of reach: the end of a prompt there may never be seen. Its place stays
-    taken and its stop owed; that counts against nobody.
+    The end of such a prompt may never be seen. It keeps its slot and its pending stop, and counts against no backend.
 
     Returns:
-        How many prompts keep no child any longer, by this call.
+        How many prompts block no child any longer.
     """
     kept = _kept(fence).order_by("id").values_list("id", "child__group_id")
     return sum(_let_go(attempt_id, group_id, fence) for attempt_id, group_id in list(kept))
@@ -168,9 +164,9 @@ def _let_go(attempt_id: int, group_id: str, fence: FencingToken) -> int:
 
 
 def _kept(fence: FencingToken) -> QuerySet[Attempt]:
-    """Return the stopped prompts here that alone keep a child from being sent to another backend.
+    """Return the prompts with a pending stop here that alone block a child of another backend.
 
-    One of which more is known (its time was up, it was given up) is let go of where that is stored.
+    Attempts with a failure class (timed out, given up) are unblocked where that is stored.
     """
     stopped = Attempt.objects.filter(
         backend_id=fence.backend_id,
@@ -184,18 +180,18 @@ def _kept(fence: FencingToken) -> QuerySet[Attempt]:
 
 
 def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = False) -> int:
-    """Time out the backend's children that have waited longer than ``limit_s`` in all.
+    """Time out the backend's children that were queued for longer than ``limit_s`` in total.
 
-    One that has executed in this run, and is to be tried again, has as long from when it last began to.
-    While this process lives, that is measured by a clock that nobody can set.
+    A child that has executed in this run and is to be retried has the same time from its last start. A clock without
+    forward jumps measures it.
 
     Args:
         fence: the lease on the backend.
         limit_s: seconds.
-        unsent_only: leave those that were sent: one may have been rendered while nobody looked.
+        unsent_only: leave those that were sent: one may have been rendered while no runner was alive.
 
     Returns:
-        How many children were timed out by this call.
+        How many children were timed out.
     """
     oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
 
@@ -249,7 +245,7 @@ def _groups_of(children: QuerySet[ChildJob]) -> list[str]:
 def _end_in_group(
     group_id: str, fence: FencingToken, conditions: dict[str, Any], end: EndChild
 ) -> int:
-    """End one group's waiting children, one transaction, and owe the stop of what was sent."""
+    """End the queued children of one group in one transaction, and request the stop of their prompts."""
     with group_transaction(group_id, fence=fence) as tx:
         children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)
         others = CandidateBackends(tx.group, fence.backend_id)

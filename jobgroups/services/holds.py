@@ -1,7 +1,7 @@
-"""Backends held back: paused, drained and set aside by people, and what that does to what is there.
+"""Holds of backends: pause, drain and quarantine by users, and how a runner applies them.
 
-What a person says takes the backend's lease for a moment: every claim holds it too, so that none
-comes between the look and the word. What a runner does about it is fenced by that lease.
+A user's change locks the backend's lease, which every claim locks too: no claim is stored between the check and the
+change. The runner's part is fenced by the lease.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from jobgroups.services.transactions import group_transaction
 
 logger = logging.getLogger(__name__)
 
-# --- said by people -------------------------------------------------------------------------------
+# --- by users -------------------------------------------------------------------------------------
 
 
 @retry_on_conflict
 def backend_hold(
     *, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = ""
 ) -> None:
-    """Pause or drain a backend: from now on nothing is claimed for it.
+    """Pause or drain a backend: nothing is claimed for it from now on.
 
     Args:
-        backend_id: a disabled one takes nothing anyway, and stays as it is.
-        hold: pause or drain; the later word replaces the earlier one.
-        at_once: what runs there is given back, not awaited: the runner owes that, whatever dies.
-        reason, by: in the person's words.
+        backend_id: a disabled backend does not change.
+        hold: pause or drain; the later request replaces the earlier one.
+        at_once: whether running prompts are evicted. The runner does it, also after a restart.
+        reason, by: as the user gave them.
 
     Raises:
         BackendNotFound: there is none with this id.
@@ -55,7 +55,7 @@ def backend_hold(
 
 @retry_on_conflict
 def backend_resume(*, backend_id: str, by: str = "") -> None:
-    """End a pause or drain. What was given back meanwhile is not taken back.
+    """End a pause or drain. Evicted prompts are not restored.
 
     Raises:
         BackendNotFound: there is none with this id.
@@ -68,12 +68,12 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
 def backend_quarantine(
     *, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None
 ) -> None:
-    """Set a backend aside: it gets no prompt until it is released. What stands there is finished.
+    """Quarantine a backend: it gets no prompt until it is released. Its current prompts continue.
 
     Args:
         backend_id: the backend.
-        reason, by: in the person's words.
-        minutes: after so long it is tried again; None: when somebody releases it.
+        reason, by: as the user gave them.
+        minutes: duration; None: until a user releases it.
 
     Raises:
         BackendNotFound: there is none with this id.
@@ -89,7 +89,7 @@ def backend_quarantine(
 
 @retry_on_conflict
 def backend_release(*, backend_id: str, by: str = "") -> None:
-    """Let a backend out of quarantine, on probation: one prompt at a time until one succeeds.
+    """Release a backend from quarantine, on probation: one prompt at a time until one succeeds.
 
     Raises:
         BackendNotFound: there is none with this id.
@@ -110,15 +110,15 @@ def _lock_for_change(backend_id: str) -> Backend:
     return row
 
 
-# --- carried out by the runner --------------------------------------------------------------------
+# --- by the runner --------------------------------------------------------------------------------
 
 
 @retry_on_conflict
 def quarantine_expire(*, fence: FencingToken) -> bool:
-    """A quarantine's time is over and the backend answers: it is on probation now.
+    """Release a backend whose quarantine has expired and that responds; probation follows.
 
     Returns:
-        Whether it was let out by this call; a person may have prolonged it meanwhile.
+        Whether this call released it; a user may have prolonged the quarantine meanwhile.
     """
     with transaction.atomic():
         verify_fence(fence)
@@ -127,10 +127,10 @@ def quarantine_expire(*, fence: FencingToken) -> bool:
 
 @retry_on_conflict
 def backend_finish_drain(*, fence: FencingToken) -> bool:
-    """Disable a draining backend if no child is left for it and nothing of ours is there.
+    """Disable a draining backend without queued children and active attempts.
 
     Returns:
-        Whether it was disabled by this call.
+        Whether this call disabled it.
     """
     with transaction.atomic():
         verify_fence(fence)
@@ -144,14 +144,14 @@ def backend_finish_drain(*, fence: FencingToken) -> bool:
 
 
 def prompts_evict(*, fence: FencingToken) -> set[int]:
-    """Owe the stop of every prompt of ours at a backend that was held at once.
+    """Request the stop of every prompt of ours at a backend that was held with ``evict``.
 
-    Its child waits again, there or elsewhere; the attempt is not charged, and not one of those that
-    come to nothing. An old attempt keeps its child from being claimed until its prompt is seen to end,
-    so that none is rendered twice. A success that was quicker than the stop is the child's result.
+    The child is queued again, there or on another backend. The attempt is not counted. It keeps its child from being
+    claimed until its prompt is seen to end, so that nothing is rendered twice. A success that precedes the stop is the
+    child's result.
 
     Returns:
-        Ids of the attempts whose stop is owed by this call.
+        Ids of the attempts whose stop this call requested.
     """
     active = Attempt.objects.filter(
         backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True

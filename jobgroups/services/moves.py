@@ -1,8 +1,7 @@
-"""A move by a person: a child that waits is bound to another backend.
+"""Move by a user: a queued child is assigned to another backend.
 
-A prompt of it that stands in the old backend's queue is removed there first. The runner removes it, and
-the child is sent to its new backend after the prompt was seen gone. A prompt that has started by then is
-not interrupted: it goes on, and the move is void (``services.attempts``).
+If its prompt is in the old backend's queue, the runner removes it first; the child is claimed after the prompt is
+gone. A prompt that has started meanwhile is not interrupted, and the move is void (``services.attempts``).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from jobgroups.services.transactions import group_transaction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """What a move did."""
+    """The result of a move."""
 
     group_id: str
     job_id: str
@@ -39,13 +38,13 @@ class Moved:
 
 @retry_on_conflict
 def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> Moved:
-    """Bind a child that waits to another backend.
+    """Assign a queued child to another backend.
 
     Args:
         group_id: the group.
         job_id: the child.
         backend_id: the backend for which it is to wait. One that is paused or away is allowed.
-        by: the person's name.
+        by: the user's name.
 
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.

@@ -98,20 +98,20 @@ def _movable(fence: FencingToken) -> QuerySet[Attempt]:
 def leave_offline(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
 ) -> bool:
-    """Retry a child on another backend, if its group allows it: its own one is offline.
+    """Retry a child on another backend, if its group allows it: its own backend is offline.
 
-    The prompt may still be there, or run behind a broken network. Its attempt stays open with a pending
-    stop, and its end, if it is ever seen, is met like every late one.
+    The prompt may still be there, or run behind a broken network. Its attempt stays open with a pending stop, and a late
+    end is handled as usual.
 
     Args:
         tx: the transaction on the child's group.
         child: decided by this attempt.
         attempt: active, without a stop.
-        lost: the failure of an attempt that had begun to execute. It counts against ``max_attempts``.
-        unsent: of one that had not: the child is moved as if it had not been sent, and nothing counts.
+        lost: the failure of an attempt that had started. It counts against ``max_attempts``.
+        unsent: the failure of one that had not: the child is moved as if it had not been sent; nothing is counted.
 
     Returns:
-        Whether it waits elsewhere, or has the picture of another attempt; else nothing was done.
+        Whether it is queued elsewhere or has a late result; otherwise nothing was changed.
     """
     group, policy = tx.group, group_retry_policy(tx.group)
     ran = attempt.started_at is not None

@@ -1,7 +1,6 @@
-"""Notices on their way: what only time tells is noticed, what is due is taken up, told, or given up.
+"""The outbox: notices are enqueued by time, claimed, delivered, retried or given up.
 
-Several runners may do this side by side: whoever takes notices up holds all that wait until its claim
-is stored, so that each is told by one.
+Several runners may use it. A claim locks all due notices until it is stored, so that each is delivered by one runner.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.models import ChildJob, JobEvent, JobGroup, Notice
 from jobgroups.services.notices import is_enabled, link_to, notice_enqueue
 
-#: Notices that one message tells of at most.
+#: Notices in one message at most.
 _MOST: Final = 500
 _NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
-#: An end that is older is no news, whoever has not been told of it.
+#: An older end is not reported any more.
 _NEWS: Final = dt.timedelta(hours=1)
 
 
@@ -38,10 +37,10 @@ _Trouble: TypeAlias = tuple[Backend, tuple[str, dt.datetime]]
 
 @dataclass(frozen=True, slots=True)
 class ClaimedNotice:
-    """A notice that was taken up to be told.
+    """A notice that this runner delivers.
 
     Attributes:
-        delivered_to: marks of the services that took it at an earlier try.
+        delivered_to: marks of the services that accepted it in an earlier attempt.
     """
 
     id: int
@@ -51,14 +50,14 @@ class ClaimedNotice:
     delivered_to: frozenset[str] = frozenset()
 
 
-# --- what only time tells -------------------------------------------------------------------------
+# --- enqueued by time -----------------------------------------------------------------------------
 
 
 def enqueue_backend_notices(pace: NoticeIntervals) -> int:
-    """Store a notice for each backend that is in trouble and was not told of; return how many."""
+    """Enqueue a notice for each backend in trouble without one; return how many."""
     if not is_enabled(NoticeKind.BACKEND_TROUBLE):
         return 0
-    # Asked every few seconds for as long as the trouble lasts: only what is news takes a lock.
+    # Runs every few seconds while the trouble lasts: only a new one takes a lock.
     troubled = _troubled(pace)
     told = _told(troubled)
     return sum(
@@ -69,7 +68,7 @@ def enqueue_backend_notices(pace: NoticeIntervals) -> int:
 
 
 def _told(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
-    """Return when each trouble was told of last, by the title."""
+    """Return when the last notice of each trouble was enqueued, by title."""
     titles = [title for _, (title, _) in troubled]
     rows = Notice.objects.filter(kind=NoticeKind.BACKEND_TROUBLE, title__in=titles).order_by()
     return dict(rows.values_list("title").annotate(Max("created_at")))
@@ -88,7 +87,7 @@ def _troubled(pace: NoticeIntervals) -> list[_Trouble]:
 
 
 def _trouble(row: Backend) -> tuple[str, dt.datetime] | None:
-    """Return the title of the notice of a backend's trouble, and since when it is in it."""
+    """Return the title of the notice of a backend's trouble, and since when it lasts."""
     if row.quarantined_at is not None:
         return notices.quarantine_title(row.id), row.quarantined_at
     since = row.unreachable_since
@@ -98,14 +97,14 @@ def _trouble(row: Backend) -> tuple[str, dt.datetime] | None:
 
 
 def _answers(row: Backend, since: dt.datetime) -> bool:
-    """Whether a backend that cannot take work was heard from all the same."""
+    """Whether an unavailable backend has responded."""
     return row.last_seen_at is not None and row.last_seen_at > since
 
 
 @retry_on_conflict
 def _notice_trouble(backend_id: str) -> int:
     with transaction.atomic():
-        # Its row is held: two runners must not both find that nobody was told.
+        # The lock prevents that two runners enqueue the same notice.
         row = Backend.objects.select_for_update().filter(pk=backend_id).first()
         trouble = None if row is None else _trouble(row)
         if row is None or trouble is None:
@@ -131,7 +130,7 @@ def _notice_trouble(backend_id: str) -> int:
 
 
 def enqueue_queue_empty(pace: NoticeIntervals) -> bool:
-    """Store a notice where the last group has ended and nothing is left to do; return whether."""
+    """Enqueue a notice after the last group has ended; return whether this call did."""
     if not is_enabled(NoticeKind.QUEUE_EMPTY):
         return False
     # Where something is left to do, something else is the last that happened, or soon will be.
@@ -161,7 +160,7 @@ def _emptiness_told(since: dt.datetime) -> bool:
 @retry_on_conflict
 def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
     with transaction.atomic():
-        # Its row is held: two runners must not both find that nobody was told.
+        # The lock prevents that two runners enqueue the same notice.
         group = JobGroup.objects.select_for_update().filter(pk=group_id).first()
         if group is None or _emptiness_told(not_since):
             return False
@@ -174,11 +173,11 @@ def _notice_emptiness(group_id: str, not_since: dt.datetime) -> bool:
 
 
 def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
-    """Take up what is due, if no message went out a moment ago.
+    """Claim the due notices, unless a message was sent a moment ago.
 
     Args:
-        pace: how long a claim holds, and how far messages are apart.
-        by: name of the runner that tells them.
+        pace: the claim timeout and the minimum interval between messages.
+        by: name of the runner that delivers them.
     """
     if not Notice.objects.filter(next_attempt_at__lte=now()).exists():
         return []
@@ -222,7 +221,7 @@ def _taken(notice: Notice, pace: NoticeIntervals, by: str, moment: dt.datetime) 
 
 @retry_on_conflict
 def notices_delivered_to(*, mark: str, ids: Collection[int]) -> None:
-    """Record that one of several services took notices: whoever tries the others again passes it.
+    """Record that one of several services accepted notices; a retry skips it.
 
     Args:
         mark: the service's.
@@ -234,7 +233,7 @@ def notices_delivered_to(*, mark: str, ids: Collection[int]) -> None:
 
 @retry_on_conflict
 def notices_delivered(ids: Collection[int]) -> None:
-    """Record that notices were told. What waited for a service that failed need not wait longer."""
+    """Record that notices were delivered. Notices that wait for a failed service are due now."""
     with transaction.atomic():
         moment = now()
         mine = Notice.objects.filter(pk__in=ids, sent_at=None)
@@ -249,7 +248,7 @@ def notices_delivered(ids: Collection[int]) -> None:
 def notices_failed(
     failed: Sequence[ClaimedNotice], *, pace: NoticeIntervals, error: str
 ) -> list[int]:
-    """Put notices off that a service did not take; return the ids of those that are given up."""
+    """Postpone notices that a service refused; return the ids of those that are given up."""
     moment = now()
     given_up: list[int] = []
     with transaction.atomic():
@@ -268,6 +267,6 @@ def notices_failed(
 
 @retry_on_conflict
 def notices_forget_old(pace: NoticeIntervals) -> int:
-    """Delete notices that nobody needs any more; return how many."""
+    """Delete old notices; return how many."""
     old = Notice.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.keep))
     return old.delete()[0]

@@ -23,7 +23,7 @@ MAX_STEPS: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class ProgressRow:
-    """Where a child's attempt has come to."""
+    """Progress of a child's attempt."""
 
     child_id: str
     attempt_id: int
@@ -83,7 +83,7 @@ _ALL: Final = (
 
 
 def _still_ours(rows: Sequence[ProgressRow]) -> list[ProgressRow]:
-    """Leave out what was heard under a lease that was lost; the rest in one order for all writers."""
+    """Leave out rows whose lease was lost; sort the others in one order for all writers."""
     held = valid_fences({row.fence for row in rows if row.fence is not None})
     ours = [row for row in rows if row.fence is None or row.fence in held]
     return sorted(ours, key=lambda row: row.child_id)

@@ -1,4 +1,4 @@
-"""Deleting old groups, with all that belongs to them. Nothing does so by itself."""
+"""Deletes old groups with everything that belongs to them, on request only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jobgroups.domain.clock import now
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, ReportedFile
 from jobgroups.services.submission import IDEMPOTENCY_TTL
 
-#: Younger groups are kept whatever is asked: their idempotency keys still have to be known, and
-#: prompts of theirs may still turn up at a backend.
+#: Younger groups are always kept: their idempotency keys are still valid, and their prompts may still appear at a
+#: backend.
 YOUNGEST: Final = IDEMPOTENCY_TTL
 #: A transaction deletes so many children at most (or one group): others wait for it to tx.
 _CHILDREN_AT_ONCE: Final = 500

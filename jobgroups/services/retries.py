@@ -1,7 +1,7 @@
-"""A retry by a person: the next run of a group that has ended, or one child of a group that runs.
+"""Retry by a user: the next run of a group that has ended, or one child of a running group.
 
-Children that failed, timed out or were cancelled wait again, each with its own seed. One whose
-picture was made after all gets it at once, and nothing is rendered for it.
+Children that failed, timed out or were cancelled are queued again, each with its own seed. A child with a late
+result completes with it and is not rendered again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 
-#: Nothing is said of where children are to be bound.
+#: The group's policy decides about the backends.
 AS_THE_GROUP_SAYS: Final = Choice()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """What a retry did."""
+    """The result of a retry."""
 
     group_id: str
     #: The run in which they wait again: the one that it opened, or the present one.
@@ -44,7 +44,7 @@ class Retried:
     status: str
     #: Ids of the children that wait again, in the group's order.
     job_ids: Sequence[str]
-    #: Ids of those whose picture had been made after all.
+    #: Ids of those that completed with a late result.
     adopted_job_ids: Sequence[str]
     #: Of the children that wait again, those that are bound to another backend now: id → backend.
     moved: Mapping[str, str]
@@ -69,14 +69,14 @@ def group_retry(
             was cancelled.
         choice: at which backends they are bound.
         run: the run that the caller saw; None: whichever it is.
-        by: the person's name.
+        by: the user's name.
 
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
         RunPassed: the group is in another run than the caller saw.
         GroupNotFinished: something in it is not final.
         JobCompleted: a named child has its result.
-        NothingToRetry: nobody was named, and nothing failed.
+        NothingToRetry: no job was named, and none failed.
         BackendNotFound, BackendUnavailable, NoOtherBackend: a child can wait nowhere, or not there.
     """
     with group_transaction(group_id) as tx:
@@ -105,7 +105,7 @@ def child_retry(
         job_id: the child. While the group runs, one that failed or timed out.
         choice: at which backend it is bound.
         run: the run that the caller saw; None: whichever it is.
-        by: the person's name.
+        by: the user's name.
 
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
