@@ -11,11 +11,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# A run that was started with SIGINT ignored, as nohup does, passes that on to the processes of tests.
+# nohup starts a run with SIGINT ignored, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says how busy the machine is, and nothing of the code.
+# The duration of an example depends on the load of the machine.
 hypothesis.settings.register_profile("director", deadline=None)
 hypothesis.settings.load_profile("director")
 

@@ -91,9 +91,9 @@ def embedded(folder: Path, gpus: Gpus) -> Iterator[Served]:
 @contextmanager
 def split_on_redis(folder: Path, gpus: Gpus) -> Iterator[Served]:
     """Run web and runner as processes of their own, which Redis connects."""
-    with own_redis() as doorbell:
+    with own_redis() as redis_server:
         folder = _made(folder / "split")
-        variables = {"DIRECTOR_REDIS_URL": doorbell.url}
+        variables = {"DIRECTOR_REDIS_URL": redis_server.url}
         web = Served(
             folder, gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables
         )

@@ -75,15 +75,15 @@ class _Farm:
     """A web process and a runner over some simulators, and what all of it has cost so far."""
 
     def __init__(
-        self, stack: ExitStack, folder: Path, count: int, server: Postgres, doorbell: Redis
+        self, stack: ExitStack, folder: Path, count: int, server: Postgres, redis_server: Redis
     ) -> None:
         self.database = f"farm_{count}"
         self._server = server
-        self._redis = redis.Redis.from_url(doorbell.url)
+        self._redis = redis.Redis.from_url(redis_server.url)
         stack.callback(self._redis.close)
         variables = {
             "DIRECTOR_DATABASE_URL": server.create(self.database),
-            "DIRECTOR_REDIS_URL": doorbell.url,
+            "DIRECTOR_REDIS_URL": redis_server.url,
             "DIRECTOR_REDIS_PREFIX": self.database,
         }
         self.gpus: Gpus = stack.enter_context(simulated(folder, count, seconds=RENDER, steps=3))
@@ -199,7 +199,7 @@ class Measured:
 def measure(folder: Path) -> Measured:
     """Measure all of it, in three minutes on two cores."""
     allow_many(5 * MANY)
-    with postgres(durable=True) as server, own_redis() as doorbell:
+    with postgres(durable=True) as server, own_redis() as redis_server:
         with server.connect("postgres") as connection:
             connection.execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
         server.stop()
@@ -207,8 +207,8 @@ def measure(folder: Path) -> Measured:
         with server.connect("template1") as connection:
             connection.execute("CREATE EXTENSION pg_stat_statements")
         calls = _calls(folder, server)
-        few, of_frames = _few(_made(folder, "few"), server, doorbell)
-        units, sustained = _many(_made(folder, "many"), server, doorbell, few)
+        few, of_frames = _few(_made(folder, "few"), server, redis_server)
+        units, sustained = _many(_made(folder, "many"), server, redis_server, few)
     return Measured(units | of_frames | _of_calls(calls), sustained)
 
 
@@ -280,10 +280,10 @@ def _of_calls(calls: dict[str, Spent]) -> dict[str, float]:
 
 
 def _few(
-    folder: Path, server: Postgres, doorbell: Redis
+    folder: Path, server: Postgres, redis_server: Redis
 ) -> tuple[dict[str, float], dict[str, float]]:
     with ExitStack() as stack:
-        farm = _Farm(stack, folder, FEW, server, doorbell)
+        farm = _Farm(stack, folder, FEW, server, redis_server)
         found = _idle(farm)
         units = _of_frames(farm, _only(found, farm))
         farm.end()
@@ -306,10 +306,10 @@ def _only(idle: dict[str, float], farm: _Farm) -> Stretch:
 
 
 def _many(
-    folder: Path, server: Postgres, doorbell: Redis, few: dict[str, float]
+    folder: Path, server: Postgres, redis_server: Redis, few: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, float]]:
     with ExitStack() as stack:
-        farm = _Farm(stack, folder, MANY, server, doorbell)
+        farm = _Farm(stack, folder, MANY, server, redis_server)
         many = _idle(farm)
         idle = _only(many, farm)
         units = _of_backend(few, many)

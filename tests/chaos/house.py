@@ -43,9 +43,11 @@ DEFECT: Final = re.compile(
 class House:
     """All processes. The runners' names are also the names of their connections to PostgreSQL."""
 
-    def __init__(self, folder: Path, server: Postgres, doorbell: Redis, machines: Machines) -> None:
+    def __init__(
+        self, folder: Path, server: Postgres, redis_server: Redis, machines: Machines
+    ) -> None:
         self.postgres = server
-        self.redis = doorbell
+        self.redis = redis_server
         self.machines = machines
         self._url = server.create(_DATABASE)
         self.webs = [self._web(folder / f"web-{n}") for n in range(1, WEBS + 1)]
@@ -169,8 +171,8 @@ def house(folder: Path, *, seconds: float) -> Iterator[House]:
     builds = [
         Build(f"gpu-{n}", seconds * (0.75 + n / (2 * MACHINES))) for n in range(1, MACHINES + 1)
     ]
-    with postgres() as server, own_redis() as doorbell, plugged_in(folder, builds) as machines:
-        built = House(folder, server, doorbell, machines)
+    with postgres() as server, own_redis() as redis_server, plugged_in(folder, builds) as machines:
+        built = House(folder, server, redis_server, machines)
         try:
             yield built
         finally:

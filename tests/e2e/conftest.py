@@ -25,7 +25,7 @@ def url(tmp_path: Path, server: Postgres) -> str:
 
 
 @pytest.fixture
-def doorbell() -> Iterator[Redis]:
+def redis_server() -> Iterator[Redis]:
     """A Redis that knows nothing."""
     with own_redis() as running:
         yield running

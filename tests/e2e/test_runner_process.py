@@ -42,9 +42,11 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[ProcessFarm]:
+def farm(tmp_path: Path, gpus: Gpus, url: str, redis_server: Redis) -> Iterator[ProcessFarm]:
     """PostgreSQL and Redis, an empty database, nothing started yet."""
-    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
+    made = ProcessFarm(
+        tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url
+    )
     try:
         yield made
     finally:
@@ -208,23 +210,23 @@ def test_a_database_that_refuses_is_said_at_once(server: Postgres, tmp_path: Pat
     assert "DIRECTOR_DATABASE_URL" in said
 
 
-def _postgres_stopped(server: Postgres, doorbell: Redis, gpus: Gpus) -> None:
+def _postgres_stopped(server: Postgres, redis_server: Redis, gpus: Gpus) -> None:
     server.stop()
 
 
-def _postgres_frozen(server: Postgres, doorbell: Redis, gpus: Gpus) -> None:
+def _postgres_frozen(server: Postgres, redis_server: Redis, gpus: Gpus) -> None:
     server.freeze()
 
 
-def _redis_stopped(server: Postgres, doorbell: Redis, gpus: Gpus) -> None:
-    doorbell.stop()
+def _redis_stopped(server: Postgres, redis_server: Redis, gpus: Gpus) -> None:
+    redis_server.stop()
 
 
-def _redis_frozen(server: Postgres, doorbell: Redis, gpus: Gpus) -> None:
-    doorbell.freeze()
+def _redis_frozen(server: Postgres, redis_server: Redis, gpus: Gpus) -> None:
+    redis_server.freeze()
 
 
-def _backend_hangs(server: Postgres, doorbell: Redis, gpus: Gpus) -> None:
+def _backend_hangs(server: Postgres, redis_server: Redis, gpus: Gpus) -> None:
     gpus.fault("stall_sockets")
     gpus.fault("hang_http", count=0)
 
@@ -243,21 +245,21 @@ def _backend_hangs(server: Postgres, doorbell: Redis, gpus: Gpus) -> None:
 def test_both_end_soon_whatever_hangs_and_lose_nothing(
     hang: Callable[[Postgres, Redis, Gpus], None], tmp_path: Path, gpus: Gpus
 ) -> None:
-    with postgres() as server, own_redis() as doorbell:
+    with postgres() as server, own_redis() as redis_server:
         settings = {"DIRECTOR_DATABASE_URL": server.create("director")}
-        farm = ProcessFarm(tmp_path, gpus, **settings, DIRECTOR_REDIS_URL=doorbell.url)
+        farm = ProcessFarm(tmp_path, gpus, **settings, DIRECTOR_REDIS_URL=redis_server.url)
         try:
             runner = farm.runner("gpu-room")
             farm.web.start()
             farm.web.wait_online()
             group_id = farm.web.submit(picture(), gpus.ids * 2)
             gpus.wait_seen(lambda seen: sum(e["kind"] == "started" for e in seen) >= 2)
-            hang(server, doorbell, gpus)
+            hang(server, redis_server, gpus)
             time.sleep(1.5)
             end_soon(runner)
             end_soon(farm.web)
             gpus.clear_faults()
-            _mend(server, doorbell)
+            _mend(server, redis_server)
             farm.web.start()
             farm.runner("gpu-room")
             assert farm.wait_complete(group_id)["status"] == "completed"
@@ -267,13 +269,13 @@ def test_both_end_soon_whatever_hangs_and_lose_nothing(
             farm.close()
 
 
-def _mend(server: Postgres, doorbell: Redis) -> None:
+def _mend(server: Postgres, redis_server: Redis) -> None:
     if server.is_running:
         server.thaw()
     else:
         server.start()
-    doorbell.stop()
-    doorbell.start()
+    redis_server.stop()
+    redis_server.start()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

@@ -37,8 +37,10 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[ProcessFarm]:
-    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
+def farm(tmp_path: Path, gpus: Gpus, url: str, redis_server: Redis) -> Iterator[ProcessFarm]:
+    made = ProcessFarm(
+        tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url
+    )
     try:
         made.web.start()
         made.runner("room-1")
@@ -113,11 +115,11 @@ def ended_well(farm: ProcessFarm, group_id: str) -> None:
 
 
 def test_without_redis_streams_are_healed_from_the_rows_and_go_live_again_with_it(
-    farm: ProcessFarm, doorbell: Redis
+    farm: ProcessFarm, redis_server: Redis
 ) -> None:
     """Nobody reloads a page: it is one connection from beginning to end."""
     group_id, stream = submitted(farm, each=5)
-    doorbell.stop()
+    redis_server.stop()
     down = until(lambda: (c := farm.check("channel_layer"))["status"] != "ok" and c, within=10.0)
     assert down == {
         "status": "degraded",
@@ -125,7 +127,7 @@ def test_without_redis_streams_are_healed_from_the_rows_and_go_live_again_with_i
     }
     ended = len(stream.kinds("child_completed"))
     until(lambda: len(stream.kinds("child_completed")) >= ended + 3, within=20.0)
-    doorbell.start()
+    redis_server.start()
     until(lambda: farm.check("channel_layer")["status"] == "ok", within=10.0)
     heard = len(stream.kinds("child_progress"))
     until(lambda: len(stream.kinds("child_progress")) > heard, within=10.0)
@@ -334,7 +336,7 @@ def test_a_name_whose_lock_broke_while_it_was_taken_is_waited_for(
     url: str, server: Postgres, tmp_path: Path
 ) -> None:
     settings = {"DIRECTOR_DATABASE_URL": url, "DIRECTOR_DATA_DIR": str(tmp_path)}
-    process = Launched(tmp_path, ["hold"], settings, program=["-c", _HOLDING], is_told=True)
+    process = Launched(tmp_path, ["hold"], settings, program=["-c", _HOLDING], has_stdin=True)
     process.start(wait=False)
     stdin = process.process.stdin
     assert stdin is not None

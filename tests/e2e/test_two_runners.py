@@ -79,8 +79,10 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, gpus: Gpus, url: str, doorbell: Redis) -> Iterator[ProcessFarm]:
-    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=doorbell.url)
+def farm(tmp_path: Path, gpus: Gpus, url: str, redis_server: Redis) -> Iterator[ProcessFarm]:
+    made = ProcessFarm(
+        tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url
+    )
     try:
         yield made
     finally:

@@ -46,10 +46,10 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 
 @pytest.fixture
-def settings(url: str, doorbell: Redis) -> dict[str, str]:
+def settings(url: str, redis_server: Redis) -> dict[str, str]:
     return {
         "DIRECTOR_DATABASE_URL": url,
-        "DIRECTOR_REDIS_URL": doorbell.url,
+        "DIRECTOR_REDIS_URL": redis_server.url,
         "DIRECTOR_SECRET_KEY": "one-key-for-all-processes-of-the-farm-0123456789",
     }
 

@@ -1,4 +1,4 @@
-"""A Director as a process that may be killed at a step, and started again over what it has left."""
+"""A Director as a process that can be killed at a step and started again on the same data folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OPEN = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where the plug is pulled: see ``plug``."""
+    """Where the process kills itself: see ``kill_switch``."""
 
     at: str
     moment: str
@@ -77,7 +77,7 @@ class Director(Served):
         super().start(wait=wait, **variables)
 
     def wait_ready(self, within: float = 40.0) -> None:
-        """Wait until it is ready, or has pulled its own plug before it was."""
+        """Wait until it is ready or has killed itself."""
         try:
             super().wait_ready(within)
         except AssertionError:
@@ -94,17 +94,17 @@ class Director(Served):
             return self.url
 
     def wait_killed(self, within: float = 40.0) -> None:
-        """Wait until it has pulled its own plug; fail if it never came to the step."""
+        """Wait until it has killed itself; fail if it does not reach the step."""
         try:
             code = self.process.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it never came to the step:\n{self.printed()}") from None
         self._forget_url()
         assert code == -signal.SIGKILL, f"ended with {code}:\n{self.printed()}"
-        assert self._note.exists(), "somebody else killed it"
+        assert self._note.exists(), "another process killed it"
 
     def kill(self) -> None:
-        """Pull the plug from outside."""
+        """Kill it from outside."""
         self._forget_url()
         super().kill()
 

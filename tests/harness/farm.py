@@ -95,7 +95,7 @@ class Farm:
         return [entry["kind"] for entry in self.sims[name].witness.entries]
 
     async def kill(self, service: RunnerService) -> None:
-        """End a runner in the middle of whatever it does, as far as one loop allows."""
+        """Cancel a runner without an orderly end."""
         task = self._tasks.pop(service)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -124,10 +124,10 @@ class Farm:
 
     async def cancel(self, group: JobGroup) -> cancellation.Cancelled:
         """Cancel a group and ring."""
-        told = await in_thread(cancellation.group_cancel)(group_id=group.id)
+        result = await in_thread(cancellation.group_cancel)(group_id=group.id)
         for service in self._tasks:
             service.notify()
-        return told
+        return result
 
     async def group(self, group: JobGroup) -> JobGroup:
         """Return the group as it is stored now."""

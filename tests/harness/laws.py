@@ -1,4 +1,4 @@
-"""The verdict: what the simulators' witness saw, against what the database file says."""
+"""The laws: compares the audit log of the simulators with the database file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Seen:
         self.arrived[entry["prompt_id"]] = entry["time"]
         mark = (entry["extra_data"] or {}).get("director")
         if mark is None:
-            assert entry["client_id"] == STRANGER, f"nobody's prompt: {entry}"
+            assert entry["client_id"] == STRANGER, f"a prompt of no known client: {entry}"
             self.strangers.add(entry["prompt_id"])
         else:
             self.job[entry["prompt_id"]] = mark["job"]
@@ -81,7 +81,7 @@ def check_file(data: Path) -> None:
 
 
 def check_rows(data: Path) -> None:
-    """Hold that every group has ended, once in each run, and that its log tells just that."""
+    """Hold that every group has ended, once in each run, and that its events match."""
     for group in rows(data, "SELECT * FROM jobgroups_jobgroup"):
         children = rows(data, "SELECT * FROM jobgroups_childjob WHERE group_id = ?", group["id"])
         log = rows(
@@ -101,7 +101,7 @@ def check_rows(data: Path) -> None:
         for child in children:
             _check_stories(child, [one for one in events if one.get("job_id") == child["id"]])
     active = rows(data, "SELECT prompt_id, state FROM jobgroups_attempt WHERE ended_at IS NULL")
-    assert [tuple(one) for one in active] == [], "attempts that nobody has ended"
+    assert [tuple(one) for one in active] == [], "attempts without an end"
 
 
 def _check_stories(child: Any, events: list[dict[str, Any]]) -> None:
@@ -168,15 +168,15 @@ def _check_prompts(data: Path, seen: Seen) -> None:
     for child_id, executed in by_child.items():
         for one, following in itertools.pairwise(executed):
             if one["run"] < following["run"] and one["state"] != "success":
-                continue  # somebody asked for it
-            struck = one["state"] == "interrupted" and not one["charged"]
+                continue  # a user retried it
+            interrupted = one["state"] == "interrupted" and not one["charged"]
             # How often, ``check_policies`` counts.
             tried_again = one["failure_class"] and one["charged"] and one["max_attempts"] > 1
             # Its sender stood still in the middle of sending it, and was taken for dead.
             came_late = not one["charged"] and _seconds(following["created_at"]) < seen.arrived.get(
                 one["prompt_id"], 0.0
             )
-            allowed = struck or tried_again or came_late or one["state"] in _MAY_BE_REPEATED
+            allowed = interrupted or tried_again or came_late or one["state"] in _MAY_BE_REPEATED
             assert allowed, (
                 f"{child_id} was executed {len(executed)} times, though attempt {one['number']}"
                 f" ended {one['state']}"
@@ -194,9 +194,9 @@ def _check_attempt(attempt: Any, seen: Seen) -> None:
     if state == "success":
         assert outcome == "success", f"{prompt_id}: stored success, the witness saw {outcome}"
     if outcome in ("success", "error"):
-        told = f"{prompt_id}: it ended in {outcome}, and is stored as {state}"
+        message = f"{prompt_id}: it ended in {outcome}, and is stored as {state}"
         forgotten = state in ("lost", "never_accepted") and was_forgotten(prompt_id, seen)
-        assert state == outcome or forgotten, told
+        assert state == outcome or forgotten, message
     if attempt["is_current"] and attempt["child_status"] == "completed":
         outputs = json.loads(attempt["child_outputs"])
         assert outputs["prompt_id"] == prompt_id
@@ -205,7 +205,7 @@ def _check_attempt(attempt: Any, seen: Seen) -> None:
 
 
 def was_forgotten(prompt_id: str, seen: Seen) -> bool:
-    """Whether its backend died so soon after its end that nobody could ask how it ended."""
+    """Whether its backend died before the runner could read how it ended."""
     (end,) = (e for e in seen.entries if e["kind"] == "ended" and e["prompt_id"] == prompt_id)
     return any(
         entry["kind"] in ("restarted", "crashed", "unplugged")

@@ -1,4 +1,4 @@
-"""Simulated machines of which each is a process: it may be unplugged and plugged in again."""
+"""Simulated backends, each a process that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Machine(Launched):
         self.url = self.wait_printed(self.ready, within)[1]
 
     def unplug(self) -> None:
-        """End it as a power cut does. The witness is told by us: it itself has no time to."""
+        """Kill it, and record that in the audit log in its place."""
         super().kill()
         entry = {"kind": "unplugged", "time": time.time(), "backend": self.name}
         with self._witness.open("a", encoding="utf-8") as witness:
@@ -102,7 +102,7 @@ class Machine(Launched):
         return [*state["running"], *state["pending"]]
 
     def stranger(self, number: int, seconds: float = 0.1) -> str:
-        """Have somebody else queue a prompt there, and return its id."""
+        """Queue a prompt of another client, and return its id."""
         prompt_id = f"stranger-{number}"
         body = {"prompt": strangers_picture(number, seconds), "prompt_id": prompt_id}
         self._ask("POST", "/prompt", json=body | {"client_id": STRANGER}).raise_for_status()
@@ -144,14 +144,14 @@ class Machines:
         return entries
 
     def strangers(self, each: int = 1, seconds: float = 0.1) -> None:
-        """Have somebody else queue prompts at every machine that is there."""
+        """Queue prompts of another client at every running machine."""
         for machine in list(self.by_name.values()) * each:
             self._strangers += 1
             with suppress(httpx.HTTPError):
                 machine.stranger(self._strangers, seconds)
 
     def wait_idle(self, within: float = 60.0) -> None:
-        """Wait until nobody's prompt runs or waits at any of them."""
+        """Wait until no prompt runs or waits at any machine."""
         for machine in self.by_name.values():
             until(lambda machine=machine: not machine.standing(), within, machine.standing)
 

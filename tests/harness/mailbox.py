@@ -1,4 +1,4 @@
-"""A service that is told of things, as apprise's ``json://`` speaks to it."""
+"""An HTTP server that receives notices from apprise's ``json://``."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Launched:
         words: the command and its arguments.
         environment: its settings; what the person who runs the tests has set does not leak in.
         program: what Python runs, instead of ``manage.py``.
-        is_told: whether the test tells it things on its standard input, which it then closes.
+        has_stdin: whether the test writes to its standard input, and closes it.
     """
 
     #: What it prints when it is ready; a group is what the tests want to know of it.
@@ -46,19 +46,19 @@ class Launched:
         environment: Mapping[str, str],
         *,
         program: Sequence[str] = ("manage.py",),
-        is_told: bool = False,
+        has_stdin: bool = False,
     ) -> None:
         self.folder = folder
         self.starts = 0
         self.process: subprocess.Popen[bytes]
         self._words = words
         self._program = program
-        self._stdin = subprocess.PIPE if is_told else subprocess.DEVNULL
+        self._stdin = subprocess.PIPE if has_stdin else subprocess.DEVNULL
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
         self.environment = inherited | {"PYTHONUNBUFFERED": "1", **environment}
 
     def start(self, *, wait: bool = True, **variables: str) -> None:
-        """Start it, with more variables for this life; wait until it says that it is ready.
+        """Start it, with more variables for this life; wait until it reports that it is ready.
 
         Raises:
             AssertionError: it ended, or was not ready in time.
@@ -86,7 +86,7 @@ class Launched:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait_ready(self, within: float = 40.0) -> None:
-        """Wait until it says that it is ready."""
+        """Wait until it reports that it is ready."""
         self.wait_printed(self.ready, within)
 
     def wait_printed(self, what: re.Pattern[str] | str, within: float = 20.0) -> re.Match[str]:
@@ -164,7 +164,7 @@ class Served(Launched):
         program: what Python runs, instead of ``manage.py``.
         start: whether to start it at once.
         keeps_port: whether it listens where it did before when it is started again.
-        is_told: whether the test tells it things on its standard input, which it then closes.
+        has_stdin: whether the test writes to its standard input, and closes it.
     """
 
     ready = re.compile(r"Director is ready at (http://\S+)")
@@ -179,11 +179,11 @@ class Served(Launched):
         program: Sequence[str] = ("manage.py",),
         start: bool = True,
         keeps_port: bool = False,
-        is_told: bool = False,
+        has_stdin: bool = False,
     ) -> None:
         variables = settings_of(folder, backends, environment=environment)
         words = ["serve", *arguments]
-        super().__init__(folder, words, variables, program=program, is_told=is_told)
+        super().__init__(folder, words, variables, program=program, has_stdin=has_stdin)
         self.data = Path(variables["DIRECTOR_DATA_DIR"])
         self.url = ""
         self._keeps_port = keeps_port
@@ -191,7 +191,7 @@ class Served(Launched):
             self.start()
 
     def wait_ready(self, within: float = 40.0) -> None:
-        """Wait until it says that it is ready, and note where."""
+        """Wait until it reports that it is ready, and keep its URL."""
         self.url = self.wait_printed(self.ready, within)[1]
         if self._keeps_port:
             port = str(urlsplit(self.url).port)
@@ -252,7 +252,7 @@ def settings_of(
 def serving(
     folder: Path, backends: Sequence[str] = (), *, environment: Mapping[str, str] | None = None
 ) -> Iterator[Served]:
-    """Serve, with every backend online; end it in order, and fail if it met a defect."""
+    """Serve, with every backend online; end it in order, and fail after an unexpected error."""
     served = Served(folder, backends, environment=environment)
     try:
         served.wait_online()
@@ -262,7 +262,7 @@ def serving(
 
 
 def stop_in_order(served: Launched) -> None:
-    """End a process as its user does, and hold that it ended in order and said of no defect."""
+    """End a process as its user does, and check its exit status and that its log has no traceback."""
     code = served.stop()
     assert code == 0, f"it ended with {code}:\n{served.printed()}"
     assert "Traceback" not in served.printed(), served.printed()

@@ -23,7 +23,7 @@ _POSTGRES = "postgres"
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on now."""
+    """Return a port of loopback without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -76,7 +76,7 @@ class Postgres:
         self._run("pg_ctl", "-w", "-D", str(self._data), "-l", log, "-o", options, "start")
 
     def stop(self) -> None:
-        """Stop it at once; whoever is connected is cut off."""
+        """Stop it at once, and cut off its clients."""
         self._run("pg_ctl", "-w", "-m", "immediate", "-D", str(self._data), "stop")
 
     def freeze(self) -> None:

@@ -1,4 +1,4 @@
-"""Simulated ComfyUIs in a process of their own, which outlives every Director, and their witness."""
+"""Simulated backends in a process of their own, which outlives the Director, and their audit log."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def picture(seed: int = 1) -> dict[str, Any]:
 
 
 def strangers_picture(seed: int, seconds: float = 0.1) -> dict[str, Any]:
-    """Return somebody else's workflow; it takes its own time, whatever ours take."""
+    """Return another client's workflow, with a duration of its own."""
     sampler = {"seed": seed, "steps": 4, "cfg": 7.0, "sampler_name": "euler", "delay": seconds / 4}
     return {
         "1": {"class_type": "TestSampler", "inputs": sampler},
@@ -51,7 +51,7 @@ def strangers_picture(seed: int, seconds: float = 0.1) -> dict[str, Any]:
 
 
 class Gpus:
-    """Three simulators, what is ordered of them, and what their witness saw."""
+    """Some simulators, their faults and their audit log."""
 
     def __init__(self, urls: list[str], witness: Path) -> None:
         self.urls = urls
@@ -101,7 +101,7 @@ class Gpus:
             until(lambda url=url: _answers(f"{url}/prompt"), 10.0)
 
     def strangers(self, each: int = 1) -> None:
-        """Have somebody else queue prompts at every simulator."""
+        """Queue prompts of another client at every simulator."""
         for url in self.urls * each:
             self._strangers += 1
             body = {
@@ -117,7 +117,7 @@ class Gpus:
         return [one for state in states for one in (*state["pending"], *state["running"])]
 
     def wait_idle(self, within: float = 30.0) -> None:
-        """Wait until nobody's prompt runs or waits."""
+        """Wait until no prompt runs or waits."""
         until(lambda: not self.standing(), within, self.standing)
 
     def close(self) -> None:

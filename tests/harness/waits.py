@@ -1,4 +1,4 @@
-"""Wait for what another process will do: ask again until it is so, or fail."""
+"""Wait for a condition in another process."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 PAUSE_SECONDS = 0.02
 
 
-def until(ask: Callable[[], Any], within: float = 30.0, told: Callable[[], object] = str) -> Any:
+def until(ask: Callable[[], Any], within: float = 30.0, state: Callable[[], object] = str) -> Any:
     """Return the first true answer.
 
     Args:
         ask: called every 20 ms.
         within: seconds.
-        told: returns what the failure shows.
+        state: returns what the failure shows.
 
     Raises:
         AssertionError: there was no true answer in time.
     """
     end = time.monotonic() + within
     while not (found := ask()):
-        assert time.monotonic() < end, f"not within {within:g} s: {told()}"
+        assert time.monotonic() < end, f"not within {within:g} s: {state()}"
         time.sleep(PAUSE_SECONDS)
     return found

@@ -1,4 +1,4 @@
-"""A client that wants to see every event once: it comes back with ``?since=`` whenever it is cut off."""
+"""A client that receives every event once: it reconnects with ``?since=``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Watched(Protocol):
         """Return where to connect."""
 
     def printed(self) -> str:
-        """Return what it has printed, for whoever reads of a failure."""
+        """Return its output, for the message of a failure."""
 
 
 class Watcher:
@@ -30,7 +30,7 @@ class Watcher:
     What it is sent is applied to a :class:`ClientState`, which refuses a lost or doubled event.
 
     Args:
-        director: says where to connect, and what it printed.
+        director: gives the URL and the output.
         group_id: of the group.
         runs: so many.
         state: where another one than a plain client's is wanted.

@@ -32,7 +32,7 @@ class PlayedDirector(Served):
             folder,
             arguments=["--no-runner", "--port", "0"],
             program=["-m", "tests.ws.served"],
-            is_told=True,
+            has_stdin=True,
         )
         self._answers = 0
         self.path = ""

@@ -60,7 +60,7 @@ http {{
 class Machine:
     """Everything of it lies below one folder. Its servers run; nothing of the Director does yet."""
 
-    def __init__(self, root: Path, database: Postgres, doorbell: Redis) -> None:
+    def __init__(self, root: Path, database: Postgres, redis_server: Redis) -> None:
         self.root = root
         self.database = database
         self.https, self.http = free_port(), free_port()
@@ -72,7 +72,7 @@ class Machine:
             "9820": str(self.webs[0]),
             "9821": str(self.webs[1]),
             "5432": str(database.port),
-            "6379": str(doorbell.port),
+            "6379": str(redis_server.port),
         }
         self._source = root / "source"
         shims = root / "shims"
@@ -250,8 +250,8 @@ def machine(root: Path) -> Iterator[Machine]:
     """Run a machine until the block ends."""
     with ExitStack() as held:
         database = held.enter_context(postgres())
-        doorbell = held.enter_context(own_redis())
-        made = Machine(root, database, doorbell)
+        redis_server = held.enter_context(own_redis())
+        made = Machine(root, database, redis_server)
         try:
             yield made
         finally:
