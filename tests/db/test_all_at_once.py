@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import threading
 import time
@@ -23,7 +22,6 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope, Where
 from jobgroups.errors import JobGroupsError
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.queries import groups as selectors
 from jobgroups.services import (
     attempts,
     cancellation,
@@ -36,8 +34,8 @@ from jobgroups.services import (
 )
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
+from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
-from tests.ws.client_state import ClientState, picked
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -200,7 +198,7 @@ def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Set
         )
         for _ in range(6)
     ]
-    clients = {group.id: watching(group) for group in made}
+    clients = {group.id: connect(group) for group in made}
     broke: list[BaseException] = []
     until = time.monotonic() + FOR
     threads = [running(machine.step, until, broke) for machine in machines]
@@ -214,16 +212,8 @@ def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Set
     for group in made:
         assert factories.fresh(group).completed_at is not None, "it never ends"
         assert_told_once(group)
-        assert_law(clients[group.id], group)
+        assert_law(clients[group.id])
     assert_rendered_once()
-
-
-def watching(group: JobGroup) -> ClientState:
-    client = ClientState()
-    _, text = selectors.group_stream_start(group.id, None)
-    assert text is not None
-    client.take(json.loads(text))
-    return client
 
 
 def assert_told_once(group: JobGroup) -> None:
@@ -253,14 +243,6 @@ def is_retry_of_failed(event: dict[str, Any]) -> bool:
     return bool(
         event["type"] == "child_retrying" and event["requested_by"] and event["failure_class"]
     )
-
-
-def assert_law(client: ClientState, group: JobGroup) -> None:
-    """Check that a client that was there from the beginning knows what a new one is told."""
-    for _, text in selectors.group_events(group.id, since=client.seq, limit=100_000):
-        client.take(json.loads(text))
-    told = [picked(one) for one in selectors.group_snapshot(group.id)["child_jobs"]]
-    assert list(client.children.values()) == told
 
 
 def assert_rendered_once() -> None:

@@ -9,6 +9,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import (
     ATTEMPT_ENDED,
     ATTEMPT_MOVES,
@@ -25,6 +26,7 @@ from jobgroups.services import attempts, cancellation, claims, outcomes
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
+from tests.harness.factories import begin
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -68,10 +70,8 @@ def test_a_child_moves_only_as_the_table_says(source: ChildStatus, target: Child
 @pytest.mark.parametrize("source", AttemptState)
 @pytest.mark.parametrize("target", AttemptState)
 def test_an_attempt_moves_only_as_the_table_says(
-    source: AttemptState, target: AttemptState
+    source: AttemptState, target: AttemptState, fence: FencingToken
 ) -> None:
-    factories.backend()
-    fence = factories.lease()
     group = factories.submit()
     claimed = factories.claim(fence)
     Attempt.objects.filter(pk=claimed.attempt_id).update(
@@ -87,12 +87,9 @@ def test_an_attempt_moves_only_as_the_table_says(
     assert stored == (target if moved else source)
 
 
-def test_a_render_is_told_in_order_from_submission_to_group_complete() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_render_is_told_in_order_from_submission_to_group_complete(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     assert factories.fresh(group).status == "running"
     factories.finish(claimed, fence)
     assert factories.types(group) == [
@@ -108,9 +105,7 @@ def test_a_render_is_told_in_order_from_submission_to_group_complete() -> None:
     assert (child.status, child.progress, child.attempt_count) == ("completed", 100.0, 1)
 
 
-def test_an_end_told_twice_changes_nothing() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_an_end_told_twice_changes_nothing(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     assert factories.finish(claimed, fence)
@@ -120,9 +115,9 @@ def test_an_end_told_twice_changes_nothing() -> None:
     assert group.children.get().status == "completed"
 
 
-def test_a_child_that_ran_while_nobody_looked_gets_its_start_just_before_its_end() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_child_that_ran_while_nobody_looked_gets_its_start_just_before_its_end(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence, AttemptState.ERROR)
     assert factories.types(group) == [
@@ -136,12 +131,11 @@ def test_a_child_that_ran_while_nobody_looked_gets_its_start_just_before_its_end
     assert factories.fresh(group).status == "failed"
 
 
-def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
     before = factories.log(group)
     assert factories.finish(claimed, fence)
@@ -153,9 +147,7 @@ def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only() -> Non
     assert attempt.outputs_json is not None
 
 
-def test_a_refused_child_fails_without_having_started() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_refused_child_fails_without_having_started(fence: FencingToken) -> None:
     group = factories.submit()
     attempts.attempt_refused(
         attempt_id=factories.claim(fence).attempt_id,
@@ -167,9 +159,7 @@ def test_a_refused_child_fails_without_having_started() -> None:
     assert factories.log(group)[1]["error_type"] == "ValidationError"
 
 
-def test_what_was_not_sent_waits_again_and_is_not_charged() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_what_was_not_sent_waits_again_and_is_not_charged(fence: FencingToken) -> None:
     group = factories.submit()
     first = factories.claim(fence)
     attempts.attempt_not_sent(attempt_id=first.attempt_id, fence=fence)
@@ -180,9 +170,9 @@ def test_what_was_not_sent_waits_again_and_is_not_charged() -> None:
     assert second.prompt_id != first.prompt_id
 
 
-def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     for _ in range(outcomes.MAX_UNCOUNTED):
         claimed = factories.claim(fence)
@@ -196,9 +186,9 @@ def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough
     assert factories.types(group) == ["group_created", "child_failed", "group_complete"]
 
 
-def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
@@ -213,9 +203,9 @@ def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits() -> N
     assert factories.fresh(group).status == "completed"
 
 
-def test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     old = factories.claim(fence)
     attempts.attempt_uncertain(attempt_id=old.attempt_id, fence=fence)
@@ -229,9 +219,9 @@ def test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt()
     assert AbandonedPrompt.objects.count() == 0
 
 
-def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fails() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fails(
+    fence: FencingToken,
+) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     first, second = factories.claim(fence), factories.claim(fence)
     factories.start(first, fence)
@@ -244,30 +234,23 @@ def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fail
     assert not Attempt.objects.get(pk=second.attempt_id).is_counted
 
 
-def test_a_prompt_hit_by_the_stop_of_another_one_waits_again() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_prompt_hit_by_the_stop_of_another_one_waits_again(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     attempts.attempt_interrupted_by_other(
         attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.INTERRUPTED)
     )
     child = group.children.get()
     assert (child.status, child.started_at) == ("queued", None)
     assert factories.types(group) == ["group_created", "child_started", "child_requeued"]
-    again = factories.claim(fence)
-    factories.start(again, fence)
+    again = begin(fence)
     factories.finish(again, fence)
     assert factories.types(group)[3:] == ["child_started", "child_completed", "group_complete"]
 
 
-def test_a_timeout_ends_the_child_and_owes_the_stop() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_timeout_ends_the_child_and_owes_the_stop(fence: FencingToken) -> None:
     group = factories.submit(timeout_seconds=30)
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     child = group.children.get()
     assert (child.status, child.error_message) == ("timeout", "Timed out after 30 s")
@@ -282,13 +265,10 @@ def test_a_timeout_ends_the_child_and_owes_the_stop() -> None:
 
 @pytest.mark.parametrize("reason", [one for one in StopReason if one != StopReason.TIMEOUT])
 def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_did(
-    reason: StopReason,
+    reason: StopReason, fence: FencingToken
 ) -> None:
-    factories.backend()
-    fence = factories.lease()
     factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
     stopped = result.interrupted(
         result.PromptInfo(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
@@ -299,9 +279,7 @@ def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_di
     assert "at the machine" not in said
 
 
-def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -309,9 +287,7 @@ def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile() -> None:
     assert stored.stop_requested
 
 
-def test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     first = factories.claim(fence)
     factories.claim(fence)
@@ -332,9 +308,7 @@ def test_a_disabled_backend_claims_nothing_new() -> None:
     assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
 
 
-def test_a_child_is_not_claimed_while_an_older_attempt_of_it_is_active() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_child_is_not_claimed_while_an_older_attempt_of_it_is_active(fence: FencingToken) -> None:
     group = factories.submit()
     factories.claim(fence)
     ChildJob.objects.filter(group=group).update(current_attempt=None)
@@ -365,9 +339,9 @@ def test_a_runner_that_lost_its_lease_writes_nothing() -> None:
     assert factories.types(group) == ["group_created"]
 
 
-def test_a_group_accepted_without_a_runner_is_pending_until_a_child_is_claimed() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_group_accepted_without_a_runner_is_pending_until_a_child_is_claimed(
+    fence: FencingToken,
+) -> None:
     group = factories.submit(runner_alive=False)
     assert factories.fresh(group).status == "pending"
     factories.claim(fence)
@@ -395,12 +369,9 @@ def test_the_database_refuses_what_the_law_forbids() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_eight_ends_at_once_exactly_one_counts() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_of_eight_ends_at_once_exactly_one_counts(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
 
     def end() -> bool:
         return factories.finish(claimed, fence)
@@ -432,9 +403,7 @@ def test_the_last_two_children_ending_at_once_complete_the_group_once() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_claims_at_once_never_take_one_child() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_two_claims_at_once_never_take_one_child(fence: FencingToken) -> None:
     factories.submit(*["gpu-1"] * 6)
 
     def claim() -> str | None:

@@ -12,8 +12,6 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from backends.comfyui.outputs import collect_outputs
-from backends.models import Reachability
-from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
@@ -23,16 +21,12 @@ from jobgroups.services import attempts, files, late_results
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
+from tests.harness.factories import online
 from tests.harness.races import race
 
 db = pytest.mark.django_db
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 NAME: Final = "shot_00001_.png"
-
-
-def machine(name: str = "gpu-1") -> FencingToken:
-    factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-    return factories.lease(name)
 
 
 def begin(fence: FencingToken) -> Claim:
@@ -77,7 +71,7 @@ def reasons(claimed: Claim) -> list[str | None]:
 
 @db
 def test_a_later_job_that_wrote_the_name_replaces_the_output_of_the_earlier() -> None:
-    fence = machine()
+    fence = online()
     first, second = begin(fence), begin(fence)
     end(first, fence, {"filename": NAME}, {"filename": "other.png"}, at=0)
     end(second, fence, at=9)
@@ -91,7 +85,7 @@ def test_a_later_job_that_wrote_the_name_replaces_the_output_of_the_earlier() ->
 
 @db
 def test_a_failed_job_replaces_the_files_that_it_wrote() -> None:
-    fence = machine()
+    fence = online()
     first, second = begin(fence), begin(fence)
     end(first, fence, at=0)
     end(second, fence, at=9, state=AttemptState.ERROR)
@@ -100,7 +94,7 @@ def test_a_failed_job_replaces_the_files_that_it_wrote() -> None:
 
 @db
 def test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file() -> None:
-    fence = machine()
+    fence = online()
     first, again, later = begin(fence), begin(fence), begin(fence)
     end(first, fence, at=0)
     end(again, fence, at=9, cached=True)
@@ -112,7 +106,7 @@ def test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file() ->
 @db
 @pytest.mark.parametrize("cached", [False, True])
 def test_an_end_that_is_stored_late_does_not_replace_a_later_one(cached: bool) -> None:
-    fence = machine()
+    fence = online()
     first, second = begin(fence), begin(fence)
     end(second, fence, at=9)
     end(first, fence, at=0, cached=cached)
@@ -127,7 +121,7 @@ def test_an_end_that_is_stored_late_does_not_replace_a_later_one(cached: bool) -
 
 @db
 def test_a_late_end_keeps_the_file_that_a_cached_answer_named_since() -> None:
-    fence = machine()
+    fence = online()
     first, again = begin(fence), begin(fence)
     end(again, fence, at=9, cached=True)
     end(first, fence, at=0)
@@ -136,7 +130,7 @@ def test_a_late_end_keeps_the_file_that_a_cached_answer_named_since() -> None:
 
 @db
 def test_a_backend_clock_that_was_set_back_does_not_turn_the_order_round() -> None:
-    fence = machine()
+    fence = online()
     first = begin(fence)
     end(first, fence, at=0)
     second = begin(fence)
@@ -146,7 +140,7 @@ def test_a_backend_clock_that_was_set_back_does_not_turn_the_order_round() -> No
 
 @db
 def test_without_a_backend_clock_the_order_of_storing_decides() -> None:
-    fence = machine()
+    fence = online()
     first, second = begin(fence), begin(fence)
     end(second, fence)
     end(first, fence, at=5)
@@ -155,7 +149,7 @@ def test_without_a_backend_clock_the_order_of_storing_decides() -> None:
 
 @db
 def test_another_backend_folder_or_type_is_another_file() -> None:
-    fence, other = machine(), machine("gpu-2")
+    fence, other = online(), online("gpu-2")
     first = begin(fence)
     end(first, fence, {"filename": NAME, "subfolder": "a"})
     elsewhere = begin(other)
@@ -168,7 +162,7 @@ def test_another_backend_folder_or_type_is_another_file() -> None:
 @db
 @pytest.mark.parametrize("folder", ["a/b", "a/b/", "a\\b", "./a//b", "a/c/../b"])
 def test_one_folder_is_the_same_however_it_is_spelled(folder: str) -> None:
-    fence = machine()
+    fence = online()
     first = begin(fence)
     end(first, fence, {"filename": NAME, "subfolder": "a/b", "type": "output"})
     end(begin(fence), fence, {"filename": NAME, "subfolder": folder})
@@ -177,7 +171,7 @@ def test_one_folder_is_the_same_however_it_is_spelled(folder: str) -> None:
 
 @db
 def test_an_input_that_a_node_shows_again_is_not_replaced() -> None:
-    fence = machine()
+    fence = online()
     first, second = begin(fence), begin(fence)
     for claimed in (first, second):
         end(claimed, fence, {"filename": "in.png", "type": "input"})
@@ -186,7 +180,7 @@ def test_an_input_that_a_node_shows_again_is_not_replaced() -> None:
 
 @db
 def test_a_retry_of_the_same_job_is_not_missing() -> None:
-    fence = machine()
+    fence = online()
     factories.submit("gpu-1", max_attempts=2)
     first = factories.claim(fence)
     factories.start(first, fence)
@@ -203,7 +197,7 @@ def test_a_retry_of_the_same_job_is_not_missing() -> None:
 
 @db
 def test_a_success_whose_files_were_replaced_is_not_adopted() -> None:
-    fence = machine()
+    fence = online()
     first = begin(fence)
     end(first, fence)
     child = ChildJob.objects.get(pk=first.child_id)
@@ -214,7 +208,7 @@ def test_a_success_whose_files_were_replaced_is_not_adopted() -> None:
 
 @db
 def test_an_end_takes_two_statements_more_when_nothing_is_replaced() -> None:
-    fence = machine()
+    fence = online()
     counted = []
     for items in ([], [{"filename": f"{number}.png"} for number in range(200)]):
         claimed = begin(fence)
@@ -232,7 +226,7 @@ def test_an_end_takes_two_statements_more_when_nothing_is_replaced() -> None:
 
 @db
 def test_an_end_that_is_reported_twice_records_its_files_once() -> None:
-    fence = machine()
+    fence = online()
     first = begin(fence)
     end(first, fence, at=0)
     second = begin(fence)
@@ -252,7 +246,7 @@ def test_open_pages_learn_of_a_replaced_output_and_no_event_is_stored(
     monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     published: list[Any] = []
-    fence = machine()
+    fence = online()
     first, second = begin(fence), begin(fence)
     end(first, fence, at=0)
     group = ChildJob.objects.get(pk=first.child_id).group
@@ -266,7 +260,7 @@ def test_open_pages_learn_of_a_replaced_output_and_no_event_is_stored(
 
 @db
 def test_a_found_replacement_is_marked_once_and_for_this_job_alone() -> None:
-    fence = machine()
+    fence = online()
     first, again = begin(fence), begin(fence)
     end(first, fence, at=0)
     end(again, fence, at=1, cached=True)
@@ -279,7 +273,7 @@ def test_a_found_replacement_is_marked_once_and_for_this_job_alone() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_of_two_ends_at_the_same_moment_one_has_the_file() -> None:
-    fence = machine()
+    fence = online()
     for _ in range(5):
         pair = [begin(fence), begin(fence)]
         race(*(partial(end, claimed, fence, at=at) for at, claimed in enumerate(pair)))

@@ -11,6 +11,7 @@ from django.db import transaction
 
 from backends.models import Backend
 from jobgroups.domain.clock import now
+from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import ChildNotFound, GroupNotFound, IdempotencyConflict, InvalidRequest
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, Runner
@@ -21,6 +22,7 @@ from jobgroups.services import attempts, cancellation, expiry, runners, submissi
 from jobgroups.services.leases import lease_acquire
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
+from tests.harness.factories import accept, begin
 
 pytestmark = pytest.mark.django_db
 
@@ -54,15 +56,12 @@ def test_nothing_is_stored_of_a_group_whose_transaction_fails() -> None:
     assert not JobEvent.objects.exists()
 
 
-def test_cancel_ends_what_is_open_and_leaves_what_is_final() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_cancel_ends_what_is_open_and_leaves_what_is_final(fence: FencingToken) -> None:
     group = factories.submit(*["gpu-1"] * 4)
     done, failed = factories.claim(fence), factories.claim(fence)
     factories.finish(done, fence)
     factories.finish(failed, fence, AttemptState.ERROR)
-    running = factories.claim(fence)
-    factories.start(running, fence)
+    running = begin(fence)
     told = cancellation.group_cancel(group_id=group.id)
     assert told == cancellation.Cancelled(
         cancelled=True, interrupted=2, already_complete=1, already_failed=1
@@ -81,9 +80,9 @@ def test_cancel_ends_what_is_open_and_leaves_what_is_final() -> None:
     assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
 
 
-def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     cancellation.group_cancel(group_id=group.id)
     before = factories.log(group)
@@ -98,9 +97,9 @@ def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled(
     )
 
 
-def test_complete_group_does_not_complete_again_when_its_status_is_derived_again() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_complete_group_does_not_complete_again_when_its_status_is_derived_again(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence)
     before, completed_at = factories.log(group), factories.fresh(group).completed_at
@@ -110,9 +109,7 @@ def test_complete_group_does_not_complete_again_when_its_status_is_derived_again
     assert factories.fresh(group).completed_at == completed_at
 
 
-def test_cancelling_the_last_open_child_ends_the_group() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_cancelling_the_last_open_child_ends_the_group(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     factories.finish(factories.claim(fence), fence)
     last = group.children.order_by("position").last()
@@ -154,9 +151,9 @@ def test_a_key_is_free_again_after_a_day() -> None:
     assert second.id != first.id
 
 
-def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not(
+    fence: FencingToken,
+) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     running, sent = factories.claim(fence), factories.claim(fence)
     factories.start(running, fence)
@@ -170,18 +167,14 @@ def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not() -> Non
     assert Attempt.objects.get(pk=running.attempt_id).stop_requested_at is None
 
 
-def test_children_of_a_disabled_backend_fail_unless_they_were_sent() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_children_of_a_disabled_backend_fail_unless_they_were_sent(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     factories.claim(fence)
     assert expiry.children_fail_disabled(fence=fence) == 1
     assert [child.status for child in group.children.order_by("position")] == ["queued", "failed"]
 
 
-def test_a_child_that_waited_a_day_times_out_as_queued() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_child_that_waited_a_day_times_out_as_queued(fence: FencingToken) -> None:
     group = factories.submit()
     assert expiry.children_expire(fence=fence, limit_s=86_400) == 0
     ChildJob.objects.update(queued_at=now() - dt.timedelta(seconds=86_401))
@@ -192,9 +185,9 @@ def test_a_child_that_waited_a_day_times_out_as_queued() -> None:
     assert factories.types(group) == ["group_created", "child_timeout", "group_complete"]
 
 
-def test_a_finished_groups_stream_starts_just_before_its_group_complete() -> None:
-    factories.backend()
-    fence = factories.lease()
+def test_a_finished_groups_stream_starts_just_before_its_group_complete(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence)
     last = factories.fresh(group).seq
@@ -318,8 +311,7 @@ def test_waiting_reason_of_queued_and_running_children() -> None:
 
     assert reasons() == ["No runner is alive to send it."] * 2
     runners.runner_register(name="r", instance="i", version="1")
-    claimed = factories.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    claimed = accept(fence)
     assert reasons() == ["In the queue of gpu-1.", "1st in line for gpu-1."]
     factories.start(claimed, fence)
     Backend.objects.update(unreachable_since=now(), status_reason="connection refused")

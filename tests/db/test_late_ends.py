@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import threading
 from typing import Any
 
@@ -19,39 +18,18 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, PartialOutputs, RetryScope
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
-from jobgroups.queries import groups as selectors
 from jobgroups.services import attempts, cancellation, claims, expiry, holds, retries
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
+from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
-from tests.ws.client_state import ClientState, picked
+from tests.harness.factories import accept, begin, fail, idle, online, only
+from tests.ws.client_state import ClientState
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
 
 FATAL = FailureClass.CUDA_FATAL
-
-
-@pytest.fixture(autouse=True)
-def no_pause(settings: Settings) -> None:
-    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
-
-
-def machine(name: str) -> FencingToken:
-    """Register a backend that works, and take its lease."""
-    factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-    return factories.lease(name)
-
-
-def begin(fence: FencingToken) -> Claim:
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
-    return claimed
-
-
-def fail(claimed: Claim, fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR) -> None:
-    end = factories.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
-    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
 def lose(claimed: Claim, fence: FencingToken) -> None:
@@ -60,14 +38,6 @@ def lose(claimed: Claim, fence: FencingToken) -> None:
 
 def time_out(claimed: Claim, fence: FencingToken) -> None:
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
-
-
-def idle(fence: FencingToken) -> bool:
-    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
-
-
-def only(group: JobGroup) -> ChildJob:
-    return group.children.get()
 
 
 def row(name: str = "gpu-1") -> Backend:
@@ -95,7 +65,7 @@ def test_a_hang_that_ends_after_the_release_does_not_set_its_backend_aside_again
     settings: Settings, ending: str
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     claimed = hang(fence)
     assert row().quarantined_at is not None
     # Somebody restarts that ComfyUI, and lets it work again.
@@ -120,7 +90,7 @@ def test_a_prompt_that_was_to_stop_and_went_with_its_backend_is_no_failure_of_it
     settings: Settings, stop: str
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit()
     claimed = begin(fence)
     if stop == "cancel":
@@ -138,7 +108,7 @@ def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
     settings: Settings,
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(fence)
     holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
@@ -157,12 +127,11 @@ def test_prompts_that_a_backend_forgets_again_and_again_count_against_it(
     settings: Settings,
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     factories.submit()
     for _ in range(MAX_UNCOUNTED):
         assert row().quarantined_at is None
-        claimed = factories.claim(fence)
-        attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+        claimed = accept(fence)
         lose(claimed, fence)
     assert row().quarantined_at is not None
 
@@ -173,10 +142,9 @@ def test_prompts_that_a_backend_forgets_again_and_again_count_against_it(
 def test_what_stands_at_a_backend_that_was_away_is_not_sent_there_again_before_it_is_settled() -> (
     None
 ):
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit()
-    claimed = factories.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    claimed = accept(fence)
     give_up(fence)
     assert only(group).status == "failed"
     retries.group_retry(group_id=group.id)
@@ -188,10 +156,9 @@ def test_what_stands_at_a_backend_that_was_away_is_not_sent_there_again_before_i
 
 
 def test_what_stands_at_a_backend_that_is_away_keeps_no_child_from_another() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
-    claimed = factories.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    accept(fence)
     give_up(fence)
     factories.finish(begin(other), other)
     assert only(group).status == "completed"
@@ -200,30 +167,12 @@ def test_what_stands_at_a_backend_that_is_away_keeps_no_child_from_another() -> 
 Overtaken = tuple[JobGroup, Claim, Claim, FencingToken, ClientState]
 
 
-def watch(group: JobGroup) -> ClientState:
-    """Return a client that has just connected."""
-    client = ClientState()
-    _, text = selectors.group_stream_start(group.id, None)
-    assert text is not None
-    client.take(json.loads(text))
-    return client
-
-
-def assert_law(client: ClientState) -> None:
-    """Check that what the client knew and the events since are what a new client is told."""
-    group_id = client.group["job_group_id"]
-    for _, text in selectors.group_events(group_id, since=client.seq):
-        client.take(json.loads(text))
-    told = [picked(one) for one in selectors.group_snapshot(group_id)["child_jobs"]]
-    assert list(client.children.values()) == told
-
-
 @pytest.fixture
 def overtaken() -> Overtaken:
     """Give a child whose first attempt made its picture while the second one was under way."""
-    first, second = machine("gpu-1"), machine("gpu-2")
+    first, second = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
-    client = watch(group)
+    client = connect(group)
     claimed = begin(first)
     time_out(claimed, first)
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
@@ -335,7 +284,7 @@ def met(claimed: Claim, fence: FencingToken) -> bool:
 
 
 def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit()
     claimed = factories.claim(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -351,7 +300,7 @@ def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
 
 
 def test_a_prompt_that_was_interrupted_when_it_was_met_is_not_adopted_later() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1", max_attempts=2)
     old = factories.claim(fence)
     abandon(old, fence)
@@ -365,7 +314,7 @@ def test_a_prompt_that_was_interrupted_when_it_was_met_is_not_adopted_later() ->
 
 
 def test_a_prompt_that_is_met_twice_because_the_answer_was_lost_stays_adopted() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit()
     claimed = factories.claim(fence)
     abandon(claimed, fence)
@@ -375,7 +324,7 @@ def test_a_prompt_that_is_met_twice_because_the_answer_was_lost_stays_adopted() 
 
 
 def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1", max_attempts=3)
     old = factories.claim(fence)
     abandon(old, fence)
@@ -394,7 +343,7 @@ def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one()
 
 
 def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -413,7 +362,7 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
 
 
 def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     begin(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -426,7 +375,7 @@ def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
 def test_whoever_waits_for_an_end_is_woken_by_it(
     ending: str, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = factories.claim(fence)
     if ending in ("lost", "interrupted"):
@@ -455,11 +404,10 @@ def test_the_fifth_prompt_that_came_to_nothing_is_no_failure_where_it_was_cancel
     settings: Settings,
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit()
     for _ in range(MAX_UNCOUNTED):
-        claimed = factories.claim(fence)
-        attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+        claimed = accept(fence)
         if claimed.number == MAX_UNCOUNTED:
             cancellation.group_cancel(group_id=group.id)
         lose(claimed, fence)
@@ -479,7 +427,7 @@ def waited(fence: FencingToken) -> int:
 
 
 def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1", max_attempts=2)
     age(group, 25)
     fail(begin(fence), fence)
@@ -492,7 +440,7 @@ def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> N
 
 
 def test_what_was_sent_and_never_executed_prolongs_no_wait() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     age(group, 25)
     attempts.attempt_not_sent(attempt_id=factories.claim(fence).attempt_id, fence=fence)
@@ -501,7 +449,7 @@ def test_what_was_sent_and_never_executed_prolongs_no_wait() -> None:
 
 
 def test_the_next_run_of_a_child_has_a_day_of_its_own() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     fail(begin(fence), fence)
     retries.group_retry(group_id=group.id)
@@ -513,7 +461,7 @@ def test_the_next_run_of_a_child_has_a_day_of_its_own() -> None:
 
 
 def test_a_clock_that_was_set_back_keeps_no_child_from_being_tried_again() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     factories.submit("gpu-1", max_attempts=2)
     fail(begin(fence), fence)
     ChildJob.objects.update(not_before=now() + dt.timedelta(seconds=59))
@@ -534,7 +482,7 @@ def test_no_claim_comes_between_a_failure_and_the_quarantine_it_leads_to(
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has one writer")
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     factories.submit("gpu-1")
     claimed = begin(fence)
     factories.submit("gpu-1")
@@ -563,7 +511,7 @@ NODE_ERRORS = {"9": {"class_type": "SaveImage", "errors": [], "dependent_outputs
 
 
 def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit(partial_outputs=PartialOutputs.FAIL)
     claimed = factories.claim(fence)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
@@ -581,7 +529,7 @@ def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all(
 
 
 def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit()
     claimed = begin(fence)
     time_out(claimed, fence)
@@ -594,7 +542,7 @@ def test_late_success_without_all_outputs_is_a_result_with_its_warnings() -> Non
 
 
 def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit(partial_outputs=PartialOutputs.FAIL)
     claimed = factories.claim(fence)
     stored = attempts.attempt_accepted(
@@ -608,7 +556,7 @@ def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> 
 
 
 def test_prompt_of_an_old_comfyui_counts_as_hanging_only_for_a_refusal_in_part() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     partly = factories.submit(partial_outputs=PartialOutputs.FAIL)
     timed = factories.submit()
     first, second = factories.claim(fence), factories.claim(fence)

@@ -18,11 +18,12 @@ from jobgroups.errors import (
     GroupNotFound,
     JobNotWaiting,
 )
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import Attempt, JobGroup
 from jobgroups.services import attempts, cancellation, claims, expiry
 from jobgroups.services.moves import Moved, child_move
 from jobgroups.services.outcomes import AttemptResult
 from tests.harness import factories
+from tests.harness.factories import accept, begin, idle, online, only
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -30,38 +31,22 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def first() -> FencingToken:
-    return works("gpu-1")
+    return online("gpu-1")
 
 
 @pytest.fixture
 def second() -> FencingToken:
-    return works("gpu-2")
-
-
-def works(backend_id: str, **fields: Any) -> FencingToken:
-    """Register a backend that answers, and take its lease."""
-    factories.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
-    return factories.lease(backend_id)
+    return online("gpu-2")
 
 
 def move(group: JobGroup, backend_id: str = "gpu-2", by: str = "") -> Moved:
     return child_move(group_id=group.id, job_id=only(group).id, backend_id=backend_id, by=by)
 
 
-def only(group: JobGroup) -> ChildJob:
-    return group.children.get()
-
-
-def idle(fence: FencingToken) -> bool:
-    """Whether nothing is claimed at a backend."""
-    return claims.child_claim(fence=fence, client_id="c", depth=2) is None
-
-
 def accepted(fence: FencingToken) -> tuple[JobGroup, claims.Claim]:
     """Submit a group whose child stands in the backend's queue."""
     group = factories.submit(fence.backend_id)
-    claimed = factories.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    claimed = accept(fence)
     return group, claimed
 
 
@@ -174,8 +159,7 @@ def test_a_backend_that_is_paused_or_away_may_be_named(
 
 def test_what_runs_or_has_ended_is_not_moved(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
-    claimed = factories.claim(first)
-    factories.start(claimed, first)
+    claimed = begin(first)
     with pytest.raises(JobNotWaiting, match="runs on gpu-1"):
         move(group)
     assert Attempt.objects.get().stop_requested_at is None
@@ -201,8 +185,7 @@ def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
     attempt.refresh_from_db()
     assert (attempt.state, attempt.error_message) == ("interrupted", "Moved to another backend")
     assert attempt.failure_class == ""
-    sent = factories.claim(second)
-    factories.start(sent, second)
+    sent = begin(second)
     factories.finish(sent, second)
     assert factories.fresh(group).status == "completed"
     assert factories.types(group)[1:] == [
@@ -215,12 +198,10 @@ def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
 
 def test_a_move_is_no_try_of_the_policy(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1", max_attempts=2)
-    claimed = factories.claim(first)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=first)
+    claimed = accept(first)
     move(group)
     removed(claimed, first)
-    sent = factories.claim(second)
-    factories.start(sent, second)
+    sent = begin(second)
     factories.finish(sent, second, AttemptState.ERROR)
     assert only(group).status == "queued"
 
@@ -375,7 +356,7 @@ def test_a_prompt_that_cannot_be_followed_keeps_no_job(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_move_and_a_start_at_the_same_time_leave_one_attempt_in_charge() -> None:
-    first, second = works("gpu-1"), works("gpu-2")
+    first, second = online("gpu-1"), online("gpu-2")
     for _ in range(6):
         group, claimed = accepted(first)
         start = partial(attempts.attempt_started, attempt_id=claimed.attempt_id, fence=first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from typing import Any
 
@@ -14,40 +13,18 @@ from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, RetryScope, Where
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, backends, cancellation, claims, outages, retries, runners
+from jobgroups.services import attempts, backends, cancellation, outages, retries, runners
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
+from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
-from tests.ws.client_state import ClientState, picked
+from tests.harness.factories import accept, begin, idle, online, only
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
 
 AWAY = "gpu-1 has been away for 60 s: connection refused."
-
-
-@pytest.fixture(autouse=True)
-def no_pause(settings: Settings) -> None:
-    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
-
-
-def machine(name: str) -> FencingToken:
-    """Register a backend that works, and take its lease."""
-    factories.backend(name, reachability=Reachability.ONLINE, last_seen_at=now())
-    return factories.lease(name)
-
-
-def begin(fence: FencingToken) -> Claim:
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
-    return claimed
-
-
-def accept(fence: FencingToken) -> Claim:
-    claimed = factories.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
-    return claimed
 
 
 def go_offline(name: str = "gpu-1", seconds: float = 60.0, heard: float = 64.0) -> None:
@@ -65,16 +42,8 @@ def move(fence: FencingToken) -> set[int]:
     return outages.attempts_move(fence=fence, reason=AWAY)
 
 
-def only(group: JobGroup) -> ChildJob:
-    return group.children.get()
-
-
 def attempt_of(claimed: Claim) -> Attempt:
     return Attempt.objects.get(pk=claimed.attempt_id)
-
-
-def idle(fence: FencingToken) -> bool:
-    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
 
 
 def submit(*names: str, **fields: Any) -> JobGroup:
@@ -87,7 +56,7 @@ def submit(*names: str, **fields: Any) -> JobGroup:
 
 
 def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline()
@@ -106,7 +75,7 @@ def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -
 
 
 def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline(heard=3600)
@@ -116,8 +85,8 @@ def test_lost_message_names_the_gap_when_no_runner_probed() -> None:
 
 
 def test_without_retry_elsewhere_an_offline_backend_keeps_its_jobs() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     group = submit("gpu-1", "gpu-1", retry_elsewhere=RetryScope.NEVER)
     begin(fence)
     accept(fence)
@@ -133,7 +102,7 @@ def test_without_retry_elsewhere_an_offline_backend_keeps_its_jobs() -> None:
 
 
 def test_running_job_is_retried_on_another_backend_and_counts() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = submit()
     claimed = begin(fence)
     go_offline()
@@ -153,7 +122,7 @@ def test_running_job_is_retried_on_another_backend_and_counts() -> None:
 
 
 def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = submit(max_attempts=1, retry_on=["node_error"])
     claimed = accept(fence)
     go_offline()
@@ -179,7 +148,7 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
 def test_running_job_stays_when_its_policy_has_no_other_attempt(policy: dict[str, Any]) -> None:
     factories.backend(reachability=Reachability.ONLINE, last_seen_at=now(), tags=["large"])
     fence = factories.lease()
-    machine("gpu-2")
+    online("gpu-2")
     group = submit(**policy)
     claimed = begin(fence)
     go_offline()
@@ -192,7 +161,7 @@ def test_running_job_stays_when_its_policy_has_no_other_attempt(policy: dict[str
 
 
 def test_job_that_finds_no_backend_at_first_moves_later() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = submit()
     begin(fence)
     go_offline("gpu-1")
@@ -204,8 +173,8 @@ def test_job_that_finds_no_backend_at_first_moves_later() -> None:
 
 
 def test_cancelled_job_of_an_offline_backend_is_not_moved() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     group = submit("gpu-1", "gpu-1")
     claimed = begin(fence)
     go_offline()
@@ -217,8 +186,8 @@ def test_cancelled_job_of_an_offline_backend_is_not_moved() -> None:
 
 
 def test_moved_job_can_be_cancelled() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     group = submit()
     claimed = begin(fence)
     go_offline()
@@ -231,7 +200,7 @@ def test_moved_job_can_be_cancelled() -> None:
 
 
 def test_timed_out_job_of_a_backend_that_goes_offline_waits_for_it_no_longer() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = submit()
     claimed = begin(fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
@@ -244,8 +213,8 @@ def test_timed_out_job_of_a_backend_that_goes_offline_waits_for_it_no_longer() -
 
 
 def test_cause_of_a_moved_job_stays_when_its_prompt_starts_and_is_stopped() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     submit()
     claimed = accept(fence)
     go_offline()
@@ -260,27 +229,11 @@ def test_cause_of_a_moved_job_stays_when_its_prompt_starts_and_is_stopped() -> N
 # --- late results ---------------------------------------------------------------------------------
 
 
-def assert_law(group: JobGroup, client: ClientState) -> None:
-    """Check that the first snapshot and the events since give the present snapshot."""
-    for _, text in selectors.group_events(group.id, since=client.seq):
-        client.take(json.loads(text))
-    stored = [picked(one) for one in selectors.group_snapshot(group.id)["child_jobs"]]
-    assert list(client.children.values()) == stored
-
-
-def watch(group: JobGroup) -> ClientState:
-    client = ClientState()
-    _, text = selectors.group_stream_start(group.id, None)
-    assert text is not None
-    client.take(json.loads(text))
-    return client
-
-
 @pytest.mark.parametrize("started", [True, False], ids=["running", "accepted"])
 def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = submit()
-    client = watch(group)
+    client = connect(group)
     claimed = begin(fence) if started else accept(fence)
     go_offline()
     move(fence)
@@ -290,13 +243,13 @@ def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None
     assert attempt_of(claimed).failure_class == ""
     assert idle(other)
     assert factories.types(group)[-2:] == ["child_completed", "group_complete"]
-    assert_law(group, client)
+    assert_law(client)
 
 
 def test_late_result_of_a_job_that_runs_again_decides_only_when_that_attempt_fails() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = submit()
-    client = watch(group)
+    client = connect(group)
     claimed = begin(fence)
     go_offline()
     move(fence)
@@ -307,12 +260,12 @@ def test_late_result_of_a_job_that_runs_again_decides_only_when_that_attempt_fai
     child = only(group)
     assert (child.status, child.backend_id) == ("completed", "gpu-1")
     assert factories.types(group).count("child_completed") == 1
-    assert_law(group, client)
+    assert_law(client)
 
 
 def test_late_result_is_adopted_instead_of_a_move_when_the_second_backend_goes_offline() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
-    machine("gpu-3")
+    fence, other = online("gpu-1"), online("gpu-2")
+    online("gpu-3")
     group = submit(max_attempts=3)
     claimed = begin(fence)
     go_offline("gpu-1")
@@ -326,7 +279,7 @@ def test_late_result_is_adopted_instead_of_a_move_when_the_second_backend_goes_o
 
 
 def test_late_result_of_a_failed_job_is_the_retry() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline()
@@ -339,7 +292,7 @@ def test_late_result_of_a_failed_job_is_the_retry() -> None:
 
 
 def test_person_can_retry_a_lost_job_on_another_backend_at_once() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     go_offline()
@@ -357,8 +310,8 @@ def test_lost_attempt_counts_once_against_its_backend(
     settings: Settings, policy: RetryScope
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 2
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     submit("gpu-1", "gpu-1", retry_elsewhere=policy, max_attempts=2)
     first, second = begin(fence), accept(fence)
     go_offline()
@@ -383,8 +336,8 @@ def test_lost_attempt_counts_once_against_its_backend(
 
 def test_lost_attempt_quarantines_its_backend_before_it_ends(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     submit()
     claimed = begin(fence)
     go_offline()
@@ -420,7 +373,7 @@ SINCE = rf"gpu-1 has not been reachable since {CLOCK}: connection refused\."
 def test_waiting_reason_of_a_running_job_says_what_follows(
     policy: dict[str, Any], seconds: float, then: str
 ) -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     runners.runner_register(name="r", instance="i", version="1")
     group = submit(**policy)
     begin(fence)
@@ -431,7 +384,7 @@ def test_waiting_reason_of_a_running_job_says_what_follows(
 
 
 def test_waiting_reason_of_an_accepted_job_says_when_it_moves() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     runners.runner_register(name="r", instance="i", version="1")
     group = submit()
     accept(fence)

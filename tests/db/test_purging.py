@@ -26,6 +26,7 @@ from jobgroups.services import purge
 from jobgroups.services.purge import Purged, groups_purge, groups_purgeable
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
+from tests.harness.factories import begin
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -45,8 +46,7 @@ def _ended(
         factories.backend()
     fence = factories.lease()
     group = factories.submit(metadata={"scene": "shot_001"})
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     assert factories.finish(claimed, fence, state)
     moment = now() - age
     JobGroup.objects.filter(pk=group.pk).update(created_at=moment, completed_at=moment)

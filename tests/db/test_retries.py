@@ -25,10 +25,11 @@ from jobgroups.errors import (
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups as selectors
-from jobgroups.services import attempts, cancellation, claims, expiry, runners
+from jobgroups.services import attempts, cancellation, expiry, runners
 from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
+from tests.harness.factories import begin, idle
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -46,8 +47,7 @@ def ended(fence: FencingToken, *states: AttemptState) -> JobGroup:
     """Submit a group of which each child has ended like this."""
     group = factories.submit(*["gpu-1"] * len(states))
     for state in states:
-        claimed = factories.claim(fence)
-        factories.start(claimed, fence)
+        claimed = begin(fence)
         factories.finish(claimed, fence, state)
     return factories.fresh(group)
 
@@ -55,8 +55,7 @@ def ended(fence: FencingToken, *states: AttemptState) -> JobGroup:
 def timed_out(fence: FencingToken) -> tuple[JobGroup, int]:
     """Submit a group whose only child ran out of time; its prompt is still to be stopped."""
     group = factories.submit()
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     return group, claimed.attempt_id
 
@@ -206,13 +205,9 @@ def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: FencingTok
     assert len(done.job_ids) == 2
     stored = factories.fresh(group)
     assert (stored.status, stored.cancelled_at, stored.cancelled_count) == ("running", None, 0)
-    while (claimed := _claim_or_none(fence)) is not None:
-        factories.finish(claimed, fence)
+    factories.finish(factories.claim(fence), fence)
+    factories.finish(factories.claim(fence), fence)
     assert factories.fresh(group).status == "completed"
-
-
-def _claim_or_none(fence: FencingToken) -> claims.Claim | None:
-    return claims.child_claim(fence=fence, client_id="socket-1", depth=2)
 
 
 def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: FencingToken) -> None:
@@ -313,7 +308,7 @@ def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: Fe
     other = factories.lease("gpu-2")
     (child,) = children(group)
     assert child.backend_id == "gpu-2"
-    assert _claim_or_none(other) is None
+    assert idle(other)
     end = factories.end(AttemptState.INTERRUPTED)
     assert attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=end)
     (child,) = children(group)
@@ -374,15 +369,14 @@ def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(
     assert [event["type"] for event in told] == kinds
     assert {event["run"] for event in told} == {2}
     assert told[2]["outputs"] == factories.OUTPUTS
-    assert _claim_or_none(fence) is None
+    assert idle(fence)
     with pytest.raises(NothingToRetry):
         group_retry(group_id=group.id)
 
 
 def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
     factories.finish(claimed, fence)
     done = group_retry(group_id=group.id)

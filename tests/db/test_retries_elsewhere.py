@@ -18,6 +18,7 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.backends import backend_delete
 from jobgroups.services.retries import Retried, group_retry
 from tests.harness import factories
+from tests.harness.factories import begin
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -42,8 +43,7 @@ def failed(
     group = factories.submit(*backend_ids, **fields)
     for backend_id in backend_ids:
         fence = factories.lease(backend_id)
-        claimed = factories.claim(fence)
-        factories.start(claimed, fence)
+        claimed = begin(fence)
         factories.finish(claimed, fence, AttemptState.ERROR)
     Attempt.objects.filter(child__group=group).update(failure_class=kind.value)
     ChildJob.objects.filter(group=group).update(failure_class=kind.value)

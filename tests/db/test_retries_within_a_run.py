@@ -31,6 +31,7 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.retries import AS_THE_GROUP_SAYS, Retried, child_retry, group_retry
 from jobgroups.services.submission import Submission, group_replay, group_submit
 from tests.harness import factories
+from tests.harness.factories import accept, begin, idle, online
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -38,23 +39,14 @@ pytestmark = pytest.mark.django_db
 SAME, OTHER, AUTO = (Choice(where=one) for one in Where)
 
 
-def works(backend_id: str, vram: int = 0, **fields: Any) -> FencingToken:
-    """Register a backend that answers, with so many GiB of memory, and take its lease."""
-    devices = [{"name": "GPU", "vram_total": vram * 2**30}] if vram else []
-    fields = {"reachability": "online", "last_seen_at": now(), "devices": devices, **fields}
-    factories.backend(backend_id, **fields)
-    return factories.lease(backend_id)
-
-
 @pytest.fixture
 def fence() -> FencingToken:
-    return works("gpu-1", 8)
+    return online("gpu-1", 8)
 
 
 def fail(fence: FencingToken, kind: FailureClass = FailureClass.NODE_ERROR) -> claims.Claim:
     """Have the oldest waiting child of a backend fail there."""
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     end = factories.end(AttemptState.ERROR, failure=kind)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
     return claimed
@@ -124,13 +116,12 @@ def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: FencingToken
 
 def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     child = group.children.get(position=0)
     retry(group, child)
     # Its prompt is being stopped there.
-    assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
+    assert idle(fence)
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     run_all(fence)
     assert factories.fresh(group).status == "completed"
@@ -140,10 +131,9 @@ def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: FencingToken) -> N
 def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(
     fence: FencingToken,
 ) -> None:
-    other = works("gpu-2")
+    other = online("gpu-2")
     group = factories.submit("gpu-1", "gpu-1")
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     attempts.attempt_failed_internally(
         attempt_id=claimed.attempt_id, fence=fence, message="A defect."
     )
@@ -155,8 +145,7 @@ def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(
 
 def test_a_picture_that_was_made_after_all_is_taken(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     factories.finish(claimed, fence)
     child = group.children.get(position=0)
@@ -182,8 +171,7 @@ def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(
 def test_a_pending_group_counts_and_status_follow(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     fail(fence)
-    done = factories.claim(fence)
-    factories.start(done, fence)
+    done = begin(fence)
     factories.finish(done, fence)
     assert factories.fresh(group).status == "partial_complete"
     retry(group, group.children.get(position=0))
@@ -217,8 +205,7 @@ def test_what_has_not_failed_is_refused_and_nothing_changes(fence: FencingToken)
     group, failed = running(fence)
     waiting = group.children.get(position=1)
     refused(group, waiting, JobNotFailed)
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
+    claimed = begin(fence)
     refused(group, waiting, JobNotFailed)
     retry(group, failed)
     # A second click.
@@ -240,11 +227,10 @@ def test_a_job_that_was_cancelled_alone_stays_so_until_the_end(fence: FencingTok
 
 @pytest.mark.django_db(transaction=True)
 def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
-    fence = works("gpu-1")
+    fence = online("gpu-1")
     for _ in range(6):
         group, failed = running(fence)
-        last = factories.claim(fence)
-        factories.start(last, fence)
+        last = begin(fence)
         _, done = race(partial(factories.finish, last, fence), partial(retry, group, failed))
         run_all(fence)
         stored = factories.fresh(group)
@@ -260,7 +246,7 @@ def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
 @pytest.fixture
 def cards() -> dict[str, FencingToken]:
     """Two small cards and two larger ones."""
-    return {f"gpu-{at}": works(f"gpu-{at}", vram) for at, vram in enumerate((8, 8, 12, 24), 1)}
+    return {f"gpu-{at}": online(f"gpu-{at}", vram) for at, vram in enumerate((8, 8, 12, 24), 1)}
 
 
 def place(child: ChildJob) -> str:
@@ -325,17 +311,17 @@ def test_nothing_said_stays_as_the_group_says(cards: dict[str, FencingToken]) ->
 
 
 def test_another_backend_has_what_the_group_requires() -> None:
-    first = works("gpu-1", 8, tags=["flux"])
-    works("gpu-2", 24)
-    works("gpu-3", 12, tags=["flux"])
+    first = online("gpu-1", 8, tags=["flux"])
+    online("gpu-2", 24)
+    online("gpu-3", 12, tags=["flux"])
     group, failed = running(first, FailureClass.OUT_OF_MEMORY, required_capabilities=["flux"])
     assert retry(group, failed, OTHER).moved == {failed.id: "gpu-3"}
 
 
 def test_no_other_backend_is_said_and_nothing_changes(fence: FencingToken) -> None:
-    works("gpu-2", enabled=False)
-    works("gpu-3", hold="pause")
-    works("gpu-4", reachability="offline")
+    online("gpu-2", enabled=False)
+    online("gpu-3", hold="pause")
+    online("gpu-4", reachability="offline")
     group, failed = running(fence)
     refused(group, failed, NoOtherBackend, choice=OTHER)
     with pytest.raises(NoOtherBackend, match="same backend") as raised:
@@ -344,7 +330,7 @@ def test_no_other_backend_is_said_and_nothing_changes(fence: FencingToken) -> No
 
 
 def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: FencingToken) -> None:
-    works("gpu-2", tags=["x"])
+    online("gpu-2", tags=["x"])
     group = factories.submit("gpu-1", required_capabilities=[])
     fail(fence)
     JobGroup.objects.update(required_capabilities=["y"])
@@ -376,8 +362,7 @@ def test_a_named_backend_need_not_await_one_that_is_out_of_reach(
     cards: dict[str, FencingToken],
 ) -> None:
     group = factories.submit("gpu-1", "gpu-2")
-    claimed = factories.claim(cards["gpu-1"])
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=cards["gpu-1"])
+    claimed = accept(cards["gpu-1"])
     cancellation.child_cancel(group_id=group.id, job_id=claimed.child_id)
     run_all(cards["gpu-2"])
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)

@@ -20,30 +20,14 @@ from jobgroups.services import attempts, cancellation, candidates, claims, expir
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
+from tests.harness.factories import accept, begin, fail, idle, online, only
 from tests.harness.races import race
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
 
 GIB = 2**30
 MEMORY, RAISED = FailureClass.OUT_OF_MEMORY, FailureClass.NODE_ERROR
 FATAL, MISSING = FailureClass.CUDA_FATAL, FailureClass.NODE_OR_MODEL_MISSING
-
-
-@pytest.fixture(autouse=True)
-def no_pause(settings: Settings) -> None:
-    settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
-
-
-def machine(name: str, vram: int = 24, **fields: Any) -> FencingToken:
-    """Register a backend that works, and take its lease."""
-    fields = {
-        "reachability": Reachability.ONLINE,
-        "last_seen_at": now(),
-        "devices": [{"name": f"cuda:0 Card {vram}", "vram_total": vram * GIB, "vram_free": 0}],
-        **fields,
-    }
-    factories.backend(name, **fields)
-    return factories.lease(name)
 
 
 def submit(*names: str, attempts: int = 3, **fields: Any) -> JobGroup:
@@ -51,35 +35,16 @@ def submit(*names: str, attempts: int = 3, **fields: Any) -> JobGroup:
     return factories.submit(*names, max_attempts=attempts, **fields)
 
 
-def begin(fence: FencingToken) -> Claim:
-    claimed = factories.claim(fence)
-    factories.start(claimed, fence)
-    return claimed
-
-
-def fail(claimed: Claim, fence: FencingToken, kind: FailureClass = RAISED) -> None:
-    end = factories.end(AttemptState.ERROR, failure=kind, error_message=f"It met {kind}.")
-    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
-
-
-def only(group: JobGroup) -> ChildJob:
-    return group.children.get()
-
-
 def retrying(group: JobGroup) -> list[dict[str, Any]]:
     return [event for event in factories.log(group) if event["type"] == "child_retrying"]
-
-
-def idle(fence: FencingToken) -> bool:
-    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
 
 
 # --- without a policy -----------------------------------------------------------------------------
 
 
 def test_without_a_policy_the_first_failure_ends_the_child_and_says_its_class() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     group = factories.submit("gpu-1")
     fail(begin(fence), fence, MEMORY)
     assert factories.types(group)[1:] == ["child_started", "child_failed", "group_complete"]
@@ -91,7 +56,7 @@ def test_without_a_policy_the_first_failure_ends_the_child_and_says_its_class() 
 
 
 def test_a_timeout_without_a_policy_ends_the_child_and_owes_the_stop() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     claimed = begin(fence)
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
@@ -106,7 +71,7 @@ def test_a_timeout_without_a_policy_ends_the_child_and_owes_the_stop() -> None:
 
 
 def test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes() -> None:
-    first, second = machine("gpu-1"), machine("gpu-2")
+    first, second = online("gpu-1"), online("gpu-2")
     group = submit("gpu-1", "gpu-2")
     child = group.children.earliest("position")
     other = begin(second)
@@ -142,7 +107,7 @@ def test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes() -> None:
 
 
 def test_max_attempts_are_counted_and_the_last_failure_ends_the_child() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1", attempts=3)
     for _ in range(3):
         fail(begin(fence), fence)
@@ -164,15 +129,15 @@ def test_max_attempts_are_counted_and_the_last_failure_ends_the_child() -> None:
     "kind", [FailureClass.WORKFLOW_REFUSED, FailureClass.INTERRUPTED, FailureClass.INTERNAL]
 )
 def test_what_would_fail_again_is_never_tried_again(kind: FailureClass) -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     group = submit("gpu-1", "gpu-2")
     fail(begin(fence), fence, kind)
     assert group.children.earliest("position").status == "failed"
 
 
 def test_a_defect_of_ours_fails_its_child_and_is_not_tried_again() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1")
     claimed = begin(fence)
     attempts.attempt_failed_internally(
@@ -184,7 +149,7 @@ def test_a_defect_of_ours_fails_its_child_and_is_not_tried_again() -> None:
 
 
 def test_only_the_named_classes_are_tried_again() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1", "gpu-1", retry_on=["out_of_memory"])
     fail(begin(fence), fence, MEMORY)
     fail(begin(fence), fence, RAISED)
@@ -197,16 +162,16 @@ def only_statuses(group: JobGroup) -> list[str]:
 
 
 def test_an_out_of_memory_goes_to_the_larger_card() -> None:
-    small = machine("gpu-1", vram=8)
-    machine("gpu-2", vram=12)
-    machine("gpu-3", vram=48)
+    small = online("gpu-1", vram=8)
+    online("gpu-2", vram=12)
+    online("gpu-3", vram=48)
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     fail(begin(small), small, MEMORY)
     assert only(group).backend_id == "gpu-3"
 
 
 def test_a_fatal_error_of_the_gpu_never_comes_back_to_it() -> None:
-    first, second = machine("gpu-1"), machine("gpu-2")
+    first, second = online("gpu-1"), online("gpu-2")
     group = submit("gpu-1", "gpu-2", attempts=5)
     cancellation.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
     child = group.children.earliest("position")
@@ -219,8 +184,8 @@ def test_a_fatal_error_of_the_gpu_never_comes_back_to_it() -> None:
 
 
 def test_a_child_stays_within_the_backends_of_its_group_unless_it_may_go_anywhere() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-9")
+    fence = online("gpu-1")
+    online("gpu-9")
     within = submit("gpu-1")
     anywhere = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     nowhere = submit("gpu-1", retry_elsewhere=RetryScope.NEVER)
@@ -248,8 +213,8 @@ def test_a_child_stays_within_the_backends_of_its_group_unless_it_may_go_anywher
 def test_nothing_goes_to_a_backend_that_takes_nothing_or_lacks_what_is_required(
     unfit: dict[str, Any],
 ) -> None:
-    fence = machine("gpu-1", tags=["lora"])
-    machine("gpu-2", tags=["lora"])
+    fence = online("gpu-1", tags=["lora"])
+    online("gpu-2", tags=["lora"])
     group = submit("gpu-1", "gpu-2", required_capabilities=["lora"])
     Backend.objects.filter(pk="gpu-2").update(**unfit)
     fail(begin(fence), fence, FATAL)
@@ -257,8 +222,8 @@ def test_nothing_goes_to_a_backend_that_takes_nothing_or_lacks_what_is_required(
 
 
 def test_a_backend_that_was_left_out_at_first_may_take_a_child_later() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     skipped = [{"backend_id": "gpu-2", "reason": "Offline: it was."}]
     group = submit("gpu-1", skipped_backends=skipped)
     fail(begin(fence), fence, FATAL)
@@ -267,7 +232,7 @@ def test_a_backend_that_was_left_out_at_first_may_take_a_child_later() -> None:
 
 def test_the_pause_before_the_next_attempt_is_kept(settings: Settings) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 20
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1")
     fail(begin(fence), fence)
     wait = only(group).not_before - now()
@@ -278,7 +243,7 @@ def test_the_pause_before_the_next_attempt_is_kept(settings: Settings) -> None:
 
 
 def test_a_refusal_that_another_backend_may_not_give_is_tried_there() -> None:
-    fence, other = machine("gpu-1"), machine("gpu-2")
+    fence, other = online("gpu-1"), online("gpu-2")
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = factories.claim(fence)
     attempts.attempt_refused(
@@ -291,10 +256,9 @@ def test_a_refusal_that_another_backend_may_not_give_is_tried_there() -> None:
 
 
 def test_a_lost_render_is_tried_again_and_one_that_had_not_begun_just_waits() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1")
-    claimed = factories.claim(fence)
-    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    claimed = accept(fence)
     attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
     assert retrying(group) == []
     claimed = begin(fence)
@@ -304,11 +268,10 @@ def test_a_lost_render_is_tried_again_and_one_that_had_not_begun_just_waits() ->
 
 
 def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1", attempts=2)
     for _ in range(2 * MAX_UNCOUNTED):
-        claimed = factories.claim(fence)
-        attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+        claimed = accept(fence)
         attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=fence, reason="lost")
     assert idle(fence)
     child = only(group)
@@ -322,7 +285,7 @@ def test_tries_that_come_to_nothing_count_as_one_attempt() -> None:
 @pytest.fixture
 def timed_out() -> tuple[JobGroup, Claim, FencingToken, FencingToken]:
     """Give a child whose time was up at gpu-1, and that waits for gpu-2."""
-    first, second = machine("gpu-1"), machine("gpu-2")
+    first, second = online("gpu-1"), online("gpu-2")
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(first)
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
@@ -396,7 +359,7 @@ def test_a_picture_that_came_after_its_time_is_taken_while_its_child_waits(
 
 
 def test_a_late_picture_and_a_claim_at_once_give_one_result(transactional_db: None) -> None:
-    first, second = machine("gpu-1"), machine("gpu-2")
+    first, second = online("gpu-1"), online("gpu-2")
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(first)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=first)
@@ -423,7 +386,7 @@ def gone(claimed: Claim, fence: FencingToken) -> None:
 
 
 def test_a_success_without_its_files_is_tried_again_and_in_the_end_taken_with_a_warning() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1", attempts=2)
     gone(begin(fence), fence)
     [told] = retrying(group)
@@ -435,7 +398,7 @@ def test_a_success_without_its_files_is_tried_again_and_in_the_end_taken_with_a_
 
 
 def test_a_success_without_its_files_completes_where_there_is_no_policy() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = factories.submit("gpu-1")
     gone(begin(fence), fence)
     assert factories.types(group)[1:] == ["child_started", "child_completed", "group_complete"]
@@ -445,9 +408,9 @@ def test_a_success_without_its_files_completes_where_there_is_no_policy() -> Non
 
 
 def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_others() -> None:
-    away = machine("gpu-1")
-    machine("gpu-2")
-    machine("gpu-3")
+    away = online("gpu-1")
+    online("gpu-2")
+    online("gpu-3")
     group = submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", attempts=1, retry_elsewhere=RetryScope.ANY)
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = factories.claim(away)
@@ -472,7 +435,7 @@ def test_children_that_wait_for_a_backend_that_is_away_are_spread_over_the_other
 
 
 def test_a_child_that_was_moved_may_come_back_to_the_backend_it_was_submitted_to() -> None:
-    first, second = machine("gpu-1"), machine("gpu-2")
+    first, second = online("gpu-1"), online("gpu-2")
     group = submit("gpu-1", "gpu-2")
     cancellation.child_cancel(group_id=group.id, job_id=group.children.latest("position").id)
     expiry.children_reassign(fence=first, reason="gpu-1 is drained.")
@@ -481,8 +444,8 @@ def test_a_child_that_was_moved_may_come_back_to_the_backend_it_was_submitted_to
 
 
 def test_giving_up_fails_what_may_go_nowhere_and_sends_the_rest_elsewhere() -> None:
-    away = machine("gpu-1")
-    second = machine("gpu-2")
+    away = online("gpu-1")
+    second = online("gpu-2")
     stays = factories.submit("gpu-1", "gpu-1")
     goes = submit("gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
     factories.claim(away)
@@ -504,7 +467,7 @@ def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept
     settings: Settings,
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
-    stuck = machine("gpu-1")
+    stuck = online("gpu-1")
     group = factories.submit("gpu-1")
     factories.claim(stuck)
     kind = FailureClass.STALLED
@@ -515,8 +478,8 @@ def test_a_backend_that_answers_and_executes_nothing_is_counted_for_what_it_kept
 
 
 def test_children_of_a_disabled_backend_are_moved_where_they_may_go() -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
+    fence = online("gpu-1")
+    online("gpu-2")
     stays, goes = factories.submit("gpu-1"), submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     Backend.objects.filter(pk="gpu-1").update(enabled=False)
     expiry.children_fail_disabled(fence=fence)
@@ -527,9 +490,9 @@ def test_children_of_a_disabled_backend_are_moved_where_they_may_go() -> None:
 def test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fence = machine("gpu-1")
-    machine("gpu-2")
-    machine("gpu-3")
+    fence = online("gpu-1")
+    online("gpu-2")
+    online("gpu-3")
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     hold = candidates.lock_backends
 
@@ -546,7 +509,7 @@ def test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment(
 
 
 def test_a_failure_of_a_cancelled_child_is_not_tried_again() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1")
     claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -556,7 +519,7 @@ def test_a_failure_of_a_cancelled_child_is_not_tried_again() -> None:
 
 
 def test_a_child_that_waits_for_another_try_can_be_cancelled() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1")
     fail(begin(fence), fence)
     assert cancellation.group_cancel(group_id=group.id).interrupted == 1
@@ -565,7 +528,7 @@ def test_a_child_that_waits_for_another_try_can_be_cancelled() -> None:
 
 
 def test_an_end_told_twice_tries_a_child_again_once() -> None:
-    fence = machine("gpu-1")
+    fence = online("gpu-1")
     group = submit("gpu-1")
     claimed = begin(fence)
     fail(claimed, fence)

@@ -7,7 +7,9 @@ from typing import Any
 
 from django.db import connection
 
-from backends.models import Backend
+from backends.models import Backend, Reachability
+from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import ChildJob, JobGroup
@@ -38,6 +40,14 @@ def lease(backend_id: str = "gpu-1", runner: str = "runner") -> FencingToken:
     return fence
 
 
+def online(backend_id: str = "gpu-1", vram: int = 0, **fields: Any) -> FencingToken:
+    """Register a backend that responds, with so many GiB of memory, and take its lease."""
+    devices = [{"name": f"cuda:0 Card {vram}", "vram_total": vram * 2**30}] if vram else []
+    responds = {"reachability": Reachability.ONLINE, "last_seen_at": now(), "devices": devices}
+    backend(backend_id, **{**responds, **fields})
+    return lease(backend_id)
+
+
 def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGroup:
     """Submit a group."""
     submission = Submission(workflow=WORKFLOW, backend_ids=backend_ids or ("gpu-1",), **fields)
@@ -57,6 +67,25 @@ def start(claimed: Claim, fence: FencingToken) -> None:
     attempts.attempt_started(attempt_id=claimed.attempt_id, fence=fence)
 
 
+def begin(fence: FencingToken, depth: int = 2) -> Claim:
+    """Have the next child of a backend start."""
+    claimed = claim(fence, depth)
+    start(claimed, fence)
+    return claimed
+
+
+def accept(fence: FencingToken) -> Claim:
+    """Have the next child of a backend accepted."""
+    claimed = claim(fence)
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    return claimed
+
+
+def idle(fence: FencingToken) -> bool:
+    """Return whether there is nothing to claim at a backend."""
+    return claims.child_claim(fence=fence, client_id="c", depth=5) is None
+
+
 def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptResult:
     """Return an end; of a failure, with ComfyUI's words."""
     if state is not AttemptState.SUCCESS:
@@ -71,6 +100,19 @@ def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptRes
 def finish(claimed: Claim, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS) -> bool:
     """Have an attempt end."""
     return attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end(state))
+
+
+def fail(
+    claimed: Claim, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR
+) -> None:
+    """Have an attempt fail with this class."""
+    failed = end(AttemptState.ERROR, failure=failure, error_message=f"It met {failure}.")
+    assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)
+
+
+def only(group: JobGroup) -> ChildJob:
+    """Return the only child of a group."""
+    return group.children.get()
 
 
 def log(group: JobGroup) -> list[dict[str, Any]]:
