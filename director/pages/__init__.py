@@ -1,1 +1,1 @@
-"""The pages for people: read models, views and paths. Everything they change goes through the API."""
+"""The HTML pages: read models, views and paths. They change data only through the API."""

@@ -1,4 +1,4 @@
-"""The backends as people see them: trouble first, and what each of them is at. Reads rows only."""
+"""Read model of the page of backends: status, jobs and found ComfyUIs, problems first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jobgroups.queries import backends
 from jobgroups.queries.backends import BackendLoad, backend_loads
 from jobgroups.queries.leases import runner_alive
 
-#: Above this many a table reads better than lanes.
+#: More backends are shown as a table.
 MAX_LANES: Final = 12
 _COLUMNS: Final = (
     "Name",
@@ -51,7 +51,7 @@ _STATUS_LABELS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A prompt of ours that stands at a backend."""
+    """A prompt of the Director at a backend."""
 
     group_id: str
     job_id: str
@@ -75,16 +75,16 @@ class BackendRow:
     reason: str
     since: str
     since_at: str
-    #: Why it does not answer, where another word stands for it; ``silent`` also where one says so.
+    #: Why it is unreachable, if its status shows something else.
     offline_reason: str
     is_unresponsive: bool
-    #: Who said so; empty where it was seen, or nobody gave a name.
+    #: The user who set the status; empty if it was observed or no name was given.
     changed_by: str
-    #: ``pause``, ``drain`` or empty, whatever else is the matter with it.
+    #: ``pause``, ``drain`` or empty.
     hold: str
-    #: Whether what ran there is given back.
+    #: Whether its jobs were stopped and queued again.
     evicts: bool
-    #: Of one that is set aside: in how long it is tried again; empty: when it is released.
+    #: Time until a quarantined backend is probed; empty: until a user releases it.
     probed_in: str
     gpu: str
     vram: str
@@ -92,42 +92,42 @@ class BackendRow:
     tags: list[str]
     work: list[Work]
     waiting: int
-    #: Of those that wait, the ones whose group lets them go to another backend.
+    #: Queued children whose group allows another backend.
     movable: int
     foreign: int
     completed_day: int
     failed_day: int
-    #: Whether discovery registered it without a question, and no person has changed it.
+    #: Whether discovery registered it and no user has changed it.
     adopted: bool
 
     @property
     def is_online(self) -> bool:
-        """Whether it takes children and sends them now."""
+        """Whether its children are sent now."""
         return self.status in ("online", "busy")
 
     @property
     def takes_children(self) -> bool:
-        """Whether it may be submitted to: where it is paused they wait."""
+        """Whether children may be submitted for it; on a paused one they wait."""
         return self.status in TAKES_CHILDREN
 
     @property
     def can_be_removed(self) -> bool:
-        """Whether its removal is offered: discovery registered it, and it does not answer."""
+        """Whether the page offers its removal: discovery registered it, and it is offline."""
         return self.adopted and self.status == BackendState.OFFLINE
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether it is set aside."""
+        """Whether it is quarantined."""
         return self.status == BackendState.QUARANTINED
 
     @property
     def running_count(self) -> int:
-        """Prompts of ours that execute there."""
+        """Running prompts."""
         return sum(one.is_running and not one.is_stopping for one in self.work)
 
     @property
     def pending_count(self) -> int:
-        """Prompts of ours that wait in its own queue."""
+        """Pending prompts in ComfyUI's queue."""
         return sum(not one.is_running and not one.is_stopping for one in self.work)
 
 
@@ -145,10 +145,10 @@ class FoundServer:
 
 @dataclass(frozen=True, slots=True)
 class BackendList:
-    """All of them."""
+    """The page of backends."""
 
     rows: list[BackendRow]
-    #: ``(status, word, how many)``, trouble first.
+    #: ``(status, label, count)``, problems first.
     counts: list[tuple[str, str, int]]
     has_lanes: bool
     runner_alive: bool
@@ -161,12 +161,12 @@ class BackendList:
 
     @property
     def online(self) -> list[BackendRow]:
-        """Those that take children now."""
+        """Backends whose children are sent now."""
         return [one for one in self.rows if one.is_online]
 
 
 def backend_list_page() -> BackendList:
-    """Return every backend, trouble first."""
+    """Return every backend, problems first."""
     rows = backend_list()
     loads = backend_loads()
     work, ends, movable = _work(), _results_of_day(), _movable()
@@ -191,7 +191,7 @@ def backend_list_page() -> BackendList:
 
 
 def found_servers() -> list[FoundServer]:
-    """Return the ComfyUIs that discovery found, those that are not ignored first."""
+    """Return the ComfyUIs that discovery found, ignored ones last."""
     return sorted(
         (_found_server(row) for row in found_list()), key=lambda one: (one.ignored, one.url)
     )
@@ -212,7 +212,7 @@ def _work() -> dict[str, list[Work]]:
 
 
 def _movable() -> dict[str, int]:
-    """Return how many of the children that wait for each backend may go elsewhere."""
+    """Return the number of queued children of each backend that may move to another one."""
     waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True)
     may_go = waits.exclude(group__retry_elsewhere=RetryScope.NEVER).order_by()
     counted = may_go.values_list("backend_id").annotate(Count("id"))
@@ -234,7 +234,7 @@ def _work_item(one: Attempt) -> Work:
 
 
 def _results_of_day() -> dict[str, Counter[str]]:
-    """Return how the last day's children ended, by backend."""
+    """Return the results of the children of the last day, by backend."""
     rows = ChildJob.objects.filter(completed_at__gt=now() - _DAY).order_by()
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for backend_id, status, count in rows.values_list("backend_id", "status").annotate(Count("id")):
@@ -296,7 +296,7 @@ def _until(moment: dt.datetime | None) -> str:
 
 
 def _device(devices: Any) -> tuple[str, str]:
-    """Return the first device's name without CUDA's words around it, and its memory in words."""
+    """Return the name of the first device without CUDA's additions, and its memory as text."""
     if not isinstance(devices, list) or not devices or not isinstance(devices[0], Mapping):
         return "", ""
     first = devices[0]

@@ -1,4 +1,4 @@
-"""What failed lately, as people see it: the worst first, and what cost nothing apart. Reads rows only."""
+"""Read model of the page of failures: causes by number of failed jobs, recovered ones separately."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Cause:
     sentence: str
     backend_id: str
     backend_name: str
-    #: Whether it is registered still, whether it takes children now, and whether it was set aside.
+    #: State of the backend.
     is_registered: bool
     is_schedulable: bool
     is_quarantined: bool
-    #: Whether another backend may not have this cause.
+    #: Whether a retry on another backend may avoid the cause.
     better_elsewhere: bool
     workflow: str
     workflow_name: str
@@ -52,17 +52,17 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class FailuresPage:
-    """All that the page shows."""
+    """The page of failures."""
 
     window: str
-    #: ``(window, words, whether it is this one)``
+    #: ``(window, label, is selected)``
     windows: list[tuple[str, str, bool]]
     causes: list[Cause]
     recovered: list[Cause]
     more: int
-    #: How many failures are counted, where there were more.
+    #: Number of counted failures, if there were more.
     only_newest: int | None
-    #: Jobs that are failed or timed out now.
+    #: Jobs that are failed or timed out.
     unrecovered_count: int
 
     @property
@@ -72,12 +72,12 @@ class FailuresPage:
 
     @property
     def recovered_count(self) -> int:
-        """Failures that cost nothing but time."""
+        """Failures whose jobs are completed."""
         return sum(one.failures for one in self.recovered)
 
 
 def parse_window(query: QueryDict) -> str:
-    """Read the window out of a URL's query; what is not understood counts as left out."""
+    """Return the window in a URL's query; the default for an invalid value."""
     said = str(query.get("window", ""))
     return said if said in failing.WINDOWS else failing.DEFAULT_WINDOW
 
@@ -98,7 +98,7 @@ def failures_page(window: str) -> FailuresPage:
 
 
 def tally() -> str:
-    """Return how many jobs failed in the last day and are failed now, nothing where none did."""
+    """Return the number of jobs that failed in the last day and are still failed, empty for 0."""
     count = failing.lost_count()
     if count >= failing.MAX_COUNT:
         return f"{failing.MAX_COUNT - 1}+"

@@ -1,4 +1,4 @@
-"""What the list of groups is narrowed to: read out of the URL, and written back into it."""
+"""Filters of the list of groups: from a URL's query, and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_TEXT: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Empty means anything. What is not understood counts as left out: a page refuses nothing."""
+    """Filters of the list. Empty: any value. Invalid values are ignored."""
 
     state: str = ""
     backend: str = ""
@@ -34,12 +34,12 @@ class Filters:
 
     @property
     def any(self) -> bool:
-        """Whether it narrows at all."""
+        """Whether any filter is set."""
         chosen = self.state or self.backend or self.text or self.submitter
         return bool(chosen) or self.hide_finished
 
     def query(self, *, before: str = "") -> str:
-        """Return it as a URL's query, of the page from ``before`` on."""
+        """Return the filters as a URL's query, for the page after ``before``."""
         said = {
             "state": self.state,
             "backend": self.backend,
@@ -52,7 +52,7 @@ class Filters:
 
 
 def parse_filters(query: QueryDict) -> Filters:
-    """Read them out of a URL's query."""
+    """Return the filters in a URL's query."""
 
     def text(name: str) -> str:
         return str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT]
@@ -69,12 +69,12 @@ def parse_filters(query: QueryDict) -> Filters:
 
 
 def cursor(row: JobGroup) -> str:
-    """Return the place behind a group."""
+    """Return the cursor after a group."""
     return f"{iso(row.created_at)}_{row.id}"
 
 
 def filtered_groups(filters: Filters) -> QuerySet[JobGroup]:
-    """Return the groups that fit, newest first."""
+    """Return the groups that match, newest first."""
     rows = JobGroup.objects.order_by("-created_at", "-id")
     if filters.state:
         rows = rows.filter(status=filters.state)

@@ -1,4 +1,4 @@
-"""A group's page: its head, and a card for each child. Reads rows, writes nothing."""
+"""Read model of a group's page: its head, and a card for each child."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jobgroups.queries import groups
 
 #: Cards on one page of a group.
 PAGE_SIZE: Final = 120
-#: Details of an error that its card says anyway.
+#: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
 
 _ATTEMPT_FIELDS: Final = (
@@ -43,7 +43,7 @@ _ATTEMPT_FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt, in words."""
+    """One attempt, as text."""
 
     number: int
     run: int
@@ -52,20 +52,20 @@ class AttemptRow:
     label: str
     #: ComfyUI's message, or the Director's.
     reason: str
-    #: What that means and what helps, and in a few words; empty where it did not fail.
+    #: Explanation and short label of a failure; else empty.
     meaning: str
     failure: str
-    #: Whether it is to be stopped and has not ended, and why it is left running then.
+    #: Whether a stop is pending, and why the prompt still runs.
     is_stopping: bool
     left_running: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChildCard:
-    """One child as people see it."""
+    """Card of one child."""
 
     group_id: str
-    #: The group's run, and whether that has ended: before, only what failed can be tried again.
+    #: The group's run, and whether it has ended: before that, only failed children can be retried.
     run: int
     ended: bool
     job_id: str
@@ -78,12 +78,12 @@ class ChildCard:
     progress: float
     step: str
     waiting: str
-    #: Whether it runs at a backend that does not answer: how far it is, nobody knows.
+    #: Whether it runs at an offline backend: its progress is unknown.
     is_stale: bool
     error: str
-    #: What that means and what helps, "" where nobody knows.
+    #: Explanation of the failure, if known.
     meaning: str
-    #: Whether another backend may not have what it failed by.
+    #: Whether a retry on another backend may avoid the cause.
     better_elsewhere: bool
     error_type: str
     error_node: str
@@ -91,7 +91,7 @@ class ChildCard:
     warnings: list[str]
     outputs: list[Output]
     attempts: list[AttemptRow]
-    #: On which try it is done, as attempts that failed count; 1 also where it is not done.
+    #: Number of the attempt that completed it, failed attempts counted; else 1.
     completed_on: int
     took: str
     starred: bool
@@ -103,14 +103,14 @@ class ChildCard:
 
     @property
     def to_retry(self) -> bool:
-        """Whether it can be rendered again in this group."""
+        """Whether it can be retried in this group."""
         if not self.ended:
             return self.status in CHILD_RETRIED_IN_RUN
         return not self.open and self.status != ChildStatus.COMPLETED
 
     @property
     def attempts_text(self) -> str:
-        """On which try it was done, else how many attempts there were."""
+        """The attempt that completed it, else the number of attempts."""
         if self.completed_on > 1:
             return f"Completed {words.on_attempt(self.completed_on)}"
         failed = [one for one in self.attempts if one.failure]
@@ -121,27 +121,27 @@ class ChildCard:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a prompt of it is being stopped: what is shown of it changes without an event."""
+        """Whether a prompt is being stopped: the card changes without an event."""
         return any(one.is_stopping for one in self.attempts)
 
     @property
     def left_running(self) -> list[str]:
-        """Why a prompt that is to be stopped still renders, one sentence for each."""
+        """Why a prompt with a pending stop still runs, one sentence for each."""
         return [one.left_running for one in self.attempts if one.left_running]
 
     @property
     def shows_attempts(self) -> bool:
-        """Whether its attempts say more than its state does."""
+        """Whether the card lists its attempts."""
         return len(self.attempts) > 1 or any(one.failure for one in self.attempts)
 
     @property
     def spans_runs(self) -> bool:
-        """Whether its attempts are of more than one run."""
+        """Whether its attempts belong to more than one run."""
         return len({one.run for one in self.attempts}) > 1
 
     @property
     def images(self) -> list[Output]:
-        """What can be looked at, also as a thumbnail that outlived its file."""
+        """Images, including replaced ones with a thumbnail."""
         return [one for one in self.outputs if one.is_image and (one.replaced or not one.missing)]
 
     @property
@@ -151,13 +151,13 @@ class ChildCard:
 
     @property
     def files(self) -> list[Output]:
-        """What can only be fetched."""
+        """Files that are not images."""
         return [one for one in self.outputs if not one.is_image and not one.missing]
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A backend that took nothing when the group was submitted, and how often it was named."""
+    """A backend that was left out at the submission, and how often it was named."""
 
     backend_id: str
     reason: str
@@ -166,7 +166,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class GroupPage:
-    """All that a group's page shows."""
+    """A group's page."""
 
     row: group_list.Row
     cards: list[ChildCard]
@@ -178,18 +178,18 @@ class GroupPage:
     strategy: str
     base_seed: int
     timeout_seconds: int
-    #: What is done when one fails.
+    #: Retry policy.
     on_failure: str
-    #: What is done if ComfyUI refuses some outputs.
+    #: Policy for refused outputs.
     partial_outputs: str
     #: Whether any child of the group has a file that can be downloaded.
     has_files: bool
-    #: How many children of the group are to be kept and have one.
+    #: Number of starred children with files.
     starred: int
 
     @property
     def skipped_text(self) -> str:
-        """How many backends were left out, and what that cost."""
+        """Number of backends that were left out, and of missing jobs."""
         said = pluralize(len(self.skipped), "backend left out", "backends left out")
         fewer = sum(one.count for one in self.skipped)
         return f"{said}: {pluralize(fewer, 'job fewer', 'jobs fewer')}"
@@ -206,8 +206,7 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
     Raises:
         GroupNotFound: there is no such group.
     """
-    # The row first: what is read after it may show more than its seq says, which the stream tells
-    # again, and never less.
+    # Read the row first: later reads may be newer than its seq, and the stream repeats these events.
     row = group_list.group_row(group_id)
     snapshot = groups.group_snapshot(group_id)
     children: list[dict[str, Any]] = snapshot["child_jobs"]
@@ -253,7 +252,7 @@ def child_card(group_id: str, job_id: str) -> ChildCard:
 
 
 def _skipped(skipped: Iterable[Mapping[str, str]]) -> list[Skipped]:
-    """Return each backend once: it stands there as often as it was named."""
+    """Return each backend once; the list has an entry for each time it was named."""
     found = Counter((one["backend_id"], one["reason"]) for one in skipped)
     return [Skipped(backend_id, reason, count) for (backend_id, reason), count in found.items()]
 
@@ -269,7 +268,7 @@ def _metadata(metadata: Any) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """What a card needs to know of its group."""
+    """Fields of the group that a card needs."""
 
     id: str
     run: int
@@ -311,7 +310,7 @@ def _cards(group: _Group, children: Sequence[tuple[int, Mapping[str, Any]]]) -> 
 
 
 def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
-    """Return a backend's name; the id outlives its backend, the name does not."""
+    """Return a backend's name, or its id if it was deleted."""
     row = known.get(backend_id)
     return backend_id if row is None else row.name or row.id
 

@@ -1,4 +1,4 @@
-"""The list of groups as people see it: a row each. Reads rows, writes nothing."""
+"""Read model of the list of groups: one row for each group."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from jobgroups.errors import GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import estimates
 
-#: Pictures in a row.
+#: Thumbnails in a row.
 _THUMBNAILS: Final = 4
-#: A backend that stands so is sent what waits for it.
+#: Statuses of backends whose queued children are sent.
 _SENDS: Final = frozenset({BackendState.ONLINE, BackendState.BUSY})
 
 
@@ -41,7 +41,7 @@ class Row:
     run: int
     total: int
     completed: int
-    #: How many are done, and those of them that a machine had failed before.
+    #: Number of completed children, retried ones counted separately.
     result_label: str
     failed: int
     cancelled: int
@@ -57,12 +57,12 @@ class Row:
 
     @property
     def has_name(self) -> bool:
-        """Whether its name says more than its id."""
+        """Whether its name differs from its id."""
         return self.name != self.id
 
     @property
     def to_retry(self) -> int:
-        """How many jobs a retry would render again, as ``services.retries`` chooses them."""
+        """Number of jobs that a retry would run, as ``services.retries`` selects them."""
         if not self.ended:
             return 0
         return self.failed + (self.cancelled if self.status == GroupStatus.CANCELLED else 0)
@@ -101,7 +101,7 @@ def group_row(group_id: str) -> Row:
 
 
 def submitters() -> list[str]:
-    """Return who has submitted groups, the nameless left out."""
+    """Return the names of all submitters."""
     rows = JobGroup.objects.exclude(submitter="").order_by("submitter")
     return list(rows.values_list("submitter", flat=True).distinct()[:200])
 
@@ -113,17 +113,17 @@ class _Child:
     progress: float
     backend_id: str
     attempts: int
-    #: Whether it has an attempt that counts: it runs, or stands at its backend.
+    #: Whether its prompt is running or pending at its backend.
     was_sent: bool
 
     @property
     def was_retried(self) -> bool:
-        """Whether it is done, and may not have been on its first try."""
+        """Whether it is completed after more than one attempt."""
         return self.status == ChildStatus.COMPLETED and self.attempts > 1
 
 
 def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
-    """Return the rows of groups, with a handful of queries for all of them."""
+    """Return the rows of groups. The number of queries does not depend on the number of groups."""
     children = _children([group.id for group in groups])
     machines = _backends(children)
     pictures = _images(children)
@@ -161,9 +161,9 @@ def _children(group_ids: Sequence[str]) -> dict[str, list[_Child]]:
 
 
 def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
-    """Return on which try children that are done were done, those left out that never failed.
+    """Return the number of the attempt that completed each child; children without failures are omitted.
 
-    What was given back failed nobody: that is no try.
+    Requeued attempts are not counted.
     """
     before = Attempt.objects.filter(number__lt=F("child__current_attempt__number"))
     failed = before.filter(child_id__in=list(job_ids)).exclude(failure_class="")
@@ -192,7 +192,7 @@ def _images(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
 
 
 def _backends(children: Mapping[str, Sequence[_Child]]) -> dict[str, Backend]:
-    """Return the backends that children run at or wait for, by id."""
+    """Return the backends of running and queued children, by id."""
     ids = {
         child.backend_id
         for members in children.values()
@@ -215,7 +215,7 @@ def _left(children: Sequence[_Child], machines: Mapping[str, Backend]) -> list[e
 
 
 def _is_progressing(child: _Child, machine: Backend | None) -> bool:
-    """Whether a child comes further by itself: what one that is paused has, it finishes."""
+    """Return whether a child will progress: a paused backend finishes its running prompts."""
     if machine is None:
         return False
     if child.was_sent:

@@ -1,4 +1,4 @@
-"""What a new submission starts from: an earlier one, or the installation's defaults. Reads rows only."""
+"""Initial values of the submit form: an earlier group, or the defaults of the installation."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from jobgroups.domain.states import PartialOutputs, RetryScope
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.workflow.seeds import MAX_SEED
 
-#: What can be done when a picture fails: the form's value, and how it is said. ``no`` is one try.
+#: Retry policies: value of the form, label. ``no`` is one attempt.
 ON_FAILURE: Final = (
     ("no", "No retry"),
     (RetryScope.NEVER.value, "Retry on the same backend"),
     (RetryScope.GROUP.value, "Retry on any chosen backend"),
     (RetryScope.ANY.value, "Retry on any backend"),
 )
-#: After which failures a picture may be tried again: the form's value, its name, what it means.
+#: Failure classes that are retried: value of the form, name, explanation.
 RETRY_ON: Final = tuple(
     (one.value, text.capitalize(text.failure_label(one)), TAXONOMY[one].sentence) for one in RETRIED
 )
-#: What can be done if ComfyUI refuses some outputs of a picture's workflow.
+#: Policies for outputs that ComfyUI refuses.
 PARTIAL_OUTPUTS: Final = (
     (PartialOutputs.ACCEPT.value, "Keep the other outputs, with a warning"),
     (PartialOutputs.FAIL.value, "Stop the job: it fails"),
 )
-#: Tries that are offered where the installation has none of its own.
+#: Offered number of attempts if the installation has no retry policy.
 _DEFAULT_ATTEMPTS: Final = 3
 
 
 def retry_defaults(max_attempts: int, elsewhere: str) -> dict[str, str | int]:
-    """Return what the form says of failures until somebody says otherwise."""
+    """Return the form's initial retry policy."""
     if max_attempts == 1 and elsewhere == RetryScope.NEVER:
         return {"elsewhere": "no", "attempts": _DEFAULT_ATTEMPTS}
     return {"elsewhere": elsewhere, "attempts": max_attempts}
 
 
 def from_group(group_id: str, seed: str) -> dict[str, Any] | None:
-    """Return what was submitted, for the form; None where there is no such group.
+    """Return the values of a group for the form; None if it does not exist.
 
     Args:
         group_id: the earlier group.
-        seed: one of its children's: then that child alone is repeated, on its backend. Anything else
-            counts as not said.
+        seed: of one of its children, to repeat only that child on its backend. Invalid values are
+            ignored.
     """
     group = JobGroup.objects.filter(pk=group_id).defer("workflow_json").first()
     if group is None:

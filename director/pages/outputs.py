@@ -23,7 +23,7 @@ _IMAGE_SUFFIXES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One file of a child: its name, its address at the Director, whether it can be looked at."""
+    """One output file of a child."""
 
     filename: str
     #: The name under which a browser saves it.
@@ -31,17 +31,17 @@ class Output:
     url: str
     is_image: bool
     missing: bool
-    #: Whether a later file of the same name has replaced it: a thumbnail of the old one may be left.
+    #: Whether a later file of the same name has replaced it; an old thumbnail may exist.
     replaced: bool = False
 
     @property
     def thumbnail(self) -> str:
-        """Where a small one is."""
+        """Address of the thumbnail."""
         return f"{self.url}?w=320"
 
 
 def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[Output]:
-    """Return a child's files in the order that their numbers mean: images first, then other keys.
+    """Return a child's files in the order of their numbers: images first, then other keys.
 
     Args:
         group_id: its group.

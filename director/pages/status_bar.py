@@ -1,4 +1,4 @@
-"""A group's bar: a segment for each child, or, where that would be dust, one for each status. Pure."""
+"""A group's bar: a segment for each child, or for many children one for each status. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Bar:
     segments: Sequence[Segment]
     blocks: Sequence[Block]
     total: int
-    #: What it shows, in words, for those who do not see it.
+    #: Text for screen readers.
     label: str
 
 

@@ -1,4 +1,4 @@
-"""What people read: names of groups, ages, durations, statuses. Pure."""
+"""Texts of the pages: names, ages, durations, statuses. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from jobgroups.domain import text as wording
 from jobgroups.domain.states import PartialOutputs
 
-#: Notices say them as well.
+#: Shared with notices.
 group_name = wording.group_name
 duration = wording.duration
 on_attempt = wording.on_attempt
@@ -29,7 +29,7 @@ CHILD_LABELS: Final = {
     "timeout": "Timed out",
     "cancelled": "Cancelled",
 }
-#: How an attempt ended or stands, as a sentence's end: "attempt 1 on gpu-1 …".
+#: State of an attempt, as the end of a sentence: "attempt 1 on gpu-1 …".
 ATTEMPT_LABELS: Final = {
     "intent": "is being sent",
     "uncertain": "may have been accepted; being looked up",
@@ -47,7 +47,7 @@ ATTEMPT_LABELS: Final = {
 
 
 def status_label(status: str, *, ended: bool) -> str:
-    """Return a group's status in words; a partial one is said while it runs, too."""
+    """Return the label of a group's status; partial_complete also occurs while a group runs."""
     if status == "partial_complete":
         return "Partly completed" if ended else "Running, some failed"
     return _GROUP_LABELS.get(status, status)
@@ -57,9 +57,9 @@ def result_label(completed: int, total: int, tries: Mapping[int, int]) -> str:
     """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second attempt``.
 
     Args:
-        completed: how many children are done.
-        total: how many there are.
-        tries: of those that are done, how many on which try, first ones left out.
+        completed: number of completed children.
+        total: number of children.
+        tries: completed children by number of the attempt, without first attempts.
     """
     again = [f"{count} completed {on_attempt(number)}" for number, count in sorted(tries.items())]
     if not again:
@@ -71,7 +71,7 @@ def result_label(completed: int, total: int, tries: Mapping[int, int]) -> str:
     return f"{completed}/{total} completed, {', '.join(late)}"
 
 
-#: What a group does if ComfyUI refuses some outputs of a workflow and accepts the others.
+#: Policies for outputs of a workflow that ComfyUI refuses.
 PARTIAL_OUTPUTS: Final = {
     PartialOutputs.ACCEPT: "the job keeps the others, with a warning",
     PartialOutputs.FAIL: "the job is stopped and fails",
@@ -81,7 +81,7 @@ PARTIAL_OUTPUTS: Final = {
 def policy_text(
     max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None
 ) -> str:
-    """Return what a group does when one of its children fails; None: after all that may be tried again."""
+    """Return the text of a retry policy; ``retry_on`` None: after every failure that may be retried."""
     if max_attempts == 1:
         said = "it is not retried"
         moves = {"group": " the other backends of the group", "any": " any other backend"}
@@ -106,12 +106,12 @@ def ago(moment: dt.datetime | None, now: dt.datetime) -> str:
 
 
 def memory(size: object) -> str:
-    """Return bytes as ``24 GB``, nothing where it is no number."""
+    """Return bytes as ``24 GB``, empty if the value is not a number."""
     if not isinstance(size, int | float) or isinstance(size, bool) or size <= 0:
         return ""
     return f"{size / 2**30:.0f} GB"
 
 
 def parse_time(text: str) -> dt.datetime:
-    """Return the time that the API wrote."""
+    """Return the time in a timestamp of the API."""
     return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z")

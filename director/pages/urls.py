@@ -1,4 +1,4 @@
-"""The pages' paths. What stands under ``parts`` are fragments that a page asks for again."""
+"""Paths of the pages. Paths with ``parts`` are fragments that a page reloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from director.pages import views
 
 
 class _Id:
-    """A group's or job's id; nothing else can be one, and a database need not see it."""
+    """Id of a group or job; other values are rejected without a query."""
 
     regex = "[A-Za-z0-9_-]{1,64}"
 

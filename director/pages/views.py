@@ -1,4 +1,4 @@
-"""The pages, and the fragments that a page asks for again. They only read."""
+"""The pages, and the fragments that a page reloads. They only read."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
 @require_safe
 @never_cache
 def group(request: HttpRequest, group_id: str) -> HttpResponse:
-    """A group's page; a page that helps where there is none."""
+    """A group's page; a 404 page with a search if the group does not exist."""
     return _group(request, group_id, "group")
 
 
@@ -142,7 +142,7 @@ def backends_part(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def failures(request: HttpRequest) -> HttpResponse:
-    """What failed lately."""
+    """The page of failures."""
     shown = failure_pages.failures_page(failure_pages.parse_window(request.GET))
     return _page(request, "failures", {"shown": shown})
 
@@ -150,7 +150,7 @@ def failures(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def failures_part(request: HttpRequest) -> HttpResponse:
-    """What failed lately, without the page around it."""
+    """The list of failures."""
     shown = failure_pages.failures_page(failure_pages.parse_window(request.GET))
     return _page(request, "parts/failures", {"shown": shown})
 
