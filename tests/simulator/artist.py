@@ -18,8 +18,6 @@ Frame = dict[str, Any]
 
 
 class Artist:
-    """One client with its socket open."""
-
     def __init__(
         self,
         sim: Simulator,
@@ -31,7 +29,6 @@ class Artist:
         self.socket = socket
 
     async def post(self, graph: Graph, **body: Any) -> tuple[int, Any]:
-        """POST /prompt; the status and the decoded body (text if it's no JSON)."""
         payload = {"prompt": graph, "client_id": "artist"} | body
         async with self.session.post("/prompt", json=payload) as answer:
             text = await answer.text()
@@ -39,14 +36,12 @@ class Artist:
             return answer.status, json.loads(text) if is_json else text
 
     async def queue(self, graph: Graph, **body: Any) -> str:
-        """Queue a prompt that must be accepted; its id."""
         status, answer = await self.post(graph, **body)
         assert status == 200, answer
         prompt_id: str = answer["prompt_id"]
         return prompt_id
 
     async def get(self, path: str) -> Any:
-        """The decoded body of a GET that must be answered 200."""
         async with self.session.get(path) as answer:
             assert answer.status == 200, await answer.text()
             return await answer.json()
@@ -56,7 +51,6 @@ class Artist:
         return (await self.get(f"/history/{prompt_id}")).get(prompt_id)
 
     async def interrupt(self, prompt_id: str | None = None) -> None:
-        """POST /interrupt."""
         body = {"prompt_id": prompt_id} if prompt_id else {}
         async with self.session.post("/interrupt", json=body) as answer:
             assert answer.status == 200
@@ -72,7 +66,6 @@ class Artist:
         return {"type": "closed", "closed": self.socket.close_code}
 
     async def until(self, wanted: Callable[[Frame], bool]) -> list[Frame]:
-        """All frames up to the first wanted one, that one included."""
         frames = []
         while True:
             frame = await self.frame()
@@ -82,21 +75,17 @@ class Artist:
             assert frame["type"] != "closed", f"closed after {[f['type'] for f in frames]}"
 
     async def until_end(self, prompt_id: str) -> list[Frame]:
-        """All frames up to a prompt's executing{null}."""
         end = {"type": "executing", "data": {"node": None, "prompt_id": prompt_id}}
         return await self.until(lambda frame: frame == end)
 
     async def until_type(self, kind: str) -> list[Frame]:
-        """All frames up to the first of a type."""
         return await self.until(lambda frame: frame["type"] == kind)
 
     async def run(self, graph: Graph, **body: Any) -> tuple[str, list[Frame]]:
-        """Queue a prompt and listen to its end."""
         prompt_id = await self.queue(graph, **body)
         return prompt_id, await self.until_end(prompt_id)
 
-    async def hears_nothing(self, seconds: float = 0.2) -> bool:
-        """Whether no frame comes for a while."""
+    async def receives_nothing(self, seconds: float = 0.2) -> bool:
         try:
             await self.socket.receive(timeout=seconds)
         except TimeoutError:
@@ -106,7 +95,6 @@ class Artist:
 
 @asynccontextmanager
 async def artist(sim: Simulator, client_id: str = "artist") -> AsyncIterator[Artist]:
-    """A client of that simulator, with its first status frame read."""
     async with (
         aiohttp.ClientSession(sim.url) as session,
         session.ws_connect(f"/ws?clientId={client_id}", heartbeat=None) as socket,
@@ -117,12 +105,10 @@ async def artist(sim: Simulator, client_id: str = "artist") -> AsyncIterator[Art
 
 
 async def soon(condition: Callable[[], bool]) -> None:
-    """Wait until something is true, in small steps, at most PATIENCE."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 def types(frames: list[Frame]) -> list[str]:
-    """The types of frames, without progress."""
     return [f["type"] for f in frames if not f["type"].startswith("progress")]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from backends.simulator import Simulator
 from backends.simulator.calls import call_of
-from tests.simulator.artist import artist
+from tests.simulator.artist import Artist
 
 
 def keys_with_prose(value: Any) -> Iterator[str]:
-    """The keys under which ComfyUI tells people what something is for."""
     if isinstance(value, dict):
         yield from (key for key in ("tooltip", "output_tooltips") if key in value)
         if value.get("description"):
@@ -22,9 +20,8 @@ def keys_with_prose(value: Any) -> Iterator[str]:
             yield from keys_with_prose(child)
 
 
-async def test_the_listing_has_every_class_with_its_inputs_and_no_prose() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        listing = await me.get("/object_info")
+async def test_listing_has_every_class_with_its_inputs_and_no_prose(me: Artist) -> None:
+    listing = await me.get("/object_info")
     assert len(listing) == 389
     assert list(keys_with_prose(listing)) == []
     assert listing["KSampler"]["description"] == ""
@@ -34,9 +31,8 @@ async def test_the_listing_has_every_class_with_its_inputs_and_no_prose() -> Non
     ]
 
 
-async def test_every_class_on_the_list_can_be_called() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        names = list(await me.get("/object_info"))
+async def test_every_class_on_the_list_can_be_called(me: Artist) -> None:
+    names = list(await me.get("/object_info"))
     assert all("." in call_of(name).function for name in names)
     assert call_of("KSamplerAdvanced").refused(["denoise"]) is None
     assert call_of("KSamplerAdvanced").refused(["denoise", "extra"]) == "extra"

@@ -26,7 +26,6 @@ MANAGE = [sys.executable, "manage.py", "simulate"]
 
 @contextmanager
 def started(*arguments: str, command: list[str] = MODULE) -> Iterator[subprocess.Popen[str]]:
-    """A running command; it's killed in the end if it still runs."""
     process = subprocess.Popen(
         [*command, *arguments],
         cwd=ROOT,
@@ -42,19 +41,16 @@ def started(*arguments: str, command: list[str] = MODULE) -> Iterator[subprocess
 
 
 def announced(process: subprocess.Popen[str]) -> list[str]:
-    """The addresses of its JSON line."""
     assert process.stdout is not None
     urls: list[str] = json.loads(process.stdout.readline())["urls"]
     return urls
 
 
 def post(url: str, body: object) -> None:
-    """POST /prompt."""
     httpx.post(f"{url}/prompt", json=body, timeout=10, trust_env=False).raise_for_status()
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
-    """The options of a command line."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return parser.parse_args(arguments)
@@ -107,7 +103,9 @@ def test_further_servers_take_the_next_ports() -> None:
     assert json.loads(line)["urls"] == [f"http://127.0.0.1:{port + n}" for n in range(2)]
 
 
-def test_killed_server_leaves_a_witness_and_the_next_one_tells_the_loss(tmp_path: Path) -> None:
+def test_killed_server_leaves_an_audit_log_and_the_next_one_records_the_loss(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "witness.jsonl"
     arguments = ("--port", "0", "--json", "--witness", str(path))
     with started(*arguments) as process:
@@ -124,7 +122,7 @@ def test_killed_server_leaves_a_witness_and_the_next_one_tells_the_loss(tmp_path
 @pytest.mark.parametrize(
     ("arguments", "further"), [([], ()), (["--model", "mine.ckpt"], ("mine.ckpt",))]
 )
-def test_the_command_offers_the_checkpoints_that_common_workflows_ask_for(
+def test_command_offers_the_checkpoints_of_common_workflows(
     arguments: list[str], further: tuple[str, ...]
 ) -> None:
     (server,) = simulators(parsed(*arguments))
@@ -133,12 +131,12 @@ def test_the_command_offers_the_checkpoints_that_common_workflows_ask_for(
     assert Config().checkpoints == DEFAULT_CHECKPOINTS
 
 
-def test_the_pause_for_garbage_is_an_option_and_off_without_it() -> None:
+def test_pause_for_garbage_is_an_option_and_off_without_it() -> None:
     (pausing,), (other,) = simulators(parsed("--gc-pause", "0.25")), simulators(parsed())
     assert (pausing.config.gc_pause, other.config.gc_pause) == (0.25, 0.0)
 
 
-def test_port_in_use_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with SimulatorThread() as taken:
         assert main(["--port", str(taken[0].port)]) == 1
     assert "is in use. Stop the server that listens there" in capsys.readouterr().err
@@ -155,7 +153,7 @@ def test_port_in_use_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None
         (["--fault", "slow:seconds=x"], "seconds='x' is no float"),
     ],
 )
-def test_wrong_arguments_are_said_plainly(
+def test_wrong_arguments_are_refused_with_the_reason(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:

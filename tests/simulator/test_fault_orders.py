@@ -47,7 +47,7 @@ def test_count_0_is_for_ever(faults: Faults) -> None:
         ({"mark": "child-7"}, {"extra_data": {"director": {"child": "child-8"}}}, False),
     ],
 )
-def test_filters_choose_whom_it_hits(
+def test_filters_select_the_prompt(
     faults: Faults, options: dict[str, Any], facts: dict[str, Any], hit: bool
 ) -> None:
     faults.inject("slow", **options)
@@ -96,7 +96,7 @@ def test_withdrawn_orders_are_gone(faults: Faults) -> None:
         ("restart", {"at": "noon"}, "at is one of now, accepted"),
     ],
 )
-def test_impossible_orders_say_what_is_possible(
+def test_impossible_orders_are_refused_with_the_possible_values(
     faults: Faults, name: str, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(FaultError) as error:
@@ -116,6 +116,6 @@ def test_command_line_form_is_read() -> None:
         parse_fault("slow:5")
 
 
-def test_every_kind_says_what_it_does() -> None:
+def test_every_kind_has_a_help_text() -> None:
     assert all(kind["help"] for kind in fault_kinds().values())
     assert set(fault_kinds()) == set(KINDS)

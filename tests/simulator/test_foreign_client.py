@@ -20,7 +20,7 @@ def server() -> Iterator[SimulatorThread]:
         yield running
 
 
-def test_foreign_client_gets_its_picture(server: SimulatorThread) -> None:
+def test_foreign_client_gets_its_image(server: SimulatorThread) -> None:
     api = ComfyApiWrapper(server.url)
     workflow = ComfyWorkflowWrapper(text_to_image())
     workflow.set_node_param("KSampler", "seed", 1234)
@@ -43,7 +43,7 @@ def test_foreign_client_sees_a_node_fail(server: SimulatorThread) -> None:
         api.queue_and_wait_images(ComfyWorkflowWrapper(text_to_image()), "Save Image")
 
 
-def test_foreign_client_is_refused_like_by_comfyui(server: SimulatorThread) -> None:
+def test_foreign_client_is_refused_as_by_comfyui(server: SimulatorThread) -> None:
     api = ComfyApiWrapper(server.url)
     workflow = text_to_image()
     workflow["4"]["inputs"]["ckpt_name"] = "missing.safetensors"
@@ -52,7 +52,7 @@ def test_foreign_client_is_refused_like_by_comfyui(server: SimulatorThread) -> N
         api.queue_prompt(workflow)
 
 
-def test_foreign_client_looks_around_and_uploads(server: SimulatorThread, tmp_path: Path) -> None:
+def test_foreign_client_reads_and_uploads(server: SimulatorThread, tmp_path: Path) -> None:
     api = ComfyApiWrapper(server.url)
     picture = tmp_path / "mask.png"
     Image.new("RGB", (8, 8), (1, 2, 3)).save(picture)

@@ -18,7 +18,6 @@ NAN = float("nan")
 
 
 def loading(**more: Any) -> Graph:
-    """LoadImage -> SaveImage."""
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}} | more,
         "2": {
@@ -29,7 +28,6 @@ def loading(**more: Any) -> Graph:
 
 
 async def saved_prompt(me: Artist, prompt_id: str) -> Any:
-    """The prompt in the picture that a prompt has saved."""
     shown = (await me.history(prompt_id))["outputs"]["2"]["images"][0]
     async with me.session.get("/view", params=shown) as answer:
         with Image.open(io.BytesIO(await answer.read())) as image:
@@ -37,42 +35,38 @@ async def saved_prompt(me: Artist, prompt_id: str) -> Any:
 
 
 async def text(me: Artist, path: str) -> str:
-    """The body of a GET as it came."""
     async with me.session.get(path) as answer:
         return await answer.text()
 
 
 def picture(folder: Path, color: str = "red") -> None:
-    """Put an image into a server's input folder."""
     Image.new("RGB", (8, 8), color).save(folder / "input" / "picture.png")
 
 
-async def test_not_a_number_stands_bare_in_queue_and_history() -> None:
+async def test_not_a_number_is_bare_in_queue_and_history(me: Artist) -> None:
     graph = sampler(steps=2, delay=0.3)
     graph["1"]["is_changed"] = NAN
     graph["1"]["inputs"]["cfg"] = "nan"
-    async with Simulator() as sim, artist(sim) as me:
-        prompt_id = await me.queue(graph)
-        await me.until_type("progress")
-        running = await text(me, "/queue")
-        await me.until_end(prompt_id)
-        ended = await text(me, f"/history/{prompt_id}")
+    prompt_id = await me.queue(graph)
+    await me.until_type("progress")
+    running = await text(me, "/queue")
+    await me.until_end(prompt_id)
+    ended = await text(me, f"/history/{prompt_id}")
     for body in (running, ended):
         assert '"is_changed": NaN' in body
         assert '"cfg": NaN' in body
 
 
-async def test_not_a_number_stands_bare_in_the_report_of_an_error() -> None:
+async def test_not_a_number_is_bare_in_an_execution_error(sim: Simulator, me: Artist) -> None:
     graph = sampler(cfg=NAN, steps=1)
-    async with Simulator() as sim, artist(sim) as me:
-        sim.fault("node_error")
-        await me.queue(graph)
-        while "execution_error" not in (frame := await me.socket.receive_str(timeout=5)):
-            pass
+    sim.fault("node_error")
+    await me.queue(graph)
+    while "execution_error" not in (frame := await me.socket.receive_str(timeout=5)):
+        pass
     assert '"cfg": [NaN]' in frame
 
 
-async def test_a_saved_picture_tells_what_its_file_was_and_queue_and_history_do_not(
+async def test_saved_image_has_the_hash_of_its_file_and_history_does_not(
     tmp_path: Path,
 ) -> None:
     async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
@@ -86,7 +80,7 @@ async def test_a_saved_picture_tells_what_its_file_was_and_queue_and_history_do_
     assert "is_changed" not in history
 
 
-async def test_asking_about_a_missing_file_is_not_a_number(tmp_path: Path) -> None:
+async def test_hash_of_a_missing_file_is_not_a_number(tmp_path: Path) -> None:
     other = {"images": ["3", 0], "filename_prefix": "other"}
     graph = {"4": {"class_type": "SaveImage", "inputs": other}, "3": plain_image()["1"]}
     graph |= loading()
@@ -103,7 +97,7 @@ async def test_asking_about_a_missing_file_is_not_a_number(tmp_path: Path) -> No
     assert math.isnan(saved["1"]["is_changed"])
 
 
-async def test_a_changed_file_is_loaded_again_and_the_same_one_is_not(tmp_path: Path) -> None:
+async def test_changed_file_is_loaded_again_and_the_same_one_is_not(tmp_path: Path) -> None:
     async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
         picture(tmp_path)
         await me.run(loading())
@@ -115,17 +109,16 @@ async def test_a_changed_file_is_loaded_again_and_the_same_one_is_not(tmp_path: 
     assert cached == [["1", "2"], []]
 
 
-async def test_a_node_with_not_a_number_is_never_cached() -> None:
+async def test_node_with_not_a_number_is_never_cached(me: Artist) -> None:
     graph = plain_image()
     graph["1"]["inputs"]["extra"] = NAN
-    async with Simulator() as sim, artist(sim) as me:
-        await me.run(graph)
-        _, frames = await me.run(graph)
+    await me.run(graph)
+    _, frames = await me.run(graph)
     cached = next(f["data"]["nodes"] for f in frames if f["type"] == "execution_cached")
     assert cached == []
 
 
-async def test_an_answer_sent_along_holds_and_nobody_asks_again(tmp_path: Path) -> None:
+async def test_is_changed_of_the_request_is_kept(tmp_path: Path) -> None:
     async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
         picture(tmp_path)
         await me.run(loading(is_changed=["x"]))

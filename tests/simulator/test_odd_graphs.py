@@ -21,7 +21,6 @@ def cyclic() -> Graph:
 
 
 def load_image(**inputs: Any) -> Graph:
-    """LoadImage -> PreviewImage."""
     return {
         "1": {"class_type": "LoadImage", "inputs": inputs},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
@@ -29,7 +28,6 @@ def load_image(**inputs: Any) -> Graph:
 
 
 async def failure(me: Artist, graph: Graph) -> tuple[Any, Any]:
-    """Run a graph that must fail; the frame's data and the history entry."""
     prompt_id, frames = await me.run(graph)
     entry = await me.history(prompt_id)
     told = next(f["data"] for f in frames if f["type"] == "execution_error")
@@ -37,10 +35,11 @@ async def failure(me: Artist, graph: Graph) -> tuple[Any, Any]:
     return told, entry
 
 
-async def test_a_cycle_is_reported_as_an_error_yet_stands_as_success_in_the_history() -> None:
+async def test_cycle_is_reported_as_an_error_and_is_a_success_in_the_history(
+    me: Artist,
+) -> None:
     """As in a real one: it notes no failure of a node, for none ran."""
-    async with Simulator() as sim, artist(sim) as me:
-        told, entry = await failure(me, cyclic())
+    told, entry = await failure(me, cyclic())
     assert told["exception_type"] == "graph.DependencyCycleError"
     assert told["exception_message"] == "Dependency cycle detected"
     assert (told["node_id"], told["node_type"]) == ("2", "PreviewImage")
@@ -52,37 +51,34 @@ async def test_a_cycle_is_reported_as_an_error_yet_stands_as_success_in_the_hist
     assert "execution_success" not in [name for name, _ in entry["status"]["messages"]]
 
 
-async def test_a_cycle_inherits_the_failure_of_the_prompt_before() -> None:
+async def test_cycle_inherits_the_failure_of_the_prompt_before(me: Artist) -> None:
     failing = plain_image()
     failing["1"]["inputs"]["extra"] = ["3", 0]
     failing["3"] = plain_image(2)["1"]
-    async with Simulator() as sim, artist(sim) as me:
-        await failure(me, failing)
-        _, after_failure = await failure(me, cyclic())
-        await me.run(plain_image(3))
-        _, after_success = await failure(me, cyclic())
+    await failure(me, failing)
+    _, after_failure = await failure(me, cyclic())
+    await me.run(plain_image(3))
+    _, after_success = await failure(me, cyclic())
     assert after_failure["status"]["status_str"] == "error"
     assert after_success["status"]["status_str"] == "success"
 
 
-async def test_freeing_memory_makes_a_cycle_a_success_again() -> None:
+async def test_freeing_memory_makes_a_cycle_a_success_again(me: Artist) -> None:
     failing = plain_image()
     failing["2"]["inputs"]["extra"] = ["1", 0]
-    async with Simulator() as sim, artist(sim) as me:
-        await failure(me, failing)
-        async with me.session.post("/free", json={"free_memory": True}) as answer:
-            assert answer.status == 200
-        _, entry = await failure(me, cyclic())
+    await failure(me, failing)
+    async with me.session.post("/free", json={"free_memory": True}) as answer:
+        assert answer.status == 200
+    _, entry = await failure(me, cyclic())
     assert entry["status"]["status_str"] == "success"
 
 
-async def test_the_outputs_before_a_cycle_are_in_the_history() -> None:
+async def test_outputs_before_a_cycle_are_in_the_history(me: Artist) -> None:
     graph = cyclic() | {
         "3": plain_image(7)["1"],
         "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
     }
-    async with Simulator() as sim, artist(sim) as me:
-        told, entry = await failure(me, graph)
+    told, entry = await failure(me, graph)
     assert told["executed"] == ["3", "4"]
     assert list(entry["outputs"]) == ["4"]
     assert entry["status"]["status_str"] == "success"
@@ -96,13 +92,12 @@ async def test_the_outputs_before_a_cycle_are_in_the_history() -> None:
         ("SaveImageWebsocket", "SaveImageWebsocket.save_images"),
     ],
 )
-async def test_a_link_in_an_undeclared_input_fails_at_its_node(
-    class_type: str, function: str
+async def test_link_in_an_undeclared_input_fails_at_its_node(
+    class_type: str, function: str, me: Artist
 ) -> None:
     inputs = {"images": ["1", 0], "filename_prefix": "x", "unheard_of": ["1", 7]}
     graph = plain_image() | {"2": {"class_type": class_type, "inputs": inputs}}
-    async with Simulator() as sim, artist(sim) as me:
-        told, entry = await failure(me, graph)
+    told, entry = await failure(me, graph)
     assert (told["node_id"], told["exception_type"]) == ("2", "TypeError")
     assert told["exception_message"] == (
         f"{function}() got an unexpected keyword argument 'unheard_of'\n"
@@ -111,21 +106,19 @@ async def test_a_link_in_an_undeclared_input_fails_at_its_node(
     assert entry["status"]["status_str"] == "error"
 
 
-async def test_an_undeclared_constant_is_dropped() -> None:
+async def test_undeclared_constant_is_dropped(me: Artist) -> None:
     graph = plain_image()
     graph["2"]["inputs"]["unheard_of"] = 5
-    async with Simulator() as sim, artist(sim) as me:
-        _, frames = await me.run(graph)
+    _, frames = await me.run(graph)
     assert "execution_success" in types(frames)
 
 
-async def test_a_link_to_a_parameter_that_is_no_input_is_taken() -> None:
+async def test_link_to_a_parameter_that_is_no_input_is_taken(me: Artist) -> None:
     """`filename_prefix` is a parameter of PreviewImage's function, though no input of its own."""
     graph = plain_image()
     graph["3"] = {"class_type": "PrimitiveString", "inputs": {"value": "x"}}
     graph["2"]["inputs"]["filename_prefix"] = ["3", 0]
-    async with Simulator() as sim, artist(sim) as me:
-        _, frames = await me.run(graph)
+    _, frames = await me.run(graph)
     assert "execution_success" in types(frames)
 
 
@@ -141,13 +134,12 @@ async def test_a_link_to_a_parameter_that_is_no_input_is_taken() -> None:
         ({"unheard_of": ["1", -2]}, "IndexError", "list index out of range"),
     ],
 )
-async def test_a_link_that_cannot_be_read_fails_before_its_node_is_told_to_execute(
-    inputs: dict[str, Any], kind: str, message: str
+async def test_unreadable_link_fails_before_its_node_executes(
+    inputs: dict[str, Any], kind: str, message: str, me: Artist
 ) -> None:
     graph = plain_image()
     graph["2"]["inputs"] |= inputs
-    async with Simulator() as sim, artist(sim) as me:
-        _, frames = await me.run(graph)
+    _, frames = await me.run(graph)
     executing = [f["data"]["node"] for f in frames if f["type"] == "executing"]
     told = next(f["data"] for f in frames if f["type"] == "execution_error")
     assert executing == ["1", None]
@@ -158,7 +150,9 @@ async def test_a_link_that_cannot_be_read_fails_before_its_node_is_told_to_execu
 @pytest.mark.parametrize(
     ("class_type", "attribute"), [("ImageScale", "movedim"), ("SaveImageWebsocket", "shape")]
 )
-async def test_a_constant_for_an_image_fails_at_its_node(class_type: str, attribute: str) -> None:
+async def test_constant_for_an_image_fails_at_its_node(
+    class_type: str, attribute: str, me: Artist
+) -> None:
     scale = {"image": "abc", "upscale_method": "area", "width": 8, "height": 8, "crop": "disabled"}
     graph = plain_image() | {
         "3": {
@@ -168,8 +162,7 @@ async def test_a_constant_for_an_image_fails_at_its_node(class_type: str, attrib
     }
     if class_type == "ImageScale":
         graph["2"]["inputs"]["images"] = ["3", 0]
-    async with Simulator() as sim, artist(sim) as me:
-        told, _ = await failure(me, graph)
+    told, _ = await failure(me, graph)
     assert told["node_id"] == "3"
     assert told["exception_message"] == f"'str' object has no attribute '{attribute}'\n"
 
@@ -187,12 +180,11 @@ async def test_a_constant_for_an_image_fails_at_its_node(class_type: str, attrib
         ({"image": 5}, "AttributeError", "'int' object has no attribute 'endswith'"),
     ],
 )
-async def test_a_file_name_that_cannot_be_checked_is_reported_by_the_node_that_needs_it(
-    inputs: dict[str, Any], kind: str, message: str
+async def test_file_name_that_cannot_be_checked_is_reported_by_the_node_that_needs_it(
+    inputs: dict[str, Any], kind: str, message: str, me: Artist
 ) -> None:
     graph = load_image(**inputs) | {"3": plain_image()["1"]}
-    async with Simulator() as sim, artist(sim) as me:
-        status, answer = await me.post(graph)
+    status, answer = await me.post(graph)
     assert status == 400
     (problem,) = answer["node_errors"]["1"]["errors"]
     assert problem["type"] == "exception_during_inner_validation"
@@ -212,27 +204,25 @@ async def test_a_file_name_that_cannot_be_checked_is_reported_by_the_node_that_n
         ("LoadVideo", "file", "video"),
     ],
 )
-async def test_each_class_refuses_a_missing_file_in_its_own_words(
-    class_type: str, name: str, noun: str
+async def test_each_class_refuses_a_missing_file_with_its_own_text(
+    class_type: str, name: str, noun: str, me: Artist
 ) -> None:
     graph = {
         "1": {"class_type": class_type, "inputs": {name: "nope.x", "channel": "red"}},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }
-    async with Simulator() as sim, artist(sim) as me:
-        status, answer = await me.post(graph)
+    status, answer = await me.post(graph)
     assert status == 400
     (problem,) = answer["node_errors"]["1"]["errors"]
     assert problem["details"] == f"{name} - Invalid {noun} file: nope.x"
 
 
-async def test_a_folder_passes_as_a_file_until_it_is_opened() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        told, _ = await failure(me, load_image(image=""))
+async def test_folder_passes_as_a_file_until_it_is_opened(me: Artist) -> None:
+    told, _ = await failure(me, load_image(image=""))
     assert told["exception_type"] == "IsADirectoryError"
 
 
-async def test_a_file_removed_while_its_prompt_waits_is_missed_when_it_runs(
+async def test_file_removed_while_its_prompt_waits_is_missed_when_it_runs(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "input" / "picture.png"

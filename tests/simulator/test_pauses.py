@@ -14,7 +14,6 @@ PAUSE = 0.25
 
 
 async def answer_time(me: Artist) -> float:
-    """Seconds that the next answer takes."""
     start = time.monotonic()
     await me.get("/prompt")
     return time.monotonic() - start
@@ -27,7 +26,7 @@ async def test_nothing_is_answered_right_after_the_first_prompt() -> None:
         assert await answer_time(me) < PAUSE / 2
 
 
-async def test_the_next_prompts_within_ten_seconds_bring_no_pause() -> None:
+async def test_next_prompts_within_ten_seconds_bring_no_pause() -> None:
     async with Simulator(gc_pause=PAUSE) as sim, artist(sim) as me:
         await me.run(plain_image())
         await me.get("/prompt")
@@ -35,7 +34,7 @@ async def test_the_next_prompts_within_ten_seconds_bring_no_pause() -> None:
         assert await answer_time(me) < PAUSE / 2
 
 
-async def test_the_next_prompt_waits_for_the_end_of_the_pause() -> None:
+async def test_next_prompt_waits_for_the_end_of_the_pause() -> None:
     async with Simulator(gc_pause=PAUSE) as sim, artist(sim) as me:
         first = await me.queue(sampler(steps=1, delay=0.2))
         second = await me.queue(plain_image())
@@ -45,7 +44,7 @@ async def test_the_next_prompt_waits_for_the_end_of_the_pause() -> None:
         assert time.monotonic() - start > PAUSE / 2
 
 
-async def test_a_pause_put_off_comes_when_the_ten_seconds_are_over(
+async def test_pause_put_off_comes_when_the_ten_seconds_are_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(garbage, "INTERVAL", 0.5)
@@ -68,13 +67,12 @@ async def test_freed_memory_is_collected_at_once() -> None:
         assert await answer_time(me) > PAUSE / 2
 
 
-async def test_without_the_option_nothing_pauses() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        await me.run(plain_image())
-        assert await answer_time(me) < 0.1
+async def test_without_the_option_nothing_pauses(me: Artist) -> None:
+    await me.run(plain_image())
+    assert await answer_time(me) < 0.1
 
 
-async def test_a_server_that_dies_in_its_pause_comes_back_awake() -> None:
+async def test_server_that_dies_in_its_pause_comes_back_awake() -> None:
     async with Simulator(gc_pause=60.0) as sim, artist(sim) as me:
         await me.run(plain_image())
         await sim.restart()

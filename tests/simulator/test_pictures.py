@@ -13,7 +13,7 @@ from backends.simulator.pictures import encode_png, encode_preview, paint
 from backends.simulator.values import MAX_SIDE, Batch, Latent, Picture
 
 
-def test_hundred_seeds_give_hundred_pictures() -> None:
+def test_hundred_seeds_give_hundred_images() -> None:
     pictures = {encode_png(Picture(seed=seed), "gpu-1") for seed in range(100)}
     assert len(pictures) == 100
 

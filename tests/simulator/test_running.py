@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from backends.simulator import Simulator
-from tests.simulator.artist import artist, types
+from tests.simulator.artist import Artist, artist, types
 from tests.simulator.graphs import plain_image, reference_example, sampler, text_to_image
 
 END = ["executed", "execution_success", "status", "executing"]
@@ -76,7 +76,7 @@ async def test_lenient_server_runs_what_comfyui_refuses() -> None:
     assert entry["prompt"][4] == ["3"]
 
 
-async def test_lenient_server_runs_a_good_graph_as_ever() -> None:
+async def test_lenient_server_runs_a_valid_graph_as_comfyui() -> None:
     async with Simulator(lenient=True) as sim, artist(sim) as me:
         _, frames = await me.run(text_to_image())
         _, again = await me.run(text_to_image())
@@ -102,59 +102,53 @@ async def test_lenient_prompt_can_be_interrupted() -> None:
     assert "execution_interrupted" in types(frames)
 
 
-async def test_removed_files_name_is_used_again() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        for seed in (1, 2):
-            await me.run(sampler(seed))
-        (sim.output_folder / "test_00002_.png").unlink()
-        await me.run(sampler(3))
-        names = sorted(path.name for path in sim.output_folder.iterdir())
+async def test_removed_files_name_is_used_again(sim: Simulator, me: Artist) -> None:
+    for seed in (1, 2):
+        await me.run(sampler(seed))
+    (sim.output_folder / "test_00002_.png").unlink()
+    await me.run(sampler(3))
+    names = sorted(path.name for path in sim.output_folder.iterdir())
     assert names == ["test_00001_.png", "test_00002_.png"]
 
 
-async def test_file_that_was_there_before_is_counted() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        (sim.output_folder / "test_00009_.png").write_bytes(b"somebody's")
-        await me.run(sampler())
-        names = sorted(path.name for path in sim.output_folder.iterdir())
+async def test_file_that_was_there_before_is_counted(sim: Simulator, me: Artist) -> None:
+    (sim.output_folder / "test_00009_.png").write_bytes(b"somebody's")
+    await me.run(sampler())
+    names = sorted(path.name for path in sim.output_folder.iterdir())
     assert names == ["test_00009_.png", "test_00010_.png"]
 
 
-async def test_prefix_that_leaves_the_folder_fails_the_prompt() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        _, frames = await me.run(sampler(prefix="../../etc/x"))
+async def test_prefix_that_leaves_the_folder_fails_the_prompt(me: Artist) -> None:
+    _, frames = await me.run(sampler(prefix="../../etc/x"))
     error = next(f["data"] for f in frames if f["type"] == "execution_error")
     assert error["exception_message"].startswith("Saving image outside the output folder")
 
 
-async def test_class_without_a_runner_passes_pictures_on() -> None:
+async def test_class_without_a_runner_passes_images_on(me: Artist) -> None:
     graph = sampler()
     graph["3"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
     graph["2"]["inputs"]["images"] = ["3", 0]
-    async with Simulator() as sim, artist(sim) as me:
-        _, frames = await me.run(graph)
+    _, frames = await me.run(graph)
     assert types(frames)[-4:] == END
 
 
-async def test_depth_counts_pending_and_running() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        sim.fault("stuck")
-        for seed in range(3):
-            await me.queue(sampler(seed))
-        await sim.wait_for("started")
-        assert await me.get("/prompt") == {"exec_info": {"queue_remaining": 3}}
-        state = await me.get("/simulator/state")
-        assert (len(state["running"]), len(state["pending"])) == (1, 2)
+async def test_depth_counts_pending_and_running(sim: Simulator, me: Artist) -> None:
+    sim.fault("stuck")
+    for seed in range(3):
+        await me.queue(sampler(seed))
+    await sim.wait_for("started")
+    assert await me.get("/prompt") == {"exec_info": {"queue_remaining": 3}}
+    state = await me.get("/simulator/state")
+    assert (len(state["running"]), len(state["pending"])) == (1, 2)
 
 
-async def test_200_prompts_at_speed_0_take_less_than_4_seconds() -> None:
-    async with Simulator() as sim, artist(sim) as me:
-        start = time.monotonic()
-        for color in range(200):
-            last = await me.queue(plain_image(color))
-        await me.until_end(last)
-        assert time.monotonic() - start < 4.0
-        assert len(sim.prompts) == 200
+async def test_200_prompts_at_speed_0_take_less_than_4_seconds(sim: Simulator, me: Artist) -> None:
+    start = time.monotonic()
+    for color in range(200):
+        last = await me.queue(plain_image(color))
+    await me.until_end(last)
+    assert time.monotonic() - start < 4.0
+    assert len(sim.prompts) == 200
 
 
 async def test_busy_device_shows_less_free_memory() -> None:
@@ -169,7 +163,7 @@ async def test_busy_device_shows_less_free_memory() -> None:
     assert idle["type"] == "cuda"
 
 
-async def test_witness_tells_each_prompts_life() -> None:
+async def test_audit_log_has_the_events_of_each_prompt() -> None:
     async with Simulator(name="gpu-1") as sim, artist(sim) as me:
         prompt_id, _ = await me.run(sampler(), extra_data={"director": {"child": "c-1"}})
         await me.post({"1": {"class_type": "NoSuchNode", "inputs": {}}})

@@ -13,7 +13,6 @@ from tests.simulator.graphs import sampler
 
 
 def post(url: str, prompt_id: str) -> None:
-    """POST /prompt."""
     body: dict[str, Any] = {"prompt": sampler(), "prompt_id": prompt_id}
     httpx.post(f"{url}/prompt", json=body, timeout=10, trust_env=False).raise_for_status()
 
@@ -42,6 +41,6 @@ def test_faults_and_restarts_reach_the_other_thread() -> None:
             sims.fault("flood")
 
 
-def test_failure_to_start_is_raised_where_it_was_asked_for() -> None:
+def test_failure_to_start_is_raised_in_the_calling_thread() -> None:
     with SimulatorThread() as taken, pytest.raises(PortInUse):
         SimulatorThread(port=taken[0].port).__enter__()

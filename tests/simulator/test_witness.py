@@ -30,7 +30,7 @@ def test_two_servers_share_a_file(tmp_path: Path) -> None:
     assert len(read_audit_log(path)) == 40
 
 
-def test_next_start_tells_what_a_killed_server_lost(tmp_path: Path) -> None:
+def test_next_start_records_the_lost_prompts_of_a_killed_server(tmp_path: Path) -> None:
     path = tmp_path / "witness.jsonl"
     killed = AuditLog("gpu-1", path)
     for prompt_id in ("done", "running", "pending"):
@@ -89,7 +89,7 @@ async def test_wait_for_finds_an_entry_written_before_and_one_written_later() ->
     assert waiting.result()["prompt_id"] == "a"
 
 
-async def test_wait_for_says_what_it_saw_instead() -> None:
+async def test_wait_for_times_out_with_the_last_entries() -> None:
     witness = AuditLog("gpu-1")
     witness.write("started", prompt_id="a")
     with pytest.raises(TimeoutError, match=r"no 'ended' .*last seen: \[\('started', 'a'\)\]"):
