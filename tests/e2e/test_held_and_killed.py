@@ -146,4 +146,4 @@ def _check_given_back(play: Scene, deed: Deed) -> None:
     else:
         assert interrupted == []
     shown = play.director.rows("SELECT * FROM backends_backend WHERE id = ?", HELD)[0]
-    assert (shown["changed_by"] or shown["quarantine_by"] or "anna") == "anna"
+    assert (shown["said_by"] or shown["quarantine_by"] or "anna") == "anna"
