@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -26,7 +27,7 @@ from jobgroups.services import attempts, cancellation, claims, outcomes
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
-from tests.harness.factories import begin
+from tests.harness.factories import abandon, begin
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db
@@ -54,7 +55,7 @@ def put(child: ChildJob, status: ChildStatus) -> None:
 
 @pytest.mark.parametrize("source", ChildStatus)
 @pytest.mark.parametrize("target", ChildStatus)
-def test_a_child_moves_only_as_the_table_says(source: ChildStatus, target: ChildStatus) -> None:
+def test_child_moves_only_as_the_table_says(source: ChildStatus, target: ChildStatus) -> None:
     factories.backend()
     group = factories.submit("gpu-1", "gpu-1")
     child = group.children.earliest("position")
@@ -69,7 +70,7 @@ def test_a_child_moves_only_as_the_table_says(source: ChildStatus, target: Child
 
 @pytest.mark.parametrize("source", AttemptState)
 @pytest.mark.parametrize("target", AttemptState)
-def test_an_attempt_moves_only_as_the_table_says(
+def test_attempt_moves_only_as_the_table_says(
     source: AttemptState, target: AttemptState, fence: FencingToken
 ) -> None:
     group = factories.submit()
@@ -87,7 +88,7 @@ def test_an_attempt_moves_only_as_the_table_says(
     assert stored == (target if moved else source)
 
 
-def test_a_render_is_told_in_order_from_submission_to_group_complete(fence: FencingToken) -> None:
+def test_events_are_in_order_from_submission_to_group_complete(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = begin(fence)
     assert factories.fresh(group).status == "running"
@@ -105,7 +106,7 @@ def test_a_render_is_told_in_order_from_submission_to_group_complete(fence: Fenc
     assert (child.status, child.progress, child.attempt_count) == ("completed", 100.0, 1)
 
 
-def test_an_end_told_twice_changes_nothing(fence: FencingToken) -> None:
+def test_second_result_of_an_attempt_changes_nothing(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     assert factories.finish(claimed, fence)
@@ -115,7 +116,7 @@ def test_an_end_told_twice_changes_nothing(fence: FencingToken) -> None:
     assert group.children.get().status == "completed"
 
 
-def test_a_child_that_ran_while_nobody_looked_gets_its_start_just_before_its_end(
+def test_start_event_precedes_the_end_when_the_start_was_missed(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
@@ -131,7 +132,7 @@ def test_a_child_that_ran_while_nobody_looked_gets_its_start_just_before_its_end
     assert factories.fresh(group).status == "failed"
 
 
-def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only(
+def test_late_result_of_a_cancelled_job_is_stored_on_its_attempt_only(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
@@ -147,7 +148,7 @@ def test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only(
     assert attempt.outputs_json is not None
 
 
-def test_a_refused_child_fails_without_having_started(fence: FencingToken) -> None:
+def test_refused_job_fails_without_a_start(fence: FencingToken) -> None:
     group = factories.submit()
     attempts.attempt_refused(
         attempt_id=factories.claim(fence).attempt_id,
@@ -159,7 +160,7 @@ def test_a_refused_child_fails_without_having_started(fence: FencingToken) -> No
     assert factories.log(group)[1]["error_type"] == "ValidationError"
 
 
-def test_what_was_not_sent_waits_again_and_is_not_charged(fence: FencingToken) -> None:
+def test_unsent_attempt_is_requeued_and_not_counted(fence: FencingToken) -> None:
     group = factories.submit()
     first = factories.claim(fence)
     attempts.attempt_not_sent(attempt_id=first.attempt_id, fence=fence)
@@ -170,31 +171,25 @@ def test_what_was_not_sent_waits_again_and_is_not_charged(fence: FencingToken) -
     assert second.prompt_id != first.prompt_id
 
 
-def test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough(
+def test_job_fails_after_five_abandoned_prompts(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
     for _ in range(outcomes.MAX_UNCOUNTED):
         claimed = factories.claim(fence)
-        attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
-        attempts.attempt_never_accepted(
-            attempt_id=claimed.attempt_id, fence=fence, remember_until=now()
-        )
+        abandon(claimed, fence)
     assert AbandonedPrompt.objects.count() == outcomes.MAX_UNCOUNTED
     child = group.children.get()
     assert (child.status, child.error_type) == ("failed", "ConnectionError")
     assert factories.types(group) == ["group_created", "child_failed", "group_complete"]
 
 
-def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits(
+def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
-    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
-    attempts.attempt_never_accepted(
-        attempt_id=claimed.attempt_id, fence=fence, remember_until=now()
-    )
+    abandon(claimed, fence)
     assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
     child = group.children.get()
     assert (child.status, child.current_attempt_id) == ("running", claimed.attempt_id)
@@ -203,13 +198,12 @@ def test_an_abandoned_prompt_met_running_is_adopted_while_its_child_waits(
     assert factories.fresh(group).status == "completed"
 
 
-def test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt(
+def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
     old = factories.claim(fence)
-    attempts.attempt_uncertain(attempt_id=old.attempt_id, fence=fence)
-    attempts.attempt_never_accepted(attempt_id=old.attempt_id, fence=fence, remember_until=now())
+    abandon(old, fence)
     new = factories.claim(fence)
     assert not attempts.abandoned_prompt_found(attempt_id=old.attempt_id, fence=fence, running=True)
     # Its late success is recorded where it belongs, and decides nothing.
@@ -219,7 +213,7 @@ def test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt(
     assert AbandonedPrompt.objects.count() == 0
 
 
-def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fails(
+def test_lost_prompt_is_requeued_unless_it_ran(
     fence: FencingToken,
 ) -> None:
     group = factories.submit("gpu-1", "gpu-1")
@@ -234,7 +228,7 @@ def test_a_prompt_lost_before_it_ran_waits_again_and_one_lost_in_the_middle_fail
     assert not Attempt.objects.get(pk=second.attempt_id).is_counted
 
 
-def test_a_prompt_hit_by_the_stop_of_another_one_waits_again(fence: FencingToken) -> None:
+def test_prompt_that_another_stop_interrupted_is_requeued(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = begin(fence)
     attempts.attempt_interrupted_by_other(
@@ -248,14 +242,17 @@ def test_a_prompt_hit_by_the_stop_of_another_one_waits_again(fence: FencingToken
     assert factories.types(group)[3:] == ["child_started", "child_completed", "group_complete"]
 
 
-def test_a_timeout_ends_the_child_and_owes_the_stop(fence: FencingToken) -> None:
+def test_timeout_fails_the_job_and_requests_a_stop(fence: FencingToken) -> None:
     group = factories.submit(timeout_seconds=30)
     claimed = begin(fence)
     assert attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
     child = group.children.get()
     assert (child.status, child.error_message) == ("timeout", "Timed out after 30 s")
+    assert factories.types(group)[2:] == ["child_timeout", "group_complete"]
+    assert factories.log(group)[2]["failure_class"] == "timeout"
     attempt = child.attempts.get()
-    assert (attempt.stop_reason, attempt.ended_at) == ("timeout", None)
+    assert (attempt.stop_reason, attempt.failure_class) == ("timeout", "timeout")
+    assert attempt.ended_at is None
     # Its place is taken until it is seen to end, and then the attempt says why.
     factories.finish(claimed, fence, AttemptState.INTERRUPTED)
     attempt = child.attempts.get()
@@ -263,8 +260,10 @@ def test_a_timeout_ends_the_child_and_owes_the_stop(fence: FencingToken) -> None
     assert factories.fresh(group).failed_count == 1
 
 
-@pytest.mark.parametrize("reason", [one for one in StopReason if one != StopReason.TIMEOUT])
-def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_did(
+@pytest.mark.parametrize(
+    "reason", [reason for reason in StopReason if reason != StopReason.TIMEOUT]
+)
+def test_error_of_a_stopped_attempt_does_not_blame_another_client(
     reason: StopReason, fence: FencingToken
 ) -> None:
     factories.submit()
@@ -279,7 +278,7 @@ def test_an_attempt_that_the_director_stopped_does_not_say_that_somebody_else_di
     assert "at the machine" not in said
 
 
-def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile(fence: FencingToken) -> None:
+def test_acceptance_returns_a_stop_that_was_requested_meanwhile(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -287,7 +286,7 @@ def test_acceptance_tells_of_a_stop_that_was_asked_for_meanwhile(fence: FencingT
     assert stored.stop_requested
 
 
-def test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts(fence: FencingToken) -> None:
+def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     first = factories.claim(fence)
     factories.claim(fence)
@@ -300,7 +299,7 @@ def test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts(fence: Fe
     assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
 
 
-def test_a_disabled_backend_claims_nothing_new() -> None:
+def test_disabled_backend_claims_nothing() -> None:
     row = factories.backend()
     fence = factories.lease()
     factories.submit()
@@ -308,38 +307,36 @@ def test_a_disabled_backend_claims_nothing_new() -> None:
     assert claims.child_claim(fence=fence, client_id="c", depth=2) is None
 
 
-def test_a_child_is_not_claimed_while_an_older_attempt_of_it_is_active(fence: FencingToken) -> None:
+def test_child_is_not_claimed_while_an_older_attempt_is_active(fence: FencingToken) -> None:
     group = factories.submit()
     factories.claim(fence)
     ChildJob.objects.filter(group=group).update(current_attempt=None)
     assert claims.child_claim(fence=fence, client_id="c", depth=9) is None
 
 
-def test_a_runner_that_lost_its_lease_writes_nothing() -> None:
-    factories.backend()
-    stale = factories.lease()
+def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
     group = factories.submit()
-    claimed = factories.claim(stale)
+    claimed = factories.claim(fence)
+    factories.submit()
     factories.lease()
+    it: Any = {"attempt_id": claimed.attempt_id, "fence": fence}
     calls: list[Callable[[], object]] = [
-        lambda: attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=stale),
-        lambda: attempts.attempt_started(attempt_id=claimed.attempt_id, fence=stale),
-        lambda: factories.finish(claimed, stale),
-        lambda: attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=stale),
-        lambda: attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=stale),
-        lambda: attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=stale, reason=""),
+        lambda: attempts.attempt_accepted(**it),
+        lambda: attempts.attempt_started(**it),
+        lambda: factories.finish(claimed, fence),
+        lambda: attempts.attempt_not_sent(**it),
+        lambda: attempts.attempt_timed_out(**it),
+        lambda: attempts.attempt_lost(**it, reason=""),
+        lambda: claims.child_claim(fence=fence, client_id="c", depth=9),
     ]
     for call in calls:
         with pytest.raises(LeaseLost):
             call()
-    factories.submit()
-    with pytest.raises(LeaseLost):
-        claims.child_claim(fence=stale, client_id="c", depth=9)
     assert Attempt.objects.get(pk=claimed.attempt_id).state == "intent"
     assert factories.types(group) == ["group_created"]
 
 
-def test_a_group_accepted_without_a_runner_is_pending_until_a_child_is_claimed(
+def test_group_without_a_runner_is_pending_until_a_claim(
     fence: FencingToken,
 ) -> None:
     group = factories.submit(runner_alive=False)
@@ -349,7 +346,7 @@ def test_a_group_accepted_without_a_runner_is_pending_until_a_child_is_claimed(
     assert factories.types(group) == ["group_created", "group_started"]
 
 
-def test_the_database_refuses_what_the_law_forbids() -> None:
+def test_database_constraints_reject_inconsistent_rows() -> None:
     factories.backend()
     group = factories.submit()
     child = ChildJob.objects.filter(group=group)
@@ -369,7 +366,7 @@ def test_the_database_refuses_what_the_law_forbids() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_eight_ends_at_once_exactly_one_counts(fence: FencingToken) -> None:
+def test_concurrent_results_and_cancels_end_a_job_once(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = begin(fence)
 
@@ -390,7 +387,7 @@ def test_of_eight_ends_at_once_exactly_one_counts(fence: FencingToken) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_last_two_children_ending_at_once_complete_the_group_once() -> None:
+def test_group_completes_once_when_its_last_jobs_end_together() -> None:
     factories.backend("gpu-1")
     factories.backend("gpu-2")
     fences = [factories.lease("gpu-1"), factories.lease("gpu-2")]
@@ -403,7 +400,7 @@ def test_the_last_two_children_ending_at_once_complete_the_group_once() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_claims_at_once_never_take_one_child(fence: FencingToken) -> None:
+def test_concurrent_claims_never_take_the_same_job(fence: FencingToken) -> None:
     factories.submit(*["gpu-1"] * 6)
 
     def claim() -> str | None:
@@ -414,7 +411,7 @@ def test_two_claims_at_once_never_take_one_child(fence: FencingToken) -> None:
     assert len(taken) == len(set(taken)) == 6
 
 
-def test_group_write_is_only_made_under_the_groups_lock() -> None:
+def test_group_transaction_is_atomic() -> None:
     factories.backend()
     group = factories.submit()
     with group_transaction(group.id) as tx:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ from django.db import connection, transaction
 from pytest_django import Settings
 
 from backends.models import Backend, Reachability
-from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
@@ -24,7 +24,7 @@ from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
-from tests.harness.factories import accept, begin, fail, idle, online, only
+from tests.harness.factories import abandon, accept, begin, evict, fail, idle, online, only
 from tests.ws.client_state import ClientState
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_backoff")]
@@ -61,7 +61,7 @@ def hang(fence: FencingToken) -> Claim:
 
 
 @pytest.mark.parametrize("ending", ["lost", "error", "interrupted"])
-def test_a_hang_that_ends_after_the_release_does_not_set_its_backend_aside_again(
+def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(
     settings: Settings, ending: str
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
@@ -86,7 +86,7 @@ def test_a_hang_that_ends_after_the_release_does_not_set_its_backend_aside_again
 
 
 @pytest.mark.parametrize("stop", ["cancel", "pause"])
-def test_a_prompt_that_was_to_stop_and_went_with_its_backend_is_no_failure_of_it(
+def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(
     settings: Settings, stop: str
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
@@ -96,23 +96,21 @@ def test_a_prompt_that_was_to_stop_and_went_with_its_backend_is_no_failure_of_it
     if stop == "cancel":
         cancellation.group_cancel(group_id=group.id)
     else:
-        holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-        holds.prompts_evict(fence=fence)
+        evict(fence)
     lose(claimed, fence)
     attempt = Attempt.objects.get()
     assert (attempt.state, attempt.failure_class) == ("lost", "")
     assert row().quarantined_at is None
 
 
-def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
+def test_backend_that_was_paused_and_switched_off_is_not_quarantined(
     settings: Settings,
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     claimed = begin(fence)
-    holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_evict(fence=fence)
+    evict(fence)
     assert idle(other)
     attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, reachable=False)
     assert row().quarantined_at is None
@@ -123,7 +121,7 @@ def test_a_machine_that_was_paused_at_once_and_switched_off_has_not_failed(
     assert only(group).status == "completed"
 
 
-def test_prompts_that_a_backend_forgets_again_and_again_count_against_it(
+def test_backend_is_quarantined_after_repeatedly_losing_queued_prompts(
     settings: Settings,
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
@@ -139,9 +137,7 @@ def test_prompts_that_a_backend_forgets_again_and_again_count_against_it(
 # --- rendered once --------------------------------------------------------------------------------
 
 
-def test_what_stands_at_a_backend_that_was_away_is_not_sent_there_again_before_it_is_settled() -> (
-    None
-):
+def test_retry_waits_for_the_result_of_the_prompt_at_the_returned_backend() -> None:
     fence = online("gpu-1")
     group = factories.submit()
     claimed = accept(fence)
@@ -155,7 +151,7 @@ def test_what_stands_at_a_backend_that_was_away_is_not_sent_there_again_before_i
     assert Attempt.objects.count() == 1
 
 
-def test_what_stands_at_a_backend_that_is_away_keeps_no_child_from_another() -> None:
+def test_prompt_at_an_offline_backend_does_not_delay_a_retry_elsewhere() -> None:
     fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1", max_attempts=2, retry_elsewhere=RetryScope.ANY)
     accept(fence)
@@ -182,9 +178,55 @@ def overtaken() -> Overtaken:
     return group, claimed, again, second, client
 
 
-def adopted(overtaken: Overtaken) -> list[str]:
-    """Check that the child has the first one's picture; return the events since its retry."""
-    group, claimed, _, second, client = overtaken
+def fail_started(claimed: Claim, fence: FencingToken) -> None:
+    factories.start(claimed, fence)
+    fail(claimed, fence)
+
+
+def refuse(claimed: Claim, fence: FencingToken) -> None:
+    attempts.attempt_refused(
+        attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={}
+    )
+
+
+def not_sent(claimed: Claim, fence: FencingToken) -> None:
+    attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
+
+
+def evict_started(claimed: Claim, fence: FencingToken) -> None:
+    factories.start(claimed, fence)
+    evict(fence)
+
+
+def give_up_accepted(claimed: Claim, fence: FencingToken) -> None:
+    attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
+    give_up(fence)
+    # Its slot is taken, and its stop pending, until its end is seen.
+    assert Attempt.objects.get(pk=claimed.attempt_id).stop_reason == "gave_up"
+
+
+def lose_files(claimed: Claim, fence: FencingToken) -> None:
+    factories.start(claimed, fence)
+    gone = factories.end(failure=FailureClass.OUTPUT_GONE)
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=gone)
+
+
+@pytest.mark.parametrize(
+    ("end_last", "was_started"),
+    [
+        (fail_started, True),
+        (refuse, False),
+        (not_sent, False),
+        (evict_started, True),
+        (give_up_accepted, False),
+        (lose_files, True),
+    ],
+)
+def test_late_result_is_adopted_when_the_last_attempt_gives_none(
+    overtaken: Overtaken, end_last: Callable[[Claim, FencingToken], None], was_started: bool
+) -> None:
+    group, claimed, last, second, client = overtaken
+    end_last(last, second)
     child = only(group)
     assert (child.status, child.backend_id) == ("completed", "gpu-1")
     assert child.current_attempt_id == claimed.attempt_id
@@ -194,96 +236,23 @@ def adopted(overtaken: Overtaken) -> list[str]:
     assert (stored.status, stored.completed_count) == ("completed", 1)
     assert_law(client)
     types = factories.types(group)
-    return types[types.index("child_retrying") + 1 :]
-
-
-def test_a_child_whose_last_try_fails_has_the_picture_that_an_earlier_one_made(
-    overtaken: Overtaken,
-) -> None:
-    _, _, again, second, _ = overtaken
-    factories.start(again, second)
-    fail(again, second)
-    assert adopted(overtaken) == [
-        "child_started",
-        "child_requeued",
+    assert types[types.index("child_retrying") + 1 :] == [
+        *(["child_started", "child_requeued"] if was_started else []),
         "child_started",
         "child_completed",
         "group_complete",
     ]
-    assert [one.failure_class for one in Attempt.objects.order_by("id")] == ["", "node_error"]
-
-
-def test_a_child_whose_last_try_is_refused_has_the_picture_that_an_earlier_one_made(
-    overtaken: Overtaken,
-) -> None:
-    _, _, again, second, _ = overtaken
-    attempts.attempt_refused(
-        attempt_id=again.attempt_id, fence=second, message="no such node", details={}
-    )
-    assert adopted(overtaken) == ["child_started", "child_completed", "group_complete"]
-
-
-def test_a_child_whose_second_prompt_never_arrived_is_not_rendered_again(
-    overtaken: Overtaken,
-) -> None:
-    _, _, again, second, _ = overtaken
-    attempts.attempt_not_sent(attempt_id=again.attempt_id, fence=second)
-    assert adopted(overtaken) == ["child_started", "child_completed", "group_complete"]
-
-
-def test_a_child_that_is_given_back_has_the_picture_that_an_earlier_one_made(
-    overtaken: Overtaken,
-) -> None:
-    _, _, again, second, _ = overtaken
-    factories.start(again, second)
-    holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_evict(fence=second)
-    assert adopted(overtaken)[1:] == [
-        "child_requeued",
-        "child_started",
-        "child_completed",
-        "group_complete",
-    ]
-
-
-def test_a_child_that_is_given_up_has_the_picture_that_an_earlier_one_made(
-    overtaken: Overtaken,
-) -> None:
-    _, _, again, second, _ = overtaken
-    attempts.attempt_accepted(attempt_id=again.attempt_id, fence=second)
-    give_up(second)
-    assert adopted(overtaken) == ["child_started", "child_completed", "group_complete"]
-    # Its place is taken, and its stop owed, until it is seen to end.
-    assert Attempt.objects.get(pk=again.attempt_id).stop_reason == "gave_up"
-
-
-def test_a_child_whose_last_try_has_lost_its_files_has_the_picture_that_an_earlier_one_made(
-    overtaken: Overtaken,
-) -> None:
-    _, _, again, second, _ = overtaken
-    factories.start(again, second)
-    gone = factories.end(failure=FailureClass.OUTPUT_GONE)
-    attempts.attempt_ended(attempt_id=again.attempt_id, fence=second, end=gone)
-    assert adopted(overtaken)[-2:] == ["child_completed", "group_complete"]
+    assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == ""
 
 
 # --- met after all --------------------------------------------------------------------------------
-
-
-def abandon(claimed: Claim, fence: FencingToken) -> None:
-    """Have a prompt never accepted, as far as anybody saw."""
-    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
-    until = now() + dt.timedelta(days=1)
-    attempts.attempt_never_accepted(
-        attempt_id=claimed.attempt_id, fence=fence, remember_until=until
-    )
 
 
 def met(claimed: Claim, fence: FencingToken) -> bool:
     return attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=fence, running=True)
 
 
-def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
+def test_abandoned_prompt_with_a_pending_stop_is_not_adopted() -> None:
     fence = online("gpu-1")
     group = factories.submit()
     claimed = factories.claim(fence)
@@ -299,7 +268,7 @@ def test_a_prompt_that_was_told_to_stop_is_not_adopted_when_it_is_met() -> None:
     assert only(group).status == "completed"
 
 
-def test_a_prompt_that_was_interrupted_when_it_was_met_is_not_adopted_later() -> None:
+def test_abandoned_prompt_that_was_interrupted_is_not_adopted_later() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1", max_attempts=2)
     old = factories.claim(fence)
@@ -313,7 +282,7 @@ def test_a_prompt_that_was_interrupted_when_it_was_met_is_not_adopted_later() ->
     assert only(group).status == "completed"
 
 
-def test_a_prompt_that_is_met_twice_because_the_answer_was_lost_stays_adopted() -> None:
+def test_abandoned_prompt_stays_adopted_when_it_is_found_twice() -> None:
     fence = online("gpu-1")
     group = factories.submit()
     claimed = factories.claim(fence)
@@ -323,14 +292,13 @@ def test_a_prompt_that_is_met_twice_because_the_answer_was_lost_stays_adopted() 
     assert only(group).status == "running"
 
 
-def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one() -> None:
+def test_result_of_a_newer_attempt_is_used_when_the_adopted_prompt_fails() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1", max_attempts=3)
     old = factories.claim(fence)
     abandon(old, fence)
     newer = begin(fence)
-    holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_evict(fence=fence)
+    evict(fence)
     assert met(old, fence)
     # Quicker than its stop, while the older one decides the child.
     factories.finish(newer, fence)
@@ -342,7 +310,7 @@ def test_a_prompt_that_was_adopted_and_fails_leaves_the_picture_of_a_newer_one()
 # --- waited for -----------------------------------------------------------------------------------
 
 
-def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another() -> None:
+def test_cancelled_prompt_at_an_offline_backend_does_not_block_a_retry_elsewhere() -> None:
     fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1")
     claimed = begin(fence)
@@ -361,7 +329,7 @@ def test_a_cancelled_prompt_at_a_machine_that_died_keeps_no_retry_from_another()
     assert (old.ended_at, old.stop_reason, old.failure_class) == (None, "cancel", "unreachable")
 
 
-def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
+def test_job_of_the_offline_backend_itself_is_not_unblocked() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1")
     begin(fence)
@@ -372,7 +340,7 @@ def test_what_waits_for_the_dead_machine_itself_is_not_let_go() -> None:
 
 
 @pytest.mark.parametrize("ending", ["not_sent", "never_accepted", "lost", "interrupted"])
-def test_whoever_waits_for_an_end_is_woken_by_it(
+def test_runners_are_notified_when_a_blocking_attempt_ends(
     ending: str, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     fence, other = online("gpu-1"), online("gpu-2")
@@ -380,8 +348,7 @@ def test_whoever_waits_for_an_end_is_woken_by_it(
     claimed = factories.claim(fence)
     if ending in ("lost", "interrupted"):
         factories.start(claimed, fence)
-    holds.backend_hold(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    holds.prompts_evict(fence=fence)
+    evict(fence)
     assert idle(other)
     rung: list[bool] = []
     monkeypatch.setattr(
@@ -400,7 +367,7 @@ def test_whoever_waits_for_an_end_is_woken_by_it(
     assert not idle(other)
 
 
-def test_the_fifth_prompt_that_came_to_nothing_is_no_failure_where_it_was_cancelled(
+def test_fifth_lost_prompt_does_not_count_against_the_backend_when_cancelled(
     settings: Settings,
 ) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
@@ -426,7 +393,7 @@ def waited(fence: FencingToken) -> int:
     return expiry.children_expire(fence=fence, limit_s=86_400)
 
 
-def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> None:
+def test_queue_limit_of_a_retried_job_counts_from_its_last_execution() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1", max_attempts=2)
     age(group, 25)
@@ -439,7 +406,7 @@ def test_a_child_that_is_tried_again_has_a_day_from_when_it_last_executed() -> N
     assert (child.status, child.error_message) == ("timeout", "Not executed again within 86400 s")
 
 
-def test_what_was_sent_and_never_executed_prolongs_no_wait() -> None:
+def test_queue_limit_ignores_attempts_that_never_executed() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1")
     age(group, 25)
@@ -448,7 +415,7 @@ def test_what_was_sent_and_never_executed_prolongs_no_wait() -> None:
     assert only(group).status == "timeout"
 
 
-def test_the_next_run_of_a_child_has_a_day_of_its_own() -> None:
+def test_queue_limit_starts_again_with_the_next_run() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1")
     fail(begin(fence), fence)
@@ -460,7 +427,7 @@ def test_the_next_run_of_a_child_has_a_day_of_its_own() -> None:
 # --- a clock that was set back --------------------------------------------------------------------
 
 
-def test_a_clock_that_was_set_back_keeps_no_child_from_being_tried_again() -> None:
+def test_retry_is_not_delayed_by_a_clock_that_was_set_back() -> None:
     fence = online("gpu-1")
     factories.submit("gpu-1", max_attempts=2)
     fail(begin(fence), fence)
@@ -476,7 +443,7 @@ def test_a_clock_that_was_set_back_keeps_no_child_from_being_tried_again() -> No
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_no_claim_comes_between_a_failure_and_the_quarantine_it_leads_to(
+def test_no_claim_precedes_the_quarantine_that_a_failure_causes(
     settings: Settings,
 ) -> None:
     if connection.vendor != "postgresql":
@@ -514,9 +481,7 @@ def test_late_success_without_all_outputs_is_no_result_when_the_group_wants_all(
     fence = online("gpu-1")
     group = factories.submit(partial_outputs=PartialOutputs.FAIL)
     claimed = factories.claim(fence)
-    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
-    never = {"attempt_id": claimed.attempt_id, "fence": fence, "remember_until": now()}
-    assert attempts.attempt_never_accepted(**never)
+    abandon(claimed, fence)
     late = factories.end(node_errors=NODE_ERRORS)
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=late)
     child = only(group)

@@ -65,9 +65,7 @@ def removed(claimed: claims.Claim, fence: FencingToken) -> None:
 # --- not sent -------------------------------------------------------------------------------------
 
 
-def test_a_child_that_was_not_sent_waits_for_the_named_backend(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_unsent_job_waits_for_the_named_backend(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     queued_at = only(group).queued_at
     done = move(group, by="anna")
@@ -87,13 +85,15 @@ def test_a_child_that_was_not_sent_waits_for_the_named_backend(
     ]
 
 
-def test_the_actor_without_a_name_is_a_person(first: FencingToken, second: FencingToken) -> None:
+def test_move_without_a_name_is_requested_by_a_person(
+    first: FencingToken, second: FencingToken
+) -> None:
     group = factories.submit("gpu-1")
     move(group)
     assert factories.log(group)[-1]["requested_by"] == "a person"
 
 
-def test_a_move_to_where_it_waits_changes_nothing(
+def test_move_to_the_same_backend_changes_nothing(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -104,9 +104,7 @@ def test_a_move_to_where_it_waits_changes_nothing(
     assert only(group).current_attempt_id == claimed.attempt_id
 
 
-def test_a_pause_before_the_next_try_ends_with_a_move(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_move_ends_the_backoff(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     group.children.update(not_before=now().replace(year=2100))
     move(group)
@@ -125,7 +123,7 @@ def test_a_pause_before_the_next_try_ends_with_a_move(
         ({"tags": []}, "lacks flux"),
     ],
 )
-def test_a_backend_that_takes_nothing_or_lacks_something_is_refused(
+def test_move_to_an_unschedulable_or_unfit_backend_is_refused(
     first: FencingToken, second: FencingToken, shut: dict[str, Any], said: str
 ) -> None:
     Backend.objects.update(tags=["flux"])
@@ -138,7 +136,7 @@ def test_a_backend_that_takes_nothing_or_lacks_something_is_refused(
     assert factories.log(group) == before
 
 
-def test_an_unknown_group_job_or_backend_is_refused(first: FencingToken) -> None:
+def test_move_of_an_unknown_group_job_or_backend_is_refused(first: FencingToken) -> None:
     group = factories.submit("gpu-1")
     with pytest.raises(BackendNotFound):
         move(group, "gpu-9")
@@ -149,7 +147,7 @@ def test_an_unknown_group_job_or_backend_is_refused(first: FencingToken) -> None
 
 
 @pytest.mark.parametrize("away", [{"hold": "pause"}, {"reachability": "offline"}])
-def test_a_backend_that_is_paused_or_away_may_be_named(
+def test_move_to_a_paused_or_offline_backend_is_accepted(
     first: FencingToken, second: FencingToken, away: dict[str, Any]
 ) -> None:
     group = factories.submit("gpu-1")
@@ -157,7 +155,7 @@ def test_a_backend_that_is_paused_or_away_may_be_named(
     assert move(group).moved
 
 
-def test_what_runs_or_has_ended_is_not_moved(first: FencingToken, second: FencingToken) -> None:
+def test_running_or_final_job_is_not_moved(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     claimed = begin(first)
     with pytest.raises(JobNotWaiting, match="runs on gpu-1"):
@@ -171,7 +169,7 @@ def test_what_runs_or_has_ended_is_not_moved(first: FencingToken, second: Fencin
 # --- accepted by the old backend ------------------------------------------------------------------
 
 
-def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
+def test_moved_job_is_sent_after_its_accepted_prompt_is_removed(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -196,7 +194,7 @@ def test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent(
     ]
 
 
-def test_a_move_is_no_try_of_the_policy(first: FencingToken, second: FencingToken) -> None:
+def test_move_does_not_count_as_an_attempt(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1", max_attempts=2)
     claimed = accept(first)
     move(group)
@@ -206,7 +204,7 @@ def test_a_move_is_no_try_of_the_policy(first: FencingToken, second: FencingToke
     assert only(group).status == "queued"
 
 
-def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
+def test_move_is_void_when_the_prompt_starts_before_its_removal(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -225,7 +223,7 @@ def test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void(
     assert factories.fresh(group).status == "completed"
 
 
-def test_a_prompt_that_ran_while_nobody_looked_is_the_jobs_result(
+def test_prompt_that_ran_unseen_is_the_result_of_the_moved_job(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -235,7 +233,7 @@ def test_a_prompt_that_ran_while_nobody_looked_is_the_jobs_result(
     assert idle(second)
 
 
-def test_a_moved_child_that_is_cancelled_meanwhile_is_stopped_wherever_it_is(
+def test_moved_job_that_is_cancelled_is_stopped_at_its_old_backend(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -247,7 +245,7 @@ def test_a_moved_child_that_is_cancelled_meanwhile_is_stopped_wherever_it_is(
     assert only(group).status == "cancelled"
 
 
-def test_an_uncertain_prompt_is_looked_for_before_the_next_is_sent(
+def test_uncertain_prompt_is_looked_up_before_the_moved_job_is_sent(
     first: FencingToken, second: FencingToken
 ) -> None:
     group = factories.submit("gpu-1")
@@ -265,7 +263,7 @@ def test_an_uncertain_prompt_is_looked_for_before_the_next_is_sent(
     )
 
 
-def test_a_forgotten_prompt_that_runs_after_a_move_is_kept_while_its_job_waits(
+def test_abandoned_prompt_that_runs_after_a_move_is_adopted(
     first: FencingToken, second: FencingToken
 ) -> None:
     group = factories.submit("gpu-1")
@@ -280,7 +278,7 @@ def test_a_forgotten_prompt_that_runs_after_a_move_is_kept_while_its_job_waits(
     assert Attempt.objects.get().stop_requested_at is None
 
 
-def test_it_may_be_moved_back_while_it_is_removed(
+def test_job_may_be_moved_back_during_the_removal(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -295,7 +293,7 @@ def test_it_may_be_moved_back_while_it_is_removed(
 # --- backends out of reach ------------------------------------------------------------------------
 
 
-def test_a_job_leaves_an_unreachable_backend_at_once(
+def test_job_leaves_an_unreachable_backend_at_once(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -310,7 +308,7 @@ def test_a_job_leaves_an_unreachable_backend_at_once(
     assert only(group).backend_id == "gpu-2"
 
 
-def test_an_unreachable_backend_that_runs_it_first_keeps_it(
+def test_unreachable_backend_that_starts_the_moved_job_first_keeps_it(
     first: FencingToken, second: FencingToken
 ) -> None:
     group, claimed = accepted(first)
@@ -321,41 +319,30 @@ def test_an_unreachable_backend_that_runs_it_first_keeps_it(
     assert (only(group).status, Attempt.objects.get().failure_class) == ("running", "")
 
 
-def test_a_backend_that_is_lost_during_the_removal_keeps_no_job(
-    first: FencingToken, second: FencingToken
+@pytest.mark.parametrize("event", ["unreachable", "stalled", "internal error"])
+def test_moved_job_is_claimed_when_its_old_backend_cannot_confirm_the_removal(
+    first: FencingToken, second: FencingToken, event: str
 ) -> None:
-    _, claimed = accepted(first)
-    move(JobGroup.objects.get())
+    group, claimed = accepted(first)
+    move(group)
     assert idle(second)
-    assert expiry.children_unblock(fence=first) == 1
-    assert not idle(second)
-    attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=first, reason="it restarted")
-    assert only(JobGroup.objects.get()).backend_id == "gpu-2"
-
-
-def test_a_backend_that_hangs_during_the_removal_keeps_no_job(
-    first: FencingToken, second: FencingToken
-) -> None:
-    _, claimed = accepted(first)
-    move(JobGroup.objects.get())
-    assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
-    assert not idle(second)
-
-
-def test_a_prompt_that_cannot_be_followed_keeps_no_job(
-    first: FencingToken, second: FencingToken
-) -> None:
-    _, claimed = accepted(first)
-    move(JobGroup.objects.get())
-    attempts.attempt_failed_internally(
-        attempt_id=claimed.attempt_id, fence=first, message="A defect."
-    )
-    assert factories.claim(second).child_id == only(JobGroup.objects.get()).id
+    if event == "unreachable":
+        assert expiry.children_unblock(fence=first) == 1
+    elif event == "stalled":
+        assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
+    else:
+        attempts.attempt_failed_internally(
+            attempt_id=claimed.attempt_id, fence=first, message="A defect."
+        )
+    assert factories.claim(second).child_id == only(group).id
     assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
+    if event == "unreachable":
+        attempts.attempt_lost(attempt_id=claimed.attempt_id, fence=first, reason="it restarted")
+        assert only(group).backend_id == "gpu-2"
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_move_and_a_start_at_the_same_time_leave_one_attempt_in_charge() -> None:
+def test_concurrent_move_and_start_leave_one_current_attempt() -> None:
     first, second = online("gpu-1"), online("gpu-2")
     for _ in range(6):
         group, claimed = accepted(first)

@@ -219,7 +219,7 @@ ELSEWHERE_TESTED = {
     ),
     FailureClass.INTERNAL: (
         "tests/db/test_retry_in_run.py",
-        "test_a_defect_of_ours_fails_its_child_and_is_not_tried_again",
+        "test_internal_error_fails_its_job_and_is_not_retried",
     ),
 }
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from typing import Any
 
 from django.db import connection
 
 from backends.models import Backend, Reachability
+from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
 from jobgroups.models import ChildJob, JobGroup
-from jobgroups.services import attempts, claims, leases
+from jobgroups.services import attempts, claims, holds, leases
 from jobgroups.services.claims import Claim
 from jobgroups.services.outcomes import AttemptResult
 from jobgroups.services.submission import Submission, group_submit
@@ -79,6 +81,20 @@ def accept(fence: FencingToken) -> Claim:
     claimed = claim(fence)
     attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence)
     return claimed
+
+
+def abandon(claimed: Claim, fence: FencingToken) -> None:
+    """Have a prompt sent, and never accepted as far as the runner can see."""
+    attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=fence)
+    attempts.attempt_never_accepted(
+        attempt_id=claimed.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
+    )
+
+
+def evict(fence: FencingToken) -> None:
+    """Pause a backend, and take back what was sent to it."""
+    holds.backend_hold(backend_id=fence.backend_id, hold=Hold.PAUSE, at_once=True)
+    holds.prompts_evict(fence=fence)
 
 
 def idle(fence: FencingToken) -> bool:

@@ -27,7 +27,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "return 1 + 0 * child.attempts.filter(over, run=group.run, is_counted=True).count()",
             ),
         ),
-        notices=f"{_IN_RUN}::test_max_attempts_are_counted_and_the_last_failure_ends_the_child",
+        notices=f"{_IN_RUN}::test_job_fails_after_max_attempts",
     ),
     Breakage(
         name="one attempt more",
@@ -38,7 +38,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 _RETRYING, "if charged >= self.max_attempts or", "if charged > self.max_attempts or"
             ),
         ),
-        notices=f"{_IN_RUN}::test_without_a_policy_the_first_failure_ends_the_child_and_says_its_class",
+        notices=f"{_IN_RUN}::test_first_failure_is_final_without_a_policy",
     ),
     Breakage(
         name="nothing is too little",
@@ -51,7 +51,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "update()",
             ),
         ),
-        notices=f"{_IN_RUN}::test_tries_that_come_to_nothing_count_as_one_attempt",
+        notices=f"{_IN_RUN}::test_five_lost_prompts_count_as_one_attempt",
         within=20,
     ),
     Breakage(
@@ -65,7 +65,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "list(candidates)",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_fatal_error_of_the_gpu_never_comes_back_to_it",
+        notices=f"{_IN_RUN}::test_job_never_returns_to_a_backend_with_a_fatal_gpu_error",
     ),
     Breakage(
         name="elsewhere unasked",
@@ -78,7 +78,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "fit = list(fit)",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_child_stays_within_the_backends_of_its_group_unless_it_may_go_anywhere",
+        notices=f"{_IN_RUN}::test_retry_elsewhere_limits_the_backends",
     ),
     Breakage(
         name="smaller card first",
@@ -111,7 +111,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 'older = Attempt.objects.filter(child=OuterRef("pk"), id=0)',
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_child_whose_time_was_up_waits_until_its_prompt_was_seen_to_end",
+        notices=f"{_IN_RUN}::test_timed_out_job_is_retried_after_its_prompt_ended",
     ),
     Breakage(
         name="waiting for what hangs",
@@ -124,7 +124,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "failure_class__in=()",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_prompt_that_hangs_does_not_keep_its_child_waiting",
+        notices=f"{_IN_RUN}::test_late_result_changes_nothing_when_the_next_attempt_was_claimed",
     ),
     Breakage(
         name="hanging not noticed",
@@ -151,7 +151,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "if state is None:",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_picture_that_came_after_its_time_is_taken_while_its_child_waits",
+        notices=f"{_IN_RUN}::test_late_result_is_adopted_while_its_job_waits",
     ),
     Breakage(
         name="late picture taken at any time",
@@ -164,7 +164,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "    return child.status in CHILD_OPEN",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_late_picture_of_a_child_that_is_rendered_anew_decides_nothing",
+        notices=f"{_IN_RUN}::test_late_result_changes_nothing_when_the_next_attempt_was_claimed",
     ),
     Breakage(
         name="retried without its event",
@@ -177,7 +177,7 @@ OF_FAILING: tuple[Breakage, ...] = (
                 "        pass\n",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_child_is_tried_again_elsewhere_with_its_seed_and_completes",
+        notices=f"{_IN_RUN}::test_failed_job_is_retried_elsewhere_with_its_seed",
     ),
     Breakage(
         name="dead backends called slow",
@@ -223,6 +223,6 @@ OF_FAILING: tuple[Breakage, ...] = (
         broken="A child is given to a backend that is being forgotten at that moment.",
         hurts="Nobody renders it and nobody ends it.",
         edits=(Edit(_PLACES, "        lock_backends([backend_id])\n", "        pass\n"),),
-        notices=f"{_IN_RUN}::test_no_child_is_bound_to_a_backend_that_is_forgotten_at_that_moment",
+        notices=f"{_IN_RUN}::test_retry_skips_a_backend_that_is_deleted_at_that_moment",
     ),
 )

@@ -129,7 +129,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 "",
             ),
         ),
-        notices=f"{_MOVES}::test_an_accepted_prompt_is_removed_and_seen_gone_before_the_next_is_sent",
+        notices=f"{_MOVES}::test_moved_job_is_sent_after_its_accepted_prompt_is_removed",
     ),
     Breakage(
         name="started and moved all the same",
@@ -142,7 +142,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 "            if False:\n",
             ),
         ),
-        notices=f"{_MOVES}::test_a_prompt_that_starts_before_its_removal_stays_and_the_move_is_void",
+        notices=f"{_MOVES}::test_move_is_void_when_the_prompt_starts_before_its_removal",
     ),
     Breakage(
         name="stopped by an old reading",

@@ -78,7 +78,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "update_where(ChildJob, child.pk, moved, **current)",
             ),
         ),
-        notices=f"{_ROWS}::test_a_late_result_of_a_cancelled_child_is_kept_on_its_attempt_only",
+        notices=f"{_ROWS}::test_late_result_of_a_cancelled_job_is_stored_on_its_attempt_only",
     ),
     Breakage(
         name="late result decides",
@@ -96,7 +96,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "current = {} if True else {",
             ),
         ),
-        notices=f"{_ROWS}::test_an_abandoned_prompt_is_not_adopted_once_its_child_has_a_newer_attempt",
+        notices=f"{_ROWS}::test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt",
     ),
     Breakage(
         name="group read before its lock",
@@ -113,7 +113,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "        verify_fence(fence)\n",
             ),
         ),
-        notices=f"{_ROWS}::test_the_last_two_children_ending_at_once_complete_the_group_once",
+        notices=f"{_ROWS}::test_group_completes_once_when_its_last_jobs_end_together",
     ),
     Breakage(
         name="fence not compared",
@@ -126,7 +126,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "if fence.backend_id not in epochs:",
             ),
         ),
-        notices=f"{_ROWS}::test_a_runner_that_lost_its_lease_writes_nothing",
+        notices=f"{_ROWS}::test_stale_fencing_token_writes_nothing",
     ),
     Breakage(
         name="epoch not raised",
@@ -136,7 +136,7 @@ OF_ROWS: tuple[Breakage, ...] = (
             Edit("jobgroups/services/leases.py", 'epoch=F("epoch") + 1', 'epoch=F("epoch")'),
             Edit("jobgroups/services/leases.py", "lease.epoch + 1)", "lease.epoch)"),
         ),
-        notices=f"{_ROWS}::test_a_runner_that_lost_its_lease_writes_nothing",
+        notices=f"{_ROWS}::test_stale_fencing_token_writes_nothing",
     ),
     Breakage(
         name="commits not synced",

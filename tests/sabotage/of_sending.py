@@ -119,7 +119,7 @@ OF_SENDING: tuple[Breakage, ...] = (
                 "prompt_id=str(uuid.uuid5(uuid.NAMESPACE_URL, child_id)),",
             ),
         ),
-        notices=f"{_ROWS}::test_what_was_not_sent_waits_again_and_is_not_charged",
+        notices=f"{_ROWS}::test_unsent_attempt_is_requeued_and_not_counted",
     ),
     Breakage(
         name="uncharged retries without end",
@@ -132,7 +132,7 @@ OF_SENDING: tuple[Breakage, ...] = (
                 "if True:",
             ),
         ),
-        notices=f"{_ROWS}::test_a_prompt_never_accepted_stays_on_the_abandoned_list_and_five_are_enough",
+        notices=f"{_ROWS}::test_job_fails_after_five_abandoned_prompts",
     ),
     Breakage(
         name="place freed at the cancel",
@@ -145,7 +145,7 @@ OF_SENDING: tuple[Breakage, ...] = (
                 "    active = [one for one in _active(backend_id) if one.stop_requested_at is None]\n",
             ),
         ),
-        notices=f"{_ROWS}::test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts",
+        notices=f"{_ROWS}::test_claims_are_limited_by_depth_and_stopping_prompts_count",
     ),
     Breakage(
         name="sent behind one that is being stopped",
@@ -158,7 +158,7 @@ OF_SENDING: tuple[Breakage, ...] = (
                 "return len(active)",
             ),
         ),
-        notices=f"{_ROWS}::test_no_more_is_claimed_than_the_depth_and_what_is_stopping_counts",
+        notices=f"{_ROWS}::test_claims_are_limited_by_depth_and_stopping_prompts_count",
     ),
     Breakage(
         name="old lease trusted",
