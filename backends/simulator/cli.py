@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="stand still after a prompt, at most every 10 s (a real one: 0.1 to 0.25)",
     )
-    wrong.add_argument("--witness", type=Path, help="append what happens to this file")
+    wrong.add_argument("--audit-log", type=Path, help="append what happens to this file")
     wrong.add_argument(
         "--fault",
         action="append",
@@ -92,7 +92,7 @@ def _config(options: Namespace, index: int, name: str) -> Config:
         vram_gb=options.vram or None,
         version=options.comfyui_version,
         checkpoints=(*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *options.model),
-        witness=options.witness,
+        audit_log=options.audit_log,
     )
 
 
@@ -121,7 +121,7 @@ def _unusable(error: OSError) -> str:
     """Return a message that names the file or folder that an option cannot use."""
     return (
         f"Cannot start: {error.filename} cannot be used: {error.strerror}."
-        " --witness takes a file that can be written, --output-dir a folder."
+        " --audit-log takes a file that can be written, --output-dir a folder."
     )
 
 

@@ -33,7 +33,7 @@ class Config:
     version: str = COMFYUI_VERSION  # as in /system_stats
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
     file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own
-    witness: Path | None = None  # JSON lines; None: in memory only
+    audit_log: Path | None = None  # JSON lines; None: in memory only
 
     @property
     def release(self) -> tuple[int, ...]:

@@ -58,7 +58,7 @@ class Execution:
 
     def _start(self) -> None:
         state, facts = self.state, self.run.facts
-        state.witness.started(self.prompt_id, client_id=facts["client_id"])
+        state.audit_log.started(self.prompt_id, client_id=facts["client_id"])
         self.say("execution_start", {"prompt_id": self.prompt_id})
 
     def _prepare(self) -> None:
@@ -92,7 +92,7 @@ class Execution:
             self.state.node_succeeded = True
             if finished:
                 agenda.done(node_id)
-        self.state.witness.write("ended", outcome="success", **self._group_of_attempt())
+        self.state.audit_log.write("ended", outcome="success", **self._group_of_attempt())
         self.say("execution_success", {"prompt_id": self.prompt_id})
 
     async def _run_node(self, node_id: str, agenda: ExecutionOrder) -> bool:
@@ -192,7 +192,7 @@ class Execution:
     def _interrupted(self, node_id: str) -> None:
         self.state.node_succeeded = False
         real = self.graph.real(node_id)
-        self.state.witness.write(
+        self.state.audit_log.write(
             "ended", outcome="interrupted", node=real, **self._group_of_attempt()
         )
         told = self._error_head(real, self.graph.prompt[real]["class_type"])
@@ -229,7 +229,7 @@ class Execution:
 
     def _report_error(self, node_id: str, report: dict[str, Any], message: str) -> None:
         facts = {"node": node_id, "exception_type": report["exception_type"], "message": message}
-        self.state.witness.write("ended", outcome="error", **facts, **self._group_of_attempt())
+        self.state.audit_log.write("ended", outcome="error", **facts, **self._group_of_attempt())
         told = self._error_head(node_id, self.graph.prompt[node_id]["class_type"]) | report
         self.say("execution_error", told | {"current_outputs": self.state.cache.node_ids()})
 

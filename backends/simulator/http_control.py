@@ -3,8 +3,8 @@
     POST   /simulator/faults  {"name": "node_error", "message": "…", "count": 1}, or a list of such
     GET    /simulator/faults  {"orders": […], "catalogue": {name: {"help", "options"}}}
     DELETE /simulator/faults  withdraws all orders; ?name=X those of one name
-    GET    /simulator/state   name, depth, sockets, worker, counts per witness kind
-    GET    /simulator/witness entries from index ?since=N
+    GET    /simulator/state   name, depth, sockets, worker, counts per audit log kind
+    GET    /simulator/audit-log entries from index ?since=N
 
 Wrong orders: 400 {"error": "what is allowed"}. No fault reaches these routes.
 """
@@ -66,7 +66,7 @@ async def withdraw(request: web.Request) -> web.Response:
 async def state(request: web.Request) -> web.Response:
     """What a test wants to know at a glance."""
     state = request.app[STATE]
-    counts = Counter(entry["kind"] for entry in state.witness.entries)
+    counts = Counter(entry["kind"] for entry in state.audit_log.entries)
     shown = {
         "name": state.config.name,
         "pending": [item[1] for item in state.queue.pending],
@@ -75,16 +75,16 @@ async def state(request: web.Request) -> web.Response:
         "sockets": sorted(state.hub.sockets),
         "open_sockets": len(state.hub.open),
         "worker_alive": state.worker_alive,
-        "witness": dict(counts),
-        "executions": dict(state.witness.executions),
+        "audit_log": dict(counts),
+        "executions": dict(state.audit_log.executions),
         "faults": state.faults.report(),
     }
     return web.json_response(shown)
 
 
-@routes.get("/simulator/witness")
+@routes.get("/simulator/audit-log")
 async def entries(request: web.Request) -> web.Response:
-    """The witness's entries of this server since it was created."""
+    """The audit log's entries of this server since it was created."""
     since = int(request.rel_url.query.get("since", 0))
-    shown = request.app[STATE].witness.entries[since:]
+    shown = request.app[STATE].audit_log.entries[since:]
     return web.json_response(shown, dumps=lambda value: json.dumps(value, default=str))

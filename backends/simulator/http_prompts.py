@@ -89,11 +89,11 @@ def submit(state: ServerState, body: Any) -> web.Response:
         extra_data["client_id"] = body["client_id"]
     whose = _group_of_attempt(prompt_id, extra_data)
     if verdict.error is not None:
-        state.witness.write("refused", error=verdict.error["type"], **whose)
+        state.audit_log.write("refused", error=verdict.error["type"], **whose)
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
         return web.json_response(refusal, status=400)
     item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
-    state.witness.write(
+    state.audit_log.write(
         "accepted", number=number, **whose, extra_data=redact_extra_data(extra_data)
     )
     state.queue.put(LenientItem(item) if is_lenient else item)
@@ -168,7 +168,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
     prompt_id = body.get("prompt_id") if state.config.release >= _TARGETED_SINCE else None
     hit = bool(state.queue.running) if not prompt_id else state.queue.is_running(prompt_id)
     running = [item[1] for item in state.queue.running.values()]
-    state.witness.write("interrupted", asked=prompt_id, running=running, hit=hit)
+    state.audit_log.write("interrupted", asked=prompt_id, running=running, hit=hit)
     if hit or not prompt_id:
         raise_flag(state, prompt_id)
     return web.Response()
@@ -239,7 +239,7 @@ async def post_free(request: web.Request) -> web.Response:
     """Empty the node cache when the worker comes to it."""
     state = request.app[STATE]
     body = await request.json()
-    state.witness.write("freed", asked=body)
+    state.audit_log.write("freed", asked=body)
     if body.get("free_memory", False):
         state.free_requested = True
         state.queue.wake.set()

@@ -75,7 +75,7 @@ class LenientExecution(Execution):
             self._failed(node_id, error)
         else:
             self.state.node_succeeded = True
-            self.state.witness.write("ended", outcome="success", **self._group_of_attempt())
+            self.state.audit_log.write("ended", outcome="success", **self._group_of_attempt())
             self.say("execution_success", {"prompt_id": self.prompt_id})
 
     async def _show(self, node_id: str, sampler: str) -> None:

@@ -29,12 +29,12 @@ class PromptQueue:
     `put` and `get` raise TypeError then, as ComfyUI's do (comfyui-protocol.md, trap 1a).
     """
 
-    def __init__(self, witness: AuditLog, on_change: Callable[[], None]) -> None:
+    def __init__(self, audit_log: AuditLog, on_change: Callable[[], None]) -> None:
         self.pending: list[Item] = []
         self.running: dict[int, Item] = {}
         self.history: dict[str, HistoryEntry] = {}
         self.wake = asyncio.Event()
-        self._witness = witness
+        self._audit_log = audit_log
         self._on_change = on_change  # sends the new depth to all sockets
         self._tasks = 0
 
@@ -99,7 +99,7 @@ class PromptQueue:
 
     def _tell_deleted(self, item: Item) -> None:
         client_id = item[3].get("client_id") if isinstance(item[3], dict) else None
-        self._witness.write("deleted", prompt_id=item[1], client_id=client_id)
+        self._audit_log.write("deleted", prompt_id=item[1], client_id=client_id)
 
     def recent(self, max_items: int | None, offset: int) -> dict[str, HistoryEntry]:
         """History entries, oldest first: the last `max_items`, or that many from `offset`."""

@@ -39,7 +39,7 @@ class Simulator:
         self, config: Config | None = None, *, faults: Iterable[str] = (), **settings: Any
     ) -> None:
         self.config = replace(config or Config(), **settings)
-        self.witness = AuditLog(self.config.name, self.config.witness)
+        self.audit_log = AuditLog(self.config.name, self.config.audit_log)
         self.faults = Faults(self._note_fault)
         self._stack = contextlib.AsyncExitStack()
         self._group: asyncio.TaskGroup | None = None
@@ -64,7 +64,7 @@ class Simulator:
     async def _open(self) -> None:
         """Take what is needed, each thing with its giving back."""
         stack = self._stack
-        stack.callback(self.witness.close)
+        stack.callback(self.audit_log.close)
         self._folders = Folders(self._root(stack))
         self._catalog = Catalog(self._folders, self.config.checkpoints)
         self._painters = stack.enter_context(ThreadPoolExecutor(1, "painter"))
@@ -112,8 +112,8 @@ class Simulator:
 
     @property
     def prompts(self) -> list[Entry]:
-        """The witness's `accepted` entries, oldest first."""
-        return [entry for entry in self.witness.entries if entry["kind"] == "accepted"]
+        """The audit log's `accepted` entries, oldest first."""
+        return [entry for entry in self.audit_log.entries if entry["kind"] == "accepted"]
 
     @property
     def is_up(self) -> bool:
@@ -123,8 +123,8 @@ class Simulator:
     async def wait_for(
         self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
     ) -> Entry:
-        """Wait for a witness entry; see `AuditLog.wait_for`."""
-        return await self.witness.wait_for(kind, timeout=timeout, since=since, **match)
+        """Wait for an audit log entry; see `AuditLog.wait_for`."""
+        return await self.audit_log.wait_for(kind, timeout=timeout, since=since, **match)
 
     # what a test does to it
 
@@ -174,7 +174,7 @@ class Simulator:
             folders=self._folders,
             catalog=self._catalog,
             faults=self.faults,
-            witness=self.witness,
+            audit_log=self.audit_log,
             act=self._act,
             spawn=lambda work: _drop(process.spawn_background(work)),
             painters=self._painters,
@@ -207,8 +207,8 @@ class Simulator:
         queue = process.state.queue
         for item in [*queue.running.values(), *queue.pending]:
             client_id = item[3].get("client_id") if isinstance(item[3], dict) else None
-            self.witness.write("lost", prompt_id=item[1], client_id=client_id)
-        self.witness.write(kind, starts=self._starts, **facts)
+            self.audit_log.write("lost", prompt_id=item[1], client_id=client_id)
+        self.audit_log.write(kind, starts=self._starts, **facts)
 
     async def _come_back(self, down_s: float) -> None:
         await self._process_now().wait_closed()
@@ -250,7 +250,7 @@ class Simulator:
 
     def _note_fault(self, fault: Fault, facts: Mapping[str, Any]) -> None:
         told = {key: facts[key] for key in ("prompt_id", "path", "method") if facts.get(key)}
-        self.witness.write("fault", name=fault.name, **told)
+        self.audit_log.write("fault", name=fault.name, **told)
 
 
 def _drop(_task: asyncio.Task[None]) -> None:

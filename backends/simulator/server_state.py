@@ -31,7 +31,7 @@ class ServerState:
     folders: Folders
     catalog: Catalog
     faults: Faults
-    witness: AuditLog
+    audit_log: AuditLog
     act: Callable[[Fault], None]  # carry out an action that is due
     spawn: Callable[
         [Coroutine[Any, Any, None]], None
@@ -53,7 +53,7 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.hub = Hub(self.faults)
-        self.queue = PromptQueue(self.witness, self.send_status)
+        self.queue = PromptQueue(self.audit_log, self.send_status)
         self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
         self.awake.set()
 

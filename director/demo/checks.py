@@ -12,7 +12,7 @@ from typing import Final
 from PIL import Image, UnidentifiedImageError
 
 from director.client import Group
-from director.demo.witness import Render
+from director.demo.audit_log import Render
 
 #: What a group of three tells that starts, completes and ends: nothing twice, nothing missing.
 _A_WHOLE_STORY: Final = {
@@ -51,7 +51,7 @@ class Outage:
     Attributes:
         told: what its user was told, before and after.
         killed_at: seconds since the epoch; None: nobody killed it.
-        renders: the group's prompts, as the backends' witnesses tell.
+        renders: the group's prompts, as the audit logs of the backends record them.
     """
 
     told: DemoResult

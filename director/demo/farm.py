@@ -13,8 +13,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from director.client import AsyncDirector
+from director.demo.audit_log import Entry
 from director.demo.processes import Processes, ProcessFailed
-from director.demo.witness import Entry
 from director.server import listen
 
 BACKENDS: Final = 3
@@ -127,7 +127,7 @@ async def read_audit_logs(farm: Farm) -> list[Entry]:
     """
     entries: list[Entry] = []
     for url in farm.simulators.values():
-        entries += json.loads(await asyncio.to_thread(_request, url, "/simulator/witness"))
+        entries += json.loads(await asyncio.to_thread(_request, url, "/simulator/audit-log"))
     return entries
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from director.client import AsyncDirector, Event, Group
+from director.demo.audit_log import renders
 from director.demo.checks import DemoResult, Outage, problems
 from director.demo.farm import (
     OUT_OF_MEMORY,
@@ -22,7 +23,6 @@ from director.demo.farm import (
 from director.demo.kill import KillSwitch
 from director.demo.processes import Processes
 from director.demo.screen import Screen
-from director.demo.witness import renders
 from director.demo.workflow import text_to_picture
 
 #: Seconds that one group may take from its submission to its last picture.
@@ -137,7 +137,7 @@ class _User:
 
         Raises:
             TimeoutError: it took too long.
-            ProcessFailed: the Director did not start again, or a witness would not tell.
+            ProcessFailed: the Director did not start again, or an audit log was not readable.
         """
         await slow_down(self.farm, _LONGER_S)
         told = await self.render(title, plug)

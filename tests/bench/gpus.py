@@ -21,16 +21,23 @@ class Gpus:
     """Some simulators: where they are, what they are told, what they saw.
 
     Args:
-        folder: for their witness.
+        folder: for their audit log.
         count: how many.
         seconds: that a prompt takes; ``steps``: in which it reports, two frames each.
     """
 
     def __init__(self, folder: Path, count: int, *, seconds: float = 0.0, steps: int = 1) -> None:
-        self._witness = folder / "witness.jsonl"
+        self._audit_log = folder / "audit.jsonl"
         numbers = ["--count", str(count), "--seconds", str(seconds), "--steps", str(steps)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.simulated", *numbers, "--witness", self._witness],
+            [
+                sys.executable,
+                "-m",
+                "tests.bench.simulated",
+                *numbers,
+                "--audit-log",
+                self._audit_log,
+            ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -68,8 +75,8 @@ class Gpus:
         return counts
 
     def seen(self) -> list[Entry]:
-        """Return what their witness saw, oldest first."""
-        return read_audit_log(self._witness)
+        """Return what their audit log contains, oldest first."""
+        return read_audit_log(self._audit_log)
 
     def close(self) -> None:
         """End them."""

@@ -112,7 +112,7 @@ async def _serve(options: argparse.Namespace) -> None:
                     name=f"gpu-{number}",
                     seconds=options.seconds,
                     steps=options.steps,
-                    witness=options.witness,
+                    audit_log=options.audit_log,
                 )
             )
             for number in range(1, options.count + 1)
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--witness", type=Path)
+    parser.add_argument("--audit-log", type=Path)
     asyncio.run(_serve(parser.parse_args()))
 
 

@@ -1,7 +1,7 @@
 """Whether all laws held, read from what a run has kept: on the same folder again and again.
 
-A run's folder has ``director.sqlite3`` (the database, copied), ``witness.jsonl`` (the machines'
-witness), ``promised.json`` (the ids of the groups that were promised), ``streams/`` (what each watcher was
+A run's folder has ``director.sqlite3`` (the database, copied), ``audit.jsonl`` (the machines'
+audit log), ``promised.json`` (the ids of the groups that were promised), ``streams/`` (what each watcher was
 sent), ``snapshots.json`` (each group by HTTP at the end), ``run.json`` and the logs.
 """
 
@@ -21,7 +21,7 @@ from tests.harness.director import rows
 from tests.ws.client_state import ClientState, picked
 
 DATABASE: Final = "director.sqlite3"
-WITNESS: Final = "witness.jsonl"
+AUDIT_LOG: Final = "audit.jsonl"
 PROMISED: Final = "promised.json"
 STREAMS: Final = "streams"
 SNAPSHOTS: Final = "snapshots.json"
@@ -34,7 +34,7 @@ def check(folder: Path) -> str:
     Raises:
         AssertionError: a law was broken; it says which, and by whom.
     """
-    entries = read_audit_log(folder / WITNESS)
+    entries = read_audit_log(folder / AUDIT_LOG)
     unasked = json.loads((folder / RUN).read_text(encoding="utf-8"))["unasked"]
     _check_promised(folder)
     laws.check(folder, entries, unasked=unasked)

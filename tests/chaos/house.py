@@ -165,7 +165,7 @@ def house(folder: Path, *, seconds: float) -> Iterator[House]:
     """Build a farm, not started yet, until the block ends.
 
     Args:
-        folder: for logs, witness and data folders.
+        folder: for logs, audit log and data folders.
         seconds: sampling time of a prompt; the machines differ by half of it.
     """
     builds = [

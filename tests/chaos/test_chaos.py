@@ -131,9 +131,9 @@ def _trespassed(folder: Path) -> None:
     )
 
 
-def _witnessed(folder: Path, kind: str, *, stranger: bool, as_kind: str) -> None:
-    witness = folder / checker.WITNESS
-    lines = witness.read_text(encoding="utf-8").splitlines()
+def _recorded(folder: Path, kind: str, *, stranger: bool, as_kind: str) -> None:
+    audit_log = folder / checker.AUDIT_LOG
+    lines = audit_log.read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
     found = next(
         entry
@@ -141,15 +141,15 @@ def _witnessed(folder: Path, kind: str, *, stranger: bool, as_kind: str) -> None
         if entry["kind"] == kind and str(entry["prompt_id"]).startswith("stranger") is stranger
     )
     more = json.dumps({**found, "kind": as_kind})
-    witness.write_text("\n".join([*lines, more]) + "\n", encoding="utf-8")
+    audit_log.write_text("\n".join([*lines, more]) + "\n", encoding="utf-8")
 
 
 def _executed_twice(folder: Path) -> None:
-    _witnessed(folder, "started", stranger=False, as_kind="started")
+    _recorded(folder, "started", stranger=False, as_kind="started")
 
 
 def _stranger_deleted(folder: Path) -> None:
-    _witnessed(folder, "accepted", stranger=True, as_kind="deleted")
+    _recorded(folder, "accepted", stranger=True, as_kind="deleted")
 
 
 def _stream(folder: Path, change: Callable[[list[str]], list[str]]) -> None:

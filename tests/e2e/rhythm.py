@@ -1,7 +1,7 @@
 """How long a healthy machine stands idle between two prompts beside a sick neighbour, and a healthy one.
 
 ``python -m tests.e2e.rhythm [--rounds 4] [names]`` prints a table. The gap is from a prompt's end to the
-next one's start, by the machine's own witness. Blocks alone, beside a healthy neighbour and beside the sick
+next one's start, by the machine's own audit log. Blocks alone, beside a healthy neighbour and beside the sick
 one take turns, so that whatever else this computer does weighs on all of them.
 
 A neighbour that works costs a few milliseconds, since one Director drives both: what is asked is that a sick

@@ -1,7 +1,7 @@
 """``serve`` is killed at every step of a child's life and started again: the same end each time.
 
 Forty children over three backends at which strangers' prompts stand too; a watcher that comes back
-with ``?since=``; the verdict is the backends' own witness against the database file.
+with ``?since=``; the verdict is the backends' own audit log against the database file.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def test_killed_as_outputs_are_kept_before_the_end(moment: str, tmp_path: Path) 
         assert play.end() == {"completed": CHILDREN}
 
 
-#: Name → an order to every backend for its POSTs, and the kind of the witness's entry that shows it.
+#: Name → an order to every backend for its POSTs, and the kind of the audit log's entry that shows it.
 POSTS = {
     "queued, its answer not read": ("delay_answer", {"seconds": 6.0}),
     "queued, its answer lost": ("lose_answer", {}),

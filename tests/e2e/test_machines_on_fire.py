@@ -1,4 +1,4 @@
-"""Machines that fail while a group is rendered: who sees what, by the machines' own witness.
+"""Machines that fail while a group is rendered: who sees what, by the machines' own audit log.
 
 One of five machines is on fire, and the artist only sees "4 done, 1 done on the second try".
 """

@@ -136,7 +136,7 @@ def wait_started(gpus: Gpus, more: int) -> None:
 
 
 def renders(gpus: Gpus, jobs: Sequence[str]) -> dict[str, int]:
-    """Return how often each of some jobs was rendered, as the backends' witness saw it."""
+    """Return how often each of some jobs was rendered, as the backends' audit log shows."""
     seen = Seen(gpus.seen())
     started = Counter(seen.job[one] for one, kinds in seen.kinds.items() if kinds["started"])
     return {job: started[job] for job in jobs}

@@ -373,9 +373,9 @@ def test_a_command_without_tables_says_who_makes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["folder", "file/below"])
-def test_a_witness_that_cannot_be_written_is_said(where: str, tmp_path: Path) -> None:
+def test_a_audit_log_that_cannot_be_written_is_said(where: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    said = refused(tmp_path, "simulate", "--port", "0", "--witness", str(tmp_path / where))
+    said = refused(tmp_path, "simulate", "--port", "0", "--audit-log", str(tmp_path / where))
     assert said.startswith("Cannot start:")
-    assert "--witness takes a file that can be written" in said
+    assert "--audit-log takes a file that can be written" in said

@@ -91,8 +91,8 @@ class Farm:
         await self._tasks.pop(service)
 
     def kinds(self, name: str = "gpu-1") -> list[str]:
-        """Return the kinds of what the backend's witness saw, in order."""
-        return [entry["kind"] for entry in self.sims[name].witness.entries]
+        """Return the kinds of the entries of the backend's audit log, in order."""
+        return [entry["kind"] for entry in self.sims[name].audit_log.entries]
 
     async def kill(self, service: RunnerService) -> None:
         """Cancel a runner without an orderly end."""

@@ -24,7 +24,7 @@ _UNASKED = 4.0
 
 @dataclass(slots=True)
 class Seen:
-    """The witness's entries, sorted by prompt."""
+    """The audit log's entries, sorted by prompt."""
 
     entries: list[Entry]
     #: Seconds that may pass between a prompt's end and the question how it ended.
@@ -57,11 +57,11 @@ class Seen:
 
 
 def check(data: Path, entries: list[Entry], *, unasked: float = _UNASKED) -> None:
-    """Hold the laws against a Director's data folder and the witness of its backends.
+    """Hold the laws against a Director's data folder and the audit log of its backends.
 
     Args:
         data: the folder.
-        entries: the witness's.
+        entries: the audit log's.
         unasked: seconds that may pass between a prompt's end and the question how it ended.
     """
     seen = Seen(entries, unasked)
@@ -142,7 +142,7 @@ def _check_story(child_id: str, kinds: list[str], status: str | None) -> None:
         assert running, f"completed without a start: {kinds}"
 
 
-# --- against the witness --------------------------------------------------------------------------
+# --- against the audit log --------------------------------------------------------------------------
 
 
 def _check_prompts(data: Path, seen: Seen) -> None:
@@ -192,7 +192,7 @@ def _check_attempt(attempt: Any, seen: Seen) -> None:
     prompt_id, state = attempt["prompt_id"], attempt["state"]
     outcome = seen.outcome.get(prompt_id)
     if state == "success":
-        assert outcome == "success", f"{prompt_id}: stored success, the witness saw {outcome}"
+        assert outcome == "success", f"{prompt_id}: stored success, the audit log has {outcome}"
     if outcome in ("success", "error"):
         message = f"{prompt_id}: it ended in {outcome}, and is stored as {state}"
         forgotten = state in ("lost", "never_accepted") and was_forgotten(prompt_id, seen)

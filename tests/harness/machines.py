@@ -51,9 +51,9 @@ class Machine(Launched):
         self.name = build.name
         self.url = ""
         self.outputs = folder / "outputs" / build.name
-        self._witness = folder / "witness.jsonl"
+        self._audit_log = folder / "audit.jsonl"
         words = ["--name", build.name, "--seconds", str(build.seconds), "--vram", str(build.vram)]
-        words += ["--witness", str(self._witness), "--output-dir", str(self.outputs)]
+        words += ["--audit-log", str(self._audit_log), "--output-dir", str(self.outputs)]
         words += [word for model in build.models for word in ("--model", model)]
         self._common = words
         self._at_first = [word for fault in build.faults for word in ("--fault", fault)]
@@ -84,8 +84,8 @@ class Machine(Launched):
         """Kill it, and record that in the audit log in its place."""
         super().kill()
         entry = {"kind": "unplugged", "time": time.time(), "backend": self.name}
-        with self._witness.open("a", encoding="utf-8") as witness:
-            witness.write(json.dumps(entry) + "\n")
+        with self._audit_log.open("a", encoding="utf-8") as audit_log:
+            audit_log.write(json.dumps(entry) + "\n")
 
     def fault(self, name: str, **options: Any) -> None:
         """Order a fault."""
@@ -114,10 +114,10 @@ class Machine(Launched):
 
 
 class Machines:
-    """Several of them, by name, and what their common witness saw."""
+    """Several of them, by name, and what their common audit log contains."""
 
     def __init__(self, folder: Path, builds: Sequence[Build]) -> None:
-        self._witness = folder / "witness.jsonl"
+        self._audit_log = folder / "audit.jsonl"
         self.by_name = {build.name: Machine(build, folder) for build in builds}
         self._strangers = 0
 
@@ -130,11 +130,11 @@ class Machines:
         return list(self.by_name)
 
     def seen(self) -> list[Entry]:
-        """Return all that the witness saw, oldest first."""
-        return read_audit_log(self._witness)
+        """Return all entries of the audit log, oldest first."""
+        return read_audit_log(self._audit_log)
 
     def wait_seen(self, what: Callable[[list[Entry]], Any], within: float = 60.0) -> list[Entry]:
-        """Wait until the witness's entries satisfy a condition, and return them."""
+        """Wait until the audit log's entries satisfy a condition, and return them."""
 
         def found() -> list[Entry] | None:
             entries = self.seen()

@@ -53,9 +53,9 @@ def strangers_picture(seed: int, seconds: float = 0.1) -> dict[str, Any]:
 class Gpus:
     """Some simulators, their faults and their audit log."""
 
-    def __init__(self, urls: list[str], witness: Path) -> None:
+    def __init__(self, urls: list[str], audit_log: Path) -> None:
         self.urls = urls
-        self._witness = witness
+        self._audit_log = audit_log
         self._http = httpx.Client(trust_env=False, timeout=20.0)
         self._strangers = 0
 
@@ -65,11 +65,11 @@ class Gpus:
         return [f"localhost_{url.rsplit(':', 1)[1]}" for url in self.urls]
 
     def seen(self) -> list[Entry]:
-        """Return all that the witness saw, oldest first."""
-        return read_audit_log(self._witness)
+        """Return all entries of the audit log, oldest first."""
+        return read_audit_log(self._audit_log)
 
     def wait_seen(self, what: Callable[[list[Entry]], bool], within: float = 30.0) -> list[Entry]:
-        """Wait until the witness's entries satisfy a condition, and return them."""
+        """Wait until the audit log's entries satisfy a condition, and return them."""
 
         def found() -> list[Entry] | None:
             entries = self.seen()
@@ -137,9 +137,9 @@ def simulated(
     folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0
 ) -> Iterator[Gpus]:
     """Run simulators until the block ends."""
-    witness = folder / "witness.jsonl"
+    audit_log = folder / "audit.jsonl"
     command = [sys.executable, "-m", "backends.simulator", "--json", "--port", "0"]
-    command += ["--count", str(count), "--seconds", str(seconds), "--witness", str(witness)]
+    command += ["--count", str(count), "--seconds", str(seconds), "--audit-log", str(audit_log)]
     command += ["--preview-fps", str(preview_fps)]
     with (
         (folder / "simulators.log").open("wb") as log,
@@ -149,7 +149,7 @@ def simulated(
     ):
         try:
             assert process.stdout is not None
-            gpus = Gpus(json.loads(process.stdout.readline())["urls"], witness)
+            gpus = Gpus(json.loads(process.stdout.readline())["urls"], audit_log)
             try:
                 yield gpus
             finally:

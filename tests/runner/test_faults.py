@@ -25,8 +25,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def executions(farm: Farm, name: str = "gpu-1") -> Counter[str]:
-    """Return how often each prompt was started, by the backend's witness."""
-    entries = farm.sims[name].witness.entries
+    """Return how often each prompt was started, by the backend's audit log."""
+    entries = farm.sims[name].audit_log.entries
     return Counter(entry["prompt_id"] for entry in entries if entry["kind"] == "started")
 
 
@@ -97,7 +97,7 @@ async def test_a_post_that_lands_after_all_looks_is_removed_and_shows_no_second_
 
 
 async def _kinds_of(farm: Farm, prompt_id: str, wanted: set[str]) -> set[str]:
-    entries = farm.sims["gpu-1"].witness.entries
+    entries = farm.sims["gpu-1"].audit_log.entries
     return {e["kind"] for e in entries if e.get("prompt_id") == prompt_id} & wanted
 
 

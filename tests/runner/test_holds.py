@@ -1,4 +1,4 @@
-"""Backends that people hold back while renders run: by the machines' own witness."""
+"""Backends that people hold back while renders run: by the machines' own audit log."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def seen(*names: str) -> None:
 
 def started(farm: Farm, name: str = "gpu-1") -> list[str]:
     """Return the prompts that the backend began to execute, in order."""
-    entries = farm.sims[name].witness.entries
+    entries = farm.sims[name].audit_log.entries
     return [entry["prompt_id"] for entry in entries if entry["kind"] == "started"]
 
 
@@ -124,7 +124,7 @@ async def test_somebody_elses_prompt_is_not_touched_by_a_pause(farm: Farm) -> No
     stranger = sim.prompts[-1]["prompt_id"]
     await sim.wait_for("started", prompt_id=stranger)
     group = await farm.submit("gpu-1")
-    await sim.wait_for("accepted", since=len(sim.witness.entries) - 1)
+    await sim.wait_for("accepted", since=len(sim.audit_log.entries) - 1)
     await pause(farm, at_once=True)
     assert (await sim.wait_for("ended", prompt_id=stranger))["outcome"] == "success"
     assert await attempts_of(farm, group) == [("gpu-1", "interrupted", False)]

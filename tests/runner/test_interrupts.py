@@ -71,7 +71,7 @@ async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm:
     await until(lambda: noted(farm, group, why))
     assert (await farm.children(group))[0].status == "cancelled"
     await sim.wait_for("ended", prompt_id=foreign)
-    assert sim.witness.find("interrupted") is None
+    assert sim.audit_log.find("interrupted") is None
     (row,) = await farm.settled(group)
     assert (row.state, row.error_message) == ("success", None)
     await until(lambda: backend_says(""))

@@ -1,4 +1,4 @@
-"""Moves by a person, with a real runner and simulated ComfyUIs: what is rendered, by their witness."""
+"""Moves by a person, with a real runner and simulated ComfyUIs: what is rendered, by their audit log."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.harness.farm import Farm, in_thread, until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def witnessed(farm: Farm, name: str, kind: str) -> list[str]:
-    """Return the prompts of which a backend's witness saw this, in order."""
-    entries = farm.sims[name].witness.entries
+def recorded(farm: Farm, name: str, kind: str) -> list[str]:
+    """Return the prompts that a backend's audit log has with this kind, in order."""
+    entries = farm.sims[name].audit_log.entries
     return [entry["prompt_id"] for entry in entries if entry["kind"] == kind]
 
 
@@ -71,9 +71,9 @@ async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm
     places = {one.pk: one.backend_id for one in await farm.children(group)}
     assert sorted(places.values()) == ["gpu-1", "gpu-2"]
     assert places[child.pk] == "gpu-2"
-    assert len(witnessed(farm, "gpu-1", "started")) == 1, "what ran there was left alone"
+    assert len(recorded(farm, "gpu-1", "started")) == 1, "what ran there was left alone"
     assert "interrupted" not in farm.kinds("gpu-1")
-    assert len(witnessed(farm, "gpu-2", "started")) == 1
+    assert len(recorded(farm, "gpu-2", "started")) == 1
     rows = [(one.backend_id, one.state, one.is_counted) for one in await farm.settled(group)]
     assert ("gpu-1", "interrupted", False) in rows
     removed = [one for one in await farm.attempts(group) if one.stop_reason == "moved"]
@@ -87,14 +87,14 @@ async def test_a_prompt_that_starts_before_its_removal_stays_where_it_is(farm: F
     await move(farm, group, child)
 
     async def both_started() -> bool:
-        return len(witnessed(farm, "gpu-1", "started")) == 2
+        return len(recorded(farm, "gpu-1", "started")) == 2
 
     await until(both_started)
     await restarted(farm)
     assert (await farm.finished(group)).status == "completed"
     assert {one.backend_id for one in await farm.children(group)} == {"gpu-1"}
     assert "interrupted" not in farm.kinds("gpu-1")
-    assert witnessed(farm, "gpu-2", "accepted") == []
+    assert recorded(farm, "gpu-2", "accepted") == []
     assert len(await farm.settled(group)) == 2
     # The stop is withdrawn: its progress is sent, and another runner may take it over.
     assert all(not one.stop_reason for one in await farm.attempts(group))
@@ -108,7 +108,7 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     _, stops = await in_thread(work.pending_work)()
 
     async def both_started() -> bool:
-        return len(witnessed(farm, "gpu-1", "started")) == 2
+        return len(recorded(farm, "gpu-1", "started")) == 2
 
     await until(both_started)
     service = await farm.runner()
@@ -120,7 +120,7 @@ async def test_a_stop_that_was_read_before_its_move_was_void_stops_nothing(farm:
     service._sessions["gpu-1"].session.stop_attempts(stops["gpu-1"])
     assert (await farm.finished(group)).status == "completed"
     assert "interrupted" not in farm.kinds("gpu-1")
-    assert witnessed(farm, "gpu-2", "accepted") == []
+    assert recorded(farm, "gpu-2", "accepted") == []
 
 
 async def test_a_move_is_carried_out_after_the_runner_was_killed(farm: Farm) -> None:
@@ -129,8 +129,8 @@ async def test_a_move_is_carried_out_after_the_runner_was_killed(farm: Farm) -> 
     await move(farm, group, child)
     await restarted(farm)
     assert (await farm.finished(group)).status == "completed"
-    assert len(witnessed(farm, "gpu-1", "started")) == 1
-    assert len(witnessed(farm, "gpu-2", "started")) == 1
+    assert len(recorded(farm, "gpu-1", "started")) == 1
+    assert len(recorded(farm, "gpu-2", "started")) == 1
 
 
 async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_killed(
@@ -144,8 +144,8 @@ async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_kille
         await client.delete_pending([prompt])
     await restarted(farm)
     assert (await farm.finished(group)).status == "completed"
-    assert prompt not in witnessed(farm, "gpu-1", "started")
-    assert len(witnessed(farm, "gpu-2", "started")) == 1
+    assert prompt not in recorded(farm, "gpu-1", "started")
+    assert len(recorded(farm, "gpu-2", "started")) == 1
 
 
 async def test_a_prompt_whose_answer_was_lost_is_looked_for_first(farm: Farm) -> None:
@@ -167,7 +167,7 @@ async def test_a_prompt_whose_answer_was_lost_is_looked_for_first(farm: Farm) ->
     executed = [
         prompt
         for name in ("gpu-1", "gpu-2")
-        for prompt in witnessed(farm, name, "started")
+        for prompt in recorded(farm, name, "started")
         if prompt in {one.prompt_id for one in await farm.attempts(group)}
     ]
     assert len(executed) == 1
@@ -207,6 +207,6 @@ async def test_a_job_that_ran_out_of_memory_is_rendered_on_a_larger_card_in_the_
     farm.wake()
     done = await farm.finished(group)
     assert (done.status, done.run) == ("completed", 1)
-    assert len(witnessed(farm, "gpu-2", "started")) == 1
+    assert len(recorded(farm, "gpu-2", "started")) == 1
     types = await farm.types(group)
     assert (types.count("group_complete"), types[-1]) == (1, "group_complete")

@@ -85,11 +85,11 @@ async def cabled(farm: Farm, name: str = "gpu-1", **options: Any) -> AsyncIterat
 
 
 def started(farm: Farm, *names: str) -> list[str]:
-    """Return the prompts that backends began to execute, by their witnesses."""
+    """Return the prompts that backends began to execute, by their audit logs."""
     return [
         entry["prompt_id"]
         for name in names or tuple(farm.sims)
-        for entry in farm.sims[name].witness.entries
+        for entry in farm.sims[name].audit_log.entries
         if entry["kind"] == "started"
     ]
 
@@ -277,7 +277,7 @@ async def test_cancel_while_the_backend_is_dead_ends_the_group_and_stops_the_pro
         await cable.plug()
         (attempt,) = await farm.settled(group)
         assert attempt.state == "interrupted"
-        assert sim.witness.find("interrupted") is not None
+        assert sim.audit_log.find("interrupted") is not None
 
 
 # --- a backend that lives behind a cut network ----------------------------------------------------

@@ -65,8 +65,8 @@ async def failed(farm: Farm, group: JobGroup) -> Any:
 
 
 def ends(sim: Simulator) -> list[str]:
-    """Return how prompts ended, by the backend's witness."""
-    return [one["outcome"] for one in sim.witness.entries if one["kind"] == "ended"]
+    """Return how prompts ended, by the backend's audit log."""
+    return [one["outcome"] for one in sim.audit_log.entries if one["kind"] == "ended"]
 
 
 async def test_refused_output_is_a_warning_with_node_and_cause(farm: Farm) -> None:
@@ -146,7 +146,7 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
     child = await completed(farm, group)
     assert (child.backend_id, child.warnings_json) == ("gpu-2", "[]")
     # Its prompt at the first backend had ended before the other one was sent.
-    ended = [one for one in small.witness.entries if one["kind"] in ("ended", "deleted")][-1]
+    ended = [one for one in small.audit_log.entries if one["kind"] in ("ended", "deleted")][-1]
     (sent,) = farm.sims["gpu-2"].prompts
     assert ended["time"] < sent["time"]
 

@@ -1,4 +1,4 @@
-"""Machines that fail again and again are set aside, looked at, and taken back: by their own witness."""
+"""Machines that fail again and again are set aside, looked at, and taken back: by their own audit log."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothe
 
 
 async def _is_there(farm: Farm, kind: str, *, but: str) -> bool:
-    entries = farm.sims["gpu-1"].witness.entries
+    entries = farm.sims["gpu-1"].audit_log.entries
     return any(one["kind"] == kind and one.get("prompt_id") != but for one in entries)
 
 

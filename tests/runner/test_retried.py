@@ -1,4 +1,4 @@
-"""A retry by a person, with a real runner and simulated ComfyUIs: what is rendered, by their witness."""
+"""A retry by a person, with a real runner and simulated ComfyUIs: what is rendered, by their audit log."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def retry(farm: Farm, group: JobGroup, **how: Any) -> Retried:
 
 
 def started(farm: Farm, name: str = "gpu-1") -> list[str]:
-    """Return the prompts that a backend began to execute, by its witness."""
-    entries = farm.sims[name].witness.entries
+    """Return the prompts that a backend began to execute, by its audit log."""
+    entries = farm.sims[name].audit_log.entries
     return [entry["prompt_id"] for entry in entries if entry["kind"] == "started"]
 
 
@@ -104,7 +104,7 @@ async def test_the_earlier_prompt_has_ended_before_the_next_is_sent(farm: Farm) 
         return len(started(farm)) == 2
 
     await until(two)
-    kinds = [(entry["kind"], entry.get("prompt_id")) for entry in sim.witness.entries]
+    kinds = [(entry["kind"], entry.get("prompt_id")) for entry in sim.audit_log.entries]
     first, second = started(farm)
     assert kinds.index(("ended", first)) < kinds.index(("accepted", second))
     await farm.cancel(group)

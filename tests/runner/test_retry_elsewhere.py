@@ -1,4 +1,4 @@
-"""Machines that fail, and groups that say what is to be done then: by the machines' own witness."""
+"""Machines that fail, and groups that say what is to be done then: by the machines' own audit log."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def short_pause(settings: Settings) -> None:
 
 
 def started(farm: Farm, *names: str) -> list[str]:
-    """Return the prompts that backends began to execute, by their witnesses."""
+    """Return the prompts that backends began to execute, by their audit logs."""
     return [
         entry["prompt_id"]
         for name in names or tuple(farm.sims)
-        for entry in farm.sims[name].witness.entries
+        for entry in farm.sims[name].audit_log.entries
         if entry["kind"] == "started"
     ]
 
@@ -86,7 +86,7 @@ async def test_out_of_memory_on_the_small_card_is_done_on_the_big_one(farm: Farm
         ("gpu-1", "error", "out_of_memory"),
         ("gpu-3", "success", ""),
     ]
-    assert small.witness.find("freed") is not None
+    assert small.audit_log.find("freed") is not None
     assert started(farm, "gpu-2") == []
 
 
@@ -99,7 +99,7 @@ async def test_out_of_memory_is_tried_again_here_after_the_memory_was_freed(farm
     kinds = farm.kinds("gpu-1")
     again = len(kinds) - 1 - kinds[::-1].index("accepted")
     assert kinds.index("freed") < again
-    freed = sim.witness.find("freed")
+    freed = sim.audit_log.find("freed")
     assert freed is not None
     assert freed["asked"] == {"unload_models": True, "free_memory": True}
 
@@ -218,8 +218,8 @@ async def test_a_timeout_is_made_good_elsewhere_after_its_prompt_was_stopped(far
         ("gpu-1", "timeout", "timeout"),
         ("gpu-2", "success", ""),
     ]
-    ended = sim.witness.find("ended")
-    began = farm.sims["gpu-2"].witness.find("started")
+    ended = sim.audit_log.find("ended")
+    began = farm.sims["gpu-2"].audit_log.find("started")
     assert ended is not None
     assert began is not None
     assert ended["time"] < began["time"], "two prompts of one child ran at once"

@@ -106,8 +106,8 @@ def test_further_servers_take_the_next_ports() -> None:
 def test_killed_server_leaves_an_audit_log_and_the_next_one_records_the_loss(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "witness.jsonl"
-    arguments = ("--port", "0", "--json", "--witness", str(path))
+    path = tmp_path / "audit.jsonl"
+    arguments = ("--port", "0", "--json", "--audit-log", str(path))
     with started(*arguments) as process:
         post(announced(process)[0], {"prompt": LONG, "prompt_id": "mine"})
         assert next(e["kind"] for e in read_audit_log(path)) == "accepted"

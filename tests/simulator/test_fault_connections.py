@@ -169,7 +169,7 @@ async def test_other_client_queues_prompts_and_deletes_ours(sim: Simulator, me: 
     assert len((await me.get("/queue"))["queue_pending"]) == 1
     sim.fault("delete_pending")
     assert (await me.get("/queue"))["queue_pending"] == []
-    deleted = [e["prompt_id"] for e in sim.witness.entries if e["kind"] == "deleted"]
+    deleted = [e["prompt_id"] for e in sim.audit_log.entries if e["kind"] == "deleted"]
     assert deleted[0] == mine
     assert len(deleted) == 2
 
@@ -216,7 +216,7 @@ async def test_no_fault_reaches_the_control_routes(sim: Simulator, me: Artist) -
     sim.fault("hang_http", count=0)
     await me.get("/simulator/faults")
     await me.get("/simulator/state")
-    entries = await me.get("/simulator/witness")
+    entries = await me.get("/simulator/audit-log")
     assert isinstance(entries, list)
 
 

@@ -79,7 +79,7 @@ async def test_audit_log_has_the_request_to_free_memory(sim: Simulator, me: Arti
     asked = {"unload_models": True, "free_memory": True}
     async with me.session.post("/free", json=asked) as answer:
         assert answer.status == 200
-    assert sim.witness.find("freed")["asked"] == asked  # type: ignore[index]
+    assert sim.audit_log.find("freed")["asked"] == asked  # type: ignore[index]
 
 
 async def test_slow_adds_its_seconds(sim: Simulator, me: Artist) -> None:
@@ -125,7 +125,7 @@ async def test_interrupt_before_a_slow_start_is_lost(sim: Simulator, me: Artist)
     await soon(lambda: sim.state.queue.is_running(prompt_id))
     await me.interrupt(prompt_id)
     assert "execution_success" in types(await me.until_end(prompt_id))
-    told = sim.witness.find("interrupted")
+    told = sim.audit_log.find("interrupted")
     assert told is not None
     assert told["hit"] is True
 

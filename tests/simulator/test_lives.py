@@ -38,7 +38,7 @@ async def test_restart_keeps_saved_images_only(sim: Simulator, me: Artist) -> No
         status, body = await again.post(sampler(1))
         assert (status, body["number"]) == (200, 0)
         _, frames = await again.run(sampler(1))
-    lost = [e["prompt_id"] for e in sim.witness.entries if e["kind"] == "lost"]
+    lost = [e["prompt_id"] for e in sim.audit_log.entries if e["kind"] == "lost"]
     assert lost == [running, pending]
     assert saved not in lost
 
@@ -64,7 +64,7 @@ async def test_restart_at_each_moment_of_a_prompt(moment: str, sim: Simulator, m
         assert moment == "accepted"
     await sim.wait_for("restarted")
     await soon(lambda: sim.is_up)
-    kinds = [e["kind"] for e in sim.witness.entries if e.get("prompt_id") == "mine"]
+    kinds = [e["kind"] for e in sim.audit_log.entries if e.get("prompt_id") == "mine"]
     ended = ["ended"] if moment in {"finishing", "ended"} else []
     lost = ["lost"] if moment != "ended" else []
     started = ["started"] if moment != "accepted" else []
@@ -83,13 +83,13 @@ async def test_crashed_server_stays_down_until_it_is_restarted(sim: Simulator) -
 async def test_client_id_that_is_no_text_ends_the_process(sim: Simulator, me: Artist) -> None:
     await me.post(sampler(), client_id=["x"])
     await soon(lambda: not sim.is_up)
-    assert sim.witness.find("crashed") is not None
+    assert sim.audit_log.find("crashed") is not None
 
 
 async def test_refused_connections_leave_open_ones_alone(sim: Simulator, me: Artist) -> None:
     await me.get("/queue")  # a connection that stands
     sim.fault("refuse_connections", seconds=0.4)
-    await soon(lambda: bool(sim.witness.find("fault", name="refuse_connections")))
+    await soon(lambda: bool(sim.audit_log.find("fault", name="refuse_connections")))
     await asyncio.sleep(0)
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientConnectorError):
@@ -112,7 +112,7 @@ async def test_faults_ordered_at_the_start_wait_for_their_chance() -> None:
     faults = ["node_error:message=on order,step=1", "foreign_prompt:seconds=0"]
     async with Simulator(faults=faults) as sim:
         await sim.wait_for("ended", client_id="somebody-else", outcome="error")
-        told = sim.witness.find("ended")
+        told = sim.audit_log.find("ended")
     assert told is not None
     assert told["message"] == "on order"
 
@@ -128,8 +128,8 @@ async def test_port_in_use_is_an_error_with_the_remedy() -> None:
 
 
 async def test_audit_log_has_the_lost_prompts_of_a_close(tmp_path: Path) -> None:
-    path = tmp_path / "witness.jsonl"
-    async with Simulator(name="gpu-1", witness=path) as sim, artist(sim) as me:
+    path = tmp_path / "audit.jsonl"
+    async with Simulator(name="gpu-1", audit_log=path) as sim, artist(sim) as me:
         await me.queue(sampler(steps=1000, delay=1.0), prompt_id="mine")
         await sim.wait_for("started")
     kinds = [entry["kind"] for entry in read_audit_log(path)]

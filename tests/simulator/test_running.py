@@ -167,8 +167,8 @@ async def test_audit_log_has_the_events_of_each_prompt() -> None:
     async with Simulator(name="gpu-1") as sim, artist(sim) as me:
         prompt_id, _ = await me.run(sampler(), extra_data={"director": {"child": "c-1"}})
         await me.post({"1": {"class_type": "NoSuchNode", "inputs": {}}})
-        told = [(e["kind"], e["backend"]) for e in sim.witness.entries]
-        accepted, ended = sim.prompts[0], sim.witness.find("ended")
+        told = [(e["kind"], e["backend"]) for e in sim.audit_log.entries]
+        accepted, ended = sim.prompts[0], sim.audit_log.find("ended")
     assert told == [(k, "gpu-1") for k in ("accepted", "started", "ended", "refused")]
     assert accepted["prompt_id"] == prompt_id
     assert accepted["extra_data"] == {"director": {"child": "c-1"}, "client_id": "artist"}

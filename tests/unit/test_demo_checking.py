@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from director.client import Child, Group
+from director.demo.audit_log import Render, renders
 from director.demo.checks import DemoResult, Outage, png_digest, problems
-from director.demo.witness import Render, renders
 
 KILLED_AT = 100.0
 KINDS = ["group_created", *["child_started"] * 3, *["child_completed"] * 3, "group_complete"]
@@ -191,7 +191,7 @@ def test_an_event_told_twice_under_two_numbers_is_seen(
     assert said.startswith("Group 3: the stream told group_created, child_started, child_started,")
 
 
-def test_a_witness_is_read_by_the_mark_of_the_group() -> None:
+def test_a_audit_log_is_read_by_the_mark_of_the_group() -> None:
     """Somebody else's prompts and other groups' do not count; the second start does."""
 
     def accepted(prompt_id: str, extra: object) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The promises of a group's policy, counted from the machines' own witness and the database file."""
+"""The promises of a group's policy, counted from the machines' own audit log and the database file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HANGS_AFTER = 6.0
 
 
 def check(data: Path, entries: list[Entry]) -> None:
-    """Hold the promises against a Director's data folder and the witness of its machines."""
+    """Hold the promises against a Director's data folder and the audit log of its machines."""
     check_policies(data)
     _check_quarantines(data, Seen(entries))
     reached(data, entries)
@@ -224,7 +224,7 @@ def reached(data: Path, entries: list[Entry]) -> dict[FailureClass, set[str]]:
         kind, prompt_id = FailureClass(row["failure_class"]), row["prompt_id"]
         found[kind].add(row["backend_id"])
         end = ends.get(prompt_id, {})
-        one = _Witnessed(
+        one = _Evidence(
             row,
             seen.kinds[prompt_id],
             end,
@@ -239,7 +239,7 @@ def reached(data: Path, entries: list[Entry]) -> dict[FailureClass, set[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Witnessed:
+class _Evidence:
     """An attempt, and what its machine saw of its prompt: how often what, and how it ended."""
 
     row: Any
@@ -278,12 +278,12 @@ def _went_dark(prompt_id: str, entries: list[Entry]) -> bool:
     return False
 
 
-def _refused(one: _Witnessed) -> bool:
+def _refused(one: _Evidence) -> bool:
     return one.kinds["refused"] == 1 and not one.kinds["started"]
 
 
 #: Whether what the machine saw is the cause that a class names.
-_CAUSES: dict[FailureClass, Callable[[_Witnessed], bool]] = {
+_CAUSES: dict[FailureClass, Callable[[_Evidence], bool]] = {
     FailureClass.WORKFLOW_REFUSED: _refused,
     FailureClass.NODE_OR_MODEL_MISSING: _refused,
     FailureClass.OUT_OF_MEMORY: lambda one: one.raised == "OutOfMemoryError",

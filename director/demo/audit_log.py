@@ -1,4 +1,4 @@
-"""What really happened to a group's prompts, read from the simulators' witnesses. Pure.
+"""What really happened to a group's prompts, read from the simulators' audit logs. Pure.
 
 A Director's own word is no evidence that nothing was rendered twice: the backends' is.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: A line of a witness, see ``backends.simulator.audit_log``.
+#: A line of an audit log, see ``backends.simulator.audit_log``.
 Entry = Mapping[str, Any]
 
 

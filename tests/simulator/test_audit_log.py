@@ -1,4 +1,4 @@
-"""The witness: complete, outliving, and waited for without sleeping."""
+"""The audit log: complete, outliving, and waited for without sleeping."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from backends.simulator.audit_log import AuditLog, read_audit_log, redact_extra_
 
 
 def test_entries_are_on_disk_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "witness.jsonl"
-    witness = AuditLog("gpu-1", path)
-    witness.write("accepted", prompt_id="p")
+    path = tmp_path / "deep" / "audit.jsonl"
+    audit_log = AuditLog("gpu-1", path)
+    audit_log.write("accepted", prompt_id="p")
     assert read_audit_log(path)[0]["prompt_id"] == "p"
     assert read_audit_log(path)[0]["backend"] == "gpu-1"
-    witness.close()
+    audit_log.close()
 
 
 def test_two_servers_share_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "witness.jsonl"
+    path = tmp_path / "audit.jsonl"
     first, second = AuditLog("gpu-1", path), AuditLog("gpu-2", path)
     for number in range(20):
         first.write("accepted", prompt_id=f"a{number}")
@@ -31,7 +31,7 @@ def test_two_servers_share_a_file(tmp_path: Path) -> None:
 
 
 def test_next_start_records_the_lost_prompts_of_a_killed_server(tmp_path: Path) -> None:
-    path = tmp_path / "witness.jsonl"
+    path = tmp_path / "audit.jsonl"
     killed = AuditLog("gpu-1", path)
     for prompt_id in ("done", "running", "pending"):
         killed.write("accepted", prompt_id=prompt_id, client_id="c")
@@ -50,7 +50,7 @@ def test_next_start_records_the_lost_prompts_of_a_killed_server(tmp_path: Path) 
 
 
 def test_next_start_leaves_another_servers_prompts_alone(tmp_path: Path) -> None:
-    path = tmp_path / "witness.jsonl"
+    path = tmp_path / "audit.jsonl"
     first = AuditLog("gpu-1", path)
     first.write("accepted", prompt_id="p")
     second = AuditLog("gpu-2", path)
@@ -60,7 +60,7 @@ def test_next_start_leaves_another_servers_prompts_alone(tmp_path: Path) -> None
 
 
 def test_line_cut_off_by_a_full_disk_is_skipped(tmp_path: Path) -> None:
-    path = tmp_path / "witness.jsonl"
+    path = tmp_path / "audit.jsonl"
     path.write_text('{"kind": "accepted", "prompt_id": "p"}\n{"kind": "acce')
     assert [entry["prompt_id"] for entry in read_audit_log(path)] == ["p"]
 
@@ -78,19 +78,19 @@ def test_marks_keep_what_identifies_and_drop_the_workflow() -> None:
 
 
 async def test_wait_for_finds_an_entry_written_before_and_one_written_later() -> None:
-    witness = AuditLog("gpu-1")
-    witness.write("started", prompt_id="a")
-    assert (await witness.wait_for("started", prompt_id="a"))["prompt_id"] == "a"
+    audit_log = AuditLog("gpu-1")
+    audit_log.write("started", prompt_id="a")
+    assert (await audit_log.wait_for("started", prompt_id="a"))["prompt_id"] == "a"
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(witness.wait_for("ended", prompt_id="a", outcome="success"))
+        waiting = group.create_task(audit_log.wait_for("ended", prompt_id="a", outcome="success"))
         await asyncio.sleep(0)
-        witness.write("ended", prompt_id="b", outcome="success")
-        witness.write("ended", prompt_id="a", outcome="success")
+        audit_log.write("ended", prompt_id="b", outcome="success")
+        audit_log.write("ended", prompt_id="a", outcome="success")
     assert waiting.result()["prompt_id"] == "a"
 
 
 async def test_wait_for_times_out_with_the_last_entries() -> None:
-    witness = AuditLog("gpu-1")
-    witness.write("started", prompt_id="a")
+    audit_log = AuditLog("gpu-1")
+    audit_log.write("started", prompt_id="a")
     with pytest.raises(TimeoutError, match=r"no 'ended' .*last seen: \[\('started', 'a'\)\]"):
-        await witness.wait_for("ended", timeout=0.01)
+        await audit_log.wait_for("ended", timeout=0.01)
