@@ -1,4 +1,4 @@
-"""Backends with what stands at them, as the JSON objects that clients see; headers never get there."""
+"""Backends with their load, as the JSON objects of the API. Headers are never included."""
 
 from __future__ import annotations
 
