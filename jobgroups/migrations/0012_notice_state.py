@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('jobgroups', '0001_squashed_0011_field_names'),
+        ('jobgroups', '0011_field_names'),
     ]
 
     operations = [

@@ -1,4 +1,4 @@
-"""All migrations of the app up to 0011_field_names as one: a fresh database needs no others."""
+"""All migrations of the app up to 0012_notice_state as one: a fresh database needs no others."""
 
 import django.db.models.deletion
 import django.db.models.expressions
@@ -21,6 +21,7 @@ class Migration(migrations.Migration):
         ('jobgroups', '0009_partial_outputs'),
         ('jobgroups', '0010_reported_file_origin'),
         ('jobgroups', '0011_field_names'),
+        ('jobgroups', '0012_notice_state'),
     ]
 
     dependencies = [
@@ -226,6 +227,8 @@ class Migration(migrations.Migration):
                 ('attempt_count', models.IntegerField(db_column='tries', default=0)),
                 ('sent_at', models.DateTimeField(blank=True, null=True)),
                 ('last_error', models.CharField(blank=True, default='', max_length=500)),
+                ('claimed_by', models.CharField(blank=True, db_default='', default='', max_length=100)),
+                ('urgency', models.SmallIntegerField(db_default=2, default=2)),
                 ('delivered_to', models.TextField(blank=True, db_column='taken_by', db_default='', default='')),
             ],
             options={
