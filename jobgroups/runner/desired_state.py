@@ -38,7 +38,7 @@ class DesiredState:
 
 
 def desired_state(row: Mapping[str, Any]) -> DesiredState:
-    """Return the orders out of a backend's row's values."""
+    """Return the desired state from the values of a backend's row."""
     return DesiredState(
         enabled=row["enabled"],
         hold=Hold(row["hold"]),

@@ -11,30 +11,30 @@ class Intervals:
 
     Attributes:
         heartbeat: between two heartbeats with which the leases are renewed.
-        poll: between two looks for work that nobody rang for.
-        probe: between two looks at a backend's queue length; it is "online" while heard of
-            within 10 s.
-        store_unchanged_after: what is seen and stays the same is stored again after so long: with the next look,
-            that is within the 10 s after which a backend counts as not heard of.
-        system_stats: between two looks at a backend's version and memory.
-        lookup_interval: between two looks for a prompt that is silent or uncertain.
-        accept_timeout: an uncertain prompt that was absent throughout so long was never accepted.
+        poll: between two polls for work without a notification.
+        probe: between two probes of a backend; it is online for 10 s after its last response.
+        store_unchanged_after: before an unchanged observation is stored again. With the next probe that is
+            within the 10 s after which a backend counts as offline.
+        system_stats: between two queries of a backend's version and memory.
+        lookup_interval: between two look-ups of a prompt that is silent or uncertain.
+        accept_timeout: an uncertain prompt that was absent for this long was never accepted.
         history_grace: how long the history of an ended prompt may be late or empty.
         stop_retry: after a delete or interrupt, before the next try.
         stalled_after: a prompt whose time was up and that goes on for so long after the first try to
             stop it hangs.
-        collateral_window: an interrupt that nobody asked for so soon after one of ours was ours.
+        collateral_window: an interrupted prompt without a stop request counts as interrupted by our stop of
+            another prompt if it ended this soon after it.
         deaf_after: an accepted prompt must be followed by a status frame within this time.
-        replace_every: a deaf socket is replaced at most this often.
-        stuck_after: prompts pending and nothing running for so long: the worker is dead.
+        replace_every: between two replacements of a silent socket.
+        stuck_after: the worker counts as dead after prompts were pending and none was running for this long.
         suspect_after: a fault is shown as suspected after so long.
         reconnect_first, reconnect_most: the first and the longest pause between two connects.
         progress_gap: between two progress frames of a child (contract: at most 10 a second).
         flush: between two stores of progress.
         refusal_backoff: before the next claim at a backend that refused a prompt. One that refuses at once
             what others render for minutes would have a hundred of them a second, at the others' cost.
-        abandoned_ttl: how long an abandoned prompt id is looked for.
-        restart_pause: before a session or the runner is started again after a defect.
+        abandoned_ttl: how long an abandoned prompt id is kept.
+        restart_pause: before a session or the runner is started again after an unexpected error.
     """
 
     heartbeat: float = 2.0
@@ -62,6 +62,6 @@ class Intervals:
 
     @classmethod
     def scaled(cls, factor: float) -> Intervals:
-        """Return the times multiplied by ``factor``: tests shorten them, nobody else needs to."""
+        """Return the intervals multiplied by ``factor``; for tests."""
         whole = cls()
         return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})

@@ -1,4 +1,4 @@
-"""How much of each lease is left, by a clock that nobody sets."""
+"""How much of each lease is left, by the monotonic clock."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class LeaseClock:
         self._renewed: dict[FencingToken, float] = {}
 
     def add(self, fence: FencingToken, asked_at: float) -> None:
-        """Take in a lease that was asked for at this time."""
+        """Add a lease that was requested at this time."""
         self._renewed[fence] = asked_at
 
     def renewed(self, fences: Iterable[FencingToken], asked_at: float) -> None:
-        """Take in the leases that a renewal, asked for at this time, found still ours."""
+        """Record the leases that a renewal, requested at this time, found still ours."""
         for fence in fences:
             # Called in the pulse's thread: the loop may drop one meanwhile.
             before = self._renewed.get(fence)

@@ -1,6 +1,6 @@
 """Progress on its way out: at once to the hub, at most ten a second a child; four times a second to disk.
 
-Never waited for: the socket's reader calls this and goes on reading.
+The reader of the socket calls this and never waits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressReporter:
-    """The progress of one attempt of a child, told to whoever watches its group."""
+    """Publishes the progress of one attempt to the subscribers of its group."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class ProgressReporter:
         self._closed = False
 
     def update(self, tracker: ProgressTracker) -> None:
-        """Take the newest progress: told now, or when what was told last is a tenth of a second old.
+        """Publish the newest progress: now, or 0.1 s after the last frame.
 
-        A backend may send far more frames than are told: only for those is reckoned what they come to.
+        A backend may send far more frames than are published; the percentage is computed only for those.
         """
         if self._closed:
             return
@@ -64,7 +64,7 @@ class ProgressReporter:
 
     @property
     def last_step(self) -> tuple[str | None, int, int] | None:
-        """The newest step, its steps done and in all; None where none was told."""
+        """The newest node, its steps done and in all; None if there was no progress."""
         row = self._now()
         return None if row is None else (row.current_step, row.steps_completed, row.steps_total)
 

@@ -1,4 +1,4 @@
-"""The runner: holds leases, keeps a session for each of its backends, beats, and passes on the bell."""
+"""The runner: holds leases, runs a session for each of its backends, sends heartbeats, dispatches work."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 _SIGN_OFF_WITHIN: Final = 1.5
 #: And for what is being sent when a stop comes.
 _SENT_WITHIN: Final = 0.8
-#: Seconds between two looks whether a backend that is to be handed over may go.
+#: Seconds between two checks whether a backend can be handed over.
 _HANDOVER_POLL: Final = 0.2
-#: After a runner took more than its share, since nobody else did, it gives nothing for so long.
+#: Seconds without a handover after a runner took more than its share of unclaimed backends.
 _KEEPS_FOR: Final = 60.0
 #: Seconds: the longest pause before a session that failed is opened again.
 _LONGEST_RESTART_PAUSE: Final = 30.0
@@ -82,7 +82,7 @@ class _SessionHandle:
 
 
 class RunnerService:
-    """One runner, from its start to its orderly end or to the defect that ends it.
+    """One runner, from its start to its orderly end or to an unexpected error.
 
     The caller holds the lock on the runner's name for as long as this runs.
     """
@@ -94,7 +94,7 @@ class RunnerService:
         self._hub = hub
         self._instance = secrets.token_hex(6)
         self._work = asyncio.Event()
-        #: Whether backends are looked at with the next look for work.
+        #: Whether the next dispatch also reconciles the sessions.
         self._look_at_backends = True
         self._sessions: dict[str, _SessionHandle] = {}
         self._stopping = asyncio.Event()
@@ -112,7 +112,7 @@ class RunnerService:
         self._work.set()
 
     def notify(self, *, work_only: bool = False) -> None:
-        """Look for work now; for backends too, unless it is known that they are as they were."""
+        """Dispatch now; reconcile the sessions too, unless only work is new."""
         self._look_at_backends |= not work_only
         self._work.set()
 
@@ -125,7 +125,7 @@ class RunnerService:
 
         Raises:
             RunnerReplaced: another process runs under this name.
-            Exception: a defect in one of its service loops; start another service.
+            Exception: an unexpected error in one of its loops; start another service.
         """
         self._loop = asyncio.get_running_loop()
         threads = self._settings.threads
@@ -178,7 +178,7 @@ class RunnerService:
                 task.cancel()
 
     async def _finish_sending(self) -> None:
-        """Let what is just being sent be answered: else it is uncertain, and looked for for half a minute."""
+        """Wait for the answers to prompts that are being sent; else they are uncertain for half a minute."""
         sessions = [held.session for held in self._sessions.values()]
         for session in sessions:
             session.start_handover()
@@ -271,7 +271,7 @@ class RunnerService:
             await asyncio.sleep(self._intervals.heartbeat)
 
     async def _dispatch_loop(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
-        """On a ring, and every few seconds without one: backends, waiting children, owed stops.
+        """Reconcile sessions and dispatch work on every notification, and every few seconds.
 
         What backends there are is read of all of them, by every runner: not for each group that comes.
         """
@@ -337,7 +337,7 @@ class RunnerService:
         self._sessions[row["id"]] = _SessionHandle(address, session, task, since=time.monotonic())
 
     async def _close(self, held: _SessionHandle, context: RunnerContext) -> None:
-        """Take in that a session is over: nobody drives the backend, so its lease is free."""
+        """Release the lease of a session that is over."""
         await context.database.run_with_retry(
             leases.lease_release, fence=held.session.context.fence
         )
@@ -382,7 +382,7 @@ class RunnerService:
             _give_up_lease(session, lost.exceptions[0])
         except* Exception as errors:
             logger.exception(
-                "The session of %s met a defect; it is opened again.", session.context.backend_id
+                "%s: unexpected error in the session; opening it again", session.context.backend_id
             )
             failure = _first_of(errors)
         finally:

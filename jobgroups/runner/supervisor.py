@@ -1,4 +1,4 @@
-"""Keep a runner going: a service loop that dies of a defect is started again, and the rows say so."""
+"""Restarts a runner after an unexpected error, and records the error in its row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def runner_settings(name: str) -> RunnerSettings:
 
 
 class RunnerSupervisor:
-    """Runs runner services one after the other until told to stop.
+    """Runs runner services one after the other until :meth:`stop`.
 
     Args:
         name: of the runner.
@@ -77,7 +77,7 @@ class RunnerSupervisor:
             except* RunnerReplaced as replaced:
                 raise RunnerReplaced(str(_innermost(replaced))) from None
             except* Exception as defect:
-                logger.exception("The runner met a defect; it is started again.")
+                logger.exception("Unexpected error in the runner; restarting it")
                 await self._record(defect)
                 await asyncio.sleep(self._settings.intervals.restart_pause)
             ready = None
@@ -127,7 +127,7 @@ class RunnerSupervisor:
                 runners.runner_failed, name=self._settings.name, error=_words(defect)
             )
         except TRANSIENT:
-            logger.warning("The defect could not be recorded.")
+            logger.warning("The unexpected error of the runner could not be stored.")
         finally:
             await asyncio.to_thread(database.close)
 

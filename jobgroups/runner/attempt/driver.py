@@ -1,7 +1,7 @@
 """One attempt, from the POST to its stored end: the driver of a prompt.
 
-What the sockets tell is taken in by :meth:`AttemptDriver.hear`, which never waits; one task works it
-off. Frames are hints, the history decides. All times are monotonic.
+The sockets call :meth:`AttemptDriver.on_event`, which never waits; one task processes the changes. Frames
+are hints, the history decides. All times are monotonic.
 """
 
 from __future__ import annotations
@@ -121,14 +121,14 @@ class AttemptDriver:
         #: What the POST was answered with, where that neither accepts nor refuses the prompt.
         self._answer = spec.answer
         self._deleted = False
-        #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or its
-        #: socket told of it since.
+        #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or an event
+        #: came since.
         self.unanswered_since: float | None = None
         self.unanswered_reason = ""
-        #: Whether it has asked what became of its prompt, answered or not; a fresh one need not.
+        #: Whether it was looked up once, answered or not; a new attempt need not be.
         self.was_looked_up = spec.is_new
 
-    # --- what others tell it ----------------------------------------------------------------------
+    # --- what others call -------------------------------------------------------------------------
 
     def on_event(self, event: Event) -> None:
         """Take in an event of this prompt. Never waits."""
@@ -190,7 +190,7 @@ class AttemptDriver:
             self._changed.set()
 
     def look_up_now(self) -> None:
-        """Have the backend asked soon: its socket was lost, or it is back."""
+        """Look the prompt up soon: its socket was lost, or the backend is available again."""
         self._next_lookup_at = time.monotonic()
         self._changed.set()
 
@@ -201,12 +201,12 @@ class AttemptDriver:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it stands at the backend without a sign of execution."""
+        """Whether it was accepted and no sign of execution was seen."""
         return self.state is AttemptState.ACCEPTED and not self._heard_start
 
     @property
     def can_hand_over(self) -> bool:
-        """Whether another runner may take it up now and nothing is asked or decided a second time."""
+        """Whether another runner may resume it now without repeating a request or a decision."""
         return (
             self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING)
             and self.was_looked_up
@@ -280,12 +280,12 @@ class AttemptDriver:
                 await self._changed.wait()
         except TimeoutError:
             if not self._changed.is_set():
-                # What was heard meanwhile, which is no news, puts the look off.
+                # Events that changed nothing postpone the look-up.
                 self._next_lookup()
         self._changed.clear()
 
     def _next_lookup(self) -> float:
-        # A prompt that is heard of needs no look; one whose end was heard is looked for.
+        # A prompt whose events arrive needs no look-up, unless the event was its end.
         if self._heard_end is None and self.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
             quiet = self._heard_at + self._intervals.lookup_interval
             if self._next_lookup_at < quiet and self._heard_start:
@@ -388,14 +388,14 @@ class AttemptDriver:
         self._report = self._new_report()
 
     def _report_progress(self) -> None:
-        # What is to be stopped is its child's no more: that waits again, or has ended.
+        # After a stop request the attempt no longer reports progress: its child is queued again or final.
         if not self._stop_requested:
             self._report.update(self._tracker)
 
     def _apply_stored_state(self, stored: StoredAttempt) -> None:
-        """Go on from what the transaction left: another writer may have asked for a stop."""
+        """Apply the state that the transaction stored: another writer may have requested a stop."""
         self.state = stored.state
-        # Ended by somebody else's hand: an administrator's, or a takeover's.
+        # Another writer may have ended it: an administrator, or a runner that took the lease over.
         self._done = stored.state in ATTEMPT_ENDED
         if stored.stop_requested:
             self.request_stop()
@@ -412,7 +412,7 @@ class AttemptDriver:
     # --- looking ----------------------------------------------------------------------------------
 
     async def _look_up(self) -> PromptLookup | None:
-        """Look where it stands; None where the backend did not say."""
+        """Look the prompt up; None if the backend did not answer."""
         self._next_lookup_at = time.monotonic() + self._intervals.lookup_interval
         uncertain = self.state is AttemptState.UNCERTAIN
         try:
@@ -424,7 +424,7 @@ class AttemptDriver:
             )
         except BackendError as error:
             self._note_unanswered(error)
-            # Whatever was on its way may arrive when the way is open again: count from anew.
+            # A delayed request may still arrive when the network recovers. Restart the absence timer.
             self._absent_since = None
             self._context.request_failed(error)
             return None
@@ -552,7 +552,7 @@ class AttemptDriver:
     # --- its end ----------------------------------------------------------------------------------
 
     async def _read_result(self) -> None:
-        """An end was heard: ask the history, for a while if it is late; then the frames decide."""
+        """Read the result from the history after an end event; without a history the frames decide."""
         give_up_at = time.monotonic() + self._intervals.history_grace
         while True:
             try:
@@ -574,7 +574,7 @@ class AttemptDriver:
         if end is not None:
             await self._end(end)
             return
-        # Only "it is over" was heard; how, only the history could tell.
+        # The closing frame alone does not say how the prompt ended.
         self._closing_frame = False
         await self._absent_or_running()
 
@@ -677,8 +677,8 @@ class AttemptDriver:
     async def _was_interrupted_by_other(self) -> bool:
         """Return whether the interrupt of another prompt was what ended this one.
 
-        Counted from when the end was heard, not from when a slow backend told its history; where
-        no frame told it, from when it was last seen alive.
+        The window starts at the event of its end, not at the answer of a slow history; without an event, when
+        the prompt was last seen at the backend.
         """
         told = isinstance(self._heard_end, ExecutionInterrupted)
         return await self._context.interrupter.ended_by_other(
@@ -694,7 +694,7 @@ class AttemptDriver:
     # --- stopping ---------------------------------------------------------------------------------
 
     async def _time_out(self) -> None:
-        """Its time is up, unless it has just ended: history is asked once, and wins.
+        """Store the timeout, unless the history shows that the prompt has just ended.
 
         If its backend is offline, or has forgotten it, it is no timeout but lost.
         """
@@ -721,7 +721,7 @@ class AttemptDriver:
         return moment - self._overtime_since < self._intervals.suspect_after
 
     async def _stop(self) -> None:
-        """Look, delete or interrupt, wait, and look again, until the end is seen."""
+        """Look up, delete or interrupt, wait, and look up again, until the end is seen."""
         self._stop_at = time.monotonic() + self._intervals.stop_retry
         await self._note_stalled()
         lookup = await self._look_up()
@@ -736,9 +736,9 @@ class AttemptDriver:
             self._context.request_failed(error)
 
     async def _note_stalled(self) -> None:
-        """Store that the prompt goes on, or that nobody can say, long after its time was up."""
+        """Store that the prompt still runs, or that its state is unknown, long after its timeout."""
         tried_for = time.monotonic() - self._stop_requested_at
-        # That a prompt goes on which was not told to stop says nothing, while its backend is there.
+        # A prompt that could not be interrupted runs on for a reason, while its backend is available.
         availability = self._context.availability
         told = not self.left_running or not availability.is_available
         patience = self._intervals.stalled_after if told else self.spec.timeout_s
@@ -747,7 +747,7 @@ class AttemptDriver:
             stalled = await self._store(
                 attempts.attempt_stalled, reachable=reachable, can_interrupt=told
             )
-            # One that could not be told to stop hangs only if it goes on once it could be.
+            # A prompt that could not be interrupted hangs only if it runs on after it was.
             self._is_stalled = stalled or told
 
     async def _remove(self, lookup: PromptLookup) -> None:
@@ -756,7 +756,7 @@ class AttemptDriver:
         if lookup.location is PromptLocation.PENDING:
             self._deleted = True
             await self._context.client.delete_pending([self.prompt_id])
-            # It may have started meanwhile, and then delete did nothing: look again at once.
+            # It may have started meanwhile, so that the deletion did nothing: look it up again at once.
             again = await look_up(self._context.client, self.prompt_id)
             if again.location is PromptLocation.ABSENT:
                 await self._end(result.interrupted(self._prompt, self._outputs, ran=False))

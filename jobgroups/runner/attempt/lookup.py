@@ -1,4 +1,4 @@
-"""Where a prompt stands, asked of the backend itself: its history and its queue."""
+"""Looks up where a prompt is at its backend: in the history or in the queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backends.comfyui.client import ComfyClient
 
 
 class PromptLocation(StrEnum):
-    """Where a prompt stands at a backend."""
+    """Where a prompt is at a backend."""
 
     PENDING = "pending"  #: In its queue.
     RUNNING = "running"  #: Being executed.
@@ -22,12 +22,12 @@ class PromptLocation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PromptLookup:
-    """What a look saw."""
+    """The result of a look-up."""
 
     location: PromptLocation
     #: The history's entry where it ended.
     entry: HistoryEntry | None = None
-    #: The id under which it stands in the queue, where that is not the id that was sent.
+    #: The prompt's id in the queue, if it is not the id that was sent.
     other_id: str | None = None
     #: The prompt as the backend lists it, unless it is absent.
     item: QueueItem | None = None
@@ -40,9 +40,9 @@ async def look_up(
     mark: Mapping[str, Any] | None = None,
     new_connection: bool = False,
 ) -> PromptLookup:
-    """Ask history, queue, history: a prompt moves from one to the other while we ask.
+    """Query history, queue, history: a prompt moves from one to the other meanwhile.
 
-    The queue answers with whole workflows, so it is asked only where the history is empty, and the
+    The queue answers with whole workflows, so it is queried only if the history is empty, and the
     history once more where the queue does not have it: it may have ended in between
     (comfyui-protocol.md, trap 7 and trap 12).
 

@@ -1,4 +1,4 @@
-"""An attempt's end, out of ComfyUI's history, or out of its frames where the history was cleared."""
+"""The result of an attempt, from ComfyUI's history, or from its frames if the history was cleared."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jobgroups.services.outcomes import AttemptResult
 _MAX_TRACEBACK_LINES = 40
 _MAX_INPUT_CHARACTERS = 2_000
 
-#: Failures after which the backend is asked to free its memory: there is too much in it, or its cache
+#: Failures after which the backend is to free its memory: there is too much in it, or its cache
 #: would name the same files again.
 FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_GONE})
 #: Seconds that a backend has to answer when a file was written; and for how long an end is fresh.
@@ -46,7 +46,7 @@ NodeOutputs = Mapping[str, Mapping[str, Any]]
 
 
 class PromptInfo:
-    """What was sent, as far as an end is told with it."""
+    """What was sent, as far as a result needs it."""
 
     def __init__(self, *, prompt_id: str, workflow: Mapping[str, Any], base_url: str) -> None:
         self.prompt_id = prompt_id
@@ -70,7 +70,7 @@ class PromptInfo:
 def from_history(
     prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs
 ) -> AttemptResult:
-    """Return the end that ComfyUI's history tells; its status decides.
+    """Return the result that ComfyUI's history shows; its status decides.
 
     Args:
         prompt: what was sent.
@@ -99,7 +99,7 @@ def _ended_at(entry: HistoryEntry) -> dt.datetime | None:
 
 
 def is_blocked(error: ExecutionError) -> bool:
-    """Return whether a node was only blocked: the prompt goes on, and may succeed."""
+    """Return whether a node was only blocked: the prompt continues, and may succeed."""
     return error.exception_type == "ExecutionBlocked"
 
 
@@ -116,7 +116,7 @@ def _blocked_nodes(entry: HistoryEntry) -> tuple[str, ...]:
 def from_frame(
     prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs
 ) -> AttemptResult | None:
-    """Return the end that an end frame tells, for a history that somebody cleared; None: no end frame."""
+    """Return the result from an end frame, for a cleared history; None: the frame is no end."""
     match frame:
         case ExecutionSuccess():
             return _success(prompt, socket_outputs)
@@ -135,7 +135,7 @@ def _success(prompt: PromptInfo, outputs: NodeOutputs) -> AttemptResult:
 
 
 def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -> AttemptResult:
-    """Return the end of a prompt that was stopped; where we asked for it, the attempt says why instead."""
+    """Return the result of a stopped prompt; if we requested the stop, the attempt holds the reason."""
     return AttemptResult(
         state=AttemptState.INTERRUPTED,
         outputs=prompt.outputs(outputs),
@@ -187,7 +187,7 @@ async def check_cached_files(
     Args:
         client: of the backend.
         end: a success; files that are known to be replaced are marked.
-        cached: the nodes that ComfyUI did not run again; where none is an output, nothing is asked.
+        cached: the nodes that ComfyUI did not run again; if none is an output, the backend is not queried.
 
     Returns:
         The end, its missing files marked ``"missing": true`` and a warning for each; where none of
@@ -257,7 +257,7 @@ async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta |
 
 
 async def free_memory(client: ComfyClient) -> None:
-    """Ask a backend to unload its models and to empty its cache; it need not answer."""
+    """Have a backend unload its models and empty its cache; errors are ignored."""
     with contextlib.suppress(BackendError, TimeoutError):
         async with asyncio.timeout(_FREE_WITHIN):
             await client.free()

@@ -1,4 +1,4 @@
-"""Messages to the services that ``DIRECTOR_NOTIFY`` names, each in a thread that nobody waits for long.
+"""Messages to the services that ``DIRECTOR_NOTIFY`` names, each in a thread with a timeout.
 
 Apprise blocks, and what it speaks to may hang: nothing of it runs in the loop or in a thread that the
 process waits for at its end. Its URLs hold passwords, and so may what it logs: only what has no part
@@ -91,7 +91,7 @@ def services_of(urls: Sequence[str]) -> list[Service]:
 def send(url: str, message: Message) -> str | None:
     """Send a message, blocking. Returns None, or what went wrong without any part of the URL."""
     try:
-        # Half a second, which only those pay who want to be told.
+        # The import takes 0.5 s: only with notices.
         import apprise  # noqa: PLC0415
 
         with _overheard() as said:
@@ -100,7 +100,7 @@ def send(url: str, message: Message) -> str | None:
                 return "apprise does not understand this URL."
             if service.notify(title=message.title, body=message.body):
                 return None
-    except Exception as error:  # noqa: BLE001 whatever a plug-in raises is that it was not told
+    except Exception as error:  # noqa: BLE001 any error of a plug-in means: not delivered
         return without_secrets(f"{type(error).__name__}: {error}", url)
     return without_secrets(said[-1] if said else "no reason was given.", url)
 

@@ -1,4 +1,4 @@
-"""Tells people what they asked to be told of: notices become messages, merged, one a minute at most."""
+"""Delivers notices: merged into messages, at most one per minute."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """One runner's part in telling.
+    """Delivers notices for one runner.
 
     Args:
         urls: what ``DIRECTOR_NOTIFY`` names.
@@ -34,19 +34,19 @@ class Notifier:
         self._name = name
         self._pace = pace
         self._database = database
-        #: Marks of services, and the notices that they took after nobody waited for them any more.
+        #: Marks of services, and the notices that they accepted after the timeout.
         self._late: list[tuple[str, list[int]]] = []
         self._began_at = time.monotonic()
         self._posted_at = float("-inf")
         self._forgot_at = float("-inf")
 
     async def run(self) -> None:
-        """Look and tell until cancelled. What goes wrong here stops no render: it is logged."""
+        """Poll and deliver until cancelled. Errors are logged and stop no job."""
         while True:
             try:
                 await self._look()
             except Exception:
-                logger.exception("Notices met a defect; they are looked for again.")
+                logger.exception("Unexpected error in the delivery of notices; polling again")
             await asyncio.sleep(self._pace.look)
 
     async def _look(self) -> None:
@@ -87,7 +87,7 @@ class Notifier:
             await self._database.run_with_retry(outbox.notices_delivered, [one.id for one in told])
         if rest:
             error = " ".join(wrong)
-            logger.warning("%d notices could not be told: %s", len(rest), error)
+            logger.warning("%d notices could not be delivered: %s", len(rest), error)
             await self._database.run_with_retry(
                 outbox.notices_failed, rest, pace=self._pace, error=error
             )
@@ -111,8 +111,7 @@ class Notifier:
             return
         taken.update(ids)
         if len(self._services) > 1:
-            # At once: another one may hang, and whatever ends this process meanwhile, it is not told
-            # again here.
+            # At once: another service may hang, and after a kill this one must not get the notices again.
             await self._database.run_with_retry(
                 outbox.notices_delivered_to, mark=service.mark, ids=ids
             )

@@ -1,7 +1,7 @@
-"""Pictures of what is being made, on their way from a backend's sockets to whoever looks.
+"""Previews of running prompts, from a backend's sockets to the subscribed clients.
 
-Nobody looks: nothing is decoded. Somebody does: the latest, four times a second a child at most.
-Never stored, never waited for.
+Previews are decoded only while a client is subscribed: at most four per second and child, the latest wins.
+They are not stored, and no other work waits for them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SessionPreviews:
     """One backend's previews.
 
     Args:
-        hub: asked who looks, and told what is to be seen.
+        hub: knows the subscriptions, and publishes.
         specs: gives the attempts that stand at the backend now.
     """
 
@@ -49,11 +49,11 @@ class SessionPreviews:
         self._throttles: dict[str, _Throttle] = {}
 
     def are_wanted(self) -> bool:
-        """Whether somebody looks at a child that stands at the backend."""
+        """Return whether a client is subscribed to a group with a prompt at the backend."""
         return any(self._hub.wants_previews(spec.group_id) for _, spec in self._specs())
 
     def track(self, event: Event) -> None:
-        """Take in which prompt executes: a preview without a name (type 1) is of that one."""
+        """Record which prompt executes: a preview without a name (type 1) belongs to it."""
         match event:
             case ExecutionStart(prompt_id=prompt_id):
                 self._executing = prompt_id
@@ -69,7 +69,7 @@ class SessionPreviews:
                 self._executing = None
 
     def publish(self, preview: Preview) -> None:
-        """Pass a preview on if it is of a prompt of ours that somebody looks at."""
+        """Publish a preview of a prompt of ours, if a client is subscribed to its group."""
         prompt_id = preview.prompt_id or self._executing
         spec = dict(self._specs()).get(prompt_id or "")
         if prompt_id is None or spec is None or not self._hub.wants_previews(spec.group_id):
@@ -83,7 +83,7 @@ class SessionPreviews:
 
 
 class _Throttle:
-    """One attempt's previews: the latest, now or when the gap is over."""
+    """One attempt's previews: the latest, now or when the interval is over."""
 
     def __init__(self, hub: Hub, backend_id: str, spec: AttemptSpec) -> None:
         self._hub = hub

@@ -24,7 +24,7 @@ from jobgroups.services import expiry, holds, outages
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks for what waits too long; sooner where the limit is short.
+#: Seconds between two expirations by age; less if the limit is short.
 _OLD_EVERY: Final = 60.0
 
 
@@ -56,14 +56,14 @@ class Reconciler:
                 pass
 
     async def end_waits(self) -> None:
-        """Move or end what has waited too long for a backend at which this session does nothing else."""
+        """Move or end the children that wait too long, for a session that cannot do more."""
         if self._context.desired_state.enabled:
             await self._move_what_waits()
             await self._expire_queued()
         else:
             await self._store(expiry.children_fail_disabled)
 
-    # --- orders -----------------------------------------------------------------------------------
+    # --- desired state ----------------------------------------------------------------------------
 
     async def _apply_desired_state(self) -> None:
         desired = self._context.desired_state
@@ -79,7 +79,7 @@ class Reconciler:
             logger.info("%s is drained, and disabled.", self._context.backend_id)
 
     async def _probe(self) -> None:
-        """Let the backend out of quarantine if it answers; else it is asked again soon."""
+        """End the quarantine if the backend answers; else probe it again soon."""
         client = self._context.client
         try:
             await client.system_stats()
@@ -87,7 +87,7 @@ class Reconciler:
         except AnswerTooLarge:
             pass
         except BackendError as error:
-            logger.info("%s stays set aside: %s", self._context.backend_id, error.detail)
+            logger.info("%s stays quarantined: %s", self._context.backend_id, error.detail)
             return
         if await self._store(holds.quarantine_expire):
             logger.info("%s is on probation.", self._context.backend_id)
@@ -95,7 +95,7 @@ class Reconciler:
             self._context.set_desired_state(free)
 
     async def _move_what_waits(self) -> None:
-        """Have what waits here and may go elsewhere go, where nothing is sent here for a while."""
+        """Move queued children to other backends if this one takes no prompts for a while."""
         context, desired = self._context, self._context.desired_state
         name, away = context.backend_id, context.availability.unavailable_for()
         if desired.quarantined:
@@ -110,7 +110,7 @@ class Reconciler:
             await self._store(expiry.children_reassign, reason=reason, kind=kind)
 
     async def _move_what_was_sent(self) -> None:
-        """Have what was sent to an offline backend go elsewhere, also where that is held or disabled."""
+        """Move the children of sent prompts if the backend is offline, held or disabled or not."""
         context = self._context
         offline = context.availability.offline_for()
         if offline is not None and offline >= context.runner.move_after_s:
@@ -125,9 +125,9 @@ class Reconciler:
     # --- too long ---------------------------------------------------------------------------------
 
     async def _expire_queued(self) -> None:
-        """End the children that wait too long: for a backend that is away, or for a day."""
+        """Fail the children that wait too long: for an unavailable backend, or for a day."""
         context = self._context
-        # What was rendered while nobody looked has its picture: it does not end before its driver asked.
+        # A prompt that completed while no runner was alive has a result: its driver looks it up first.
         is_known = all(driver.was_looked_up for driver in self._attempts.drivers.values())
         away = context.availability.unavailable_for()
         if away is not None and away >= context.runner.move_after_s:
@@ -142,16 +142,16 @@ class Reconciler:
             )
         await self._end_what_waits_for_a_quarantine()
         limit = context.runner.queued_limit_s
-        # A day's wait is not measured by the second, and hundreds of backends would ask.
+        # The limit is a day; a query per second of each backend would be wasted.
         every = min(_OLD_EVERY, limit / 100)
         if is_known != self._was_known or time.monotonic() >= self._expired_at + every:
             self._was_known, self._expired_at = is_known, time.monotonic()
             await self._store(expiry.children_expire, limit_s=limit, unsent_only=not is_known)
 
     async def _end_what_waits_for_a_quarantine(self) -> None:
-        """End the children that have waited too long for a backend that the Director itself set aside.
+        """Fail the children that have waited too long for a backend that the Director itself quarantined.
 
-        One that a person set aside keeps them: an operator request, which the queued limit bounds.
+        A quarantine by a user keeps them: an operator request, which the queued limit bounds.
         """
         desired, give_up_s = self._context.desired_state, self._context.runner.give_up_s
         if desired.quarantined_at is None or desired.quarantine_by:
