@@ -99,7 +99,7 @@ def slug_for_url(url: str) -> str:
         url: in any spelling that ``normalise_url`` takes.
 
     Returns:
-        ``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``. Two addresses may get one slug; whoever
+        ``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``. Two addresses may get one slug; the caller that
         registers them makes it unique.
 
     Raises:

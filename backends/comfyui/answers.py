@@ -70,7 +70,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     item: QueueItem
     outcome: Outcome
-    #: Node id to its ``ui`` object; what stood before an error or interrupt is kept.
+    #: Node id to its ``ui`` object; entries from before an error or interrupt are kept.
     outputs: dict[str, dict[str, Any]]
     #: Type and data of each message, in order.
     messages: tuple[tuple[str, dict[str, Any]], ...]

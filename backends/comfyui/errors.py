@@ -1,7 +1,7 @@
 """What can go wrong between us and one ComfyUI.
 
 * BackendError
-    * BackendUnreachable   the connection never stood: nothing was sent
+    * BackendUnreachable   no connection was established: nothing was sent
     * SendAborted          the caller withdrew the prompt before a byte of it was sent
     * ResponseLost         something was sent and no proper answer was received
         * PromptUnconfirmed    a whole answer to a prompt that neither accepts nor refuses it
@@ -9,7 +9,7 @@
     * AnswerTooLarge       the answer went over the limit and was cut off
     * AccessDenied         credentials are required (401, 403)
     * NotComfyUI           the address answers, but not as ComfyUI does
-    * SocketLost           an event socket that stood is gone
+    * SocketLost           an open event socket was lost
     * ProtocolError        bytes that break the protocol
 
 A library's exceptions never leave this package: they are translated where they

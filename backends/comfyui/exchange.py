@@ -171,7 +171,7 @@ class Exchange:
 
         Args:
             path: below the backend's URL, percent-encoded.
-            new_connection: never use a connection that stood before.
+            new_connection: do not use an existing connection.
             total_s: deadline for everything, and for pauses; None takes ``Timeouts``'.
             max_bytes: limit for the answer, where it is below the client's own.
             request: ``content``, ``params``, ``files``, ``data`` as httpx takes them.
@@ -260,8 +260,8 @@ def map_errors(url: str, *, silence_s: float, limit_s: float | None = None) -> I
     """Turn the libraries' exceptions into ours.
 
     Args:
-        silence_s: what httpx's own timeouts stand for: seconds in which no byte was read or taken.
-        limit_s: the deadline that a ``TimeoutError`` inside stands for, in seconds; None for none.
+        silence_s: the value of httpx's own timeouts: seconds in which no byte was read or taken.
+        limit_s: the deadline behind a ``TimeoutError`` inside, in seconds; None for none.
     """
     try:
         yield

@@ -49,7 +49,7 @@ def collect_outputs(
         outputs: node id to its ``ui`` object, as in the history or in ``executed``.
         base_url: the backend's, without a slash at the end.
         prompt_id: of the prompt that made them.
-        node_order: node ids as they stand in the prompt; without it, and for nodes
+        node_order: node ids in the order of the prompt; without it, and for nodes
             that are not in it, ids are ordered as numbers where they are numbers.
             An expanded node (``1.0.0.1``) has the place of its parent.
 

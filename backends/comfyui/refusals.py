@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from backends.comfyui.answers import Refusal
 from backends.comfyui.texts import one_line
 
-#: Node faults that the sentence names; all of them stand in ``node_errors``.
+#: Node faults that the sentence names; all of them are in ``node_errors``.
 _NAMED_FAULTS: Final = 3
 #: Characters of one cause in a warning: a node may put anything into its message.
 _MAX_CAUSE: Final = 500

@@ -1,7 +1,7 @@
 """How ComfyUI calls the function of each node class, as far as the listing does not contain it.
 
 `calls.json.gz` gives per class the function's name, and after it the parameters that the function
-takes although no input of the class is called so; "**" stands for any name. It was read with
+takes although no input of the class is called so; "**" matches any name. It was read with
 `inspect.signature` from the classes of a real ComfyUI 0.3.64.
 """
 

@@ -2,7 +2,7 @@
 
 ComfyUI calls IS_CHANGED with linked inputs as None and writes the answer into the node of the prompt it runs:
 `is_changed: [answer]`, or NaN if asking failed (ComfyUI execution.py, IsChangedCache). So it
-stands in what is saved with a picture, NaN included, and a client that sends such a prompt again
+is part of what is saved with an image, NaN included, and a client that sends such a prompt again
 finds it in queue and history.
 """
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--steps", type=_count, help="steps of a prompt (default: the workflow's)")
     runs.add_argument("--lenient", action="store_true", help="run what ComfyUI would refuse, too")
     runs.add_argument("--preview-fps", type=_seconds, default=0.0, help="previews per second")
-    runs.add_argument("--output-dir", type=Path, help="keep the pictures here")
+    runs.add_argument("--output-dir", type=Path, help="keep the images here")
     runs.add_argument("--vram", type=_seconds, default=24.0, metavar="GB", help="0: a CPU device")
     runs.add_argument("--model", action="append", default=[], help="a checkpoint to offer, too")
     runs.add_argument("--comfyui-version", default=COMFYUI_VERSION, help="version to report")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="stand still after a prompt, at most every 10 s (a real one: 0.1 to 0.25)",
+        help="pause after a prompt, at most every 10 s (a real one: 0.1 to 0.25)",
     )
     wrong.add_argument("--audit-log", type=Path, help="append what happens to this file")
     wrong.add_argument(

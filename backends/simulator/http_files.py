@@ -81,7 +81,7 @@ def _preview(path: str, wanted: str, channel: str) -> tuple[str, bytes]:
 
 
 def _channel(path: str, channel: str) -> bytes:
-    """The picture without its alpha channel, or only that."""
+    """The image without its alpha channel, or only that."""
     with Image.open(path) as image:
         shown = image.convert("RGB") if channel == "rgb" else _alpha(image)
     buffer = io.BytesIO()

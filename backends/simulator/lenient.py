@@ -1,7 +1,7 @@
-"""`--lenient`: a picture for any graph, also one that ComfyUI would refuse.
+"""`--lenient`: an image for any graph, also one that ComfyUI would refuse.
 
 The graph's links and classes are ignored: each node is shown running in the prompt's order,
-the one with `steps` (or a seed) reports them, and one picture is saved in the end.
+the one with `steps` (or a seed) reports them, and one image is saved in the end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEEDS = ("seed", "noise_seed")
 
 
 def plan_outputs(prompt: Any) -> list[str] | None:
-    """The node that will show the picture: a saving one, else the sampler, else the last.
+    """The node that will show the image: a saving one, else the sampler, else the last.
 
     None for what is no graph at all: {id: {...}} with at least one node.
     """
@@ -105,7 +105,7 @@ class LenientExecution(Execution):
         self._tell_executed(context.node_id, outcome.ui)
 
     def _picture(self) -> Batch:
-        """The picture of the first seed and the first size found anywhere in the graph."""
+        """The image of the first seed and the first size found anywhere in the graph."""
         found: dict[str, int] = {}
         for node in self.graph.prompt.values():
             for name, value in _inputs(node).items():

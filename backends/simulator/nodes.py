@@ -25,7 +25,7 @@ async def empty_latent(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 
 async def vae_decode(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """The picture of a latent."""
+    """The image of a latent."""
     return Outcome((inputs["samples"].pictures(),))
 
 
@@ -43,13 +43,13 @@ async def random_noise(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 
 async def empty_image(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Plain pictures of one colour."""
+    """Plain images of one colour."""
     picture = Picture(color=inputs["color"]).sized(inputs["width"], inputs["height"])
     return Outcome((Batch(replace(picture, index=i) for i in range(inputs["batch_size"])),))
 
 
 async def image_scale(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """The same pictures in another size."""
+    """The same images in another size."""
     images: Batch = inputs["image"]
     first = images[0]
     width = inputs["width"] or round(first.width * inputs["height"] / first.height)
@@ -58,13 +58,13 @@ async def image_scale(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 
 async def scale_by(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Pictures scaled by a factor."""
+    """Images scaled by a factor."""
     factor, images = inputs["scale_by"], inputs["image"]
     return Outcome((Batch(p.sized(p.width * factor, p.height * factor) for p in images),))
 
 
 async def repeat_images(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """A batch of the same pictures several times."""
+    """A batch of the same images several times."""
     return Outcome((Batch(tuple(inputs["image"]) * inputs["amount"]),))
 
 
@@ -74,7 +74,7 @@ async def batch_images(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 
 async def load_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """A picture from the input folder. Raises OSError, as Pillow does for a file that is none."""
+    """An image from the input folder. Raises OSError, as Pillow does for a file that is none."""
     path = ctx.state.folders.path(inputs["image"])
     width, height = await ctx.state.run_in_thread(_size_of, path)
     return Outcome((Batch([Picture(width=width, height=height, file=Path(path))]), Opaque("MASK")))
@@ -92,20 +92,20 @@ async def primitive(_ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 
 
 async def save_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Save pictures for good."""
+    """Save images permanently."""
     images, prefix = inputs["images"], inputs.get("filename_prefix", "ComfyUI")
     return await save_pictures(ctx, images, str(prefix), "output")
 
 
 async def preview_image(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Save pictures in the temp folder, under a prefix that lives as long as the node."""
+    """Save images in the temp folder, under a prefix that lives as long as the node."""
     letters = random.choices(string.ascii_lowercase, k=5)  # noqa: S311 - a file name
     suffix = ctx.memory.setdefault("suffix", "".join(letters))
     return await save_pictures(ctx, inputs["images"], f"ComfyUI_temp_{suffix}", "temp")
 
 
 async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -> Outcome:
-    """Paint and write pictures. Raises AttributeError for what is no IMAGE; OutsideFolder."""
+    """Paint and write images. Raises AttributeError for what is no IMAGE; OutsideFolder."""
     height, width, _ = images[0].shape
     saved = []
     for number, picture in enumerate(images):
@@ -134,7 +134,7 @@ def _save(
 
 
 async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """Send pictures as binary frames instead of saving them (comfyui-protocol.md, "WebSocket")."""
+    """Send images as binary frames instead of saving them (comfyui-protocol.md, "WebSocket")."""
     images: Batch = inputs["images"]
     for number, picture in enumerate(images):
         data = await ctx.state.run_in_thread(pictures.encode_png, picture, ctx.state.config.name)
@@ -143,7 +143,7 @@ async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outc
 
 
 async def anything(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-    """A class without a runner: passes on what fits its outputs, or shows its pictures."""
+    """A class without a runner: passes on what fits its outputs, or shows its images."""
     catalog = ctx.state.catalog
     batch = next((value for value in inputs.values() if isinstance(value, Batch)), None)
     if catalog.is_output(ctx.class_type):

@@ -1,6 +1,6 @@
 """Paints a small landscape from a seed: cheap, pleasant, and different for each seed.
 
-Painted with a palette (mode P): a 512-pixel picture takes a few milliseconds to paint and encode,
+Painted with a palette (mode P): a 512-pixel image takes a few milliseconds to paint and encode,
 so a hundred simulated prompts a second stay possible. Pillow lets other threads run meanwhile.
 """
 
@@ -27,7 +27,7 @@ PREVIEW_SIDE = 512  # pixels; smaller previews are scaled up, as ComfyUI does (c
 
 
 def paint(picture: Picture, caption: str) -> Image.Image:
-    """The picture, with the caption in its lower left corner."""
+    """The image, with the caption in its lower left corner."""
     if picture.file is not None:
         with Image.open(picture.file) as loaded:
             return loaded.convert("RGB").resize((picture.width, picture.height))

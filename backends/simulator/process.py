@@ -83,7 +83,7 @@ class Process:
         return bound
 
     async def reject_connections(self, port: int, seconds: float) -> None:
-        """Refuse new connections for a while; those that stand go on."""
+        """Refuse new connections for a while; existing connections continue."""
         self.stop_listening()
         await asyncio.sleep(seconds)
         await self.listen(port)

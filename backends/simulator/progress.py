@@ -11,7 +11,7 @@ from backends.simulator.hub import Hub
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An encoded picture to go out with a step; kind is "jpeg" or "png"."""
+    """An encoded image to go out with a step; kind is "jpeg" or "png"."""
 
     image: bytes
     kind: str = "jpeg"
@@ -32,7 +32,7 @@ class Progress:
         self._tell(node_id, 0.0, 1.0, "running")
 
     def step(self, node_id: str, value: int, total: int, preview: Preview | None) -> None:
-        """A node reports a step, perhaps with a picture."""
+        """A node reports a step, optionally with an image."""
         self._tell(node_id, value, total, "running")
         named = preview is not None and self.hub.wants_metadata(self.client_id)
         if preview is not None and named:

@@ -17,7 +17,7 @@ _DEFAULT_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one sampler runs: steps, seconds each, and the picture it works towards."""
+    """How one sampler runs: steps, seconds each, and the image it works towards."""
 
     steps: int
     step_seconds: float
@@ -60,7 +60,7 @@ async def _stay_stuck(ctx: NodeContext, step: int) -> None:
 
 
 async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
-    """A picture for this step, if previews are on and the last one was long enough ago."""
+    """An image for this step, if previews are on and the last one was long enough ago."""
     fps = ctx.state.config.preview_fps
     now = asyncio.get_running_loop().time()
     due = fps > 0 and now - ctx.run.last_preview >= 1 / fps

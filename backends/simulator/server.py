@@ -86,7 +86,7 @@ class Simulator:
 
     @property
     def name(self) -> str:
-        """Its name, as drawn into pictures."""
+        """Its name, as drawn into images."""
         return self.config.name
 
     @property
@@ -107,7 +107,7 @@ class Simulator:
 
     @property
     def output_folder(self) -> Path:
-        """Where saved pictures are."""
+        """Where saved images are."""
         return Path(self._folders.of("output"))
 
     @property

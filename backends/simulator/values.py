@@ -28,12 +28,12 @@ class Picture:
         return (self.height, self.width, 3)
 
     def sized(self, width: int, height: int) -> Picture:
-        """The same picture in another size, at most MAX_SIDE a side."""
+        """The same image in another size, at most MAX_SIDE a side."""
         return replace(self, width=clamp(width), height=clamp(height))
 
 
 class Batch(tuple[Picture, ...]):
-    """An IMAGE: one or more pictures."""
+    """An IMAGE: one or more images."""
 
     __slots__ = ()
 
@@ -45,14 +45,14 @@ class Batch(tuple[Picture, ...]):
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """A LATENT: the size of the picture to come, and after sampling its seed."""
+    """A LATENT: the size of the image to come, and after sampling its seed."""
 
     width: int = 512
     height: int = 512
     batch_size: int = 1
     seed: int | None = None
     theme: int = 0
-    source: Batch | None = None  # VAEEncode: the pictures it came from
+    source: Batch | None = None  # VAEEncode: the images it came from
 
     def pictures(self) -> Batch:
         """What decoding this latent gives."""
@@ -82,7 +82,7 @@ class Blocker:
 
 
 def clamp(side: int) -> int:
-    """A picture's side in pixels within reason."""
+    """An image's side in pixels within reason."""
     return max(8, min(int(side), MAX_SIDE))
 
 
