@@ -99,13 +99,13 @@ def test_one_address_has_one_spelling_and_a_readable_slug(text: str, url: str, s
         ("http://gpu/%2e%2e", "folder"),
     ],
 )
-def test_a_malformed_address_is_explained_and_not_repeated(text: str, sentence: str) -> None:
+def test_malformed_address_is_explained_and_not_repeated(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         normalise_url(text)
     assert "secret" not in str(caught.value)
 
 
-def test_a_login_becomes_basic_auth_and_is_never_shown() -> None:
+def test_login_becomes_basic_auth_and_is_never_shown() -> None:
     address = normalise_url("https://us%40er:p%3A%C3%A4ss@farm/gpu1")
     assert address.url == "https://farm/gpu1"
     encoded = address.headers["Authorization"].removeprefix("Basic ")

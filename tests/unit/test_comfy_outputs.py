@@ -13,7 +13,7 @@ def image(filename: str, subfolder: str = "", kind: str = "output") -> dict[str,
     return {"filename": filename, "subfolder": subfolder, "type": kind}
 
 
-def test_the_references_example_comes_out_as_printed() -> None:
+def test_references_example_comes_out_as_printed() -> None:
     outputs = collect_outputs({"9": {"images": [image("ComfyUI_00001_.png")]}}, URL, "p")
     assert outputs == {
         "images": [
@@ -57,7 +57,7 @@ def test_nodes_come_in_numeric_order_whatever_order_they_finished_in() -> None:
     assert names == ["2", "9", "9.0.0.1", "10", "save"]
 
 
-def test_the_prompts_own_order_wins_and_expanded_nodes_stand_at_their_parent() -> None:
+def test_prompts_own_order_wins_and_expanded_nodes_stand_at_their_parent() -> None:
     outputs = {node: {"images": [image(node)]} for node in ("1", "10", "9.0.0.1", "2", "7")}
     found = collect_outputs(outputs, URL, "p", node_order=["10", "9", "2"])
     assert [file["filename"] for file in found["images"]] == ["10", "9.0.0.1", "2", "1", "7"]
@@ -91,7 +91,7 @@ def test_every_item_of_images_is_a_file(item: object) -> None:
     assert found == {"images": [], "images_other": [item], "prompt_id": "p"}
 
 
-def test_the_given_outputs_are_not_changed() -> None:
+def test_given_outputs_are_not_changed() -> None:
     given = {"1": {"images": [image("a.png")]}}
     collect_outputs(given, URL, "p")
     assert given == {"1": {"images": [image("a.png")]}}
