@@ -186,7 +186,7 @@ def drive_to_the_end(machines: list[Machine]) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_whoever_comes_first_every_picture_is_told_once(seed: int, settings: Settings) -> None:
+def test_concurrent_services_keep_the_laws(seed: int, settings: Settings) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
     jitter = random.Random(seed)
     machines = [Machine(name, random.Random(seed * 10 + at)) for at, name in enumerate(NAMES)]

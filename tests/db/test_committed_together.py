@@ -30,7 +30,12 @@ def database() -> Iterator[DatabaseThreads]:
     made.close()
 
 
-async def _told(database: DatabaseThreads, *works: Callable[[], Any]) -> list[Any]:
+def skip_unless_one_writer() -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL has many writers.")
+
+
+async def _results(database: DatabaseThreads, *works: Callable[[], Any]) -> list[Any]:
     """Run units of work that all wait for the one before them, and return what each was told."""
     begin = threading.Event()
     first = asyncio.create_task(database.run(lambda: begin.wait(5)))
@@ -51,7 +56,7 @@ def _stored() -> set[str]:
     return set(Backend.objects.values_list("id", flat=True))
 
 
-def test_what_waits_is_committed_together(database: DatabaseThreads) -> None:
+def test_waiting_units_share_a_commit(database: DatabaseThreads) -> None:
     inside: list[bool] = []
 
     def work(name: str) -> str:
@@ -59,12 +64,12 @@ def test_what_waits_is_committed_together(database: DatabaseThreads) -> None:
         return _backend(name)
 
     names = [f"gpu-{number}" for number in range(5)]
-    assert asyncio.run(_told(database, *(partial(work, name) for name in names))) == names
+    assert asyncio.run(_results(database, *(partial(work, name) for name in names))) == names
     assert inside == [True] * 5
     assert _stored() == set(names)
 
 
-def test_nobody_is_told_before_the_commit(database: DatabaseThreads) -> None:
+def test_result_is_returned_after_the_commit(database: DatabaseThreads) -> None:
     """Whoever is told that an intent is stored sends the prompt at once."""
     seen: list[set[str]] = []
 
@@ -92,57 +97,46 @@ def _seen_elsewhere() -> set[str]:
         connection.close()
 
 
-def test_what_one_raises_costs_the_others_nothing(database: DatabaseThreads) -> None:
-    def refused() -> None:
-        with transaction.atomic():
-            factories.backend("gpu-lost")
-            raise LeaseLost("gpu-lost", 7)
-
-    told = asyncio.run(
-        _told(database, lambda: _backend("gpu-1"), refused, lambda: _backend("gpu-2"))
-    )
-    assert isinstance(told[1], LeaseLost)
-    assert (told[0], told[2]) == ("gpu-1", "gpu-2")
-    assert _stored() == {"gpu-1", "gpu-2"}
+def lose_lease() -> None:
+    with transaction.atomic():
+        factories.backend("gpu-lost")
+        raise LeaseLost("gpu-lost", 7)
 
 
-def test_one_that_leaves_the_transaction_unusable_is_refused_alone(
-    database: DatabaseThreads,
+def violate_primary_key() -> None:
+    # Without a transaction of its own: the shared transaction is unusable afterwards.
+    factories.backend("gpu-1")
+
+
+def violate_foreign_key() -> None:
+    # The database checks it at the commit.
+    with transaction.atomic():
+        Lease.objects.create(backend_id="nobody", runner="", epoch=1)
+
+
+def lose_database() -> None:
+    raise OperationalError("disk I/O error")
+
+
+@pytest.mark.parametrize(
+    ("unit", "error"),
+    [
+        (lose_lease, LeaseLost),
+        (violate_primary_key, IntegrityError),
+        (violate_foreign_key, IntegrityError),
+        (lose_database, OperationalError),
+    ],
+)
+def test_error_of_one_unit_does_not_affect_the_others(
+    database: DatabaseThreads, unit: Callable[[], None], error: type[Exception]
 ) -> None:
-    runs: list[str] = []
-
-    def twice() -> None:
-        # Without a transaction of its own: nothing is there to be rolled back to.
-        factories.backend("gpu-1")
-
-    def pluralize(name: str) -> str:
-        runs.append(name)
-        return _backend(name)
-
-    told = asyncio.run(
-        _told(database, lambda: pluralize("gpu-1"), twice, lambda: pluralize("gpu-2"))
-    )
-    assert isinstance(told[1], IntegrityError)
-    assert (told[0], told[2]) == ("gpu-1", "gpu-2")
-    assert _stored() == {"gpu-1", "gpu-2"}
-    assert runs.count("gpu-1") == 2, "it was run again, for itself"
-
-
-def test_a_commit_that_is_refused_refuses_only_whose_fault_it_is(database: DatabaseThreads) -> None:
-    """A foreign key is looked at when all is committed."""
-
-    def orphan() -> None:
-        with transaction.atomic():
-            Lease.objects.create(backend_id="nobody", runner="", epoch=1)
-
-    told = asyncio.run(
-        _told(database, lambda: _backend("gpu-1"), orphan, lambda: _backend("gpu-2"))
-    )
-    assert isinstance(told[1], IntegrityError)
+    units = [partial(_backend, "gpu-1"), unit, partial(_backend, "gpu-2"), unit]
+    results = asyncio.run(_results(database, *units))
+    assert [type(result) for result in results] == [str, error, str, error]
     assert _stored() == {"gpu-1", "gpu-2"}
 
 
-def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
+def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(
     database: DatabaseThreads,
 ) -> None:
     """Else what a runner waits to store is never stored, and nobody learns of it."""
@@ -150,9 +144,9 @@ def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
     async def course() -> list[Any]:
         await database.run(factories.allow_writes, allowed=False)
         async with asyncio.timeout(10):
-            told = await _told(database, *(partial(_backend, f"gpu-{n}") for n in (1, 2, 3)))
+            told = await _results(database, *(partial(_backend, f"gpu-{n}") for n in (1, 2, 3)))
         await database.run(factories.allow_writes, allowed=True)
-        return [*told, *await _told(database, partial(_backend, "gpu-4"))]
+        return [*told, *await _results(database, partial(_backend, "gpu-4"))]
 
     *refused, stored = asyncio.run(course())
     assert len(refused) == 3
@@ -161,16 +155,7 @@ def test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer(
     assert _stored() == {"gpu-4"}
 
 
-def test_what_the_database_refuses_one_is_not_refused_the_others(database: DatabaseThreads) -> None:
-    def away() -> None:
-        raise OperationalError("disk I/O error")
-
-    told = asyncio.run(_told(database, away, lambda: _backend("gpu-1"), away))
-    assert [type(one) for one in told] == [OperationalError, str, OperationalError]
-    assert _stored() == {"gpu-1"}
-
-
-def test_what_nobody_waits_for_any_more_is_not_begun(database: DatabaseThreads) -> None:
+def test_cancelled_unit_is_not_run(database: DatabaseThreads) -> None:
     async def course() -> None:
         begin = threading.Event()
         first = asyncio.create_task(database.run(lambda: begin.wait(5)))
@@ -186,11 +171,10 @@ def test_what_nobody_waits_for_any_more_is_not_begun(database: DatabaseThreads) 
     assert _stored() == {"gpu-kept"}
 
 
-def test_what_shares_a_commit_is_ended_early_where_somebody_waits_to_write(
+def test_batch_commit_ends_early_when_another_writer_waits(
     database: DatabaseThreads,
 ) -> None:
-    if connection.vendor != "sqlite":
-        pytest.skip("PostgreSQL has many writers.")
+    skip_unless_one_writer()
     order: list[str] = []
     asked = threading.Event()
 
@@ -213,7 +197,7 @@ def test_what_shares_a_commit_is_ended_early_where_somebody_waits_to_write(
             while not connection.has_waiting_writers:  # type: ignore[attr-defined]
                 assert time.monotonic() < end
 
-    asyncio.run(_told(database, *(partial(one, number) for number in range(4))))
+    asyncio.run(_results(database, *(partial(one, number) for number in range(4))))
     waits.join()
     assert order == ["unit 0", "unit 1", "submission", "unit 2", "unit 3"]
 
@@ -221,9 +205,8 @@ def test_what_shares_a_commit_is_ended_early_where_somebody_waits_to_write(
 # --- turns ----------------------------------------------------------------------------------------
 
 
-def test_a_submission_is_not_kept_waiting_by_a_runner_that_writes_without_pause() -> None:
-    if connection.vendor != "sqlite":
-        pytest.skip("PostgreSQL has many writers.")
+def test_writer_is_not_starved_by_a_runner_that_writes_without_pause() -> None:
+    skip_unless_one_writer()
     factories.backend("gpu-1")
     over = threading.Event()
 
@@ -253,9 +236,8 @@ def test_a_submission_is_not_kept_waiting_by_a_runner_that_writes_without_pause(
     assert sorted(waits)[36] < 0.05, [round(one, 3) for one in sorted(waits)[-8:]]
 
 
-def test_a_turn_is_given_whatever_becomes_of_its_transaction() -> None:
-    if connection.vendor != "sqlite":
-        pytest.skip("PostgreSQL has many writers.")
+def test_write_lock_is_released_however_the_transaction_ends() -> None:
+    skip_unless_one_writer()
 
     def outcomes() -> None:
         try:

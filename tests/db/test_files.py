@@ -70,7 +70,7 @@ def reasons(claimed: Claim) -> list[str | None]:
 
 
 @db
-def test_a_later_job_that_wrote_the_name_replaces_the_output_of_the_earlier() -> None:
+def test_later_job_replaces_the_file_of_an_earlier_one() -> None:
     fence = online()
     first, second = begin(fence), begin(fence)
     end(first, fence, {"filename": NAME}, {"filename": "other.png"}, at=0)
@@ -84,7 +84,7 @@ def test_a_later_job_that_wrote_the_name_replaces_the_output_of_the_earlier() ->
 
 
 @db
-def test_a_failed_job_replaces_the_files_that_it_wrote() -> None:
+def test_failed_job_replaces_the_files_that_it_wrote() -> None:
     fence = online()
     first, second = begin(fence), begin(fence)
     end(first, fence, at=0)
@@ -93,7 +93,7 @@ def test_a_failed_job_replaces_the_files_that_it_wrote() -> None:
 
 
 @db
-def test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file() -> None:
+def test_cached_result_replaces_nothing_and_shares_the_file() -> None:
     fence = online()
     first, again, later = begin(fence), begin(fence), begin(fence)
     end(first, fence, at=0)
@@ -105,7 +105,7 @@ def test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file() ->
 
 @db
 @pytest.mark.parametrize("cached", [False, True])
-def test_an_end_that_is_stored_late_does_not_replace_a_later_one(cached: bool) -> None:
+def test_result_that_is_stored_late_does_not_replace_a_later_one(cached: bool) -> None:
     fence = online()
     first, second = begin(fence), begin(fence)
     end(second, fence, at=9)
@@ -120,16 +120,7 @@ def test_an_end_that_is_stored_late_does_not_replace_a_later_one(cached: bool) -
 
 
 @db
-def test_a_late_end_keeps_the_file_that_a_cached_answer_named_since() -> None:
-    fence = online()
-    first, again = begin(fence), begin(fence)
-    end(again, fence, at=9, cached=True)
-    end(first, fence, at=0)
-    assert (reasons(first), reasons(again)) == ([None], [None])
-
-
-@db
-def test_a_backend_clock_that_was_set_back_does_not_turn_the_order_round() -> None:
+def test_order_is_kept_when_the_backend_clock_is_set_back() -> None:
     fence = online()
     first = begin(fence)
     end(first, fence, at=0)
@@ -139,16 +130,23 @@ def test_a_backend_clock_that_was_set_back_does_not_turn_the_order_round() -> No
 
 
 @db
-def test_without_a_backend_clock_the_order_of_storing_decides() -> None:
+@pytest.mark.parametrize(
+    ("cached", "at", "replaced"),
+    [(True, 9, None), (False, None, "replaced")],
+    ids=["a cached result names the file", "no backend clock: the order of storing decides"],
+)
+def test_result_that_is_stored_late_keeps_its_file(
+    cached: bool, at: float | None, replaced: str | None
+) -> None:
     fence = online()
     first, second = begin(fence), begin(fence)
-    end(second, fence)
-    end(first, fence, at=5)
-    assert (reasons(first), reasons(second)) == ([None], ["replaced"])
+    end(second, fence, at=at, cached=cached)
+    end(first, fence, at=0)
+    assert (reasons(first), reasons(second)) == ([None], [replaced])
 
 
 @db
-def test_another_backend_folder_or_type_is_another_file() -> None:
+def test_file_is_identified_by_backend_folder_and_type() -> None:
     fence, other = online(), online("gpu-2")
     first = begin(fence)
     end(first, fence, {"filename": NAME, "subfolder": "a"})
@@ -161,7 +159,7 @@ def test_another_backend_folder_or_type_is_another_file() -> None:
 
 @db
 @pytest.mark.parametrize("folder", ["a/b", "a/b/", "a\\b", "./a//b", "a/c/../b"])
-def test_one_folder_is_the_same_however_it_is_spelled(folder: str) -> None:
+def test_spellings_of_a_folder_are_equal(folder: str) -> None:
     fence = online()
     first = begin(fence)
     end(first, fence, {"filename": NAME, "subfolder": "a/b", "type": "output"})
@@ -170,7 +168,7 @@ def test_one_folder_is_the_same_however_it_is_spelled(folder: str) -> None:
 
 
 @db
-def test_an_input_that_a_node_shows_again_is_not_replaced() -> None:
+def test_input_file_is_never_replaced() -> None:
     fence = online()
     first, second = begin(fence), begin(fence)
     for claimed in (first, second):
@@ -179,16 +177,14 @@ def test_an_input_that_a_node_shows_again_is_not_replaced() -> None:
 
 
 @db
-def test_a_retry_of_the_same_job_is_not_missing() -> None:
+def test_retry_does_not_replace_the_files_of_its_job() -> None:
     fence = online()
     factories.submit("gpu-1", max_attempts=2)
-    first = factories.claim(fence)
-    factories.start(first, fence)
+    first = factories.begin(fence)
     end(first, fence, state=AttemptState.ERROR)
     ChildJob.objects.update(not_before=None)
-    second = factories.claim(fence)
+    second = factories.begin(fence)
     assert second.child_id == first.child_id
-    factories.start(second, fence)
     end(second, fence)
     assert reasons(second) == [None]
     end(begin(fence), fence)
@@ -196,7 +192,7 @@ def test_a_retry_of_the_same_job_is_not_missing() -> None:
 
 
 @db
-def test_a_success_whose_files_were_replaced_is_not_adopted() -> None:
+def test_result_with_replaced_files_is_not_adopted() -> None:
     fence = online()
     first = begin(fence)
     end(first, fence)
@@ -207,7 +203,7 @@ def test_a_success_whose_files_were_replaced_is_not_adopted() -> None:
 
 
 @db
-def test_an_end_takes_two_statements_more_when_nothing_is_replaced() -> None:
+def test_result_needs_two_more_statements_for_its_files() -> None:
     fence = online()
     counted = []
     for items in ([], [{"filename": f"{number}.png"} for number in range(200)]):
@@ -225,7 +221,7 @@ def test_an_end_takes_two_statements_more_when_nothing_is_replaced() -> None:
 
 
 @db
-def test_an_end_that_is_reported_twice_records_its_files_once() -> None:
+def test_second_result_records_no_files() -> None:
     fence = online()
     first = begin(fence)
     end(first, fence, at=0)
@@ -242,7 +238,7 @@ def test_an_end_that_is_reported_twice_records_its_files_once() -> None:
 
 
 @db
-def test_open_pages_learn_of_a_replaced_output_and_no_event_is_stored(
+def test_replaced_output_is_published_without_an_event(
     monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     published: list[Any] = []
@@ -259,7 +255,7 @@ def test_open_pages_learn_of_a_replaced_output_and_no_event_is_stored(
 
 
 @db
-def test_a_found_replacement_is_marked_once_and_for_this_job_alone() -> None:
+def test_output_replaced_marks_one_job_once() -> None:
     fence = online()
     first, again = begin(fence), begin(fence)
     end(first, fence, at=0)
@@ -272,7 +268,7 @@ def test_a_found_replacement_is_marked_once_and_for_this_job_alone() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_ends_at_the_same_moment_one_has_the_file() -> None:
+def test_concurrent_results_give_the_file_to_one_job() -> None:
     fence = online()
     for _ in range(5):
         pair = [begin(fence), begin(fence)]

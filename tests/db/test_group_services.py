@@ -27,19 +27,19 @@ from tests.harness.factories import accept, begin
 pytestmark = pytest.mark.django_db
 
 
-def test_seeds_are_dealt_in_order_and_the_first_has_the_base() -> None:
+def test_seeds_follow_the_strategy_from_the_base_seed() -> None:
     factories.backend()
     group = factories.submit(*["gpu-1"] * 4, seed_strategy="golden_ratio", base_seed=42)
     assert [child.seed for child in group.children.order_by("position")] == [42, 67, 109, 177]
 
 
-def test_a_base_seed_that_was_not_given_is_drawn_and_kept() -> None:
+def test_missing_base_seed_is_drawn_and_stored() -> None:
     factories.backend()
     group = factories.submit("gpu-1")
     assert group.base_seed == group.children.get().seed
 
 
-def test_metadata_comes_back_equal_with_its_key_order() -> None:
+def test_metadata_keeps_its_key_order() -> None:
     factories.backend()
     metadata = {"z": 1, "a": {"k": [1, "é"]}, "scene": "shot_001"}
     group = factories.submit(metadata=metadata)
@@ -47,7 +47,7 @@ def test_metadata_comes_back_equal_with_its_key_order() -> None:
     assert json.dumps(back) == json.dumps(metadata)
 
 
-def test_nothing_is_stored_of_a_group_whose_transaction_fails() -> None:
+def test_nothing_is_stored_when_the_transaction_fails() -> None:
     factories.backend()
     with pytest.raises(RuntimeError), transaction.atomic():
         factories.submit()
@@ -56,7 +56,7 @@ def test_nothing_is_stored_of_a_group_whose_transaction_fails() -> None:
     assert not JobEvent.objects.exists()
 
 
-def test_cancel_ends_what_is_open_and_leaves_what_is_final(fence: FencingToken) -> None:
+def test_cancel_ends_open_jobs_and_keeps_final_ones(fence: FencingToken) -> None:
     group = factories.submit(*["gpu-1"] * 4)
     done, failed = factories.claim(fence), factories.claim(fence)
     factories.finish(done, fence)
@@ -80,7 +80,7 @@ def test_cancel_ends_what_is_open_and_leaves_what_is_final(fence: FencingToken) 
     assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
 
 
-def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled(
+def test_cancel_changes_nothing_when_the_group_is_final(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
@@ -97,7 +97,7 @@ def test_cancelling_again_changes_nothing_and_a_finished_group_is_not_cancelled(
     )
 
 
-def test_complete_group_does_not_complete_again_when_its_status_is_derived_again(
+def test_group_does_not_complete_twice_when_its_status_is_derived_again(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
@@ -109,7 +109,7 @@ def test_complete_group_does_not_complete_again_when_its_status_is_derived_again
     assert factories.fresh(group).completed_at == completed_at
 
 
-def test_cancelling_the_last_open_child_ends_the_group(fence: FencingToken) -> None:
+def test_cancel_of_the_last_open_job_ends_the_group(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     factories.finish(factories.claim(fence), fence)
     last = group.children.order_by("position").last()
@@ -120,7 +120,7 @@ def test_cancelling_the_last_open_child_ends_the_group(fence: FencingToken) -> N
     assert factories.types(group)[-1] == "group_complete"
 
 
-def test_what_is_not_there_is_said_by_name() -> None:
+def test_cancel_of_an_unknown_group_or_job_is_refused() -> None:
     factories.backend()
     group = factories.submit()
     with pytest.raises(GroupNotFound, match="Job group jg_0 not found"):
@@ -129,7 +129,7 @@ def test_what_is_not_there_is_said_by_name() -> None:
         cancellation.child_cancel(group_id=group.id, job_id="j_0")
 
 
-def test_the_same_key_and_body_give_the_same_group_and_another_body_a_conflict() -> None:
+def test_idempotency_key_replays_the_group_or_conflicts() -> None:
     factories.backend()
     first = factories.submit(idempotency_key="k", idempotency_digest="a")
     replay = submission.group_replay(submitter="", key="k", digest="a")
@@ -142,7 +142,7 @@ def test_the_same_key_and_body_give_the_same_group_and_another_body_a_conflict()
     assert JobGroup.objects.count() == 1
 
 
-def test_a_key_is_free_again_after_a_day() -> None:
+def test_idempotency_key_expires_after_a_day() -> None:
     factories.backend()
     first = factories.submit(idempotency_key="k", idempotency_digest="a")
     JobGroup.objects.filter(pk=first.pk).update(created_at=now() - dt.timedelta(hours=25))
@@ -151,7 +151,7 @@ def test_a_key_is_free_again_after_a_day() -> None:
     assert second.id != first.id
 
 
-def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not(
+def test_unstarted_jobs_of_an_unreachable_backend_fail(
     fence: FencingToken,
 ) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
@@ -167,14 +167,14 @@ def test_children_of_a_backend_that_is_away_give_up_whether_sent_or_not(
     assert Attempt.objects.get(pk=running.attempt_id).stop_requested_at is None
 
 
-def test_children_of_a_disabled_backend_fail_unless_they_were_sent(fence: FencingToken) -> None:
+def test_unsent_jobs_of_a_disabled_backend_fail(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     factories.claim(fence)
     assert expiry.children_fail_disabled(fence=fence) == 1
     assert [child.status for child in group.children.order_by("position")] == ["queued", "failed"]
 
 
-def test_a_child_that_waited_a_day_times_out_as_queued(fence: FencingToken) -> None:
+def test_job_times_out_after_a_day_in_the_queue(fence: FencingToken) -> None:
     group = factories.submit()
     assert expiry.children_expire(fence=fence, limit_s=86_400) == 0
     ChildJob.objects.update(queued_at=now() - dt.timedelta(seconds=86_401))
@@ -185,7 +185,7 @@ def test_a_child_that_waited_a_day_times_out_as_queued(fence: FencingToken) -> N
     assert factories.types(group) == ["group_created", "child_timeout", "group_complete"]
 
 
-def test_a_finished_groups_stream_starts_just_before_its_group_complete(
+def test_stream_of_a_final_group_starts_before_group_complete(
     fence: FencingToken,
 ) -> None:
     group = factories.submit()
@@ -199,14 +199,14 @@ def test_a_finished_groups_stream_starts_just_before_its_group_complete(
 
 
 @pytest.mark.parametrize(("since", "known"), [(0, 0), (1, 1), (2, None), (-1, None), (None, None)])
-def test_a_stream_resumes_only_from_a_seq_that_exists(since: int | None, known: int | None) -> None:
+def test_stream_resumes_only_from_an_existing_seq(since: int | None, known: int | None) -> None:
     factories.backend()
     group = factories.submit()
     seq, text = selectors.group_stream_start(group.id, since)
     assert (seq, text is None) == ((known, True) if known is not None else (1, False))
 
 
-def test_a_thousand_children_fit_into_a_frame_and_what_is_left_out_is_said() -> None:
+def test_initial_state_of_a_thousand_jobs_is_truncated_to_one_frame() -> None:
     factories.backend()
     group = factories.submit(*["gpu-1"] * 1000)
     outputs = json.dumps({"images": [{"filename": "x" * 900}]})
@@ -219,7 +219,7 @@ def test_a_thousand_children_fit_into_a_frame_and_what_is_left_out_is_said() -> 
     assert "outputs" in frame["truncated"]
 
 
-def test_the_list_pages_both_ways_without_losing_or_doubling() -> None:
+def test_group_list_pages_in_both_directions() -> None:
     factories.backend()
     ids = [factories.submit().id for _ in range(7)]
     moment = now()
@@ -243,7 +243,7 @@ def test_the_list_pages_both_ways_without_losing_or_doubling() -> None:
     assert [row["job_group_id"] for row in back.results] == pages[-2]
 
 
-def test_the_list_is_narrowed_by_status_backend_metadata_and_time() -> None:
+def test_group_list_filters_by_status_backend_metadata_and_time() -> None:
     factories.backend("gpu-1")
     factories.backend("gpu-2")
     one = factories.submit("gpu-1", metadata={"scene": "a", "panel_id": 3})
@@ -267,12 +267,12 @@ def test_the_list_is_narrowed_by_status_backend_metadata_and_time() -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "ZnwyMDI2", "////", "🎬"])
-def test_a_cursor_from_elsewhere_is_refused(cursor: str) -> None:
+def test_group_list_refuses_an_invalid_cursor(cursor: str) -> None:
     with pytest.raises(InvalidRequest):
         selectors.group_list(filters=GroupFilter(), cursor=cursor, limit=10)
 
 
-def test_a_runner_is_alive_while_its_heart_beats() -> None:
+def test_runner_is_alive_while_its_heartbeat_is_recent() -> None:
     assert not leases.runner_alive()
     runners.runner_register(name="r", instance="i", version="1")
     assert leases.runner_alive()
@@ -285,7 +285,7 @@ def test_a_runner_is_alive_while_its_heart_beats() -> None:
     assert not leases.runner_alive()
 
 
-def test_a_lease_is_taken_when_free_ours_or_expired_and_its_epoch_moves_on() -> None:
+def test_lease_is_acquired_when_free_own_or_expired() -> None:
     factories.backend()
     first = lease_acquire(backend_id="gpu-1", runner="a")
     assert first is not None

@@ -66,7 +66,7 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
 # --- taken and handed over ------------------------------------------------------------------------
 
 
-def test_what_is_handed_over_is_free_at_once() -> None:
+def test_released_lease_is_free_at_once() -> None:
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
     assert lease_acquire(backend_id="gpu-1", runner="b") is None
@@ -78,7 +78,7 @@ def test_what_is_handed_over_is_free_at_once() -> None:
     assert Lease.objects.get(pk="gpu-1").runner == "b"
 
 
-def test_how_the_leases_stand() -> None:
+def test_lease_table_of_a_runner() -> None:
     for name in ("gpu-1", "gpu-2", "gpu-3", "gpu-4"):
         factories.backend(name)
     runner("a")
@@ -102,7 +102,7 @@ def test_how_the_leases_stand() -> None:
     )
 
 
-def test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts() -> None:
+def test_registration_releases_the_leases_of_the_earlier_process() -> None:
     """It may be more than its share by now: what it does not take must not be renewed for ever."""
     factories.backend("gpu-1")
     factories.lease("gpu-1", "a")
@@ -114,7 +114,7 @@ def test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts() -> None:
 
 
 @pytest.mark.postgres
-def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once() -> None:
+def test_lease_of_a_runner_without_its_name_lock_is_acquired_at_once() -> None:
     on_postgres()
     factories.backend("gpu-1")
     runner("a", age=5.0)
@@ -133,14 +133,14 @@ def test_a_runner_whose_name_nobody_holds_is_dead_and_its_lease_is_taken_at_once
 
 
 @pytest.mark.postgres
-def test_a_lock_that_is_missing_proves_nothing_while_the_heart_beats() -> None:
+def test_missing_name_lock_is_ignored_while_the_heartbeat_is_recent() -> None:
     on_postgres()
     runner("a", age=1.0)
     assert leases.dead_runners() == frozenset()
 
 
 @pytest.mark.postgres
-def test_a_lock_whose_connection_was_cut_is_taken_again() -> None:
+def test_name_lock_is_acquired_again_after_its_connection_was_cut() -> None:
     on_postgres()
     lock = DatabaseLock(f"{leases.NAME_LOCK}a", "")
     other = DatabaseLock(f"{leases.NAME_LOCK}a", "")
@@ -171,7 +171,7 @@ def _until(what: Callable[[], object]) -> None:
 
 
 @pytest.mark.postgres
-def test_a_renewal_waits_for_no_writer() -> None:
+def test_lease_renewal_waits_for_no_writer() -> None:
     """A runner whose writes wait for somebody else's row would else lose all its leases."""
     on_postgres()
     factories.backend("gpu-1")
@@ -184,7 +184,7 @@ def test_a_renewal_waits_for_no_writer() -> None:
 
 
 @pytest.mark.postgres
-def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -> None:
+def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited() -> None:
     on_postgres()
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
@@ -197,7 +197,7 @@ def test_a_lease_under_which_somebody_writes_is_not_taken_and_not_waited_for() -
 
 
 @pytest.mark.postgres
-def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
+def test_progress_flush_locks_its_lease() -> None:
     on_postgres()
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
@@ -216,7 +216,7 @@ def test_progress_holds_the_lease_under_which_it_was_heard() -> None:
 
 
 @pytest.mark.postgres
-def test_a_runners_write_waits_for_a_row_for_less_than_its_lease_lives() -> None:
+def test_lock_timeout_of_a_runner_is_shorter_than_its_lease() -> None:
     on_postgres()
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")

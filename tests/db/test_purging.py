@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from functools import partial
 from io import StringIO
 from typing import Any
@@ -63,14 +64,14 @@ def _rows() -> list[int]:
     return [model.objects.count() for model in (JobGroup, ChildJob, Attempt, JobEvent, GroupLabel)]
 
 
-def test_an_old_group_goes_with_children_attempts_events_and_labels() -> None:
+def test_purge_deletes_an_old_group_with_its_rows() -> None:
     _ended()
     assert all(_rows())
     assert _purge() == Purged(groups=1, children=1, attempts=1, events=4)
     assert _rows() == [0, 0, 0, 0, 0]
 
 
-def test_what_it_would_delete_is_what_it_deletes() -> None:
+def test_purgeable_counts_what_purge_deletes() -> None:
     for _ in range(3):
         _ended()
     _ended(age=dt.timedelta(days=1))
@@ -81,37 +82,24 @@ def test_what_it_would_delete_is_what_it_deletes() -> None:
     assert JobGroup.objects.count() == 1
 
 
-def test_a_young_group_stays() -> None:
-    young = _ended(age=dt.timedelta(days=89))
-    assert _purge() == Purged()
-    assert JobGroup.objects.get() == young
+def _young() -> None:
+    _ended(age=dt.timedelta(days=89))
 
 
-def test_an_open_group_stays_however_old_it_is() -> None:
+def _open() -> None:
     factories.backend()
     group = factories.submit()
     JobGroup.objects.filter(pk=group.pk).update(created_at=now() - _OLD)
-    assert _purge() == Purged()
-    assert JobGroup.objects.filter(pk=group.pk).exists()
 
 
-def test_a_starred_group_stays_unless_it_is_asked_for() -> None:
-    _ended(starred=True)
-    assert _purge() == Purged()
-    assert _purge(starred=True).groups == 1
-    assert not JobGroup.objects.exists()
-
-
-def test_a_group_whose_attempt_may_still_run_stays() -> None:
-    """Cancelled long ago, and its stop is still owed: the runner needs the row."""
-    group = _ended()
+def _with_pending_stop() -> None:
+    """The runner needs the row of an attempt that it is to stop."""
+    _ended()
     Attempt.objects.update(state="running", ended_at=None)
-    assert _purge() == Purged()
-    assert JobGroup.objects.filter(pk=group.pk).exists()
 
 
-def test_a_group_with_an_abandoned_prompt_stays() -> None:
-    """Met at its backend, it could not be told to be ours any more."""
+def _with_abandoned_prompt() -> None:
+    """Found at its backend, the prompt would be taken for another client's."""
     _ended()
     attempt = Attempt.objects.get()
     AbandonedPrompt.objects.create(
@@ -121,17 +109,30 @@ def test_a_group_with_an_abandoned_prompt_stays() -> None:
         created_at=now(),
         expires_at=now() + dt.timedelta(hours=1),
     )
+
+
+@pytest.mark.parametrize("submit", [_young, _open, _with_pending_stop, _with_abandoned_prompt])
+def test_purge_keeps_a_group(submit: Callable[[], None]) -> None:
+    submit()
+    before = _rows()
     assert _purge() == Purged()
-    assert AbandonedPrompt.objects.count() == 1
+    assert _rows() == before
 
 
-def test_nothing_of_the_last_day_is_deleted_whoever_asks() -> None:
-    """Its idempotency key is still to be known: without it a repeat would render again."""
+def test_purge_keeps_a_starred_group_unless_requested() -> None:
+    _ended(starred=True)
+    assert _purge() == Purged()
+    assert _purge(starred=True).groups == 1
+    assert not JobGroup.objects.exists()
+
+
+def test_purge_refuses_the_last_day() -> None:
+    """A repeated submission must find its idempotency key."""
     with pytest.raises(ValueError, match="1 day"):
         groups_purge(before=now() - dt.timedelta(hours=23), starred=False)
 
 
-def test_more_than_fits_into_one_transaction_goes_in_several() -> None:
+def test_purge_uses_several_transactions() -> None:
     for _ in range(3):
         _ended()
     JobGroup.objects.update(total_count=400)
@@ -140,8 +141,7 @@ def test_more_than_fits_into_one_transaction_goes_in_several() -> None:
     assert not JobGroup.objects.exists()
 
 
-def test_a_group_that_was_opened_again_between_is_passed() -> None:
-    """The choice is made once more under the rows' locks."""
+def test_purge_skips_a_group_that_was_reopened_meanwhile() -> None:
     first, second = _ended(), _ended()
     JobGroup.objects.filter(pk=first.pk).update(completed_at=None, status="running")
     assert purge._delete([first.pk, second.pk], now() - _CUT, False).groups == 1
@@ -149,8 +149,7 @@ def test_a_group_that_was_opened_again_between_is_passed() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_retry_at_the_same_moment_wins_or_finds_nothing() -> None:
-    """The group is whole and open, or gone with all that was its own; never something between."""
+def test_concurrent_retry_and_purge_are_serialized() -> None:
     for _ in range(8):
         JobGroup.objects.all().delete()
         group = _ended(state=AttemptState.ERROR)
@@ -174,7 +173,7 @@ def _said(*arguments: str) -> str:
     return out.getvalue()
 
 
-def test_the_command_says_first_and_does_then() -> None:
+def test_purge_command_reports_and_deletes() -> None:
     _ended()
     assert _said("--older-than", "90d", "--dry-run").startswith("Would delete 1 group that ended")
     assert JobGroup.objects.exists()
@@ -187,7 +186,7 @@ def test_the_command_says_first_and_does_then() -> None:
     "arguments",
     [[], *(["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d"))],
 )
-def test_the_command_needs_an_age_of_a_day_at_least(arguments: list[str]) -> None:
+def test_purge_command_requires_an_age_of_a_day(arguments: list[str]) -> None:
     _ended()
     with pytest.raises(CommandError, match="older-than"):
         call_command("purge", *arguments)

@@ -70,7 +70,7 @@ SUCCESS, ERROR = AttemptState.SUCCESS, AttemptState.ERROR
 # --- what is reopened -----------------------------------------------------------------------------
 
 
-def test_what_failed_waits_again_and_what_is_done_stays(fence: FencingToken) -> None:
+def test_retry_requeues_failed_jobs_and_keeps_completed_ones(fence: FencingToken) -> None:
     group = ended(fence, ERROR, SUCCESS, ERROR)
     before = children(group)
     done = group_retry(group_id=group.id)
@@ -101,7 +101,7 @@ def listed(**narrowed: str) -> list[str]:
     return [row["job_group_id"] for row in page.results]
 
 
-def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(
+def test_retry_resets_everything_but_the_attempts(
     fence: FencingToken,
 ) -> None:
     group = ended(fence, ERROR)
@@ -131,7 +131,7 @@ def test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts(
     assert (attempt.run, attempt.state, attempt.error_message) == (1, "error", "CUDA out of memory")
 
 
-def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: FencingToken) -> None:
+def test_each_run_ends_with_its_own_group_complete(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR)
     last = group.seq
     group_retry(group_id=group.id)
@@ -154,7 +154,7 @@ def test_the_new_run_ends_with_a_group_complete_of_its_own(fence: FencingToken) 
     assert [row.run for row in Attempt.objects.filter(child=children(group)[1])] == [1, 2]
 
 
-def test_the_event_says_what_waits_again_and_where(fence: FencingToken) -> None:
+def test_reopened_event_names_jobs_and_backends(fence: FencingToken) -> None:
     group = ended(fence, ERROR, ERROR)
     group_retry(group_id=group.id)
     event = factories.log(group)[-1]
@@ -166,7 +166,7 @@ def test_the_event_says_what_waits_again_and_where(fence: FencingToken) -> None:
     assert {row["queued_at"] for row in rows} == {event["reopened_at"]}
 
 
-def test_a_retry_again_and_again_opens_a_run_each_time(fence: FencingToken) -> None:
+def test_each_retry_opens_a_run(fence: FencingToken) -> None:
     group = ended(fence, ERROR)
     for run in range(2, 6):
         assert group_retry(group_id=group.id).run == run
@@ -178,7 +178,7 @@ def test_a_retry_again_and_again_opens_a_run_each_time(fence: FencingToken) -> N
     assert [row.number for row in children(group)[0].attempts.order_by("id")] == [1, 2, 3, 4, 5]
 
 
-def test_named_children_alone_wait_again(fence: FencingToken) -> None:
+def test_retry_of_named_jobs_requeues_no_others(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR, ERROR)
     _, second, third = children(group)
     done = group_retry(group_id=group.id, job_ids=[third.id, third.id])
@@ -195,7 +195,7 @@ def test_named_children_alone_wait_again(fence: FencingToken) -> None:
 # --- cancelled ------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: FencingToken) -> None:
+def test_retry_of_a_cancelled_group_requeues_cancelled_jobs(fence: FencingToken) -> None:
     group = factories.submit(*["gpu-1"] * 3)
     factories.finish(factories.claim(fence), fence)
     factories.finish(factories.claim(fence), fence, ERROR)
@@ -210,7 +210,7 @@ def test_a_cancelled_group_waits_again_with_what_was_cancelled(fence: FencingTok
     assert factories.fresh(group).status == "completed"
 
 
-def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: FencingToken) -> None:
+def test_job_that_was_cancelled_alone_is_retried_only_by_name(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     factories.finish(factories.claim(fence), fence, ERROR)
     factories.finish(factories.claim(fence), fence)
@@ -223,7 +223,7 @@ def test_a_child_that_was_cancelled_alone_stays_so_unless_it_is_named(fence: Fen
     assert group_retry(group_id=group.id, job_ids=[cancelled.id]).job_ids == [cancelled.id]
 
 
-def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: FencingToken) -> None:
+def test_new_run_can_be_cancelled(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR)
     group_retry(group_id=group.id)
     told = cancellation.group_cancel(group_id=group.id)
@@ -231,7 +231,7 @@ def test_a_new_run_can_be_cancelled_and_is_cancelled_then(fence: FencingToken) -
     assert factories.types(group)[-2:] == ["child_cancelled", "group_complete"]
 
 
-def test_a_retry_of_what_nobody_claimed_yet_is_pending_until_somebody_does(db: None) -> None:
+def test_retry_of_an_unclaimed_group_is_pending_until_a_claim(db: None) -> None:
     factories.backend()
     group = factories.submit(runner_alive=False)
     cancellation.group_cancel(group_id=group.id)
@@ -244,7 +244,7 @@ def test_a_retry_of_what_nobody_claimed_yet_is_pending_until_somebody_does(db: N
 # --- refused --------------------------------------------------------------------------------------
 
 
-def test_a_group_that_has_not_ended_is_not_retried(fence: FencingToken) -> None:
+def test_retry_of_an_unfinished_group_is_refused(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     factories.finish(factories.claim(fence), fence, ERROR)
     before = factories.log(group)
@@ -255,7 +255,7 @@ def test_a_group_that_has_not_ended_is_not_retried(fence: FencingToken) -> None:
     assert factories.log(group) == before
 
 
-def test_what_completed_is_not_retried(fence: FencingToken) -> None:
+def test_retry_of_completed_jobs_is_refused(fence: FencingToken) -> None:
     group = ended(fence, SUCCESS, ERROR)
     before = factories.log(group)
     with pytest.raises(JobCompleted):
@@ -266,7 +266,7 @@ def test_what_completed_is_not_retried(fence: FencingToken) -> None:
     assert factories.fresh(group).completed_at is not None
 
 
-def test_what_is_not_there_is_said_by_name(fence: FencingToken) -> None:
+def test_retry_of_an_unknown_group_or_job_is_refused(fence: FencingToken) -> None:
     group = ended(fence, ERROR)
     with pytest.raises(GroupNotFound):
         group_retry(group_id="jg_0")
@@ -277,7 +277,7 @@ def test_what_is_not_there_is_said_by_name(fence: FencingToken) -> None:
     assert factories.fresh(group).run == 1
 
 
-def test_a_second_click_retries_nothing(fence: FencingToken) -> None:
+def test_retry_of_an_earlier_run_is_refused(fence: FencingToken) -> None:
     group = ended(fence, ERROR)
     group_retry(group_id=group.id, run=1)
     with pytest.raises(RunPassed, match="run 2"):
@@ -289,7 +289,7 @@ def test_a_second_click_retries_nothing(fence: FencingToken) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_retries_at_once_one_opens_the_run(fence: FencingToken) -> None:
+def test_concurrent_retries_open_one_run(fence: FencingToken) -> None:
     group = ended(fence, ERROR, ERROR)
     outcomes = race(*[partial(group_retry, group_id=group.id)] * 4, refused=Conflict)
     texts = [one.code if isinstance(one, Conflict) else str(one.run) for one in outcomes]
@@ -300,7 +300,7 @@ def test_of_two_retries_at_once_one_opens_the_run(fence: FencingToken) -> None:
 # --- earlier attempts -----------------------------------------------------------------------------
 
 
-def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: FencingToken) -> None:
+def test_retried_job_is_not_claimed_while_its_earlier_prompt_may_run(fence: FencingToken) -> None:
     group, attempt_id = timed_out(fence)
     # RetryScope, where no stop of another prompt stands in its way.
     factories.backend("gpu-2", reachability="online", last_seen_at=now())
@@ -317,9 +317,7 @@ def test_a_child_is_not_claimed_while_its_earlier_prompt_may_still_run(fence: Fe
 
 
 @pytest.mark.parametrize("late", ["started", "lost", "struck", "error", "timeout", "broken"])
-def test_what_becomes_of_an_earlier_prompt_moves_the_child_no_more(
-    fence: FencingToken, late: str
-) -> None:
+def test_earlier_attempt_changes_nothing_of_a_retried_job(fence: FencingToken, late: str) -> None:
     group, attempt_id = timed_out(fence)
     group_retry(group_id=group.id)
     before = factories.log(group)
@@ -352,7 +350,7 @@ def late_success(fence: FencingToken) -> tuple[JobGroup, Attempt]:
     return factories.fresh(group), Attempt.objects.get(pk=attempt_id)
 
 
-def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(
+def test_retry_adopts_a_late_result(
     fence: FencingToken,
 ) -> None:
     group, attempt = late_success(fence)
@@ -374,7 +372,7 @@ def test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered(
         group_retry(group_id=group.id)
 
 
-def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: FencingToken) -> None:
+def test_retry_adopts_the_result_of_a_cancelled_prompt(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -386,18 +384,16 @@ def test_a_cancelled_prompt_that_succeeded_all_the_same_is_adopted(fence: Fencin
     assert factories.fresh(group).status == "running"
 
 
-def test_a_success_whose_files_are_gone_is_rendered_again(fence: FencingToken) -> None:
+@pytest.mark.parametrize("is_registered", [True, False])
+def test_retry_does_not_adopt_a_result_without_its_files_or_backend(
+    fence: FencingToken, is_registered: bool
+) -> None:
     group, attempt = late_success(fence)
-    Attempt.objects.filter(pk=attempt.pk).update(failure_class="output_gone")
+    if is_registered:
+        Attempt.objects.filter(pk=attempt.pk).update(failure_class="output_gone")
+    else:
+        factories.backend("gpu-2")
+        ChildJob.objects.update(backend="gpu-2")
+        Backend.objects.filter(pk="gpu-1").delete()
     done = group_retry(group_id=group.id)
     assert (done.adopted_job_ids, len(done.job_ids)) == ([], 1)
-
-
-def test_a_success_at_a_backend_that_is_registered_no_more_is_rendered_again(
-    fence: FencingToken,
-) -> None:
-    group, _ = late_success(fence)
-    factories.backend("gpu-2")
-    ChildJob.objects.update(backend="gpu-2")
-    Backend.objects.filter(pk="gpu-1").delete()
-    assert group_retry(group_id=group.id).adopted_job_ids == []

@@ -59,7 +59,7 @@ def retry(group: JobGroup, elsewhere: RetryScope | None = None) -> Retried:
 
 
 @pytest.mark.parametrize("shut", SHUT.values(), ids=SHUT.keys())
-def test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do(
+def test_retry_at_an_unschedulable_backend_is_refused_with_advice(
     shut: dict[str, Any],
 ) -> None:
     works("gpu-1")
@@ -82,7 +82,7 @@ def test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do(
 
 
 @pytest.mark.parametrize("shut", SHUT.values(), ids=SHUT.keys())
-def test_where_it_may_it_goes_to_another(shut: dict[str, Any]) -> None:
+def test_retry_moves_from_an_unschedulable_backend_when_allowed(shut: dict[str, Any]) -> None:
     works("gpu-1")
     works("gpu-2")
     group = failed("gpu-1", "gpu-2")
@@ -96,7 +96,7 @@ def test_where_it_may_it_goes_to_another(shut: dict[str, Any]) -> None:
     assert factories.fresh(group).retry_elsewhere == "never"
 
 
-def test_a_backend_that_was_removed_is_said_to_be(db: None) -> None:
+def test_retry_at_a_deleted_backend_is_refused(db: None) -> None:
     works("gpu-1")
     works("gpu-2")
     group = failed("gpu-1")
@@ -109,7 +109,7 @@ def test_a_backend_that_was_removed_is_said_to_be(db: None) -> None:
     assert retry(group, ANY).moved == {group.children.get().id: "gpu-2"}
 
 
-def test_a_child_stays_where_it_is_while_nobody_lets_it_go() -> None:
+def test_retry_keeps_the_backend_by_default() -> None:
     works("gpu-1")
     works("gpu-2")
     group = failed("gpu-1", "gpu-2", kind=FailureClass.CUDA_FATAL)
@@ -117,7 +117,7 @@ def test_a_child_stays_where_it_is_while_nobody_lets_it_go() -> None:
     assert places(group) == ["gpu-1", "gpu-2"]
 
 
-def test_the_groups_own_policy_lets_it_go_too() -> None:
+def test_retry_moves_when_the_policy_of_the_group_allows_it() -> None:
     works("gpu-1")
     works("gpu-2")
     group = failed("gpu-1")
@@ -128,7 +128,7 @@ def test_the_groups_own_policy_lets_it_go_too() -> None:
     assert retry(group, NEVER).moved == {}
 
 
-def test_a_backend_that_failed_it_comes_last_and_one_that_is_broken_not_at_all() -> None:
+def test_retry_prefers_backends_that_have_not_failed_the_job() -> None:
     works("gpu-1")
     works("gpu-2")
     works("gpu-3", enabled=False)
@@ -141,7 +141,7 @@ def test_a_backend_that_failed_it_comes_last_and_one_that_is_broken_not_at_all()
     assert list(retry(group, ANY).moved.values()) == ["gpu-1"]
 
 
-def test_after_an_out_of_memory_the_larger_card_comes_first() -> None:
+def test_retry_after_out_of_memory_prefers_the_largest_card() -> None:
     works("gpu-1", devices=[{"name": "a", "vram_total": 8 * 2**30}])
     works("gpu-2", devices=[{"name": "b", "vram_total": 12 * 2**30}])
     works("gpu-3", devices=[{"name": "c", "vram_total": 24 * 2**30}])
@@ -150,7 +150,7 @@ def test_after_an_out_of_memory_the_larger_card_comes_first() -> None:
     assert places(group) == ["gpu-3"]
 
 
-def test_many_are_spread_over_those_that_take_them() -> None:
+def test_retry_spreads_jobs_over_backends() -> None:
     for number in range(1, 5):
         works(f"gpu-{number}")
     group = failed(*["gpu-1"] * 9)
@@ -158,7 +158,7 @@ def test_many_are_spread_over_those_that_take_them() -> None:
     assert sorted(places(group)) == [f"gpu-{n}" for n in (2, 2, 2, 3, 3, 3, 4, 4, 4)]
 
 
-def test_one_that_lacks_what_the_group_requires_gets_nothing() -> None:
+def test_retry_respects_required_capabilities() -> None:
     works("gpu-1", tags=["flux"])
     works("gpu-2")
     works("gpu-3", tags=["flux"])
@@ -167,7 +167,7 @@ def test_one_that_lacks_what_the_group_requires_gets_nothing() -> None:
     assert places(group) == ["gpu-3"]
 
 
-def test_what_was_cancelled_stays_at_a_backend_that_works() -> None:
+def test_retry_of_cancelled_jobs_keeps_their_backend() -> None:
     works("gpu-1")
     works("gpu-2")
     group = factories.submit("gpu-1", "gpu-1")
@@ -177,7 +177,7 @@ def test_what_was_cancelled_stays_at_a_backend_that_works() -> None:
 
 
 @pytest.mark.parametrize("away", [{"reachability": "offline"}, {"hold": "pause"}])
-def test_one_that_is_away_or_paused_keeps_those_that_must_stay(away: dict[str, Any]) -> None:
+def test_offline_or_paused_backend_keeps_jobs_that_may_not_move(away: dict[str, Any]) -> None:
     works("gpu-1")
     works("gpu-2")
     group = failed("gpu-1")
@@ -187,7 +187,7 @@ def test_one_that_is_away_or_paused_keeps_those_that_must_stay(away: dict[str, A
     assert list(retry(group, ANY).moved.values()) == ["gpu-2"]
 
 
-def test_a_retry_asks_the_database_no_more_for_a_thousand_children(
+def test_retry_of_a_thousand_jobs_needs_constant_reads(
     django_assert_max_num_queries: Any,
 ) -> None:
     for number in range(1, 5):
@@ -201,7 +201,7 @@ def test_a_retry_asks_the_database_no_more_for_a_thousand_children(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_retry_and_the_removal_of_its_backend_do_not_pass_each_other() -> None:
+def test_concurrent_retry_and_backend_deletion_are_serialized() -> None:
     for _ in range(6):
         works("gpu-1")
         group = failed("gpu-1")

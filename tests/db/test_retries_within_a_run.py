@@ -80,7 +80,7 @@ def run_all(*fences: FencingToken) -> None:
 # --- within the run -------------------------------------------------------------------------------
 
 
-def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: FencingToken) -> None:
+def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None:
     group, failed = running(fence)
     done = retry(group, failed, by="anna")
     assert (done.run, done.status, done.job_ids, done.moved) == (1, "running", [failed.id], {})
@@ -114,7 +114,7 @@ def test_a_failed_job_is_rendered_again_while_its_group_runs(fence: FencingToken
     assert [one["status"] for one in results] == ["completed", "completed"]
 
 
-def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: FencingToken) -> None:
+def test_retried_job_waits_until_its_timed_out_prompt_ended(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     claimed = begin(fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
@@ -128,7 +128,7 @@ def test_a_timed_out_job_waits_until_its_stop_was_seen(fence: FencingToken) -> N
     assert [one.number for one in child.attempts.all()] == [1, 2]
 
 
-def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(
+def test_internal_error_does_not_block_a_retry_elsewhere(
     fence: FencingToken,
 ) -> None:
     other = online("gpu-2")
@@ -143,7 +143,7 @@ def test_a_prompt_that_cannot_be_followed_keeps_no_job_from_another_backend(
     assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
 
 
-def test_a_picture_that_was_made_after_all_is_taken(fence: FencingToken) -> None:
+def test_retry_within_a_run_adopts_a_late_result(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     claimed = begin(fence)
     attempts.attempt_timed_out(attempt_id=claimed.attempt_id, fence=fence)
@@ -155,7 +155,7 @@ def test_a_picture_that_was_made_after_all_is_taken(fence: FencingToken) -> None
     assert factories.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
 
 
-def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(
+def test_retry_by_a_person_ignores_max_attempts(
     fence: FencingToken,
 ) -> None:
     group, failed = running(fence, max_attempts=1)
@@ -168,7 +168,7 @@ def test_it_is_tried_at_least_once_more_though_its_policy_has_no_try_left(
     assert retry(group, failed).job_ids == [failed.id]
 
 
-def test_a_pending_group_counts_and_status_follow(fence: FencingToken) -> None:
+def test_status_and_counts_follow_a_retry_within_a_run(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     fail(fence)
     done = begin(fence)
@@ -180,7 +180,7 @@ def test_a_pending_group_counts_and_status_follow(fence: FencingToken) -> None:
     assert snapshot["child_jobs"][0]["status"] == "queued"
 
 
-def test_an_ended_group_is_opened_again_by_the_same_request(fence: FencingToken) -> None:
+def test_retry_of_one_job_reopens_an_ended_group(fence: FencingToken) -> None:
     group = factories.submit("gpu-1")
     fail(fence)
     child = group.children.get()
@@ -201,7 +201,7 @@ def refused(group: JobGroup, child: ChildJob, kind: type[JobGroupsError], **said
     assert list(ChildJob.objects.order_by("pk").values()) == rows
 
 
-def test_what_has_not_failed_is_refused_and_nothing_changes(fence: FencingToken) -> None:
+def test_retry_of_a_job_that_has_not_failed_is_refused(fence: FencingToken) -> None:
     group, failed = running(fence)
     waiting = group.children.get(position=1)
     refused(group, waiting, JobNotFailed)
@@ -216,7 +216,7 @@ def test_what_has_not_failed_is_refused_and_nothing_changes(fence: FencingToken)
     refused(group, ChildJob(id="j_000000000000"), ChildNotFound)
 
 
-def test_a_job_that_was_cancelled_alone_stays_so_until_the_end(fence: FencingToken) -> None:
+def test_cancelled_job_is_not_retried_within_its_run(fence: FencingToken) -> None:
     group, _ = running(fence)
     waiting = group.children.get(position=1)
     failed = group.children.get(position=0)
@@ -226,7 +226,7 @@ def test_a_job_that_was_cancelled_alone_stays_so_until_the_end(fence: FencingTok
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_retry_and_the_end_of_the_run_do_not_pass_each_other() -> None:
+def test_concurrent_retry_and_end_of_the_run_are_serialized() -> None:
     fence = online("gpu-1")
     for _ in range(6):
         group, failed = running(fence)
@@ -249,49 +249,33 @@ def cards() -> dict[str, FencingToken]:
     return {f"gpu-{at}": online(f"gpu-{at}", vram) for at, vram in enumerate((8, 8, 12, 24), 1)}
 
 
-def place(child: ChildJob) -> str:
-    return str(factories.fresh(child).backend_id)
-
-
-@pytest.mark.parametrize("choice", [OTHER, AUTO])
-def test_out_of_memory_goes_to_the_largest_card(
-    cards: dict[str, FencingToken], choice: Choice
-) -> None:
-    group, failed = running(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
-    assert retry(group, failed, choice).moved == {failed.id: "gpu-4"}
-
-
-def test_the_same_backend_is_kept_where_the_person_says_so(cards: dict[str, FencingToken]) -> None:
-    group, failed = running(
-        cards["gpu-1"], FailureClass.OUT_OF_MEMORY, retry_elsewhere=RetryScope.ANY, max_attempts=1
-    )
-    assert retry(group, failed, SAME).moved == {}
-    assert place(failed) == "gpu-1"
-
-
 @pytest.mark.parametrize(
-    "kind",
+    ("choice", "kind", "moves"),
     [
-        FailureClass.OUT_OF_MEMORY,
-        FailureClass.NODE_OR_MODEL_MISSING,
-        FailureClass.BACKEND_LOST,
-        FailureClass.UNREACHABLE,
+        (OTHER, FailureClass.OUT_OF_MEMORY, True),
+        (SAME, FailureClass.OUT_OF_MEMORY, False),
+        (AS_THE_GROUP_SAYS, FailureClass.OUT_OF_MEMORY, False),
+        (AUTO, FailureClass.OUT_OF_MEMORY, True),
+        (AUTO, FailureClass.NODE_OR_MODEL_MISSING, True),
+        (AUTO, FailureClass.BACKEND_LOST, True),
+        (AUTO, FailureClass.UNREACHABLE, True),
+        (AUTO, FailureClass.NODE_ERROR, False),
     ],
 )
-def test_auto_leaves_after_what_another_backend_may_not_have(
-    cards: dict[str, FencingToken], kind: FailureClass
+def test_choice_decides_whether_a_retry_moves(
+    cards: dict[str, FencingToken], choice: Choice, kind: FailureClass, moves: bool
 ) -> None:
-    group, failed = running(cards["gpu-1"], kind)
-    assert retry(group, failed, AUTO).moved
-    assert place(failed) != "gpu-1"
+    elsewhere = RetryScope.ANY if choice is SAME else RetryScope.NEVER
+    group, failed = running(cards["gpu-1"], kind, retry_elsewhere=elsewhere, max_attempts=1)
+    done = retry(group, failed, choice)
+    place = factories.fresh(failed).backend_id
+    assert done.moved == ({failed.id: place} if moves else {})
+    assert (place != "gpu-1") is moves
+    if moves and kind is FailureClass.OUT_OF_MEMORY:
+        assert place == "gpu-4", "the largest card"
 
 
-def test_auto_stays_after_any_other_failure(cards: dict[str, FencingToken]) -> None:
-    group, failed = running(cards["gpu-1"], FailureClass.NODE_ERROR)
-    assert retry(group, failed, AUTO).moved == {}
-
-
-def test_auto_stays_where_there_is_no_other(fence: FencingToken) -> None:
+def test_auto_keeps_the_backend_when_there_is_no_other(fence: FencingToken) -> None:
     group, failed = running(fence, FailureClass.OUT_OF_MEMORY)
     assert retry(group, failed, AUTO).moved == {}
 
@@ -305,12 +289,7 @@ def test_auto_decides_for_each_job_of_a_group(cards: dict[str, FencingToken]) ->
     assert (first.backend_id, second.backend_id) == ("gpu-4", "gpu-1")
 
 
-def test_nothing_said_stays_as_the_group_says(cards: dict[str, FencingToken]) -> None:
-    group, failed = running(cards["gpu-1"], FailureClass.OUT_OF_MEMORY)
-    assert retry(group, failed).moved == {}
-
-
-def test_another_backend_has_what_the_group_requires() -> None:
+def test_other_backend_has_the_required_capabilities() -> None:
     first = online("gpu-1", 8, tags=["flux"])
     online("gpu-2", 24)
     online("gpu-3", 12, tags=["flux"])
@@ -318,7 +297,7 @@ def test_another_backend_has_what_the_group_requires() -> None:
     assert retry(group, failed, OTHER).moved == {failed.id: "gpu-3"}
 
 
-def test_no_other_backend_is_said_and_nothing_changes(fence: FencingToken) -> None:
+def test_retry_elsewhere_is_refused_when_there_is_no_other_backend(fence: FencingToken) -> None:
     online("gpu-2", enabled=False)
     online("gpu-3", hold="pause")
     online("gpu-4", reachability="offline")
@@ -329,7 +308,7 @@ def test_no_other_backend_is_said_and_nothing_changes(fence: FencingToken) -> No
     assert raised.value.extra == {"job_ids": [failed.id]}
 
 
-def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: FencingToken) -> None:
+def test_run_is_not_opened_when_one_job_has_no_other_backend(fence: FencingToken) -> None:
     online("gpu-2", tags=["x"])
     group = factories.submit("gpu-1", required_capabilities=[])
     fail(fence)
@@ -340,7 +319,7 @@ def test_the_next_run_is_not_opened_where_one_job_has_no_other_backend(fence: Fe
 
 
 @pytest.mark.parametrize("opens_run", [True, False])
-def test_a_named_backend_gets_it(cards: dict[str, FencingToken], opens_run: bool) -> None:
+def test_named_backend_gets_the_retry(cards: dict[str, FencingToken], opens_run: bool) -> None:
     group, failed = running(cards["gpu-1"])
     if opens_run:
         run_all(cards["gpu-1"])
@@ -349,7 +328,7 @@ def test_a_named_backend_gets_it(cards: dict[str, FencingToken], opens_run: bool
     assert factories.claim(cards["gpu-3"]).child_id == failed.id
 
 
-def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, FencingToken]) -> None:
+def test_named_backend_that_is_unfit_is_refused(cards: dict[str, FencingToken]) -> None:
     group, failed = running(cards["gpu-1"])
     refused(group, failed, BackendNotFound, choice=Choice(backend_id="gpu-9"))
     Backend.objects.filter(pk="gpu-3").update(enabled=False)
@@ -358,7 +337,7 @@ def test_a_named_backend_that_cannot_take_it_is_refused(cards: dict[str, Fencing
     refused(group, failed, BackendUnavailable, choice=Choice(backend_id="gpu-2"))
 
 
-def test_a_named_backend_need_not_await_one_that_is_out_of_reach(
+def test_named_backend_does_not_wait_for_an_offline_one(
     cards: dict[str, FencingToken],
 ) -> None:
     group = factories.submit("gpu-1", "gpu-2")
@@ -372,7 +351,7 @@ def test_a_named_backend_need_not_await_one_that_is_out_of_reach(
     assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == "unreachable"
 
 
-def test_the_submission_is_answered_as_before_after_moves_within_the_run(
+def test_replay_names_the_submitted_backends_after_a_move(
     cards: dict[str, FencingToken],
 ) -> None:
     submission = Submission(

@@ -27,7 +27,7 @@ OF_FARM: tuple[Breakage, ...] = (
                 "if holds and not lease.runner:",
             ),
         ),
-        notices=f"{_LEASES}::test_what_is_handed_over_is_free_at_once",
+        notices=f"{_LEASES}::test_released_lease_is_free_at_once",
     ),
     Breakage(
         name="clock of the client",
@@ -146,7 +146,7 @@ OF_FARM: tuple[Breakage, ...] = (
                 '                "stopped_at": None,\n            },\n        )\n',
             ),
         ),
-        notices=f"{_LEASES}::test_what_a_runner_held_in_an_earlier_life_is_free_when_it_starts",
+        notices=f"{_LEASES}::test_registration_releases_the_leases_of_the_earlier_process",
     ),
     Breakage(
         name="lease of what nobody drives",

@@ -20,14 +20,14 @@ OF_RETRYING: tuple[Breakage, ...] = (
             ),
             Edit(_RETRIES, "    if completed:\n", "    if False:\n"),
         ),
-        notices=f"{_TESTS}::test_what_completed_is_not_retried",
+        notices=f"{_TESTS}::test_retry_of_completed_jobs_is_refused",
     ),
     Breakage(
         name="retry of what goes on",
         broken="A group is retried although it has not ended.",
         hurts="Two clicks open two runs, and the first one never ends for those who watch it.",
         edits=(Edit(_RETRIES, "    if tx.group.completed_at is None:\n", "    if False:\n"),),
-        notices=f"{_TESTS}::test_a_group_that_has_not_ended_is_not_retried",
+        notices=f"{_TESTS}::test_retry_of_an_unfinished_group_is_refused",
     ),
     Breakage(
         name="late result not adopted",
@@ -38,7 +38,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 _RETRIES, "    results = late_results.late_results(chosen)\n", "    results = {}\n"
             ),
         ),
-        notices=f"{_TESTS}::test_a_picture_that_was_made_after_all_is_adopted_and_nothing_rendered",
+        notices=f"{_TESTS}::test_retry_adopts_a_late_result",
     ),
     Breakage(
         name="cancel mark kept",
@@ -51,7 +51,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 "",
             ),
         ),
-        notices=f"{_TESTS}::test_a_cancelled_group_waits_again_with_what_was_cancelled",
+        notices=f"{_TESTS}::test_retry_of_a_cancelled_group_requeues_cancelled_jobs",
     ),
     Breakage(
         name="a day's wait kept",
@@ -64,7 +64,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 '"queued_at": child.queued_at,',
             ),
         ),
-        notices=f"{_TESTS}::test_nothing_of_the_earlier_run_is_left_on_a_child_but_its_attempts",
+        notices=f"{_TESTS}::test_retry_resets_everything_but_the_attempts",
     ),
     Breakage(
         name="retry not told",
@@ -77,7 +77,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 "        pass\n",
             ),
         ),
-        notices=f"{_TESTS}::test_the_new_run_ends_with_a_group_complete_of_its_own",
+        notices=f"{_TESTS}::test_each_run_ends_with_its_own_group_complete",
     ),
     Breakage(
         name="bound to a backend that takes nothing",
@@ -90,7 +90,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 "        if False:\n",
             ),
         ),
-        notices="tests/db/test_retries_elsewhere.py::test_a_child_whose_backend_takes_nothing_is_refused_with_what_to_do",
+        notices="tests/db/test_retries_elsewhere.py::test_retry_at_an_unschedulable_backend_is_refused_with_advice",
     ),
     Breakage(
         name="a new run for one job",
@@ -103,7 +103,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 "    opens_run = True\n",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_failed_job_is_rendered_again_while_its_group_runs",
+        notices=f"{_IN_RUN}::test_failed_job_is_retried_while_its_group_runs",
     ),
     Breakage(
         name="any job retried while its group runs",
@@ -116,7 +116,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
                 "        if False:\n",
             ),
         ),
-        notices=f"{_IN_RUN}::test_a_job_that_was_cancelled_alone_stays_so_until_the_end",
+        notices=f"{_IN_RUN}::test_cancelled_job_is_not_retried_within_its_run",
     ),
     Breakage(
         name="moved without removal",

@@ -26,14 +26,14 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "        elif reported[digest] and not executed:\n",
             ),
         ),
-        notices=f"{_FILES}::test_a_later_job_that_wrote_the_name_replaces_the_output_of_the_earlier",
+        notices=f"{_FILES}::test_later_job_replaces_the_file_of_an_earlier_one",
     ),
     Breakage(
         name="cached answer replaces",
         broken="A file that ComfyUI's cache reported again counts as written anew.",
         hurts="The first of two jobs with one seed loses its picture.",
         edits=(Edit("jobgroups/domain/outputs.py", "node in executed and item", "item"),),
-        notices=f"{_FILES}::test_a_job_answered_from_the_cache_replaces_nothing_and_shares_the_file",
+        notices=f"{_FILES}::test_cached_result_replaces_nothing_and_shares_the_file",
     ),
     Breakage(
         name="cached name believed",
@@ -224,7 +224,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "            return\n",
             ),
         ),
-        notices=f"{_TOGETHER}::test_nobody_is_told_before_the_commit",
+        notices=f"{_TOGETHER}::test_result_is_returned_after_the_commit",
     ),
     Breakage(
         name="first unit of work forgotten",
@@ -239,7 +239,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "                outcomes = [_outcome_in_transaction(first.work)]\n",
             ),
         ),
-        notices=f"{_TOGETHER}::test_a_transaction_that_cannot_begin_leaves_nobody_without_an_answer",
+        notices=f"{_TOGETHER}::test_every_unit_gets_an_error_when_the_transaction_cannot_begin",
     ),
     Breakage(
         name="one unit of work spoils all",
@@ -252,7 +252,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "            for job in jobs:\n                job.set_result(None, _BatchAborted())\n",
             ),
         ),
-        notices=f"{_TOGETHER}::test_a_commit_that_is_refused_refuses_only_whose_fault_it_is",
+        notices=f"{_TOGETHER}::test_error_of_one_unit_does_not_affect_the_others",
     ),
     Breakage(
         name="idempotency key forgotten early",
@@ -280,7 +280,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         ),
         notices=(
             "tests/db/test_group_services.py::"
-            "test_complete_group_does_not_complete_again_when_its_status_is_derived_again"
+            "test_group_does_not_complete_twice_when_its_status_is_derived_again"
         ),
     ),
     Breakage(

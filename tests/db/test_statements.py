@@ -1,4 +1,4 @@
-"""Queries that are compiled once: the same rows as the query sets they are made of, at one query each."""
+"""Prepared statements: the rows and values of the query sets that they are made of."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from jobgroups.queries import groups as selectors
 from jobgroups.services import cancellation
 from tests.harness import factories
 
+pytestmark = pytest.mark.django_db
+
 CHILDREN: PreparedQuery[Any] = PreparedQuery(
     lambda: (
         ChildJob.objects.filter(group_id=KEY)
@@ -53,8 +55,7 @@ def _group() -> JobGroup:
     return group
 
 
-@pytest.mark.django_db
-def test_the_instances_are_those_of_the_query_set() -> None:
+def test_prepared_query_returns_the_rows_of_its_query_set() -> None:
     group = _group()
     plain = ChildJob.objects.filter(group=group).order_by("position")
     with CaptureQueriesContext(connection) as asked:
@@ -68,8 +69,7 @@ def test_the_instances_are_those_of_the_query_set() -> None:
     assert CHILDREN("jg_000000000000") == []
 
 
-@pytest.mark.django_db
-def test_what_was_deferred_is_read_when_it_is_wanted() -> None:
+def test_deferred_field_is_read_on_access() -> None:
     group = _group()
     compiled: PreparedQuery[JobGroup] = PreparedQuery(
         lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json")
@@ -79,8 +79,7 @@ def test_what_was_deferred_is_read_when_it_is_wanted() -> None:
     assert _values(found) == _values(factories.fresh(group))
 
 
-@pytest.mark.django_db
-def test_nothing_is_compiled_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_query_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     group = _group()
     CHILDREN(group.id)
     monkeypatch.setattr(SQLCompiler, "as_sql", lambda *_, **__: pytest.fail("compiled again"))
@@ -97,8 +96,7 @@ WAITING: PreparedQuery[ChildJob] = PreparedQuery(
 )
 
 
-@pytest.mark.django_db
-def test_what_is_asked_for_by_name_is_new_each_time_and_the_rest_stays() -> None:
+def test_prepared_query_takes_named_parameters() -> None:
     group = _group()
     moment = now()
     hour = dt.timedelta(hours=1)
@@ -113,8 +111,7 @@ def test_what_is_asked_for_by_name_is_new_each_time_and_the_rest_stays() -> None
         WAITING(group.id, other="gpu-2")
 
 
-@pytest.mark.django_db
-def test_a_row_that_must_be_there_is_missed() -> None:
+def test_get_raises_when_the_row_is_missing() -> None:
     group = _group()
     one: PreparedQuery[JobGroup] = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY))
     assert one.get(group.id) == group
@@ -123,7 +120,7 @@ def test_a_row_that_must_be_there_is_missed() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_every_thread_has_its_own() -> None:
+def test_prepared_query_works_in_every_thread() -> None:
     group = _group()
     found: list[int] = []
 
@@ -141,8 +138,7 @@ def test_every_thread_has_its_own() -> None:
     assert found == [3] * 6
 
 
-@pytest.mark.django_db
-def test_a_snapshot_is_of_one_moment_even_where_the_log_moves_while_it_is_read(
+def test_snapshot_is_read_again_when_the_log_changed_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group = _group()
@@ -175,9 +171,8 @@ def _again(rows: list[Any], **other: Any) -> list[Any]:
     return copies
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("retry_on", [None, ["timeout"]])
-def test_inserted_rows_are_those_that_bulk_create_makes(retry_on: list[str] | None) -> None:
+def test_insert_stores_the_values_of_the_instances(retry_on: list[str] | None) -> None:
     group = _group()
     JobGroup.objects.update(retry_on=retry_on)
     for rows, key in (
@@ -196,8 +191,7 @@ def test_inserted_rows_are_those_that_bulk_create_makes(retry_on: list[str] | No
         assert not any(one._state.adding for one in made)
 
 
-@pytest.mark.django_db
-def test_the_database_numbers_what_it_numbers() -> None:
+def test_insert_leaves_ids_to_the_database() -> None:
     group = _group()
     labels = [GroupLabel(group=group, key=f"k{number}", value="v") for number in range(3)]
     insert(labels)
@@ -206,9 +200,8 @@ def test_the_database_numbers_what_it_numbers() -> None:
     insert([])
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("old", [False, True], ids=["", "SQLite below 3.35"])
-def test_one_row_is_told_its_number(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insert_returning_id_sets_the_id(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if old and connection.vendor != "sqlite":
         pytest.skip("PostgreSQL tells them always.")
     if old:
@@ -226,8 +219,7 @@ def test_one_row_is_told_its_number(old: bool, monkeypatch: pytest.MonkeyPatch) 
     assert other.pk > made.pk
 
 
-@pytest.mark.django_db
-def test_a_constraint_keeps_all_rows_out() -> None:
+def test_insert_stores_no_row_when_one_violates_a_constraint() -> None:
     group = _group()
     labels = [GroupLabel(group=group, key=key, value="v") for key in ("a", "b", "a")]
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -238,8 +230,7 @@ def test_a_constraint_keeps_all_rows_out() -> None:
 # --- updates --------------------------------------------------------------------------------------
 
 
-@pytest.mark.django_db
-def test_an_update_stores_what_a_query_set_would() -> None:
+def test_update_where_stores_what_a_query_set_would() -> None:
     group = _group()
     moment = now()
     fields = {
@@ -257,8 +248,7 @@ def test_an_update_stores_what_a_query_set_would() -> None:
     assert stored.cancelled_at == moment
 
 
-@pytest.mark.django_db
-def test_an_update_changes_one_row_and_only_as_it_must_be() -> None:
+def test_update_where_changes_one_row_under_its_conditions() -> None:
     group = _group()
     done, runs, waits = ChildJob.objects.filter(group=group).order_by("position")
     attempt = [runs.current_attempt_id]
