@@ -138,8 +138,10 @@ def test_pause_for_garbage_is_an_option_and_off_without_it() -> None:
 
 def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with SimulatorThread() as taken:
-        assert main(["--port", str(taken[0].port)]) == 1
-    assert "is in use. Stop the server that listens there" in capsys.readouterr().err
+        port = taken[0].port
+        assert main(["--port", str(port)]) == 1
+    found = capsys.readouterr().err
+    assert f"Port {port} on 127.0.0.1 is in use. Stop the server that listens there" in found
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from backends.simulator import PortInUse, Simulator, read_audit_log
+from backends.simulator import Simulator, read_audit_log
 from tests.simulator.artist import Artist, artist, soon
 from tests.simulator.graphs import plain_image, sampler
 
@@ -117,16 +116,6 @@ async def test_faults_ordered_at_the_start_wait_for_their_chance() -> None:
     assert told["message"] == "on order"
 
 
-async def test_port_in_use_is_an_error_with_the_remedy() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(PortInUse, match=f"Port {port} on 127.0.0.1 is in use. Stop the server"):
-            async with Simulator(port=port):
-                raise AssertionError("it started")
-
-
 async def test_audit_log_has_the_lost_prompts_of_a_close(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     async with Simulator(name="gpu-1", audit_log=path) as sim, artist(sim) as me:
@@ -169,17 +158,3 @@ async def test_restarted_server_waits_for_its_port(sim: Simulator) -> None:
             taken.close()
     async with artist(sim) as me:
         await me.run(sampler())
-
-
-@pytest.fixture
-async def shared() -> AsyncIterator[Simulator]:
-    async with Simulator(name="fixture") as sim:
-        yield sim
-
-
-async def test_simulator_can_be_a_fixture(shared: Simulator) -> None:
-    shared.fault("restart", at="ended")
-    async with artist(shared) as me:
-        await me.queue(sampler())
-        await shared.wait_for("restarted")
-    await soon(lambda: shared.is_up)
