@@ -62,7 +62,7 @@ def _on_its_way() -> None:
         _on_its_way,
     ],
 )
-def test_who_is_cut_off_in_a_transaction_is_told_to_come_back_and_nothing_is_stored(
+def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(
     cut_off: Callable[[], None],
 ) -> None:
     if connection.vendor != "postgresql":

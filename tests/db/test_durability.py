@@ -32,7 +32,7 @@ def _of_another_connection(*, relaxed: bool) -> int:
         connection.close()
 
 
-def test_every_commit_is_synced_but_those_of_the_progress_flush() -> None:
+def test_every_commit_but_progress_is_synced() -> None:
     if connection.vendor != "sqlite":
         pytest.skip("PostgreSQL syncs each commit by itself.")
     with ThreadPoolExecutor(1) as thread:

@@ -42,7 +42,7 @@ def rendered(
     return group
 
 
-def test_the_estimate_is_blank_below_three_runs_and_then_their_median(fence: FencingToken) -> None:
+def test_estimate_is_the_median_of_at_least_three_runs(fence: FencingToken) -> None:
     client = Client(headers={"host": "localhost"})
     for seconds in (10, 40):
         rendered(fence, seconds)
@@ -68,7 +68,7 @@ def test_the_estimate_is_blank_below_three_runs_and_then_their_median(fence: Fen
     ],
     ids=lambda stands: next(iter(stands)) + str(stands.get("hold", "")),
 )
-def test_nothing_is_said_of_what_waits_for_a_backend_that_is_sent_nothing(
+def test_estimate_is_missing_when_the_backend_is_not_schedulable(
     fence: FencingToken, stands: dict[str, Any]
 ) -> None:
     for _ in range(3):
@@ -80,7 +80,7 @@ def test_nothing_is_said_of_what_waits_for_a_backend_that_is_sent_nothing(
     assert "estimate" not in client.get(part).content.decode()
 
 
-def test_what_a_paused_backend_has_it_finishes_and_what_an_unreachable_one_has_nobody_knows(
+def test_estimate_of_running_jobs_at_paused_and_unreachable_backends(
     fence: FencingToken,
 ) -> None:
     for _ in range(3):
@@ -94,7 +94,7 @@ def test_what_a_paused_backend_has_it_finishes_and_what_an_unreachable_one_has_n
     assert "estimate" not in client.get(part).content.decode()
 
 
-def test_failed_attempts_say_nothing(fence: FencingToken) -> None:
+def test_estimate_ignores_failed_attempts(fence: FencingToken) -> None:
     digest = rendered(fence, 10).workflow_digest
     rendered(fence, 10)
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_failed_attempts_say_nothing(fence: FencingToken) -> None:
     assert estimates.medians([digest]) == {(digest, "gpu-1"): 10.0}
 
 
-def test_twenty_runs_count_and_the_newest_ones(fence: FencingToken) -> None:
+def test_estimate_uses_the_newest_twenty_runs(fence: FencingToken) -> None:
     for _ in range(19):
         rendered(fence, 1)
     digest = rendered(fence, 1).workflow_digest
@@ -113,7 +113,7 @@ def test_twenty_runs_count_and_the_newest_ones(fence: FencingToken) -> None:
     assert estimates.medians([digest]) == {(digest, "gpu-1"): 100.0}
 
 
-def test_another_workflow_and_another_backend_say_nothing(fence: FencingToken) -> None:
+def test_estimate_ignores_other_workflows_and_backends(fence: FencingToken) -> None:
     factories.backend("gpu-2")
     other = factories.lease("gpu-2")
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_another_workflow_and_another_backend_say_nothing(fence: FencingToken) -
     assert estimates.medians([digest, longer]) == {(digest, "gpu-1"): 10.0, (longer, "gpu-2"): 70.0}
 
 
-def test_groups_of_a_release_without_digests_have_nothing_in_common(fence: FencingToken) -> None:
+def test_estimate_ignores_groups_without_a_digest(fence: FencingToken) -> None:
     for _ in range(3):
         rendered(fence, 10)
     JobGroup.objects.update(workflow_digest="")
@@ -131,7 +131,7 @@ def test_groups_of_a_release_without_digests_have_nothing_in_common(fence: Fenci
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="the plan is read as SQLite writes it")
-def test_runs_are_found_by_indexes_alone(fence: FencingToken) -> None:
+def test_estimate_reads_only_by_index(fence: FencingToken) -> None:
     digest = rendered(fence, 10).workflow_digest
     with CaptureQueriesContext(
         connection,

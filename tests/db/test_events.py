@@ -27,7 +27,7 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     return heard
 
 
-def test_nothing_is_rung_before_the_commit(
+def test_nothing_is_published_before_the_commit(
     rung: list[Message], django_capture_on_commit_callbacks: Any
 ) -> None:
     factories.backend()
@@ -39,7 +39,7 @@ def test_nothing_is_rung_before_the_commit(
     assert [message.group_id for message in rung] == [group.id]
 
 
-def test_nothing_is_rung_of_a_transaction_that_failed(
+def test_nothing_is_published_when_the_transaction_fails(
     rung: list[Message], django_capture_on_commit_callbacks: Any
 ) -> None:
     factories.backend()
@@ -53,7 +53,7 @@ def test_nothing_is_rung_of_a_transaction_that_failed(
     assert rung == []
 
 
-def test_one_transaction_is_one_message_whose_frames_are_the_rows(
+def test_one_transaction_publishes_one_message_with_its_frames(
     rung: list[Message], django_capture_on_commit_callbacks: Any
 ) -> None:
     factories.backend()
@@ -68,7 +68,7 @@ def test_one_transaction_is_one_message_whose_frames_are_the_rows(
     assert [frame.is_final for frame in message.events] == [True, True, True, False]
 
 
-def test_a_bell_that_fails_is_no_failed_write(
+def test_write_succeeds_when_publishing_fails(
     monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     def broken(message: Message) -> None:
@@ -81,7 +81,7 @@ def test_a_bell_that_fails_is_no_failed_write(
     assert factories.types(group) == ["group_created"]
 
 
-def test_texts_in_events_are_cut_and_kept_whole_in_the_child() -> None:
+def test_texts_are_truncated_in_events_and_complete_in_rows() -> None:
     factories.backend()
     fence = factories.lease()
     group = factories.submit()
@@ -98,7 +98,7 @@ def test_texts_in_events_are_cut_and_kept_whole_in_the_child() -> None:
     assert group.children.get().error_message == long
 
 
-def test_no_frame_exceeds_a_mebibyte_whatever_a_child_reports() -> None:
+def test_frame_is_at_most_a_mebibyte() -> None:
     factories.backend()
     fence = factories.lease()
     group = factories.submit()
@@ -117,7 +117,7 @@ def test_no_frame_exceeds_a_mebibyte_whatever_a_child_reports() -> None:
     assert len(json.loads(group.children.get().outputs_json or "")["images"]) == 5000
 
 
-def test_a_text_is_cut_at_a_whole_character() -> None:
+def test_text_is_truncated_at_a_whole_character() -> None:
     assert truncate("a" * 2048) == "a" * 2048
     cut = truncate("a" + "é" * 2000)
     assert cut is not None
@@ -125,7 +125,7 @@ def test_a_text_is_cut_at_a_whole_character() -> None:
     assert truncate(None) is None
 
 
-def test_each_group_numbers_its_own_events_from_one_without_a_gap() -> None:
+def test_events_of_each_group_are_numbered_without_a_gap() -> None:
     factories.backend()
     first, second = factories.submit(), factories.submit()
     fence = factories.lease()

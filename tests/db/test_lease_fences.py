@@ -15,7 +15,7 @@ from tests.harness.factories import backend, claim, lease, start, submit
 pytestmark = pytest.mark.django_db
 
 
-def test_progress_heard_under_a_lost_lease_is_not_stored() -> None:
+def test_progress_is_not_stored_under_a_lost_lease() -> None:
     backend()
     old = lease()
     submit()
@@ -40,7 +40,7 @@ def test_progress_heard_under_a_lost_lease_is_not_stored() -> None:
     assert flush(25.0, old) == 75.0
 
 
-def test_what_was_seen_under_a_lost_lease_is_not_stored() -> None:
+def test_observation_is_not_stored_under_a_lost_lease() -> None:
     backend()
     old = lease()
     new = lease()
@@ -50,7 +50,7 @@ def test_what_was_seen_under_a_lost_lease_is_not_stored() -> None:
     assert Backend.objects.get(pk="gpu-1").reachability == "online"
 
 
-def test_a_backend_deleted_while_its_lease_is_taken_has_none(
+def test_lease_of_a_backend_that_is_deleted_meanwhile_is_not_acquired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def deleted_meanwhile(*_: object) -> None:

@@ -53,7 +53,7 @@ def replay(group: JobGroup) -> list[str]:
     return [child["backend_id"] for child in answer["child_jobs"]]
 
 
-def test_a_replay_names_the_first_backends_after_a_try_elsewhere_and_a_move() -> None:
+def test_replay_names_the_submitted_backends_after_a_retry_elsewhere() -> None:
     first, second = machine("gpu-1"), machine("gpu-2")
     machine("gpu-3")
     group = submitted("gpu-1", "gpu-2")
@@ -66,7 +66,7 @@ def test_a_replay_names_the_first_backends_after_a_try_elsewhere_and_a_move() ->
     assert list(ChildJob.objects.order_by("position").values()) == before
 
 
-def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
+def test_replay_names_the_submitted_backends_in_a_later_run() -> None:
     first = machine("gpu-1")
     group = submitted("gpu-1", elsewhere=RetryScope.NEVER)
     # Never sent: no attempt, and no event but the end, knows where it was.
@@ -80,7 +80,7 @@ def test_a_replay_names_the_first_backends_in_a_later_run() -> None:
     assert replay(group) == ["gpu-1"]
 
 
-def test_a_retry_elsewhere_by_a_person_makes_no_backend_one_of_the_groups() -> None:
+def test_retry_elsewhere_adds_no_backend_to_the_group() -> None:
     first, second = machine("gpu-1"), machine("gpu-2")
     machine("gpu-3")
     group = submitted("gpu-1", elsewhere=RetryScope.GROUP)

@@ -15,7 +15,7 @@ from jobgroups.database.threads import DatabaseThreads
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_threads_that_are_at_work_close_their_connections_too() -> None:
+def test_busy_threads_close_their_connections() -> None:
     database = DatabaseThreads(threads=4, name="test-end")
     opened: list[Any] = []
     meet, over = threading.Barrier(3), threading.Event()

@@ -67,7 +67,7 @@ OF_FARM: tuple[Breakage, ...] = (
                 "{fence for fence in fences if fence.backend_id in epochs}",
             ),
         ),
-        notices="tests/db/test_lease_fences.py::test_progress_heard_under_a_lost_lease_is_not_stored",
+        notices="tests/db/test_lease_fences.py::test_progress_is_not_stored_under_a_lost_lease",
     ),
     Breakage(
         name="renewal behind writers",

@@ -145,21 +145,21 @@ OF_ROWS: tuple[Breakage, ...] = (
         edits=(
             Edit("director/settings.py", "PRAGMA synchronous=FULL;", "PRAGMA synchronous=NORMAL;"),
         ),
-        notices="tests/db/test_durability.py::test_every_commit_is_synced_but_those_of_the_progress_flush",
+        notices="tests/db/test_durability.py::test_every_commit_but_progress_is_synced",
     ),
     Breakage(
         name="ring before the commit",
         broken="An event is told before its transaction is committed.",
         hurts="Clients hear of what is then rolled back, and of what they cannot read yet.",
         edits=(Edit(_EVENTS, "transaction.on_commit(callback, robust=True)", "callback()"),),
-        notices=f"{_TOLD}::test_nothing_is_rung_before_the_commit",
+        notices=f"{_TOLD}::test_nothing_is_published_before_the_commit",
     ),
     Breakage(
         name="ring without a row",
         broken="An event is told and not stored.",
         hurts="Whoever was away for a moment never learns of it.",
         edits=(Edit(_EVENTS, "    insert(rows)\n", ""),),
-        notices=f"{_TOLD}::test_one_transaction_is_one_message_whose_frames_are_the_rows",
+        notices=f"{_TOLD}::test_one_transaction_publishes_one_message_with_its_frames",
     ),
     Breakage(
         name="seq not from the group",
@@ -172,7 +172,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "    moment = now()\n    group.seq = JobEvent.objects.count()\n    rows = [\n",
             ),
         ),
-        notices=f"{_TOLD}::test_each_group_numbers_its_own_events_from_one_without_a_gap",
+        notices=f"{_TOLD}::test_events_of_each_group_are_numbered_without_a_gap",
     ),
     Breakage(
         name="since off by one",
