@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class JobGroupsConfig(AppConfig):
-    """Job groups: what was asked, what is being done about it, what came of it."""
+    """Job groups: submissions, their jobs and attempts, and the results."""
 
     name = "jobgroups"
     verbose_name = "Job groups"

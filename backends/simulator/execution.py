@@ -164,15 +164,15 @@ class Execution:
         if blocker is None:
             return None
         if blocker.message is not None:
-            told = self._error_head(node_id, class_type)
-            told |= {
+            frame = self._error_head(node_id, class_type)
+            frame |= {
                 "exception_message": f"Execution Blocked: {blocker.message}",
                 "exception_type": "ExecutionBlocked",
                 "traceback": [],
                 "current_inputs": [],
                 "current_outputs": [],
             }
-            self.state.hub.send("execution_error", told, self.client_id)
+            self.state.hub.send("execution_error", frame, self.client_id)
         return Outcome((Blocker(None),) * len(self.state.catalog.returns(class_type)))
 
     def _expand(self, node_id: str, outcome: Outcome, agenda: ExecutionOrder) -> None:
@@ -195,8 +195,8 @@ class Execution:
         self.state.audit_log.write(
             "ended", outcome="interrupted", node=real, **self._group_of_attempt()
         )
-        told = self._error_head(real, self.graph.prompt[real]["class_type"])
-        self.say("execution_interrupted", told, broadcast=True)
+        frame = self._error_head(real, self.graph.prompt[real]["class_type"])
+        self.say("execution_interrupted", frame, broadcast=True)
 
     def _failed(self, node_id: str, error: Exception) -> None:
         self.state.node_succeeded = False
@@ -230,8 +230,8 @@ class Execution:
     def _report_error(self, node_id: str, report: dict[str, Any], message: str) -> None:
         facts = {"node": node_id, "exception_type": report["exception_type"], "message": message}
         self.state.audit_log.write("ended", outcome="error", **facts, **self._group_of_attempt())
-        told = self._error_head(node_id, self.graph.prompt[node_id]["class_type"]) | report
-        self.say("execution_error", told | {"current_outputs": self.state.cache.node_ids()})
+        frame = self._error_head(node_id, self.graph.prompt[node_id]["class_type"]) | report
+        self.say("execution_error", frame | {"current_outputs": self.state.cache.node_ids()})
 
     def _error_head(self, node_id: str, class_type: str) -> dict[str, Any]:
         return {
@@ -274,14 +274,14 @@ class Execution:
             return
         display = self.graph.real(node_id)
         self.state.last_node_id = display
-        told = {"node": node_id, "display_node": display, "prompt_id": self.prompt_id}
-        self.state.hub.send("executing", told, self.client_id)
+        frame = {"node": node_id, "display_node": display, "prompt_id": self.prompt_id}
+        self.state.hub.send("executing", frame, self.client_id)
 
     def _tell_executed(self, node_id: str, output: Any) -> None:
         if self.client_id is None:
             return
-        told = {"node": node_id, "display_node": self.graph.real(node_id), "output": output}
-        self.state.hub.send("executed", told | {"prompt_id": self.prompt_id}, self.client_id)
+        frame = {"node": node_id, "display_node": self.graph.real(node_id), "output": output}
+        self.state.hub.send("executed", frame | {"prompt_id": self.prompt_id}, self.client_id)
 
     def _meta(self, node_id: str) -> dict[str, Any]:
         real = self.graph.real(node_id)

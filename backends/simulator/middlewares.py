@@ -47,14 +47,14 @@ def _is_foreign(host: str | None, origin: str | None) -> bool:
     """Whether Host names this machine and Origin another place; names are not resolved."""
     if host is None or origin is None:
         return False
-    asked, from_page = urlsplit(f"//{host.lower()}"), urlsplit(origin)
-    host_name: str | None = asked.netloc
+    requested, from_page = urlsplit(f"//{host.lower()}"), urlsplit(origin)
+    host_name: str | None = requested.netloc
     page_name: str | None = from_page.netloc.lower()
     if from_page.port is None:
-        host_name = asked.hostname
-    if asked.port is None:
+        host_name = requested.hostname
+    if requested.port is None:
         page_name = from_page.hostname
-    if not _is_loopback(asked.hostname) or not host_name or not page_name:
+    if not _is_loopback(requested.hostname) or not host_name or not page_name:
         return False
     return host_name != page_name
 

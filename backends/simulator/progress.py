@@ -38,8 +38,8 @@ class Progress:
         if preview is not None and named:
             metadata = self._names(node_id)
             self.hub.send_named_preview(preview.image, preview.kind, metadata, self.client_id)
-        told = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node_id}
-        self.hub.send("progress", told, self.client_id)
+        data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": node_id}
+        self.hub.send("progress", data, self.client_id)
         if preview is not None and not named:
             self.hub.send_preview(preview.image, preview.kind, self.client_id)
 

@@ -249,8 +249,8 @@ class Simulator:
             carry_out(self.state, fault)
 
     def _note_fault(self, fault: Fault, facts: Mapping[str, Any]) -> None:
-        told = {key: facts[key] for key in ("prompt_id", "path", "method") if facts.get(key)}
-        self.audit_log.write("fault", name=fault.name, **told)
+        details = {key: facts[key] for key in ("prompt_id", "path", "method") if facts.get(key)}
+        self.audit_log.write("fault", name=fault.name, **details)
 
 
 def _drop(_task: asyncio.Task[None]) -> None:

@@ -55,8 +55,8 @@ async def _run_next(state: ServerState) -> None:
         )  # execution_success leaves before the history (comfyui-protocol.md, trap 3)
     state.queue.finish(task, _entry_now(state, execution, entry))
     if state.client_id is not None:
-        told = {"node": None, "prompt_id": execution.prompt_id}
-        state.hub.send("executing", told, state.client_id)
+        data = {"node": None, "prompt_id": execution.prompt_id}
+        state.hub.send("executing", data, state.client_id)
     await state.apply_due_faults("ended", **execution.run.facts)
 
 

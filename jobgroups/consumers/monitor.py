@@ -1,4 +1,4 @@
-"""``/ws/monitor``: tells the pages what changed; they load the changed parts.
+"""``/ws/monitor``: notifies the pages of changes; they load the changed parts.
 
 ``?groups=jg_a,jg_b`` names the groups that the page shows. The first frame is a snapshot: the ``seq`` of each
 group, and the monitor state. Later frames name each event of these groups, their progress four times a second,

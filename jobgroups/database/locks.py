@@ -124,7 +124,7 @@ class DatabaseLock:
         """Acquire the lock again if its connection broke, and return whether it is held.
 
         False means that the server has not noticed yet that the old connection is gone, or that another
-        process acquired the lock. The runner's row tells which.
+        process acquired the lock. The runner's row shows which.
 
         Raises:
             django.db.OperationalError: the server does not answer.

@@ -30,7 +30,7 @@ class FailureClass(StrEnum):
     BACKEND_LOST = "backend_lost"  #: The backend forgot the prompt, or went offline, in its render.
     STALLED = "stalled"  #: It executed nothing although it should have.
     TIMEOUT = "timeout"  #: It executed for longer than the group allows.
-    INTERRUPTED = "interrupted"  #: Somebody stopped it at the machine.
+    INTERRUPTED = "interrupted"  #: A user stopped it at the backend.
     OUTPUT_GONE = "output_gone"  #: It succeeded, and its files are not there.
     INTERNAL = "internal"  #: A defect of the Director.
 
@@ -40,7 +40,7 @@ class RetryTarget(StrEnum):
 
     ANY_BACKEND = "here"  #: At the same backend, or at another one.
     OTHER_BACKEND = "elsewhere"  #: At another backend only.
-    NEVER = "never"  #: Nowhere: it would fail again, or somebody wanted it to end.
+    NEVER = "never"  #: Nowhere: it would fail again, or a user ended it.
 
 
 @dataclass(frozen=True, slots=True)

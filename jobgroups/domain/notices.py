@@ -32,31 +32,31 @@ class NoticeIntervals:
     """The times of notices, in seconds.
 
     Attributes:
-        look: between two looks for what is to be told.
-        gap: between two messages: what comes up meanwhile is told in one.
-        patience: how long a service may take; what it does later is not waited for.
-        claim: after so long a runner that took notices up and told nothing is taken to be dead.
+        poll: between two queries of due notices.
+        min_interval: between two messages; notices of the meantime are merged into one.
+        timeout: of one delivery; a later result is not waited for.
+        claim: after this long without a result, the runner that claimed notices counts as dead.
         retry_first, retry_most: the first and the longest pause before a service is tried again.
-        give_up: a notice so old is tried no more.
-        trouble_after: a backend must be away so long.
-        settled_after: a runner that lives so long has looked at every backend.
-        quiet: nothing must have waited or run for so long.
-        empty_every: the empty queue is told of at most this often.
-        keep: a notice so old is forgotten.
+        give_up: the age of a notice after which it is tried no more.
+        trouble_after: how long a backend must be unavailable.
+        settled_after: the age at which a runner has probed every backend.
+        idle: how long no job must have been queued or running.
+        empty_every: the shortest interval of notices about the empty queue.
+        retention: the age of a notice at which it is deleted.
     """
 
-    look: float = 5.0
-    gap: float = 60.0
-    patience: float = 30.0
+    poll: float = 5.0
+    min_interval: float = 60.0
+    timeout: float = 30.0
     claim: float = 120.0
     retry_first: float = 60.0
     retry_most: float = 3_600.0
     give_up: float = 86_400.0
     trouble_after: float = 60.0
     settled_after: float = 30.0
-    quiet: float = 30.0
+    idle: float = 30.0
     empty_every: float = 1_800.0
-    keep: float = 30 * 86_400.0
+    retention: float = 30 * 86_400.0
 
     @classmethod
     def scaled(cls, factor: float) -> NoticeIntervals:
@@ -106,7 +106,7 @@ class GroupSummary:
     Attributes:
         name: as people call the group.
         seconds: how long the run took.
-        is_cancelled: somebody cancelled the group as a whole.
+        is_cancelled: a user cancelled the whole group.
         late: of those that completed, how many did so on a later try.
         reasons: how many failed, by ``(failure class, backend id)``.
     """

@@ -31,7 +31,7 @@ class QueueBackend:
     is_offline: bool = False
     #: How long it may be away before its jobs move to other backends, where their groups allow it.
     move_after: dt.timedelta = dt.timedelta(minutes=1)
-    #: Of one that is set aside: when it is tried again, None: when somebody releases it.
+    #: Of a quarantined backend: when it is probed again; None: when a user releases it.
     quarantine_until: dt.datetime | None = None
     #: Prompts there that are not ours.
     foreign: int = 0
@@ -159,7 +159,7 @@ def _held(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | 
             return f"{name} is disabled{_by(status, now)}{why}."
         case BackendState.QUARANTINED:
             until = backend.quarantine_until
-            end = "somebody releases it" if until is None else clock_time(until, now)
+            end = "a user releases it" if until is None else clock_time(until, now)
             by = f" by {status.by}" if status.by else ""
             last = _limit(child, now) if status.by else _quarantine_end(backend, now)
             return f"{name} is quarantined{by} until {end}{why}.{_elsewhere(child)}{last}"

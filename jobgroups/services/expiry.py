@@ -41,7 +41,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
     waiting = _waiting(fence, {"current_attempt__isnull": True}).exclude(
         group__retry_elsewhere=RetryScope.NEVER
     )
-    # Looked at without their locks first: while none has anywhere to go, that is asked every few
+    # Read without locks first: while no child has another backend, this runs every few
     # seconds, of hundreds perhaps.
     groups = JobGroup.objects.filter(pk__in=_groups_of(waiting)).order_by("id")
     return sum(

@@ -44,8 +44,8 @@ class ClaimedNotice:
     """
 
     id: int
-    told: StoredNotice
-    tries: int
+    stored: StoredNotice
+    attempt_count: int
     created_at: dt.datetime
     delivered_to: frozenset[str] = frozenset()
 
@@ -59,15 +59,15 @@ def enqueue_backend_notices(pace: NoticeIntervals) -> int:
         return 0
     # Runs every few seconds while the trouble lasts: only a new one takes a lock.
     troubled = _troubled(pace)
-    told = _told(troubled)
+    stored = _stored_times(troubled)
     return sum(
         _notice_trouble(one.pk)
         for one, (title, since) in troubled
-        if told.get(title, _NEVER) < since
+        if stored.get(title, _NEVER) < since
     )
 
 
-def _told(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
+def _stored_times(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
     """Return when the last notice of each trouble was enqueued, by title."""
     titles = [title for _, (title, _) in troubled]
     rows = Notice.objects.filter(kind=NoticeKind.BACKEND_TROUBLE, title__in=titles).order_by()
@@ -138,7 +138,7 @@ def enqueue_queue_empty(pace: NoticeIntervals) -> bool:
     moment = now()
     if last is None or last.type != "group_complete" or last.created_at < moment - _NEWS:
         return False
-    if last.created_at > moment - dt.timedelta(seconds=pace.quiet):
+    if last.created_at > moment - dt.timedelta(seconds=pace.idle):
         return False
     not_since = min(last.created_at, moment - dt.timedelta(seconds=pace.empty_every))
     if _emptiness_told(not_since) or _anything_open():
@@ -191,7 +191,7 @@ def _claim(pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
             Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id")
         )
         moment = now()
-        recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.gap))
+        recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.min_interval))
         if recent.exists() or any(_is_under_way(one, moment) for one in waiting):
             return []
         due = [
@@ -214,9 +214,11 @@ def _taken(notice: Notice, pace: NoticeIntervals, by: str, moment: dt.datetime) 
         attempt_count=notice.attempt_count + 1,
         claimed_by=by,
     )
-    told = StoredNotice(notice.kind, notice.title, notice.body, notice.urgency)
+    stored = StoredNotice(notice.kind, notice.title, notice.body, notice.urgency)
     delivered_to = frozenset(notice.delivered_to.split())
-    return ClaimedNotice(notice.pk, told, notice.attempt_count + 1, notice.created_at, delivered_to)
+    return ClaimedNotice(
+        notice.pk, stored, notice.attempt_count + 1, notice.created_at, delivered_to
+    )
 
 
 @retry_on_conflict
@@ -260,7 +262,7 @@ def notices_failed(
                 )
                 given_up.append(one.id)
                 continue
-            again = moment + dt.timedelta(seconds=pace.pause_after(one.tries))
+            again = moment + dt.timedelta(seconds=pace.pause_after(one.attempt_count))
             rows.update(next_attempt_at=again, claimed_by="", last_error=error[:500])
     return given_up
 
@@ -268,5 +270,5 @@ def notices_failed(
 @retry_on_conflict
 def notices_forget_old(pace: NoticeIntervals) -> int:
     """Delete old notices; return how many."""
-    old = Notice.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.keep))
+    old = Notice.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.retention))
     return old.delete()[0]

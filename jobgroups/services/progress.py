@@ -31,7 +31,7 @@ class ProgressRow:
     current_step: str | None
     steps_completed: int
     steps_total: int
-    #: The lease under which it was heard; None: it is not asked for.
+    #: The lease under which it was received; None: the lease is not checked.
     fence: FencingToken | None = None
 
 
@@ -73,11 +73,11 @@ _EACH: Final = (
 )
 #: The same for columns of values. Never ``executemany`` here: see ``compiled._insert_at_once``.
 _ALL: Final = (
-    f"UPDATE {_TABLE} AS child SET progress = told.progress, current_step = told.step,"  # noqa: S608 names of ours
-    " steps_completed = told.completed, steps_total = told.total FROM unnest(%s::float8[], %s::text[],"
+    f"UPDATE {_TABLE} AS child SET progress = new.progress, current_step = new.step,"  # noqa: S608 names of ours
+    " steps_completed = new.completed, steps_total = new.total FROM unnest(%s::float8[], %s::text[],"
     " %s::int[], %s::int[], %s::text[], %s::bigint[])"
-    " AS told(progress, step, completed, total, id, attempt_id)"
-    " WHERE child.id = told.id AND child.current_attempt_id = told.attempt_id"
+    " AS new(progress, step, completed, total, id, attempt_id)"
+    " WHERE child.id = new.id AND child.current_attempt_id = new.attempt_id"
     f" AND child.status = '{ChildStatus.RUNNING}'"
 )
 

@@ -54,7 +54,7 @@ def record_result(attempt: Attempt) -> None:
 
 def _count(attempt: Attempt) -> None:
     # The row's lock first: two failures at once would each not see the other, and count one too few.
-    # Whoever holds it waits for no other backend's and no other group's; no key, for submissions
+    # Its holder waits for no other backend's and no other group's; no key, for submissions
     # share that.
     rows = Backend.objects.select_for_update(no_key=True)
     row = rows.filter(pk=attempt.backend_id).first()

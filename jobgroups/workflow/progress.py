@@ -1,7 +1,7 @@
 """Percent of a whole workflow, from ComfyUI's node events.
 
 Each node has a weight: the steps that it will report, if the graph contains them, else 1. The percentage is
-the finished weight divided by the total weight. It never decreases, in whatever order frames arrive.
+the finished weight divided by the total weight. It never decreases, in any order of the frames.
 
 Only ComfyUI knows which nodes it will run. All nodes count except cached ones, and except nodes without
 links in a graph that has links (left over in the editor) until a frame names them. Therefore the percentage

@@ -258,7 +258,7 @@ async def test_of_two_runners_beside_a_service_that_is_down_one_tells(inbox: Inb
 
 
 async def test_what_is_taken_too_late_is_taken_all_the_same(inbox: Inbox) -> None:
-    inbox.open(answers_after=PACE.patience * 2)
+    inbox.open(answers_after=PACE.timeout * 2)
     await in_thread(notice)("a: done")
     async with notifying(inbox.url):
         await until(all_sent)
@@ -283,7 +283,7 @@ async def test_messages_are_a_minute_apart_also_where_another_service_fails(inbo
     async with notifying(inbox.url, Inbox().url):
         for number in range(6):
             await in_thread(notice)(f"shot_{number}: done")
-            await asyncio.sleep(PACE.gap / 6)
+            await asyncio.sleep(PACE.min_interval / 6)
 
         async def told_of_all() -> bool:
             said = " ".join(one["message"] for one in inbox.got)
@@ -292,7 +292,7 @@ async def test_messages_are_a_minute_apart_also_where_another_service_fails(inbo
         await until(told_of_all)
     gaps = [later - earlier for earlier, later in itertools.pairwise(inbox.at)]
     assert gaps
-    assert min(gaps) > PACE.gap / 2
+    assert min(gaps) > PACE.min_interval / 2
 
 
 async def test_of_two_runners_one_tells(inbox: Inbox) -> None:

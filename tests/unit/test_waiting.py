@@ -118,7 +118,7 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         (
             QueuedChild(queue_position=1),
             gpu(BackendState.QUARANTINED, "3 failures within 10 min; last: stalled.", EARLIER),
-            "gpu-2 is quarantined until somebody releases it: 3 failures within 10 min; last:"
+            "gpu-2 is quarantined until a user releases it: 3 failures within 10 min; last:"
             " stalled.",
         ),
         (

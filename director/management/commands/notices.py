@@ -44,7 +44,7 @@ class Command(BaseCommand):
             raise CommandError("Notifications are off: DIRECTOR_NOTIFY is not set.")
         failed = 0
         for service in services:
-            wrong = asyncio.run(service.post(_TRIAL, patience=NoticeIntervals().patience))
+            wrong = asyncio.run(service.post(_TRIAL, patience=NoticeIntervals().timeout))
             failed += wrong is not None
             self.stdout.write(wrong or f"{service.name}: delivered.")
         if failed:

@@ -545,7 +545,7 @@ class AttemptDriver:
         self._report.close()
         await self._store(
             attempts.attempt_lost,
-            reason=f"{backend} lost the prompt: it restarted, or somebody removed it there",
+            reason=f"{backend} lost the prompt: it restarted, or another client removed it",
         )
         self._done = True
 
@@ -613,14 +613,16 @@ class AttemptDriver:
         )
         end = await self._dated(end)
         self._report.close()
-        struck = False
+        was_interrupted = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
             self._context.interrupter.log.target_ended(self.prompt_id)
-            struck = not await self._stop_is_stored() and await self._was_interrupted_by_other()
+            was_interrupted = (
+                not await self._stop_is_stored() and await self._was_interrupted_by_other()
+            )
         if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
             await result.free_memory(self._context.client)
-        store = attempts.attempt_interrupted_by_other if struck else attempts.attempt_ended
+        store = attempts.attempt_interrupted_by_other if was_interrupted else attempts.attempt_ended
         await self._store(store, end=end)
         self._done = True
 
@@ -680,12 +682,12 @@ class AttemptDriver:
         The window starts at the event of its end, not at the answer of a slow history; without an event, when
         the prompt was last seen at the backend.
         """
-        told = isinstance(self._heard_end, ExecutionInterrupted)
+        has_event = isinstance(self._heard_end, ExecutionInterrupted)
         return await self._context.interrupter.ended_by_other(
             self.prompt_id,
-            since=(self._end_heard_at if told else self._last_seen_at)
+            since=(self._end_heard_at if has_event else self._last_seen_at)
             - self._intervals.collateral_window,
-            until=self._end_heard_at if told else time.monotonic(),
+            until=self._end_heard_at if has_event else time.monotonic(),
         )
 
     async def _stop_is_stored(self) -> bool:
@@ -740,15 +742,15 @@ class AttemptDriver:
         tried_for = time.monotonic() - self._stop_requested_at
         # A prompt that could not be interrupted runs on for a reason, while its backend is available.
         availability = self._context.availability
-        told = not self.left_running or not availability.is_available
-        patience = self._intervals.stalled_after if told else self.spec.timeout_s
+        can_interrupt = not self.left_running or not availability.is_available
+        patience = self._intervals.stalled_after if can_interrupt else self.spec.timeout_s
         if not self._is_stalled and tried_for >= patience:
             reachable = availability.offline_for() is None
             stalled = await self._store(
-                attempts.attempt_stalled, reachable=reachable, can_interrupt=told
+                attempts.attempt_stalled, reachable=reachable, can_interrupt=can_interrupt
             )
             # A prompt that could not be interrupted hangs only if it runs on after it was.
-            self._is_stalled = stalled or told
+            self._is_stalled = stalled or can_interrupt
 
     async def _remove(self, lookup: PromptLookup) -> None:
         if not self._context.lease_is_fresh:
@@ -812,7 +814,7 @@ def _cached_nodes(lookup: PromptLookup) -> set[str]:
     assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
     return {
         node
-        for kind, told in lookup.entry.messages
+        for kind, data in lookup.entry.messages
         if kind == "execution_cached"
-        for node in told.get("nodes", ())
+        for node in data.get("nodes", ())
     }

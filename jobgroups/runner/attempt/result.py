@@ -75,7 +75,7 @@ def from_history(
     Args:
         prompt: what was sent.
         entry: its entry in the history.
-        socket_outputs: outputs that the sockets told. The history has them all, unless a node's output came
+        socket_outputs: outputs that the sockets received. The history has them all, unless a node's output came
             to the sockets alone.
     """
     outputs = {**socket_outputs, **entry.outputs}
@@ -90,9 +90,9 @@ def from_history(
 
 def _ended_at(entry: HistoryEntry) -> dt.datetime | None:
     """Return when a prompt ended by its backend's clock; None where no message says it."""
-    for _, told in reversed(entry.messages):
+    for _, data in reversed(entry.messages):
         # A blocked output's message has none.
-        milliseconds = told.get("timestamp")
+        milliseconds = data.get("timestamp")
         if isinstance(milliseconds, int | float) and 0 < milliseconds < _LATEST_MS:
             return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
     return None

@@ -47,7 +47,7 @@ class Notifier:
                 await self._look()
             except Exception:
                 logger.exception("Unexpected error in the delivery of notices; polling again")
-            await asyncio.sleep(self._pace.look)
+            await asyncio.sleep(self._pace.poll)
 
     async def _look(self) -> None:
         store = self._database.run_with_retry
@@ -63,7 +63,7 @@ class Notifier:
         if moment - self._forgot_at > self._pace.empty_every:
             self._forgot_at = moment
             await store(outbox.notices_forget_old, self._pace)
-        if moment - self._posted_at < self._pace.gap:
+        if moment - self._posted_at < self._pace.min_interval:
             return
         due = await store(outbox.notices_claim, pace=self._pace, by=self._name)
         if due:
@@ -81,10 +81,12 @@ class Notifier:
                 tasks.create_task(
                     self._post(service, due, taken[service], wrong), name=f"notice {service.name}"
                 )
-        told = [one for one in due if all(one.id in ids for ids in taken.values())]
-        rest = [one for one in due if one not in told]
-        if told:
-            await self._database.run_with_retry(outbox.notices_delivered, [one.id for one in told])
+        stored = [one for one in due if all(one.id in ids for ids in taken.values())]
+        rest = [one for one in due if one not in stored]
+        if stored:
+            await self._database.run_with_retry(
+                outbox.notices_delivered, [one.id for one in stored]
+            )
         if rest:
             error = " ".join(wrong)
             logger.warning("%d notices could not be delivered: %s", len(rest), error)
@@ -100,10 +102,10 @@ class Notifier:
         if not mine:
             return
         ids = [one.id for one in mine]
-        message = noticing.merged([one.told for one in mine], notices.link_to("/"))
+        message = noticing.merged([one.stored for one in mine], notices.link_to("/"))
         error = await service.post(
             message,
-            patience=self._pace.patience,
+            patience=self._pace.timeout,
             late=lambda: self._late.append((service.mark, ids)),
         )
         if error is not None:
