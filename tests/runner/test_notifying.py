@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 #: A minute is a second and a half here.
-PACE = replace(NoticeIntervals.scaled(0.025), look=0.05)
+PACE = replace(NoticeIntervals.scaled(0.025), poll=0.05)
 
 
 @pytest.fixture

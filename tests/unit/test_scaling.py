@@ -28,7 +28,7 @@ def _load(**changes: Any) -> Load:
     load = Load(
         backends=10,
         render_s=1.0,
-        spec=(_CALL,) * 5,
+        course=(_CALL,) * 5,
         commit_s=0.001,
         loop_s=0.004,
         idle_s=0.0,
@@ -113,7 +113,7 @@ def test_nothing_does_more_than_it_can(changes: dict[str, Any], most: float) -> 
 def test_a_large_group_keeps_its_row_longer() -> None:
     growing = (replace(_CALL, grows=True),) * 5
     small, large = (
-        simulate(_load(spec=growing, group=group, grow_s=1e-6), seconds=30, warm_up=5)
+        simulate(_load(course=growing, group=group, grow_s=1e-6), seconds=30, warm_up=5)
         for group in (100, 5_000)
     )
     assert large.lock_s > 2 * small.lock_s
