@@ -1,6 +1,6 @@
-"""Put a demo's first three pictures side by side, as the README shows them.
+"""Put a demo's first three images side by side, as the README shows them.
 
-``python docs/three_pictures.py demo-data/<run>/pictures docs/three-pictures.png``
+``python docs/three_pictures.py demo-data/<run>/images docs/three-pictures.png``
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The demo: three simulated ComfyUIs, a Director of its own, three groups, and what came of them.
+"""The demo: three job groups on three simulated ComfyUIs and a separate Director.
 
-It plays a user: beside starting, breaking and killing what it started, it does nothing that a
-program of somebody else could not do through ``director.client``.
+Except for starting processes, injecting faults and killing the Director, it uses ``director.client`` only.
 """
 
 from __future__ import annotations

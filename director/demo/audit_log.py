@@ -1,6 +1,6 @@
-"""What really happened to a group's prompts, read from the simulators' audit logs. Pure.
+"""Executions of a group's prompts, read from the simulators' audit logs. Pure.
 
-A Director's own word is no evidence that nothing was rendered twice: the backends' is.
+The audit logs prove independently of the Director that no prompt was executed twice.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: A line of an audit log, see ``backends.simulator.audit_log``.
+#: An entry of an audit log, see ``backends.simulator.audit_log``.
 Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Render:
-    """One prompt of a group, as its backend saw it.
+    """One prompt of a group, as recorded by its backend.
 
     Attributes:
-        job_id: the child that it was sent for.
-        executions: how often it was executed.
-        outcome: how its last execution ended, None if it has not.
-        started_at: seconds since the epoch, None if it was never executed.
-        ended_at: likewise, of its end.
+        job_id: the child of the prompt.
+        executions: number of executions.
+        outcome: result of the last execution; None while it runs.
+        started_at: start of the first execution in seconds since the epoch; None without execution.
+        ended_at: end of the last execution; None while it runs.
     """
 
     job_id: str
@@ -32,7 +32,7 @@ class Render:
     ended_at: float | None
 
     def was_running_at(self, moment: float) -> bool:
-        """Whether it was being executed then."""
+        """Return whether the prompt was being executed at ``moment``."""
         return (
             self.started_at is not None
             and self.started_at < moment
@@ -42,16 +42,16 @@ class Render:
 
 def renders(entries: Iterable[Entry], group_id: str) -> list[Render]:
     """Return every prompt that was accepted for a group, in the order of acceptance."""
-    told = list(entries)
+    log = list(entries)
     return [
-        _render(mark["job"], [one for one in told if one.get("prompt_id") == entry["prompt_id"]])
-        for entry in told
+        _render(mark["job"], [one for one in log if one.get("prompt_id") == entry["prompt_id"]])
+        for entry in log
         if entry["kind"] == "accepted" and (mark := _mark(entry)).get("group") == group_id
     ]
 
 
 def _mark(entry: Entry) -> Mapping[str, Any]:
-    """Return what the Director noted on a prompt, nothing on somebody else's."""
+    """Return the Director's mark on a prompt; empty for a prompt of another client."""
     mark = (entry.get("extra_data") or {}).get("director")
     return mark if isinstance(mark, dict) else {}
 

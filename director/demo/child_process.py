@@ -1,8 +1,8 @@
-"""A management command that ends when whoever started it does.
+"""Runs a management command that ends with its parent process.
 
-``python -m director.demo.child_process serve --port 0`` runs the command until its standard input ends. The
-starter holds the other end of that pipe, and the operating system closes it whatever ends the
-starter, a SIGKILL too: so no process is left behind, on any system.
+``python -m director.demo.child_process serve --port 0`` runs the command until its standard input closes.
+The parent process holds the other end of that pipe. When the parent ends, also by SIGKILL, the operating
+system closes the pipe on every platform. No process is left behind.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Final
 
 from director.__main__ import main
 
-#: Seconds for an orderly end before the process is ended without one.
+#: Seconds for an orderly end before the process exits without cleanup.
 GRACE_S: Final = 8.0
 
 
 def _end_with_input() -> None:
-    """Read standard input to its end, then ask this process to end, then insist."""
+    """Wait until standard input closes, raise SIGTERM, and exit after the grace period."""
     with contextlib.suppress(OSError):
         while os.read(0, 1024):
             pass
@@ -32,8 +32,8 @@ def _end_with_input() -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """Run the management command that ``arguments`` name, on the leash."""
-    threading.Thread(target=_end_with_input, name="leash", daemon=True).start()
+    """Run the management command in ``arguments`` until it ends or standard input closes."""
+    threading.Thread(target=_end_with_input, name="end with input", daemon=True).start()
     sys.argv = ["manage.py", *arguments]
     main()
 

@@ -1,4 +1,4 @@
-"""Three simulated ComfyUIs and a Director: started, broken on purpose, and asked what they saw."""
+"""The demo's farm: starts three simulated ComfyUIs and a Director, injects faults, reads audit logs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from director.demo.processes import Processes, ProcessFailed
 from director.server import listen
 
 BACKENDS: Final = 3
-#: Where a Director is expected; another one may run there.
+#: The Director's default port. Another Director may already use it.
 _USUAL_PORT: Final = 9820
 _DIRECTOR: Final = "Director"
 _SIMULATORS_READY: Final = re.compile(r'^\{.*"urls".*\}')
 _DIRECTOR_READY: Final = re.compile(r"Director is ready at (?P<url>http://\S+)")
 _ANSWER_WITHIN_S: Final = 10.0
-#: A fault that ends the next prompt as a GPU does that has not enough memory.
+#: Fault: the next prompt fails with the error of a GPU that is out of memory.
 OUT_OF_MEMORY: Final = {
     "name": "node_error",
     "type": "torch.OutOfMemoryError",
@@ -35,11 +35,11 @@ OUT_OF_MEMORY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Farm:
-    """What runs.
+    """Addresses of the running processes.
 
     Attributes:
         url: the Director's address.
-        simulators: address of each simulated ComfyUI by its name, which is its backend id too.
+        simulators: address of each simulated ComfyUI by its name. The name is also its backend id.
     """
 
     url: str
@@ -47,20 +47,20 @@ class Farm:
 
 
 async def start(processes: Processes, *, folder: Path, seconds: float) -> Farm:
-    """Start the simulators, side by side in one process, and a Director that knows none of them.
+    """Start the simulators, all in one process, and a Director without backends.
 
     Args:
-        processes: takes them over.
-        folder: for the simulators' own output.
-        seconds: that a simulated render takes.
+        processes: ends both processes.
+        folder: for the simulators' output.
+        seconds: duration of a simulated prompt.
 
     Raises:
-        ProcessFailed: one of them did not start.
+        ProcessFailed: a process did not start.
     """
     simulate = ["simulate", "--json", "--port", "0", "--count", str(BACKENDS), "--name", "gpu"]
     simulate += ["--seconds", str(seconds), "--output-dir", str(folder / "comfyui")]
-    told = await processes.start("Simulators", simulate, ready=_SIMULATORS_READY)
-    addresses = json.loads(told.group())
+    ready = await processes.start("Simulators", simulate, ready=_SIMULATORS_READY)
+    addresses = json.loads(ready.group())
     return Farm(
         url=await _start_director(processes, _port()),
         simulators=dict(zip(addresses["names"], addresses["urls"], strict=True)),
@@ -68,7 +68,7 @@ async def start(processes: Processes, *, folder: Path, seconds: float) -> Farm:
 
 
 def _port() -> int:
-    """Return the Director's usual port, or 0 (any) where that is taken."""
+    """Return the Director's default port, or 0 (any free port) if it is in use."""
     try:
         return listen.listen_addresses("localhost", _USUAL_PORT)[0].port
     except listen.CannotListen:
@@ -81,27 +81,27 @@ async def _start_director(processes: Processes, port: int) -> str:
 
 
 async def kill_director(processes: Processes) -> None:
-    """End the Director as a power cut does: SIGKILL, where there are signals."""
+    """Kill the Director without an orderly end (SIGKILL, except on Windows)."""
     await processes.kill(_DIRECTOR)
 
 
 async def restart_director(processes: Processes, farm: Farm) -> None:
-    """Start a Director at the same address, on the same data folder.
+    """Start a Director at the same address and with the same data folder.
 
     Raises:
-        ProcessFailed: it did not start.
+        ProcessFailed: the Director did not start.
     """
     await _start_director(processes, urlsplit(farm.url).port or _USUAL_PORT)
 
 
 async def register(director: AsyncDirector, farm: Farm) -> None:
-    """Tell the Director of the backends, as a user would."""
+    """Register the simulators as backends through the API."""
     for name, url in farm.simulators.items():
         await director.add_backend(url, backend_id=name, name=f"Simulated {name}")
 
 
 async def inject_fault(farm: Farm, backend_id: str, fault: Mapping[str, Any]) -> None:
-    """Have one simulator do something wrong, once.
+    """Inject a fault into one simulator. It takes effect once.
 
     Raises:
         ProcessFailed: the simulator refused.
@@ -110,7 +110,7 @@ async def inject_fault(farm: Farm, backend_id: str, fault: Mapping[str, Any]) ->
 
 
 async def slow_down(farm: Farm, seconds: float) -> None:
-    """Have the next prompt of every simulator take so many seconds longer.
+    """Make the next prompt of every simulator take ``seconds`` longer.
 
     Raises:
         ProcessFailed: a simulator refused.
@@ -120,10 +120,10 @@ async def slow_down(farm: Farm, seconds: float) -> None:
 
 
 async def read_audit_logs(farm: Farm) -> list[Entry]:
-    """Return what all the simulators have seen.
+    """Return the audit log entries of all simulators.
 
     Raises:
-        ProcessFailed: a simulator refused to tell.
+        ProcessFailed: a simulator refused the request.
     """
     entries: list[Entry] = []
     for url in farm.simulators.values():
@@ -131,16 +131,16 @@ async def read_audit_logs(farm: Farm) -> list[Entry]:
     return entries
 
 
-def _request(url: str, path: str, order: Mapping[str, Any] | None = None) -> str:
-    """Return a simulator's answer to a question, or to an order that is posted."""
-    # Not the typed client, which speaks to Directors; and no proxy may come in between.
+def _request(url: str, path: str, body: Mapping[str, Any] | None = None) -> str:
+    """Send GET, or POST if there is a body, to a simulator; return the response text."""
+    # http.client uses no proxy. The typed client is for Directors only.
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_ANSWER_WITHIN_S)
     try:
-        if order is None:
+        if body is None:
             connection.request("GET", path)
         else:
-            body = json.dumps(order)
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
     finally:

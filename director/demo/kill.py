@@ -1,4 +1,4 @@
-"""The hand at the power cord: kills the Director in mid-render and starts it again."""
+"""Kills the Director while its jobs run and starts it again."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from director.demo.farm import Farm
 from director.demo.processes import Processes
 from director.demo.screen import Screen
 
-#: Share of its steps after which a render is under way.
+#: Share of the steps after which a job counts as under way.
 _UNDER_WAY: Final = 0.3
 
 
 class KillSwitch:
-    """Pulled once, as soon as every child of the group is well under way.
+    """Kills the Director once, as soon as every child of the group is under way.
 
     Attributes:
-        killed_at: when, in seconds since the epoch; None before.
+        killed_at: seconds since the epoch; None before the kill.
     """
 
     def __init__(self, processes: Processes, running: Farm, screen: Screen) -> None:
@@ -31,7 +31,7 @@ class KillSwitch:
         self._seq = 0
 
     async def after(self, event: Event, group: Group) -> None:
-        """Take in an event of the group; it may be the one after which the plug is pulled.
+        """Process an event of the group; kill and restart the Director if all children are under way.
 
         Raises:
             ProcessFailed: the Director did not start again.
@@ -45,10 +45,10 @@ class KillSwitch:
 
     async def _kill(self, moment: float) -> None:
         await farm.kill_director(self._processes)
-        self._screen.say("  The Director's process was killed. The three ComfyUIs render on.")
+        self._screen.say("  The Director's process was killed. The three ComfyUIs continue.")
         await farm.restart_director(self._processes, self._farm)
         self._screen.say(
-            f"  It is started again on the same data folder, after {time.time() - moment:.1f} s;"
+            f"  The Director was restarted with the same data folder after {time.time() - moment:.1f} s;"
             f" the stream resumes with ?since={self._seq}."
         )
 

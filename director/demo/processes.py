@@ -1,4 +1,4 @@
-"""The demo's processes: started on a leash, read until they are ready, ended and looked for."""
+"""Starts, follows and ends the demo's processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from django.conf import settings
 
 from director.demo.child_process import GRACE_S
 
-#: Seconds until a process must be ready; a first start compiles every module.
+#: Seconds until a process must be ready. The first start compiles every module.
 READY_WITHIN_S: Final = 60.0
-#: The leash insists after GRACE_S; this is for what not even that ends.
+#: The child process exits GRACE_S after its input closes. Afterwards its process group is killed.
 _KILL_AFTER_S: Final = GRACE_S + 2.0
 #: The longest line that is read from a process.
 _MAX_LINE: Final = 2**20
@@ -26,17 +26,17 @@ _TAIL_LINES: Final = 12
 
 
 class ProcessFailed(Exception):
-    """A process of the demo ended by itself, or did not become ready; the message has its last lines."""
+    """A process of the demo ended unexpectedly or did not become ready. The message has its last lines."""
 
 
 class DemoProcess:
     """One management command in a process and process group of its own.
 
     Args:
-        name: for people, and of its log file.
-        process: started with pipes for stdin (the leash) and stdout (stderr goes there too).
-        log: file that takes what it prints.
-        ready: what the line matches that says it is ready.
+        name: display name; also the base name of the log file.
+        process: has pipes for stdin (closing it ends the process) and stdout (includes stderr).
+        log: file for the output.
+        ready: pattern of the line that reports readiness.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class DemoProcess:
         self._stopping = False
 
     async def follow(self) -> None:
-        """Keep what it prints, until it ends.
+        """Write the output to the log file until the process ends.
 
         Raises:
-            ProcessFailed: it ended though nobody asked it to.
+            ProcessFailed: the process ended without ``stop`` or ``kill``.
         """
-        assert self._process.stdout is not None  # noqa: S101 it was started with a pipe
-        # Appended: one that is started again must not wipe out what it said before its end.
+        assert self._process.stdout is not None  # noqa: S101 started with a pipe
+        # Append: a restarted process must not overwrite its earlier output.
         with self._log.open("ab") as log:
             async for line in self._process.stdout:
                 log.write(line)
@@ -64,7 +64,7 @@ class DemoProcess:
                 self._notice(line.decode(errors="replace"))
         code = await self._process.wait()
         if not self._stopping:
-            raise ProcessFailed(f"{self.name} ended with status {code}.{self._last_words()}")
+            raise ProcessFailed(f"{self.name} ended with status {code}.{self._last_lines()}")
 
     def _notice(self, line: str) -> None:
         match = self._pattern.search(line)
@@ -72,37 +72,37 @@ class DemoProcess:
             self._ready.set_result(match)
 
     async def ready(self) -> re.Match[str]:
-        """Wait for the line that says it is ready, and return its match.
+        """Wait for the line that reports readiness and return its match.
 
         Raises:
-            ProcessFailed: there was none within READY_WITHIN_S.
+            ProcessFailed: there was no such line within READY_WITHIN_S.
         """
         try:
             return await asyncio.wait_for(self._ready, READY_WITHIN_S)
         except TimeoutError:
             raise ProcessFailed(
-                f"{self.name} was not ready within {READY_WITHIN_S:.0f} s.{self._last_words()}"
+                f"{self.name} was not ready within {READY_WITHIN_S:.0f} s.{self._last_lines()}"
             ) from None
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n  ".join(["", *lines[-_TAIL_LINES:]])
 
     async def stop(self) -> None:
-        """Let go of the leash and wait for the end; kill the process group if there is none."""
+        """Close standard input and wait for the end; kill the process group after a timeout."""
         self._stopping = True
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            # Not asyncio.timeout: this runs while the task is being cancelled, which it miscounts
-            # in early releases of Python 3.11.
+            # Not asyncio.timeout: early releases of Python 3.11 miscount cancellations there, and this
+            # runs while the task is being cancelled.
             await asyncio.wait_for(self._process.wait(), _KILL_AFTER_S)
         except TimeoutError:
             self._kill()
             await self._process.wait()
 
     async def kill(self) -> None:
-        """End it with no time for anything, as a power cut does; whoever asks for it expects it."""
+        """Kill the process group without an orderly end. ``follow`` reports no failure."""
         self._stopping = True
         self._kill()
         await self._process.wait()
@@ -115,7 +115,7 @@ class DemoProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def remains(self) -> bool:
-        """Whether anything of its process group is still there."""
+        """Return whether a process of the process group still exists."""
         if self._process.returncode is None:
             return True
         if sys.platform == "win32":
@@ -128,11 +128,11 @@ class DemoProcess:
 
 
 class Processes:
-    """All processes of one demo; ended in the reverse order of their start.
+    """All processes of one demo. They are ended in reverse order of their start.
 
     Args:
-        tasks: follows each process; one that ends by itself ends the whole group of tasks.
-        folder: for the Director's data, pictures and log files.
+        tasks: follows each process. An unexpected end cancels all tasks.
+        folder: for the Director's data, images and log files.
     """
 
     def __init__(self, tasks: asyncio.TaskGroup, folder: Path) -> None:
@@ -146,7 +146,7 @@ class Processes:
         """Start a management command and wait until it is ready.
 
         Raises:
-            ProcessFailed: it did not become ready.
+            ProcessFailed: the command did not become ready.
         """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "director.demo.child_process", *arguments),
@@ -156,7 +156,7 @@ class Processes:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=_MAX_LINE,
-            # Ctrl-C in the terminal is for the demo; it ends its processes in order.
+            # Ctrl-C in the terminal must reach the demo only; the demo ends its processes in order.
             **_own_group(),
         )
         log = self._folder / f"{name.lower().replace(' ', '-')}.log"
@@ -166,18 +166,18 @@ class Processes:
         return await started.ready()
 
     async def kill(self, name: str) -> None:
-        """Kill those of this name that run, process groups and all."""
+        """Kill the process groups of all processes with this name."""
         for process in self._started:
             if process.name == name:
                 await process.kill()
 
     async def stop(self) -> None:
-        """End all of them."""
+        """End all processes."""
         for process in reversed(self._started):
             await process.stop()
 
     def remaining(self) -> list[str]:
-        """Return the names of those of which anything is still there."""
+        """Return the names of the processes that still exist."""
         return [process.name for process in self._started if process.remains()]
 
 
@@ -190,10 +190,10 @@ def _own_group() -> dict[str, Any]:
 
 
 def _environment(folder: Path) -> Mapping[str, str]:
-    """Return the environment: the user's own, without any setting of their real Director."""
+    """Return this process's environment without settings of another Director."""
     inherited = {
         name: value
-        for name, value in os.environ.items()  # noqa: TID251 handed on, not read
+        for name, value in os.environ.items()  # noqa: TID251 passed on, not read
         if not name.startswith("DIRECTOR_")
     }
     return {

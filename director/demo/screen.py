@@ -1,4 +1,4 @@
-"""What the demo shows: bars that move in a terminal, plain lines anywhere else."""
+"""Output of the demo: progress bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from director.client import (
 )
 from director.demo.checks import DemoResult
 
-#: Percent between two plain lines about one child.
+#: Percent between two plain progress lines of one child.
 _PLAIN_EVERY: Final = 25.0
-#: Columns of a table that goes to a file or another program.
+#: Width of the table in a file or pipe, in columns.
 _PLAIN_WIDTH: Final = 120
 
 
 class Watcher(Protocol):
-    """Shows a group's events as they come."""
+    """Shows the events of a group on arrival."""
 
     def on_event(self, event: Event) -> None:
-        """Show one."""
+        """Show one event."""
 
 
 class Screen:
-    """Where the demo's words go.
+    """Prints the output of the demo.
 
     Args:
-        console: None: standard output.
+        console: standard output if None.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -51,16 +51,16 @@ class Screen:
             self._console.width = _PLAIN_WIDTH
 
     def say(self, text: str = "") -> None:
-        """Print a line; nothing in it is markup."""
+        """Print a line without interpreting markup."""
         self._console.print(escape(text), soft_wrap=True)
 
     def title(self, text: str) -> None:
-        """Print a line that begins something new."""
+        """Print a heading."""
         self._console.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=True)
 
     @contextmanager
     def watch(self, group: Group) -> Iterator[Watcher]:
-        """Show how the children of a group come along."""
+        """Show the progress of a group's children."""
         if not self._console.is_terminal:
             yield _Lines(self, group.child_jobs)
             return
@@ -68,23 +68,23 @@ class Screen:
             yield _Bars(progress, group.child_jobs)
 
     def table(self, groups: Sequence[DemoResult]) -> None:
-        """Print what every child of the groups came to."""
-        table = Table(title="What came of it", title_justify="left")
-        for heading in ("Group", "Backend", "Seed", "Status", "Picture, or what went wrong"):
+        """Print the result of every child of the groups."""
+        table = Table(title="Results", title_justify="left")
+        for heading in ("Group", "Backend", "Seed", "Status", "Image or error"):
             table.add_column(heading, overflow="fold")
-        for told in groups:
-            pictures = iter(told.pictures)
-            for child in told.group.child_jobs:
-                row = (told.title, child.backend_id, str(child.seed), child.status)
-                table.add_row(*map(escape, (*row, _outcome(child, pictures))))
+        for result in groups:
+            images = iter(result.images)
+            for child in result.group.child_jobs:
+                row = (result.title, child.backend_id, str(child.seed), child.status)
+                table.add_row(*map(escape, (*row, _outcome(child, images))))
         self._console.print()
         self._console.print(table)
 
 
-def _outcome(child: Child, pictures: Iterator[Path]) -> str:
+def _outcome(child: Child, images: Iterator[Path]) -> str:
     if child.status == "completed":
-        path = next(pictures, None)
-        return path.name if path else "(no picture)"
+        path = next(images, None)
+        return path.name if path else "(no image)"
     return f"{child.error_type}: {child.error_message}"
 
 
@@ -99,7 +99,7 @@ def _progress(console: Console) -> Progress:
 
 
 class _Bars:
-    """One bar a child."""
+    """One progress bar per child."""
 
     def __init__(self, progress: Progress, children: Sequence[Child]) -> None:
         self._progress = progress
@@ -111,32 +111,32 @@ class _Bars:
         }
 
     def on_event(self, event: Event) -> None:
-        """Move the child's bar."""
+        """Update the progress bar of the child."""
         if not isinstance(event, ChildEvent):
             return
         done = event.progress if isinstance(event, ChildProgress) else None
         if isinstance(event, ChildCompleted):
             done = 100.0
         self._progress.update(
-            self._bars[event.job_id], completed=done, step=escape(_in_words(event))
+            self._bars[event.job_id], completed=done, step=escape(_event_text(event))
         )
 
 
 class _Lines:
-    """A line at the start, at every quarter and at the end of a child."""
+    """Plain lines: at the start, at every 25 % and at the end of a child."""
 
     def __init__(self, screen: Screen, children: Sequence[Child]) -> None:
         self._screen = screen
         self._next = {child.job_id: _PLAIN_EVERY for child in children}
 
     def on_event(self, event: Event) -> None:
-        """Print the event, unless it is one of the many about progress."""
-        if not isinstance(event, ChildEvent) or self._is_small(event):
+        """Print the event, except progress below the next multiple of 25 %."""
+        if not isinstance(event, ChildEvent) or self._is_minor(event):
             return
         percent = f"{event.progress:.0f} % " if isinstance(event, ChildProgress) else ""
-        self._screen.say(f"  {event.backend_id}: {percent}{_in_words(event)}")
+        self._screen.say(f"  {event.backend_id}: {percent}{_event_text(event)}")
 
-    def _is_small(self, event: ChildEvent) -> bool:
+    def _is_minor(self, event: ChildEvent) -> bool:
         if not isinstance(event, ChildProgress):
             return False
         if event.progress < self._next[event.job_id]:
@@ -145,7 +145,7 @@ class _Lines:
         return False
 
 
-def _in_words(event: ChildEvent) -> str:
+def _event_text(event: ChildEvent) -> str:
     match event:
         case ChildProgress():
             steps = f" {event.steps_completed}/{event.steps_total}" if event.steps_total else ""

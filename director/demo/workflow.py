@@ -1,4 +1,4 @@
-"""The demo's workflow: text to picture, as ComfyUI's editor exports it in API format."""
+"""The demo's workflow: text to image, in the API format of ComfyUI's editor."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 STEPS = 20
 
 
-def text_to_picture() -> dict[str, Any]:
-    """Return ComfyUI's default graph; the Director gives every child its own seed."""
+def text_to_image() -> dict[str, Any]:
+    """Return ComfyUI's default graph. The Director sets a different seed for every child."""
     return {
         "3": {
             "class_type": "KSampler",

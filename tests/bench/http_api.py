@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.bench import floors
 from tests.bench.figures import Figure, p50, p99
 from tests.bench.wire import Connection, at_once, request
@@ -91,7 +91,7 @@ class _Director:
         for _ in range(count):
             self._seed += 3
             body = {
-                "workflow_json": text_to_picture(),
+                "workflow_json": text_to_image(),
                 "backend_ids": self._backend_ids,
                 "seed_strategy": "sequential",
                 "base_seed": self._seed,

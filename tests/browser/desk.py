@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.harness.processes import Served
 
 
@@ -39,7 +39,7 @@ class Desk:
         """Submit a group over the first backends in turn, and return its id."""
         ids = self.backend_ids()
         body = {
-            "workflow_json": text_to_picture(),
+            "workflow_json": text_to_image(),
             "backend_ids": [ids[index % len(ids)] for index in range(count)],
             "seed_strategy": "sequential",
             # Never one that was rendered before: ComfyUI would give its cached picture at once.

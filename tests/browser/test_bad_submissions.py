@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
@@ -34,7 +34,7 @@ def form(desk: Desk, page: Any) -> Any:
     """The form, filled in rightly."""
     page.goto(f"{desk.url}/submit")
     page.get_by_text("Or paste it as JSON").click()
-    page.locator("#paste").fill(json.dumps(text_to_picture()))
+    page.locator("#paste").fill(json.dumps(text_to_image()))
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
     for name, value in TYPED.items():
         page.locator(name).fill(value)
@@ -46,7 +46,7 @@ def form(desk: Desk, page: Any) -> Any:
 
 def still_there(page: Any, but: dict[str, str] | None = None) -> None:
     """Check that all that was typed stands where it was typed."""
-    workflow = json.dumps(text_to_picture())
+    workflow = json.dumps(text_to_image())
     usual = TYPED | {"#strategy": "fibonacci", "#paste": workflow, "#metadata": METADATA}
     for name, value in (usual | (but or {})).items():
         expect(page.locator(name)).to_have_value(value)
@@ -166,7 +166,7 @@ def test_a_wrong_file_is_named_and_the_workflow_stays(form: Any, tmp_path: Path)
 
 
 def test_a_slip_in_the_pasted_text_costs_nothing_that_was_changed_in_it(form: Any) -> None:
-    whole = json.dumps(text_to_picture())
+    whole = json.dumps(text_to_image())
     form.locator("#paste").fill(whole[:-1])
     expect(form.locator("#workflow-error")).to_contain_text("This is not JSON")
     submit(form)
@@ -178,7 +178,7 @@ def test_a_slip_in_the_pasted_text_costs_nothing_that_was_changed_in_it(form: An
 
 
 def test_another_workflow_does_not_take_over_what_was_typed_into_the_last(form: Any) -> None:
-    other = text_to_picture()
+    other = text_to_image()
     other["3"]["inputs"]["steps"] = 30
     form.locator("#paste").fill(json.dumps(other))
     expect(form.locator(STEPS)).to_have_value("30")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
@@ -45,7 +45,7 @@ def test_a_group_is_submitted(desk: Desk, page: Any) -> None:
     tab_to(page, page.locator("#paste-box summary"))
     page.keyboard.press("Enter")
     tab_to(page, page.locator("#paste"))
-    page.keyboard.insert_text(json.dumps(text_to_picture()))
+    page.keyboard.insert_text(json.dumps(text_to_image()))
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
     tab_to(page, button(page, "1 job on all backends"))
     page.keyboard.press("Enter")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.browser.contact_sheet import wrong_on
 from tests.browser.desk import Desk
 from tests.browser.test_soundness import serious
@@ -18,7 +18,7 @@ expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expe
 def bring_workflow(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
     page.get_by_text("Or paste it as JSON").click()
-    page.locator("#paste").fill(json.dumps(text_to_picture()))
+    page.locator("#paste").fill(json.dumps(text_to_image()))
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
 
 

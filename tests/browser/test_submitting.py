@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
@@ -29,7 +29,7 @@ def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_are_two_clicks
     desk: Desk, page: Any
 ) -> None:
     # A number that JavaScript cannot hold goes through untouched.
-    graph = text_to_picture()
+    graph = text_to_image()
     graph["5"]["_meta"]["big"] = 2**63 + 1
     page.goto(f"{desk.url}/submit")
     page.locator("#file").set_input_files(
@@ -52,7 +52,7 @@ def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_are_two_clicks
 def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
     page.get_by_text("Or paste it as JSON").click()
-    page.locator("#paste").fill(json.dumps(text_to_picture()))
+    page.locator("#paste").fill(json.dumps(text_to_image()))
     page.get_by_label("steps · KSampler").fill("7")
     page.get_by_label("Strategy").select_option("fibonacci")
     page.locator("#count").fill("4")
@@ -75,7 +75,7 @@ def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(
 ) -> None:
     def submit() -> str:
         page.get_by_text("Or paste it as JSON").click()
-        page.locator("#paste").fill(json.dumps(text_to_picture()))
+        page.locator("#paste").fill(json.dumps(text_to_image()))
         expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
         page.get_by_role("button", name="Submit", exact=True).click()
         page.wait_for_url("**/groups/jg_*")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright").expect
@@ -28,7 +28,7 @@ def cards(page: Any, status: str) -> Any:
 def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) -> None:
     page.goto(f"{desk.url}/submit")
     page.get_by_text("Or paste it as JSON").click()
-    page.locator("#paste").fill(json.dumps(text_to_picture()))
+    page.locator("#paste").fill(json.dumps(text_to_image()))
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
     page.locator("#count").fill("3")
     page.get_by_label("Name", exact=True).fill("Watched")

@@ -18,7 +18,7 @@ import pytest
 from backends.simulator.threaded import SimulatorThread
 from director.cli import app
 from director.client import Director
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.harness.processes import ROOT, Served, serving
 
 #: Seconds for a command that takes one on an idle machine.
@@ -101,7 +101,7 @@ def run_group(
                 director.wait(group.job_group_id, timeout=PATIENCE_S)
         for number in fails:
             sims.fault("out_of_memory", on=number)
-        made = director.submit(text_to_picture(), backends)
+        made = director.submit(text_to_image(), backends)
         ended = director.wait(made.job_group_id, timeout=PATIENCE_S)
     assert ended.failed_count == len(fails), ended
     return ended.job_group_id
@@ -173,5 +173,5 @@ def failed_group(served: Served, sims: SimulatorThread) -> str:
 @pytest.fixture
 def desk(served: Served, sims: SimulatorThread, tmp_path: Path) -> Desk:
     """A shell in a folder of its own, with ``workflow.json``."""
-    (tmp_path / "workflow.json").write_text(json.dumps(text_to_picture()), encoding="utf-8")
+    (tmp_path / "workflow.json").write_text(json.dumps(text_to_image()), encoding="utf-8")
     return Desk(tmp_path, served.url, sims)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from director.client import Director
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.cli.conftest import Desk
 from tests.client.server import FakeDirector
 from tests.harness.processes import Served
@@ -80,7 +80,7 @@ def test_failed_and_queued_jobs_move_while_their_group_runs(desk: Desk) -> None:
         # The retried job must still run when the other one is moved.
         desk.sims.fault("slow", on=1, seconds=6.0)
         with Director(desk.url) as director:
-            group_id = director.submit(text_to_picture(), ["gpu-1", "gpu-3"]).job_group_id
+            group_id = director.submit(text_to_image(), ["gpu-1", "gpu-3"]).job_group_id
         job, waiting = _jobs(desk, group_id)
         end = time.monotonic() + 30
         while desk.json("show", group_id)["failed_count"] == 0:

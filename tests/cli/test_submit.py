@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from jobgroups.outputs.png_workflow import workflow_in_png
 from tests.cli.conftest import Desk
 from tests.client.server import FakeDirector
@@ -44,7 +44,7 @@ def test_submit_stores_every_option(desk: Desk) -> None:
     assert [child["seed"] for child in group["child_jobs"]] == [42, 67, 109]
     assert group["timeout_seconds"] == 60
     assert group["submitter"] == "ada@studio"
-    assert desk.json("show", group_id, "--workflow") == text_to_picture()
+    assert desk.json("show", group_id, "--workflow") == text_to_image()
     desk.run("watch", group_id, "--save", "out")
     images = sorted((desk.folder / "out").iterdir())
     # Sorted by name, files are in the order of their jobs.
@@ -197,7 +197,7 @@ def test_retry_policy_completes_the_job_on_another_backend(desk: Desk) -> None:
 
 def test_refused_output_is_a_warning_or_a_failure(desk: Desk) -> None:
     second = {"class_type": "SaveImage", "inputs": {"filename_prefix": "second"}}
-    graph = {**text_to_picture(), "second": second}
+    graph = {**text_to_image(), "second": second}
     (desk.folder / "two.json").write_text(json.dumps(graph), encoding="utf-8")
     cause = "node second (SaveImage): Required input is missing: images"
     warned = desk.out("submit", "two.json", "-b", "gpu-1", "--base-seed", "5", "--watch")

@@ -49,7 +49,7 @@ def test_once_ends_with_status_0(once: tuple[Path, subprocess.CompletedProcess[s
     """Nothing was found that is not as it must be."""
     _, ended = once
     assert ended.returncode == 0, ended.stdout
-    assert "NOT AS IT MUST BE" not in ended.stdout
+    assert "CHECK FAILED" not in ended.stdout
 
 
 def test_once_leaves_eight_different_pngs(
@@ -57,10 +57,10 @@ def test_once_leaves_eight_different_pngs(
 ) -> None:
     """Three of group 1, two of group 2, three of group 3, none of them the same file."""
     folder, _ = once
-    pictures = [path.read_bytes() for path in (folder / "pictures").iterdir()]
-    assert len(pictures) == 8
-    assert all(content.startswith(b"\x89PNG\r\n\x1a\n") for content in pictures)
-    assert len({hashlib.sha256(content).digest() for content in pictures}) == 8
+    images = [path.read_bytes() for path in (folder / "images").iterdir()]
+    assert len(images) == 8
+    assert all(content.startswith(b"\x89PNG\r\n\x1a\n") for content in images)
+    assert len({hashlib.sha256(content).digest() for content in images}) == 8
 
 
 def test_once_stores_two_completed_groups_and_a_partly_completed_one_between(
@@ -83,7 +83,7 @@ def test_once_shows_the_table_the_folder_and_the_address(
     folder, ended = once
     assert ended.stdout.count("completed │") == 8, ended.stdout
     assert "ComfyUIError: CUDA out of memory" in ended.stdout
-    assert f"Pictures: {folder / 'pictures'}" in ended.stdout
+    assert f"Images: {folder / 'images'}" in ended.stdout
     assert re.search(r"Director: http://localhost:\d+", ended.stdout)
 
 
@@ -101,7 +101,7 @@ def test_once_kills_its_director_in_mid_render_and_says_so(
 ) -> None:
     """Killed after the three had started and before any had ended; a second process took over."""
     folder, ended = once
-    third = ended.stdout.partition("3. Longer renders")[2]
+    third = ended.stdout.partition("3. Longer jobs")[2]
     before, killed, after = third.partition("The Director's process was killed.")
     assert killed, ended.stdout
     assert [before.count(word) for word in (": started", ": completed")] == [3, 0]
@@ -162,12 +162,12 @@ def test_an_interrupt_while_the_director_is_dead_leaves_nothing(tmp_path: Path) 
         demo.read_until("The Director's process was killed")
         interrupt(demo.process.pid, signal.SIGINT)
         assert demo.end() == 130, demo.said
-    assert "It is started again" not in demo.said
+    assert "The Director was restarted" not in demo.said
     assert processes_of(tmp_path) == {}
 
 
 def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
-    """Ctrl-C while pictures are being rendered: status 130, as shells have it."""
+    """Ctrl-C while jobs run: status 130, as in shells."""
     with serving(tmp_path) as demo:
         demo.read_until("gpu-1: started")
         interrupt(demo.process.pid, signal.SIGINT)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from backends.simulator.threaded import SimulatorThread
-from director.demo.workflow import text_to_picture
+from director.demo.workflow import text_to_image
 from tests.harness.mailbox import SECRET, Inbox
 from tests.harness.processes import Served
 
@@ -21,7 +21,7 @@ def ended(served: Served, **fields: Any) -> None:
     """Submit a group, and wait until it has ended."""
     with httpx.Client(base_url=served.url, trust_env=False, timeout=20) as client:
         ids = [row["backend_id"] for row in client.get("/api/backends").json()["backends"]]
-        body = {"workflow_json": text_to_picture(), "backend_ids": ids, **fields}
+        body = {"workflow_json": text_to_image(), "backend_ids": ids, **fields}
         answer = client.post("/api/job-group", json=body)
         assert answer.status_code == 201, answer.text
         path = f"/api/job-groups/{answer.json()['job_group_id']}"

@@ -1,4 +1,4 @@
-"""The demo's judgement: each thing that may go wrong is seen."""
+"""The demo's checks report each kind of failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KILLED_AT = 100.0
 KINDS = ["group_created", *["child_started"] * 3, *["child_completed"] * 3, "group_complete"]
 
 
-def _picture(path: Path, colour: int, note: str = "") -> Path:
+def _image(path: Path, colour: int, note: str = "") -> Path:
     notes = PngInfo()
     notes.add_text("prompt", note)
     Image.new("RGB", (8, 8), (colour, 0, 0)).save(path, pnginfo=notes)
@@ -28,8 +28,8 @@ def _picture(path: Path, colour: int, note: str = "") -> Path:
 def first(tmp_path: Path) -> DemoResult:
     """A first group as it must be."""
     group = Group(job_group_id="jg_1", status="completed", completed_count=3, seq=8)
-    pictures = [_picture(tmp_path / f"{number}.png", number) for number in range(3)]
-    return DemoResult("Group 1", group, range(1, 9), range(1, 9), pictures)
+    images = [_image(tmp_path / f"{number}.png", number) for number in range(3)]
+    return DemoResult("Group 1", group, range(1, 9), range(1, 9), images)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def second(first: DemoResult) -> DemoResult:
     group = Group(
         job_group_id="jg_2", status="partial_complete", completed_count=2, failed_count=1, seq=8
     )
-    return DemoResult("Group 2", group, range(1, 9), range(1, 9), first.pictures[:2])
+    return DemoResult("Group 2", group, range(1, 9), range(1, 9), first.images[:2])
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def third(first: DemoResult) -> Outage:
         Child(job_id=f"cj_{number}", backend_id=f"gpu-{number}", status="completed", seed=number)
         for number in range(3)
     )
-    told = dataclasses.replace(
+    result = dataclasses.replace(
         first,
         title="Group 3",
         group=dataclasses.replace(first.group, child_jobs=children),
         kinds=KINDS,
     )
     seen = [Render(child.job_id, 1, "success", KILLED_AT - 1, KILLED_AT + 1) for child in children]
-    return Outage(told, KILLED_AT, seen)
+    return Outage(result, KILLED_AT, seen)
 
 
 def test_a_demo_as_it_must_be_has_no_shortcoming(
@@ -68,18 +68,18 @@ def test_a_demo_as_it_must_be_has_no_shortcoming(
 def test_two_equal_pictures_are_seen_whatever_is_noted_in_them(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """The seed in a file's notes makes no other picture of it."""
-    other = _picture(first.pictures[1].with_name("other.png"), 0, note="another seed")
-    assert first.pictures[0].read_bytes() != other.read_bytes()
-    pictures = [first.pictures[0], other, first.pictures[2]]
-    equal = dataclasses.replace(first, pictures=pictures)
-    assert problems(equal, second, third) == ["Group 1 made 3 pictures, 2 of them different."]
+    """The seed in a file's notes makes no different image."""
+    other = _image(first.images[1].with_name("other.png"), 0, note="another seed")
+    assert first.images[0].read_bytes() != other.read_bytes()
+    images = [first.images[0], other, first.images[2]]
+    equal = dataclasses.replace(first, images=images)
+    assert problems(equal, second, third) == ["Group 1 made 3 images, 2 of them different."]
 
 
 def test_a_missing_picture_is_seen(first: DemoResult, second: DemoResult, third: Outage) -> None:
-    """Two pictures are not three."""
-    fewer = dataclasses.replace(first, pictures=first.pictures[:2])
-    assert problems(fewer, second, third) == ["Group 1 made 2 pictures, 2 of them different."]
+    """Two images are not three."""
+    fewer = dataclasses.replace(first, images=first.images[:2])
+    assert problems(fewer, second, third) == ["Group 1 made 2 images, 2 of them different."]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
@@ -87,20 +87,20 @@ def test_what_is_no_whole_png_is_seen(
     content: bytes, first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """Neither an error page nor the head of a PNG is one."""
-    first.pictures[2].write_bytes(content)
-    assert "2.png is not a whole PNG." in problems(first, second, third)
+    first.images[2].write_bytes(content)
+    assert "2.png is not a complete PNG." in problems(first, second, third)
 
 
 def test_a_png_cut_short_is_no_png(first: DemoResult) -> None:
-    """A download that broke off is not taken for a picture."""
-    whole = first.pictures[0].read_bytes()
-    first.pictures[0].write_bytes(whole[: len(whole) // 2])
-    assert png_digest(first.pictures[0]) is None
+    """A download that broke off is not accepted as an image."""
+    whole = first.images[0].read_bytes()
+    first.images[0].write_bytes(whole[: len(whole) // 2])
+    assert png_digest(first.images[0]) is None
 
 
 def test_a_jpeg_is_no_png(tmp_path: Path) -> None:
     """The name of a file says nothing."""
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.new("RGB", (8, 8)).save(path, format="JPEG")
     assert png_digest(path) is None
 
@@ -127,8 +127,8 @@ def test_a_second_group_without_its_failure_is_seen(
 ) -> None:
     """The fault must have come through."""
     group = dataclasses.replace(second.group, status="completed", completed_count=3, failed_count=0)
-    [said] = problems(first, dataclasses.replace(second, group=group), third)
-    assert said.startswith("Group 2 ended as completed with 3 completed, 0 failed")
+    [problem] = problems(first, dataclasses.replace(second, group=group), third)
+    assert problem.startswith("Group 2 ended as completed with 3 completed, 0 failed")
 
 
 def test_a_prompt_that_was_executed_twice_is_seen(
@@ -137,8 +137,8 @@ def test_a_prompt_that_was_executed_twice_is_seen(
     """A backend that rendered it again after a restart tells so."""
     twice = dataclasses.replace(third.renders[0], executions=2)
     doubled = dataclasses.replace(third, renders=[twice, *third.renders[1:]])
-    [said] = problems(first, second, doubled)
-    assert said == "Group 3 on gpu-0 was executed as [(2, 'success')], not once with success."
+    [problem] = problems(first, second, doubled)
+    assert problem == "Group 3 on gpu-0 was executed as [(2, 'success')], not once with success."
 
 
 def test_a_child_with_two_prompts_and_one_without_are_seen(
@@ -163,32 +163,34 @@ def test_a_kill_that_hit_no_render_is_seen(
     """A kill before or after the render proves nothing."""
     missed = dataclasses.replace(third.renders[2], started_at=started, ended_at=ended)
     outage = dataclasses.replace(third, renders=[*third.renders[:2], missed])
-    [said] = problems(first, second, outage)
-    assert said == "Group 3 on gpu-2 was not being rendered when the Director was killed."
+    [problem] = problems(first, second, outage)
+    assert problem == "Group 3 on gpu-2 was not running when the Director was killed."
 
 
 def test_a_director_that_nobody_killed_is_seen(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """Three pictures alone are no third act."""
-    [said] = problems(first, second, dataclasses.replace(third, killed_at=None))
-    assert said == "Group 3: the Director was not killed."
+    """Three images alone are no third act."""
+    [problem] = problems(first, second, dataclasses.replace(third, killed_at=None))
+    assert problem == "Group 3: the Director was not killed."
 
 
 def test_an_event_told_twice_under_two_numbers_is_seen(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """A start that is told again after the restart makes no gap, and is wrong."""
+    """A start that is repeated after the restart makes no gap, and is wrong."""
     again = ["group_created", "child_started", *KINDS[1:]]
-    told = dataclasses.replace(
-        third.told,
-        group=dataclasses.replace(third.told.group, seq=9),
+    result = dataclasses.replace(
+        third.result,
+        group=dataclasses.replace(third.result.group, seq=9),
         streamed=range(1, 10),
         logged=range(1, 10),
         kinds=again,
     )
-    [said] = problems(first, second, dataclasses.replace(third, told=told))
-    assert said.startswith("Group 3: the stream told group_created, child_started, child_started,")
+    [problem] = problems(first, second, dataclasses.replace(third, result=result))
+    assert problem.startswith(
+        "Group 3: the stream had the events group_created, child_started, child_started,"
+    )
 
 
 def test_a_audit_log_is_read_by_the_mark_of_the_group() -> None:
