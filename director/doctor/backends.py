@@ -52,12 +52,12 @@ def backends() -> list[Finding]:
 
 async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
     async with asyncio.TaskGroup() as tasks:
-        asked = {
-            row.id: tasks.create_task(_probe(row), name=f"examine {row.id}")
+        probes = {
+            row.id: tasks.create_task(_probe(row), name=f"probe {row.id}")
             for row in rows
             if row.enabled
         }
-    found = {backend_id: task.result() for backend_id, task in asked.items()}
+    found = {backend_id: task.result() for backend_id, task in probes.items()}
     return {row.id: found.get(row.id, "It was not probed.") for row in rows}
 
 
@@ -69,10 +69,10 @@ async def _probe(row: Backend) -> _Answer | str:
         async with ComfyClient(row.url, headers=row.headers, timeouts=limits) as comfy:
             stats = await comfy.system_stats()
             waiting = await comfy.queue_remaining()
-            asked_at = dt.datetime.now(dt.UTC)
+            requested_at = dt.datetime.now(dt.UTC)
             clock = await comfy.clock()
             # The clock has whole seconds, read between request and response.
-            skew = None if clock is None else (clock - asked_at).total_seconds()
+            skew = None if clock is None else (clock - requested_at).total_seconds()
             return _Answer(stats, waiting, skew)
     except BackendError as error:
         return error.detail
@@ -91,14 +91,14 @@ def _finding(row: Backend, answer: _Answer | str) -> Finding:
             f" If it does not come back: director backends disable {row.id}"
         )
         return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
-    level, said, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
-    for how_bad, wrong, todo in sorted(
+    level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
+    for severity, problem, todo in sorted(
         _problems(row, answer), key=lambda one: -SEVERITY.index(one[0])
     ):
-        level = max(level, how_bad, key=SEVERITY.index)
-        said.append(wrong)
+        level = max(level, severity, key=SEVERITY.index)
+        sentences.append(problem)
         todos.append(todo)
-    return Finding(subject, level, " ".join(filter(None, said)), "\n".join(dict.fromkeys(todos)))
+    return Finding(subject, level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
 
 
 def _described(answer: _Answer) -> str:
