@@ -98,7 +98,9 @@ def _finding(row: Backend, answer: _Answer | str) -> Finding:
         level = max(level, severity, key=SEVERITY.index)
         sentences.append(problem)
         todos.append(todo)
-    return Finding(subject, level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
+    return Finding(
+        subject, level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos))
+    )
 
 
 def _described(answer: _Answer) -> str:
