@@ -60,7 +60,7 @@ test-changed: $(DEV)/.installed ## run the slow tests of files that changed sinc
 		tests/sabotage tests/e2e || [ $$? -eq 5 ] # 5: no test was selected
 
 # Requires the programs of PostgreSQL and Redis; starts separate servers.
-chaos: $(DEV)/.installed ## kill and suspend processes of a farm at random (SEED=1 KILLS=60 CHILDREN=2000 KEEP=folder)
+chaos: $(DEV)/.installed ## inject random failures into a farm of processes (SEED=1 KILLS=60 CHILDREN=2000 KEEP=folder)
 	@$(DEV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
 		$(if $(CHILDREN),--children $(CHILDREN)) $(if $(KEEP),--keep $(KEEP))
 
