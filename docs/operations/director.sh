@@ -1,5 +1,5 @@
 #!/bin/sh
-# The command director on a machine of the farm: with the farm's settings, as its user. For root.
+# The command director for root on a machine of the farm: uses the farm's settings and the user director.
 set -a
 . /etc/director/director.env
 set +a

@@ -192,7 +192,7 @@ def test_a_director_that_somebody_else_kills_fails_the_demo(tmp_path: Path) -> N
         demo.read_until("gpu-1: started")
         interrupt(only(tmp_path, "child_process serve"), signal.SIGKILL)
         assert demo.end() == 1, demo.said
-    # Whichever is noticed first: that it is gone, or that it tells nothing any more.
+    # Either the end of the process or the end of the stream is detected first.
     assert re.search(r"Director ended with status -9|event stream was closed", demo.said)
     assert "Traceback" not in demo.said
     assert processes_of(tmp_path) == {}

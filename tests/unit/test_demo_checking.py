@@ -134,7 +134,7 @@ def test_a_second_group_without_its_failure_is_seen(
 def test_a_prompt_that_was_executed_twice_is_seen(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """A backend that rendered it again after a restart tells so."""
+    """The audit log shows a second execution after a restart."""
     twice = dataclasses.replace(third.renders[0], executions=2)
     doubled = dataclasses.replace(third, renders=[twice, *third.renders[1:]])
     [problem] = problems(first, second, doubled)
@@ -194,7 +194,7 @@ def test_an_event_told_twice_under_two_numbers_is_seen(
 
 
 def test_a_audit_log_is_read_by_the_mark_of_the_group() -> None:
-    """Somebody else's prompts and other groups' do not count; the second start does."""
+    """Prompts of other clients and groups do not count; the second start does."""
 
     def accepted(prompt_id: str, extra: object) -> dict[str, object]:
         return {"kind": "accepted", "time": 1.0, "prompt_id": prompt_id, "extra_data": extra}
