@@ -1,4 +1,4 @@
-"""``manage.py demo``: what a stranger without a GPU sees, and what it leaves behind."""
+"""``manage.py demo``: its output, its files and the end of its processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(NEEDS_PROC, reason="looks for left processes in 
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """One whole demo that ends by itself."""
+    """Run a complete demo with ``--once``."""
     folder = tmp_path_factory.mktemp("demo")
     ended = subprocess.run(
         command(folder, "--once"),
@@ -46,7 +46,6 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 
 
 def test_once_ends_with_status_0(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """Nothing was found that is not as it must be."""
     _, ended = once
     assert ended.returncode == 0, ended.stdout
     assert "CHECK FAILED" not in ended.stdout
@@ -55,7 +54,7 @@ def test_once_ends_with_status_0(once: tuple[Path, subprocess.CompletedProcess[s
 def test_once_leaves_eight_different_pngs(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """Three of group 1, two of group 2, three of group 3, none of them the same file."""
+    """Three of group 1, two of group 2, three of group 3."""
     folder, _ = once
     images = [path.read_bytes() for path in (folder / "images").iterdir()]
     assert len(images) == 8
@@ -66,7 +65,6 @@ def test_once_leaves_eight_different_pngs(
 def test_once_stores_two_completed_groups_and_a_partly_completed_one_between(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """The database of its own data folder says the same as the table."""
     folder, _ = once
     with closing(sqlite3.connect(folder / "director.sqlite3")) as database:
         rows = database.execute(
@@ -79,7 +77,6 @@ def test_once_stores_two_completed_groups_and_a_partly_completed_one_between(
 def test_once_shows_the_table_the_folder_and_the_address(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """A reader of a log file finds all of it."""
     folder, ended = once
     assert ended.stdout.count("completed │") == 8, ended.stdout
     assert "ComfyUIError: CUDA out of memory" in ended.stdout
@@ -90,16 +87,15 @@ def test_once_shows_the_table_the_folder_and_the_address(
 def test_once_shows_the_progress_of_every_child(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """Progress came over the stream while the children ran."""
     _, ended = once
     for name in ("gpu-1", "gpu-2", "gpu-3"):
         assert re.search(rf"{name}: \d+ % KSampler \d+/20", ended.stdout), ended.stdout
 
 
-def test_once_kills_its_director_in_mid_render_and_says_so(
+def test_once_kills_its_director_while_jobs_run(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """Killed after the three had started and before any had ended; a second process took over."""
+    """The kill is after the three starts and before the first end; a second process continues."""
     folder, ended = once
     third = ended.stdout.partition("3. Longer jobs")[2]
     before, killed, after = third.partition("The Director's process was killed.")
@@ -114,7 +110,7 @@ def test_once_kills_its_director_in_mid_render_and_says_so(
 def test_once_stores_one_attempt_for_every_child_of_the_killed_director(
     once: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """What the first process sent, the second one followed to its end: nothing was sent again."""
+    """The second process follows the prompts of the first one and sends none again."""
     folder, _ = once
     with closing(sqlite3.connect(folder / "director.sqlite3")) as database:
         rows = database.execute(
@@ -128,14 +124,13 @@ def test_once_stores_one_attempt_for_every_child_of_the_killed_director(
 
 
 def test_once_leaves_no_process(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """Neither the Director nor a simulator, nor anything they started."""
     folder, _ = once
     assert processes_of(folder) == {}
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_told_to_end(sent: signal.Signals, tmp_path: Path) -> None:
-    """Admin and its static files are served with DEBUG off; then nothing is left, status 0."""
+def test_demo_serves_until_it_is_interrupted(sent: signal.Signals, tmp_path: Path) -> None:
+    """Admin and static files are served with DEBUG off. The exit status is 0."""
     with serving(tmp_path) as demo:
         address = demo.read_until(r"Director: (http://localhost:\d+)")[1]
         demo.read_until("press Ctrl-C")
@@ -156,8 +151,7 @@ def test_it_serves_until_it_is_told_to_end(sent: signal.Signals, tmp_path: Path)
     assert processes_of(tmp_path) == {}
 
 
-def test_an_interrupt_while_the_director_is_dead_leaves_nothing(tmp_path: Path) -> None:
-    """Ctrl-C between the kill and the second start finds no process of either left."""
+def test_interrupt_before_the_restart_leaves_no_process(tmp_path: Path) -> None:
     with serving(tmp_path) as demo:
         demo.read_until("The Director's process was killed")
         interrupt(demo.process.pid, signal.SIGINT)
@@ -166,7 +160,7 @@ def test_an_interrupt_while_the_director_is_dead_leaves_nothing(tmp_path: Path) 
     assert processes_of(tmp_path) == {}
 
 
-def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupt_during_jobs_leaves_no_process(tmp_path: Path) -> None:
     """Ctrl-C while jobs run: status 130, as in shells."""
     with serving(tmp_path) as demo:
         demo.read_until("gpu-1: started")
@@ -175,8 +169,8 @@ def test_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == {}
 
 
-def test_a_killed_demo_takes_its_processes_along(tmp_path: Path) -> None:
-    """SIGKILL leaves it no time for anything: the leash does it."""
+def test_killed_demo_leaves_no_process(tmp_path: Path) -> None:
+    """After SIGKILL the closed standard input ends the child processes."""
     with serving(tmp_path) as demo:
         demo.read_until("gpu-1: started")
         assert len(processes_of(tmp_path)) == 2
@@ -186,8 +180,7 @@ def test_a_killed_demo_takes_its_processes_along(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == {}
 
 
-def test_a_director_that_somebody_else_kills_fails_the_demo(tmp_path: Path) -> None:
-    """Only the kill of the third act is part of the play."""
+def test_unexpected_end_of_the_director_fails_the_demo(tmp_path: Path) -> None:
     with serving(tmp_path) as demo:
         demo.read_until("gpu-1: started")
         interrupt(only(tmp_path, "child_process serve"), signal.SIGKILL)
@@ -198,8 +191,7 @@ def test_a_director_that_somebody_else_kills_fails_the_demo(tmp_path: Path) -> N
     assert processes_of(tmp_path) == {}
 
 
-def test_a_dead_simulator_fails_the_demo(tmp_path: Path) -> None:
-    """A demo that cannot go on says why, ends with status 1 and leaves nothing."""
+def test_unexpected_end_of_the_simulators_fails_the_demo(tmp_path: Path) -> None:
     with serving(tmp_path) as demo:
         demo.read_until("gpu-1: started")
         interrupt(only(tmp_path, "simulate"), signal.SIGKILL)

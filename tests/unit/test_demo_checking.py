@@ -26,7 +26,7 @@ def _image(path: Path, colour: int, note: str = "") -> Path:
 
 @pytest.fixture
 def first(tmp_path: Path) -> DemoResult:
-    """A first group as it must be."""
+    """Return a valid first group."""
     group = Group(job_group_id="jg_1", status="completed", completed_count=3, seq=8)
     images = [_image(tmp_path / f"{number}.png", number) for number in range(3)]
     return DemoResult("Group 1", group, range(1, 9), range(1, 9), images)
@@ -34,7 +34,7 @@ def first(tmp_path: Path) -> DemoResult:
 
 @pytest.fixture
 def second(first: DemoResult) -> DemoResult:
-    """A second group as it must be."""
+    """Return a valid second group."""
     group = Group(
         job_group_id="jg_2", status="partial_complete", completed_count=2, failed_count=1, seq=8
     )
@@ -43,7 +43,7 @@ def second(first: DemoResult) -> DemoResult:
 
 @pytest.fixture
 def third(first: DemoResult) -> Outage:
-    """A third group as it must be: each prompt executed once, all of them over the kill."""
+    """Return a valid third group: each prompt executed once, running during the kill."""
     children = tuple(
         Child(job_id=f"cj_{number}", backend_id=f"gpu-{number}", status="completed", seed=number)
         for number in range(3)
@@ -58,17 +58,16 @@ def third(first: DemoResult) -> Outage:
     return Outage(result, KILLED_AT, seen)
 
 
-def test_a_demo_as_it_must_be_has_no_shortcoming(
+def test_valid_results_have_no_problem(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """Nothing is said of a good one."""
     assert problems(first, second, third) == []
 
 
-def test_two_equal_pictures_are_seen_whatever_is_noted_in_them(
+def test_equal_images_with_different_metadata_are_reported(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """The seed in a file's notes makes no different image."""
+    """Each file contains its seed, so equal images have different files."""
     other = _image(first.images[1].with_name("other.png"), 0, note="another seed")
     assert first.images[0].read_bytes() != other.read_bytes()
     images = [first.images[0], other, first.images[2]]
@@ -76,30 +75,26 @@ def test_two_equal_pictures_are_seen_whatever_is_noted_in_them(
     assert problems(equal, second, third) == ["Group 1 made 3 images, 2 of them different."]
 
 
-def test_a_missing_picture_is_seen(first: DemoResult, second: DemoResult, third: Outage) -> None:
-    """Two images are not three."""
+def test_missing_image_is_reported(first: DemoResult, second: DemoResult, third: Outage) -> None:
     fewer = dataclasses.replace(first, images=first.images[:2])
     assert problems(fewer, second, third) == ["Group 1 made 2 images, 2 of them different."]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_whole_png_is_seen(
+def test_incomplete_png_is_reported(
     content: bytes, first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """Neither an error page nor the head of a PNG is one."""
     first.images[2].write_bytes(content)
     assert "2.png is not a complete PNG." in problems(first, second, third)
 
 
-def test_a_png_cut_short_is_no_png(first: DemoResult) -> None:
-    """A download that broke off is not accepted as an image."""
+def test_truncated_png_has_no_digest(first: DemoResult) -> None:
     whole = first.images[0].read_bytes()
     first.images[0].write_bytes(whole[: len(whole) // 2])
     assert png_digest(first.images[0]) is None
 
 
-def test_a_jpeg_is_no_png(tmp_path: Path) -> None:
-    """The name of a file says nothing."""
+def test_jpeg_has_no_digest(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     Image.new("RGB", (8, 8)).save(path, format="JPEG")
     assert png_digest(path) is None
@@ -114,24 +109,22 @@ def test_a_jpeg_is_no_png(tmp_path: Path) -> None:
         (range(1, 9), [1, 2, 3, 4, 5, 6, 8]),
     ],
 )
-def test_a_gap_a_repeat_and_an_early_end_are_seen(
+def test_gap_repeat_and_early_end_are_reported(
     streamed: list[int], logged: list[int], first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """Of the stream and of the log alike."""
     broken = dataclasses.replace(first, streamed=streamed, logged=logged)
     assert len(problems(broken, second, third)) == 1
 
 
-def test_a_second_group_without_its_failure_is_seen(
+def test_second_group_without_failure_is_reported(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """The fault must have come through."""
     group = dataclasses.replace(second.group, status="completed", completed_count=3, failed_count=0)
     [problem] = problems(first, dataclasses.replace(second, group=group), third)
     assert problem.startswith("Group 2 ended as completed with 3 completed, 0 failed")
 
 
-def test_a_prompt_that_was_executed_twice_is_seen(
+def test_prompt_that_was_executed_twice_is_reported(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
     """The audit log shows a second execution after a restart."""
@@ -141,10 +134,9 @@ def test_a_prompt_that_was_executed_twice_is_seen(
     assert problem == "Group 3 on gpu-0 was executed as [(2, 'success')], not once with success."
 
 
-def test_a_child_with_two_prompts_and_one_without_are_seen(
+def test_child_with_two_prompts_and_child_without_are_reported(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """Each child has one prompt."""
     renders_ = [third.renders[0], third.renders[0], third.renders[1]]
     doubled = dataclasses.replace(third, renders=renders_)
     said = problems(first, second, doubled)
@@ -157,28 +149,24 @@ def test_a_child_with_two_prompts_and_one_without_are_seen(
 @pytest.mark.parametrize(
     ("started", "ended"), [(KILLED_AT - 2, KILLED_AT - 1), (KILLED_AT + 1, KILLED_AT + 2)]
 )
-def test_a_kill_that_hit_no_render_is_seen(
+def test_kill_outside_a_job_is_reported(
     started: float, ended: float, first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """A kill before or after the render proves nothing."""
     missed = dataclasses.replace(third.renders[2], started_at=started, ended_at=ended)
     outage = dataclasses.replace(third, renders=[*third.renders[:2], missed])
     [problem] = problems(first, second, outage)
     assert problem == "Group 3 on gpu-2 was not running when the Director was killed."
 
 
-def test_a_director_that_nobody_killed_is_seen(
-    first: DemoResult, second: DemoResult, third: Outage
-) -> None:
-    """Three images alone are no third act."""
+def test_missing_kill_is_reported(first: DemoResult, second: DemoResult, third: Outage) -> None:
     [problem] = problems(first, second, dataclasses.replace(third, killed_at=None))
     assert problem == "Group 3: the Director was not killed."
 
 
-def test_an_event_told_twice_under_two_numbers_is_seen(
+def test_event_that_is_sent_twice_is_reported(
     first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
-    """A start that is repeated after the restart makes no gap, and is wrong."""
+    """A repeated event with a new ``seq`` makes no gap."""
     again = ["group_created", "child_started", *KINDS[1:]]
     result = dataclasses.replace(
         third.result,
@@ -193,7 +181,7 @@ def test_an_event_told_twice_under_two_numbers_is_seen(
     )
 
 
-def test_a_audit_log_is_read_by_the_mark_of_the_group() -> None:
+def test_audit_log_is_filtered_by_the_mark_of_the_group() -> None:
     """Prompts of other clients and groups do not count; the second start does."""
 
     def accepted(prompt_id: str, extra: object) -> dict[str, object]:
