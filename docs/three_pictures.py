@@ -14,29 +14,27 @@ WIDTH, GAP = 310, 10
 
 
 def side_by_side(paths: list[Path]) -> Image.Image:
-    """Return the pictures at one width in a row; what is between them is transparent."""
-    pictures = []
+    """Return the images in a row, scaled to one width, with transparent gaps."""
+    images = []
     for path in paths:
-        with Image.open(path) as picture:
-            height = round(picture.height * WIDTH / picture.width)
-            pictures.append(
-                picture.convert("RGBA").resize((WIDTH, height), Image.Resampling.LANCZOS)
-            )
+        with Image.open(path) as image:
+            height = round(image.height * WIDTH / image.width)
+            images.append(image.convert("RGBA").resize((WIDTH, height), Image.Resampling.LANCZOS))
     row = Image.new(
         "RGBA",
-        (len(pictures) * (WIDTH + GAP) - GAP, max(picture.height for picture in pictures)),
+        (len(images) * (WIDTH + GAP) - GAP, max(image.height for image in images)),
         (0, 0, 0, 0),
     )
-    for number, picture in enumerate(pictures):
-        row.paste(picture, (number * (WIDTH + GAP), 0))
+    for number, image in enumerate(images):
+        row.paste(image, (number * (WIDTH + GAP), 0))
     return row
 
 
 def main(folder: str, target: str) -> None:
-    """Read the folder, write the picture."""
+    """Read the images of the folder and write the combined image."""
     first = sorted(Path(folder).glob("*_00001_.png"), key=lambda path: path.name.split("_")[1])
     if len(first) != 3:
-        raise SystemExit(f"{folder} has no three pictures of a first group.")
+        raise SystemExit(f"{folder} does not contain three images of the first group.")
     side_by_side(first).save(target, optimize=True)
 
 
