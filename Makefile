@@ -55,8 +55,9 @@ test-postgres: $(DEV)/.installed ## run the database tests on PostgreSQL (POSTGR
 		$(DEV)/bin/python -m pytest $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(POSTGRES_TESTS)
 
 # Each sabotage and each kill in a product file that changed since BASE.
+# All breakages are one file: the workers share its tests.
 test-changed: $(DEV)/.installed ## run the slow tests of files that changed since BASE=commit
-	@$(DEV)/bin/python -m pytest $(SPREAD) --changed-since $(BASE) $(PYTEST_ARGS) \
+	@$(DEV)/bin/python -m pytest -n $(WORKERS) --dist worksteal --changed-since $(BASE) $(PYTEST_ARGS) \
 		tests/sabotage tests/e2e || [ $$? -eq 5 ] # 5: no test was selected
 
 # Requires the programs of PostgreSQL and Redis; starts separate servers.
