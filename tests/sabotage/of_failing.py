@@ -161,7 +161,7 @@ OF_FAILING: tuple[Breakage, ...] = (
             Edit(
                 "jobgroups/services/transactions.py",
                 "    return child.status == ChildStatus.QUEUED and child.current_attempt_id is None",
-                "    return child.status in CHILD_OPEN",
+                "    return child.status in (ChildStatus.QUEUED, ChildStatus.RUNNING)",
             ),
         ),
         notices=f"{_IN_RUN}::test_late_result_changes_nothing_when_the_next_attempt_was_claimed",
