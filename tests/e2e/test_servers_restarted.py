@@ -211,8 +211,8 @@ def test_a_web_that_stood_still_in_a_transaction_says_when_to_come_back(
         assert answers[0].status_code == 503, answers[0].text
         assert answers[0].json()["code"] == "database_unavailable"
         assert int(answers[0].headers["Retry-After"]) >= 1
-        # Mostly PostgreSQL's word is not read any more: then it may have been a commit that was cut off.
-        unknown, known = "whether a change was stored is not known", "nothing was stored"
+        # PostgreSQL's message is mostly not read any more: the commit may have been cut off.
+        unknown, known = "may or may not be stored", "nothing was stored"
         assert any(one in answers[0].json()["detail"] for one in (unknown, known))
         assert farm.group(group_id)["completed_at"] is None
         cancel()
