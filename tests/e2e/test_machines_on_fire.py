@@ -18,6 +18,7 @@ from tests.e2e.backend_failures.scene import Scene, rare_picture, scene
 from tests.harness.machines import Build
 from tests.harness.processes import ROOT
 from tests.harness.simulators import Entry
+from tests.harness.waits import until
 from tests.harness.watcher import all_events
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
@@ -51,7 +52,15 @@ def _unplug_before_its_start(play: Scene) -> None:
 
 def _unplug_in_its_render(play: Scene) -> None:
     play.machines.wait_seen(_ours_runs_there)
+    # The Director must have received the start: else the job was queued there, as far as it knows.
+    until(lambda: any(one["backend_id"] == BURNING for one in _running(play)))
     play.machines[BURNING].unplug()
+
+
+def _running(play: Scene) -> list[dict[str, Any]]:
+    (group_id,) = play.labels
+    jobs = play.group(group_id)["child_jobs"]
+    return [one for one in jobs if one["status"] == "running"]
 
 
 def _ours_runs_there(entries: list[Entry]) -> bool:
