@@ -9,9 +9,6 @@ from __future__ import annotations
 from setuptools import find_namespace_packages, setup
 
 setup(
-    packages=[
-        *find_namespace_packages(include=["director*", "jobgroups*", "backends*"]),
-        "director.templates",
-    ],
+    packages=[*find_namespace_packages(include=["director*", "jobgroups*", "backends*"]), "director.templates"],
     package_dir={"director.templates": "templates"},
 )

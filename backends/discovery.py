@@ -70,9 +70,7 @@ def answers_store(*, answers: Mapping[str, BackendReport]) -> list[str]:
     if adopted:
         Discovery.objects.get_or_create(defaults={"adopts_until": moment + ADOPTION_WINDOW})
     old = moment - OFFERED_FOR
-    FoundBackend.objects.filter(
-        ignored_at__isnull=True, backend_id="", last_seen_at__lt=old
-    ).delete()
+    FoundBackend.objects.filter(ignored_at__isnull=True, backend_id="", last_seen_at__lt=old).delete()
     return adopted
 
 

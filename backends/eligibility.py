@@ -19,9 +19,7 @@ from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
 _WORKS: Final = frozenset({BackendState.ONLINE, BackendState.BUSY})
 
 
-def ineligible_reason(
-    backend: Backend | None, required: Sequence[str], *, now: dt.datetime
-) -> str | None:
+def ineligible_reason(backend: Backend | None, required: Sequence[str], *, now: dt.datetime) -> str | None:
     """Return why a backend that a submission names gets no child, None if it gets one.
 
     Args:
@@ -59,9 +57,7 @@ def is_working(backend: Backend, *, now: dt.datetime) -> bool:
 
 def capabilities_of(backend: Backend) -> BackendCapabilities:
     """Return what is known of a backend's capabilities."""
-    return BackendCapabilities(
-        tags=backend.tags, devices=backend.devices, comfyui_version=backend.comfyui_version
-    )
+    return BackendCapabilities(tags=backend.tags, devices=backend.devices, comfyui_version=backend.comfyui_version)
 
 
 def largest_vram(backend: Backend) -> int:

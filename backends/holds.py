@@ -18,9 +18,7 @@ _MAX_REASON: Final = 500
 _MAX_BY: Final = 150
 
 
-def backend_hold(
-    *, row: Backend, hold: Hold, at_once: bool, reason: str, by: str, moment: dt.datetime
-) -> bool:
+def backend_hold(*, row: Backend, hold: Hold, at_once: bool, reason: str, by: str, moment: dt.datetime) -> bool:
     """Pause or drain a backend; a repeated request changes nothing.
 
     Args:
@@ -52,19 +50,13 @@ def backend_resume(*, row: Backend, by: str, moment: dt.datetime) -> bool:
     """End a pause or drain; return whether there was one."""
     if not row.hold:
         return False
-    return _change(
-        row, {**HOLD_CLEARED, **CHANGED_BY_USER, "changed_by": by[:_MAX_BY], "changed_at": moment}
-    )
+    return _change(row, {**HOLD_CLEARED, **CHANGED_BY_USER, "changed_by": by[:_MAX_BY], "changed_at": moment})
 
 
 #: Discovery removes no backend that a user has changed.
 CHANGED_BY_USER: Final[dict[str, Any]] = {"adopted_at": None}
 #: Columns of a backend without a hold.
-HOLD_CLEARED: Final[dict[str, Any]] = {
-    "hold": Hold.NONE.value,
-    "evict": False,
-    "changed_reason": "",
-}
+HOLD_CLEARED: Final[dict[str, Any]] = {"hold": Hold.NONE.value, "evict": False, "changed_reason": ""}
 
 
 def backend_finish_drain(*, row: Backend, moment: dt.datetime) -> None:
@@ -82,14 +74,7 @@ def backend_finish_drain(*, row: Backend, moment: dt.datetime) -> None:
     )
 
 
-def backend_quarantine(
-    *,
-    row: Backend,
-    reason: str,
-    by: str,
-    moment: dt.datetime,
-    until: dt.datetime | None,
-) -> bool:
+def backend_quarantine(*, row: Backend, reason: str, by: str, moment: dt.datetime, until: dt.datetime | None) -> bool:
     """Quarantine a backend. A user also replaces end and reason of a quarantine that is in force.
 
     Args:
@@ -114,9 +99,7 @@ def backend_quarantine(
             _change(row, changes)
         return False
     consecutive = row.consecutive_quarantines + 1
-    return _change(
-        row, {**changes, "quarantined_at": moment, "consecutive_quarantines": consecutive}
-    )
+    return _change(row, {**changes, "quarantined_at": moment, "consecutive_quarantines": consecutive})
 
 
 def backend_release(*, backend_id: str, moment: dt.datetime, due_only: bool = False) -> bool:
@@ -164,13 +147,7 @@ def enabled_columns(row: Backend, enabled: bool, moment: dt.datetime) -> dict[st
     """Return the changed columns of an enabling or disabling, which ends every hold."""
     if enabled == row.enabled:
         return {}
-    return {
-        **HOLD_CLEARED,
-        "enabled": enabled,
-        "status_since": moment,
-        "changed_by": "",
-        "changed_at": moment,
-    }
+    return {**HOLD_CLEARED, "enabled": enabled, "status_since": moment, "changed_by": "", "changed_at": moment}
 
 
 def _change(row: Backend, changes: dict[str, Any]) -> bool:

@@ -16,9 +16,7 @@ class Reachability(StrEnum):
 
     UNKNOWN = "unknown"  #: No response since it was registered.
     ONLINE = "online"  #: It responds.
-    OFFLINE = (
-        "offline"  #: It does not respond, or not as ComfyUI does; ``status_reason`` has details.
-    )
+    OFFLINE = "offline"  #: It does not respond, or not as ComfyUI does; ``status_reason`` has details.
 
 
 class Backend(models.Model):
@@ -41,20 +39,12 @@ class Backend(models.Model):
     adopted_at = models.DateTimeField(null=True, blank=True)
     #: The hold by a user. ``changed_…``: reason, author and time of the last hold, enabling or disabling.
     hold = models.CharField(
-        max_length=8,
-        blank=True,
-        default="",
-        db_default="",
-        choices=[(hold.value, hold.name.lower()) for hold in Hold],
+        max_length=8, blank=True, default="", db_default="", choices=[(hold.value, hold.name.lower()) for hold in Hold]
     )
     #: Whether the hold evicts running prompts instead of awaiting them.
     evict = models.BooleanField(default=False, db_default=False, db_column="hold_now")
-    changed_reason = models.CharField(
-        max_length=500, blank=True, default="", db_default="", db_column="said_reason"
-    )
-    changed_by = models.CharField(
-        max_length=150, blank=True, default="", db_default="", db_column="said_by"
-    )
+    changed_reason = models.CharField(max_length=500, blank=True, default="", db_default="", db_column="said_reason")
+    changed_by = models.CharField(max_length=150, blank=True, default="", db_default="", db_column="said_by")
     changed_at = models.DateTimeField(null=True, blank=True, db_column="said_at")
 
     # Quarantine, by its failures or by a user.
@@ -64,9 +54,7 @@ class Backend(models.Model):
     quarantine_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
     quarantine_by = models.CharField(max_length=150, blank=True, default="", db_default="")
     #: Quarantines without a success between them; each is longer than the one before.
-    consecutive_quarantines = models.IntegerField(
-        default=0, db_default=0, db_column="quarantine_count"
-    )
+    consecutive_quarantines = models.IntegerField(default=0, db_default=0, db_column="quarantine_count")
     #: Time of the last release: earlier failures are not counted.
     failures_reset_at = models.DateTimeField(null=True, blank=True, db_column="forgiven_at")
 
@@ -92,13 +80,10 @@ class Backend(models.Model):
         ordering: ClassVar = ["id"]
         constraints: ClassVar = [
             models.CheckConstraint(
-                name="backend_reachability_known",
-                condition=Q(reachability__in=[state.value for state in Reachability]),
+                name="backend_reachability_known", condition=Q(reachability__in=[state.value for state in Reachability])
             ),
             models.CheckConstraint(name="backend_id_given", condition=~Q(id="")),
-            models.CheckConstraint(
-                name="backend_hold_known", condition=Q(hold__in=[hold.value for hold in Hold])
-            ),
+            models.CheckConstraint(name="backend_hold_known", condition=Q(hold__in=[hold.value for hold in Hold])),
         ]
 
     def __str__(self) -> str:

@@ -30,18 +30,14 @@ def needs_probe(backend: Backend, *, now: dt.datetime) -> bool:
     """
     if backend.last_seen_at is None or backend.last_seen_at < now - _FRESH_FOR:
         return True
-    return (
-        backend.unreachable_since is not None and backend.last_seen_at < backend.unreachable_since
-    )
+    return backend.unreachable_since is not None and backend.last_seen_at < backend.unreachable_since
 
 
 def probe_backends(backends: Collection[Backend]) -> None:
     """Probe backends side by side, and store the results."""
     results = async_to_sync(_probe_all)(backends)
     for backend in backends:
-        services.backend_observed(
-            backend_id=backend.id, **_observed_columns(results.get(backend.id))
-        )
+        services.backend_observed(backend_id=backend.id, **_observed_columns(results.get(backend.id)))
 
 
 async def _probe_all(backends: Collection[Backend]) -> dict[str, BackendReport | str]:
@@ -56,9 +52,7 @@ async def _probe_all(backends: Collection[Backend]) -> dict[str, BackendReport |
 
 async def _probe(backend: Backend, results: dict[str, BackendReport | str]) -> None:
     try:
-        results[backend.id] = await probe(
-            backend.url, headers=backend.headers, timeout=_PROBE_TIMEOUT
-        )
+        results[backend.id] = await probe(backend.url, headers=backend.headers, timeout=_PROBE_TIMEOUT)
     except BackendError as error:
         results[backend.id] = error.detail
     except ValueError as error:
@@ -68,8 +62,4 @@ async def _probe(backend: Backend, results: dict[str, BackendReport | str]) -> N
 def _observed_columns(result: BackendReport | str | None) -> Mapping[str, Any]:
     if not isinstance(result, BackendReport):
         return {"reachable": False, "reason": result or f"No answer within {_PROBE_TIMEOUT} s."}
-    return {
-        "reachable": True,
-        "version": result.version or "",
-        "devices": [one.to_json() for one in result.devices],
-    }
+    return {"reachable": True, "version": result.version or "", "devices": [one.to_json() for one in result.devices]}

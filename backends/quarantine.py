@@ -25,17 +25,13 @@ class QuarantineRules:
     duration: dt.timedelta
 
 
-def counts_since(
-    rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt.datetime | None
-) -> dt.datetime:
+def counts_since(rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt.datetime | None) -> dt.datetime:
     """Return the time from which failures are counted; a release resets them."""
     window = now - rules.window
     return window if failures_reset_at is None else max(window, failures_reset_at)
 
 
-def quarantine_for(
-    rules: QuarantineRules, *, failures: int, consecutive: int
-) -> dt.timedelta | None:
+def quarantine_for(rules: QuarantineRules, *, failures: int, consecutive: int) -> dt.timedelta | None:
     """Return for how long a backend is quarantined, None if it is not.
 
     Args:

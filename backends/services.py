@@ -86,8 +86,7 @@ def backend_create(
     address = _permitted(url)
     if backend_id is not None and not _BACKEND_ID.fullmatch(backend_id):
         raise BackendInvalid(
-            "backend_id",
-            "Must begin with a letter or digit and have at most 64 letters, digits, . _ or -.",
+            "backend_id", "Must begin with a letter or digit and have at most 64 letters, digits, . _ or -."
         )
     if backend_id == _RESERVED_ID:
         raise BackendInvalid("backend_id", "Is reserved for a path of the API; choose another id.")
@@ -228,9 +227,7 @@ def _exists(row: Backend) -> BackendExists:
     return BackendExists("A backend with this id is registered already.", row.id)
 
 
-def _described(
-    *, name: str | None, tags: Sequence[str] | None, enabled: bool | None, row: Backend
-) -> dict[str, Any]:
+def _described(*, name: str | None, tags: Sequence[str] | None, enabled: bool | None, row: Backend) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if name is not None:
         changes["name"] = name[:_MAX_NAME]
@@ -241,16 +238,10 @@ def _described(
     return changes
 
 
-def _address_columns(
-    row: Backend, url: str | None, headers: Mapping[str, str] | None
-) -> dict[str, Any]:
+def _address_columns(row: Backend, url: str | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
     address = BackendAddress(row.url) if url is None else _address(url)
     if address.url != row.url:
-        return {
-            "url": address.url,
-            "headers": _headers(headers, address),
-            **_observations_cleared(),
-        }
+        return {"url": address.url, "headers": _headers(headers, address), **_observations_cleared()}
     if headers is not None:
         return {"headers": _headers(headers, address)}
     if address.authorization is None:
@@ -328,9 +319,7 @@ def backend_observed(
     return Backend.objects.filter(pk=backend_id).update(**changes) > 0
 
 
-def _reachability(
-    reachable: bool, moment: dt.datetime, running: int | None, pending: int | None
-) -> dict[str, Any]:
+def _reachability(reachable: bool, moment: dt.datetime, running: int | None, pending: int | None) -> dict[str, Any]:
     """Return the columns of a status; they depend on the row's old values, within the same statement."""
     state = (Reachability.ONLINE if reachable else Reachability.OFFLINE).value
     same = Q(reachability=state)
@@ -340,8 +329,6 @@ def _reachability(
     away_since = None if reachable else Coalesce(F("unreachable_since"), Value(moment))
     return {
         "reachability": state,
-        "status_since": Case(
-            When(same, then=Coalesce(F("status_since"), Value(moment))), default=Value(moment)
-        ),
+        "status_since": Case(When(same, then=Coalesce(F("status_since"), Value(moment))), default=Value(moment)),
         "unreachable_since": away_since,
     }

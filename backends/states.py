@@ -107,21 +107,14 @@ def derive_status(observed: BackendObservation) -> BackendStatus:
     """Return the strongest state that applies to a backend (see ``PRECEDENCE``), and its cause."""
     if not observed.enabled:
         since = observed.changed_at or observed.status_since
-        return BackendStatus(
-            BackendState.DISABLED, observed.changed_reason, since, observed.changed_by
-        )
+        return BackendStatus(BackendState.DISABLED, observed.changed_reason, since, observed.changed_by)
     if observed.quarantined_at is not None:
         return BackendStatus(
-            BackendState.QUARANTINED,
-            observed.quarantine_reason,
-            observed.quarantined_at,
-            observed.quarantine_by,
+            BackendState.QUARANTINED, observed.quarantine_reason, observed.quarantined_at, observed.quarantine_by
         )
     if observed.hold:
         state = BackendState.DRAINING if observed.hold == Hold.DRAIN else BackendState.PAUSED
-        return BackendStatus(
-            state, observed.changed_reason, observed.changed_at, observed.changed_by
-        )
+        return BackendStatus(state, observed.changed_reason, observed.changed_at, observed.changed_by)
     return _observed_status(observed)
 
 
@@ -144,9 +137,7 @@ def _observed_status(observed: BackendObservation) -> BackendStatus:
     return BackendStatus(state, reason, observed.status_since)
 
 
-def prompt_limit(
-    *, enabled: bool, hold: str, quarantined: bool, consecutive_quarantines: int, depth: int
-) -> int:
+def prompt_limit(*, enabled: bool, hold: str, quarantined: bool, consecutive_quarantines: int, depth: int) -> int:
     """Return how many prompts of ours a backend may have at once.
 
     Args:

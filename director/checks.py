@@ -12,10 +12,7 @@ from django.core import checks
 @checks.register()
 def unknown_settings(*_: Any, **__: Any) -> list[checks.CheckMessage]:
     """Warn about variables that look like settings but have no effect."""
-    return [
-        checks.Warning(_sentence(name), id="director.W001")
-        for name in settings.DIRECTOR_UNKNOWN_SETTINGS
-    ]
+    return [checks.Warning(_sentence(name), id="director.W001") for name in settings.DIRECTOR_UNKNOWN_SETTINGS]
 
 
 def _sentence(name: str) -> str:

@@ -138,9 +138,7 @@ ALLOWED_HOSTS = [*LOOPBACK_HOSTS, *DIRECTOR_ALLOWED_HOSTS]
 DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _words("DIRECTOR_ALLOWED_ORIGINS")]
 for _origin in DIRECTOR_ALLOWED_ORIGINS:
     if not re.fullmatch(r"https?://[^/?#\s]+", _origin):
-        raise ImproperlyConfigured(
-            f"DIRECTOR_ALLOWED_ORIGINS has {_origin!r}; write each as http://host:port."
-        )
+        raise ImproperlyConfigured(f"DIRECTOR_ALLOWED_ORIGINS has {_origin!r}; write each as http://host:port.")
 CSRF_TRUSTED_ORIGINS = list(DIRECTOR_ALLOWED_ORIGINS)
 #: Addresses of trusted proxies: the client is the one that ``X-Forwarded-For`` names.
 DIRECTOR_TRUSTED_PROXIES = _words("DIRECTOR_TRUSTED_PROXIES")
@@ -155,9 +153,7 @@ for _proxy in DIRECTOR_TRUSTED_PROXIES:
 #: Shared secret of programs and users. Empty: no sign-in.
 DIRECTOR_TOKEN = str(env.str("DIRECTOR_TOKEN", default="")).strip()
 if DIRECTOR_TOKEN and not re.fullmatch(r"[\x21-\x7e]{16,512}", DIRECTOR_TOKEN):
-    raise ImproperlyConfigured(
-        "DIRECTOR_TOKEN must have 16 to 512 letters, digits and signs, without blanks."
-    )
+    raise ImproperlyConfigured("DIRECTOR_TOKEN must have 16 to 512 letters, digits and signs, without blanks.")
 
 # --- backends, jobs and limits ----------------------------------------------------------------
 
@@ -177,9 +173,7 @@ DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86
 #: Retry policy of submissions without one: counted attempts of a child within a run,
 DIRECTOR_MAX_ATTEMPTS = _number("DIRECTOR_MAX_ATTEMPTS", int, 1, 1, 10)
 #: on which other backends (``never``, ``group``, ``any``),
-DIRECTOR_RETRY_ELSEWHERE = _one_of(
-    "DIRECTOR_RETRY_ELSEWHERE", {"0": "never", "group": "group", "any": "any"}, "0"
-)
+DIRECTOR_RETRY_ELSEWHERE = _one_of("DIRECTOR_RETRY_ELSEWHERE", {"0": "never", "group": "group", "any": "any"}, "0")
 #: and the delay, doubled with each attempt.
 DIRECTOR_RETRY_BACKOFF_SECONDS = _number("DIRECTOR_RETRY_BACKOFF_SECONDS", float, 2, 0, 60)
 #: Children of a backend that was offline for this long move to another one if their group allows it.
@@ -188,9 +182,7 @@ DIRECTOR_MOVE_AFTER_SECONDS = _number("DIRECTOR_MOVE_AFTER_SECONDS", int, 60, 1,
 DIRECTOR_QUARANTINE_FAILURES = _number("DIRECTOR_QUARANTINE_FAILURES", int, 3, 0, 1_000)
 DIRECTOR_QUARANTINE_MINUTES = _number("DIRECTOR_QUARANTINE_MINUTES", float, 10, 0.01, 1_440)
 #: Duration of the first quarantine; each consecutive one lasts twice as long, at most four hours.
-DIRECTOR_QUARANTINE_FORGIVE_MINUTES = _number(
-    "DIRECTOR_QUARANTINE_FORGIVE_MINUTES", float, 10, 0.01, 240
-)
+DIRECTOR_QUARANTINE_FORGIVE_MINUTES = _number("DIRECTOR_QUARANTINE_FORGIVE_MINUTES", float, 10, 0.01, 240)
 DIRECTOR_MAX_CHILDREN = _number("DIRECTOR_MAX_CHILDREN", int, 1_000, 1, 10_000)
 DIRECTOR_MAX_BODY_BYTES = _number("DIRECTOR_MAX_BODY_BYTES", int, 16 * 2**20, 2**10, 2**28)
 DIRECTOR_MAX_METADATA_BYTES = 16 * 2**10
@@ -211,17 +203,11 @@ DIRECTOR_TIME_SCALE = _number("DIRECTOR_TIME_SCALE", float, 1.0, 0.01, 10.0)
 #: Public address of the pages, for links in notices; without a slash at its end.
 DIRECTOR_PUBLIC_URL = str(env.str("DIRECTOR_PUBLIC_URL", default="")).strip().rstrip("/")
 if DIRECTOR_PUBLIC_URL and not re.fullmatch(r"https?://[^?#\s]+", DIRECTOR_PUBLIC_URL):
-    raise ImproperlyConfigured(
-        f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port."
-    )
+    raise ImproperlyConfigured(f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port.")
 #: Notification services, as URLs of apprise. They contain passwords and are never shown.
 DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
 #: Kinds of notices.
-DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON") or [
-    "group_ended",
-    "backend_trouble",
-    "queue_empty",
-]
+DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON") or ["group_ended", "backend_trouble", "queue_empty"]
 for _kind in DIRECTOR_NOTIFY_ON:
     if _kind not in ("group_ended", "backend_trouble", "queue_empty"):
         raise ImproperlyConfigured(
@@ -367,7 +353,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-            ],
+            ]
         },
     }
 ]
@@ -412,9 +398,7 @@ if DIRECTOR_LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"format": "{asctime} {levelname:7} {name}: {message}", "style": "{"},
-    },
+    "formatters": {"line": {"format": "{asctime} {levelname:7} {name}: {message}", "style": "{"}},
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": "line"},
         "nowhere": {"class": "logging.NullHandler"},
@@ -452,7 +436,5 @@ _OTHERS = re.compile(r"DIRECTOR_(URL|SUBMITTER|TEST_.*)")
 DIRECTOR_UNKNOWN_SETTINGS = sorted(
     name
     for name in os.environ
-    if name.startswith("DIRECTOR_")
-    and name not in DIRECTOR_SETTINGS
-    and not _OTHERS.fullmatch(name)
+    if name.startswith("DIRECTOR_") and name not in DIRECTOR_SETTINGS and not _OTHERS.fullmatch(name)
 )

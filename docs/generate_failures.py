@@ -10,13 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jobgroups.domain.failures import (  # noqa: E402 after the line above
-    BETTER_ELSEWHERE,
-    TAXONOMY,
-    FailureClass,
-    FailureKind,
-    RetryTarget,
-)
+from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, FailureKind, RetryTarget  # noqa: E402 after the line above
 
 PAGE = ROOT / "docs" / "failures.md"
 _HEAD = """\

@@ -58,11 +58,7 @@ def _meanings(kind: type[StrEnum]) -> dict[str, str]:
     return found
 
 
-def _table(
-    kind: type[S],
-    moves: Mapping[S, frozenset[S]] | None,
-    retried: Mapping[S, S] | None = None,
-) -> list[str]:
+def _table(kind: type[S], moves: Mapping[S, frozenset[S]] | None, retried: Mapping[S, S] | None = None) -> list[str]:
     meanings = _meanings(kind)
     head = "| Value | Meaning |" if moves is None else "| Value | Meaning | May become |"
     lines = [head, "| --- " * (head.count("|") - 1) + "|"]
@@ -95,20 +91,9 @@ def _targets(kind: type[S], targets: frozenset[S]) -> str:
     return ", ".join(named) or "— (final)"
 
 
-def _diagram(
-    kind: type[S], moves: Mapping[S, frozenset[S]], first: S, retried: Mapping[S, S]
-) -> list[str]:
-    arrows = [
-        f"    {source.value} --> {target.value}"
-        for source in kind
-        for target in kind
-        if target in moves[source]
-    ]
-    arrows += [
-        f"    {one.value} --> {retried[one].value}: retry by a user"
-        for one in kind
-        if one in retried
-    ]
+def _diagram(kind: type[S], moves: Mapping[S, frozenset[S]], first: S, retried: Mapping[S, S]) -> list[str]:
+    arrows = [f"    {source.value} --> {target.value}" for source in kind for target in kind if target in moves[source]]
+    arrows += [f"    {one.value} --> {retried[one].value}: retry by a user" for one in kind if one in retried]
     return ["```mermaid", "stateDiagram-v2", f"    [*] --> {first.value}", *arrows, "```"]
 
 

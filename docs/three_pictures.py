@@ -20,11 +20,7 @@ def side_by_side(paths: list[Path]) -> Image.Image:
         with Image.open(path) as image:
             height = round(image.height * WIDTH / image.width)
             images.append(image.convert("RGBA").resize((WIDTH, height), Image.Resampling.LANCZOS))
-    row = Image.new(
-        "RGBA",
-        (len(images) * (WIDTH + GAP) - GAP, max(image.height for image in images)),
-        (0, 0, 0, 0),
-    )
+    row = Image.new("RGBA", (len(images) * (WIDTH + GAP) - GAP, max(image.height for image in images)), (0, 0, 0, 0))
     for number, image in enumerate(images):
         row.paste(image, (number * (WIDTH + GAP), 0))
     return row

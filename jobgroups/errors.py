@@ -74,9 +74,7 @@ class NoOnlineBackends(JobGroupsError):
     code = "no_online_backends"
 
     def __init__(self, skipped: Sequence[Mapping[str, str]]) -> None:
-        super().__init__(
-            "No valid online backends available", extra={"skipped_backends": list(skipped)}
-        )
+        super().__init__("No valid online backends available", extra={"skipped_backends": list(skipped)})
 
 
 class GroupNotFound(JobGroupsError):
@@ -161,9 +159,7 @@ class NoOutputs(JobGroupsError):
     status = 404
 
     def __init__(self, *, starred: bool) -> None:
-        super().__init__(
-            "Nothing that is starred has a file." if starred else "The group has no files yet."
-        )
+        super().__init__("Nothing that is starred has a file." if starred else "The group has no files yet.")
 
 
 class NoWorkflow(JobGroupsError):
@@ -186,9 +182,7 @@ class OutputReplaced(OutputGone):
     """A later job has written another file with this name."""
 
     def __init__(self, filename: str, backend_id: str) -> None:
-        super().__init__(
-            f"It was replaced: another file has its name ({filename}) on {backend_id} now."
-        )
+        super().__init__(f"It was replaced: another file has its name ({filename}) on {backend_id} now.")
         self.extra["reason"] = "replaced"
 
 

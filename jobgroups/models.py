@@ -89,10 +89,7 @@ class JobGroup(models.Model):
     max_attempts = models.IntegerField(default=1, db_default=1)
     #: On which backends other than its own a child may be retried.
     retry_elsewhere = models.CharField(
-        max_length=8,
-        choices=_choices(RetryScope),
-        default=RetryScope.NEVER.value,
-        db_default=RetryScope.NEVER.value,
+        max_length=8, choices=_choices(RetryScope), default=RetryScope.NEVER.value, db_default=RetryScope.NEVER.value
     )
     #: Failure classes after which a child is retried; null: all that allow it.
     retry_on = models.JSONField(null=True, blank=True)
@@ -124,24 +121,17 @@ class JobGroup(models.Model):
             _known("group_status_known", "status", GroupStatus),
             models.CheckConstraint(
                 name="group_open_has_no_end",
-                condition=~Q(status__in=[GroupStatus.PENDING, GroupStatus.RUNNING])
-                | Q(completed_at__isnull=True),
+                condition=~Q(status__in=[GroupStatus.PENDING, GroupStatus.RUNNING]) | Q(completed_at__isnull=True),
             ),
             models.CheckConstraint(
                 name="group_end_has_time",
-                condition=~Q(status__in=[GroupStatus.COMPLETED, GroupStatus.FAILED])
-                | Q(completed_at__isnull=False),
+                condition=~Q(status__in=[GroupStatus.COMPLETED, GroupStatus.FAILED]) | Q(completed_at__isnull=False),
             ),
             models.CheckConstraint(
-                name="group_counts_fit",
-                condition=Q(total_count__gte=F("completed_count") + F("failed_count")),
+                name="group_counts_fit", condition=Q(total_count__gte=F("completed_count") + F("failed_count"))
             ),
-            models.UniqueConstraint(
-                name="group_idempotency_key", fields=["submitter", "idempotency_key"]
-            ),
-            models.CheckConstraint(
-                name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)
-            ),
+            models.UniqueConstraint(name="group_idempotency_key", fields=["submitter", "idempotency_key"]),
+            models.CheckConstraint(name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)),
             _known("group_retry_elsewhere_known", "retry_elsewhere", RetryScope),
             _known("group_partial_outputs_known", "partial_outputs", PartialOutputs),
         ]
@@ -166,12 +156,8 @@ class GroupLabel(models.Model):
     value = models.CharField(max_length=200)
 
     class Meta:
-        constraints: ClassVar = [
-            models.UniqueConstraint(name="label_once", fields=["group", "key"]),
-        ]
-        indexes: ClassVar = [
-            models.Index(name="label_lookup", fields=["key", "value", "group"]),
-        ]
+        constraints: ClassVar = [models.UniqueConstraint(name="label_once", fields=["group", "key"])]
+        indexes: ClassVar = [models.Index(name="label_lookup", fields=["key", "value", "group"])]
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"
@@ -186,21 +172,13 @@ class ChildJob(models.Model):
     position = models.IntegerField()
     #: The id outlives its backend: the history of a deleted backend stays readable. Null: not assigned.
     backend = models.ForeignKey(
-        Backend,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        null=True,
-        related_name="children",
+        Backend, on_delete=models.DO_NOTHING, db_constraint=False, null=True, related_name="children"
     )
     seed = models.BigIntegerField()
-    status = models.CharField(
-        max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value
-    )
+    status = models.CharField(max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value)
     #: The group's run in which it was last queued.
     run = models.IntegerField(default=1)
-    current_attempt = models.ForeignKey(
-        "Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
-    )
+    current_attempt = models.ForeignKey("Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
     #: All attempts, counted or not.
     attempt_count = models.IntegerField(default=0)
     #: Attempts of this run that ended without being counted; limited, see ``services.outcomes``.
@@ -235,9 +213,7 @@ class ChildJob(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(name="child_position", fields=["group", "position"]),
             _known("child_status_known", "status", ChildStatus),
-            _ended_has_time(
-                "child_final_has_time", "status", CHILD_FINAL, ChildStatus, "completed_at"
-            ),
+            _ended_has_time("child_final_has_time", "status", CHILD_FINAL, ChildStatus, "completed_at"),
             models.CheckConstraint(
                 name="child_result_iff_completed",
                 condition=Q(status=ChildStatus.COMPLETED, outputs_json__isnull=False)
@@ -247,9 +223,7 @@ class ChildJob(models.Model):
                 name="child_running_has_attempt",
                 condition=~Q(status=ChildStatus.RUNNING) | Q(current_attempt__isnull=False),
             ),
-            models.CheckConstraint(
-                name="child_progress_percent", condition=Q(progress__gte=0, progress__lte=100)
-            ),
+            models.CheckConstraint(name="child_progress_percent", condition=Q(progress__gte=0, progress__lte=100)),
         ]
         indexes: ClassVar = [
             # A claim: the oldest queued child of a backend.
@@ -263,9 +237,7 @@ class ChildJob(models.Model):
             # Deriving a group's status and counts.
             models.Index(name="child_group_status", fields=["group", "status"]),
             # Failed jobs of the last day: every page shows their number.
-            models.Index(
-                name="child_failed", fields=["-completed_at"], condition=~Q(failure_class="")
-            ),
+            models.Index(name="child_failed", fields=["-completed_at"], condition=~Q(failure_class="")),
         ]
 
     def __str__(self) -> str:
@@ -283,20 +255,13 @@ class Attempt(models.Model):
     #: From 1, over all runs of the child.
     number = models.IntegerField()
     run = models.IntegerField()
-    backend = models.ForeignKey(
-        Backend,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        related_name="attempts",
-    )
+    backend = models.ForeignKey(Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="attempts")
     prompt_id = models.CharField(max_length=64, unique=True)
     #: The socket that receives the prompt's events; a runner that takes over opens one with the same id.
     client_id = models.CharField(max_length=200)
     #: Epoch of the lease with which it was claimed.
     epoch = models.BigIntegerField()
-    state = models.CharField(
-        max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value
-    )
+    state = models.CharField(max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value)
     #: Whether it counts against ``max_attempts``; false if nothing of it was executed.
     is_counted = models.BooleanField(default=True, db_column="charged")
 
@@ -311,9 +276,7 @@ class Attempt(models.Model):
 
     #: A pending stop: the runner deletes or interrupts the prompt until its end is known.
     stop_requested_at = models.DateTimeField(null=True, blank=True)
-    stop_reason = models.CharField(
-        max_length=16, blank=True, default="", choices=_choices(StopReason)
-    )
+    stop_reason = models.CharField(max_length=16, blank=True, default="", choices=_choices(StopReason))
 
     #: ComfyUI's ``node_errors`` of an accepted prompt, ``{}`` if it refused no output. Null: not known yet, as
     #: the response was lost.
@@ -338,9 +301,7 @@ class Attempt(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(name="attempt_number", fields=["child", "number"]),
             _known("attempt_state_known", "state", AttemptState),
-            _ended_has_time(
-                "attempt_ended_has_time", "state", ATTEMPT_ENDED, AttemptState, "ended_at"
-            ),
+            _ended_has_time("attempt_ended_has_time", "state", ATTEMPT_ENDED, AttemptState, "ended_at"),
             models.CheckConstraint(
                 name="attempt_stop_has_reason",
                 condition=Q(stop_requested_at__isnull=True, stop_reason="")
@@ -349,17 +310,9 @@ class Attempt(models.Model):
         ]
         indexes: ClassVar = [
             # Recovery, slots and stops: the active attempts of a backend.
-            models.Index(
-                name="attempt_active",
-                fields=["backend", "id"],
-                condition=Q(ended_at__isnull=True),
-            ),
+            models.Index(name="attempt_active", fields=["backend", "id"], condition=Q(ended_at__isnull=True)),
             # Failures of the last day, and of a backend's last minutes.
-            models.Index(
-                name="attempt_failed",
-                fields=["backend", "-ended_at"],
-                condition=~Q(failure_class=""),
-            ),
+            models.Index(name="attempt_failed", fields=["backend", "-ended_at"], condition=~Q(failure_class="")),
         ]
 
     def __str__(self) -> str:
@@ -380,9 +333,7 @@ class ReportedFile(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     # The unique constraint below serves as its index.
-    attempt = models.ForeignKey(
-        Attempt, on_delete=models.CASCADE, related_name="reported_files", db_index=False
-    )
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="reported_files", db_index=False)
     #: Digest of the backend's id and ComfyUI's type, subfolder and name: see ``outputs.file_digest``.
     digest = models.CharField(max_length=32)
     #: Whether the attempt has written the file; otherwise it comes from ComfyUI's cache.
@@ -395,9 +346,7 @@ class ReportedFile(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(name="file_once_per_attempt", fields=["attempt", "digest"]),
             # Of two concurrent ends of attempts that wrote one file, the second waits here for the first.
-            models.UniqueConstraint(
-                name="file_written_by_one", fields=["digest"], condition=Q(executed=True)
-            ),
+            models.UniqueConstraint(name="file_written_by_one", fields=["digest"], condition=Q(executed=True)),
         ]
         indexes: ClassVar = [models.Index(name="file_digest", fields=["digest"])]
 
@@ -441,9 +390,7 @@ class JobEvent(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(name="event_seq", fields=["group", "seq"]),
             models.UniqueConstraint(
-                name="event_group_complete_once_per_run",
-                fields=["group", "run"],
-                condition=Q(type="group_complete"),
+                name="event_group_complete_once_per_run", fields=["group", "run"], condition=Q(type="group_complete")
             ),
             models.CheckConstraint(name="event_seq_from_1", condition=Q(seq__gte=1)),
         ]
@@ -483,9 +430,7 @@ class Lease(models.Model):
     lease must not wait for that.
     """
 
-    backend = models.OneToOneField(
-        Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease"
-    )
+    backend = models.OneToOneField(Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease")
     #: Name of the runner; empty: unclaimed.
     runner = models.CharField(max_length=100, blank=True, default="")
     epoch = models.BigIntegerField(default=0)
@@ -525,11 +470,7 @@ class Notice(models.Model):
     class Meta:
         ordering: ClassVar = ["id"]
         indexes: ClassVar = [
-            models.Index(
-                name="notice_due",
-                fields=["next_attempt_at"],
-                condition=Q(next_attempt_at__isnull=False),
-            ),
+            models.Index(name="notice_due", fields=["next_attempt_at"], condition=Q(next_attempt_at__isnull=False))
         ]
 
     def __str__(self) -> str:

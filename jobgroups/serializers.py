@@ -77,9 +77,7 @@ def serialize_group(row: JobGroup) -> dict[str, Any]:
         "base_seed": row.base_seed,
         "timeout_seconds": row.timeout_seconds,
         "max_attempts": row.max_attempts,
-        "retry_elsewhere": False
-        if row.retry_elsewhere == RetryScope.NEVER
-        else row.retry_elsewhere,
+        "retry_elsewhere": False if row.retry_elsewhere == RetryScope.NEVER else row.retry_elsewhere,
         "retry_on": row.retry_on,
         "partial_outputs": row.partial_outputs,
         "submitter": row.submitter or None,
@@ -93,12 +91,7 @@ def serialize_submission(row: JobGroup, children: Iterable[ChildJob]) -> dict[st
     return {
         "job_group_id": row.id,
         "child_jobs": [
-            {
-                "job_id": one.id,
-                "backend_id": one.backend_id or "",
-                "seed": one.seed,
-                "status": ChildStatus.QUEUED.value,
-            }
+            {"job_id": one.id, "backend_id": one.backend_id or "", "seed": one.seed, "status": ChildStatus.QUEUED.value}
             for one in children
         ],
         "status": "pending" if row.accepted_without_runner else "running",
@@ -150,9 +143,7 @@ def serialize_result(row: ChildJob, *, with_outputs: bool = True) -> dict[str, A
     }
 
 
-def truncate_to_frame(
-    frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None
-) -> str:
+def truncate_to_frame(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None) -> str:
     """Return a frame's text; if it would exceed 1 MiB, with null for some of ``keys``.
 
     ``"truncated": [key, …]`` lists them: the client requests these values from the REST API.

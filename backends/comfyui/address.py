@@ -86,10 +86,7 @@ def normalise_url(text: str) -> BackendAddress:
         raise ValueError("The address must not contain a query (?) or a fragment (#).")
     host, port = _host(parts.hostname or ""), _port(parts)
     shown_port = "" if port in (None, _DEFAULT_PORTS[scheme]) else f":{port}"
-    return BackendAddress(
-        url=f"{scheme}://{host}{shown_port}{_prefix(parts.path)}",
-        authorization=_basic(parts),
-    )
+    return BackendAddress(url=f"{scheme}://{host}{shown_port}{_prefix(parts.path)}", authorization=_basic(parts))
 
 
 def slug_for_url(url: str) -> str:

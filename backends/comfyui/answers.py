@@ -201,9 +201,7 @@ def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
 def accepted(body: bytes) -> Accepted:
     """The 200 of ``POST /prompt``."""
     wire = _decode(_accepted, body, "prompt answer")
-    return Accepted(
-        prompt_id=wire.prompt_id, number=wire.number, node_errors=_node_errors(wire.node_errors)
-    )
+    return Accepted(prompt_id=wire.prompt_id, number=wire.number, node_errors=_node_errors(wire.node_errors))
 
 
 def _node_errors(value: Any) -> dict[str, Any]:
@@ -224,10 +222,7 @@ def refusal(body: bytes) -> Refusal:
         return Refusal(error_type="", message=text.strip(), details="", node_errors={})
     error = _WireError(message=wire.error) if isinstance(wire.error, str) else wire.error
     return Refusal(
-        error_type=error.type,
-        message=error.message,
-        details=error.details,
-        node_errors=_node_errors(wire.node_errors),
+        error_type=error.type, message=error.message, details=error.details, node_errors=_node_errors(wire.node_errors)
     )
 
 
@@ -236,8 +231,7 @@ def queue(body: bytes) -> Queue:
     wire = _decode(_queue, body, "queue")
     pending = sorted(wire.queue_pending, key=lambda item: item.number)
     return Queue(
-        running=tuple(_item(item) for item in wire.queue_running),
-        pending=tuple(_item(item) for item in pending),
+        running=tuple(_item(item) for item in wire.queue_running), pending=tuple(_item(item) for item in pending)
     )
 
 
@@ -311,9 +305,7 @@ def system_stats(body: bytes) -> SystemStats:
     return SystemStats(
         # Shown on one line, in terminals too.
         version=None if version is None else one_line(version),
-        devices=tuple(
-            msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices
-        ),
+        devices=tuple(msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices),
         os=wire.system.os,
         python_version=wire.system.python_version,
         pytorch_version=wire.system.pytorch_version,

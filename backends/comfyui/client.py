@@ -27,14 +27,7 @@ from backends.comfyui.errors import (
     SendAborted,
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
-from backends.comfyui.exchange import (
-    Answer,
-    Exchange,
-    StreamedAnswer,
-    Timeouts,
-    check_status,
-    tls_context,
-)
+from backends.comfyui.exchange import Answer, Exchange, StreamedAnswer, Timeouts, check_status, tls_context
 from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
 from backends.comfyui.texts import one_line
 
@@ -85,10 +78,7 @@ class ComfyClient:
         return self
 
     async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
 
@@ -150,9 +140,7 @@ class ComfyClient:
             detail = f"The prompt was sent and not answered properly: {exc.detail}"
             raise ResponseLost(detail, url=self.url) from exc
 
-    async def _at_last(
-        self, body: bytes, may_send: Callable[[], bool] | None
-    ) -> AsyncIterator[bytes]:
+    async def _at_last(self, body: bytes, may_send: Callable[[], bool] | None) -> AsyncIterator[bytes]:
         if may_send is not None and not may_send():
             detail = "It was taken back before it was sent."
             raise SendAborted(detail, url=self.url)
@@ -197,18 +185,14 @@ class ComfyClient:
             node_errors=refusal.node_errors,
         )
 
-    async def history(
-        self, prompt_id: str, *, new_connection: bool = False
-    ) -> answers.HistoryEntry | None:
+    async def history(self, prompt_id: str, *, new_connection: bool = False) -> answers.HistoryEntry | None:
         """How the prompt ended; None while ComfyUI's history does not have it.
 
         Raises:
             BackendError: see ``_get``.
         """
         path = f"/history/{quote(_text(prompt_id), safe='')}"
-        return await self._get(
-            path, lambda body: answers.history_entry(body, prompt_id), new_connection=new_connection
-        )
+        return await self._get(path, lambda body: answers.history_entry(body, prompt_id), new_connection=new_connection)
 
     async def queue(self, *, new_connection: bool = False) -> answers.Queue:
         """Return the running and the pending prompts.
@@ -227,10 +211,7 @@ class ComfyClient:
             BackendError: see ``_get``.
         """
         return await self._get(
-            "/prompt",
-            answers.queue_remaining,
-            new_connection=new_connection,
-            max_bytes=_MAX_SMALL_BYTES,
+            "/prompt", answers.queue_remaining, new_connection=new_connection, max_bytes=_MAX_SMALL_BYTES
         )
 
     async def system_stats(self) -> answers.SystemStats:
@@ -312,9 +293,7 @@ class ComfyClient:
             BackendError: no answer, a redirect, a server error, or a file above ``max_bytes``.
         """
         path = _view_path(filename, subfolder, type)
-        async with self._exchange.open(
-            "GET", path, max_bytes=max_bytes, headers=dict(headers or {})
-        ) as answer:
+        async with self._exchange.open("GET", path, max_bytes=max_bytes, headers=dict(headers or {})) as answer:
             if answer.status not in (206, 304, 400, 404, 416):
                 check_status(answer.status, url=self.url, request="GET /view")
             yield answer
@@ -330,9 +309,7 @@ class ComfyClient:
                 check_status(answer.status, url=self.url, request="HEAD /view")
             return answer.status == 200
 
-    async def file_dates(
-        self, filename: str, *, subfolder: str = ""
-    ) -> tuple[dt.datetime | None, dt.datetime | None]:
+    async def file_dates(self, filename: str, *, subfolder: str = "") -> tuple[dt.datetime | None, dt.datetime | None]:
         """Return when an output was written, by the clock that dates it, and the time of the answer.
 
         Raises:
@@ -342,9 +319,7 @@ class ComfyClient:
             check_status(answer.status, url=self.url, request="HEAD /view")
             return answer.moment("last-modified"), answer.moment("date")
 
-    def events(
-        self, client_id: str, *, previews: bool = False
-    ) -> AbstractAsyncContextManager[EventSocket]:
+    def events(self, client_id: str, *, previews: bool = False) -> AbstractAsyncContextManager[EventSocket]:
         """Open the event socket of ``client_id``: see ``event_socket.open_socket``."""
         return open_socket(
             self.url,
@@ -356,12 +331,7 @@ class ComfyClient:
         )
 
     async def _get(
-        self,
-        path: str,
-        read: Callable[[bytes], T],
-        *,
-        new_connection: bool = False,
-        max_bytes: int | None = None,
+        self, path: str, read: Callable[[bytes], T], *, new_connection: bool = False, max_bytes: int | None = None
     ) -> T:
         """Send a GET and decode the answer.
 
@@ -372,9 +342,7 @@ class ComfyClient:
             AccessDenied: 401 or 403.
             NotComfyUI: an answer of another kind.
         """
-        answer = await self._exchange.request(
-            "GET", path, new_connection=new_connection, max_bytes=max_bytes
-        )
+        answer = await self._exchange.request("GET", path, new_connection=new_connection, max_bytes=max_bytes)
         return self._read(answer, read, f"GET {path}")
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:
@@ -383,9 +351,7 @@ class ComfyClient:
         Raises:
             BackendError: as ``_get``; after ``ResponseLost`` it may have been executed.
         """
-        answer = await self._exchange.request(
-            "POST", path, content=msgspec.json.encode(body), headers=_JSON
-        )
+        answer = await self._exchange.request("POST", path, content=msgspec.json.encode(body), headers=_JSON)
         check_status(answer.status, url=self.url, request=f"POST {path}")
 
     def _read(self, answer: Answer, read: Callable[[bytes], T], request: str) -> T:
@@ -417,10 +383,7 @@ def _text(identifier: str) -> str:
 
 def _merged(login: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, str]:
     given = {name.lower() for name in headers}
-    return {
-        **{name: value for name, value in login.items() if name.lower() not in given},
-        **headers,
-    }
+    return {**{name: value for name, value in login.items() if name.lower() not in given}, **headers}
 
 
 def _view_path(filename: str, subfolder: str, type_: str) -> str:

@@ -88,9 +88,7 @@ def _resolved(host: str) -> list[str]:
         return []
 
 
-_REFUSED: Final = (
-    "its address is link-local, which is refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1"
-)
+_REFUSED: Final = "its address is link-local, which is refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1"
 
 
 class PeerRefused(ConnectionError):
@@ -111,9 +109,7 @@ async def permitted_addresses(host: str, port: int) -> list[str]:
 class CheckedNetwork(httpcore.AnyIOBackend):
     """Connections for HTTP: closed before a byte is sent where the peer's address is refused."""
 
-    async def connect_tcp(
-        self, host: str, port: int, *args: Any, **options: Any
-    ) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         """Connect, to another address of the host if the peer of the first connection is refused.
 
         Raises:
@@ -127,9 +123,7 @@ class CheckedNetwork(httpcore.AnyIOBackend):
                     return await self._checked(address, port, *args, **options)
             raise httpcore.ConnectError(_REFUSED) from None
 
-    async def _checked(
-        self, host: str, port: int, *args: Any, **options: Any
-    ) -> httpcore.AsyncNetworkStream:
+    async def _checked(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         if is_refused(host):
             raise PeerRefused(_REFUSED)
         stream = await super().connect_tcp(host, port, *args, **options)

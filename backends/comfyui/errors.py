@@ -87,9 +87,7 @@ class PromptUnconfirmed(ResponseLost):
 
     code = "prompt_unconfirmed"
 
-    def __init__(
-        self, detail: str, *, url: str = "", status: int, text: str = "", raised: bool = False
-    ) -> None:
+    def __init__(self, detail: str, *, url: str = "", status: int, text: str = "", raised: bool = False) -> None:
         super().__init__(detail, url=url, status=status)
         self.text = text
         self.raised = raised

@@ -11,21 +11,10 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidStatus,
-    InvalidURI,
-)
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from backends.comfyui.destinations import CheckedConnection, PeerRefused, permitted_addresses
-from backends.comfyui.errors import (
-    BackendUnreachable,
-    NotComfyUI,
-    ProtocolError,
-    ResponseLost,
-    SocketLost,
-)
+from backends.comfyui.errors import BackendUnreachable, NotComfyUI, ProtocolError, ResponseLost, SocketLost
 from backends.comfyui.exchange import USER_AGENT, Timeouts, check_status, reason_of
 from backends.comfyui.loopback import LOOPBACK_HOSTS, is_localhost
 from backends.comfyui.protocol import MAX_BINARY_FRAME_BYTES, Event, parse
@@ -50,9 +39,7 @@ class EventSocket:
         wants_previews: called for each preview; a refused preview is skipped unread.
     """
 
-    def __init__(
-        self, connection: ClientConnection, *, url: str, client_id: str, previews: bool
-    ) -> None:
+    def __init__(self, connection: ClientConnection, *, url: str, client_id: str, previews: bool) -> None:
         self.client_id = client_id
         self.frames = 0
         self.unknown_frames = 0
@@ -110,13 +97,7 @@ def _is_preview(frame: str | bytes) -> bool:
 
 @contextlib.asynccontextmanager
 async def open_socket(
-    url: str,
-    *,
-    client_id: str,
-    headers: Mapping[str, str],
-    timeouts: Timeouts,
-    context: ssl.SSLContext,
-    previews: bool,
+    url: str, *, client_id: str, headers: Mapping[str, str], timeouts: Timeouts, context: ssl.SSLContext, previews: bool
 ) -> AsyncIterator[EventSocket]:
     """Open the event socket of ``client_id``; leaving the block closes it and waits for the close.
 
@@ -150,11 +131,7 @@ class _Connect(connect):
 
 
 async def _connected(
-    url: str,
-    client_id: str,
-    headers: Mapping[str, str],
-    timeouts: Timeouts,
-    context: ssl.SSLContext,
+    url: str, client_id: str, headers: Mapping[str, str], timeouts: Timeouts, context: ssl.SSLContext
 ) -> ClientConnection:
     uri = f"ws{url.removeprefix('http')}/ws?clientId={quote(client_id, safe='')}"
     options: dict[str, Any] = {
@@ -217,9 +194,7 @@ async def _send_feature_flags(connection: ClientConnection, url: str, *, preview
 def _bad_handshake(exc: Exception, url: str) -> ResponseLost | NotComfyUI:
     if isinstance(exc.__cause__, EOFError):
         return ResponseLost("The connection ended while the event socket was opened.", url=url)
-    return NotComfyUI(
-        f"The event socket was not answered as a WebSocket: {str(exc).rstrip('.')}.", url=url
-    )
+    return NotComfyUI(f"The event socket was not answered as a WebSocket: {str(exc).rstrip('.')}.", url=url)
 
 
 def _lost(exc: ConnectionClosed, url: str) -> SocketLost:

@@ -18,13 +18,7 @@ from typing import Any, Final
 import httpx
 
 from backends.comfyui.destinations import CheckedNetwork
-from backends.comfyui.errors import (
-    AccessDenied,
-    AnswerTooLarge,
-    BackendUnreachable,
-    NotComfyUI,
-    ResponseLost,
-)
+from backends.comfyui.errors import AccessDenied, AnswerTooLarge, BackendUnreachable, NotComfyUI, ResponseLost
 from backends.comfyui.loopback import LOOPBACK_HOSTS, is_localhost
 
 USER_AGENT: Final = "comfyui-director"
@@ -84,13 +78,7 @@ class StreamedAnswer:
     """
 
     def __init__(
-        self,
-        response: httpx.Response,
-        *,
-        url: str,
-        max_bytes: int | None,
-        silence_s: float,
-        request: str,
+        self, response: httpx.Response, *, url: str, max_bytes: int | None, silence_s: float, request: str
     ) -> None:
         self.status = response.status_code
         self.content_type = response.headers.get("content-type", "")
@@ -194,10 +182,7 @@ class Exchange:
                 finally:
                     await response.aclose()
         return Answer(
-            response.status_code,
-            response.headers.get("content-type", ""),
-            body,
-            response.extensions.get(_LOCATION, ""),
+            response.status_code, response.headers.get("content-type", ""), body, response.extensions.get(_LOCATION, "")
         )
 
     @contextlib.asynccontextmanager
@@ -221,22 +206,13 @@ class Exchange:
             if max_bytes is not None and (_length(response) or 0) > max_bytes:
                 raise _too_large(self._url, max_bytes, f"{method} {path}")
             yield StreamedAnswer(
-                response,
-                url=self._url,
-                max_bytes=max_bytes,
-                silence_s=silence_s,
-                request=f"{method} {path}",
+                response, url=self._url, max_bytes=max_bytes, silence_s=silence_s, request=f"{method} {path}"
             )
         finally:
             await response.aclose()
 
     async def _send(
-        self,
-        method: str,
-        path: str,
-        new_connection: bool,
-        silence_s: float,
-        request: dict[str, Any],
+        self, method: str, path: str, new_connection: bool, silence_s: float, request: dict[str, Any]
     ) -> httpx.Response:
         client = self._fresh if new_connection else self._kept
         timeout = httpx.Timeout(silence_s, connect=self._timeouts.connect_s)
@@ -346,9 +322,7 @@ def _http_client(
     closing = {} if keep else {"Connection": "close"}
     return httpx.AsyncClient(
         headers={**fixed, **headers, **closing},
-        transport=_LoopbackTransport(
-            verify=context, trust_env=False, http1=True, http2=False, limits=limits
-        ),
+        transport=_LoopbackTransport(verify=context, trust_env=False, http1=True, http2=False, limits=limits),
         timeout=httpx.Timeout(timeouts.silence_s, connect=timeouts.connect_s),
         follow_redirects=False,
         trust_env=False,

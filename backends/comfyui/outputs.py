@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 #: What ComfyUI adds behind the message of an out-of-memory error (execution.py; comfyui-protocol.md, "WebSocket").
 _TIPS: Final = re.compile(
-    r"\n?(This error means you ran out of memory on your GPU\.|TIPS: If the workflow worked before).*\Z",
-    re.DOTALL,
+    r"\n?(This error means you ran out of memory on your GPU\.|TIPS: If the workflow worked before).*\Z", re.DOTALL
 )
 _NUMBERS: Final = re.compile(r"(\d+)")
 
@@ -38,10 +37,7 @@ def view_url(base_url: str, *, filename: str, subfolder: str = "", type: str = "
 
 
 def collect_outputs(
-    outputs: Mapping[str, Mapping[str, Any]],
-    base_url: str,
-    prompt_id: str,
-    node_order: Sequence[str] | None = None,
+    outputs: Mapping[str, Mapping[str, Any]], base_url: str, prompt_id: str, node_order: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Put the outputs of all nodes together under ComfyUI's own keys.
 
@@ -98,9 +94,7 @@ def _ordered(outputs: Mapping[str, Any], node_order: Sequence[str]) -> list[str]
     place = {node: index for index, node in enumerate(node_order)}
 
     def rank(node: str) -> tuple[int, tuple[tuple[int, int, str], ...]]:
-        return place.get(node, place.get(node.split(".", maxsplit=1)[0], len(place))), _natural(
-            node
-        )
+        return place.get(node, place.get(node.split(".", maxsplit=1)[0], len(place))), _natural(node)
 
     return sorted(outputs, key=rank)
 

@@ -25,9 +25,7 @@ class BackendReport:
     devices: tuple[Device, ...]
 
 
-async def probe(
-    url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 1.5
-) -> BackendReport:
+async def probe(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 1.5) -> BackendReport:
     """Query ``/system_stats`` over a connection of its own.
 
     Args:
@@ -43,8 +41,4 @@ async def probe(
     timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
     async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
         stats = await comfy.system_stats()
-    return BackendReport(
-        url=comfy.url,
-        version=stats.version,
-        devices=stats.devices,
-    )
+    return BackendReport(url=comfy.url, version=stats.version, devices=stats.devices)

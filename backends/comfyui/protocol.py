@@ -208,12 +208,7 @@ def _parse_text(frame: str) -> Event | None:
 
 
 def _executed(data: _ExecutedData) -> Executed:
-    return Executed(
-        prompt_id=data.prompt_id,
-        node=data.node,
-        display_node=data.display_node,
-        output=data.output or {},
-    )
+    return Executed(prompt_id=data.prompt_id, node=data.node, display_node=data.display_node, output=data.output or {})
 
 
 def _type_of(frame: str) -> str:

@@ -99,8 +99,7 @@ def refused_outputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
         if others:
             several = "s" if len(others) > 1 else ""
             yield (
-                f"ComfyUI did not execute output node{several} {_line(', '.join(others))},"
-                f" because of {where}: {cause}"
+                f"ComfyUI did not execute output node{several} {_line(', '.join(others))}, because of {where}: {cause}"
             )
         else:
             yield f"ComfyUI did not execute output {where}: {cause}"

@@ -16,9 +16,7 @@ CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
-_BEFORE_RELEASE = re.compile(
-    r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_]?\d*(?![a-z])", re.IGNORECASE
-)
+_BEFORE_RELEASE = re.compile(r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_]?\d*(?![a-z])", re.IGNORECASE)
 
 
 def supports_targeted_interrupt(version: str | None) -> bool:

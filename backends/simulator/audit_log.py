@@ -32,9 +32,7 @@ class AuditLog:
     def __init__(self, name: str, path: Path | None = None) -> None:
         self.name = name
         self.entries: list[Entry] = []
-        self.executions: Counter[str] = (
-            Counter()
-        )  # starts per prompt_id, over all starts of the server
+        self.executions: Counter[str] = Counter()  # starts per prompt_id, over all starts of the server
         self._waiting: set[asyncio.Event] = set()
         self._file: int | None = None
         if path is not None:
@@ -73,9 +71,7 @@ class AuditLog:
                 return entry
         return None
 
-    async def wait_for(
-        self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
-    ) -> Entry:
+    async def wait_for(self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any) -> Entry:
         """Wait until `find` finds one (also one written before the call).
 
         Raises TimeoutError, naming what was waited for.

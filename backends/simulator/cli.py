@@ -12,12 +12,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends.simulator.config import (
-    COMFYUI_VERSION,
-    COMMON_CHECKPOINTS,
-    DEFAULT_CHECKPOINTS,
-    Config,
-)
+from backends.simulator.config import COMFYUI_VERSION, COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, Config
 from backends.simulator.faults import KINDS, FaultError, Faults, parse_fault
 from backends.simulator.process import PortInUse
 from backends.simulator.server import Simulator
@@ -30,10 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on")
     where.add_argument(
-        "--port",
-        type=_port,
-        default=8188,
-        help="first port; further servers take the next ones; 0: free ones",
+        "--port", type=_port, default=8188, help="first port; further servers take the next ones; 0: free ones"
     )
     where.add_argument("--count", type=_count, default=1, help="how many servers")
     where.add_argument("--name", default="gpu", help="their name; several are numbered")
@@ -71,8 +63,7 @@ def simulators(options: Namespace) -> list[Simulator]:
     several = options.count > 1
     return [
         Simulator(
-            _config(options, index, f"{options.name}-{index + 1}" if several else options.name),
-            faults=options.fault,
+            _config(options, index, f"{options.name}-{index + 1}" if several else options.name), faults=options.fault
         )
         for index in range(options.count)
     ]
@@ -150,9 +141,7 @@ def _announce(servers: Sequence[Simulator], *, as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m backends.simulator`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m backends.simulator", description="Serve simulated ComfyUIs."
-    )
+    parser = argparse.ArgumentParser(prog="python -m backends.simulator", description="Serve simulated ComfyUIs.")
     add_arguments(parser)
     return run(parser.parse_args(arguments))
 

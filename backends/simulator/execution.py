@@ -34,9 +34,7 @@ class Execution:
         self.graph = Graph(prompt)
         self.client_id = _client_of(extra_data)
         self.progress = Progress(state.hub, self.graph, self.prompt_id, self.client_id)
-        self.run = PromptRun(
-            state, self.prompt_id, prompt, extra_data, self.client_id, self.progress, 0
-        )
+        self.run = PromptRun(state, self.prompt_id, prompt, extra_data, self.client_id, self.progress, 0)
         self.messages: list[list[Any]] = []
         self.executed: dict[str, None] = {}
         self.run_inputs: dict[str, Any] = {}  # of the node being run
@@ -72,9 +70,7 @@ class Execution:
 
     async def _run_nodes(self) -> None:
         cache = self.state.cache
-        agenda = ExecutionOrder(
-            self.graph, self.state.catalog, lambda n: cache.output(n) is not None
-        )
+        agenda = ExecutionOrder(self.graph, self.state.catalog, lambda n: cache.output(n) is not None)
         for output in self.outputs:
             agenda.add(output)
         while agenda:
@@ -192,9 +188,7 @@ class Execution:
     def _interrupted(self, node_id: str) -> None:
         self.state.node_succeeded = False
         real = self.graph.real(node_id)
-        self.state.audit_log.write(
-            "ended", outcome="interrupted", node=real, **self._group_of_attempt()
-        )
+        self.state.audit_log.write("ended", outcome="interrupted", node=real, **self._group_of_attempt())
         frame = self._error_head(real, self.graph.prompt[real]["class_type"])
         self.say("execution_interrupted", frame, broadcast=True)
 

@@ -61,13 +61,7 @@ KINDS: dict[str, Kind] = {
     ),
     "out_of_memory": Kind(
         "as node_error, with the text of an exhausted GPU memory; `pixels`: only for larger images",
-        {
-            "type": "torch.OutOfMemoryError",
-            "message": _OUT_OF_MEMORY,
-            "node": "",
-            "step": 0,
-            "pixels": 0,
-        },
+        {"type": "torch.OutOfMemoryError", "message": _OUT_OF_MEMORY, "node": "", "step": 0, "pixels": 0},
     ),
     "cuda_fatal": Kind(
         "as node_error, with the text of a broken GPU; every prompt fails so until a restart",
@@ -78,43 +72,29 @@ KINDS: dict[str, Kind] = {
         "sampling stops at `step` until the fault is cleared (or interrupted, if allowed)",
         {"step": 1, "interruptible": True},
     ),
-    "uninterruptible": Kind(
-        "samplers do not check the interrupt flag (comfyui-protocol.md, trap 5)"
-    ),
+    "uninterruptible": Kind("samplers do not check the interrupt flag (comfyui-protocol.md, trap 5)"),
     "slow_start": Kind(
-        "a popped prompt waits before it clears the interrupt flag (comfyui-protocol.md, trap 4)",
-        {"seconds": 1.0},
+        "a popped prompt waits before it clears the interrupt flag (comfyui-protocol.md, trap 4)", {"seconds": 1.0}
     ),
-    "interrupt_lost": Kind(
-        "an interrupt is answered 200 and forgotten (comfyui-protocol.md, trap 4)"
-    ),
-    "interrupt_late": Kind(
-        "an interrupt's flag rises seconds later, on the prompt that runs then", {"seconds": 1.0}
-    ),
+    "interrupt_lost": Kind("an interrupt is answered 200 and forgotten (comfyui-protocol.md, trap 4)"),
+    "interrupt_late": Kind("an interrupt's flag rises seconds later, on the prompt that runs then", {"seconds": 1.0}),
     # the end of a prompt
     "late_history": Kind(
         "execution_success goes out, the history entry is written seconds later (comfyui-protocol.md, trap 3)",
         {"seconds": 1.0},
     ),
     "late_history_entry": Kind(
-        "all frames of the end go out, the history entry is written seconds later",
-        {"seconds": 1.0},
+        "all frames of the end go out, the history entry is written seconds later", {"seconds": 1.0}
     ),
     "no_history": Kind("the prompt's history entry is never written"),
     "empty_history": Kind("GET /history answers {} although there are entries"),
     "huge_history": Kind("GET /history answers that many megabytes more", {"megabytes": 64.0}),
     # POST /prompt
     "lose_answer": Kind("POST /prompt is queued; its connection breaks without an answer"),
-    "delay_answer": Kind(
-        "POST /prompt is queued; its answer comes seconds later", {"seconds": 5.0}
-    ),
-    "other_prompt_id": Kind(
-        "POST /prompt is queued under an id of the server's own and answered 200 without it"
-    ),
+    "delay_answer": Kind("POST /prompt is queued; its answer comes seconds later", {"seconds": 5.0}),
+    "other_prompt_id": Kind("POST /prompt is queued under an id of the server's own and answered 200 without it"),
     "prompt_500": Kind("POST /prompt is queued and answered 500 (comfyui-protocol.md, trap 1a)"),
-    "late_post": Kind(
-        "POST /prompt breaks at once and is queued seconds later all the same", {"seconds": 2.0}
-    ),
+    "late_post": Kind("POST /prompt breaks at once and is queued seconds later all the same", {"seconds": 2.0}),
     # any route
     "slow_http": _route("the answer comes seconds later", seconds=2.0),
     "hang_http": _route("the request is taken and never answered"),
@@ -131,13 +111,9 @@ KINDS: dict[str, Kind] = {
     "drop_sockets": _action("all sockets (or client_id's) break without a close frame"),
     "stall_sockets": _action("all sockets (or client_id's) stay open and go silent, pings too"),
     "deaf": _action("the server forgets all clientIds (or client_id's): open, but no frames"),
-    "slow_frames": Kind(
-        "each frame is sent that much later (comfyui-protocol.md, trap 2)", {"seconds": 0.5}
-    ),
+    "slow_frames": Kind("each frame is sent that much later (comfyui-protocol.md, trap 2)", {"seconds": 0.5}),
     # the server
-    "worker_dead": _action(
-        "the worker dies; HTTP goes on as if all were well (comfyui-protocol.md, trap 1)"
-    ),
+    "worker_dead": _action("the worker dies; HTTP goes on as if all were well (comfyui-protocol.md, trap 1)"),
     "crash": _action("the process dies and stays down until it's restarted"),
     "restart": _action("the process dies, is down for seconds and has forgotten all", down=1.0),
     "refuse_connections": _action("new connections are refused for seconds", seconds=2.0),
@@ -189,9 +165,7 @@ class Fault:
 
     def report(self) -> dict[str, Any]:
         """As GET /simulator/faults shows it."""
-        return {"id": self.id, "name": self.name, "left": self.left, "hits": self.hits} | {
-            "options": self.options
-        }
+        return {"id": self.id, "name": self.name, "left": self.left, "hits": self.hits} | {"options": self.options}
 
 
 class Faults:
@@ -213,9 +187,7 @@ class Faults:
             raise FaultError(f"There is no fault {name!r}. Known: {', '.join(sorted(KINDS))}.")
         allowed = {**_COMMON, **KINDS[name].options}
         if unknown := options.keys() - allowed.keys():
-            raise FaultError(
-                f"Fault {name!r} has no option {min(unknown)!r}. Known: {', '.join(allowed)}."
-            )
+            raise FaultError(f"Fault {name!r} has no option {min(unknown)!r}. Known: {', '.join(allowed)}.")
         values = {k: _convert(name, k, options.get(k, d), d) for k, d in allowed.items()}
         if values.get("at", "now") not in MOMENTS:
             raise FaultError(f"Fault {name!r}: at is one of {', '.join(MOMENTS)}.")

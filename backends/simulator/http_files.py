@@ -17,9 +17,7 @@ from backends.simulator.http_keys import STATE
 
 routes = web.RouteTableDef()
 
-_DOWNLOAD_ONLY = frozenset(
-    {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
-)
+_DOWNLOAD_ONLY = frozenset({"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"})
 
 
 @routes.get("/view")
@@ -33,9 +31,7 @@ async def view(request: web.Request) -> web.StreamResponse:
     query = request.rel_url.query
     headers = {"Content-Disposition": f'filename="{name}"'}
     if "preview" in query:
-        kind, data = await state.run_in_thread(
-            _preview, path, query["preview"], query.get("channel", "")
-        )
+        kind, data = await state.run_in_thread(_preview, path, query["preview"], query.get("channel", ""))
         return web.Response(body=data, content_type=f"image/{kind}", headers=headers)
     if query.get("channel") in ("rgb", "a"):
         data = await state.run_in_thread(_channel, path, query["channel"])

@@ -93,9 +93,7 @@ def submit(state: ServerState, body: Any) -> web.Response:
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
         return web.json_response(refusal, status=400)
     item: Item = (number, prompt_id, prompt, extra_data, verdict.outputs)
-    state.audit_log.write(
-        "accepted", number=number, **whose, extra_data=redact_extra_data(extra_data)
-    )
+    state.audit_log.write("accepted", number=number, **whose, extra_data=redact_extra_data(extra_data))
     state.queue.put(LenientItem(item) if is_lenient else item)
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
     return web.json_response(answer)
@@ -209,9 +207,7 @@ async def get_history_of(request: web.Request) -> web.Response:
     return _history(state, {} if entry is None else {prompt_id: entry}, prompt_id)
 
 
-def _history(
-    state: ServerState, found: dict[str, Any], prompt_id: str | None = None
-) -> web.Response:
+def _history(state: ServerState, found: dict[str, Any], prompt_id: str | None = None) -> web.Response:
     facts = {"prompt_id": prompt_id}
     if state.faults.take("empty_history", **facts):
         found = {}

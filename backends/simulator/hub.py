@@ -54,9 +54,7 @@ class Hub:
         """Queue a preview without a name on it (binary type 1); kind is "jpeg" or "png"."""
         self.send_frame(struct.pack(">II", _PREVIEW, _IMAGE_TYPES[kind]) + image, client_id)
 
-    def send_named_preview(
-        self, image: bytes, kind: str, metadata: dict[str, Any], client_id: Any
-    ) -> None:
+    def send_named_preview(self, image: bytes, kind: str, metadata: dict[str, Any], client_id: Any) -> None:
         """Queue a preview with metadata (binary type 4)."""
         text = json.dumps(metadata | {"image_type": f"image/{kind}"}).encode()
         head = struct.pack(">II", _PREVIEW_WITH_METADATA, len(text))

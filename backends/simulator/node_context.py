@@ -47,11 +47,7 @@ class PromptRun:
     @property
     def facts(self) -> dict[str, Any]:
         """What faults are filtered by."""
-        return {
-            "prompt_id": self.prompt_id,
-            "client_id": self.client_id,
-            "extra_data": self.extra_data,
-        }
+        return {"prompt_id": self.prompt_id, "client_id": self.client_id, "extra_data": self.extra_data}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +70,7 @@ class NodeContext:
         else:
             await asyncio.sleep(max(0.0, seconds))
 
-    def step(
-        self, value: int, total: int, preview: Preview | None = None, *, look: bool = True
-    ) -> None:
+    def step(self, value: int, total: int, preview: Preview | None = None, *, look: bool = True) -> None:
         """Report a step; ComfyUI's nodes check the interrupt flag here."""
         if look:
             self.state.interrupt.check()

@@ -14,10 +14,7 @@ from backends.simulator.catalog import Catalog
 from backends.simulator.graph import Node, is_link
 
 _CONSTANTS = (str, int, float, dict, list)
-_ATTRIBUTES = {
-    "ImageScale": "movedim",
-    "ImageScaleBy": "movedim",
-}  # the attribute that they read first
+_ATTRIBUTES = {"ImageScale": "movedim", "ImageScaleBy": "movedim"}  # the attribute that they read first
 _INDEXING = ("PreviewImage", "SaveImage")  # take the first image before anything else
 
 

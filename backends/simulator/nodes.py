@@ -116,9 +116,7 @@ async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -
     return Outcome(ui={"images": saved})
 
 
-def _save(
-    ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tuple[int, int]
-) -> tuple[str, str]:
+def _save(ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tuple[int, int]) -> tuple[str, str]:
     folders = ctx.state.folders
     name, subfolder = folders.next_file(kind, prefix, *size)
     extra_data = ctx.run.extra_data

@@ -42,9 +42,7 @@ def paint(picture: Picture, caption: str) -> Image.Image:
     return image
 
 
-def encode_png(
-    picture: Picture, caption: str, prompt: Any = None, pnginfo: dict[str, Any] | None = None
-) -> bytes:
+def encode_png(picture: Picture, caption: str, prompt: Any = None, pnginfo: dict[str, Any] | None = None) -> bytes:
     """A PNG with ComfyUI's text chunks: `prompt`, and each key of `extra_pnginfo`."""
     chunks = PngInfo()
     if prompt is not None:
@@ -130,10 +128,7 @@ def _hills(rng: random.Random, size: tuple[int, int], index: int) -> list[tuple[
     """One range of hills: three waves over each other, lower and rougher in front."""
     width, height = size
     base = height * (0.52 + 0.1 * index)
-    waves = [
-        (rng.uniform(0.6, 1.6) * (k + 1), rng.uniform(0, math.tau), height * 0.075 / (k + 1))
-        for k in range(3)
-    ]
+    waves = [(rng.uniform(0.6, 1.6) * (k + 1), rng.uniform(0, math.tau), height * 0.075 / (k + 1)) for k in range(3)]
     points = [(float(width), float(height)), (0.0, float(height))]
     for column in range(65):
         part = column / 64

@@ -42,9 +42,7 @@ class PortInUse(OSError):
 class Process:
     """A running server. `kill` ends it as SIGKILL does: at once, without closing a connection properly."""
 
-    def __init__(
-        self, state: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, state: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
         self.state = state
         self._spawn = spawn
         self._tasks: set[asyncio.Task[None]] = set()
@@ -52,10 +50,7 @@ class Process:
         self._worker: asyncio.Task[None]
         self._burial = asyncio.Lock()
         self._runner = web.AppRunner(
-            _application(state),
-            access_log=None,
-            logger=_silent,
-            shutdown_timeout=_SHUTDOWN_SECONDS,
+            _application(state), access_log=None, logger=_silent, shutdown_timeout=_SHUTDOWN_SECONDS
         )
 
     async def start(self, port: int, on_crash: Callable[[], None]) -> int:

@@ -51,9 +51,7 @@ class Progress:
     def _tell(self, node_id: str, value: float, total: float, state: str) -> None:
         names = self._names(node_id)
         self.nodes[node_id] = {"value": value, "max": total, "state": state} | names
-        self.hub.send(
-            "progress_state", {"prompt_id": self.prompt_id, "nodes": self.nodes}, self.client_id
-        )
+        self.hub.send("progress_state", {"prompt_id": self.prompt_id, "nodes": self.nodes}, self.client_id)
 
     def _names(self, node_id: str) -> dict[str, Any]:
         real = self.graph.real(node_id)

@@ -68,9 +68,7 @@ async def _preview(ctx: NodeContext, plan: Plan, step: int) -> Preview | None:
         return None
     ctx.run.last_preview = now
     caption = ctx.state.config.name
-    image = await ctx.state.run_in_thread(
-        pictures.encode_preview, plan.picture, caption, step / plan.steps
-    )
+    image = await ctx.state.run_in_thread(pictures.encode_preview, plan.picture, caption, step / plan.steps)
     return Preview(image)
 
 

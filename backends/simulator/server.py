@@ -35,9 +35,7 @@ class Simulator:
     use `SimulatorThread`.
     """
 
-    def __init__(
-        self, config: Config | None = None, *, faults: Iterable[str] = (), **settings: Any
-    ) -> None:
+    def __init__(self, config: Config | None = None, *, faults: Iterable[str] = (), **settings: Any) -> None:
         self.config = replace(config or Config(), **settings)
         self.audit_log = AuditLog(self.config.name, self.config.audit_log)
         self.faults = Faults(self._note_fault)
@@ -120,9 +118,7 @@ class Simulator:
         """Whether it listens (it may be down on order)."""
         return self._process is not None and not self._process.state.ended
 
-    async def wait_for(
-        self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
-    ) -> Entry:
+    async def wait_for(self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any) -> Entry:
         """Wait for an audit log entry; see `AuditLog.wait_for`."""
         return await self.audit_log.wait_for(kind, timeout=timeout, since=since, **match)
 

@@ -33,9 +33,7 @@ class ServerState:
     faults: Faults
     audit_log: AuditLog
     act: Callable[[Fault], None]  # carry out an action that is due
-    spawn: Callable[
-        [Coroutine[Any, Any, None]], None
-    ]  # run in the background until this process ends
+    spawn: Callable[[Coroutine[Any, Any, None]], None]  # run in the background until this process ends
     painters: ThreadPoolExecutor
     number: int = 0  # the counter of prompts, consumed by refused ones too
     client_id: Any = None  # of the running prompt, or the last one

@@ -26,8 +26,7 @@ class SimulatorThread:
     def __init__(self, count: int = 1, **settings: Any) -> None:
         name = settings.pop("name", "gpu")
         self.simulators = [
-            Simulator(name=f"{name}-{number}" if count > 1 else name, **settings)
-            for number in range(1, count + 1)
+            Simulator(name=f"{name}-{number}" if count > 1 else name, **settings) for number in range(1, count + 1)
         ]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event
@@ -79,9 +78,7 @@ class SimulatorThread:
 
     def wait_for(self, kind: str, *, on: int = 0, timeout: float = 10.0, **match: Any) -> Entry:
         """Wait for an audit log entry of one of them."""
-        return self.call(
-            lambda: self.simulators[on].wait_for(kind, timeout=timeout, **match), timeout + 5
-        )
+        return self.call(lambda: self.simulators[on].wait_for(kind, timeout=timeout, **match), timeout + 5)
 
     def restart(self, *, on: int = 0, down_s: float = 0.0) -> None:
         """Kill one of them and let it come back."""

@@ -37,9 +37,7 @@ def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders) -
     outputs: list[str] = []
     for node_id in prompt:
         if "class_type" not in prompt[node_id]:
-            return _refused(
-                "Cannot execute because a node is missing the class_type property.", node_id
-            )
+            return _refused("Cannot execute because a node is missing the class_type property.", node_id)
         class_type = prompt[node_id]["class_type"]
         if class_type not in catalog:
             return _refused(f"Cannot execute because node {class_type} does not exist.", node_id)
@@ -74,9 +72,7 @@ class _Check:
         if good:
             return Verdict(outputs=good, node_errors=node_errors)
         details = "\n".join(f"{p['message']}: {p['details']}" for p in problems)
-        error = _error(
-            "prompt_outputs_failed_validation", "Prompt outputs failed validation", details
-        )
+        error = _error("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
         return Verdict(error=error, node_errors=node_errors)
 
     def _output(self, node_id: str) -> tuple[bool, list[Problem]]:
@@ -124,9 +120,7 @@ class _Check:
         self._checked[node_id] = (valid and not problems, problems)
         return self._checked[node_id]
 
-    def _link(
-        self, inputs: dict[str, Any], name: str, declared: Input, problems: list[Problem]
-    ) -> bool:
+    def _link(self, inputs: dict[str, Any], name: str, declared: Input, problems: list[Problem]) -> bool:
         """Check a link and what it leads to; False if something upstream is invalid."""
         link = inputs[name]
         config = [declared.type, declared.options]
@@ -161,12 +155,7 @@ class _Check:
             return False
 
     def _value(
-        self,
-        inputs: dict[str, Any],
-        name: str,
-        declared: Input,
-        class_type: str,
-        problems: list[Problem],
+        self, inputs: dict[str, Any], name: str, declared: Input, class_type: str, problems: list[Problem]
     ) -> None:
         """Convert a constant in place and check it."""
         value = inputs[name]
@@ -228,9 +217,7 @@ def _fits(received: Any, wanted: Any) -> bool:
 
 
 def _missing(name: str) -> Problem:
-    return _problem(
-        "required_input_missing", "Required input is missing", name, {"input_name": name}
-    )
+    return _problem("required_input_missing", "Required input is missing", name, {"input_name": name})
 
 
 def _mismatch(name: str, config: list[Any], received: Any, wanted: Any, link: Any) -> Problem:
@@ -263,7 +250,4 @@ def _trace(function: str) -> list[str]:
 
 def no_prompt() -> dict[str, Any]:
     """The body for a request without the key `prompt`."""
-    return {
-        "error": _error("no_prompt", "No prompt provided", "No prompt provided"),
-        "node_errors": {},
-    }
+    return {"error": _error("no_prompt", "No prompt provided", "No prompt provided"), "node_errors": {}}

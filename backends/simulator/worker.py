@@ -50,9 +50,7 @@ async def _run_next(state: ServerState) -> None:
     if fault := state.faults.take("late_history", **execution.run.facts):
         await asyncio.sleep(fault["seconds"])
     else:
-        await asyncio.sleep(
-            0
-        )  # execution_success leaves before the history (comfyui-protocol.md, trap 3)
+        await asyncio.sleep(0)  # execution_success leaves before the history (comfyui-protocol.md, trap 3)
     state.queue.finish(task, _entry_now(state, execution, entry))
     if state.client_id is not None:
         data = {"node": None, "prompt_id": execution.prompt_id}
@@ -60,9 +58,7 @@ async def _run_next(state: ServerState) -> None:
     await state.apply_due_faults("ended", **execution.run.facts)
 
 
-def _entry_now(
-    state: ServerState, execution: Execution, entry: HistoryEntry
-) -> HistoryEntry | None:
+def _entry_now(state: ServerState, execution: Execution, entry: HistoryEntry) -> HistoryEntry | None:
     """The history entry to write now: none if it's ordered late or never."""
     if state.faults.take("no_history", **execution.run.facts):
         return None

@@ -13,13 +13,7 @@ from director.cli.connection import Connection, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import Status
 from director.cli.watch import watch_to_end
-from director.client import (
-    CancelResult,
-    Director,
-    GroupNotFinished,
-    RetryOptions,
-    RetryResult,
-)
+from director.client import CancelResult, Director, GroupNotFinished, RetryOptions, RetryResult
 
 
 @click.command(
@@ -114,9 +108,7 @@ def retry(
         return watch_to_end(connection, director, group_id, options)
 
 
-def _retry(
-    director: Director, group_id: str, jobs: Sequence[str], policy: RetryOptions
-) -> Iterator[RetryResult]:
+def _retry(director: Director, group_id: str, jobs: Sequence[str], policy: RetryOptions) -> Iterator[RetryResult]:
     """Retry a group or some of its jobs; while the group runs, the jobs one by one."""
     if len(jobs) != 1:
         try:
@@ -139,10 +131,7 @@ def _show_retried(connection: Connection, result: RetryResult) -> None:
     had = f", {adopted} had a result after all" if adopted else ""
     moved = "".join(f"\n  {job} on {backend_id}" for job, backend_id in result.moved.items())
     group_id = result.job_group_id
-    click.echo(
-        f"{group_id}: {number} queued again{had}, run {result.run}."
-        f" See: director watch {group_id}{moved}"
-    )
+    click.echo(f"{group_id}: {number} queued again{had}, run {result.run}. See: director watch {group_id}{moved}")
 
 
 @click.command(epilog="\b\nExamples:\n  director move jg_0c1d9a77e3f2 j_91ce44d07b3a gpu-3\n")
@@ -165,9 +154,7 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
     else:
         old = result.removing_from
         first = f", after its prompt is removed from the queue of {old}" if old else ""
-        click.echo(
-            f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}"
-        )
+        click.echo(f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}")
 
 
 @click.command("open", epilog="\b\nExamples:\n  director open jg_0c1d9a77e3f2\n  director open\n")

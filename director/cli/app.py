@@ -64,9 +64,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; suggest one for an unknown name."""
         if args[0] in _LOCAL:
-            raise usage_error(
-                f"{args[0]} is a command of this host: write director {args[0]} first."
-            )
+            raise usage_error(f"{args[0]} is a command of this host: write director {args[0]} first.")
         if args[0] not in _CLIENT:
             raise unknown_command(args[0])
         return super().resolve_command(ctx, args)
@@ -79,11 +77,7 @@ class Commands(click.Group):
             formatter.write_dl(list(_LOCAL.items()))
 
     def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Read the options; ``--help`` is printed here."""
         with output.flushed_output():
@@ -132,10 +126,7 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = app.main(
-            args=list(arguments),
-            prog_name="director",
-            standalone_mode=False,
-            color=False if is_colourless() else None,
+            args=list(arguments), prog_name="director", standalone_mode=False, color=False if is_colourless() else None
         )
     except CommandError as failure:
         failure.show_json() if as_json else failure.show()

@@ -28,10 +28,7 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, each with its whole first sentence: click cuts it at one line."""
-        rows = [
-            (name, command.get_short_help_str(limit=_UNLIMITED))
-            for name, command in self.commands.items()
-        ]
+        rows = [(name, command.get_short_help_str(limit=_UNLIMITED)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -63,10 +60,7 @@ def backends(ctx: click.Context, server: str | None, as_json: bool) -> None:
     NAME is an id, or a tag for all backends with this tag.
     """
     before = ctx.find_root().obj or {}
-    ctx.find_root().obj = {
-        "server": server or before.get("server"),
-        "as_json": as_json or before.get("as_json"),
-    }
+    ctx.find_root().obj = {"server": server or before.get("server"), "as_json": as_json or before.get("as_json")}
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_, server=None, as_json=False, names=())
 
@@ -123,8 +117,7 @@ def _since(backend: Backend) -> str:
 
 @backends.command(
     epilog=_examples(
-        "add 192.168.100.6:8188 --id attic --tag 8gb",
-        'add https://farm.example/gpu-7 --name "The one upstairs"',
+        "add 192.168.100.6:8188 --id attic --tag 8gb", 'add https://farm.example/gpu-7 --name "The one upstairs"'
     )
 )
 @click.argument("url")
@@ -132,11 +125,7 @@ def _since(backend: Backend) -> str:
 @click.option("--name", help="Display name.")
 @click.option("--tag", "tags", multiple=True, help="Tag for --requires and -b; may be repeated.")
 @click.option(
-    "--header",
-    "pairs",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Sent with every request; never shown again.",
+    "--header", "pairs", multiple=True, metavar="NAME=VALUE", help="Sent with every request; never shown again."
 )
 @click.option("--disabled", is_flag=True, help="Send it no jobs yet.")
 @with_connection
@@ -199,16 +188,12 @@ def _show_found(comfyui: Found, state: str) -> None:
     click.echo("  ".join(filter(None, [comfyui.url, version, _memory(comfyui), state])))
 
 
-@backends.command(
-    epilog=_examples("found", "found --add localhost:8198", "found --ignore localhost:8199")
-)
+@backends.command(epilog=_examples("found", "found --add localhost:8198", "found --ignore localhost:8199"))
 @click.option("--add", "added", multiple=True, metavar="URL", help="Register this one.")
 @click.option("--ignore", "ignored", multiple=True, metavar="URL", help="Stop offering it.")
 @click.option("--unignore", "unignored", multiple=True, metavar="URL", help="Offer it again.")
 @with_connection
-def found(
-    connection: Connection, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]
-) -> None:
+def found(connection: Connection, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]) -> None:
     """List the ComfyUIs that discovery found on the Director's host and that are not registered."""
     with connection.director() as director:
         registered = [director.add_found_backend(url) for url in added]
@@ -235,11 +220,7 @@ def found(
 def test(connection: Connection, name: str) -> int:
     """Test whether a ComfyUI answers at an address or for a backend. Registers nothing."""
     with connection.director() as director:
-        urls = [
-            backend.url
-            for backend in director.backends()
-            if name in (backend.backend_id, *backend.tags)
-        ]
+        urls = [backend.url for backend in director.backends() if name in (backend.backend_id, *backend.tags)]
         results = [director.test_backend(url) for url in urls or [name]]
     if connection.as_json:
         connection.show([result.raw for result in results])
@@ -287,17 +268,13 @@ def _change(
         def command(connection: Connection, *, names: Sequence[str], **values: Any) -> None:
             _change_each(connection, names, functools.partial(change, **values))
 
-        decorated = _NAMES(
-            functools.reduce(lambda f, option: option(f), reversed(options), command)
-        )
+        decorated = _NAMES(functools.reduce(lambda f, option: option(f), reversed(options), command))
         return backends.command(epilog=_examples(*examples))(with_connection(decorated))
 
     return decorate
 
 
-def _change_each(
-    connection: Connection, names: Sequence[str], change: Callable[[Director, str], Backend]
-) -> None:
+def _change_each(connection: Connection, names: Sequence[str], change: Callable[[Director, str], Backend]) -> None:
     """Change each named backend, then show the changed ones, also after a refusal."""
     done: list[Backend] = []
     with connection.director() as director:
@@ -352,9 +329,7 @@ def resume(director: Director, backend_id: str) -> Backend:
 
 @_change(
     _REASON,
-    click.option(
-        "--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."
-    ),
+    click.option("--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."),
     examples=("quarantine gpu-2 --minutes 30",),
 )
 def quarantine(director: Director, backend_id: str, **options: Any) -> Backend:

@@ -81,9 +81,7 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
     @option_types.json_option
     @click.pass_context
     @functools.wraps(command)
-    def connected(
-        ctx: click.Context, /, *args: Any, server: str | None, as_json: bool, **options: Any
-    ) -> Any:
+    def connected(ctx: click.Context, /, *args: Any, server: str | None, as_json: bool, **options: Any) -> Any:
         before = ctx.find_root().obj or {}
         url = server or before.get("server") or environment.server() or DEFAULT_URL
         is_json = as_json or bool(before.get("as_json"))
@@ -99,8 +97,7 @@ def _address(url: str) -> str:
         Address.parse(url, None)
     except ValueError:
         raise usage_error(
-            f"--server (or DIRECTOR_URL) is {url!r}, which is not an address.",
-            f"Write it like {DEFAULT_URL}.",
+            f"--server (or DIRECTOR_URL) is {url!r}, which is not an address.", f"Write it like {DEFAULT_URL}."
         ) from None
     return url
 

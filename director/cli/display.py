@@ -107,9 +107,7 @@ def _bars() -> Iterator[Bars]:
 
     console = Console(no_color=is_colourless(), highlight=False)
     bars = Bars(console)
-    live = Live(
-        console=console, get_renderable=bars.drawn, refresh_per_second=_REFRESHES_PER_SECOND
-    )
+    live = Live(console=console, get_renderable=bars.drawn, refresh_per_second=_REFRESHES_PER_SECOND)
     with live:
         bars.live = live
         yield bars
@@ -172,11 +170,7 @@ def _bar(row: Row, width: int, names: int, seeds: int) -> list[Part]:
     colour = COLOURS.get(row.status, "")
     filled = length if row.is_final else round(length * row.progress / 100)
     tail = f"{row.progress:3.0f} % " if row.status == "running" else ""
-    word = (
-        row.note
-        if row.status == "running"
-        else ": ".join(filter(None, (label(row.status), row.note)))
-    )
+    word = row.note if row.status == "running" else ": ".join(filter(None, (label(row.status), row.note)))
     left = width - len(head) - length - 1 - len(tail)
     text = word if len(word) <= left else f"{word[: max(0, left - 1)]}…"
     return [
@@ -189,9 +183,7 @@ def _bar(row: Row, width: int, names: int, seeds: int) -> list[Part]:
 
 def _rest(rows: list[Row], shown: list[Row], width: int) -> str:
     hidden = [row for row in rows if row not in shown]
-    by_status = {
-        status: sum(row.status == status for row in hidden) for status in reversed(_FIRST_SHOWN)
-    }
+    by_status = {status: sum(row.status == status for row in hidden) for status in reversed(_FIRST_SHOWN)}
     parts = [f"{number} {label(status)}" for status, number in by_status.items() if number]
     return f"and {len(hidden)} more: {', '.join(parts)}"[:width]
 

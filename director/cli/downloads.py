@@ -34,10 +34,7 @@ save_option: Final = click.option(
     help="Watch, and save each file there when its job completes.",
 )
 name_option: Final = click.option(
-    "--name",
-    default=DEFAULT_NAME,
-    show_default=True,
-    help="Names of saved files; {job} is allowed, too.",
+    "--name", default=DEFAULT_NAME, show_default=True, help="Names of saved files; {job} is allowed, too."
 )
 
 
@@ -90,9 +87,7 @@ class Downloader:
         on_saved: Called with the job's id and the path of each saved file, in a thread.
     """
 
-    def __init__(
-        self, director: Director, folder: Path, name: str, on_saved: Callable[[str, Path], None]
-    ) -> None:
+    def __init__(self, director: Director, folder: Path, name: str, on_saved: Callable[[str, Path], None]) -> None:
         self._director = director
         self._folder = folder
         self._name = name
@@ -107,10 +102,7 @@ class Downloader:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
 
@@ -162,9 +154,7 @@ class Downloader:
             if error.status != 307 or not isinstance(direct, str):
                 raise
         # Above the Director's limit, which redirects clients to the backend.
-        return self._director.download(
-            dataclasses.replace(file, url=direct), self._folder, self._name
-        )
+        return self._director.download(dataclasses.replace(file, url=direct), self._folder, self._name)
 
 
 def _through_director(group_id: str, job_id: str, outputs: Outputs) -> Iterator[OutputFile]:

@@ -31,9 +31,7 @@ class CommandError(click.ClickException):
         details: More fields for ``--json``.
     """
 
-    def __init__(
-        self, message: str, status: Status, *, hint: str = "", details: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, message: str, status: Status, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.hint = hint
@@ -49,12 +47,7 @@ class CommandError(click.ClickException):
 
     def show_json(self) -> None:
         """Print the error for programs, on one line of standard error."""
-        error = {
-            "detail": self.message,
-            "code": None,
-            "hint": self.hint,
-            "exit_status": int(self.status),
-        }
+        error = {"detail": self.message, "code": None, "hint": self.hint, "exit_status": int(self.status)}
         click.echo(json.dumps({**error, **self.details}, ensure_ascii=False), err=True)
 
 

@@ -15,13 +15,7 @@ _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
 @click.command(epilog="\b\nExamples:\n  director failures\n  director failures --window 7d")
-@click.option(
-    "--window",
-    type=click.Choice(list(_WITHIN)),
-    default="1d",
-    show_default=True,
-    help="Period before now.",
-)
+@click.option("--window", type=click.Choice(list(_WITHIN)), default="1d", show_default=True, help="Period before now.")
 @with_connection
 def failures(connection: Connection, window: str) -> None:
     """Show recent failures by cause, backend and workflow, the most frequent first."""
@@ -40,9 +34,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
     if not found.results and not found.recovered:
         return [f"Nothing failed in {within}."]
     jobs = text.plural(found.failed_jobs, "job")
-    lines = [
-        f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."
-    ]
+    lines = [f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."]
     if found.only_newest is not None:
         lines.append(f"There were more failures: only the newest {found.only_newest} are counted.")
     if found.results:
@@ -55,16 +47,7 @@ def failure_lines(found: Failures) -> Sequence[str]:
 
 
 def _table(rows: Sequence[FailureRow]) -> list[str]:
-    heads = (
-        "CLASS",
-        "BACKEND",
-        "FAILURES",
-        "FAILED JOBS",
-        "RETRYING",
-        "LAST",
-        "WORKFLOW",
-        "NEWEST",
-    )
+    heads = ("CLASS", "BACKEND", "FAILURES", "FAILED JOBS", "RETRYING", "LAST", "WORKFLOW", "NEWEST")
     cells = [
         (
             row.failure_class,

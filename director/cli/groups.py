@@ -15,13 +15,7 @@ import click
 from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.display import make_display
-from director.cli.downloads import (
-    Downloader,
-    DownloadOptions,
-    failed_to_save,
-    name_option,
-    save_option,
-)
+from director.cli.downloads import Downloader, DownloadOptions, failed_to_save, name_option, save_option
 from director.cli.exit_status import CommandError, Status
 from director.cli.watch import watch_to_end
 from director.client import Attempt, Child, Director, Event, Group
@@ -35,13 +29,9 @@ _FAILED: Final = ("failed", "partial_complete")
 @option_types.group_id_argument
 @save_option
 @name_option
-@click.option(
-    "-q", "--quiet", is_flag=True, help="Print nothing; report the result by the exit status."
-)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; report the result by the exit status.")
 @with_connection
-def watch(
-    connection: Connection, group_id: str, folder: Path | None, name: str, quiet: bool
-) -> int:
+def watch(connection: Connection, group_id: str, folder: Path | None, name: str, quiet: bool) -> int:
     """Show the group ID until it has ended; Ctrl-C leaves it running.
 
     Exit status 0: every job completed. 1: a job failed, timed out or was cancelled.
@@ -58,31 +48,13 @@ def watch(
     "\n  director list --meta scene=shot_001 --json\n",
 )
 @click.option("--failed", "is_failed", is_flag=True, help="Groups with a failed job.")
-@click.option(
-    "--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST)."
-)
-@click.option(
-    "--since",
-    type=option_types.moment,
-    metavar="WHEN",
-    help="Created since: 30m, 1h, 2d, 2026-02-01.",
-)
+@click.option("--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST).")
+@click.option("--since", type=option_types.moment, metavar="WHEN", help="Created since: 30m, 1h, 2d, 2026-02-01.")
 @click.option("--before", type=option_types.moment, metavar="WHEN", help="Created before.")
-@click.option(
-    "--state", "states", multiple=True, type=click.Choice(_STATES), help="With this status."
-)
-@click.option(
-    "-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend."
-)
+@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="With this status.")
+@click.option("-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend.")
 @option_types.metadata_option("With this metadata.")
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Maximum number of groups.",
-)
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of groups.")
 @with_connection
 def list_(
     connection: Connection,
@@ -131,14 +103,10 @@ def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
     return both
 
 
-def _newest(
-    director: Director, states: Sequence[str | None], filters: dict[str, Any]
-) -> Iterator[Group]:
+def _newest(director: Director, states: Sequence[str | None], filters: dict[str, Any]) -> Iterator[Group]:
     """Iterate over the groups with any of the statuses, newest first."""
     lists = [director.list(status=state, **filters) for state in states]
-    return heapq.merge(
-        *lists, key=lambda group: (group.created_at, group.job_group_id), reverse=True
-    )
+    return heapq.merge(*lists, key=lambda group: (group.created_at, group.job_group_id), reverse=True)
 
 
 def _each_once(groups: Iterator[Group]) -> Iterator[Group]:
@@ -167,11 +135,7 @@ def _table(groups: Sequence[Group]) -> list[str]:
 
 
 def _metadata(group: Group) -> str:
-    notes = [
-        f"{key}={value}"
-        for key, value in group.metadata.items()
-        if not isinstance(value, dict | list)
-    ]
+    notes = [f"{key}={value}" for key, value in group.metadata.items() if not isinstance(value, dict | list)]
     return " ".join([*([group.submitter] if group.submitter else []), *notes])
 
 
@@ -219,14 +183,7 @@ def _show_group(connection: Connection, group: Group) -> None:
 def _children(children: Sequence[Child]) -> list[str]:
     heads = ("JOB", "BACKEND", "SEED", "STATUS", "PROGRESS", "REASON")
     rows = [
-        (
-            child.job_id,
-            child.backend_id,
-            str(child.seed),
-            child.status,
-            f"{child.progress:.0f} %",
-            _why(child),
-        )
+        (child.job_id, child.backend_id, str(child.seed), child.status, f"{child.progress:.0f} %", _why(child))
         for child in children
     ]
     return text.columns(heads, rows, statuses=3)
@@ -276,12 +233,7 @@ def _why_ended(attempt: Attempt) -> str:
 @click.command(epilog="\b\nExamples:\n  director save jg_0c1d9a77e3f2 --to images\n")
 @option_types.group_id_argument
 @click.option(
-    "--to",
-    "folder",
-    type=option_types.folder,
-    metavar="DIR",
-    default=".",
-    help="Folder (default: the current one).",
+    "--to", "folder", type=option_types.folder, metavar="DIR", default=".", help="Folder (default: the current one)."
 )
 @name_option
 @with_connection
@@ -296,9 +248,7 @@ def save(connection: Connection, group_id: str, folder: Path, name: str) -> int:
     if missing:
         raise failed_to_save(missing, group_id, download_options)
     if not group.files:
-        raise CommandError(
-            f"{group_id} has no output files ({text.label(group.status)}).", Status.FAILED
-        )
+        raise CommandError(f"{group_id} has no output files ({text.label(group.status)}).", Status.FAILED)
     return int(Status.OK)
 
 
@@ -324,9 +274,7 @@ def events(connection: Connection, group_id: str, since: int, follow: bool) -> N
                     if event.seq is not None:
                         _print_event(connection, event)
         except KeyboardInterrupt:
-            raise CommandError(
-                f"Stopped watching. {group_id} continues.", Status.INTERRUPTED
-            ) from None
+            raise CommandError(f"Stopped watching. {group_id} continues.", Status.INTERRUPTED) from None
 
 
 def _print_event(connection: Connection, event: Event) -> None:
@@ -335,8 +283,6 @@ def _print_event(connection: Connection, event: Event) -> None:
         return
     raw = event.raw
     what = " ".join(
-        str(raw[key])
-        for key in ("backend_id", "next_backend_id", "seed", "error", "reason", "status")
-        if raw.get(key)
+        str(raw[key]) for key in ("backend_id", "next_backend_id", "seed", "error", "reason", "status") if raw.get(key)
     )
     click.echo(f"{event.seq:>4} {text.plain_line(f'{event.type} {what}')}")

@@ -150,9 +150,7 @@ def moment(text: str) -> dt.datetime:
             return dt.datetime.now(dt.UTC) - age(text)
         return dt.datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is not an age like 30m, 1h, 2d, and not a date like 2026-02-01."
-        ) from None
+        raise click.BadParameter(f"{text!r} is not an age like 30m, 1h, 2d, and not a date like 2026-02-01.") from None
 
 
 # --- arguments and options of several commands ----------------------------------------------------
@@ -172,16 +170,9 @@ def metadata_option(help_text: str) -> Callable[[Any], Any]:
 
 group_id_argument: Final = click.argument("group_id", metavar="ID", type=identifier)
 jobs_option: Final = click.option(
-    "--job",
-    "jobs",
-    multiple=True,
-    type=identifier,
-    metavar="JOB",
-    help="Only this job of the group; may be repeated.",
+    "--job", "jobs", multiple=True, type=identifier, metavar="JOB", help="Only this job of the group; may be repeated."
 )
 server_option: Final = click.option(
     "--server", type=filled, metavar="URL", help="Address of the Director (DIRECTOR_URL)."
 )
-json_option: Final = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for programs."
-)
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

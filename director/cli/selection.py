@@ -89,9 +89,7 @@ def _none_registered() -> CommandError:
     )
 
 
-def for_children(
-    names: Sequence[str], *, every: bool, count: int | None, known: Sequence[Backend]
-) -> SelectedBackends:
+def for_children(names: Sequence[str], *, every: bool, count: int | None, known: Sequence[Backend]) -> SelectedBackends:
     """Return the backends of a submission's jobs.
 
     Named backends get one job for each time they are named; the Director refuses those that cannot accept
@@ -146,9 +144,7 @@ def without_ineligible(
 
 def _lacks(backend: Backend, required: Sequence[str]) -> str:
     devices = [{"name": device.name} for device in backend.devices]
-    has = BackendCapabilities(
-        tags=backend.tags, devices=devices, comfyui_version=backend.comfyui_version or ""
-    )
+    has = BackendCapabilities(tags=backend.tags, devices=devices, comfyui_version=backend.comfyui_version or "")
     missing = missing_capabilities(has, required)
     return f"lacks {', '.join(missing)}" if missing else ""
 

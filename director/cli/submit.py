@@ -36,16 +36,9 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.argument("source", metavar="WORKFLOW")
 @click.option(
-    "-b",
-    "--backend",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="Id or tag; may be repeated (default: --all).",
+    "-b", "--backend", "names", multiple=True, metavar="NAME", help="Id or tag; may be repeated (default: --all)."
 )
-@click.option(
-    "--all", "every", is_flag=True, help="Every backend that can accept jobs now (default)."
-)
+@click.option("--all", "every", is_flag=True, help="Every backend that can accept jobs now (default).")
 @click.option(
     "--count",
     type=click.IntRange(1, 10_000),
@@ -67,15 +60,10 @@ Examples:
     show_default=True,
     help="How the other seeds follow from the base seed.",
 )
-@click.option(
-    "--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first job (default: random)."
-)
+@click.option("--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first job (default: random).")
 @option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
-    "--timeout",
-    "timeout_seconds",
-    type=click.IntRange(30, 3600),
-    help="Seconds that a job may run (default: 300).",
+    "--timeout", "timeout_seconds", type=click.IntRange(30, 3600), help="Seconds that a job may run (default: 300)."
 )
 @click.option(
     "--max-attempts",
@@ -89,12 +77,7 @@ Examples:
     callback=lambda _context, _option, where: False if where == "never" else where,
     help="Backends of a retry: only the job's own, those of the group, or any.",
 )
-@click.option(
-    "--retry-on",
-    multiple=True,
-    metavar="CLASS",
-    help="Retry only after these failures: out_of_memory …",
-)
+@click.option("--retry-on", multiple=True, metavar="CLASS", help="Retry only after these failures: out_of_memory …")
 @click.option(
     "--partial-outputs",
     type=click.Choice(["accept", "fail"]),
@@ -114,10 +97,7 @@ Examples:
     help="Idempotency key: the same submission with this key makes one group in 24 hours.",
 )
 @click.option(
-    "--watch",
-    "is_watched",
-    is_flag=True,
-    help="Watch the group to its end; the exit status reports its result.",
+    "--watch", "is_watched", is_flag=True, help="Watch the group to its end; the exit status reports its result."
 )
 @save_option
 @name_option
@@ -152,9 +132,7 @@ def submit(
         known = director.backends()
         selected = selection.for_children(names, every=every, count=count, known=known)
         if dry_run:
-            selected = selection.without_ineligible(
-                selected, known, fields["required_capabilities"]
-            )
+            selected = selection.without_ineligible(selected, known, fields["required_capabilities"])
         plan = dry_runs.plan(
             graph,
             selected,
@@ -200,14 +178,10 @@ def _send(
         failure.details["idempotency_key"] = key
         raise failure from error
     except KeyboardInterrupt:
-        raise CommandError(
-            "Interrupted before the answer.", Status.INTERRUPTED, hint=again
-        ) from None
+        raise CommandError("Interrupted before the answer.", Status.INTERRUPTED, hint=again) from None
 
 
-def _announce(
-    connection: Connection, group: Group, selected: SelectedBackends, *, quiet: bool
-) -> None:
+def _announce(connection: Connection, group: Group, selected: SelectedBackends, *, quiet: bool) -> None:
     left_out = [*selected.left_out, *dict.fromkeys(group.skipped_backends)]
     if connection.as_json:
         shown = [asdict(backend) for backend in left_out]
@@ -223,9 +197,7 @@ def _announce(
     ids = list(dict.fromkeys(child.backend_id for child in group.child_jobs))
     where = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
     number = text.plural(len(group.child_jobs), "job")
-    click.echo(
-        f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}"
-    )
+    click.echo(f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}")
 
 
 def _warn(warnings: Sequence[str], left_out: Sequence[SkippedBackend]) -> None:

@@ -121,9 +121,7 @@ def why(child: Child) -> str:
 
 def counts(group: Group) -> str:
     """Return ``4 completed, 1 completed after 2 attempts, 1 failed``."""
-    completed = Counter(
-        max(1, child.attempt_count) for child in group.child_jobs if child.status == "completed"
-    )
+    completed = Counter(max(1, child.attempt_count) for child in group.child_jobs if child.status == "completed")
     others = Counter(child.status for child in group.child_jobs)
     parts = [
         f"{number} completed" + (f" after {attempts} attempts" if attempts > 1 else "")

@@ -15,12 +15,7 @@ from director.client import ChildCompleted, Director, Event, Group, InitialState
 
 
 def watch_to_end(
-    connection: Connection,
-    director: Director,
-    group_id: str,
-    options: DownloadOptions,
-    *,
-    quiet: bool = False,
+    connection: Connection, director: Director, group_id: str, options: DownloadOptions, *, quiet: bool = False
 ) -> int:
     """Show a group until it has ended, then its result; return the exit status.
 
@@ -45,12 +40,7 @@ def watch_to_end(
 
 
 def _show(
-    connection: Connection,
-    director: Director,
-    group_id: str,
-    options: DownloadOptions,
-    *,
-    quiet: bool,
+    connection: Connection, director: Director, group_id: str, options: DownloadOptions, *, quiet: bool
 ) -> list[Unsaved]:
     """Show the group to its end; return the files that could not be saved."""
     with ExitStack() as stack:

@@ -77,9 +77,7 @@ def _in_png(content: bytes, name: str, director: Director) -> dict[str, Any]:
     try:
         return director.workflow_from_png(content)
     except BadRequest as error:
-        raise CommandError(
-            f"{name}: {error.detail}", Status.USAGE, details={"code": error.code}
-        ) from error
+        raise CommandError(f"{name}: {error.detail}", Status.USAGE, details={"code": error.code}) from error
 
 
 def _in_text(content: bytes, name: str) -> dict[str, Any]:

@@ -38,10 +38,7 @@ async def call(
 
 
 async def accepted(
-    wire: Wire,
-    request: Request,
-    timeout: float | None = None,
-    delays: Sequence[float] | None = None,
+    wire: Wire, request: Request, timeout: float | None = None, delays: Sequence[float] | None = None
 ) -> Answer:
     """Send ``request`` and return a 2xx answer.
 
@@ -54,9 +51,7 @@ async def accepted(
     return answer
 
 
-async def _answered(
-    wire: Wire, request: Request, timeout: float | None, delays: Sequence[float] | None
-) -> Answer:
+async def _answered(wire: Wire, request: Request, timeout: float | None, delays: Sequence[float] | None) -> Answer:
     """Send a request until it is answered, as long as a repetition cannot do a thing twice."""
     for delay in RETRY_DELAYS_S if delays is None else delays:
         try:

@@ -18,15 +18,7 @@ from director.client.downloads import Downloadable
 from director.client.events import Event
 from director.client.failures import Failures, parse_failures
 from director.client.file_writer import DEFAULT_TEMPLATE
-from director.client.groups import (
-    CancelResult,
-    Child,
-    Group,
-    MoveResult,
-    RetryResult,
-    parse_child,
-    parse_group,
-)
+from director.client.groups import CancelResult, Child, Group, MoveResult, RetryResult, parse_child, parse_group
 from director.client.methods import AsyncClient, BlockingClient, iterator, method
 from director.client.requests import BackendFields, ListFilters, RetryOptions, SubmitOptions
 from director.client.sync_wire import SyncWire
@@ -64,10 +56,7 @@ class _Client:
 
     @method
     async def submit(
-        self,
-        workflow: Mapping[str, Any],
-        backend_ids: Sequence[str],
-        **options: Unpack[SubmitOptions],
+        self, workflow: Mapping[str, Any], backend_ids: Sequence[str], **options: Unpack[SubmitOptions]
     ) -> Group:
         """Submit a workflow (ComfyUI's API format): one job per backend id, each with its own seed.
 
@@ -155,12 +144,7 @@ class _Client:
 
     @iterator
     def stream(
-        self,
-        group_id: str,
-        *,
-        since: int | None = None,
-        reconnect: bool = True,
-        follow: bool = False,
+        self, group_id: str, *, since: int | None = None, reconnect: bool = True, follow: bool = False
     ) -> AsyncGenerator[Event]:
         """Iterate over a group's events until it has ended.
 
@@ -186,12 +170,7 @@ class _Client:
             Unreachable: The Director was away for ``give_up_seconds``.
         """
         return event_stream.stream(
-            self._wire,
-            group_id,
-            since=since,
-            reconnect=reconnect,
-            follow=follow,
-            policy=self._policy,
+            self._wire, group_id, since=since, reconnect=reconnect, follow=follow, policy=self._policy
         )
 
     @method
@@ -210,16 +189,11 @@ class _Client:
         Raises:
             GroupNotFound, JobNotFound: There is no such group, or no such job in it.
         """
-        return await self._call(
-            requests.delete("job-groups", group_id, "jobs", job_id), parser(CancelResult)
-        )
+        return await self._call(requests.delete("job-groups", group_id, "jobs", job_id), parser(CancelResult))
 
     @method
     async def retry(
-        self,
-        group_id: str,
-        job_ids: Sequence[str] | None = None,
-        **options: Unpack[RetryOptions],
+        self, group_id: str, job_ids: Sequence[str] | None = None, **options: Unpack[RetryOptions]
     ) -> RetryResult:
         """Retry the failed jobs of a group that has ended: same group, same seeds, its next run.
 
@@ -248,30 +222,19 @@ class _Client:
             NoOtherBackend: A job is to move to another backend, and there is none for it.
             RunPassed: The group is not in the run of the options.
         """
-        return await self._call(
-            requests.retry(group_id, job_ids=job_ids, **options), parser(RetryResult)
-        )
+        return await self._call(requests.retry(group_id, job_ids=job_ids, **options), parser(RetryResult))
 
     @method
-    async def retry_job(
-        self,
-        group_id: str,
-        job_id: str,
-        **options: Unpack[RetryOptions],
-    ) -> RetryResult:
+    async def retry_job(self, group_id: str, job_id: str, **options: Unpack[RetryOptions]) -> RetryResult:
         """Retry one job; see ``retry``. While its group runs, a job that failed or timed out.
 
         Raises:
             JobNotFailed: The group runs, and the job has not failed.
         """
-        return await self._call(
-            requests.retry(group_id, "jobs", job_id, **options), parser(RetryResult)
-        )
+        return await self._call(requests.retry(group_id, "jobs", job_id, **options), parser(RetryResult))
 
     @method
-    async def move(
-        self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None
-    ) -> MoveResult:
+    async def move(self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None) -> MoveResult:
         """Move a queued job to another backend.
 
         Its prompt is removed from the old backend's queue first. A prompt that has started by then is not
@@ -286,9 +249,7 @@ class _Client:
             JobNotWaiting: The job runs, or has ended.
             BackendUnavailable: The backend accepts no work, or lacks what the group requires.
         """
-        return await self._call(
-            requests.move(group_id, job_id, backend_id, by=by), parser(MoveResult)
-        )
+        return await self._call(requests.move(group_id, job_id, backend_id, by=by), parser(MoveResult))
 
     @method
     async def download(
@@ -334,9 +295,7 @@ class _Client:
         return await self._call(requests.get("backends", backend_id), parser(Backend))
 
     @method
-    async def add_backend(
-        self, url: str, *, backend_id: str | None = None, **fields: Unpack[BackendFields]
-    ) -> Backend:
+    async def add_backend(self, url: str, *, backend_id: str | None = None, **fields: Unpack[BackendFields]) -> Backend:
         """Register a ComfyUI; its id is derived from its address unless given. See ``BackendFields``::
 
             director.add_backend("http://192.168.100.6:8188", tags=["24gb"])
@@ -373,12 +332,7 @@ class _Client:
 
     @method
     async def pause_backend(
-        self,
-        backend_id: str,
-        *,
-        now: bool = False,
-        reason: str | None = None,
-        by: str | None = None,
+        self, backend_id: str, *, now: bool = False, reason: str | None = None, by: str | None = None
     ) -> Backend:
         """Send a backend no more jobs until it is resumed; its queued jobs stay queued.
 
@@ -399,12 +353,7 @@ class _Client:
 
     @method
     async def drain_backend(
-        self,
-        backend_id: str,
-        *,
-        now: bool = False,
-        reason: str | None = None,
-        by: str | None = None,
+        self, backend_id: str, *, now: bool = False, reason: str | None = None, by: str | None = None
     ) -> Backend:
         """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move.
 
@@ -431,21 +380,14 @@ class _Client:
 
     @method
     async def quarantine_backend(
-        self,
-        backend_id: str,
-        *,
-        reason: str | None = None,
-        minutes: int | None = None,
-        by: str | None = None,
+        self, backend_id: str, *, reason: str | None = None, minutes: int | None = None, by: str | None = None
     ) -> Backend:
         """Quarantine a backend, for ``minutes`` or until it is released.
 
         Raises:
             BackendNotFound: There is no such backend.
         """
-        request = requests.change_hold(
-            backend_id, "quarantine", reason=reason, by=by, minutes=minutes
-        )
+        request = requests.change_hold(backend_id, "quarantine", reason=reason, by=by, minutes=minutes)
         return await self._call(request, parser(Backend))
 
     @method
@@ -465,9 +407,7 @@ class _Client:
     @method
     async def found_backends(self) -> tuple[Found, ...]:
         """Return the ComfyUIs that discovery found and that are not registered, ignored ones too."""
-        return await self._call(
-            requests.get("backends", "found"), calls.listed("found", parser(Found))
-        )
+        return await self._call(requests.get("backends", "found"), calls.listed("found", parser(Found)))
 
     @method
     async def add_found_backend(self, url: str) -> Backend:
@@ -562,10 +502,7 @@ class Director(_Client, BlockingClient):
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
 
@@ -594,9 +531,6 @@ class AsyncDirector(_Client, AsyncClient):
         return self
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()

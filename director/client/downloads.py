@@ -20,9 +20,7 @@ logger = logging.getLogger(__name__)
 Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
 
 
-async def download(
-    wire: Wire, base_url: str, source: Downloadable, folder: Path, template: str
-) -> tuple[Path, ...]:
+async def download(wire: Wire, base_url: str, source: Downloadable, folder: Path, template: str) -> tuple[Path, ...]:
     """Save every file of ``source`` below ``folder``; return the paths in order.
 
     Args:
@@ -50,8 +48,7 @@ def _files(source: object) -> Iterator[OutputFile]:
             yield from _existing(source.files)
         case _:
             raise TypeError(
-                "download() takes an OutputFile, a Child, a ChildCompleted or a Group,"
-                f" not {type(source).__name__}."
+                f"download() takes an OutputFile, a Child, a ChildCompleted or a Group, not {type(source).__name__}."
             )
 
 

@@ -210,9 +210,7 @@ _BY_TYPE: Final[dict[str, type[Event]]] = {
 def _initial_state(frame: Raw) -> InitialState:
     common = {name: frame.get(name) for name in ("type", "seq", "run")}
     state = build(Event, {**common, "raw": frame})
-    return InitialState(
-        type=state.type, seq=state.seq, run=state.run, raw=frame, group=parse_group(frame)
-    )
+    return InitialState(type=state.type, seq=state.seq, run=state.run, raw=frame, group=parse_group(frame))
 
 
 def _result_fields(result: Raw) -> Raw:

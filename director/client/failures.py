@@ -75,8 +75,5 @@ def parse_failures(value: Any) -> Failures:
         UnexpectedAnswer: It has another form.
     """
     found = as_object(value)
-    rows = {
-        name: [build(FailureRow, row) for row in as_objects(found.get(name))]
-        for name in ("results", "recovered")
-    }
+    rows = {name: [build(FailureRow, row) for row in as_objects(found.get(name))] for name in ("results", "recovered")}
     return build(Failures, {**found, **rows, "raw": found})

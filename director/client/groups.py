@@ -46,10 +46,7 @@ class OutputFile:
         if not self.missing:
             return ""
         if self.reason == "replaced":
-            return (
-                f"{self.filename} was replaced:"
-                f" another file has its name on {self.backend_id or 'its backend'} now."
-            )
+            return f"{self.filename} was replaced: another file has its name on {self.backend_id or 'its backend'} now."
         return f"{self.filename} is gone from {self.backend_id or 'its backend'}."
 
 
@@ -191,9 +188,7 @@ class Group:
     def files(self) -> tuple[OutputFile, ...]:
         """Return every file of every job, in order."""
         return tuple(
-            replace(file, index=index)
-            for index, child in enumerate(self.child_jobs, 1)
-            for file in child.files
+            replace(file, index=index) for index, child in enumerate(self.child_jobs, 1) for file in child.files
         )
 
     @property
@@ -316,12 +311,5 @@ def parse_group(value: Any, *, replayed: bool = False) -> Group:
     group = as_object(value)
     children = [_child_fields(child) for child in as_objects(group.get("child_jobs", []))]
     return build(
-        Group,
-        {
-            "total_count": len(children),
-            **group,
-            "child_jobs": children,
-            "replayed": replayed,
-            "raw": group,
-        },
+        Group, {"total_count": len(children), **group, "child_jobs": children, "replayed": replayed, "raw": group}
     )

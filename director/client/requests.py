@@ -163,11 +163,7 @@ def _body(allowed: type, options: Mapping[str, Any], **more: Any) -> bytes:
 
 
 def submit(
-    workflow: Mapping[str, Any],
-    backend_ids: Sequence[str],
-    *,
-    idempotency_key: str | None = None,
-    **options: Any,
+    workflow: Mapping[str, Any], backend_ids: Sequence[str], *, idempotency_key: str | None = None, **options: Any
 ) -> Request:
     """Return the submission of a group; safe to repeat, since it has an idempotency key."""
     body = _body(SubmitOptions, options, workflow_json=workflow, backend_ids=backend_ids)
@@ -212,9 +208,7 @@ def list_groups(
     return get("job-groups", **{k: v for k, v in params.items() if v is not None})
 
 
-def retry(
-    *segments: str, job_ids: Sequence[str] | None = None, **options: Unpack[RetryOptions]
-) -> Request:
+def retry(*segments: str, job_ids: Sequence[str] | None = None, **options: Unpack[RetryOptions]) -> Request:
     """Return the retry of a group (``job_ids``: of these jobs only), or of the job at ``segments``.
 
     It is not repeated after a lost answer: by then the run that the first one opened may have ended, too.

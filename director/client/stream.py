@@ -18,13 +18,7 @@ from typing import Any, Final
 from director.client import calls, requests
 from director.client.backoff import Outage, ReconnectPolicy
 from director.client.decode import load
-from director.client.errors import (
-    DirectorError,
-    GroupNotFound,
-    StreamClosed,
-    UnexpectedAnswer,
-    error_from_body,
-)
+from director.client.errors import DirectorError, GroupNotFound, StreamClosed, UnexpectedAnswer, error_from_body
 from director.client.events import Event, GroupComplete, InitialState, parse_event
 from director.client.groups import parse_group
 from director.client.wire import Closed, Wire
@@ -170,13 +164,7 @@ class Stream:
 
 
 async def stream(
-    wire: Wire,
-    group_id: str,
-    *,
-    since: int | None,
-    reconnect: bool,
-    follow: bool,
-    policy: ReconnectPolicy,
+    wire: Wire, group_id: str, *, since: int | None, reconnect: bool, follow: bool, policy: ReconnectPolicy
 ) -> AsyncGenerator[Event]:
     """Yield the events of a group.
 

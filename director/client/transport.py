@@ -143,12 +143,7 @@ def request_timeout(seconds: float | None) -> Any:
 
 _ERROR_NUMBER: Final = re.compile(r"\[(?:Errno|WinError) -?\d+\] ")
 #: There was no connection, so the server cannot have acted.
-_NOT_SENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.UnsupportedProtocol,
-)
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 def lost_answer(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> DirectorError:

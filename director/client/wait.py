@@ -62,9 +62,7 @@ class Watch:
                     raise
                 delay = self.outage.delay(error)
                 if self.is_expired():
-                    raise WaitTimeout(
-                        f"Job group {self.group_id} had not ended in time."
-                    ) from error
+                    raise WaitTimeout(f"Job group {self.group_id} had not ended in time.") from error
                 await self.wire.sleep(self.left(delay))
             else:
                 self.outage.reset()
@@ -109,9 +107,7 @@ class Watch:
             self.socket = None
 
 
-async def wait(
-    wire: Wire, group_id: str, *, timeout: float | None, policy: ReconnectPolicy
-) -> Group:
+async def wait(wire: Wire, group_id: str, *, timeout: float | None, policy: ReconnectPolicy) -> Group:
     """Return the group once ``completed_at`` is set.
 
     Raises:

@@ -15,12 +15,7 @@ from director.client import Group
 from director.demo.audit_log import Render
 
 #: State events of a group with three children that complete: no duplicate, no gap.
-_ALL_EVENTS: Final = {
-    "group_created": 1,
-    "child_started": 3,
-    "child_completed": 3,
-    "group_complete": 1,
-}
+_ALL_EVENTS: Final = {"group_created": 1, "child_started": 3, "child_completed": 3, "group_complete": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +118,7 @@ def _survived(outage: Outage) -> list[str]:
     result = outage.result
     found = []
     if dict(Counter(result.kinds)) != _ALL_EVENTS:
-        found.append(
-            f"{result.title}: the stream had the events {', '.join(result.kinds) or 'none'}."
-        )
+        found.append(f"{result.title}: the stream had the events {', '.join(result.kinds) or 'none'}.")
     if outage.killed_at is None:
         found.append(f"{result.title}: the Director was not killed.")
     for child in result.group.child_jobs:

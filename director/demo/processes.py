@@ -39,9 +39,7 @@ class DemoProcess:
         ready: pattern of the line that reports readiness.
     """
 
-    def __init__(
-        self, name: str, process: asyncio.subprocess.Process, log: Path, ready: re.Pattern[str]
-    ) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path, ready: re.Pattern[str]) -> None:
         self.name = name
         self._process = process
         self._log = log
@@ -140,9 +138,7 @@ class Processes:
         self._folder = folder
         self._started: list[DemoProcess] = []
 
-    async def start(
-        self, name: str, arguments: Sequence[str], *, ready: re.Pattern[str]
-    ) -> re.Match[str]:
+    async def start(self, name: str, arguments: Sequence[str], *, ready: re.Pattern[str]) -> re.Match[str]:
         """Start a management command and wait until it is ready.
 
         Raises:

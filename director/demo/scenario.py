@@ -11,15 +11,7 @@ from typing import Final
 from director.client import AsyncDirector, Event, Group
 from director.demo.audit_log import renders
 from director.demo.checks import DemoResult, Outage, problems
-from director.demo.farm import (
-    OUT_OF_MEMORY,
-    Farm,
-    inject_fault,
-    read_audit_logs,
-    register,
-    slow_down,
-    start,
-)
+from director.demo.farm import OUT_OF_MEMORY, Farm, inject_fault, read_audit_logs, register, slow_down, start
 from director.demo.kill import KillSwitch
 from director.demo.processes import Processes
 from director.demo.screen import Screen
@@ -148,9 +140,7 @@ class _User:
         """Show the group's events from the first to the last; return the state events."""
         stored = []
         # Without a kill, a lost connection or a gap is an error: all processes run on one machine.
-        stream = self.director.stream(
-            group.job_group_id, since=0, reconnect=kill_switch is not None
-        )
+        stream = self.director.stream(group.job_group_id, since=0, reconnect=kill_switch is not None)
         with self.screen.watch(group) as watcher:
             async with contextlib.aclosing(stream):
                 async for event in stream:

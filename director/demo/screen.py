@@ -117,9 +117,7 @@ class _Bars:
         done = event.progress if isinstance(event, ChildProgress) else None
         if isinstance(event, ChildCompleted):
             done = 100.0
-        self._progress.update(
-            self._bars[event.job_id], completed=done, step=escape(_event_text(event))
-        )
+        self._progress.update(self._bars[event.job_id], completed=done, step=escape(_event_text(event)))
 
 
 class _Lines:

@@ -52,19 +52,13 @@ def backends() -> list[Finding]:
 
 async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
     async with asyncio.TaskGroup() as tasks:
-        probes = {
-            row.id: tasks.create_task(_probe(row), name=f"probe {row.id}")
-            for row in rows
-            if row.enabled
-        }
+        probes = {row.id: tasks.create_task(_probe(row), name=f"probe {row.id}") for row in rows if row.enabled}
     found = {backend_id: task.result() for backend_id, task in probes.items()}
     return {row.id: found.get(row.id, "It was not probed.") for row in rows}
 
 
 async def _probe(row: Backend) -> _Answer | str:
-    limits = Timeouts(
-        connect_s=_ANSWER_TIMEOUT_S, silence_s=_ANSWER_TIMEOUT_S, total_s=_ANSWER_TIMEOUT_S
-    )
+    limits = Timeouts(connect_s=_ANSWER_TIMEOUT_S, silence_s=_ANSWER_TIMEOUT_S, total_s=_ANSWER_TIMEOUT_S)
     try:
         async with ComfyClient(row.url, headers=row.headers, timeouts=limits) as comfy:
             stats = await comfy.system_stats()
@@ -92,15 +86,11 @@ def _finding(row: Backend, answer: _Answer | str) -> Finding:
         )
         return Finding(subject, Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
     level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
-    for severity, problem, todo in sorted(
-        _problems(row, answer), key=lambda one: -SEVERITY.index(one[0])
-    ):
+    for severity, problem, todo in sorted(_problems(row, answer), key=lambda one: -SEVERITY.index(one[0])):
         level = max(level, severity, key=SEVERITY.index)
         sentences.append(problem)
         todos.append(todo)
-    return Finding(
-        subject, level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos))
-    )
+    return Finding(subject, level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
 
 
 def _described(answer: _Answer) -> str:

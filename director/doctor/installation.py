@@ -74,9 +74,7 @@ def _odd(needed: Requirement) -> str:
 def variables() -> Finding:
     """List the names of all set variables, and check for misspelt ones. Values are not shown."""
     warned = [
-        message.msg
-        for message in checks.run_checks()
-        if message.id is not None and message.id.startswith("director.")
+        message.msg for message in checks.run_checks() if message.id is not None and message.id.startswith("director.")
     ]
     if warned:
         todo = "Correct the variable's name, or unset it."

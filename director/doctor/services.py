@@ -63,9 +63,7 @@ def _tables(where: str) -> Finding:
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         said = f"{where}: its tables are of an older release."
-        return Finding(
-            "Database", Level.PROBLEM, said, "director serve migrates them at its start."
-        )
+        return Finding("Database", Level.PROBLEM, said, "director serve migrates them at its start.")
     if newer := sorted(_unknown(executor.loader)):
         said = f"{where}: a newer release has used it ({', '.join(newer)})."
         return Finding("Database", Level.PROBLEM, said, "Install that release again.")

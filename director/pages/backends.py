@@ -171,30 +171,18 @@ def backend_list_page() -> BackendList:
     loads = backend_loads()
     work, ends, movable = _work(), _results_of_day(), _movable()
     machines = [
-        _row(
-            row,
-            loads.get(row.id, backends.NO_LOAD),
-            work[row.id],
-            ends[row.id],
-            movable.get(row.id, 0),
-        )
+        _row(row, loads.get(row.id, backends.NO_LOAD), work[row.id], ends[row.id], movable.get(row.id, 0))
         for row in rows
     ]
     machines.sort(key=lambda one: (ATTENTION_ORDER.index(BackendState(one.status)), one.id))
     counted = Counter(one.status for one in machines)
-    counts = [
-        (one.value, _STATUS_LABELS[one], counted[one]) for one in ATTENTION_ORDER if counted[one]
-    ]
-    return BackendList(
-        machines, counts, len(machines) <= MAX_LANES, runner_alive(), found_servers()
-    )
+    counts = [(one.value, _STATUS_LABELS[one], counted[one]) for one in ATTENTION_ORDER if counted[one]]
+    return BackendList(machines, counts, len(machines) <= MAX_LANES, runner_alive(), found_servers())
 
 
 def found_servers() -> list[FoundServer]:
     """Return the ComfyUIs that discovery found, ignored ones last."""
-    return sorted(
-        (_found_server(row) for row in found_list()), key=lambda one: (one.ignored, one.url)
-    )
+    return sorted((_found_server(row) for row in found_list()), key=lambda one: (one.ignored, one.url))
 
 
 def _found_server(row: FoundBackend) -> FoundServer:
@@ -242,9 +230,7 @@ def _results_of_day() -> dict[str, Counter[str]]:
     return found
 
 
-def _row(
-    row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int
-) -> BackendRow:
+def _row(row: Backend, load: BackendLoad, work: Sequence[Work], ends: Mapping[str, int], movable: int) -> BackendRow:
     shown = backends.serialize_backend(row, load)
     since = shown["status_since"]
     gpu, vram = _device(row.devices)

@@ -137,6 +137,4 @@ def _cause(row: failing.FailureRow, known: Mapping[str, Backend]) -> Cause:
 
 
 def _is_schedulable(backend: Backend) -> bool:
-    return (
-        backend.enabled and backend.quarantined_at is None and Hold(backend.hold) is not Hold.DRAIN
-    )
+    return backend.enabled and backend.quarantined_at is None and Hold(backend.hold) is not Hold.DRAIN

@@ -224,9 +224,7 @@ def group_page(group_id: str, page: int = 1) -> GroupPage:
         strategy=snapshot["seed_strategy"],
         base_seed=snapshot["base_seed"],
         timeout_seconds=snapshot["timeout_seconds"],
-        on_failure=words.policy_text(
-            snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]
-        ),
+        on_failure=words.policy_text(snapshot["max_attempts"], snapshot["retry_elsewhere"], snapshot["retry_on"]),
         partial_outputs=words.PARTIAL_OUTPUTS[snapshot["partial_outputs"]],
         has_files=any(_has_files(child) for child in children),
         starred=sum(bool(child["starred"]) and _has_files(child) for child in children),
@@ -315,9 +313,7 @@ def _name(backend_id: str, known: Mapping[str, Backend]) -> str:
     return backend_id if row is None else row.name or row.id
 
 
-def _attempt_rows(
-    rows: Iterable[Attempt], known: Mapping[str, Backend]
-) -> dict[str, list[AttemptRow]]:
+def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[AttemptRow]]:
     found: dict[str, list[AttemptRow]] = defaultdict(list)
     for row in rows:
         said = words.ATTEMPT_LABELS.get(row.state, row.state)
@@ -336,9 +332,7 @@ def _attempt_rows(
                 failure=text.failure_label(row.failure_class) if row.failure_class else "",
                 is_stopping=row.is_stopping,
                 left_running=left_running(
-                    row.state,
-                    "" if backend is None else backend.status_reason,
-                    stopping=row.is_stopping,
+                    row.state, "" if backend is None else backend.status_reason, stopping=row.is_stopping
                 ),
             )
         )

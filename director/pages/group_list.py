@@ -127,21 +127,15 @@ def rows_of(groups: Sequence[JobGroup]) -> list[Row]:
     children = _children([group.id for group in groups])
     machines = _backends(children)
     pictures = _images(children)
-    tries = attempts_needed(
-        child.id for members in children.values() for child in members if child.was_retried
-    )
-    usual = estimates.medians(
-        group.workflow_digest for group in groups if group.completed_at is None
-    )
+    tries = attempts_needed(child.id for members in children.values() for child in members if child.was_retried)
+    usual = estimates.medians(group.workflow_digest for group in groups if group.completed_at is None)
     return [
         _row(
             group,
             children[group.id],
             pictures.get(group.id, []),
             tries,
-            estimates.seconds_left(
-                _left(children[group.id], machines), group.workflow_digest, usual
-            ),
+            estimates.seconds_left(_left(children[group.id], machines), group.workflow_digest, usual),
         )
         for group in groups
     ]
@@ -154,9 +148,7 @@ def _children(group_ids: Sequence[str]) -> dict[str, list[_Child]]:
         "group_id", "id", "status", "progress", "backend_id", "attempt_count", "current_attempt_id"
     ):
         was_sent = attempt_id is not None
-        found[group_id].append(
-            _Child(job_id, status, progress, backend_id or "", attempts, was_sent)
-        )
+        found[group_id].append(_Child(job_id, status, progress, backend_id or "", attempts, was_sent))
     return found
 
 
@@ -193,12 +185,7 @@ def _images(children: dict[str, list[_Child]]) -> dict[str, list[Output]]:
 
 def _backends(children: Mapping[str, Sequence[_Child]]) -> dict[str, Backend]:
     """Return the backends of running and queued children, by id."""
-    ids = {
-        child.backend_id
-        for members in children.values()
-        for child in members
-        if child.status not in CHILD_FINAL
-    }
+    ids = {child.backend_id for members in children.values() for child in members if child.status not in CHILD_FINAL}
     return backends_by_id(ids) if ids else {}
 
 
@@ -224,11 +211,7 @@ def _is_progressing(child: _Child, machine: Backend | None) -> bool:
 
 
 def _row(
-    group: JobGroup,
-    children: Sequence[_Child],
-    pictures: list[Output],
-    tries: Mapping[str, int],
-    left: float | None,
+    group: JobGroup, children: Sequence[_Child], pictures: list[Output], tries: Mapping[str, int], left: float | None
 ) -> Row:
     counted = Counter(child.status for child in children)
     later = Counter(tries[child.id] for child in children if child.id in tries)

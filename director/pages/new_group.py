@@ -49,9 +49,7 @@ def from_group(group_id: str, seed: str) -> dict[str, Any] | None:
     group = JobGroup.objects.filter(pk=group_id).defer("workflow_json").first()
     if group is None:
         return None
-    children = list(
-        ChildJob.objects.filter(group=group).order_by("position").values_list("backend_id", "seed")
-    )
+    children = list(ChildJob.objects.filter(group=group).order_by("position").values_list("backend_id", "seed"))
     chosen = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 17 else None
     if chosen is not None and chosen <= MAX_SEED:
         children = [one for one in children if one[1] == chosen][:1] or children[:1]

@@ -8,17 +8,7 @@ from typing import Any, Final
 
 from jobgroups.domain.outputs import REPLACED, download_name, reported_files
 
-_IMAGE_SUFFIXES: Final = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".gif",
-    ".avif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-)
+_IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,9 +78,7 @@ PARTIAL_OUTPUTS: Final = {
 }
 
 
-def policy_text(
-    max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None
-) -> str:
+def policy_text(max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None) -> str:
     """Return the text of a retry policy; ``retry_on`` None: after every failure that may be retried."""
     if max_attempts == 1:
         said = "it is not retried"
@@ -88,10 +86,7 @@ def policy_text(
         if where := moves.get(str(retry_elsewhere)):
             said += f"; while its backend is offline it may move to{where}"
         return said
-    places = {
-        "group": ", also on the other backends of the group",
-        "any": ", also on any other backend",
-    }
+    places = {"group": ", also on the other backends of the group", "any": ", also on any other backend"}
     where = places.get(str(retry_elsewhere), ", on its own backend only")
     these = ", ".join(wording.failure_label(one) for one in retry_on or ())
     return f"up to {max_attempts} attempts{where}" + (f", only after: {these}" if these else "")

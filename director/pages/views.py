@@ -20,9 +20,7 @@ from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.workflow.seeds import SeedStrategy
 
 
-def _page(
-    request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
-) -> HttpResponse:
+def _page(request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200) -> HttpResponse:
     shown = {"version": settings.DIRECTOR_VERSION, "failed_day": failure_pages.tally, **context}
     return render(request, f"director/{name}.html", shown, status=status)
 
@@ -33,12 +31,7 @@ def _page(
 def _groups_context(request: HttpRequest) -> dict[str, object]:
     chosen = filters.parse_filters(request.GET)
     offered = [one for one in backend_pages.found_servers() if not one.ignored]
-    return {
-        "filters": chosen,
-        "listing": group_list.group_list(chosen),
-        "query": chosen.query(),
-        "offered": offered,
-    }
+    return {"filters": chosen, "listing": group_list.group_list(chosen), "query": chosen.query(), "offered": offered}
 
 
 @require_safe
@@ -46,11 +39,7 @@ def _groups_context(request: HttpRequest) -> dict[str, object]:
 def groups(request: HttpRequest) -> HttpResponse:
     """The list of groups."""
     states = [(one.value, text.status_label(one, ended=True)) for one in GroupStatus]
-    choices = {
-        "states": states,
-        "backends": backend_list(),
-        "submitters": group_list.submitters(),
-    }
+    choices = {"states": states, "backends": backend_list(), "submitters": group_list.submitters()}
     return _page(request, "groups", {**choices, **_groups_context(request)})
 
 
@@ -173,8 +162,6 @@ def submit(request: HttpRequest) -> HttpResponse:
         "on_failure": new_group.ON_FAILURE,
         "retry_on": new_group.RETRY_ON,
         "partial_outputs": new_group.PARTIAL_OUTPUTS,
-        "retry": new_group.retry_defaults(
-            settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE
-        ),
+        "retry": new_group.retry_defaults(settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE),
     }
     return _page(request, "submit", context)

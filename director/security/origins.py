@@ -34,8 +34,7 @@ _PREFLIGHT: Final = {
 }
 _CODE: Final = "origin_not_allowed"
 _REFUSED: Final = (
-    "Pages of this origin may not use the Director; "
-    "its operator can list the origin in DIRECTOR_ALLOWED_ORIGINS."
+    "Pages of this origin may not use the Director; its operator can list the origin in DIRECTOR_ALLOWED_ORIGINS."
 )
 #: WebSocket close code for a page of an origin that is not allowed.
 FOREIGN_ORIGIN: Final = 4403
@@ -109,9 +108,7 @@ def _is_listed(page: Origin) -> bool:
 
 def _is_own(page: Origin, host: str | None) -> bool:
     # The host must be an allowed one: a page whose name was rebound to this address has the same origin.
-    return (
-        host is not None and validate_host(page.host, settings.ALLOWED_HOSTS) and page.is_at(host)
-    )
+    return host is not None and validate_host(page.host, settings.ALLOWED_HOSTS) and page.is_at(host)
 
 
 # --- HTTP -----------------------------------------------------------------------------------------
@@ -147,9 +144,7 @@ def origin_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[H
     if iscoroutinefunction(get_response):
 
         async def in_loop(request: HttpRequest) -> HttpResponseBase:
-            return _with_cors_headers(
-                request, _early_answer(request) or await get_response(request)
-            )
+            return _with_cors_headers(request, _early_answer(request) or await get_response(request))
 
         return in_loop
 

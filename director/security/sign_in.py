@@ -84,13 +84,7 @@ def is_session(value: str) -> bool:
 
 
 def authenticate(
-    *,
-    address: str,
-    authorization: str | None,
-    cookie: str | None,
-    origin: str | None,
-    host: str | None,
-    changes: bool,
+    *, address: str, authorization: str | None, cookie: str | None, origin: str | None, host: str | None, changes: bool
 ) -> AuthResult:
     """Check the credentials of a request.
 
@@ -229,12 +223,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         return _form(request, wanted, _WRONG, status=403)
     response = HttpResponseRedirect(wanted)
     response.set_cookie(
-        COOKIE,
-        new_session(),
-        max_age=SESSION_SECONDS,
-        httponly=True,
-        samesite="Lax",
-        secure=request.is_secure(),
+        COOKIE, new_session(), max_age=SESSION_SECONDS, httponly=True, samesite="Lax", secure=request.is_secure()
     )
     return response
 
@@ -247,12 +236,7 @@ def _next(request: HttpRequest) -> str:
 
 
 def _form(
-    request: HttpRequest,
-    wanted: str,
-    said: str = "",
-    *,
-    status: int = 200,
-    headers: dict[str, str] | None = None,
+    request: HttpRequest, wanted: str, said: str = "", *, status: int = 200, headers: dict[str, str] | None = None
 ) -> HttpResponse:
     context = {"next": wanted, "said": said}
     response = render(request, "director/sign_in.html", context, status=status)

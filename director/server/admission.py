@@ -136,9 +136,7 @@ def _scope(request: Any, body_bytes: int) -> Scope:
         "query_string": b"",
         "scheme": "https" if channel.isSecure() else "http",
         "headers": [
-            (name.lower(), value)
-            for name, values in request.requestHeaders.getAllRawHeaders()
-            for value in values
+            (name.lower(), value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
         ],
         "client": [peer.host, peer.port],
         "server": [host.host, host.port],

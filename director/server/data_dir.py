@@ -13,9 +13,7 @@ from typing import Final
 from django.conf import settings
 
 #: Names of the Director's own files. A folder with other files may be shared with other programs.
-_OWN: Final = re.compile(
-    r"secret-key|\.writable-\d+|serve(-\d+)?\.lock|director\.sqlite3.*|thumbnails|static"
-)
+_OWN: Final = re.compile(r"secret-key|\.writable-\d+|serve(-\d+)?\.lock|director\.sqlite3.*|thumbnails|static")
 
 
 class DataFolderUnusable(Exception):
@@ -75,9 +73,7 @@ def _close_to_others(folder: Path, say: Callable[[str], None]) -> None:
     if not wrong:
         return
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if folder.stat().st_uid == os.geteuid() and all(
-        _OWN.fullmatch(entry.name) for entry in folder.iterdir()
-    ):
+    if folder.stat().st_uid == os.geteuid() and all(_OWN.fullmatch(entry.name) for entry in folder.iterdir()):
         folder.chmod(0o700)
         say(f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now.")
         return
@@ -91,10 +87,7 @@ def _why_unusable(folder: Path, error: OSError) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError):
         for path in (folder, *folder.parents):
             if path.is_file():
-                return (
-                    f"The data folder {folder} cannot be used: {path} is a file;"
-                    " set DIRECTOR_DATA_DIR to a folder."
-                )
+                return f"The data folder {folder} cannot be used: {path} is a file; set DIRECTOR_DATA_DIR to a folder."
     return (
         f"The data folder {folder} cannot be used: {error.strerror or error}."
         " Make it writable, or set DIRECTOR_DATA_DIR to another folder."

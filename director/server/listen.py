@@ -51,9 +51,7 @@ def listen_addresses(host: str, port: int) -> list[ListenAddress]:
         CannotListen: the port is invalid or in use, or the address belongs to another machine.
     """
     if not 0 <= port <= _LAST_PORT:
-        raise CannotListen(
-            f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one."
-        )
+        raise CannotListen(f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one.")
     if host.lower() == "localhost":
         first = _checked(socket.AF_INET, "127.0.0.1", port)
         try:
@@ -77,8 +75,7 @@ def _checked(family: socket.AddressFamily, host: str, port: int) -> ListenAddres
             return ListenAddress(family, host, probe.getsockname()[1])
     except OSError as error:
         raise CannotListen(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}."
-            " Choose another with --port or --host."
+            f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with --port or --host."
         ) from error
 
 

@@ -51,9 +51,7 @@ class _Process:
         self._runner = (
             None
             if runner_name is None
-            else RunnerSupervisor(
-                name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
-            )
+            else RunnerSupervisor(name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock)
         )
         self._main: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()

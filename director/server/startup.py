@@ -166,8 +166,7 @@ def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
             message = _first_line(error)
             if settings.DIRECTOR_ON_SQLITE or not _is_transient(error):
                 raise CannotStart(
-                    f"The database does not open: {message}. Check DIRECTOR_DATABASE_URL"
-                    " and DIRECTOR_DATA_DIR."
+                    f"The database does not open: {message}. Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR."
                 ) from error
         else:
             return

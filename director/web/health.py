@@ -84,8 +84,7 @@ def run_checks() -> dict[str, Any]:
         "database": database_check(facts),
         "channel_layer": channel_layer_check(
             settings.DIRECTOR_REDIS_URL,
-            has_others=facts is not None
-            and any(_is_elsewhere(one, facts.moment) for one in facts.runners),
+            has_others=facts is not None and any(_is_elsewhere(one, facts.moment) for one in facts.runners),
         ),
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
@@ -117,12 +116,9 @@ def _read() -> HealthReport:
         loads = backend_loads()
         rows = [row for row in backend_list() if row.enabled]
         shown = [
-            backend_shapes.serialize_backend_status(row, loads.get(row.id, backend_shapes.NO_LOAD))
-            for row in rows
+            backend_shapes.serialize_backend_status(row, loads.get(row.id, backend_shapes.NO_LOAD)) for row in rows
         ]
-        return HealthReport(
-            runners, database_now(), {one["backend_id"]: one["status"] for one in shown}
-        )
+        return HealthReport(runners, database_now(), {one["backend_id"]: one["status"] for one in shown})
     finally:
         connection.close()
 
@@ -169,9 +165,7 @@ def _round_trip(redis_url: str) -> None:
     """Publish a message and receive it, on a separate channel."""
     channel = f"director.health.{uuid.uuid4().hex}"
     with (
-        redis.Redis.from_url(
-            redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
-        ) as client,
+        redis.Redis.from_url(redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS) as client,
         client.pubsub(ignore_subscribe_messages=False) as listening,
     ):
         listening.subscribe(channel)

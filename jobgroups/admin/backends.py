@@ -32,13 +32,7 @@ class _ActingAdmin(ReadOnlyAdmin):
     key: ClassVar[str]
     noun: ClassVar[tuple[str, str]]
 
-    def each(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet[Any],
-        service: Callable[..., object],
-        result: str,
-    ) -> None:
+    def each(self, request: HttpRequest, queryset: QuerySet[Any], service: Callable[..., object], result: str) -> None:
         """Call a service for each row, and report the number of rows."""
         count = 0
         for key in list(queryset.values_list("pk", flat=True)):
@@ -52,12 +46,7 @@ class _ActingAdmin(ReadOnlyAdmin):
 
 
 def _action(
-    description: str,
-    result: str,
-    service: Callable[..., object],
-    *,
-    by_user: bool = False,
-    **arguments: Any,
+    description: str, result: str, service: Callable[..., object], *, by_user: bool = False, **arguments: Any
 ) -> Callable[[_ActingAdmin, HttpRequest, QuerySet[Any]], None]:
     """Return an action that calls a service, with the user's name if the service stores it."""
 
@@ -92,16 +81,7 @@ class BackendAdmin(_ActingAdmin):
     #: The values may be passwords: only the names are shown.
     exclude = ("headers",)
     readonly_fields: ClassVar = ["header_names", "state", "reason"]
-    actions = (
-        "enable",
-        "disable",
-        "pause",
-        "pause_now",
-        "drain",
-        "resume",
-        "quarantine",
-        "release",
-    )
+    actions = ("enable", "disable", "pause", "pause_now", "drain", "resume", "quarantine", "release")
 
     @admin.display(description="headers")
     def header_names(self, backend: Backend) -> str:
@@ -121,24 +101,13 @@ class BackendAdmin(_ActingAdmin):
 
     enable = _action("Enable", "enabled", backend_update, enabled=True)
     disable = _action("Disable after running jobs", "disabled", backend_update, enabled=False)
-    pause = _action(
-        "Pause after running jobs", "paused", holds.backend_hold, by_user=True, hold=Hold.PAUSE
-    )
+    pause = _action("Pause after running jobs", "paused", holds.backend_hold, by_user=True, hold=Hold.PAUSE)
     pause_now = _action(
-        "Pause now: evict running jobs",
-        "paused",
-        holds.backend_hold,
-        by_user=True,
-        hold=Hold.PAUSE,
-        at_once=True,
+        "Pause now: evict running jobs", "paused", holds.backend_hold, by_user=True, hold=Hold.PAUSE, at_once=True
     )
-    drain = _action(
-        "Drain, then disable", "draining", holds.backend_hold, by_user=True, hold=Hold.DRAIN
-    )
+    drain = _action("Drain, then disable", "draining", holds.backend_hold, by_user=True, hold=Hold.DRAIN)
     resume = _action("Resume: end a pause or drain", "resumed", holds.backend_resume, by_user=True)
-    quarantine = _action(
-        "Quarantine until released", "quarantined", holds.backend_quarantine, by_user=True
-    )
+    quarantine = _action("Quarantine until released", "quarantined", holds.backend_quarantine, by_user=True)
     release = _action("Release from quarantine", "released", holds.backend_release, by_user=True)
 
 
@@ -154,9 +123,7 @@ class FoundBackendAdmin(_ActingAdmin):
     actions = ("add", "ignore", "offer")
 
     add = _action("Add as backends", "added", found_add)
-    ignore = _action(
-        "Ignore: offer them no longer", "ignored", discovery.found_ignore, ignored=True
-    )
+    ignore = _action("Ignore: offer them no longer", "ignored", discovery.found_ignore, ignored=True)
     offer = _action("Offer again", "offered again", discovery.found_ignore, ignored=False)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[FoundBackend]:

@@ -35,9 +35,7 @@ from jobgroups.services.retries import Retried, child_retry, group_retry
 # backend: the key outlives its row.
 
 
-def _retry(
-    page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Sequence[str] | None]
-) -> None:
+def _retry(page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Sequence[str] | None]) -> None:
     """Retry jobs of groups (None: all failed ones), and report the result of each group."""
     queued = adopted = 0
     for group_id, job_ids in wanted.items():
@@ -50,9 +48,7 @@ def _retry(
     if queued or adopted:
         text = f"{pluralize(queued, 'job is', 'jobs are')} queued again."
         if adopted:
-            text += (
-                f" {pluralize(adopted, 'job has', 'jobs have')} the result of an earlier attempt."
-            )
+            text += f" {pluralize(adopted, 'job has', 'jobs have')} the result of an earlier attempt."
         page.message_user(request, text, messages.SUCCESS)
 
 
@@ -90,23 +86,12 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "jobs",
         "log",
     )
-    list_filter = (
-        "status",
-        "seed_strategy",
-        "partial_outputs",
-        "accepted_without_runner",
-        "created_at",
-    )
+    list_filter = ("status", "seed_strategy", "partial_outputs", "accepted_without_runner", "created_at")
     search_fields = ("id", "labels__value", "submitter", "idempotency_key")
     actions = ("cancel", "retry")
 
     jobs = ListLink("jobs", "group__id__exact", ChildJob)
-    log = ListLink(
-        "events",
-        "group__id__exact",
-        JobEvent,
-        lambda group: pluralize(group.seq, "event", "events"),
-    )
+    log = ListLink("events", "group__id__exact", JobEvent, lambda group: pluralize(group.seq, "event", "events"))
     metadata = JsonText("metadata", "metadata_json")
     warnings = JsonText("warnings", "warnings_json")
     skipped_backends = JsonText("skipped backends", "skipped_backends_json")
@@ -157,10 +142,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
     backend_link = Link("backend", "backend_id", Backend)
     current_attempt_link = Link("current attempt", "current_attempt_id", Attempt)
     attempts_link = ListLink(
-        "attempts",
-        "child__id__exact",
-        Attempt,
-        lambda child: pluralize(child.attempt_count, "attempt", "attempts"),
+        "attempts", "child__id__exact", Attempt, lambda child: pluralize(child.attempt_count, "attempt", "attempts")
     )
     outputs = JsonText("outputs", "outputs_json")
     error_details = JsonText("error details", "error_details_json")
@@ -177,10 +159,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
                 continue
         _report_cancelled(self, request, cancelled)
 
-    @admin.action(
-        description="Retry them, also those that failed in a running group",
-        permissions=["operate"],
-    )
+    @admin.action(description="Retry them, also those that failed in a running group", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[ChildJob]) -> None:
         """Retry single jobs: in the next run of their groups, or within the current run."""
         wanted: dict[str, list[str]] = defaultdict(list)
@@ -303,14 +282,6 @@ class LeaseAdmin(ReadOnlyAdmin):
 class NoticeAdmin(ReadOnlyAdmin):
     """Notices that were delivered, or are to be delivered."""
 
-    list_display = (
-        "title",
-        "kind",
-        "created_at",
-        "sent_at",
-        "attempt_count",
-        "next_attempt_at",
-        "last_error",
-    )
+    list_display = ("title", "kind", "created_at", "sent_at", "attempt_count", "next_attempt_at", "last_error")
     list_filter = ("kind",)
     search_fields = ("title", "body")

@@ -36,9 +36,5 @@ def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[
     }
     return Selection(
         [backend_id for backend_id in backend_ids if reasons[backend_id] is None],
-        [
-            {"backend_id": backend_id, "reason": reason}
-            for backend_id in backend_ids
-            if (reason := reasons[backend_id])
-        ],
+        [{"backend_id": backend_id, "reason": reason} for backend_id in backend_ids if (reason := reasons[backend_id])],
     )

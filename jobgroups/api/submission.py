@@ -33,9 +33,7 @@ def submit(submission: Submission) -> Submitted:
     selection = select_backends(submission.backend_ids, submission.required_capabilities)
     if not selection.backend_ids:
         raise NoOnlineBackends(selection.skipped)
-    chosen = replace(
-        submission, backend_ids=selection.backend_ids, skipped_backends=selection.skipped
-    )
+    chosen = replace(submission, backend_ids=selection.backend_ids, skipped_backends=selection.skipped)
     return group_submit(submission=chosen, runner_alive=alive)
 
 
@@ -43,7 +41,5 @@ def _replay(submission: Submission) -> Submitted | None:
     if submission.idempotency_key is None:
         return None
     return group_replay(
-        submitter=submission.submitter,
-        key=submission.idempotency_key,
-        digest=submission.idempotency_digest,
+        submitter=submission.submitter, key=submission.idempotency_key, digest=submission.idempotency_digest
     )

@@ -5,23 +5,11 @@ from __future__ import annotations
 from django.urls import URLPattern, path
 from rest_framework.views import APIView
 
-from jobgroups.api.views import (
-    backends,
-    failures,
-    found,
-    groups,
-    holds,
-    outputs,
-    pictures,
-    probes,
-    retries,
-)
+from jobgroups.api.views import backends, failures, found, groups, holds, outputs, pictures, probes, retries
 from jobgroups.api.views.async_base import AsyncApiView
 
 
-def with_optional_slash(
-    route: str, view: type[APIView | AsyncApiView], **arguments: object
-) -> list[URLPattern]:
+def with_optional_slash(route: str, view: type[APIView | AsyncApiView], **arguments: object) -> list[URLPattern]:
     """Serve a path with and without a slash at its end: a redirect would lose the body of a POST.
 
     Args:
@@ -41,9 +29,7 @@ urlpatterns = [
     *with_optional_slash("job-groups/<str:group_id>/jobs/<str:job_id>", groups.JobView),
     *with_optional_slash("job-groups/<str:group_id>/jobs/<str:job_id>/retry", retries.JobRetryView),
     *with_optional_slash("job-groups/<str:group_id>/jobs/<str:job_id>/move", retries.JobMoveView),
-    *with_optional_slash(
-        "job-groups/<str:group_id>/jobs/<str:job_id>/outputs/<str:number>", outputs.OutputView
-    ),
+    *with_optional_slash("job-groups/<str:group_id>/jobs/<str:job_id>/outputs/<str:number>", outputs.OutputView),
     *with_optional_slash("job-groups/<str:group_id>/jobs/<str:job_id>/star", pictures.StarView),
     *with_optional_slash("job-groups/<str:group_id>/outputs.zip", pictures.ZipView),
     *with_optional_slash("failures", failures.FailuresView),

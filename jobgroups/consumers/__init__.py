@@ -8,11 +8,4 @@ from jobgroups.consumers.not_found import UnknownPathConsumer
 from jobgroups.consumers.reads import close_rows, read_seqs
 from jobgroups.consumers.socket import close_all
 
-__all__ = [
-    "JobGroupConsumer",
-    "MonitorConsumer",
-    "UnknownPathConsumer",
-    "close_all",
-    "close_rows",
-    "read_seqs",
-]
+__all__ = ["JobGroupConsumer", "MonitorConsumer", "UnknownPathConsumer", "close_all", "close_rows", "read_seqs"]

@@ -13,12 +13,7 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from jobgroups.consumers.reads import PAGE, StreamStart, read, stream_start
-from jobgroups.consumers.socket import (
-    NOT_FOUND,
-    TOO_SLOW,
-    Socket,
-    error_frame,
-)
+from jobgroups.consumers.socket import NOT_FOUND, TOO_SLOW, Socket, error_frame
 from jobgroups.consumers.stream import Stream
 from jobgroups.errors import GroupNotFound
 from jobgroups.events.hub import hub

@@ -21,14 +21,7 @@ from jobgroups.consumers.monitor_state import POLL_SECONDS, MonitorState, monito
 from jobgroups.consumers.reads import read_seqs
 from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.events.hub import Subscription, hub
-from jobgroups.events.messages import (
-    Entry,
-    EventFrame,
-    ProgressFrame,
-    ReplacedFrame,
-    SeqHint,
-    StarFrame,
-)
+from jobgroups.events.messages import Entry, EventFrame, ProgressFrame, ReplacedFrame, SeqHint, StarFrame
 
 #: Maximum number of groups of one page.
 MAX_GROUPS: Final = 100
@@ -109,18 +102,14 @@ class MonitorConsumer(Socket):
                 if entry.is_final:
                     self._progress.pop(entry.child_id or "", None)
                 kind = _type_of(entry.text)
-                await self._send_json(
-                    "event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id
-                )
+                await self._send_json("event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id)
             case StarFrame():
                 fields = {"job": entry.child_id, "starred": entry.starred}
                 await self._send_json("star", group=group_id, **fields)
             case ReplacedFrame():
                 await self._send_json("replaced", group=group_id, job=entry.child_id)
             case SeqHint():
-                await self._send_json(
-                    "event", group=group_id, seq=entry.seq, event="poke", job=None
-                )
+                await self._send_json("event", group=group_id, seq=entry.seq, event="poke", job=None)
 
     async def _flush(self) -> None:
         while True:

@@ -21,11 +21,7 @@ POLL_SECONDS: Final = 1.0
 _SHARED_SECONDS: Final = 0.8
 
 
-class MonitorState(
-    msgspec.Struct,
-    frozen=True,
-    rename={"newest_group_id": "newest", "backends_digest": "backends"},
-):
+class MonitorState(msgspec.Struct, frozen=True, rename={"newest_group_id": "newest", "backends_digest": "backends"}):
     """The state at one moment.
 
     Attributes:

@@ -37,19 +37,13 @@ def error_frame(code: str, detail: str) -> str:
 
 #: The frame before a close, by its code.
 _CLOSE_FRAMES: Final = {
-    TOO_SLOW: error_frame(
-        "too_slow", "The client reads too slowly; connect again with ?since= the last seq."
-    ),
-    SHUTTING_DOWN: error_frame(
-        "shutting_down", "The Director is stopping; connect again with ?since= the last seq."
-    ),
+    TOO_SLOW: error_frame("too_slow", "The client reads too slowly; connect again with ?since= the last seq."),
+    SHUTTING_DOWN: error_frame("shutting_down", "The Director is stopping; connect again with ?since= the last seq."),
 }
 _UNKNOWN_MESSAGE: Final = error_frame(
     "unknown_message", 'Only "ping" and "close" are understood, bare or as {"type": "ping"}.'
 )
-_INTERNAL_ERROR: Final = error_frame(
-    "internal_error", "The stream broke; connect again with ?since= the last seq."
-)
+_INTERNAL_ERROR: Final = error_frame("internal_error", "The stream broke; connect again with ?since= the last seq.")
 
 
 class Socket(AsyncConsumer):

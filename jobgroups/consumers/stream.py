@@ -67,8 +67,7 @@ class Stream:
         #: The last event that the client has.
         self.sent = seq
         self._children = {
-            one.job_id: _Child(one.attempts, one.status == ChildStatus.RUNNING, one.progress)
-            for one in children
+            one.job_id: _Child(one.attempts, one.status == ChildStatus.RUNNING, one.progress) for one in children
         }
 
     def has_gap_before(self, seq: int) -> bool:

@@ -97,10 +97,7 @@ class _Query(Generic[M]):
         return lambda rows: compiler.apply_converters(rows, converters) if converters else rows
 
     def execute(self, values: Mapping[str, Any]) -> list[M]:
-        parameters = [
-            _adapted(values[one.name]) if isinstance(one, Parameter) else one
-            for one in self._parameters
-        ]
+        parameters = [_adapted(values[one.name]) if isinstance(one, Parameter) else one for one in self._parameters]
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
             rows = cursor.fetchall()
@@ -123,9 +120,7 @@ def _adapted(value: Any) -> Any:
 # --- updates --------------------------------------------------------------------------------------
 
 
-def update_where(
-    model: type[Model], key: Any, fields: Mapping[str, Any], **allowed: Collection[Any]
-) -> bool:
+def update_where(model: type[Model], key: Any, fields: Mapping[str, Any], **allowed: Collection[Any]) -> bool:
     """Update one row, as ``filter(pk=key, …__in=allowed).update(**fields)`` does.
 
     Args:
@@ -140,14 +135,9 @@ def update_where(
     if not all(allowed.values()):
         # PostgreSQL refuses an empty list.
         return False
-    sql, columns = _updating(
-        model, tuple(fields), tuple((one, len(allowed[one])) for one in allowed)
-    )
+    sql, columns = _updating(model, tuple(fields), tuple((one, len(allowed[one])) for one in allowed))
     values = [*fields.values(), key, *(value for some in allowed.values() for value in some)]
-    prepared = [
-        column.get_db_prep_save(value, connection)
-        for column, value in zip(columns, values, strict=True)
-    ]
+    prepared = [column.get_db_prep_save(value, connection) for column, value in zip(columns, values, strict=True)]
     with connection.cursor() as cursor:
         cursor.execute(sql, prepared)
         changed: int = cursor.rowcount
@@ -191,10 +181,7 @@ def insert(rows: Sequence[Model]) -> None:
     if not rows:
         return
     sql, fields = _insertion(type(rows[0]))
-    values = [
-        [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
-        for row in rows
-    ]
+    values = [[field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields] for row in rows]
     with connection.cursor() as cursor:
         if connection.vendor != "postgresql":
             cursor.executemany(sql, values)

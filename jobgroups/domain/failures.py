@@ -90,14 +90,10 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
         examples=(
             Example("required_input_missing: steps", _REFUSED),
             Example("value_smaller_than_min: steps", _REFUSED),
-            Example(
-                "return_type_mismatch: images, received_type(LATENT) mismatch input_type(IMAGE)",
-                _REFUSED,
-            ),
+            Example("return_type_mismatch: images, received_type(LATENT) mismatch input_type(IMAGE)", _REFUSED),
             Example("prompt_no_outputs: Prompt has no outputs", _REFUSED),
             Example(
-                "500 Internal Server Error, Server got itself in trouble (a renamed node class that"
-                " lacks an input)",
+                "500 Internal Server Error, Server got itself in trouble (a renamed node class that lacks an input)",
                 "seen at ComfyUI 0.33.0",
             ),
         ),
@@ -108,9 +104,7 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
         sentence="The backend lacks a node class, a model or another file of the workflow.",
         error_type=ErrorType.VALIDATION,
         examples=(
-            Example(
-                "invalid_prompt: Cannot execute because node NoSuchNode does not exist.", _REFUSED
-            ),
+            Example("invalid_prompt: Cannot execute because node NoSuchNode does not exist.", _REFUSED),
             Example(
                 "value_not_in_list: ckpt_name: 'missing.safetensors' not in"
                 " ['random_sd15.safetensors', 'tiny_sd15.safetensors']",
@@ -139,10 +133,7 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
                 " capacity of 23.54 GiB of which 1.10 GiB is free.",
                 _RAISED,
             ),
-            Example(
-                "torch.OutOfMemoryError: Allocation on device",
-                "reported, ComfyUI issues 4852, 5278",
-            ),
+            Example("torch.OutOfMemoryError: Allocation on device", "reported, ComfyUI issues 4852, 5278"),
         ),
     ),
     FailureClass.CUDA_FATAL: FailureKind(
@@ -152,8 +143,7 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
         error_type=ErrorType.COMFYUI,
         examples=(
             Example(
-                "RuntimeError: CUDA error: an illegal memory access was encountered",
-                "reported, ComfyUI issue 5428",
+                "RuntimeError: CUDA error: an illegal memory access was encountered", "reported, ComfyUI issue 5428"
             ),
             Example(
                 "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
@@ -196,10 +186,7 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
         sentence="The backend hangs: its prompt still ran a minute after it was to stop.",
         error_type=ErrorType.TIMEOUT,
         examples=(
-            Example(
-                "an interrupt is answered 200 and the node runs on",
-                "recorded: 11_interrupt_uninterruptible",
-            ),
+            Example("an interrupt is answered 200 and the node runs on", "recorded: 11_interrupt_uninterruptible"),
             Example("prompts pending and nothing running", "recorded: 16_poison_noinputs"),
         ),
     ),
@@ -223,10 +210,7 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
         sentence="ComfyUI returned a cached result whose files do not exist any more.",
         error_type=ErrorType.COMFYUI,
         examples=(
-            Example(
-                "a cached success whose file is answered with 404 by /view",
-                "recorded: 18_view_and_upload",
-            ),
+            Example("a cached success whose file is answered with 404 by /view", "recorded: 18_view_and_upload"),
         ),
     ),
     FailureClass.INTERNAL: FailureKind(
@@ -234,11 +218,7 @@ TAXONOMY: Final[dict[FailureClass, FailureKind]] = {
         counts_against_backend=False,
         sentence="An unexpected error of the Director; its log has the traceback.",
         error_type=ErrorType.INTERNAL,
-        examples=(
-            Example(
-                "The Director failed at it (KeyError); see its log.", "reported by the Director"
-            ),
-        ),
+        examples=(Example("The Director failed at it (KeyError); see its log.", "reported by the Director"),),
     ),
 }
 
@@ -253,12 +233,7 @@ BETTER_ELSEWHERE: Final = frozenset(
 )
 
 #: Failures of an attempt whose end may never be seen: it keeps its job from no other backend.
-OVERTAKEN: Final = (
-    FailureClass.STALLED,
-    FailureClass.UNREACHABLE,
-    FailureClass.BACKEND_LOST,
-    FailureClass.INTERNAL,
-)
+OVERTAKEN: Final = (FailureClass.STALLED, FailureClass.UNREACHABLE, FailureClass.BACKEND_LOST, FailureClass.INTERNAL)
 
 #: The classes that a group may name in ``retry_on``.
 RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not RetryTarget.NEVER)
@@ -293,9 +268,7 @@ _CUDA_FATAL: Final = re.compile(
     r"|\bGPU is lost\b",
     re.IGNORECASE,
 )
-_MODEL_NOT_FOUND: Final = re.compile(
-    r"^Model in folder '.*' with filename '.*' not found\.", re.DOTALL
-)
+_MODEL_NOT_FOUND: Final = re.compile(r"^Model in folder '.*' with filename '.*' not found\.", re.DOTALL)
 
 
 def class_of_error(exception_type: str, message: str) -> FailureClass:
@@ -331,9 +304,7 @@ _FILE_NAME: Final = re.compile(
 )
 
 
-def class_of_refusal(
-    error_type: str, message: str, node_errors: Mapping[str, Any] | None
-) -> FailureClass:
+def class_of_refusal(error_type: str, message: str, node_errors: Mapping[str, Any] | None) -> FailureClass:
     """Return the class of a prompt that ComfyUI refused before it queued it.
 
     What another backend may have (a node class, a file) is missing only where nothing else is wrong:

@@ -21,9 +21,7 @@ class NoticeKind(StrEnum):
     """The kinds of notices; ``DIRECTOR_NOTIFY_ON`` enables them."""
 
     GROUP_ENDED = "group_ended"  #: A run of a group has ended, however.
-    BACKEND_TROUBLE = (
-        "backend_trouble"  #: Work waits for a backend that is away, or it was set aside.
-    )
+    BACKEND_TROUBLE = "backend_trouble"  #: Work waits for a backend that is away, or it was set aside.
     QUEUE_EMPTY = "queue_empty"  #: Nothing waits or runs any more.
 
 
@@ -149,8 +147,7 @@ def _reasons(end: GroupSummary) -> str:
     worst = sorted(end.reasons.items(), key=lambda one: (-one[1], one[0]))
     alone = len(worst) == 1
     said = [
-        f"{'' if alone else f'{count} '}{failure_label(failure_class)}"
-        + (f" on {backend_id}" if backend_id else "")
+        f"{'' if alone else f'{count} '}{failure_label(failure_class)}" + (f" on {backend_id}" if backend_id else "")
         for (failure_class, backend_id), count in worst[:_MOST_REASONS]
     ]
     rest = sum(count for _, count in worst[_MOST_REASONS:])
@@ -193,9 +190,7 @@ def away_title(backend_id: str, *, answers: bool = False) -> str:
     return f"{backend_id} takes no jobs" if answers else f"{backend_id} does not answer"
 
 
-def backend_quarantined(
-    backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str
-) -> Message:
+def backend_quarantined(backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str) -> Message:
     """Return the message about a quarantined backend."""
     who = f" by {by}" if by else ""
     why = f": {reason}" if reason else ""

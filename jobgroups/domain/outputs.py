@@ -34,11 +34,7 @@ def all_missing(outputs: Mapping[str, Any]) -> bool:
 
 
 def _is_file(item: Any) -> bool:
-    return (
-        isinstance(item, dict)
-        and isinstance(item.get("filename"), str)
-        and isinstance(item.get("url"), str)
-    )
+    return isinstance(item, dict) and isinstance(item.get("filename"), str) and isinstance(item.get("url"), str)
 
 
 def download_name(seed: int, backend_id: str, filename: str) -> str:
@@ -87,9 +83,7 @@ def digests(
 
 
 def without_replaced(
-    node_outputs: Mapping[str, Mapping[str, Any]],
-    backend_id: str,
-    replaced: Mapping[str, Collection[str]],
+    node_outputs: Mapping[str, Mapping[str, Any]], backend_id: str, replaced: Mapping[str, Collection[str]]
 ) -> dict[str, dict[str, Any]]:
     """Return what the nodes reported, with the files of these digests marked as missing, node by node."""
 
@@ -108,14 +102,10 @@ def without_replaced(
     }
 
 
-def marked(
-    outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]
-) -> dict[str, Any]:
+def marked(outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]) -> dict[str, Any]:
     """Return the outputs with the files of these digests marked as missing, because they were replaced."""
     return {
-        key: [_marked(one, backend_id, replaced) for one in items]
-        if isinstance(items, list)
-        else items
+        key: [_marked(one, backend_id, replaced) for one in items] if isinstance(items, list) else items
         for key, items in outputs.items()
     }
 

@@ -27,9 +27,7 @@ class RetryPolicy:
     retry_on: frozenset[FailureClass] | None = None
 
     @classmethod
-    def stored(
-        cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None
-    ) -> RetryPolicy:
+    def stored(cls, *, max_attempts: int, elsewhere: str, retry_on: Collection[str] | None) -> RetryPolicy:
         """Return the policy from a group's columns."""
         return cls(
             max_attempts=max_attempts,
@@ -67,9 +65,7 @@ class AttemptHistory:
     excluded: frozenset[str] = frozenset()
 
 
-def best_candidate(
-    candidates: Iterable[Candidate], tried: AttemptHistory, *, after_memory: bool = False
-) -> str | None:
+def best_candidate(candidates: Iterable[Candidate], tried: AttemptHistory, *, after_memory: bool = False) -> str | None:
     """Return the backend at which a child is to be tried next, None where there is none.
 
     One that works now comes first, then one that failed the child less often, then the one where the

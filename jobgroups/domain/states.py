@@ -57,22 +57,10 @@ CHILD_MOVES: Final[dict[ChildStatus, frozenset[ChildStatus]]] = {
     # only if the attempt ended without being counted (see AttemptState) or is retried. The retry by a user is
     # none of these moves: see CHILD_RETRIED.
     ChildStatus.QUEUED: frozenset(
-        {
-            ChildStatus.RUNNING,
-            ChildStatus.COMPLETED,
-            ChildStatus.FAILED,
-            ChildStatus.TIMEOUT,
-            ChildStatus.CANCELLED,
-        }
+        {ChildStatus.RUNNING, ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED}
     ),
     ChildStatus.RUNNING: frozenset(
-        {
-            ChildStatus.QUEUED,
-            ChildStatus.COMPLETED,
-            ChildStatus.FAILED,
-            ChildStatus.TIMEOUT,
-            ChildStatus.CANCELLED,
-        }
+        {ChildStatus.QUEUED, ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED}
     ),
     ChildStatus.COMPLETED: frozenset(),
     ChildStatus.FAILED: frozenset(),
@@ -89,13 +77,7 @@ CHILD_RETRIED: Final = CHILD_FINAL - {ChildStatus.COMPLETED}
 CHILD_RETRIED_IN_RUN: Final = frozenset({ChildStatus.FAILED, ChildStatus.TIMEOUT})
 
 _ENDED_THERE: Final = frozenset(
-    {
-        AttemptState.SUCCESS,
-        AttemptState.ERROR,
-        AttemptState.INTERRUPTED,
-        AttemptState.TIMEOUT,
-        AttemptState.LOST,
-    }
+    {AttemptState.SUCCESS, AttemptState.ERROR, AttemptState.INTERRUPTED, AttemptState.TIMEOUT, AttemptState.LOST}
 )
 
 ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
@@ -136,12 +118,7 @@ ATTEMPT_MOVES: Final[dict[AttemptState, frozenset[AttemptState]]] = {
 
 #: The prompt may be queued or running at the backend, and takes a slot there.
 ATTEMPT_ACTIVE: Final = frozenset(
-    {
-        AttemptState.INTENT,
-        AttemptState.UNCERTAIN,
-        AttemptState.ACCEPTED,
-        AttemptState.RUNNING,
-    }
+    {AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED, AttemptState.RUNNING}
 )
 ATTEMPT_ENDED: Final = frozenset(AttemptState) - ATTEMPT_ACTIVE
 
@@ -238,11 +215,7 @@ class Counts:
 
 
 def group_status(
-    counts: Mapping[ChildStatus, int],
-    *,
-    cancelled: bool,
-    claimed: bool,
-    accepted_without_runner: bool,
+    counts: Mapping[ChildStatus, int], *, cancelled: bool, claimed: bool, accepted_without_runner: bool
 ) -> GroupStatus:
     """Return a group's status: the first row of the contract's table that applies.
 

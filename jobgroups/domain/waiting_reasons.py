@@ -70,9 +70,7 @@ class RunningNow:
     is_retried: bool = False
 
 
-def waiting_reason(
-    child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool
-) -> str:
+def waiting_reason(child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool) -> str:
     """Return the sentence.
 
     Args:

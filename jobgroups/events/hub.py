@@ -109,9 +109,7 @@ class Subscription:
 
     def put(self, entry: Entry) -> None:
         """Queue an entry. Above the limit progress is dropped, and an event overflows the queue."""
-        if self.overflowed or (
-            self._stars_only and not isinstance(entry, StarFrame | ReplacedFrame)
-        ):
+        if self.overflowed or (self._stars_only and not isinstance(entry, StarFrame | ReplacedFrame)):
             return
         if isinstance(entry, ProgressFrame | PreviewFrame):
             self._put_latest(entry)
@@ -305,9 +303,7 @@ class Hub:
 
     def _deliver(self, message: Message) -> None:
         self._broadcast(message)
-        if self._relay is None or (
-            message.previews and not self._is_wanted_elsewhere(message.group_id)
-        ):
+        if self._relay is None or (message.previews and not self._is_wanted_elsewhere(message.group_id)):
             return
         if message.events or message.stars or message.replaced:
             # Later progress must follow this message.

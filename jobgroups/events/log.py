@@ -32,12 +32,7 @@ class NewEvent:
 def group_created(group: JobGroup) -> NewEvent:
     """The group was submitted; always its event 1."""
     return NewEvent(
-        "group_created",
-        {
-            "job_group_id": group.id,
-            "total": group.total_count,
-            "created_at": iso(group.created_at),
-        },
+        "group_created", {"job_group_id": group.id, "total": group.total_count, "created_at": iso(group.created_at)}
     )
 
 
@@ -70,11 +65,7 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "
 def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
     """The backend has begun to execute the child."""
     return _of_child(
-        child,
-        "child_started",
-        seed=child.seed,
-        attempt=attempt.number,
-        started_at=iso(attempt.started_at or now()),
+        child, "child_started", seed=child.seed, attempt=attempt.number, started_at=iso(attempt.started_at or now())
     )
 
 
@@ -171,13 +162,7 @@ def child_timeout(child: ChildJob, timeout_seconds: int) -> NewEvent:
 def child_cancelled(child: ChildJob) -> NewEvent:
     """A user cancelled the child or its group."""
     assert child.completed_at is not None  # noqa: S101 the caller has just set it
-    return _of_child(
-        child,
-        "child_cancelled",
-        is_final=True,
-        seed=child.seed,
-        cancelled_at=iso(child.completed_at),
-    )
+    return _of_child(child, "child_cancelled", is_final=True, seed=child.seed, cancelled_at=iso(child.completed_at))
 
 
 def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
@@ -226,8 +211,7 @@ def append_events(group: JobGroup, new: Sequence[NewEvent]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_SET_SEQ, [group.seq, group.pk])
     frames = tuple(
-        EventFrame(row.seq, row.frame, event.child_id, event.is_final)
-        for row, event in zip(rows, new, strict=True)
+        EventFrame(row.seq, row.frame, event.child_id, event.is_final) for row, event in zip(rows, new, strict=True)
     )
     publish_on_commit(Message(group_id=group.id, events=frames))
 
@@ -274,9 +258,7 @@ def _frame(event: NewEvent, seq: int, run: int) -> str:
     frame = {"type": event.type, "seq": seq, "run": run, **event.fields}
     if event.type == "group_complete":
         return truncate_to_frame(frame, ("outputs", "error"), within="results")
-    return truncate_to_frame(
-        frame, ("error_details", "outputs", "warnings", "backend_ids", "job_ids")
-    )
+    return truncate_to_frame(frame, ("error_details", "outputs", "warnings", "backend_ids", "job_ids"))
 
 
 def _of_child(child: ChildJob, kind: str, *, is_final: bool = False, **fields: Any) -> NewEvent:

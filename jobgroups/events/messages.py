@@ -98,11 +98,7 @@ class LatestFrames:
 
     def message(self) -> Message:
         """Return all frames as one message."""
-        return Message(
-            self._group_id,
-            progress=tuple(self._progress.values()),
-            previews=tuple(self._previews.values()),
-        )
+        return Message(self._group_id, progress=tuple(self._progress.values()), previews=tuple(self._previews.values()))
 
 
 def serialize(message: Message) -> dict[str, Any]:

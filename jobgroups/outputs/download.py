@@ -53,11 +53,7 @@ async def open_file(
         async with (
             client as comfy,
             comfy.view(
-                file.filename,
-                subfolder=file.subfolder,
-                type=file.kind,
-                headers=headers,
-                max_bytes=max_bytes,
+                file.filename, subfolder=file.subfolder, type=file.kind, headers=headers, max_bytes=max_bytes
             ) as answer,
         ):
             if answer.status in _GONE:

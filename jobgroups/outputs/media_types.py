@@ -55,9 +55,7 @@ GUARD_HEADERS: Final[dict[str, str]] = {
 
 #: A browser shows a video, a sound or a text in a page of its own. That page needs the file's origin to load the
 #: file; scripts stay forbidden.
-_OWN_PAGE: Final = (
-    "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; sandbox allow-same-origin"
-)
+_OWN_PAGE: Final = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; sandbox allow-same-origin"
 
 
 def guard_headers(filename: str) -> dict[str, str]:
@@ -91,8 +89,6 @@ def disposition(filename: str, *, named_as: str) -> str:
 
 def named(filename: str) -> str:
     """Return the ``filename`` parameters, escaped so that no name can end the value or the header."""
-    plain = "".join(
-        c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in filename
-    )
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in filename)
     encoded = quote(filename.encode("utf-8", "replace"), safe="")
     return f"filename=\"{plain}\"; filename*=UTF-8''{encoded}"

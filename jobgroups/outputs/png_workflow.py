@@ -52,8 +52,6 @@ def _without_marks(workflow: Any) -> Any:
     if not isinstance(workflow, dict):
         return workflow
     return {
-        node_id: {key: value for key, value in node.items() if key != "is_changed"}
-        if isinstance(node, dict)
-        else node
+        node_id: {key: value for key, value in node.items() if key != "is_changed"} if isinstance(node, dict) else node
         for node_id, node in workflow.items()
     }

@@ -52,12 +52,8 @@ class Thumbnails:
         self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
         self._renderers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="thumbnails")
         # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
-        self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
-            weakref.WeakValueDictionary()
-        )
-        self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = (
-            weakref.WeakValueDictionary()
-        )
+        self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = weakref.WeakValueDictionary()
 
     async def of(self, file: OutputFile, width: int) -> bytes:
         """Return a file's thumbnail as WebP. A cached one outlives the file.

@@ -33,9 +33,7 @@ def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, Backend
         active = active.filter(backend_id__in=backend_ids)
         waits = waits.filter(backend_id__in=backend_ids)
     counted: dict[str, list[int]] = {}
-    for backend_id, state, count in (
-        active.order_by().values_list("backend_id", "state").annotate(Count("id"))
-    ):
+    for backend_id, state, count in active.order_by().values_list("backend_id", "state").annotate(Count("id")):
         slot = 0 if state == AttemptState.RUNNING else 1
         counted.setdefault(backend_id, [0, 0, 0])[slot] += count
     for backend, count in waits.order_by().values_list("backend_id").annotate(Count("id")):

@@ -55,9 +55,7 @@ def _runs(digest: str) -> dict[str, list[float]]:
     return taken
 
 
-def seconds_left(
-    left: Sequence[Remaining], digest: str, known: Mapping[tuple[str, str], float]
-) -> float | None:
+def seconds_left(left: Sequence[Remaining], digest: str, known: Mapping[tuple[str, str], float]) -> float | None:
     """Return the seconds until the last child is completed, or None without an estimate.
 
     Backends work in parallel; each runs its children one after the other. There is no estimate if a child

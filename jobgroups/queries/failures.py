@@ -25,11 +25,7 @@ from jobgroups.domain.states import CHILD_OPEN, ChildStatus
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
 #: The periods of the report, by their name in the URL.
-WINDOWS: Final = {
-    "1h": dt.timedelta(hours=1),
-    "1d": dt.timedelta(days=1),
-    "7d": dt.timedelta(days=7),
-}
+WINDOWS: Final = {"1h": dt.timedelta(hours=1), "1d": dt.timedelta(days=1), "7d": dt.timedelta(days=7)}
 DEFAULT_WINDOW: Final = "1d"
 #: Maximum number of failed children, and of other failed attempts, that are read: the newest.
 MAX_FAILURES: Final = 20_000
@@ -167,12 +163,8 @@ def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
 
 def _lost_children(since: dt.datetime) -> QuerySet[Any]:
     return _lost(since).annotate(
-        cause=Case(
-            When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"
-        ),
-        at_backend=Case(
-            When(_BY_ATTEMPT, then="current_attempt__backend_id"), default="backend_id"
-        ),
+        cause=Case(When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"),
+        at_backend=Case(When(_BY_ATTEMPT, then="current_attempt__backend_id"), default="backend_id"),
         digest=F("group__workflow_digest"),
         in_group=F("group_id"),
         job=F("id"),
@@ -235,9 +227,7 @@ def _exceeds(rows: QuerySet[Any]) -> bool:
 
 
 def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
-    parts: Iterable[Mapping[str, Any]] = rows.values(
-        "cause", "at_backend", "digest", "in_group", "done"
-    ).annotate(
+    parts: Iterable[Mapping[str, Any]] = rows.values("cause", "at_backend", "digest", "in_group", "done").annotate(
         failures=Count("pk"),
         lost=Count("pk", filter=Q(is_lost=True)),
         open=Count("pk", filter=Q(is_open=True)),
@@ -269,20 +259,14 @@ def _find_examples(
 ) -> None:
     """Set each row's newest failure."""
     rows = [(row, done) for done, some in ((False, lost), (True, recovered)) for row in some]
-    wanted = {
-        (row.failure_class, row.backend_id, row.workflow, done, row.last): row for row, done in rows
-    }
+    wanted = {(row.failure_class, row.backend_id, row.workflow, done, row.last): row for row, done in rows}
     moments = {row.last for row, _ in rows}
     key = ("cause", "at_backend", "digest", "done", "at")
     for source in sources:
-        for one in source.filter(at__in=moments).values(
-            *key, "in_group", "job", "attempt_number", "error"
-        ):
+        for one in source.filter(at__in=moments).values(*key, "in_group", "job", "attempt_number", "error"):
             row = wanted.get(tuple(one[name] for name in key))
             if row is not None:
-                row.example = Example(
-                    one["in_group"], one["job"], one["attempt_number"], one["error"] or "", row.last
-                )
+                row.example = Example(one["in_group"], one["job"], one["attempt_number"], one["error"] or "", row.last)
 
 
 def _name(rows: Collection[FailureRow]) -> None:
@@ -313,13 +297,9 @@ def _model_of(group_id: str) -> str:
 # --- failed children ------------------------------------------------------------------------------
 
 
-def failed_jobs(
-    window: str, *, failure_class: str, backend_id: str, workflow: str | None
-) -> list[RetriableJobs]:
+def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: str | None) -> list[RetriableJobs]:
     """Return the children of a row that are failed or timed out now, by group, newest first."""
-    rows = _lost_children(now() - WINDOWS[window]).filter(
-        cause=failure_class, at_backend=backend_id
-    )
+    rows = _lost_children(now() - WINDOWS[window]).filter(cause=failure_class, at_backend=backend_id)
     if workflow is not None:
         rows = rows.filter(digest=workflow)
     found: dict[str, list[str]] = defaultdict(list)

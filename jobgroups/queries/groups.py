@@ -20,19 +20,10 @@ from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound, InvalidRequest
-from jobgroups.models import (
-    ChildJob,
-    JobEvent,
-    JobGroup,
-)
+from jobgroups.models import ChildJob, JobEvent, JobGroup
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.waiting_reasons import waiting_reasons
-from jobgroups.serializers import (
-    serialize_attempt,
-    serialize_child,
-    serialize_group,
-    truncate_to_frame,
-)
+from jobgroups.serializers import serialize_attempt, serialize_child, serialize_group, truncate_to_frame
 
 _CURSOR_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 #: Maximum number of groups on a page of the list.
@@ -87,12 +78,7 @@ def _snapshot(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Any]:
     reasons = waiting_reasons(group, children, runner_alive=alive)
     head = serialize_group(group)
     rows = [serialize_child(one, waiting_reason=reasons.get(one.id)) for one in children]
-    return {
-        "job_group_id": head.pop("job_group_id"),
-        "status": head.pop("status"),
-        "child_jobs": rows,
-        **head,
-    }
+    return {"job_group_id": head.pop("job_group_id"), "status": head.pop("status"), "child_jobs": rows, **head}
 
 
 def group_exists(group_id: str) -> bool:
@@ -158,17 +144,10 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     row = serialize_child(child, waiting_reason=reasons.get(child.id))
     rows = list(child.attempts.order_by("number"))
     stopping = {one.backend_id for one in rows if one.is_stopping}
-    reasons_of = dict(
-        Backend.objects.filter(pk__in=stopping).values_list("id", "status_reason")
-        if stopping
-        else ()
-    )
+    reasons_of = dict(Backend.objects.filter(pk__in=stopping).values_list("id", "status_reason") if stopping else ())
     attempts = [
         serialize_attempt(
-            one,
-            left_running=left_running(
-                one.state, reasons_of.get(one.backend_id, ""), stopping=one.is_stopping
-            ),
+            one, left_running=left_running(one.state, reasons_of.get(one.backend_id, ""), stopping=one.is_stopping)
         )
         for one in rows
     ]

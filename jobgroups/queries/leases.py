@@ -67,9 +67,9 @@ def dead_runners() -> frozenset[str]:
 def lease_table(runner: str) -> LeaseTable:
     """Return the leases from the perspective of a runner."""
     moment, dead = database_now(), dead_runners()
-    living = Runner.objects.filter(
-        stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT
-    ).exclude(name__in={runner, *dead})
+    living = Runner.objects.filter(stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT).exclude(
+        name__in={runner, *dead}
+    )
     started = dict(living.order_by().values_list("name", "started_at"))
     held_by_others: dict[str, str] = {}
     lying: set[str] = set()
@@ -85,9 +85,7 @@ def lease_table(runner: str) -> LeaseTable:
         unclaimed=frozenset(lying),
         held_by_others=held_by_others,
         live_runners=frozenset(started),
-        stable_runners=frozenset(
-            name for name, began in started.items() if began <= moment - STABLE_AFTER
-        ),
+        stable_runners=frozenset(name for name, began in started.items() if began <= moment - STABLE_AFTER),
         next_free_in=(min(ends) - moment).total_seconds() if ends else None,
     )
 

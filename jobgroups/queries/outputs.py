@@ -74,11 +74,7 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
     child = children.select_related("current_attempt").first()
     if child is None:
-        raise (
-            ChildNotFound(job_id)
-            if JobGroup.objects.filter(pk=group_id).exists()
-            else GroupNotFound(group_id)
-        )
+        raise (ChildNotFound(job_id) if JobGroup.objects.filter(pk=group_id).exists() else GroupNotFound(group_id))
     outputs = json.loads(child.outputs_json or "{}")
     files = list(reported_files(outputs))
     if not 0 <= number < len(files):
@@ -113,9 +109,7 @@ def group_outputs(group_id: str, *, starred: bool) -> list[OutputFile]:
     ]
 
 
-def _located(
-    child: ChildJob, backend: Backend, outputs: Mapping[str, Any], item: Mapping[str, Any]
-) -> OutputFile:
+def _located(child: ChildJob, backend: Backend, outputs: Mapping[str, Any], item: Mapping[str, Any]) -> OutputFile:
     attempt = child.current_attempt
     by_backend = None if attempt is None else attempt.backend_ended_at
     replaced = item.get("reason") == REPLACED

@@ -27,9 +27,7 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 _MOMENTS_AT_ONCE: Final = 50
 
 
-def waiting_reasons(
-    group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool
-) -> dict[str, str]:
+def waiting_reasons(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool) -> dict[str, str]:
     """Return a sentence for each waiting child, by its id.
 
     Args:
@@ -46,16 +44,11 @@ def waiting_reasons(
     running = [one for one in waiting_ones if one.status == ChildStatus.RUNNING]
     reasons = _offline_reasons(group, running, known, moment) if runner_alive else {}
     queued = [one for one in waiting_ones if one.status == ChildStatus.QUEUED]
-    return reasons | _queued_reasons(
-        group, children, queued, known, moment=moment, runner_alive=runner_alive
-    )
+    return reasons | _queued_reasons(group, children, queued, known, moment=moment, runner_alive=runner_alive)
 
 
 def _offline_reasons(
-    group: JobGroup,
-    running: Sequence[ChildJob],
-    known: Mapping[str, waiting.QueueBackend],
-    moment: dt.datetime,
+    group: JobGroup, running: Sequence[ChildJob], known: Mapping[str, waiting.QueueBackend], moment: dt.datetime
 ) -> dict[str, str]:
     """Return the sentence for each running child whose backend does not answer."""
     offline = {key for key, backend in known.items() if backend.is_offline}
@@ -139,9 +132,7 @@ def _backend_now(row: Backend, moment: dt.datetime) -> waiting.QueueBackend:
 
 def _stopping_attempts(group: JobGroup) -> dict[str, tuple[str, str]]:
     """Return backend and stop reason of the earlier attempt that delays each child, by the child's id."""
-    older = Attempt.objects.filter(
-        child__group=group, child__current_attempt__isnull=True, ended_at__isnull=True
-    )
+    older = Attempt.objects.filter(child__group=group, child__current_attempt__isnull=True, ended_at__isnull=True)
     # As in services.claims: a hanging or unreachable attempt does not block a child at another backend.
     overtaken = Q(failure_class__in=OVERTAKEN)
     older = older.exclude(overtaken & ~Q(backend_id=F("child__backend_id")))
@@ -154,9 +145,7 @@ def _unsent_children(group: JobGroup) -> list[ChildJob]:
     return list(unsent.only("id", "backend_id", "queued_at", "position"))
 
 
-def _queue_positions(
-    group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]
-) -> dict[str, int]:
+def _queue_positions(group: JobGroup, own: Iterable[ChildJob], unsent: Sequence[ChildJob]) -> dict[str, int]:
     """Return the position of each unsent child in its backend's queue, from 1.
 
     The queue has the unsent children of a backend in the order of claims. The database counts those of other
@@ -196,8 +185,7 @@ def _count_ahead(
         counts = {
             # A column of the index, so that no row is read.
             f"before_{at}": Count(
-                "position",
-                filter=Q(queued_at__lt=moment) | Q(queued_at=moment, group_id__lt=group.id),
+                "position", filter=Q(queued_at__lt=moment) | Q(queued_at=moment, group_id__lt=group.id)
             )
             for at, moment in enumerate(some)
         }

@@ -50,19 +50,13 @@ def abandoned_prompts(backend_id: str) -> list[AbandonedPrompt]:
 
 
 _abandoned: Final = PreparedQuery(
-    lambda: (
-        AbandonedPrompt.objects.filter(backend_id=KEY)
-        .select_related("attempt")
-        .order_by("created_at")
-    )
+    lambda: AbandonedPrompt.objects.filter(backend_id=KEY).select_related("attempt").order_by("created_at")
 )
 
 
 def pending_stops(backend_id: str) -> set[int]:
     """Return the ids of open attempts at a backend whose stop is pending."""
-    pending = Attempt.objects.filter(
-        backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False
-    )
+    pending = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False)
     return set(pending.values_list("pk", flat=True))
 
 

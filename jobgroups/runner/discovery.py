@@ -36,8 +36,7 @@ async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub)
         departed = [
             backend_id
             for url, backend_id in leaving.items()
-            if url not in answers
-            and await database.run_with_retry(adopted_depart, backend_id=backend_id)
+            if url not in answers and await database.run_with_retry(adopted_depart, backend_id=backend_id)
         ]
         for backend_id in departed:
             logger.info("discovery: removed %s (no answer, no jobs)", backend_id)

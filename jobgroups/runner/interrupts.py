@@ -81,9 +81,7 @@ class InterruptLog:
         return (
             interrupt
             for interrupt in self._unused
-            if interrupt.target != prompt_id
-            and interrupt.answered_at >= since
-            and interrupt.sent_at <= until
+            if interrupt.target != prompt_id and interrupt.answered_at >= since and interrupt.sent_at <= until
         )
 
 

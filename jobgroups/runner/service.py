@@ -25,11 +25,7 @@ from jobgroups.runner.desired_state import desired_state
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.lease_clock import LeaseClock
 from jobgroups.runner.progress import ProgressWriter
-from jobgroups.runner.session.session import (
-    BackendAddress,
-    BackendSession,
-    address_of,
-)
+from jobgroups.runner.session.session import BackendAddress, BackendSession, address_of
 from jobgroups.services import leases, runners
 
 logger = logging.getLogger(__name__)
@@ -146,11 +142,7 @@ class RunnerService:
                 await asyncio.shield(asyncio.to_thread(bridge.close))
 
     async def _serve(
-        self,
-        database: DatabaseThreads,
-        pulse: DatabaseThreads,
-        naming: DatabaseThreads,
-        reporter: ProgressWriter,
+        self, database: DatabaseThreads, pulse: DatabaseThreads, naming: DatabaseThreads, reporter: ProgressWriter
     ) -> None:
         context = RunnerContext(
             database=database,
@@ -190,10 +182,7 @@ class RunnerService:
     async def _register(self, pulse: DatabaseThreads) -> bool:
         """Register as alive, however long the database is away; False: a stop came before."""
         signing = pulse.run_with_retry(
-            runners.runner_register,
-            name=self._settings.name,
-            instance=self._instance,
-            version=self._settings.version,
+            runners.runner_register, name=self._settings.name, instance=self._instance, version=self._settings.version
         )
         async with asyncio.TaskGroup() as tasks:
             both = [
@@ -208,9 +197,7 @@ class RunnerService:
     async def _deregister(self, pulse: DatabaseThreads) -> None:
         try:
             async with asyncio.timeout(_SIGN_OFF_WITHIN):
-                await pulse.run_with_retry(
-                    runners.runner_deregister, name=self._settings.name, instance=self._instance
-                )
+                await pulse.run_with_retry(runners.runner_deregister, name=self._settings.name, instance=self._instance)
         except TimeoutError:
             logger.warning("The end of this runner was not stored; its leases end by themselves.")
 
@@ -264,8 +251,7 @@ class RunnerService:
             is_held = await naming.run_with_retry(lock.ensure_held)
             if was_held and not is_held:
                 logger.warning(
-                    "The lock on the name %s was lost, and is not free yet; it is taken again.",
-                    self._settings.name,
+                    "The lock on the name %s was lost, and is not free yet; it is taken again.", self._settings.name
                 )
             was_held = is_held
             await asyncio.sleep(self._intervals.heartbeat)
@@ -312,17 +298,13 @@ class RunnerService:
             else:
                 held.session.context.set_desired_state(desired_state(row))
         given = {one for one, held in self._sessions.items() if held.releases_lease}
-        for backend_id in leases_to_acquire(
-            wanted.keys() - given, self._sessions.keys() - given, leases
-        ):
+        for backend_id in leases_to_acquire(wanted.keys() - given, self._sessions.keys() - given, leases):
             await self._open(wanted[backend_id], tasks, context)
             if backend_id in leases.unclaimed and leases.live_runners:
                 self._no_rebalance_before = time.monotonic() + _KEEPS_FOR
         self._rebalance(wanted.keys(), leases)
 
-    async def _open(
-        self, row: dict[str, Any], tasks: asyncio.TaskGroup, context: RunnerContext
-    ) -> None:
+    async def _open(self, row: dict[str, Any], tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         asked_at = time.monotonic()
         fence = await context.database.run_with_retry(
             leases.lease_acquire, backend_id=row["id"], runner=self._settings.name
@@ -338,9 +320,7 @@ class RunnerService:
 
     async def _close(self, held: _SessionHandle, context: RunnerContext) -> None:
         """Release the lease of a session that is over."""
-        await context.database.run_with_retry(
-            leases.lease_release, fence=held.session.context.fence
-        )
+        await context.database.run_with_retry(leases.lease_release, fence=held.session.context.fence)
         if held.releases_lease:
             self._hub.notify_runners()
         if held.ending:
@@ -364,9 +344,7 @@ class RunnerService:
                 logger.info("%s is handed over to another runner.", held.address.backend_id)
                 held.ending = held.releases_lease = True
                 held.task.cancel()
-        is_pending = any(
-            held.session.is_handing_over and not held.releases_lease for held in staying.values()
-        )
+        is_pending = any(held.session.is_handing_over and not held.releases_lease for held in staying.values())
         self._look_within = self._intervals.poll
         if leases.next_free_in is not None:
             self._look_within = min(self._look_within, max(leases.next_free_in, 0.0) + 0.05)
@@ -381,9 +359,7 @@ class RunnerService:
         except* LeaseLost as lost:
             _give_up_lease(session, lost.exceptions[0])
         except* Exception as errors:
-            logger.exception(
-                "%s: unexpected error in the session; opening it again", session.context.backend_id
-            )
+            logger.exception("%s: unexpected error in the session; opening it again", session.context.backend_id)
             failure = _first_of(errors)
         finally:
             self.lease_clock.remove(session.context.fence)

@@ -111,21 +111,14 @@ class RunnerSupervisor:
         database = DatabaseThreads(threads=1, name="runner-notices")
         pace = NoticeIntervals.scaled(settings.DIRECTOR_TIME_SCALE)
         try:
-            await Notifier(
-                urls=settings.DIRECTOR_NOTIFY,
-                name=self._settings.name,
-                pace=pace,
-                database=database,
-            ).run()
+            await Notifier(urls=settings.DIRECTOR_NOTIFY, name=self._settings.name, pace=pace, database=database).run()
         finally:
             await asyncio.shield(asyncio.to_thread(database.close))
 
     async def _record(self, defect: BaseExceptionGroup[Exception]) -> None:
         database = DatabaseThreads(threads=1, name="runner-defect")
         try:
-            await database.run(
-                runners.runner_failed, name=self._settings.name, error=_words(defect)
-            )
+            await database.run(runners.runner_failed, name=self._settings.name, error=_words(defect))
         except TRANSIENT:
             logger.warning("The unexpected error of the runner could not be stored.")
         finally:

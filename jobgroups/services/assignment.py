@@ -32,9 +32,7 @@ _UNSCHEDULABLE: Final = {
     BackendState.QUARANTINED: "It is quarantined.",
 }
 _GONE: Final = "It is not registered any more."
-_HINT: Final = (
-    "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
-)
+_HINT: Final = "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
 _NOWHERE_HINT: Final = "No other backend that is allowed works now. Have one work, then retry."
 _NAMED_HINT: Final = "Name another backend."
 
@@ -64,9 +62,7 @@ class Choice:
         return self.elsewhere or RetryScope(group.retry_elsewhere)
 
 
-def assign_backends(
-    group: JobGroup, children: Sequence[ChildJob], choice: Choice
-) -> dict[str, str]:
+def assign_backends(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
     """Return the backend that each child is bound to, by the child's id.
 
     A child stays where it is unless it may go elsewhere and has reason to: its backend takes
@@ -98,10 +94,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
     if choice.backend_id is not None:
         _check_named(group, choice.backend_id)
         return {child.id: choice.backend_id for child in children}
-    unschedulable, tried = (
-        _unschedulable({child.backend_id or "" for child in children}),
-        _tried(children),
-    )
+    unschedulable, tried = (_unschedulable({child.backend_id or "" for child in children}), _tried(children))
     candidates = _Candidates(group)
     leave = choice.where is Where.OTHER
     bound: dict[str, str] = {}
@@ -123,9 +116,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
     if stuck:
         raise NoOtherBackend(stuck)
     if refused:
-        raise BackendUnavailable(
-            [{"backend_id": one, "reason": reason} for one, reason in refused.items()], hint=hint
-        )
+        raise BackendUnavailable([{"backend_id": one, "reason": reason} for one, reason in refused.items()], hint=hint)
     return bound
 
 
@@ -151,9 +142,7 @@ class _Candidates:
                 found[backend_id] = replace(taken, waiting=taken.waiting + 1)
 
 
-def _target(
-    child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool
-) -> str | None:
+def _target(child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool) -> str | None:
     """Return the best of the backends that a child may go to, its own among them; None: no other.
 
     Args:
@@ -194,15 +183,10 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
     if row is None:
         raise BackendNotFound(backend_id)
     reason = _unschedulable([backend_id]).get(backend_id)
-    if reason is None and (
-        missing := missing_capabilities(capabilities_of(row), group.required_capabilities)
-    ):
+    if reason is None and (missing := missing_capabilities(capabilities_of(row), group.required_capabilities)):
         reason = f"It lacks {', '.join(missing)}, which the group requires."
     if reason is not None:
-        raise BackendUnavailable(
-            [{"backend_id": backend_id, "reason": reason}],
-            hint=_NAMED_HINT,
-        )
+        raise BackendUnavailable([{"backend_id": backend_id, "reason": reason}], hint=_NAMED_HINT)
 
 
 def unblock_unreachable(children: Iterable[ChildJob]) -> None:
@@ -257,9 +241,7 @@ def _tried(children: Sequence[ChildJob]) -> dict[str, AttemptHistory]:
     return {
         child.id: AttemptHistory(
             failed_on=[backend_id for backend_id, _ in failed[child.id]],
-            excluded=frozenset(
-                one for one, retry in failed[child.id] if retry is RetryTarget.OTHER_BACKEND
-            ),
+            excluded=frozenset(one for one, retry in failed[child.id] if retry is RetryTarget.OTHER_BACKEND),
         )
         for child in children
     }

@@ -73,11 +73,7 @@ def _stored(child: ChildJob, attempt: Attempt) -> StoredAttempt:
 
 @retry_on_conflict
 def attempt_uncertain(
-    *,
-    attempt_id: int,
-    fence: FencingToken,
-    message: str | None = None,
-    details: Mapping[str, Any] | None = None,
+    *, attempt_id: int, fence: FencingToken, message: str | None = None, details: Mapping[str, Any] | None = None
 ) -> StoredAttempt:
     """Record that the POST was sent and no valid response arrived: ComfyUI may have queued the prompt.
 
@@ -110,11 +106,7 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
 
 @retry_on_conflict
 def attempt_accepted(
-    *,
-    attempt_id: int,
-    fence: FencingToken,
-    prompt_id: str | None = None,
-    node_errors: Mapping[str, Any] | None = None,
+    *, attempt_id: int, fence: FencingToken, prompt_id: str | None = None, node_errors: Mapping[str, Any] | None = None
 ) -> StoredAttempt:
     """Record that ComfyUI has the prompt. The result contains whether a stop was requested meanwhile.
 
@@ -136,9 +128,7 @@ def attempt_accepted(
 
 
 @retry_on_conflict
-def attempt_partly_refused(
-    *, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]
-) -> StoredAttempt:
+def attempt_partly_refused(*, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]) -> StoredAttempt:
     """Store which outputs ComfyUI does not execute, for a prompt whose response was lost. ``{}``: it executes all."""
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         _note_refused(tx, attempt, node_errors)
@@ -196,17 +186,10 @@ def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
     """
     if is_free(child):
         left = child.backend_id or ""
-        stays = {
-            "stop_requested_at": None,
-            "stop_reason": "",
-            "failure_class": "",
-            "is_counted": True,
-        }
+        stays = {"stop_requested_at": None, "stop_reason": "", "failure_class": "", "is_counted": True}
         outcomes.reinstate(child, attempt)
         reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
-        tx.add_event(
-            log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason)
-        )
+        tx.add_event(log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason))
     else:
         cancelled = child.status == ChildStatus.CANCELLED
         stays = {"stop_reason": StopReason.CANCEL if cancelled else StopReason.SUPERSEDED}
@@ -217,11 +200,7 @@ def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
 
 @retry_on_conflict
 def attempt_outputs_stored(
-    *,
-    attempt_id: int,
-    fence: FencingToken,
-    node_outputs: Mapping[str, Any],
-    warnings: Sequence[str] = (),
+    *, attempt_id: int, fence: FencingToken, node_outputs: Mapping[str, Any], warnings: Sequence[str] = ()
 ) -> None:
     """Store outputs and warnings as they arrive.
 
@@ -343,20 +322,13 @@ def attempt_not_sent(*, attempt_id: int, fence: FencingToken) -> bool:
 
 
 @retry_on_conflict
-def attempt_never_accepted(
-    *, attempt_id: int, fence: FencingToken, remember_until: dt.datetime
-) -> bool:
+def attempt_never_accepted(*, attempt_id: int, fence: FencingToken, remember_until: dt.datetime) -> bool:
     """Record that the prompt was absent in every look-up. The child may be claimed under a new prompt id.
 
     The old id stays on the abandoned list: the bytes of a killed sender may still arrive.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        closed = close_attempt(
-            tx,
-            attempt,
-            AttemptState.NEVER_ACCEPTED,
-            is_counted=False,
-        )
+        closed = close_attempt(tx, attempt, AttemptState.NEVER_ACCEPTED, is_counted=False)
         if not closed:
             return False
         _abandon(attempt, remember_until)
@@ -368,11 +340,7 @@ def attempt_never_accepted(
 def _abandon(attempt: Attempt, until: dt.datetime) -> None:
     """Put the prompt id of a closed attempt on the abandoned list."""
     AbandonedPrompt.objects.create(
-        attempt=attempt,
-        backend_id=attempt.backend_id,
-        prompt_id=attempt.prompt_id,
-        created_at=now(),
-        expires_at=until,
+        attempt=attempt, backend_id=attempt.backend_id, prompt_id=attempt.prompt_id, created_at=now(), expires_at=until
     )
 
 
@@ -400,9 +368,7 @@ def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
 
 
 @retry_on_conflict
-def attempt_interrupted_by_other(
-    *, attempt_id: int, fence: FencingToken, end: AttemptResult
-) -> bool:
+def attempt_interrupted_by_other(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -> bool:
     """Record that this prompt was interrupted by the stop of another prompt: ComfyUI's interrupt flag is process-wide.
 
     The child is requeued and the attempt is not counted.
@@ -448,9 +414,7 @@ def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = F
         seconds = tx.group.timeout_seconds
         outcomes.stop_failed(tx, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT)
         failure = Failure(
-            kind=FailureClass.TIMEOUT,
-            message=f"Timed out after {seconds} s",
-            details={"phase": "running"},
+            kind=FailureClass.TIMEOUT, message=f"Timed out after {seconds} s", details={"phase": "running"}
         )
         outcomes.handle_failure(tx, child, attempt, failure)
         return True

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import (
-    CHILD_OPEN,
-    ChildStatus,
-    GroupStatus,
-    StopReason,
-)
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, GroupStatus, StopReason
 from jobgroups.errors import ChildNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob

@@ -73,9 +73,7 @@ def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
     )
 
 
-def candidate_backends(
-    group: JobGroup, elsewhere: RetryScope, *, besides: Collection[str]
-) -> list[Candidate]:
+def candidate_backends(group: JobGroup, elsewhere: RetryScope, *, besides: Collection[str]) -> list[Candidate]:
     """Return the backends to which a group's child may go now: they work and have the required capabilities.
 
     Args:
@@ -89,8 +87,7 @@ def candidate_backends(
     fit = [
         row
         for row in rows
-        if is_working(row, now=now())
-        and not missing_capabilities(capabilities_of(row), group.required_capabilities)
+        if is_working(row, now=now()) and not missing_capabilities(capabilities_of(row), group.required_capabilities)
     ]
     if fit and elsewhere is RetryScope.GROUP:
         within = _submitted_to(group)

@@ -14,13 +14,7 @@ from django.db import connection
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from jobgroups.database.retry import retry_on_conflict
-from jobgroups.database.statements import (
-    KEY,
-    Parameter,
-    PreparedQuery,
-    insert_returning_id,
-    update_where,
-)
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert_returning_id, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN
 from jobgroups.domain.leases import FencingToken
@@ -83,10 +77,7 @@ def stored_intents(*, fence: FencingToken) -> set[int]:
     An intent that the lease's holder does not know was not sent: its claim was committed, but the response was lost.
     """
     intents = Attempt.objects.filter(
-        backend_id=fence.backend_id,
-        epoch=fence.epoch,
-        ended_at__isnull=True,
-        state=AttemptState.INTENT,
+        backend_id=fence.backend_id, epoch=fence.epoch, ended_at__isnull=True, state=AttemptState.INTENT
     )
     return set(intents.values_list("id", flat=True))
 
@@ -115,9 +106,7 @@ def _claimable() -> QuerySet[ChildJob]:
     )
 
 
-_oldest: Final = PreparedQuery(
-    lambda: _claimable().order_by("queued_at", "group_id", "position").only("group_id")[:1]
-)
+_oldest: Final = PreparedQuery(lambda: _claimable().order_by("queued_at", "group_id", "position").only("group_id")[:1])
 _still_waiting: Final = PreparedQuery(
     lambda: _claimable().filter(pk=Parameter("child_id")).select_for_update(of=("self",)).order_by()
 )
@@ -133,9 +122,7 @@ def _oldest_waiting(backend_id: str) -> tuple[str, str] | None:
     return None if oldest is None else (oldest.id, oldest.group_id)
 
 
-def _claim(
-    candidate: tuple[str, str], fence: FencingToken, client_id: str, depth: int
-) -> Claim | None:
+def _claim(candidate: tuple[str, str], fence: FencingToken, client_id: str, depth: int) -> Claim | None:
     child_id, group_id = candidate
     with group_transaction(group_id, fence=fence) as tx:
         # Under the fence: who holds the backend back has its lease, and was before this or comes

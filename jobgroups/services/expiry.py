@@ -38,9 +38,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
     Returns:
         How many children were reassigned.
     """
-    waiting = _waiting(fence, {"current_attempt__isnull": True}).exclude(
-        group__retry_elsewhere=RetryScope.NEVER
-    )
+    waiting = _waiting(fence, {"current_attempt__isnull": True}).exclude(group__retry_elsewhere=RetryScope.NEVER)
     # Read without locks first: while no child has another backend, this runs every few
     # seconds, of hundreds perhaps.
     groups = JobGroup.objects.filter(pk__in=_groups_of(waiting)).order_by("id")
@@ -52,25 +50,15 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
 
 
 @retry_on_conflict
-def _move_in_group(
-    group_id: str, fence: FencingToken, reason: str, kind: FailureClass | None
-) -> int:
+def _move_in_group(group_id: str, fence: FencingToken, reason: str, kind: FailureClass | None) -> int:
     with group_transaction(group_id, fence=fence) as tx:
-        children = tx.children(
-            backend_id=fence.backend_id, status=ChildStatus.QUEUED, current_attempt__isnull=True
-        )
+        children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, current_attempt__isnull=True)
         others = CandidateBackends(tx.group, fence.backend_id)
-        return sum(
-            reassign(tx, child, reason=reason, kind=kind, others=others) for child in children
-        )
+        return sum(reassign(tx, child, reason=reason, kind=kind, others=others) for child in children)
 
 
 def children_fail_unavailable(
-    *,
-    fence: FencingToken,
-    away_s: float,
-    reason: str,
-    kind: FailureClass = FailureClass.UNREACHABLE,
+    *, fence: FencingToken, away_s: float, reason: str, kind: FailureClass = FailureClass.UNREACHABLE
 ) -> int:
     """Fail the backend's children that have not executed, after it was unavailable for too long.
 
@@ -201,9 +189,7 @@ def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = Fa
             return False
         again = " again" if executed.exists() else ""
         failure = Failure(
-            kind=FailureClass.TIMEOUT,
-            message=f"Not executed{again} within {limit_s} s",
-            details={"phase": "queued"},
+            kind=FailureClass.TIMEOUT, message=f"Not executed{again} within {limit_s} s", details={"phase": "queued"}
         )
         ended = tx.move_child(child, ChildStatus.TIMEOUT, **failure.columns)
         if ended:
@@ -232,9 +218,7 @@ def _end_waiting(fence: FencingToken, conditions: dict[str, Any], end: EndChild)
 
 
 def _waiting(fence: FencingToken, conditions: dict[str, Any]) -> QuerySet[ChildJob]:
-    return ChildJob.objects.filter(
-        backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions
-    )
+    return ChildJob.objects.filter(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)
 
 
 def _groups_of(children: QuerySet[ChildJob]) -> list[str]:
@@ -242,9 +226,7 @@ def _groups_of(children: QuerySet[ChildJob]) -> list[str]:
 
 
 @retry_on_conflict
-def _end_in_group(
-    group_id: str, fence: FencingToken, conditions: dict[str, Any], end: EndChild
-) -> int:
+def _end_in_group(group_id: str, fence: FencingToken, conditions: dict[str, Any], end: EndChild) -> int:
     """End the queued children of one group in one transaction, and request the stop of their prompts."""
     with group_transaction(group_id, fence=fence) as tx:
         children = tx.children(backend_id=fence.backend_id, status=ChildStatus.QUEUED, **conditions)

@@ -26,9 +26,7 @@ _TABLE: Final = ReportedFile._meta.db_table
 _AT_ONCE: Final = 240
 
 
-def record(
-    attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]
-) -> frozenset[str]:
+def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]) -> frozenset[str]:
     """Store which files an attempt reported, and mark the outputs of the attempts whose files it replaced.
 
     In the transaction that ends the attempt: two statements, if nothing was replaced.
@@ -62,12 +60,7 @@ def _insert(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str
         values = [
             value
             for one in some
-            for value in (
-                attempt.pk,
-                one,
-                reported[one],
-                origins.get(one, "") if reported[one] else "",
-            )
+            for value in (attempt.pk, one, reported[one], origins.get(one, "") if reported[one] else "")
         ]
         with connection.cursor() as cursor:
             cursor.execute(

@@ -39,13 +39,9 @@ class GroupTransaction:
 
     def children(self, **conditions: Any) -> list[ChildJob]:
         """Return the group's children in order, as stored under the lock."""
-        return list(
-            ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position")
-        )
+        return list(ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position"))
 
-    def move_child(
-        self, child: ChildJob, to: ChildStatus, *, attempt: Attempt | None = None, **fields: Any
-    ) -> bool:
+    def move_child(self, child: ChildJob, to: ChildStatus, *, attempt: Attempt | None = None, **fields: Any) -> bool:
         """Move a child if its stored status allows it; name the fields that go along.
 
         Args:
@@ -124,9 +120,7 @@ class GroupTransaction:
 
     def request_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
         """Request the stop of active attempts; the first reason stays. Return how many were changed."""
-        active = Attempt.objects.filter(
-            pk__in=attempts, ended_at__isnull=True, stop_requested_at__isnull=True
-        )
+        active = Attempt.objects.filter(pk__in=attempts, ended_at__isnull=True, stop_requested_at__isnull=True)
         return active.update(stop_requested_at=now(), stop_reason=reason)
 
     def mark_changed(self) -> None:
@@ -171,9 +165,7 @@ class GroupTransaction:
 
 
 #: Written out, as the events' statement is.
-_COUNT: Final = (
-    f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE group_id = %s GROUP BY status"  # noqa: S608 a name of ours
-)
+_COUNT: Final = f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE group_id = %s GROUP BY status"  # noqa: S608 a name of ours
 #: What is derived of a group, or set with it.
 _DERIVED: Final = (
     "status",
@@ -185,6 +177,4 @@ _DERIVED: Final = (
     "has_claimed_child",
     "cancelled_at",
 )
-_children_of: Final = PreparedQuery(
-    lambda: ChildJob.objects.filter(group_id=KEY).order_by("position")
-)
+_children_of: Final = PreparedQuery(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))

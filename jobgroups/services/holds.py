@@ -34,9 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @retry_on_conflict
-def backend_hold(
-    *, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = ""
-) -> None:
+def backend_hold(*, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = "") -> None:
     """Pause or drain a backend: nothing is claimed for it from now on.
 
     Args:
@@ -65,9 +63,7 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
 
 
 @retry_on_conflict
-def backend_quarantine(
-    *, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None
-) -> None:
+def backend_quarantine(*, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None) -> None:
     """Quarantine a backend: it gets no prompt until it is released. Its current prompts continue.
 
     Args:
@@ -82,9 +78,7 @@ def backend_quarantine(
         row = _lock_for_change(backend_id)
         moment = now()
         until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
-        holds.backend_quarantine(
-            row=row, reason=reason, by=by or "a person", moment=moment, until=until
-        )
+        holds.backend_quarantine(row=row, reason=reason, by=by or "a person", moment=moment, until=until)
 
 
 @retry_on_conflict
@@ -153,9 +147,7 @@ def prompts_evict(*, fence: FencingToken) -> set[int]:
     Returns:
         Ids of the attempts whose stop this call requested.
     """
-    active = Attempt.objects.filter(
-        backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True
-    )
+    active = Attempt.objects.filter(backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True)
     stopped: set[int] = set()
     for attempt_id, group_id in list(active.order_by("id").values_list("id", "child__group_id")):
         if _evict(attempt_id, group_id, fence):
@@ -186,9 +178,7 @@ def _requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt, row: Backe
     held = "drained" if row.hold == Hold.DRAIN else "paused"
     by = f" by {row.changed_by}" if row.changed_by else ""
     made = late_results.late_result(child)
-    moved = made is None and reassign(
-        tx, child, reason=f"{row.id} was {held}{by}, and gave its work back."
-    )
+    moved = made is None and reassign(tx, child, reason=f"{row.id} was {held}{by}, and gave its work back.")
     if ran and not moved:
         tx.add_event(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
     if made is not None:

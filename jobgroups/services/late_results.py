@@ -31,9 +31,7 @@ def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
         backend__in=Backend.objects.values("pk"),
     )
     return {
-        row.child_id: row
-        for row in rows.order_by("number")
-        if not all_missing(json.loads(row.outputs_json or "{}"))
+        row.child_id: row for row in rows.order_by("number") if not all_missing(json.loads(row.outputs_json or "{}"))
     }
 
 

@@ -114,7 +114,5 @@ def _lease_acquire(backend_id: str, runner: str) -> FencingToken | None:
         holds = held and lease.expires_at is not None and lease.expires_at > moment
         if holds and lease.runner not in dead_runners():
             return None
-        Lease.objects.filter(pk=lease.pk).update(
-            runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL
-        )
+        Lease.objects.filter(pk=lease.pk).update(runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL)
         return FencingToken(backend_id, lease.epoch + 1)

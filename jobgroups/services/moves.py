@@ -69,13 +69,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         overtaken = Q(failure_class__in=OVERTAKEN)
         removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
         removing_from = removed.values_list("backend_id", flat=True).first()
-    return Moved(
-        group_id=group_id,
-        job_id=job_id,
-        backend_id=backend_id,
-        moved=moved,
-        removing_from=removing_from,
-    )
+    return Moved(group_id=group_id, job_id=job_id, backend_id=backend_id, moved=moved, removing_from=removing_from)
 
 
 def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> None:
@@ -89,7 +83,5 @@ def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> No
     person = by or log.A_PERSON
     reason = f"Moved from {left or 'no backend'} by {person}."
     tx.add_event(
-        log.child_retrying(
-            child, previous_backend_id=left, failure_class=None, reason=reason, requested_by=person
-        )
+        log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason, requested_by=person)
     )

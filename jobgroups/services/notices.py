@@ -79,7 +79,5 @@ def _seconds(group: JobGroup) -> float:
 
 def _late(group: JobGroup) -> int:
     """Return how many children completed in this run after an attempt of it had failed."""
-    failed = Attempt.objects.filter(
-        child__group=group, child__status=ChildStatus.COMPLETED, run=group.run
-    )
+    failed = Attempt.objects.filter(child__group=group, child__status=ChildStatus.COMPLETED, run=group.run)
     return failed.exclude(failure_class="").values("child_id").distinct().count()

@@ -23,12 +23,7 @@ from jobgroups.services import late_results
 from jobgroups.services.candidates import CandidateBackends, attempt_history, candidate_backends
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.outcomes import Failure, adopt_other_result, stop_failed
-from jobgroups.services.requeue import (
-    counted_attempts,
-    group_retry_policy,
-    requeue_after_backoff,
-    requeue_at,
-)
+from jobgroups.services.requeue import counted_attempts, group_retry_policy, requeue_after_backoff, requeue_at
 from jobgroups.services.transactions import group_transaction
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
@@ -95,9 +90,7 @@ def _movable(fence: FencingToken) -> QuerySet[Attempt]:
     ).exclude(child__group__retry_elsewhere=RetryScope.NEVER)
 
 
-def leave_offline(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
-) -> bool:
+def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure) -> bool:
     """Retry a child on another backend, if its group allows it: its own backend is offline.
 
     The prompt may still be there, or run behind a broken network. Its attempt stays open with a pending stop, and a late
@@ -135,9 +128,5 @@ def leave_offline(
         return adopt_other_result(tx, child, attempt, made)
     assert target is not None  # noqa: S101 see above
     if ran:
-        return requeue_after_backoff(
-            tx, child, attempt, failure.kind, failure.message, target=target, charged=charged
-        )
-    return requeue_at(
-        tx, child, attempt, failure.kind, failure.message, target=target, not_before=None
-    )
+        return requeue_after_backoff(tx, child, attempt, failure.kind, failure.message, target=target, charged=charged)
+    return requeue_at(tx, child, attempt, failure.kind, failure.message, target=target, not_before=None)

@@ -60,11 +60,7 @@ def enqueue_backend_notices(pace: NoticeIntervals) -> int:
     # Runs every few seconds while the trouble lasts: only a new one takes a lock.
     troubled = _troubled(pace)
     stored = _stored_times(troubled)
-    return sum(
-        _notice_trouble(one.pk)
-        for one, (title, since) in troubled
-        if stored.get(title, _NEVER) < since
-    )
+    return sum(_notice_trouble(one.pk) for one, (title, since) in troubled if stored.get(title, _NEVER) < since)
 
 
 def _stored_times(troubled: Sequence[_Trouble]) -> dict[str, dt.datetime]:
@@ -122,9 +118,7 @@ def _notice_trouble(backend_id: str) -> int:
             if not waiting:
                 return 0
             seconds, answers = (now() - since).total_seconds(), _answers(row, since)
-            message = notices.backend_away(
-                row.id, seconds, row.status_reason, waiting, link, answers=answers
-            )
+            message = notices.backend_away(row.id, seconds, row.status_reason, waiting, link, answers=answers)
         notice_enqueue(NoticeKind.BACKEND_TROUBLE, message)
         return 1
 
@@ -187,18 +181,12 @@ def notices_claim(*, pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
 @retry_on_conflict
 def _claim(pace: NoticeIntervals, by: str) -> list[ClaimedNotice]:
     with transaction.atomic():
-        waiting = list(
-            Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id")
-        )
+        waiting = list(Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id"))
         moment = now()
         recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.min_interval))
         if recent.exists() or any(_is_under_way(one, moment) for one in waiting):
             return []
-        due = [
-            one
-            for one in waiting
-            if one.next_attempt_at is not None and one.next_attempt_at <= moment
-        ]
+        due = [one for one in waiting if one.next_attempt_at is not None and one.next_attempt_at <= moment]
         return [_taken(one, pace, by, moment) for one in due[:_MOST]]
 
 
@@ -210,15 +198,11 @@ def _is_under_way(notice: Notice, moment: dt.datetime) -> bool:
 
 def _taken(notice: Notice, pace: NoticeIntervals, by: str, moment: dt.datetime) -> ClaimedNotice:
     Notice.objects.filter(pk=notice.pk, next_attempt_at=notice.next_attempt_at).update(
-        next_attempt_at=moment + dt.timedelta(seconds=pace.claim),
-        attempt_count=notice.attempt_count + 1,
-        claimed_by=by,
+        next_attempt_at=moment + dt.timedelta(seconds=pace.claim), attempt_count=notice.attempt_count + 1, claimed_by=by
     )
     stored = StoredNotice(notice.kind, notice.title, notice.body, notice.urgency)
     delivered_to = frozenset(notice.delivered_to.split())
-    return ClaimedNotice(
-        notice.pk, stored, notice.attempt_count + 1, notice.created_at, delivered_to
-    )
+    return ClaimedNotice(notice.pk, stored, notice.attempt_count + 1, notice.created_at, delivered_to)
 
 
 @retry_on_conflict
@@ -239,17 +223,13 @@ def notices_delivered(ids: Collection[int]) -> None:
     with transaction.atomic():
         moment = now()
         mine = Notice.objects.filter(pk__in=ids, sent_at=None)
-        mine.update(
-            sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to=""
-        )
+        mine.update(sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to="")
         put_off = Notice.objects.filter(next_attempt_at__gt=moment, attempt_count__gt=0)
         put_off.filter(claimed_by="").update(next_attempt_at=moment)
 
 
 @retry_on_conflict
-def notices_failed(
-    failed: Sequence[ClaimedNotice], *, pace: NoticeIntervals, error: str
-) -> list[int]:
+def notices_failed(failed: Sequence[ClaimedNotice], *, pace: NoticeIntervals, error: str) -> list[int]:
     """Postpone notices that a service refused; return the ids of those that are given up."""
     moment = now()
     given_up: list[int] = []
@@ -257,9 +237,7 @@ def notices_failed(
         for one in failed:
             rows = Notice.objects.filter(pk=one.id, sent_at=None)
             if (moment - one.created_at).total_seconds() >= pace.give_up:
-                rows.update(
-                    next_attempt_at=None, claimed_by="", last_error=f"Given up: {error}"[:500]
-                )
+                rows.update(next_attempt_at=None, claimed_by="", last_error=f"Given up: {error}"[:500])
                 given_up.append(one.id)
                 continue
             again = moment + dt.timedelta(seconds=pace.pause_after(one.attempt_count))

@@ -15,13 +15,7 @@ from django.db import connection
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
-from jobgroups.domain.states import (
-    CHILD_OPEN,
-    AttemptState,
-    ChildStatus,
-    ErrorType,
-    StopReason,
-)
+from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
 from jobgroups.domain.text import sentence
 from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
@@ -57,9 +51,7 @@ class Failure:
         }
 
 
-def close_attempt(
-    tx: GroupTransaction, attempt: Attempt, state: AttemptState, **fields: Any
-) -> bool:
+def close_attempt(tx: GroupTransaction, attempt: Attempt, state: AttemptState, **fields: Any) -> bool:
     """Store a final state of an attempt, and what it means for its backend.
 
     Every final state of an attempt whose backend is registered is stored here, before the child is decided.
@@ -76,9 +68,7 @@ def close_attempt(
     return True
 
 
-def close_failed(
-    tx: GroupTransaction, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any
-) -> bool:
+def close_failed(tx: GroupTransaction, attempt: Attempt, state: AttemptState, failure: Failure, **fields: Any) -> bool:
     """Close an attempt that failed.
 
     Returns:
@@ -100,11 +90,7 @@ def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
 
 
 def stop_failed(
-    tx: GroupTransaction,
-    attempt: Attempt,
-    reason: StopReason,
-    kind: FailureClass,
-    failure: Failure | None = None,
+    tx: GroupTransaction, attempt: Attempt, reason: StopReason, kind: FailureClass, failure: Failure | None = None
 ) -> bool:
     """Request the stop of an attempt that has failed and may go on at its backend.
 
@@ -129,9 +115,7 @@ def stop_failed(
     return True
 
 
-def handle_failure(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
-) -> None:
+def handle_failure(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any) -> None:
     """Retry a child after its attempt failed, or fail it if the group's policy allows no retry.
 
     A child that has a late result of another attempt completes with that result.
@@ -149,9 +133,7 @@ def handle_failure(
         _fail_child(tx, child, attempt, failure, **fields)
 
 
-def retry_or_adopt(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure
-) -> bool:
+def retry_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure) -> bool:
     """Return whether the child continues after a failure: with the result of another attempt, or by a retry.
 
     Args:
@@ -166,9 +148,7 @@ def retry_or_adopt(
     return schedule_retry(tx, child, attempt, failure.kind, failure.message)
 
 
-def adopt_other_result(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt
-) -> bool:
+def adopt_other_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt) -> bool:
     """Complete a child whose attempt failed with the result of another attempt."""
     ran = child.status == ChildStatus.RUNNING
     if not requeue(tx, child, attempt):
@@ -180,9 +160,7 @@ def adopt_other_result(
     return True
 
 
-def _fail_child(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
-) -> None:
+def _fail_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any) -> None:
     timeout = failure.kind is FailureClass.TIMEOUT
     columns = {**fields, **failure.columns, "attempt_count": attempts_with(child, attempt)}
     to = ChildStatus.TIMEOUT if timeout else ChildStatus.FAILED
@@ -297,9 +275,7 @@ def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
     )
 
 
-def close_with_result(
-    tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: AttemptResult
-) -> bool:
+def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: AttemptResult) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(_FORGET, [attempt.pk])
     fields: dict[str, Any] = {"started_at": attempt.started_at or (now() if end.ran else None)}
@@ -352,19 +328,12 @@ def _failure_of(end: AttemptResult) -> Failure:
         interrupted = end.state is AttemptState.INTERRUPTED
         kind = FailureClass.INTERRUPTED if interrupted else FailureClass.NODE_ERROR
     return Failure(
-        kind=kind,
-        message=end.error_message or "",
-        details=end.error_details,
-        type=end.error_type or ErrorType.INTERNAL,
+        kind=kind, message=end.error_message or "", details=end.error_details, type=end.error_type or ErrorType.INTERNAL
     )
 
 
 def end_child(
-    tx: GroupTransaction,
-    child: ChildJob,
-    attempt: Attempt,
-    end: AttemptResult,
-    refused: Failure | None,
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, end: AttemptResult, refused: Failure | None
 ) -> None:
     if child.status == ChildStatus.QUEUED and end.ran:
         # The runner saw no start: record it just before the end.
@@ -404,15 +373,11 @@ def fail_attempt(
     return closed
 
 
-def requeue_or_fail(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass
-) -> None:
+def requeue_or_fail(tx: GroupTransaction, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass) -> None:
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
     if child.uncounted_attempts + 1 < MAX_UNCOUNTED:
-        requeue_or_adopt(
-            tx, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1
-        )
+        requeue_or_adopt(tx, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1)
         return
     message = sentence(f"Given up after {MAX_UNCOUNTED} tries that came to nothing; last: {reason}")
     failure = Failure(kind=kind, message=message, type=ErrorType.CONNECTION)
@@ -423,9 +388,7 @@ def requeue_or_fail(
     handle_failure(tx, child, attempt, failure)
 
 
-def requeue_or_adopt(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
-) -> None:
+def requeue_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any) -> None:
     was_running = child.status == ChildStatus.RUNNING
     if not requeue(tx, child, attempt, **fields):
         return

@@ -46,14 +46,7 @@ def progress_flush(*, rows: Sequence[ProgressRow]) -> None:
     """Store progress, guarded: only of a child that runs, by its current attempt, under its lease."""
     with transaction.atomic():
         values = [
-            (
-                row.percent,
-                row.current_step,
-                row.steps_completed,
-                row.steps_total,
-                row.child_id,
-                row.attempt_id,
-            )
+            (row.percent, row.current_step, row.steps_completed, row.steps_total, row.child_id, row.attempt_id)
             for row in _still_ours(rows)
         ]
         if not values:

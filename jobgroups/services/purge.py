@@ -81,9 +81,7 @@ def _purged(before: dt.datetime, *, starred: bool) -> Iterator[Purged]:
         rows = _purgeable(before, starred=starred).order_by("created_at", "id")
         if passed is not None:
             # Those of the very same moment come again; that they are gone is no error.
-            rows = rows.filter(created_at__gte=passed[0]).exclude(
-                created_at=passed[0], id__lte=passed[1]
-            )
+            rows = rows.filter(created_at__gte=passed[0]).exclude(created_at=passed[0], id__lte=passed[1])
         found = list(rows.values_list("id", "total_count", "created_at")[:_GROUPS_AT_ONCE])
         if not found:
             return
@@ -117,10 +115,7 @@ def _delete(group_ids: Sequence[str], before: dt.datetime, starred: bool) -> Pur
         # Leaves first: attempts and children name each other.
         children.update(current_attempt=None)
         counted = Purged(
-            events=events.delete()[0],
-            attempts=attempts.delete()[0],
-            children=children.delete()[0],
-            groups=len(groups),
+            events=events.delete()[0], attempts=attempts.delete()[0], children=children.delete()[0], groups=len(groups)
         )
         JobGroup.objects.filter(pk__in=[group.pk for group in groups]).delete()
     return counted

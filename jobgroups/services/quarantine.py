@@ -26,9 +26,7 @@ from jobgroups.models import Attempt
 logger = logging.getLogger(__name__)
 
 #: Failure classes that speak against the backend.
-COUNTED_FAILURES: Final = frozenset(
-    one.value for one, kind in TAXONOMY.items() if kind.counts_against_backend
-)
+COUNTED_FAILURES: Final = frozenset(one.value for one, kind in TAXONOMY.items() if kind.counts_against_backend)
 
 
 def rules() -> QuarantineRules:
@@ -80,6 +78,4 @@ def _counted_since(row: Backend, since: dt.datetime) -> int:
     # requested. Its end says nothing: a person may have restarted and released the backend before it.
     open_ended = Q(failure_class__in=[FailureClass.STALLED, FailureClass.BACKEND_LOST])
     stopped = Q(open_ended, stop_requested_at__isnull=False)
-    return failed.filter(
-        Q(stopped, stop_requested_at__gt=since) | Q(~stopped, ended_at__gt=since)
-    ).count()
+    return failed.filter(Q(stopped, stop_requested_at__gt=since) | Q(~stopped, ended_at__gt=since)).count()

@@ -13,9 +13,7 @@ from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.retry_policy import RetryPolicy
-from jobgroups.domain.states import (
-    ChildStatus,
-)
+from jobgroups.domain.states import ChildStatus
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services.candidates import (
@@ -47,9 +45,7 @@ def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fi
     """
     fields = {"current_attempt": None, **fields}
     if child.status == ChildStatus.QUEUED:
-        waits = ChildJob.objects.filter(
-            pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt
-        )
+        waits = ChildJob.objects.filter(pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt)
         put = waits.update(**fields) > 0
         for name, value in fields.items() if put else ():
             setattr(child, name, value)
@@ -61,14 +57,10 @@ def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fi
 
 def group_retry_policy(group: JobGroup) -> RetryPolicy:
     """Return a group's retry policy."""
-    return RetryPolicy.stored(
-        max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on
-    )
+    return RetryPolicy.stored(max_attempts=group.max_attempts, elsewhere=group.retry_elsewhere, retry_on=group.retry_on)
 
 
-def schedule_retry(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str
-) -> bool:
+def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str) -> bool:
     """Queue a child for another attempt, if its group's policy allows one and a backend takes it.
 
     Args:
@@ -110,9 +102,7 @@ def requeue_after_backoff(
     # Whole milliseconds, as now() has them: what is stored is what is sent.
     pause = dt.timedelta(milliseconds=round(1000 * seconds))
     fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
-    return requeue_at(
-        tx, child, attempt, kind, reason, target=target, not_before=now() + pause, **fields
-    )
+    return requeue_at(tx, child, attempt, kind, reason, target=target, not_before=now() + pause, **fields)
 
 
 def requeue_at(
@@ -137,19 +127,13 @@ def counted_attempts(group: JobGroup, child: ChildJob) -> int:
     return child.attempts.filter(over, run=group.run, is_counted=True).count()
 
 
-def _record_retry(
-    tx: GroupTransaction, child: ChildJob, left: str, kind: FailureClass | None, reason: str
-) -> None:
-    tx.add_event(
-        log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason)
-    )
+def _record_retry(tx: GroupTransaction, child: ChildJob, left: str, kind: FailureClass | None, reason: str) -> None:
+    tx.add_event(log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason))
     # Its next backend may be another runner's.
     log.notify_runners_on_commit()
 
 
-def _next_backend(
-    group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: RetryPolicy
-) -> str | None:
+def _next_backend(group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: RetryPolicy) -> str | None:
     tried, own = attempt_history(group, child), own_candidate(left)
     others = candidate_backends(group, policy.elsewhere, besides={left})
     while True:

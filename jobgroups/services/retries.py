@@ -14,14 +14,7 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus
-from jobgroups.errors import (
-    ChildNotFound,
-    GroupNotFinished,
-    JobCompleted,
-    JobNotFailed,
-    NothingToRetry,
-    RunPassed,
-)
+from jobgroups.errors import ChildNotFound, GroupNotFinished, JobCompleted, JobNotFailed, NothingToRetry, RunPassed
 from jobgroups.events import log
 from jobgroups.models import ChildJob
 from jobgroups.services import assignment, late_results
@@ -89,12 +82,7 @@ def group_retry(
 
 @retry_on_conflict
 def child_retry(
-    *,
-    group_id: str,
-    job_id: str,
-    choice: Choice = AS_THE_GROUP_SAYS,
-    run: int | None = None,
-    by: str = "",
+    *, group_id: str, job_id: str, choice: Choice = AS_THE_GROUP_SAYS, run: int | None = None, by: str = ""
 ) -> Retried:
     """Queue one child again: within the run while its group runs, else in the group's next run.
 
@@ -130,9 +118,7 @@ def _check_run(tx: GroupTransaction, run: int | None) -> None:
         raise RunPassed(tx.group.id, tx.group.run, run)
 
 
-def _queue_again(
-    tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str
-) -> Retried:
+def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str) -> Retried:
     """Queue children again: in the next run if this one has ended, else within it."""
     results = late_results.late_results(chosen)
     waiting = [child for child in chosen if child.id not in results]
@@ -177,9 +163,7 @@ def _queue_again(
 # --- which children -------------------------------------------------------------------------------
 
 
-def _chosen(
-    tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequence[str] | None
-) -> list[ChildJob]:
+def _chosen(tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequence[str] | None) -> list[ChildJob]:
     named = None if job_ids is None else _known(children, job_ids)
     unfinished = sum(child.status not in CHILD_FINAL for child in children)
     if tx.group.completed_at is None:

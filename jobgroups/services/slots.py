@@ -8,28 +8,19 @@ from django.db.models import QuerySet
 
 from backends.models import Backend
 from backends.states import prompt_limit
-from jobgroups.database.statements import (
-    KEY,
-    PreparedQuery,
-)
+from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt
 
 
 def has_free_slot(backend_id: str, depth: int, *, locked: bool = False) -> bool:
     active = _active(backend_id)
-    stopping = any(
-        one.state == AttemptState.RUNNING and one.stop_requested_at is not None for one in active
-    )
+    stopping = any(one.state == AttemptState.RUNNING and one.stop_requested_at is not None for one in active)
     return not stopping and len(active) < _places(backend_id, depth, locked=locked)
 
 
 _active: Final = PreparedQuery(
-    lambda: (
-        Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True)
-        .only("state", "stop_requested_at")
-        .order_by()
-    )
+    lambda: Attempt.objects.filter(backend_id=KEY, ended_at__isnull=True).only("state", "stop_requested_at").order_by()
 )
 
 
@@ -47,9 +38,7 @@ def _places(backend_id: str, depth: int, *, locked: bool) -> int:
 
 
 def _what_holds() -> QuerySet[Backend]:
-    return Backend.objects.filter(pk=KEY).only(
-        "enabled", "hold", "quarantined_at", "consecutive_quarantines"
-    )
+    return Backend.objects.filter(pk=KEY).only("enabled", "hold", "quarantined_at", "consecutive_quarantines")
 
 
 _holds: Final = PreparedQuery(_what_holds)

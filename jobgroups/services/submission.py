@@ -15,11 +15,7 @@ from jobgroups import workflow
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import (
-    GroupStatus,
-    PartialOutputs,
-    RetryScope,
-)
+from jobgroups.domain.states import GroupStatus, PartialOutputs, RetryScope
 from jobgroups.errors import IdempotencyConflict
 from jobgroups.events import log
 from jobgroups.models import ChildJob, GroupLabel, JobGroup
@@ -81,9 +77,7 @@ def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
     if group is None:
         return None
     if group.idempotency_digest != digest:
-        raise IdempotencyConflict(
-            "This Idempotency-Key was used within 24 h with another body; use a new key."
-        )
+        raise IdempotencyConflict("This Idempotency-Key was used within 24 h with another body; use a new key.")
     children = list(group.children.order_by("position"))
     first = submitted_backends(group)
     for child in children:
@@ -108,9 +102,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     base = submission.base_seed
     if base is None:
         base = secrets.randbelow(seeds.MAX_SEED + 1)
-    dealt = seeds.seeds(
-        seeds.SeedStrategy(submission.seed_strategy), base, len(submission.backend_ids)
-    )
+    dealt = seeds.seeds(seeds.SeedStrategy(submission.seed_strategy), base, len(submission.backend_ids))
     group = _group_row(submission, base, runner_alive)
     group.warnings_json = to_json([*submission.warnings, *prepared.warnings])
     group.workflow_digest = workflow.digest(prepared)
@@ -120,9 +112,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         replay = submission.idempotency_key and group_replay(
-            submitter=submission.submitter,
-            key=submission.idempotency_key,
-            digest=submission.idempotency_digest,
+            submitter=submission.submitter, key=submission.idempotency_key, digest=submission.idempotency_digest
         )
         if not replay:
             raise
@@ -145,9 +135,9 @@ def _store(group: JobGroup, children: list[ChildJob], metadata: dict[str, Any]) 
 
 
 def _expire_key(submitter: str, key: str) -> None:
-    JobGroup.objects.filter(
-        submitter=submitter, idempotency_key=key, created_at__lte=now() - IDEMPOTENCY_TTL
-    ).update(idempotency_key=None)
+    JobGroup.objects.filter(submitter=submitter, idempotency_key=key, created_at__lte=now() - IDEMPOTENCY_TTL).update(
+        idempotency_key=None
+    )
 
 
 def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> JobGroup:
@@ -193,9 +183,7 @@ def _labels(group: JobGroup, metadata: dict[str, Any]) -> list[GroupLabel]:
     return [
         GroupLabel(group=group, key=key, value=label_text(value))
         for key, value in metadata.items()
-        if isinstance(value, str | int | float)
-        and len(key) <= 100
-        and len(label_text(value)) <= 200
+        if isinstance(value, str | int | float) and len(key) <= 100 and len(label_text(value)) <= 200
     ]
 
 

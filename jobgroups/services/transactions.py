@@ -11,9 +11,7 @@ from django.db.models import F
 
 from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.states import (
-    ChildStatus,
-)
+from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
@@ -21,15 +19,11 @@ from jobgroups.services import notices
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
 
-_locked_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by()
-)
+_locked_group: Final = PreparedQuery(lambda: JobGroup.objects.select_for_update().filter(pk=KEY).order_by())
 
 
 @contextmanager
-def group_transaction(
-    group_id: str, *, fence: FencingToken | None = None
-) -> Iterator[GroupTransaction]:
+def group_transaction(group_id: str, *, fence: FencingToken | None = None) -> Iterator[GroupTransaction]:
     """Open a transaction that locks the lease (if fenced) and the group's row, in this order.
 
     It updates the group's status and stores the events when the block ends.
@@ -51,23 +45,14 @@ def group_transaction(
 
 
 _group_of_attempt: Final = PreparedQuery(
-    lambda: (
-        Attempt.objects.filter(pk=KEY)
-        .only("child_id")
-        .annotate(group_id=F("child__group_id"))
-        .order_by()
-    )
+    lambda: Attempt.objects.filter(pk=KEY).only("child_id").annotate(group_id=F("child__group_id")).order_by()
 )
 
 
-_locked_child: Final = PreparedQuery(
-    lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by()
-)
+_locked_child: Final = PreparedQuery(lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by())
 
 
-_locked_attempt: Final = PreparedQuery(
-    lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by()
-)
+_locked_attempt: Final = PreparedQuery(lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by())
 
 
 @contextmanager

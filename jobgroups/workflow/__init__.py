@@ -12,13 +12,7 @@ from jobgroups.workflow.digest import digest, origins
 from jobgroups.workflow.graph import dangling_link, is_link, node_title
 from jobgroups.workflow.parameters import ALIASES, SEED_INPUTS, ParameterInvalid
 from jobgroups.workflow.template import WorkflowTemplate, build_template, with_seed
-from jobgroups.workflow.validation import (
-    FieldInvalid,
-    TextInvalid,
-    WorkflowInvalid,
-    check_text,
-    check_workflow,
-)
+from jobgroups.workflow.validation import FieldInvalid, TextInvalid, WorkflowInvalid, check_text, check_workflow
 
 __all__ = [
     "ALIASES",

@@ -44,8 +44,7 @@ def digest(template: WorkflowTemplate) -> str:
     """
     seeds = frozenset(template.seed_slots)
     nodes = {
-        node_id: [node["class_type"], _telling(node_id, node, seeds)]
-        for node_id, node in template.workflow.items()
+        node_id: [node["class_type"], _telling(node_id, node, seeds)] for node_id, node in template.workflow.items()
     }
     text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

@@ -96,9 +96,7 @@ class Applied:
     def warnings(self) -> list[str]:
         """A sentence for each ignored parameter."""
         # In quotes: a name may end in a dot or be empty.
-        return [
-            f'The parameter "{name}" is ignored: {reason}' for name, reason in self.ignored.items()
-        ]
+        return [f'The parameter "{name}" is ignored: {reason}' for name, reason in self.ignored.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +160,7 @@ class _Reader:
             return address
         found = self._titles.get(address, [])
         if len(found) > 1:
-            raise ParameterInvalid(
-                path, f"{len(found)} nodes have this title; address one by its id."
-            )
+            raise ParameterInvalid(path, f"{len(found)} nodes have this title; address one by its id.")
         return found[0] if found else None
 
 
@@ -188,10 +184,7 @@ class _Setter:
         if parameter.node_id is not None:
             self._apply_addressed(parameter, parameter.node_id)
         elif parameter.name in SEED_INPUTS:
-            self._ignore(
-                parameter,
-                "every job has a seed of its own; address one node to fix its seed.",
-            )
+            self._ignore(parameter, "every job has a seed of its own; address one node to fix its seed.")
         else:
             self._apply_plain(parameter)
 

@@ -14,14 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import fsum
 from typing import Final, NamedTuple, Protocol
 
-from jobgroups.workflow.graph import (
-    Node,
-    Workflow,
-    input_names_by_source,
-    is_integer,
-    linked_node,
-    only_integer_input,
-)
+from jobgroups.workflow.graph import Node, Workflow, input_names_by_source, is_integer, linked_node, only_integer_input
 
 #: The maximum before the result is stored: only the history decides about success.
 CEILING: Final = 99.9

@@ -17,9 +17,7 @@ from jobgroups.workflow.graph import (
 from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.validation import shown_key
 
-NO_SEED: Final = (
-    "The workflow has no seed that can be set: all its jobs would make the same output."
-)
+NO_SEED: Final = "The workflow has no seed that can be set: all its jobs would make the same output."
 
 #: Nodes through which a linked seed is followed; also the end of a loop of links.
 MAX_CHAIN: Final = 16

@@ -71,9 +71,7 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
             ' which newer versions of ComfyUI call "Export (API)".',
         )
     if _is_request(workflow):
-        raise WorkflowInvalid(
-            field, 'This is a request to ComfyUI: send what is inside "prompt", and that alone.'
-        )
+        raise WorkflowInvalid(field, 'This is a request to ComfyUI: send what is inside "prompt", and that alone.')
     for node_id, node in workflow.items():
         _check_node(node, f"{field}.{shown_key(node_id)}")
 

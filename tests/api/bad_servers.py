@@ -29,9 +29,7 @@ def _says(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
 WRONGS: dict[str, Callable[[socket.socket, threading.Event], None]] = {
     "html": _says(_answer(b"200 OK\r\nContent-Type: text/html", _HTML)),
     "nonsense": _says(_answer(b"200 OK\r\nContent-Type: application/json", b"{]nonsense")),
-    "another api": _says(
-        _answer(b"200 OK\r\nContent-Type: application/json", b'{"status": "ok", "system": {}}')
-    ),
+    "another api": _says(_answer(b"200 OK\r\nContent-Type: application/json", b'{"status": "ok", "system": {}}')),
     "wrong shape": _says(_answer(b"200 OK\r\nContent-Type: application/json", b"[1, 2]")),
     "redirect": _says(_answer(b"302 Found\r\nLocation: http://127.0.0.1:9/", b"")),
     "500": _says(_answer(b"500 Internal Server Error", b"oops")),

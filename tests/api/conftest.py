@@ -94,9 +94,7 @@ def make_backend(db: None) -> Made:
     """Makes backends that were seen online a moment ago; a dead port is behind each."""
     ports = itertools.count(10_001)
 
-    def make(
-        backend_id: str | None = None, *, seen: bool = True, url: str | None = None, **said: Any
-    ) -> Backend:
+    def make(backend_id: str | None = None, *, seen: bool = True, url: str | None = None, **said: Any) -> Backend:
         observed = {key: said.pop(key) for key in ("version", "devices") if key in said}
         address = url or f"http://gpu.invalid:{next(ports)}"
         row = backend_create(url=address, backend_id=backend_id, **said)

@@ -80,12 +80,7 @@ def _stored_bytes(served: Served) -> int:
 )
 @pytest.mark.parametrize("expects", [(), ("Expect: 100-continue",)], ids=["sends", "asks"])
 def test_body_is_refused_before_any_of_it_is_sent(
-    served: Served,
-    headers: tuple[str, ...],
-    path: str,
-    status: int,
-    code: str,
-    expects: tuple[str, ...],
+    served: Served, headers: tuple[str, ...], path: str, status: int, code: str, expects: tuple[str, ...]
 ) -> None:
     with _connected(served) as connection:
         connection.sendall(_head(*headers, "Content-Length: 838860800", *expects, path=path))
@@ -113,9 +108,7 @@ def test_refusal_is_what_the_application_answers_to_a_short_body(served: Served)
 
 @pytest.mark.parametrize("length", [2, 100_000])
 @pytest.mark.parametrize(("path", "status"), [(PATH, 415), ("/admin/login/", 403)])
-def test_content_type_that_cannot_be_read_is_answered(
-    served: Served, length: int, path: str, status: int
-) -> None:
+def test_content_type_that_cannot_be_read_is_answered(served: Served, length: int, path: str, status: int) -> None:
     unreadable = "Content-Type: text/plain; charset*=foo'en'bar"
     head = [f"POST {path} HTTP/1.1", "Host: localhost:9820", BEARER, unreadable]
     with _connected(served) as connection:
@@ -152,9 +145,7 @@ def test_chunked_body_is_cut_at_the_limit(served: Served) -> None:
         assert _stored_bytes(served) <= LIMIT
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"), [({}, 401), ({"authorization": f"Bearer {TOKEN}"}, 413)]
-)
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"authorization": f"Bearer {TOKEN}"}, 413)])
 def test_client_that_sends_its_whole_body_first_reads_the_answer(
     served: Served, headers: dict[str, str], status: int
 ) -> None:

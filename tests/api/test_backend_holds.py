@@ -22,9 +22,7 @@ pytestmark = pytest.mark.django_db
 def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records each notification of the runners; nothing listens in these tests."""
     found: list[str] = []
-    monkeypatch.setattr(
-        log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake")
-    )
+    monkeypatch.setattr(log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake"))
     return found
 
 
@@ -64,12 +62,7 @@ def test_quarantine_lasts_for_minutes_or_until_a_release(api: Api) -> None:
     shown = api.post(f"{PATH}/quarantine", {"reason": "it smokes", "by": "anna"}).json()
     assert (shown["status"], shown["status_reason"]) == ("quarantined", "it smokes")
     aside = shown["quarantine"]
-    assert aside == {
-        "since": shown["status_since"],
-        "until": None,
-        "reason": "it smokes",
-        "by": "anna",
-    }
+    assert aside == {"since": shown["status_since"], "until": None, "reason": "it smokes", "by": "anna"}
     shorter = api.post(f"{PATH}/quarantine", {"minutes": 5}).json()["quarantine"]
     assert shorter["since"] == aside["since"] == iso(Backend.objects.get().quarantined_at)
     assert shorter["until"] > aside["since"]
@@ -170,9 +163,7 @@ def test_waiting_reason_names_the_queue_position(api: Api, make_backend: Made) -
     assert detail["waiting_reason"] == "1st in line for gpu-1."
 
 
-def test_queue_positions_need_as_many_queries_for_a_thousand_jobs(
-    api: Api, django_assert_max_num_queries: Any
-) -> None:
+def test_queue_positions_need_as_many_queries_for_a_thousand_jobs(api: Api, django_assert_max_num_queries: Any) -> None:
     body = {"workflow_json": WORKFLOW, "backend_ids": ["gpu-1"] * 1000}
     group = api.post("/api/job-group", body).json()["job_group_id"]
     with django_assert_max_num_queries(12):

@@ -43,9 +43,7 @@ def _post(api: Api, *backend_ids: str, **fields: Any) -> Any:
     return api.post(PATH, {"workflow_json": GRAPH, "backend_ids": list(backend_ids), **fields})
 
 
-def test_new_backend_is_probed_and_the_result_is_stored(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_new_backend_is_probed_and_the_result_is_stored(api: Api, runner: Runner, make_backend: Made) -> None:
     with SimulatorThread(vram_gb=24.0, version="0.9.1") as sims:
         make_backend("gpu-1", url=sims.url, seen=False)
         api.submit("gpu-1", required_capabilities=["comfyui:0.9"])
@@ -55,9 +53,7 @@ def test_new_backend_is_probed_and_the_result_is_stored(
     assert row.devices[0]["vram_total"] > 20 * 2**30
 
 
-def test_backend_is_probed_ten_seconds_after_its_last_response(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_backend_is_probed_ten_seconds_after_its_last_response(api: Api, runner: Runner, make_backend: Made) -> None:
     with dead_port() as url:
         make_backend("gpu-1", url=url)
         _set_last_response("gpu-1", 9)
@@ -66,9 +62,7 @@ def test_backend_is_probed_ten_seconds_after_its_last_response(
         assert _reason(_post(api, "gpu-1")).startswith("Offline: ")
 
 
-def test_backend_is_probed_after_it_became_unreachable(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_backend_is_probed_after_it_became_unreachable(api: Api, runner: Runner, make_backend: Made) -> None:
     with SimulatorThread() as sims:
         make_backend("gpu-1", url=sims.url)
         _set_last_response("gpu-1", 2)
@@ -77,18 +71,14 @@ def test_backend_is_probed_after_it_became_unreachable(
         assert Backend.objects.get().unreachable_since is None
 
 
-def test_unfit_backend_that_responds_is_not_probed(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_unfit_backend_that_responds_is_not_probed(api: Api, runner: Runner, make_backend: Made) -> None:
     with SimulatorThread() as sims:
         make_backend("gpu-1", url=sims.url)
         backend_observed(backend_id="gpu-1", reachable=False, responded=True, reason="nothing runs")
         assert _reason(_post(api, "gpu-1")) == "Offline: nothing runs"
 
 
-def test_silent_backends_are_probed_side_by_side(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_silent_backends_are_probed_side_by_side(api: Api, runner: Runner, make_backend: Made) -> None:
     """Together with servers that answer wrongly, each in one way."""
     with contextlib.ExitStack() as stack:
         wrong = [*WRONGS, *["nothing"] * 20]
@@ -115,18 +105,14 @@ def test_disabled_backend_is_not_probed(api: Api, runner: Runner, make_backend: 
         assert Backend.objects.get().reachability == Reachability.UNKNOWN
 
 
-def test_backend_without_a_required_capability_is_skipped(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_backend_without_a_required_capability_is_skipped(api: Api, runner: Runner, make_backend: Made) -> None:
     rtx = [{"name": "cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync"}]
     make_backend("big", tags=["flux", "sdxl"], devices=rtx, version="0.3.64")
     make_backend("small", tags=["sdxl"], version="0.3.10")
     needed = ["sdxl", "flux", "gpu:rtx-4090", "comfyui:0.3"]
     made = api.submit("big", "small", required_capabilities=needed)
     assert [one["backend_id"] for one in made["child_jobs"]] == ["big"]
-    assert made["skipped_backends"] == [
-        {"backend_id": "small", "reason": "Lacks flux, gpu:rtx-4090."}
-    ]
+    assert made["skipped_backends"] == [{"backend_id": "small", "reason": "Lacks flux, gpu:rtx-4090."}]
     assert JobGroup.objects.get().required_capabilities == needed
 
 

@@ -36,10 +36,7 @@ START = now()
 
 def _observe(second: int, *, reachable: bool, **observed: int) -> Backend:
     services.backend_observed(
-        backend_id="gpu-1",
-        reachable=reachable,
-        seen_at=START + dt.timedelta(seconds=second),
-        **observed,
+        backend_id="gpu-1", reachable=reachable, seen_at=START + dt.timedelta(seconds=second), **observed
     )
     return Backend.objects.get()
 
@@ -62,10 +59,7 @@ def test_unreachable_since_starts_once_and_ends_with_a_response(make_backend: Ma
 @pytest.mark.parametrize(
     ("observations", "since"),
     [
-        (
-            [(True, 0), (True, 1), (True, 2), (True, 0), (True, 0), (False, 0), (False, 0)],
-            [0, 1, 1, 3, 3, 5, 5],
-        ),
+        ([(True, 0), (True, 1), (True, 2), (True, 0), (True, 0), (False, 0), (False, 0)], [0, 1, 1, 3, 3, 5, 5]),
         # A runner that has just started did not read the queue that was lost with the backend.
         ([(True, 1), (False, 1), (False, 0)], [0, 1, 1]),
     ],
@@ -102,9 +96,7 @@ def test_observation_keeps_values_of_users(make_backend: Made) -> None:
 
 
 def test_given_header_overrides_credentials_of_the_address() -> None:
-    row = services.backend_create(
-        url="http://me:pw@a.invalid", headers={"authorization": "Bearer t"}
-    )
+    row = services.backend_create(url="http://me:pw@a.invalid", headers={"authorization": "Bearer t"})
     assert row.headers == {"authorization": "Bearer t"}
 
 

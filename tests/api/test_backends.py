@@ -28,9 +28,7 @@ pytestmark = pytest.mark.django_db
 def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records the notifications of runners; nothing listens in these tests."""
     found: list[str] = []
-    monkeypatch.setattr(
-        log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake")
-    )
+    monkeypatch.setattr(log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake"))
     return found
 
 
@@ -115,16 +113,10 @@ def test_wrong_field_of_a_backend_is_named(api: Api, field: str, values: list[An
     assert Backend.objects.count() == 0
 
 
-def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(
-    api: Api, make_backend: Made
-) -> None:
+def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     url = {"url": "http://169.254.169.254:8188"}
-    for answer in (
-        api.post(PATH, url),
-        api.patch(f"{PATH}/gpu-1", url),
-        api.post(f"{PATH}/test", url),
-    ):
+    for answer in (api.post(PATH, url), api.patch(f"{PATH}/gpu-1", url), api.post(f"{PATH}/test", url)):
         assert "DIRECTOR_ALLOW_LINK_LOCAL" in wrong_fields(answer)["url"]
     with pytest.raises(BackendInvalid, match="Address 1: The address is link-local"):
         backends_ensure([url["url"]])
@@ -139,11 +131,7 @@ def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(
 
 
 def test_headers_and_logins_are_stored_and_never_shown(api: Api) -> None:
-    said = {
-        "url": "https://artist:s3cret@farm.invalid/gpu1",
-        "headers": {"X-Token": "t0ken"},
-        "enabled": False,
-    }
+    said = {"url": "https://artist:s3cret@farm.invalid/gpu1", "headers": {"X-Token": "t0ken"}, "enabled": False}
     answer = api.post(PATH, said)
     assert answer.json()["url"] == "https://farm.invalid/gpu1"
     row = Backend.objects.get()
@@ -225,9 +213,7 @@ def test_disabled_backend_is_shown_as_disabled(api: Api, make_backend: Made) -> 
 # --- changing -------------------------------------------------------------------------------------
 
 
-def test_change_affects_only_the_named_fields(
-    api: Api, make_backend: Made, notified: list[str]
-) -> None:
+def test_change_affects_only_the_named_fields(api: Api, make_backend: Made, notified: list[str]) -> None:
     make_backend("gpu-1", tags=["a"], headers={"X-A": "1"}, name="One")
     before = api.get(f"{PATH}/gpu-1").json()
     after = api.patch(f"{PATH}/gpu-1", {"tags": ["b", "c"], "name": None}).json()
@@ -310,9 +296,7 @@ def test_offline_backend_is_removed_with_its_pending_stops(api: Api, farm: list[
     assert ChildJob.objects.get().backend_id == "gpu-1"
 
 
-def test_jobs_keep_the_id_of_a_removed_backend(
-    api: Api, farm: list[str], notified: list[str]
-) -> None:
+def test_jobs_keep_the_id_of_a_removed_backend(api: Api, farm: list[str], notified: list[str]) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     fence, claim = _claim("gpu-1")
     factories.finish(claim, fence)

@@ -96,10 +96,7 @@ def test_invalid_json_is_described_in_a_sentence(api: Api, body: bytes, says: st
     ("body", "said"),
     [
         (b'{"\\u0000": 1}', {"body": "Must not have a key that contains NUL."}),
-        (
-            b'{"metadata": {"\\ud800": 1}}',
-            {"metadata": "Must not have a key that contains a lone surrogate."},
-        ),
+        (b'{"metadata": {"\\ud800": 1}}', {"metadata": "Must not have a key that contains a lone surrogate."}),
         (b'{"metadata": {"a": "\\u0000"}}', {"metadata.a": "Must not contain NUL."}),
     ],
 )
@@ -109,8 +106,7 @@ def test_unstorable_key_has_its_own_message(api: Api, body: bytes, said: dict[st
 
 def test_surrogate_pair_is_stored(api: Api, farm: list[str]) -> None:
     body = json.dumps(
-        {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "metadata": {"scene": "🎬"}},
-        ensure_ascii=True,
+        {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "metadata": {"scene": "🎬"}}, ensure_ascii=True
     )
     made = api.post(PATH, body.encode())
     assert made.status_code == 201
@@ -141,9 +137,7 @@ def test_compressed_body_is_refused(api: Api) -> None:
     assert "Content-Encoding" in error_of(answer, 415, "unsupported_media_type")["detail"]
 
 
-@pytest.mark.parametrize(
-    "media_type", ["application/json", "Application/JSON; charset=UTF-8", "application/json;"]
-)
+@pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=UTF-8", "application/json;"])
 def test_media_type_is_read_in_any_spelling(api: Api, media_type: str) -> None:
     wrong_fields(api.post(PATH, b"{}", **{"content-type": media_type}))
 

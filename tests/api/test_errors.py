@@ -26,9 +26,7 @@ from tests.api.conftest import GRAPH, Api, error_of
 pytestmark = pytest.mark.django_db
 
 #: Ids as they stand in a path, percent-encoded or not.
-ODD = (
-    "%00|a%00b|%0a|%ff%fe|%ed%a0%80|ü|🎬|a b|..|%2e%2e|'; DROP TABLE x; --|<script>|%25s%s%d|{id}|-"
-)
+ODD = "%00|a%00b|%0a|%ff%fe|%ed%a0%80|ü|🎬|a b|..|%2e%2e|'; DROP TABLE x; --|<script>|%25s%s%d|{id}|-"
 IDS = [*ODD.split("|"), "x" * 5000, "jg_ABC", "null"]
 
 #: Path, the methods that it has, and the code for an unknown id.
@@ -148,9 +146,7 @@ def test_unexpected_error_is_a_500_with_a_traceback_in_the_log_only(
     assert "Traceback" in caplog.text
 
 
-def test_unexpected_error_is_json_with_debug_on(
-    api: Api, monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> None:
+def test_unexpected_error_is_json_with_debug_on(api: Api, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     settings.DEBUG = True
     # It warns in debug mode unless it is an app as well.
     settings.MIDDLEWARE = [one for one in settings.MIDDLEWARE if "servestatic" not in one]
@@ -168,10 +164,7 @@ AWAY = [OperationalError, InterfaceError, InternalError]
 
 @pytest.mark.parametrize("kind", AWAY)
 def test_database_error_is_a_503_with_retry_after(
-    api: Api,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    kind: type[Exception],
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception]
 ) -> None:
     _breaking(monkeypatch, kind("could not connect to host db.internal"))
     answer = api.get("/api/job-groups")
@@ -183,10 +176,7 @@ def test_database_error_is_a_503_with_retry_after(
 
 @pytest.mark.parametrize("kind", AWAY)
 def test_database_error_of_a_page_is_a_503_without_a_traceback(
-    api: Api,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    kind: type[Exception],
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception]
 ) -> None:
     _breaking(monkeypatch, kind("could not connect to host db.internal"))
     answer = api.get("/")
@@ -198,9 +188,7 @@ def test_database_error_of_a_page_is_a_503_without_a_traceback(
     assert "Traceback" not in caplog.text
 
 
-def test_refused_write_stores_nothing(
-    api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_write_stores_nothing(api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_arguments: Any, **_named: Any) -> None:
         raise OperationalError("database or disk is full")
 

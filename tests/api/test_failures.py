@@ -118,19 +118,11 @@ def test_failures_are_grouped_by_class_backend_and_workflow(api: Api) -> None:
     (other,) = group("gpu-1", workflow="b" * 16, name="other")
     lose(other, node)
     found = report(api)["results"]
-    assert keys(found) == [
-        (node, "gpu-1", 2, 2),
-        (oom, "gpu-2", 1, 1),
-        (node, "gpu-1", 1, 1),
-    ]
+    assert keys(found) == [(node, "gpu-1", 2, 2), (oom, "gpu-2", 1, 1), (node, "gpu-1", 1, 1)]
     assert [row["workflow_name"] for row in found] == ["shot_001", "shot_001", "other"]
     # A newer group with the same workflow and without failures does not change the names.
     group("gpu-1", name="unhurt")
-    assert [row["workflow_name"] for row in report(api)["results"]] == [
-        "shot_001",
-        "shot_001",
-        "other",
-    ]
+    assert [row["workflow_name"] for row in report(api)["results"]] == ["shot_001", "shot_001", "other"]
     assert found[0]["first_at"] < found[0]["last_at"]
     assert found[1]["example"] == {
         "job_group_id": third.group_id,
@@ -212,18 +204,8 @@ def test_failed_jobs_of_a_row_are_listed_by_group(api: Api) -> None:
     lose(elsewhere, FailureClass.NODE_ERROR)
     where = f"failure_class=node_error&backend_id=gpu-1&workflow={'a' * 16}"
     assert report(api, f"/api/failures/jobs?{where}")["groups"] == [
-        {
-            "job_group_id": unsent.group_id,
-            "name": "shot_002",
-            "finished": False,
-            "job_ids": [unsent.id],
-        },
-        {
-            "job_group_id": ended.group_id,
-            "name": "shot_001",
-            "finished": True,
-            "job_ids": [ended.id],
-        },
+        {"job_group_id": unsent.group_id, "name": "shot_002", "finished": False, "job_ids": [unsent.id]},
+        {"job_group_id": ended.group_id, "name": "shot_001", "finished": True, "job_ids": [ended.id]},
     ]
     any_workflow = report(api, "/api/failures/jobs?failure_class=node_error&backend_id=gpu-1")
     assert [one["job_group_id"] for one in any_workflow["groups"]] == [
@@ -260,9 +242,7 @@ def test_navigation_counts_failed_jobs_up_to_a_limit(monkeypatch: pytest.MonkeyP
         (failing._open_attempts, "attempt_failed"),
     ],
 )
-def test_each_query_of_failures_uses_its_index(
-    rows: Callable[[dt.datetime], QuerySet[Any]], index: str
-) -> None:
+def test_each_query_of_failures_uses_its_index(rows: Callable[[dt.datetime], QuerySet[Any]], index: str) -> None:
     if connection.vendor == "postgresql":
         pytest.skip("PostgreSQL chooses indexes by statistics, which a table with one row lacks")
     (child,) = group("gpu-1")
@@ -336,9 +316,7 @@ def _stop() -> None:
 
 
 def _give_up(**fields: Any) -> Step:
-    return lambda: expiry.children_fail_unavailable(
-        fence=_fence(), away_s=600, reason="refused", **fields
-    )
+    return lambda: expiry.children_fail_unavailable(fence=_fence(), away_s=600, reason="refused", **fields)
 
 
 def _expire() -> None:
@@ -374,12 +352,7 @@ _STATES: dict[str, tuple[list[Step], int, int, int]] = {
     "given up, sent": ([_queue(), _accept, _give_up()], 1, 1, 0),
     "stalled, sent": ([_queue(), _accept, _give_up(kind=FailureClass.STALLED)], 1, 1, 0),
     "given up, not sent": ([_queue(), _give_up()], 1, 1, 0),
-    "disabled, not sent": (
-        [_queue(), lambda: expiry.children_fail_disabled(fence=_fence())],
-        1,
-        1,
-        0,
-    ),
+    "disabled, not sent": ([_queue(), lambda: expiry.children_fail_disabled(fence=_fence())], 1, 1, 0),
     "queued for too long": ([_queue(), _expire], 1, 1, 0),
     "queued for too long, sent": ([_queue(), _claim, _expire], 1, 1, 0),
     "recovered": ([*_WAITING, _SUCCEED], 0, 0, 1),

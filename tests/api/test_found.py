@@ -227,8 +227,7 @@ def test_pages_offer_found_comfyuis(api: Api) -> None:
     answer(NEW, URLS[0])
     discovery.found_ignore(url=URLS[0], ignored=True)
     home, backends = (
-        api.client.get(path, headers={"host": "localhost:9820"}).content.decode()
-        for path in ("/", "/backends")
+        api.client.get(path, headers={"host": "localhost:9820"}).content.decode() for path in ("/", "/backends")
     )
     assert "Found <strong>localhost:8198</strong>, which is not registered." in home
     assert "localhost:8188" not in home

@@ -172,9 +172,7 @@ def test_cancel_of_a_final_job_changes_nothing(api: Api, mixed: dict[str, Any]) 
 # --- cancelling a group ---------------------------------------------------------------------------
 
 
-def test_cancel_counts_jobs_and_requests_the_stop_of_a_running_one(
-    api: Api, mixed: dict[str, Any]
-) -> None:
+def test_cancel_counts_jobs_and_requests_the_stop_of_a_running_one(api: Api, mixed: dict[str, Any]) -> None:
     assert _counts(api.delete(_path(mixed))) == (True, 1, 1, 1)
     assert Attempt.objects.get(ended_at=None).stop_requested_at is not None
     status = api.get(_path(mixed)).json()

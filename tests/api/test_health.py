@@ -64,12 +64,7 @@ def _offline(backend_id: str) -> None:
             WORSE,
             "1 of 3 does not answer: gpu-3. 1 of 3 is paused: gpu-1. 1 of 3 is being drained: gpu-2.",
         ),
-        (
-            dict.fromkeys(["gpu-1", "gpu-2", "gpu-3"], "pause"),
-            [],
-            WORSE,
-            "3 of 3 are paused: gpu-1, gpu-2, gpu-3.",
-        ),
+        (dict.fromkeys(["gpu-1", "gpu-2", "gpu-3"], "pause"), [], WORSE, "3 of 3 are paused: gpu-1, gpu-2, gpu-3."),
     ],
 )
 def test_backends_that_take_no_jobs_are_named(
@@ -84,18 +79,14 @@ def test_backends_that_take_no_jobs_are_named(
     assert body["checks"]["backends"]["detail"] == detail
 
 
-def test_health_is_degraded_without_enabled_backends(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_health_is_degraded_without_enabled_backends(api: Api, runner: Runner, make_backend: Made) -> None:
     assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE]
     make_backend("off", enabled=False)
     assert _health(api, 200)["checks"]["backends"]["status"] == WORSE
 
 
 @pytest.mark.parametrize("accepted", [False, True])
-def test_health_is_down_without_a_runner(
-    api: Api, make_backend: Made, settings: Settings, accepted: bool
-) -> None:
+def test_health_is_down_without_a_runner(api: Api, make_backend: Made, settings: Settings, accepted: bool) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = accepted
     make_backend("gpu-1")
     status = WORSE if accepted else DOWN
@@ -139,9 +130,7 @@ def test_database_error_is_down_and_hides_the_other_checks(
     assert "db.internal" in caplog.text
 
 
-def test_silent_database_is_down_after_the_timeout(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_database_is_down_after_the_timeout(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(health, "DATABASE_SECONDS", 0.1)
     monkeypatch.setattr(health, "_read", lambda: go_on.wait(30))
@@ -169,9 +158,7 @@ def test_unreachable_or_silent_redis_degrades(
 
 
 @pytest.mark.redis
-def test_health_is_ok_when_a_message_comes_back_through_redis(
-    api: Api, farm: list[str], settings: Settings
-) -> None:
+def test_health_is_ok_when_a_message_comes_back_through_redis(api: Api, farm: list[str], settings: Settings) -> None:
     settings.DIRECTOR_REDIS_URL = "redis://127.0.0.1:6379/0"
     body = _health(api, 200)
     assert body["checks"]["channel_layer"]["detail"] == "A message was received through Redis."

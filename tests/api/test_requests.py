@@ -88,16 +88,8 @@ BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
         ("workflow_json", NOT_OBJECTS, AN_OBJECT),
         ("workflow_json", [{}], "Must have at least one node."),
         ("workflow_json.3", [{"3": "KSampler"}], A_NODE),
-        (
-            "workflow_json.3.inputs",
-            [{"3": {"class_type": "A"}}, {"3": {"class_type": "A", "inputs": []}}],
-            INPUTS,
-        ),
-        (
-            "workflow_json.3.class_type",
-            [{"3": {"inputs": {}}}, {"3": {"class_type": 7, "inputs": {}}}],
-            A_CLASS,
-        ),
+        ("workflow_json.3.inputs", [{"3": {"class_type": "A"}}, {"3": {"class_type": "A", "inputs": []}}], INPUTS),
+        ("workflow_json.3.class_type", [{"3": {"inputs": {}}}, {"3": {"class_type": 7, "inputs": {}}}], A_CLASS),
         ("backend_ids", [None], IS_REQUIRED),
         ("backend_ids", [[]], "Must have at least one entry."),
         ("backend_ids", NOT_LISTS, A_LIST),
@@ -107,11 +99,7 @@ BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
         ("seed_strategy", [*NOT_TEXTS, "Random", ["random"]], A_STRATEGY),
         ("base_seed", [*NOT_INTEGERS, -1, MAX_SEED + 1, 2**64], A_SEED),
         ("metadata", NOT_OBJECTS, AN_OBJECT),
-        (
-            "metadata",
-            [{"n": "x" * 16_377}, {"note": "ü" * 10_000}],
-            "Must have at most 16384 bytes as JSON.",
-        ),
+        ("metadata", [{"n": "x" * 16_377}, {"note": "ü" * 10_000}], "Must have at most 16384 bytes as JSON."),
         ("timeout_seconds", [*NOT_INTEGERS, 29, 3601, 10**30], _int(30, 3600)),
         ("required_capabilities", NOT_LISTS, A_LIST),
         ("required_capabilities.0", NOT_ENTRIES, AN_ENTRY),
@@ -147,19 +135,14 @@ BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
         ("by", CONTROLS, ONE_LINE),
         ("max_attempts", [3], "Is not a field of a retry."),
     ],
-    JobRetryRequest: [
-        ("job_ids", [["j_1"]], "Is not a field of a retry."),
-    ],
+    JobRetryRequest: [("job_ids", [["j_1"]], "Is not a field of a retry.")],
     MoveRequest: [
         ("backend_id", [None], IS_REQUIRED),
         ("backend_id", [["gpu-2"]], AN_ID),
         ("by", [""], _name(150)),
         ("where", ["other"], "Is not a field of a move."),
     ],
-    NewBackendRequest: [
-        ("url", [None], IS_REQUIRED),
-        ("url", NOT_TEXTS, "Must be a string of 1 to 1000 characters."),
-    ],
+    NewBackendRequest: [("url", [None], IS_REQUIRED), ("url", NOT_TEXTS, "Must be a string of 1 to 1000 characters.")],
     BackendRequest: [
         ("backend_id", [8, "x" * 65], AN_ID),
         ("name", [8, "x" * 201], AN_ENTRY),
@@ -169,16 +152,10 @@ BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
         ("enabled", NOT_FLAGS, "Must be true or false."),
         ("headers", NOT_OBJECTS, AN_OBJECT),
         ("headers", [{"X-A": 1}], "Must be an object of names and strings."),
-        (
-            "headers",
-            [{f"X-{number}": "1" for number in range(51)}],
-            "Must have at most 50 entries.",
-        ),
+        ("headers", [{f"X-{number}": "1" for number in range(51)}], "Must have at most 50 entries."),
         ("enable", [True, None], "Is not a field of a backend that can be set."),
     ],
-    AddressRequest: [
-        ("name", ["x"], "Is not a field of an address."),
-    ],
+    AddressRequest: [("name", ["x"], "Is not a field of an address.")],
     HoldRequest: [
         ("now", NOT_FLAGS, "Must be true or false."),
         ("reason", [*NOT_TEXTS, "  ", "x" * 501], _name(500)),
@@ -190,10 +167,7 @@ BODIES: dict[type[RequestSerializer], list[tuple[str, list[Any], str]]] = {
         ("minutes", [0, 10_081, "5", 1.5], _int(1, 10_080)),
         ("now", [True], "Is not a field of this."),
     ],
-    ByRequest: [
-        ("by", [1], _name(150)),
-        ("reason", ["x"], "Is not a field of this."),
-    ],
+    ByRequest: [("by", [1], _name(150)), ("reason", ["x"], "Is not a field of this.")],
 }
 
 NOT_DIGITS = ["-1", "ten", "1.0", "true", "9" * 30, "²", "0x1"]
@@ -203,12 +177,7 @@ FORGED = [
     "f|2026-01-01T00:00:00.000Z|jg_0123456789a\0",
     "f|9999-12-31T23:59:59-23:59|jg_0123456789ab",
 ]
-NOT_CURSORS = [
-    "nonsense",
-    "%ff",
-    "%C3%BC",
-    *(urlsafe_b64encode(one.encode()).decode() for one in FORGED),
-]
+NOT_CURSORS = ["nonsense", "%ff", "%C3%BC", *(urlsafe_b64encode(one.encode()).decode() for one in FORGED)]
 A_STATUS = "Must be one of pending, running, partial_complete, completed, failed, cancelled."
 NOT_GIVEN = "Is not one that this list gave; start without it."
 A_TIME = "Must be a time such as 2026-02-01T07:00:00.000Z."
@@ -231,35 +200,22 @@ QUERIES: dict[type[QuerySerializer], list[tuple[list[str], str, str]]] = {
         (["cursor=%00"], "cursor", NUL),
         (["metadata.a=%00"], "metadata.a", NUL),
         (["metadata.%00=a", "%00=a"], "query", NUL),
-        (
-            ["&".join(f"metadata.k{number}=1" for number in range(11))],
-            "metadata",
-            "Must have at most 10 keys.",
-        ),
+        (["&".join(f"metadata.k{number}=1" for number in range(11))], "metadata", "Must have at most 10 keys."),
         ([f"metadata.{'k' * 101}=a"], f"metadata.{'k' * 55}", NO_KEY),
         ([f"metadata.scene={'v' * 201}"], "metadata.scene", NO_VALUE),
         (["status=completed&status=failed"], "status", TWICE),
         (["metadata.scene=a&metadata.scene=a"], "metadata.scene", TWICE),
         (["limit=&limit=7"], "limit", TWICE),
     ],
-    EventsQuery: [
-        ([f"since={since}" for since in NOT_DIGITS], "since", _int(0, MAX_SEED)),
-    ],
-    OutputQuery: [
-        (["redirect=maybe"], "redirect", "Must be one of yes, no."),
-    ],
-    ZipQuery: [
-        (["which=some"], "which", "Must be one of all, starred."),
-    ],
+    EventsQuery: [([f"since={since}" for since in NOT_DIGITS], "since", _int(0, MAX_SEED))],
+    OutputQuery: [(["redirect=maybe"], "redirect", "Must be one of yes, no.")],
+    ZipQuery: [(["which=some"], "which", "Must be one of all, starred.")],
     SeedsQuery: [
         (["strategy=lucky"], "strategy", A_STRATEGY),
         ([f"base_seed={MAX_SEED + 1}"], "base_seed", _int(0, MAX_SEED)),
         (["count=0", "count=1001", "count=x"], "count", _int(1, 1000)),
     ],
-    FailuresQuery: [
-        (["window=2d"], "window", "Must be one of 1h, 1d, 7d."),
-        (["since=now"], "since", UNKNOWN),
-    ],
+    FailuresQuery: [(["window=2d"], "window", "Must be one of 1h, 1d, 7d."), (["since=now"], "since", UNKNOWN)],
     FailedJobsQuery: [
         (["failure_class=node_error"], "backend_id", IS_REQUIRED),
         (["backend_id=gpu-1"], "failure_class", IS_REQUIRED),
@@ -343,14 +299,11 @@ def test_every_wrong_field_of_a_submission_is_listed() -> None:
 
 @pytest.mark.parametrize("key", ["", " ", "a\tb", "ü", "x" * 256], ids=repr)
 def test_idempotency_key_is_printable_ascii(key: str) -> None:
-    assert submission_errors(key) == {
-        "Idempotency-Key": "Must be 1 to 255 printable ASCII characters."
-    }
+    assert submission_errors(key) == {"Idempotency-Key": "Must be 1 to 255 printable ASCII characters."}
 
 
 @pytest.mark.parametrize(
-    ("graph", "hint"),
-    [(EDITOR, "Save (API format)"), ({"prompt": GRAPH, "client_id": "a"}, 'inside "prompt"')],
+    ("graph", "hint"), [(EDITOR, "Save (API format)"), ({"prompt": GRAPH, "client_id": "a"}, 'inside "prompt"')]
 )
 def test_other_formats_of_a_workflow_are_refused_with_a_hint(graph: Any, hint: str) -> None:
     assert hint in submission_errors(workflow_json=graph)["workflow_json"]
@@ -367,9 +320,7 @@ def test_other_formats_of_a_workflow_are_refused_with_a_hint(graph: Any, hint: s
         ({"3": {"steps": None}}, "parameters.3.steps"),
     ],
 )
-def test_parameter_must_fit_the_workflow_also_beside_other_errors(
-    parameters: Any, path: str
-) -> None:
+def test_parameter_must_fit_the_workflow_also_beside_other_errors(parameters: Any, path: str) -> None:
     assert list(submission_errors(parameters=parameters)) == [path]
     assert list(submission_errors(parameters=parameters, base_seed=-1)) == ["base_seed", path]
 
@@ -393,11 +344,7 @@ def test_null_counts_as_absent_and_unknown_fields_are_warnings() -> None:
     fields = [name for name in SubmissionRequest().fields if name not in SUBMISSION]
     plain = payloads.submission(SUBMISSION, None)
     assert payloads.submission({**SUBMISSION, **dict.fromkeys(fields)}, None) == plain
-    assert (plain.timeout_seconds, plain.seed_strategy, plain.partial_outputs) == (
-        300,
-        "random",
-        "accept",
-    )
+    assert (plain.timeout_seconds, plain.seed_strategy, plain.partial_outputs) == (300, "random", "accept")
     unknown = payloads.submission({**SUBMISSION, "panel": 3, "odd\x07": None}, None)
     assert unknown.warnings == [
         "The field panel is not known and was ignored.",
@@ -415,10 +362,7 @@ def test_null_counts_as_absent_and_unknown_fields_are_warnings() -> None:
         ({"metadata": {"n": "x" * 16_376}}, {}),
         ({"retry_elsewhere": True}, {"retry_elsewhere": "group"}),
         ({"retry_elsewhere": False}, {"retry_elsewhere": "never"}),
-        (
-            {"retry_on": ["timeout", "out_of_memory", "timeout"]},
-            {"retry_on": ["out_of_memory", "timeout"]},
-        ),
+        ({"retry_on": ["timeout", "out_of_memory", "timeout"]}, {"retry_on": ["out_of_memory", "timeout"]}),
     ],
     ids=repr,
 )
@@ -435,9 +379,7 @@ def test_value_at_the_limit_is_read(fields: dict[str, Any], read: dict[str, Any]
         ({"backend_id": "gpu-2"}, {"retry_elsewhere": False}),
     ],
 )
-def test_fields_of_a_retry_that_say_where_exclude_each_other(
-    first: dict[str, Any], second: dict[str, Any]
-) -> None:
+def test_fields_of_a_retry_that_say_where_exclude_each_other(first: dict[str, Any], second: dict[str, Any]) -> None:
     message = f"Cannot be combined with {next(iter(first))}; use one of them."
     assert errors_of(JobRetryRequest.read, {**first, **second}) == dict.fromkeys(second, message)
 

@@ -27,9 +27,7 @@ def _end(backend_id: str, state: AttemptState) -> None:
 def ended(api: Api, farm: list[str]) -> dict[str, Any]:
     """A group of three that has ended: its second and third failed."""
     made = api.submit(*farm)
-    for backend_id, state in zip(
-        farm, (AttemptState.SUCCESS, AttemptState.ERROR, AttemptState.ERROR), strict=True
-    ):
+    for backend_id, state in zip(farm, (AttemptState.SUCCESS, AttemptState.ERROR, AttemptState.ERROR), strict=True):
         _end(backend_id, state)
     return made
 
@@ -179,9 +177,7 @@ def test_retry_is_refused_where_no_other_backend_works(api: Api, ended: dict[str
 
 
 @pytest.mark.parametrize("name", ["gpu-9", "gpu 1", "../gpu-1", "gpu-1 "])
-def test_retry_at_an_unregistered_backend_is_not_found(
-    api: Api, ended: dict[str, Any], name: str
-) -> None:
+def test_retry_at_an_unregistered_backend_is_not_found(api: Api, ended: dict[str, Any], name: str) -> None:
     error_of(api.post(_path(ended), {"backend_id": name}), 404, "backend_not_found")
     assert JobGroup.objects.get().run == 1
 
@@ -222,9 +218,7 @@ def test_job_that_has_ended_is_not_moved(api: Api, ended: dict[str, Any]) -> Non
     assert "retry" in body["detail"]
 
 
-def test_move_of_an_unknown_job_or_to_an_unknown_backend_is_not_found(
-    api: Api, farm: list[str]
-) -> None:
+def test_move_of_an_unknown_job_or_to_an_unknown_backend_is_not_found(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1")
     error_of(api.post(_move(made, 0), {"backend_id": "gpu-9"}), 404, "backend_not_found")
     path = f"/api/job-groups/{made['job_group_id']}/jobs/j_000000000000/move"

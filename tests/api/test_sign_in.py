@@ -66,8 +66,7 @@ def test_program_sends_the_token(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
-    [f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", f"Basic {TOKEN}", TOKEN, "Bearer é", ""],
+    "given", [f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", f"Basic {TOKEN}", TOKEN, "Bearer é", ""]
 )
 def test_wrong_token_is_refused(api: Api, given: str) -> None:
     error_of(api.get("/api/backends", authorization=given), 401, "sign_in_required")
@@ -106,9 +105,7 @@ def test_refused_request_changes_nothing(api: Api) -> None:
     assert listed.json() == {"backends": []}
 
 
-def test_ten_wrong_tokens_block_that_address_only(
-    api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ten_wrong_tokens_block_that_address_only(api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     right = f"Bearer {TOKEN}"
     for _ in range(throttle.ALLOWED):
         error_of(api.get("/api/backends", authorization="Bearer wrong"), 401, "sign_in_required")
@@ -125,11 +122,7 @@ def test_wrong_tokens_behind_a_trusted_proxy_block_one_client_only(settings: Any
     settings.DIRECTOR_TRUSTED_PROXIES = ["10.0.0.1"]
 
     def ask(token: str, named: str, peer: str = "10.0.0.1") -> int:
-        headers = {
-            "host": "localhost",
-            "authorization": f"Bearer {token}",
-            "x-forwarded-for": named,
-        }
+        headers = {"host": "localhost", "authorization": f"Bearer {token}", "x-forwarded-for": named}
         return Client(REMOTE_ADDR=peer).get("/api/backends", headers=headers).status_code
 
     for _ in range(throttle.ALLOWED):
@@ -170,9 +163,7 @@ def test_page_redirects_to_the_form_and_back(phone: Client) -> None:
     assert phone.get("/api/backends").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "wanted", ["https://evil.example/", "//evil.example", "javascript:x", "\\\\e"]
-)
+@pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "javascript:x", "\\\\e"])
 def test_form_redirects_to_no_other_site(phone: Client, wanted: str) -> None:
     assert _signed_in(phone, next=wanted).headers["Location"] == "/"
 

@@ -40,17 +40,10 @@ def test_submission_stores_group_jobs_and_event_1(api: Api, farm: list[str]) -> 
     assert list(JobEvent.objects.values_list("seq", "type")) == [(1, "group_created")]
 
 
-def test_skipped_backends_are_listed_and_get_no_seed(
-    api: Api, farm: list[str], make_backend: Made
-) -> None:
+def test_skipped_backends_are_listed_and_get_no_seed(api: Api, farm: list[str], make_backend: Made) -> None:
     make_backend("off", enabled=False)
-    made = api.submit(
-        "nobody", "gpu-1", "off", "nobody", "gpu-2", seed_strategy="sequential", base_seed=5
-    )
-    assert [(one["backend_id"], one["seed"]) for one in made["child_jobs"]] == [
-        ("gpu-1", 5),
-        ("gpu-2", 6),
-    ]
+    made = api.submit("nobody", "gpu-1", "off", "nobody", "gpu-2", seed_strategy="sequential", base_seed=5)
+    assert [(one["backend_id"], one["seed"]) for one in made["child_jobs"]] == [("gpu-1", 5), ("gpu-2", 6)]
     assert made["skipped_backends"] == [
         {"backend_id": "nobody", "reason": "Unknown: no backend has this id."},
         {"backend_id": "off", "reason": "Disabled."},
@@ -87,9 +80,7 @@ def test_runner_is_checked_before_the_backends(api: Api) -> None:
     error_of(api.post(PATH, {**BODY, "backend_ids": ["nobody"]}), 503, "runner_absent")
 
 
-def test_runner_counts_for_ten_seconds_after_a_heartbeat(
-    api: Api, runner: Runner, make_backend: Made
-) -> None:
+def test_runner_counts_for_ten_seconds_after_a_heartbeat(api: Api, runner: Runner, make_backend: Made) -> None:
     make_backend("gpu-1")
     Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=10))
     error_of(api.post(PATH, BODY), 503, "runner_absent")
@@ -97,9 +88,7 @@ def test_runner_counts_for_ten_seconds_after_a_heartbeat(
     assert api.post(PATH, BODY).status_code == 201
 
 
-def test_setting_accepts_a_group_without_a_runner_as_pending(
-    api: Api, make_backend: Made, settings: Settings
-) -> None:
+def test_setting_accepts_a_group_without_a_runner_as_pending(api: Api, make_backend: Made, settings: Settings) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
     make_backend("gpu-1")
     made = api.submit("gpu-1")
@@ -222,8 +211,7 @@ def test_ignored_parameters_and_fields_are_named_in_warnings(api: Api, farm: lis
     assert made["warnings"] == [
         "The field panel is not known and was ignored.",
         'The parameter "3." is ignored: it matches no input of the workflow.',
-        'The parameter "seed" is ignored: every job has a seed of its own;'
-        " address one node to fix its seed.",
+        'The parameter "seed" is ignored: every job has a seed of its own; address one node to fix its seed.',
     ]
     status = api.get(f"/api/job-groups/{made['job_group_id']}").json()
     assert status["warnings"] == made["warnings"]
@@ -236,10 +224,7 @@ def test_ignored_parameters_and_fields_are_named_in_warnings(api: Api, farm: lis
         ({"retry_elsewhere": False}, (1, False, None, "accept", None)),
         ({"retry_elsewhere": True}, (1, "group", None, "accept", None)),
         ({"retry_elsewhere": "any", "max_attempts": 10}, (10, "any", None, "accept", None)),
-        (
-            {"retry_on": ["timeout", "cuda_fatal"]},
-            (1, False, ["cuda_fatal", "timeout"], "accept", None),
-        ),
+        ({"retry_on": ["timeout", "cuda_fatal"]}, (1, False, ["cuda_fatal", "timeout"], "accept", None)),
         ({"partial_outputs": "fail"}, (1, False, None, "fail", None)),
         ({"submitter": "  Ann O'Hara ⛰ "}, (1, False, None, "accept", "Ann O'Hara ⛰")),
     ],
@@ -259,9 +244,7 @@ def test_status_shows_the_policy_and_the_submitter(
 
 
 def test_groups_are_listed_by_the_exact_submitter(api: Api, farm: list[str]) -> None:
-    ann, anna, anonymous = (
-        api.submit("gpu-1", submitter=name)["job_group_id"] for name in ("ann", "anna", None)
-    )
+    ann, anna, anonymous = (api.submit("gpu-1", submitter=name)["job_group_id"] for name in ("ann", "anna", None))
     wanted = {"ann": [ann], "%20anna%20": [anna], "Ann": [], "": [anonymous, anna, ann]}
     for name, ids in wanted.items():
         rows = api.get(f"/api/job-groups?submitter={name}").json()["results"]

@@ -63,9 +63,7 @@ async def _answer(
     handler: Any, method: str, path: str, body: Any, headers: dict[str, str]
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Return status, headers and body of an answer."""
-    content = (
-        body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    )
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     given = {"host": "localhost:9820", "content-type": "application/json", **headers}
     path, _, query = path.partition("?")
     scope = {
@@ -102,9 +100,7 @@ def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("token", ["", "a-token-of-some-length"])
-def test_response_equals_that_of_djangos_handler(
-    farm: list[str], settings: Settings, token: str
-) -> None:
+def test_response_equals_that_of_djangos_handler(farm: list[str], settings: Settings, token: str) -> None:
     key = {"idempotency-key": "again"}
     made = asyncio.run(_answer(ThreadedHandler(), "POST", "/api/job-group", GOOD, key))
     assert made[0] == 201, made
@@ -131,9 +127,7 @@ def test_api_has_all_middleware_except_that_of_pages() -> None:
         "django.contrib.auth.middleware.AuthenticationMiddleware",
         "django.contrib.messages.middleware.MessageMiddleware",
     }
-    assert [name for name in current.MIDDLEWARE if name not in pages] == (
-        current.DIRECTOR_API_MIDDLEWARE
-    )
+    assert [name for name in current.MIDDLEWARE if name not in pages] == (current.DIRECTOR_API_MIDDLEWARE)
 
 
 def test_body_above_the_limit_has_djangos_response(farm: list[str], settings: Settings) -> None:
@@ -154,9 +148,7 @@ def test_unexpected_error_has_djangos_response(
     assert caplog.text.count("ZeroDivisionError") >= 2
 
 
-def test_requests_share_a_few_threads_and_connections(
-    farm: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_share_a_few_threads_and_connections(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
     plain = ThreadedHandler.get_response
 
@@ -194,9 +186,7 @@ def test_submissions_that_wait_for_backends_delay_no_other_request(
 
         async def ask() -> list[tuple[float, int]]:
             async with asyncio.TaskGroup() as tasks:
-                posts = [
-                    tasks.create_task(timed("POST", "/api/job-group", GOOD, {})) for _ in range(20)
-                ]
+                posts = [tasks.create_task(timed("POST", "/api/job-group", GOOD, {})) for _ in range(20)]
                 await asyncio.sleep(0.3)
                 looked = tasks.create_task(timed("GET", "/api/backends", None, {}))
             return [looked.result(), *(one.result() for one in posts)]
@@ -220,9 +210,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
         async def ask() -> tuple[float, int, list[Any]]:
             async with asyncio.TaskGroup() as tasks:
                 probes = [
-                    tasks.create_task(
-                        _answer(ThreadedHandler(), "POST", "/api/backends/test", address, {})
-                    )
+                    tasks.create_task(_answer(ThreadedHandler(), "POST", "/api/backends/test", address, {}))
                     for _ in range(64)
                 ]
                 await asyncio.sleep(0.2)
@@ -248,9 +236,7 @@ def test_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
         assert (status, json.loads(body)["code"]) == (413, "payload_too_large")
 
 
-def test_large_bodies_have_threads_of_their_own(
-    farm: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_bodies_have_threads_of_their_own(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Six at once took 8 GB; and they must not occupy the threads that submissions need."""
     large = {"metadata": {"x": "y" * threaded_handler.LARGE_BYTES}}
     plain = ThreadedHandler.get_response

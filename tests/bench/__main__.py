@@ -10,17 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import (
-    farm,
-    first_prompts,
-    frames,
-    growth,
-    http_api,
-    starting,
-    stored,
-    throughput,
-    watchers,
-)
+from tests.bench import farm, first_prompts, frames, growth, http_api, starting, stored, throughput, watchers
 from tests.bench.figures import Figure, machine, table
 
 #: What is measured where nothing is named, in this order.

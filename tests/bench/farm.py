@@ -208,13 +208,8 @@ def _cancel(folder: Path, jobs: int) -> list[Figure]:
         Client(served.url) as client,
     ):
         group_id = client.submit(gpus.ids * 4)
-        gpus.wait_counts(
-            lambda counts: counts["standing"] == 2 * backends and counts["followed"] == backends
-        )
-        client.wait(
-            group_id,
-            lambda one: [c["status"] for c in one["child_jobs"]].count("running") == backends,
-        )
+        gpus.wait_counts(lambda counts: counts["standing"] == 2 * backends and counts["followed"] == backends)
+        client.wait(group_id, lambda one: [c["status"] for c in one["child_jobs"]].count("running") == backends)
         asked = time.time()
         answer = client.cancel(group_id)
         gpus.wait_counts(lambda counts: counts["standing"] == 0)

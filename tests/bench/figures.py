@@ -49,9 +49,7 @@ class Figure:
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         sign = "≥ " if self.more_is_better else "≤ "
         of_what = " ×" if self.of_floor else unit
-        asked = [
-            "" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)
-        ]
+        asked = ["" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)]
         floor = "" if self.floor is None else _short(self.floor) + unit
         return [self.name, _short(self.value) + unit, floor, ratio, *asked, self.verdict()]
 
@@ -91,8 +89,7 @@ def table(figures: Sequence[Figure]) -> str:
     rows = [HEAD, *(one.cells() for one in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

@@ -52,14 +52,9 @@ def _figure(where: str, ours: list[float], bare: list[float], gate: int, goal: i
     )
 
 
-def _ours(
-    folder: Path, gpus: Gpus, rounds: int, environment: dict[str, str] | None = None
-) -> list[float]:
+def _ours(folder: Path, gpus: Gpus, rounds: int, environment: dict[str, str] | None = None) -> list[float]:
     sent: dict[str, float] = {}
-    with (
-        serving(folder, gpus.urls, environment=environment) as served,
-        Client(served.url) as client,
-    ):
+    with serving(folder, gpus.urls, environment=environment) as served, Client(served.url) as client:
         for _ in range(rounds):
             submission = client.submission(gpus.ids)
             began = time.time()

@@ -21,10 +21,7 @@ _BODY = json.dumps({"filler": "x" * 2_400}).encode()
 
 async def _answer(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await receive()
-    headers = [
-        (b"Content-Type", b"application/json"),
-        (b"Content-Length", str(len(_BODY)).encode()),
-    ]
+    headers = [(b"Content-Type", b"application/json"), (b"Content-Length", str(len(_BODY)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": _BODY})
 
@@ -38,11 +35,7 @@ def run(application: Any, port: int) -> None:
     """Serve an application with daphne, bare."""
     from daphne.server import Server  # importing daphne installs a reactor
 
-    Server(
-        application=application,
-        endpoints=[f"tcp:port={port}:interface=127.0.0.1"],
-        server_name="Director",
-    ).run()
+    Server(application=application, endpoints=[f"tcp:port={port}:interface=127.0.0.1"], server_name="Director").run()
 
 
 @contextmanager

@@ -50,22 +50,11 @@ def figures(
     asked = {"of_floor": True, "floor": p50(bare)}
     rows = [
         Figure(name="frame to client, p50", value=p50(ours), gate=2, goal=1.3, **asked),
-        Figure(
-            name="frame to client, p99",
-            value=p99(ours),
-            floor=p99(bare),
-            of_floor=True,
-            gate=4,
-            goal=2,
-        ),
-        Figure(
-            name=f"age of the newest value, {FAST:g}/s", value=mean_age(fast), gate=110, goal=60
-        ),
+        Figure(name="frame to client, p99", value=p99(ours), floor=p99(bare), of_floor=True, gate=4, goal=2),
+        Figure(name=f"age of the newest value, {FAST:g}/s", value=mean_age(fast), gate=110, goal=60),
     ]
     if split is not None:
-        rows.append(
-            Figure(name="frame to client, Redis, p50", value=p50(split), gate=4, goal=3, **asked)
-        )
+        rows.append(Figure(name="frame to client, Redis, p50", value=p50(split), gate=4, goal=3, **asked))
     return rows
 
 
@@ -94,9 +83,7 @@ def split_on_redis(folder: Path, gpus: Gpus) -> Iterator[Served]:
     with own_redis() as redis_server:
         folder = _made(folder / "split")
         variables = {"DIRECTOR_REDIS_URL": redis_server.url}
-        web = Served(
-            folder, gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables
-        )
+        web = Served(folder, gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables)
         runner = LaunchedRunner(folder, environment=variables)
         try:
             runner.start()
@@ -109,16 +96,11 @@ def split_on_redis(folder: Path, gpus: Gpus) -> Iterator[Served]:
             web.close()
 
 
-def _through(
-    served: Served, gpus: Gpus, seconds: float, *, fast_seconds: float
-) -> tuple[list[float], Arrivals]:
+def _through(served: Served, gpus: Gpus, seconds: float, *, fast_seconds: float) -> tuple[list[float], Arrivals]:
     with Client(served.url) as client:
         group_id = client.submit(gpus.ids)
         running = len(gpus.ids)
-        client.wait(
-            group_id,
-            lambda one: [c["status"] for c in one["child_jobs"]].count("running") == running,
-        )
+        client.wait(group_id, lambda one: [c["status"] for c in one["child_jobs"]].count("running") == running)
         path = f"/ws/job-groups/{group_id}"
         steady = _ages(_listen(gpus, served.url, path, RATE, seconds))
         fast: Arrivals = []
@@ -169,11 +151,7 @@ def _of_one_child(watcher: Watcher) -> Arrivals:
         if frame["type"] == "child_progress" and frame["steps_total"] == STEPS
     ]
     job_id = told[0][1]["job_id"]
-    return [
-        (moment, _age(moment, frame["steps_completed"]))
-        for moment, frame in told
-        if frame["job_id"] == job_id
-    ]
+    return [(moment, _age(moment, frame["steps_completed"])) for moment, frame in told if frame["job_id"] == job_id]
 
 
 def _age(moment: float, value: float) -> float:

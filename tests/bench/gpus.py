@@ -30,14 +30,7 @@ class Gpus:
         self._audit_log = folder / "audit.jsonl"
         numbers = ["--count", str(count), "--seconds", str(seconds), "--steps", str(steps)]
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.bench.simulated",
-                *numbers,
-                "--audit-log",
-                self._audit_log,
-            ],
+            [sys.executable, "-m", "tests.bench.simulated", *numbers, "--audit-log", self._audit_log],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -64,9 +57,7 @@ class Gpus:
         assert line, "the simulators ended"
         return json.loads(line)
 
-    def wait_counts(
-        self, what: Callable[[dict[str, int]], bool], within: float = 60.0
-    ) -> dict[str, int]:
+    def wait_counts(self, what: Callable[[dict[str, int]], bool], within: float = 60.0) -> dict[str, int]:
         """Wait until what they count satisfies a condition, and return it."""
         end = time.monotonic() + within
         while not what(counts := self.tell("counts")):

@@ -77,11 +77,7 @@ def _with_groups(folder: Path, count: int) -> tuple[str, ...]:
 
 
 def _with_children(folder: Path, count: int) -> tuple[str, ...]:
-    with (
-        simulated(folder, 3) as gpus,
-        serving(folder, gpus.urls) as served,
-        Client(served.url) as client,
-    ):
+    with simulated(folder, 3) as gpus, serving(folder, gpus.urls) as served, Client(served.url) as client:
         client.wait(client.submit(gpus.ids))
         backend_ids = [gpus.ids[number % 3] for number in range(count)]
         with spent(serve=served.process.pid) as span:

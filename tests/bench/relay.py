@@ -30,10 +30,7 @@ async def _relay(backends: list[str]) -> None:
                 for client in tuple(clients):
                     await client.send(frame)
 
-    async with (
-        serve(keep, "127.0.0.1", 0, compression=None) as server,
-        asyncio.TaskGroup() as tasks,
-    ):
+    async with serve(keep, "127.0.0.1", 0, compression=None) as server, asyncio.TaskGroup() as tasks:
         for number, url in enumerate(backends):
             tasks.create_task(follow(number, url))
         port = next(iter(server.sockets)).getsockname()[1]
@@ -44,10 +41,7 @@ async def _relay(backends: list[str]) -> None:
 def relay(backends: list[str]) -> Iterator[str]:
     """Run one in a process of its own; yields where clients connect."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.relay", *backends],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "tests.bench.relay", *backends], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

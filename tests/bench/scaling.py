@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.scaling_queues import Call, Load, Seen, simulate
-from tests.bench.scaling_units import (
-    FILE,
-    MACHINE,
-    SUSTAINED,
-    UNITS,
-    Units,
-    described,
-    store,
-)
+from tests.bench.scaling_units import FILE, MACHINE, SUSTAINED, UNITS, Units, described, store
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 BACKENDS: Final = (10, 200, 1_000, 10_000)
@@ -166,8 +158,7 @@ def need(work: Work, backends: float, units: Units = UNITS) -> Need:
         + runners * units.flushes_per_s,
         wal=backends * units.backend_wal + children * units.child_wal + groups * units.group_wal,
         messages=messages,
-        runner_cores=work_cores(work, backends, units)
-        + runners * (rounds + units.runner_own_ms / 1e3),
+        runner_cores=work_cores(work, backends, units) + runners * (rounds + units.runner_own_ms / 1e3),
         rounds=rounds,
         runners=runners,
         webs=webs,
@@ -279,9 +270,7 @@ def lock_s(children: int, units: Units = UNITS) -> float:
     """Return for how many seconds a child holds its group's row, in all its transactions together."""
     names = ("claim", "accepted", "started", "reported", "ended")
     # What comes before the row is asked for is a quarter, as in the simulation.
-    calls: float = sum(
-        getattr(units, f"{one}_python_ms") + getattr(units, f"{one}_postgres_ms") for one in names
-    )
+    calls: float = sum(getattr(units, f"{one}_python_ms") + getattr(units, f"{one}_postgres_ms") for one in names)
     waits = len(names) * units.commit_wait_ms
     return (calls * 3 / 4 + waits) / 1e3 + 2 * children * units.group_lock_us_per_child / 1e6
 
@@ -310,11 +299,7 @@ _BENDS: Final = (
         lambda _: _CONNECTIONS,
     ),
     _Bend("one runner: 1,024 open files (`ulimit -n`)", _files, lambda _: _FILES),
-    _Bend(
-        "every runner: rounds take all that work leaves",
-        round_share,
-        lambda _: 0.999 * (1 - _PLANNED),
-    ),
+    _Bend("every runner: rounds take all that work leaves", round_share, lambda _: 0.999 * (1 - _PLANNED)),
     _Bend(
         f"PostgreSQL: 60 % of {_POSTGRES_CORES} cores",
         lambda work, backends, units: need(work, backends, units).postgres_cores,
@@ -328,12 +313,7 @@ _BENDS: Final = (
 )
 
 
-def bend_at(
-    work: Work,
-    takes: Callable[[Work, float, Units], float],
-    there_is: float,
-    units: Units = UNITS,
-) -> int:
+def bend_at(work: Work, takes: Callable[[Work, float, Units], float], there_is: float, units: Units = UNITS) -> int:
     """Return the most backends for which there is enough; what they take must grow with them."""
     low, high = 0, 1
     while takes(work, high, units) <= there_is and high < 10_000_000:
@@ -396,27 +376,14 @@ def bends() -> str:
     """Return up to how many backends each thing is enough."""
     return _table(
         ["what is used up", *(one.name for one in WORKS)],
-        [
-            [
-                bend.what,
-                *(_number(bend_at(work, bend.takes, bend.there_is(UNITS))) for work in WORKS),
-            ]
-            for bend in _BENDS
-        ],
+        [[bend.what, *(_number(bend_at(work, bend.takes, bend.there_is(UNITS))) for work in WORKS)] for bend in _BENDS],
     )
 
 
 def simulated() -> str:
     """Return what the simulation shows of one runner."""
     head = ["work", "backends", "children of a group", "farm that rings", "they render"]
-    head += [
-        "children a second",
-        "interpreter",
-        "threads",
-        "claim, mean",
-        "claim, p95",
-        "row, mean",
-    ]
+    head += ["children a second", "interpreter", "threads", "claim, mean", "claim, p95", "row, mean"]
     rows = []
     for case in _CASES:
         seen = _seen(case.load(), longer=case.longer)
@@ -443,12 +410,8 @@ def compared() -> str:
     load = sustained_load()
     # More than it can do: all places come round together, in ten seconds or more.
     seen = _seen(load, longer=12)
-    cpu = load.backends * load.idle_s + seen.completed * (
-        load.loop_s + sum(one.python for one in load.course)
-    )
-    postgres = (
-        load.backends * UNITS.backend_postgres_ms + seen.completed * UNITS.child_postgres_ms
-    ) / 1e3
+    cpu = load.backends * load.idle_s + seen.completed * (load.loop_s + sum(one.python for one in load.course))
+    postgres = (load.backends * UNITS.backend_postgres_ms + seen.completed * UNITS.child_postgres_ms) / 1e3
     return _table(
         ["", "simulated", "measured", "simulated / measured"],
         [

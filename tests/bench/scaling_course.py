@@ -66,13 +66,9 @@ def _register(numbers: range) -> list[str]:
     from jobgroups.services.leases import LEASE_TTL
 
     ids = [f"gpu-{number:05d}" for number in numbers]
-    Backend.objects.bulk_create(
-        [Backend(id=one, name=one, url=f"http://{one}.test:8188") for one in ids]
-    )
+    Backend.objects.bulk_create([Backend(id=one, name=one, url=f"http://{one}.test:8188") for one in ids])
     until = database_now() + 10_000 * LEASE_TTL
-    Lease.objects.bulk_create(
-        [Lease(backend_id=one, runner=_RUNNER, expires_at=until) for one in ids]
-    )
+    Lease.objects.bulk_create([Lease(backend_id=one, runner=_RUNNER, expires_at=until) for one in ids])
     return ids
 
 

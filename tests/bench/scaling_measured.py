@@ -74,9 +74,7 @@ class Stretch:
 class _Farm:
     """A web process and a runner over some simulators, and what all of it has cost so far."""
 
-    def __init__(
-        self, stack: ExitStack, folder: Path, count: int, server: Postgres, redis_server: Redis
-    ) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, count: int, server: Postgres, redis_server: Redis) -> None:
         self.database = f"farm_{count}"
         self._server = server
         self._redis = redis.Redis.from_url(redis_server.url)
@@ -87,9 +85,7 @@ class _Farm:
             "DIRECTOR_REDIS_PREFIX": self.database,
         }
         self.gpus: Gpus = stack.enter_context(simulated(folder, count, seconds=RENDER, steps=3))
-        self.web = Served(
-            folder, self.gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables
-        )
+        self.web = Served(folder, self.gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables)
         stack.callback(self.web.close)
         self.runner = LaunchedRunner(folder, environment=variables)
         stack.callback(self.runner.close)
@@ -161,8 +157,7 @@ class _Farm:
     def connections(self) -> float:
         """Return how many connections to PostgreSQL its processes have, the bench's own left out."""
         row = self._rows.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND pid <> pg_backend_pid()"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         ).fetchone()
         assert row is not None
         return float(row[0])
@@ -228,9 +223,7 @@ def _calls(folder: Path, server: Postgres) -> dict[str, Spent]:
     words = [sys.executable, "-m", "tests.bench.scaling_course"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
     with _a_busy_core():
-        answer = subprocess.run(
-            words, cwd=ROOT, env=environment | variables, stdout=subprocess.PIPE, check=True
-        )
+        answer = subprocess.run(words, cwd=ROOT, env=environment | variables, stdout=subprocess.PIPE, check=True)
     found: dict[str, Spent] = json.loads(answer.stdout)
     return found
 
@@ -258,9 +251,7 @@ def _of_calls(calls: dict[str, Spent]) -> dict[str, float]:
     for step in _STEPS:
         units[f"{step}_python_ms"] = calls[f"{step} small"]["python"]
         units[f"{step}_postgres_ms"] = calls[f"{step} small"]["postgres"]
-    grown = sum(
-        calls[f"{step} large"]["postgres"] - calls[f"{step} small"]["postgres"] for step in _STEPS
-    )
+    grown = sum(calls[f"{step} large"]["postgres"] - calls[f"{step} small"]["postgres"] for step in _STEPS)
     units["group_lock_us_per_child"] = grown / 2 / (LARGE - SMALL) * 1e3
     units["round_ms"] = calls["round small"]["python"]
     units["round_us_per_backend"] = (
@@ -271,17 +262,13 @@ def _of_calls(calls: dict[str, Spent]) -> dict[str, float]:
     )
     # What is neither's CPU time: the way there and back, and the sync.
     units["commit_wait_ms"] = median(
-        calls[f"{step} small"]["wall"]
-        - calls[f"{step} small"]["python"]
-        - calls[f"{step} small"]["postgres"]
+        calls[f"{step} small"]["wall"] - calls[f"{step} small"]["python"] - calls[f"{step} small"]["postgres"]
         for step in _STEPS
     )
     return units
 
 
-def _few(
-    folder: Path, server: Postgres, redis_server: Redis
-) -> tuple[dict[str, float], dict[str, float]]:
+def _few(folder: Path, server: Postgres, redis_server: Redis) -> tuple[dict[str, float], dict[str, float]]:
     with ExitStack() as stack:
         farm = _Farm(stack, folder, FEW, server, redis_server)
         found = _idle(farm)

@@ -60,9 +60,7 @@ class Units:
     backend_wal: float = _measured("bytes that PostgreSQL logs for a backend and second")
     backend_runner_ms: float = _measured("runner, for a backend and second")
     backend_postgres_ms: float = _measured("PostgreSQL, for a backend and second")
-    backend_files: float = _measured(
-        "open files of a runner for an idle backend: a socket, a request"
-    )
+    backend_files: float = _measured("open files of a runner for an idle backend: a socket, a request")
     backend_kib: float = _measured("memory of a runner for a backend, KiB")
     # --- a runner without backends, in a second
     runner_statements: float = _measured("statements of a runner and a web, for a second")
@@ -70,16 +68,12 @@ class Units:
     runner_postgres_ms: float = _measured("PostgreSQL, for a runner, a web and a second")
     # --- a frame, a message, a question
     frame_runner_us: float = _measured("runner, to read a frame")
-    message_runner_us: float = _measured(
-        "runner, to send a message of progress, and to have it stored"
-    )
+    message_runner_us: float = _measured("runner, to send a message of progress, and to have it stored")
     progress_postgres_us: float = _measured("PostgreSQL, to store a child's progress")
     message_redis_us: float = _measured("Redis, for a message")
     message_web_us: float = _measured("web, for a message of a group that it watches")
     message_watcher_us: float = _measured("web, for a message and socket")
-    status_us_per_child: float = _measured(
-        "web, to tell how a group stands, for each of its children"
-    )
+    status_us_per_child: float = _measured("web, to tell how a group stands, for each of its children")
     # --- a round of a runner: what it reads of the whole farm whenever somebody rings for work
     round_ms: float = _measured("runner, for a round over 20 backends", _CALLS)
     round_us_per_backend: float = _measured("runner, for a round and each further backend", _CALLS)
@@ -95,9 +89,7 @@ class Units:
     reported_postgres_ms: float = _measured("PostgreSQL, a node's outputs", _CALLS)
     ended_python_ms: float = _measured("runner, an end", _CALLS)
     ended_postgres_ms: float = _measured("PostgreSQL, an end", _CALLS)
-    commit_wait_ms: float = _measured(
-        "wall clock of a transaction that is nobody's CPU time", _CALLS
-    )
+    commit_wait_ms: float = _measured("wall clock of a transaction that is nobody's CPU time", _CALLS)
     group_lock_us_per_child: float = _measured(
         "PostgreSQL, longer for a start or an end with each child of the group", _CALLS
     )
@@ -136,7 +128,4 @@ def _short(value: float) -> float:
 
 def described() -> list[tuple[str, float, str, str]]:
     """Return name, value, meaning and source of each unit cost."""
-    return [
-        (one.name, getattr(UNITS, one.name), one.metadata["what"], one.metadata["source"])
-        for one in fields(Units)
-    ]
+    return [(one.name, getattr(UNITS, one.name), one.metadata["what"], one.metadata["source"]) for one in fields(Units)]

@@ -96,9 +96,7 @@ async def _tell(simulator: Simulator, rate: float, first: float) -> None:
         await asyncio.sleep(due - time.monotonic())
         due += 1 / rate
         running = list(simulator.state.queue.running.values())
-        prompt_id, client_id = (
-            (running[0][1], running[0][3].get("client_id")) if running else ("0" * 36, None)
-        )
+        prompt_id, client_id = (running[0][1], running[0][3].get("client_id")) if running else ("0" * 36, None)
         nodes = {one: _node(one, prompt_id, 1, 1, "finished") for one in ("4", "5", "6")}
         nodes["3"] = _node("3", prompt_id, stamp(), STEPS, "running")
         simulator.emit("progress_state", {"prompt_id": prompt_id, "nodes": nodes}, client_id)
@@ -109,10 +107,7 @@ async def _serve(options: argparse.Namespace) -> None:
         simulators = [
             await stack.enter_async_context(
                 Simulator(
-                    name=f"gpu-{number}",
-                    seconds=options.seconds,
-                    steps=options.steps,
-                    audit_log=options.audit_log,
+                    name=f"gpu-{number}", seconds=options.seconds, steps=options.steps, audit_log=options.audit_log
                 )
             )
             for number in range(1, options.count + 1)
@@ -120,9 +115,7 @@ async def _serve(options: argparse.Namespace) -> None:
         farm = _Farm(simulators)
         _say([one.url for one in simulators])
         reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-        )
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := await reader.readline():
             _say(farm.obey(*json.loads(line)))
         farm.obey("beat", 0)

@@ -110,12 +110,7 @@ def _size(data: bytearray) -> tuple[int, int] | None:
     return None if len(data) < head else (head, struct.unpack_from(form, data, 2)[0])
 
 
-def read_all(
-    watchers: list[Watcher],
-    *,
-    within: float,
-    until: Callable[[bytes], bool] | None = None,
-) -> list[Watcher]:
+def read_all(watchers: list[Watcher], *, within: float, until: Callable[[bytes], bool] | None = None) -> list[Watcher]:
     """Read all of them until each got a piece that satisfies a condition, or the time is over.
 
     Returns:

@@ -34,14 +34,7 @@ def measure(folder: Path) -> list[Figure]:
     floor = median(libraries)
     return [
         Figure(name="import of the application", value=median(imports), unit="s", floor=floor),
-        Figure(
-            name="serve until it is healthy",
-            value=median(starts),
-            unit="s",
-            floor=floor,
-            gate=2,
-            goal=1,
-        ),
+        Figure(name="serve until it is healthy", value=median(starts), unit="s", floor=floor, gate=2, goal=1),
         Figure(name="import of the CLI", value=command, unit="s", gate=0.3, goal=0.15),
     ]
 

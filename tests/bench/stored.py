@@ -29,9 +29,7 @@ QUERIES = {
     "status failed": "status=failed",
     "status cancelled": "status=cancelled",
     "status running": "status=running",
-    "a day half a year ago": (
-        "created_after=2026-01-10T00:00:00Z&created_before=2026-01-11T00:00:00Z"
-    ),
+    "a day half a year ago": ("created_after=2026-01-10T00:00:00Z&created_before=2026-01-11T00:00:00Z"),
     "a scene": "metadata.scene=shot_042",
     "a scene's failures": "metadata.scene=shot_042&status=failed",
     "a project, one in ten": "metadata.project=p3",
@@ -45,9 +43,7 @@ QUERIES = {
 }
 
 
-def measure(
-    folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_postgres: bool = True
-) -> list[Figure]:
+def measure(folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_postgres: bool = True) -> list[Figure]:
     """Measure on SQLite, then on PostgreSQL where its programs are installed."""
     groups = children // PER_GROUP
     with _over_sqlite(folder, groups) as served:
@@ -92,16 +88,11 @@ def ask(served: Served, rounds: int) -> dict[str, list[float]]:
 
 def _figures(where: str, children: int, taken: dict[str, list[float]]) -> list[Figure]:
     name = f"list, {children:,} children, {where}"
-    each = sorted(
-        ((percentile(seconds, 95), query) for query, seconds in taken.items()), reverse=True
-    )
+    each = sorted(((percentile(seconds, 95), query) for query, seconds in taken.items()), reverse=True)
     everything = percentile([one for seconds in taken.values() for one in seconds], 95)
     return [
         Figure(name=f"{name}: all queries, p95", value=everything, gate=100, goal=30),
-        *(
-            Figure(name=f"{name}: {query}, p95", value=value, gate=100, goal=30)
-            for value, query in each[:3]
-        ),
+        *(Figure(name=f"{name}: {query}, p95", value=value, gate=100, goal=30) for value, query in each[:3]),
     ]
 
 
@@ -111,9 +102,7 @@ _NUMBERS = """WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM
  WHERE i + 1 < {groups})"""
 
 #: 97 of a hundred completed, two failed, one cancelled.
-_STATUS = (
-    "CASE WHEN i % 100 < 97 THEN 'completed' WHEN i % 100 < 99 THEN 'failed' ELSE 'cancelled' END"
-)
+_STATUS = "CASE WHEN i % 100 < 97 THEN 'completed' WHEN i % 100 < 99 THEN 'failed' ELSE 'cancelled' END"
 #: Every 10,000th group is somebody's who seldom comes, on a backend that is seldom used.
 _RARE = "i % 10000 = 4242"
 
@@ -148,10 +137,7 @@ def fill_sqlite(path: Path, groups: int) -> None:
         "child_id": "printf('j_%012x', i * 4 + place)",
         "scene": "printf('%03d', i / 10 % 1000)",
         # As Django writes it: a year's groups, the last one today's.
-        "moment": (
-            "strftime('%Y-%m-%d %H:%M:%S', '2025-07-01', (i * 31536000 / {groups}) || ' seconds')"
-            " || '.001000'"
-        ),
+        "moment": ("strftime('%Y-%m-%d %H:%M:%S', '2025-07-01', (i * 31536000 / {groups}) || ' seconds') || '.001000'"),
         "true": "1",
         "false": "0",
     }
@@ -168,9 +154,7 @@ def fill_postgres(connection: psycopg.Connection[object], groups: int) -> None:
         "group_id": "'jg_' || lpad(to_hex(i), 12, '0')",
         "child_id": "'j_' || lpad(to_hex(i * 4 + place), 12, '0')",
         "scene": "lpad((i / 10 % 1000)::text, 3, '0')",
-        "moment": (
-            "'2025-07-01T00:00:00.001Z'::timestamptz + i * (31536000.0 / {groups}) * interval '1 s'"
-        ),
+        "moment": ("'2025-07-01T00:00:00.001Z'::timestamptz + i * (31536000.0 / {groups}) * interval '1 s'"),
         "true": "true",
         "false": "false",
     }
@@ -184,6 +168,4 @@ def _fill(execute: Callable[[str], object], words: dict[str, str], groups: int) 
     filled = {name: text.format(groups=groups) for name, text in words.items()}
     statements: Iterable[str] = (_GROUPS, _LABELS, _CHILDREN)
     for one in statements:
-        execute(
-            one.format(numbers=numbers, workflow=_WORKFLOW, status=_STATUS, rare=_RARE, **filled)
-        )
+        execute(one.format(numbers=numbers, workflow=_WORKFLOW, status=_STATUS, rare=_RARE, **filled))

@@ -28,9 +28,7 @@ BUSY = 2.0
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(
-        sys.platform != "linux", reason="CPU time and memory are read as Linux has them"
-    ),
+    pytest.mark.skipif(sys.platform != "linux", reason="CPU time and memory are read as Linux has them"),
 ]
 
 

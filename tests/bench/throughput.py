@@ -65,10 +65,7 @@ def figures(load: Load, grown_kib: int, wrong: int) -> list[Figure]:
         Figure(name=f"{at_once}, CPU of the simulators", value=load.cpu_ms("gpus")),
         Figure(name=f"{at_once}, lost or doubled", value=wrong, unit="", gate=0),
         Figure(
-            name="memory for 1,000 groups more",
-            value=grown_kib / 1024 / len(load.submitted) * 1000,
-            unit="MiB",
-            gate=3,
+            name="memory for 1,000 groups more", value=grown_kib / 1024 / len(load.submitted) * 1000, unit="MiB", gate=3
         ),
     ]
 

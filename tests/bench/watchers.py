@@ -24,15 +24,10 @@ _STALLED = 20
 _BUFFER = 4_096
 
 
-def measure(
-    folder: Path, *, watchers: int = WATCHERS, stalled_seconds: float = 75.0
-) -> list[Figure]:
+def measure(folder: Path, *, watchers: int = WATCHERS, stalled_seconds: float = 75.0) -> list[Figure]:
     """Measure many watchers, then the stalled one."""
     allow_many(watchers)
-    with (
-        simulated(_made(folder / "gpus"), 3) as gpus,
-        serving(_made(folder / "many"), gpus.urls) as served,
-    ):
+    with simulated(_made(folder / "gpus"), 3) as gpus, serving(_made(folder / "many"), gpus.urls) as served:
         rows = many(served, gpus, watchers).figures(watchers)
     with (
         simulated(_made(folder / "talkers"), _TALKERS, seconds=3_600) as gpus,
@@ -50,9 +45,7 @@ class Heard:
         cpu_s: the Director's CPU time from the first event to the last, rendering included.
     """
 
-    def __init__(
-        self, watchers: list[Watcher], last_seq: int, *, idle_kib: float, cpu_s: float
-    ) -> None:
+    def __init__(self, watchers: list[Watcher], last_seq: int, *, idle_kib: float, cpu_s: float) -> None:
         self.idle_kib = idle_kib
         self.cpu_s = cpu_s
         wanted = list(range(1, last_seq + 1))
@@ -79,12 +72,7 @@ class Heard:
                 gate=100,
                 more_is_better=True,
             ),
-            Figure(
-                name=f"{of_them}: first to last, p50 of events",
-                value=p50(self.spreads),
-                gate=80,
-                goal=40,
-            ),
+            Figure(name=f"{of_them}: first to last, p50 of events", value=p50(self.spreads), gate=80, goal=40),
             Figure(name=f"{of_them}: first to last, last event", value=self.spreads[-1] * 1000),
             Figure(name="memory of an idle socket", value=self.idle_kib, unit="KiB", gate=30),
         ]
@@ -115,10 +103,7 @@ def many(served: Served, gpus: Gpus, count: int) -> Heard:
 def _stalled(served: Served, gpus: Gpus, seconds: float) -> list[Figure]:
     with Client(served.url) as client:
         group_id = client.submit(gpus.ids)
-        client.wait(
-            group_id,
-            lambda one: all(child["status"] == "running" for child in one["child_jobs"]),
-        )
+        client.wait(group_id, lambda one: all(child["status"] == "running" for child in one["child_jobs"]))
         path = f"/ws/job-groups/{group_id}"
         gpus.tell("beat", 20)
         healthy = Watcher(served.url, path)
@@ -146,9 +131,7 @@ def _stalled(served: Served, gpus: Gpus, seconds: float) -> list[Figure]:
     ]
 
 
-def _until_dropped(
-    served: Served, stalled: list[Watcher], before: int, seconds: float
-) -> tuple[int, float]:
+def _until_dropped(served: Served, stalled: list[Watcher], before: int, seconds: float) -> tuple[int, float]:
     """Return the most that the Director grew by, in KiB, and when it had cut all connections."""
     began = time.monotonic()
     poll = select.poll()

@@ -74,9 +74,7 @@ class Connection:
         return time.perf_counter() - began, answer.body(wanted)
 
 
-def at_once(
-    url: str, sent: bytes, *, connections: int, seconds: float
-) -> tuple[float, list[float]]:
+def at_once(url: str, sent: bytes, *, connections: int, seconds: float) -> tuple[float, list[float]]:
     """Keep so many connections busy for so long.
 
     Returns:
@@ -90,9 +88,7 @@ def at_once(
             one.socket.close()
 
 
-def _kept_busy(
-    opened: Sequence[Connection], sent: bytes, seconds: float
-) -> tuple[float, list[float]]:
+def _kept_busy(opened: Sequence[Connection], sent: bytes, seconds: float) -> tuple[float, list[float]]:
     taken: list[float] = []
     answers = [_Answer() for _ in opened]
     begun = [0.0] * len(opened)

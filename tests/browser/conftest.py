@@ -14,9 +14,7 @@ from backends.simulator.threaded import SimulatorThread
 from tests.browser.desk import Desk
 from tests.harness.processes import Served
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None
-)
+CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
 
 
@@ -55,12 +53,7 @@ def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) 
     folder: Path = tmp_path_factory.mktemp("director")
     arguments = ("--port", str(free_port()))
     made = Desk(
-        lambda: Served(
-            folder,
-            simulators.urls,
-            arguments=arguments,
-            environment={"DIRECTOR_TIME_SCALE": "0.4"},
-        ),
+        lambda: Served(folder, simulators.urls, arguments=arguments, environment={"DIRECTOR_TIME_SCALE": "0.4"}),
         simulators=simulators.urls,
     )
     yield made
@@ -75,10 +68,7 @@ def context(browser: Any) -> Iterator[Any]:
     wrong: list[str] = []
     context.on("weberror", lambda error: wrong.append(f"{error.error}"))
     context.on(
-        "console",
-        lambda message: (
-            wrong.append(message.text) if "Content Security Policy" in message.text else None
-        ),
+        "console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None
     )
     yield context
     context.close()

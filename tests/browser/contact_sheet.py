@@ -177,9 +177,7 @@ def main() -> None:
         for theme in THEMES:
             for width in WIDTHS:
                 tabs[theme, width] = browser.new_page(
-                    viewport={"width": width, "height": 844},
-                    color_scheme=theme,
-                    reduced_motion="reduce",
+                    viewport={"width": width, "height": 844}, color_scheme=theme, reduced_motion="reduce"
                 )
         for page in [*pages(groups), TABLE]:
             if page is TABLE:

@@ -21,9 +21,7 @@ from tests.harness.processes import ROOT
 LONG_NAME = "shot_0410_castle_at_dawn_" + "and_no_blank_" * 9
 LONG_ERROR = (
     "Allocation on device 0 would exceed allowed memory. (out of memory) Currently allocated: 21.63 "
-    "GiB Requested: 2.25 GiB Device limit: 23.64 GiB "
-    + "/opt/models/checkpoints/" * 30
-    + " and so on. " * 60
+    "GiB Requested: 2.25 GiB Device limit: 23.64 GiB " + "/opt/models/checkpoints/" * 30 + " and so on. " * 60
 )
 TRACEBACK = [f'  File "/opt/ComfyUI/execution.py", line {n}, in execute\n' for n in range(40)]
 #: The child whose picture lies on the shelf, by what it looks like.
@@ -108,9 +106,7 @@ def _backends() -> None:
     said = {"changed_by": "ann@studio", "changed_at": moment - dt.timedelta(hours=2)}
     factories.backend("gpu-online", **seen, tags=["flux", "big"])
     factories.backend("gpu-busy", **seen, queue_running=1, queue_pending=3, queue_foreign=2)
-    factories.backend(
-        "gpu-paused", **seen, hold="pause", changed_reason="A driver is installed.", **said
-    )
+    factories.backend("gpu-paused", **seen, hold="pause", changed_reason="A driver is installed.", **said)
     factories.backend(
         "gpu-draining",
         **seen,
@@ -136,13 +132,7 @@ def _backends() -> None:
         consecutive_quarantines=1,
     )
     Runner.objects.create(
-        name="played",
-        instance="x",
-        host="here",
-        pid=1,
-        version="0",
-        started_at=moment,
-        heartbeat_at=later,
+        name="played", instance="x", host="here", pid=1, version="0", started_at=moment, heartbeat_at=later
     )
 
 
@@ -155,9 +145,7 @@ def _groups() -> dict[str, str]:
         "pending": _plain("Waits for a runner", ["queued"] * 3, "pending"),
         "one": _plain("One", ["completed"], "completed"),
         "three": _plain("Three", ["completed", "running", "queued"], "running"),
-        "failing": _plain(
-            "Runs on", ["completed", "failed", "running", "queued"], "partial_complete"
-        ),
+        "failing": _plain("Runs on", ["completed", "failed", "running", "queued"], "partial_complete"),
         "failed": _plain("All failed", ["failed", "timeout", "failed"], "failed"),
         "partial": _plain("Half", ["completed", "failed"] * 3, "partial_complete"),
         "fifty": _plain(
@@ -167,9 +155,7 @@ def _groups() -> dict[str, str]:
         ),
         "cancelled": _plain("Cancelled", ["completed"] * 5 + ["cancelled"] * 45, "cancelled"),
         "thousand": _plain(
-            "A thousand",
-            ["completed"] * 610 + ["failed"] * 17 + ["running"] * 8 + ["queued"] * 365,
-            "partial_complete",
+            "A thousand", ["completed"] * 610 + ["failed"] * 17 + ["running"] * 8 + ["queued"] * 365, "partial_complete"
         ),
         "none": _plain("No job left", ["completed"], "completed", keep=0),
     }
@@ -283,9 +269,7 @@ def _looks() -> str:
     rows = ChildJob.objects.filter(group=group).order_by("position")
     child = dict(zip(CHILDREN, rows, strict=True))
     _become(child["queued"], "queued")
-    _become(
-        child["running"], "running", current_step="KSamplerAdvanced (Efficient) with a long name"
-    )
+    _become(child["running"], "running", current_step="KSamplerAdvanced (Efficient) with a long name")
     _become(child["running at 0"], "running", progress=0.0, current_step=None)
     _become(child["done"], "completed")
     names = [f"picture_{n}.png" for n in range(4)]
@@ -298,12 +282,7 @@ def _looks() -> str:
     video = _outputs(child["a file"], images=[], gifs=gifs)
     _become(child["a file"], "completed", outputs_json=video)
     details = {"node_id": "3", "node_type": "KSampler", "traceback": TRACEBACK}
-    _become(
-        child["long error"],
-        "failed",
-        error_message=LONG_ERROR,
-        error_details_json=json.dumps(details),
-    )
+    _become(child["long error"], "failed", error_message=LONG_ERROR, error_details_json=json.dumps(details))
     _become(child["tried thrice"], "failed", attempt_count=3)
     for number in (2, 3):
         _attempt(child["tried thrice"], "error", number, error_message=LONG_ERROR)
@@ -312,9 +291,7 @@ def _looks() -> str:
     _become(child["being stopped"], "cancelled")
     _attempt(child["being stopped"], "running", stop_requested_at=now(), stop_reason="cancel")
     warning = "The file of a cached node is gone: " + "very_long_file_name_" * 6 + ".png"
-    _become(
-        child["warned and kept"], "completed", starred=True, warnings_json=json.dumps([warning])
-    )
+    _become(child["warned and kept"], "completed", starred=True, warnings_json=json.dumps([warning]))
     _become(child["waits for a drained one"], "queued", backend_id="gpu-draining")
     later = now() + dt.timedelta(hours=1)
     _become(child["tried again soon"], "queued", attempt_count=1, not_before=later)

@@ -80,12 +80,7 @@ def fill(folder: Path) -> str:
     }
     (folder / "data").mkdir(parents=True)
     done = subprocess.run(
-        [sys.executable, "-c", _FILL],
-        check=False,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", _FILL], check=False, cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[-1]
@@ -132,9 +127,7 @@ def _share(browser: Any, page: Any, seconds: float) -> float:
     return (used() - before) / (time.monotonic() - start)
 
 
-def _fed(
-    browser: Any, page: Any, feed: list[Any], seconds: float, *, start: float, end: float
-) -> float:
+def _fed(browser: Any, page: Any, feed: list[Any], seconds: float, *, start: float, end: float) -> float:
     """Feed one of the page's sockets from a percentage to another; return the share of a core."""
     page.evaluate("said => feed(...said)", [*feed, seconds, start, end])
     share = _share(browser, page, seconds)
@@ -173,9 +166,7 @@ def measure(browser: Any, folder: Path, seconds: float) -> Load:
         paint = page.wait_for_function(
             "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime / 1000"
         ).json_value()
-        jobs = page.eval_on_selector_all(
-            f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)"
-        )
+        jobs = page.eval_on_selector_all(f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)")
         assert len(jobs) == RUNNING, jobs
         listed = _stretch(browser, page, ["/ws/monitor", jobs, group], seconds)
         page.goto(f"{served.url}/groups/{group}")

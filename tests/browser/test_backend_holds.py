@@ -70,9 +70,7 @@ def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, 
     assert backend(desk)["changed_by"] == "Anna", "the name is remembered"
 
 
-def test_paused_now_what_runs_is_given_back_and_the_card_says_why_it_waits(
-    desk: Desk, page: Any
-) -> None:
+def test_paused_now_what_runs_is_given_back_and_the_card_says_why_it_waits(desk: Desk, page: Any) -> None:
     group, lane = one_runs_and_one_waits(desk, page)
     lane.get_by_role("button", name="Pause …").click()
     page.get_by_label("Now: stop its jobs and queue them again").check()

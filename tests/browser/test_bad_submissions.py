@@ -67,12 +67,7 @@ WRONG = {
     "no seed": ("#base", "-1", "base_seed", "0 to 9007199254740991"),
     "no number": ("#base", "a lot", "base_seed", "0 to 9007199254740991"),
     "above all seeds": ("#base", "9007199254740992", "base_seed", "9007199254740991"),
-    "no number where one is needed": (
-        STEPS,
-        "many",
-        "parameters.3.steps",
-        "Must be a number",
-    ),
+    "no number where one is needed": (STEPS, "many", "parameters.3.steps", "Must be a number"),
     "half a step": (STEPS, "7.5", "parameters.3.steps", "integer"),
     "a list": ("#metadata", "[1, 2]", "metadata", "Must be a JSON object"),
     "no JSON": ("#metadata", "scene: shot_001", "metadata", "Must be a JSON object"),
@@ -114,9 +109,7 @@ def test_a_backend_that_is_gone_or_disabled_meanwhile_is_named(desk: Desk, form:
     first, second = desk.backend_ids()[:2]
     for box in form.locator('input[name="backend"]').all():
         box.set_checked(box.get_attribute("value") in (first, second))
-    form.locator(f'input[name="backend"][value="{first}"]').evaluate(
-        "box => { box.value = 'nobody'; }"
-    )
+    form.locator(f'input[name="backend"][value="{first}"]').evaluate("box => { box.value = 'nobody'; }")
     row = desk.http.patch(f"{desk.url}/api/backends/{second}", json={"enabled": False})
     assert row.status_code == 200
     try:

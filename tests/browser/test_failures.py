@@ -39,9 +39,7 @@ def bad_day(desk: Desk) -> list[str]:
     return [*groups, fail(desk, 1, "elsewhere", metadata={"name": "shot_003"})]
 
 
-def test_failures_stand_by_cause_and_backend_the_worst_first(
-    desk: Desk, page: Any, bad_day: list[str]
-) -> None:
+def test_failures_stand_by_cause_and_backend_the_worst_first(desk: Desk, page: Any, bad_day: list[str]) -> None:
     page.goto(f"{desk.url}/failures")
     expect(page.get_by_role("link", name="Failures 3 in the last day")).to_be_visible()
     causes = page.locator(".cause")
@@ -81,9 +79,7 @@ def test_a_retry_says_first_what_it_does_and_can_be_done_with_keys_alone(
     expect(page.locator(".cause.s-failed")).to_have_count(1)
 
 
-def test_a_backend_can_be_set_aside_where_it_fails(
-    desk: Desk, page: Any, bad_day: list[str]
-) -> None:
+def test_a_backend_can_be_set_aside_where_it_fails(desk: Desk, page: Any, bad_day: list[str]) -> None:
     page.goto(f"{desk.url}/failures")
     row = page.locator(".cause.s-failed")
     row.get_by_role("button", name="Quarantine").click()

@@ -33,9 +33,7 @@ def policy(desk: Desk, group: str) -> tuple[int, bool | str]:
     return status["max_attempts"], status["retry_elsewhere"]
 
 
-def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(
-    desk: Desk, page: Any
-) -> None:
+def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk: Desk, page: Any) -> None:
     bring_workflow(desk, page)
     fails, tries = page.get_by_label("When a job fails"), page.get_by_label("Attempts at most")
     # As the API does where nothing is said.
@@ -46,9 +44,7 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(
     fails.select_option("Retry on any backend")
     tries.fill("0")
     page.get_by_role("button", name="Submit", exact=True).click()
-    expect(page.locator('[data-error="max_attempts"]')).to_have_text(
-        "Must be a whole number from 1 to 10."
-    )
+    expect(page.locator('[data-error="max_attempts"]')).to_have_text("Must be a whole number from 1 to 10.")
     tries.fill("4")
     group = submit(page)
     assert policy(desk, group) == (4, "any")
@@ -60,9 +56,7 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(
     desk.clear()
 
 
-def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
-    desk: Desk, page: Any
-) -> None:
+def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk: Desk, page: Any) -> None:
     group = desk.submit(
         2,
         max_attempts=2,
@@ -103,9 +97,7 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
     desk.clear()
 
 
-def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(
-    desk: Desk, page: Any
-) -> None:
+def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk, page: Any) -> None:
     bring_workflow(desk, page)
     box = page.locator("#retry-on-box")
     # Nothing to choose where it is not tried again.
@@ -128,8 +120,7 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(
     assert desk.status(group)["retry_on"] == ["node_or_model_missing", "out_of_memory"]
     page.get_by_text("About this group").click()
     expect(page.locator("#about")).to_contain_text(
-        "up to 3 attempts, also on the other backends of the group, only after: "
-        "node or model missing, out of memory"
+        "up to 3 attempts, also on the other backends of the group, only after: node or model missing, out of memory"
     )
     bring_workflow(desk, page)
     # A class that this Director does not know, as after an update under an open page.
@@ -142,9 +133,7 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(
     desk.clear()
 
 
-def test_one_of_four_machines_is_on_fire_and_the_artist_sees_one_on_the_second_try(
-    desk: Desk, page: Any
-) -> None:
+def test_one_of_four_machines_is_on_fire_and_the_artist_sees_one_on_the_second_try(desk: Desk, page: Any) -> None:
     bring_workflow(desk, page)
     page.locator("#count").fill("4")
     page.get_by_label("When a job fails").select_option("Retry on any chosen backend")
@@ -155,9 +144,7 @@ def test_one_of_four_machines_is_on_fire_and_the_artist_sees_one_on_the_second_t
     expect(page.locator(".tries summary")).to_have_text("Completed on the second attempt")
     expect(page).to_have_title(f"4/4 · {group}")
     page.goto(desk.url)
-    expect(page.locator(f"#{group}")).to_contain_text(
-        "3 completed, 1 completed on the second attempt"
-    )
+    expect(page.locator(f"#{group}")).to_contain_text("3 completed, 1 completed on the second attempt")
     # What was given back failed nobody, and is no second try.
     given_back = desk.submit(1, timeout_seconds=600)
     home = desk.backend_ids()[0]

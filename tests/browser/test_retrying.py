@@ -116,9 +116,7 @@ def test_where_its_backend_takes_nothing_others_are_offered(desk: Desk, page: An
     expect(page.locator(".machine")).not_to_have_attribute("title", home)
 
 
-def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(
-    desk: Desk, page: Any
-) -> None:
+def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(desk: Desk, page: Any) -> None:
     first, second, third = desk.backend_ids()[:3]
     desk.http.post(f"{desk.url}/api/backends/{third}/pause", json={})
     desk.order(0, name="node_error", message="CUDA out of memory", count=1)

@@ -88,14 +88,7 @@ def test_axe_finds_nothing_serious_with_things_open(desk: Desk, themed: Any, bad
 
 def test_nothing_is_wider_than_a_phone(desk: Desk, page: Any, bad_day: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    for path in (
-        "/",
-        f"/groups/{bad_day}",
-        "/failures",
-        "/backends",
-        f"/submit?from={bad_day}",
-        "/groups/jg_no",
-    ):
+    for path in ("/", f"/groups/{bad_day}", "/failures", "/backends", f"/submit?from={bad_day}", "/groups/jg_no"):
         page.goto(f"{desk.url}{path}")
         expect(page.locator("#line-live")).to_have_text("live")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
@@ -129,9 +122,7 @@ def test_an_unknown_group_gets_a_page_that_helps(desk: Desk, page: Any, bad_day:
     expect(page.locator(".row")).to_have_count(1)
 
 
-def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
-    desk: Desk, page: Any, bad_day: str
-) -> None:
+def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(desk: Desk, page: Any, bad_day: str) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     for path in ("/", f"/groups/{bad_day}", "/backends", "/submit"):
@@ -142,9 +133,7 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
     assert [url for url in asked if not url.startswith((desk.url, "blob:", "data:"))] == []
 
 
-def test_a_star_is_seen_in_another_browser_without_a_reload(
-    desk: Desk, browser: Any, page: Any, bad_day: str
-) -> None:
+def test_a_star_is_seen_in_another_browser_without_a_reload(desk: Desk, browser: Any, page: Any, bad_day: str) -> None:
     other = browser.new_context()
     try:
         elsewhere = other.new_page()
@@ -155,9 +144,7 @@ def test_a_star_is_seen_in_another_browser_without_a_reload(
         seen = elsewhere.get_by_role("button", name="Star job 3")
         star.click()
         expect(seen).to_have_attribute("aria-pressed", "true", timeout=2_000)
-        expect(elsewhere.get_by_role("link", name="Download 1 starred")).to_be_visible(
-            timeout=2_000
-        )
+        expect(elsewhere.get_by_role("link", name="Download 1 starred")).to_be_visible(timeout=2_000)
         seen.click()
         expect(star).to_have_attribute("aria-pressed", "false", timeout=2_000)
         expect(page.get_by_role("link", name="Download 1 starred")).to_have_count(0)
@@ -165,9 +152,7 @@ def test_a_star_is_seen_in_another_browser_without_a_reload(
         other.close()
 
 
-def test_kept_pictures_are_starred_and_can_be_fetched_together(
-    desk: Desk, page: Any, bad_day: str
-) -> None:
+def test_kept_pictures_are_starred_and_can_be_fetched_together(desk: Desk, page: Any, bad_day: str) -> None:
     page.goto(f"{desk.url}/groups/{bad_day}")
     page.get_by_role("button", name="Star job 2").click()
     expect(page.get_by_role("link", name="Download 1 starred")).to_be_visible()

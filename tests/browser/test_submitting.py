@@ -25,16 +25,12 @@ def png(workflow: str | None) -> bytes:
     return out.getvalue()
 
 
-def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_are_two_clicks(
-    desk: Desk, page: Any
-) -> None:
+def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_are_two_clicks(desk: Desk, page: Any) -> None:
     # A number that JavaScript cannot hold goes through untouched.
     graph = text_to_image()
     graph["5"]["_meta"]["big"] = 2**63 + 1
     page.goto(f"{desk.url}/submit")
-    page.locator("#file").set_input_files(
-        {"name": "p.png", "mimeType": "image/png", "buffer": png(json.dumps(graph))}
-    )
+    page.locator("#file").set_input_files({"name": "p.png", "mimeType": "image/png", "buffer": png(json.dumps(graph))})
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes from p.png")
     page.get_by_role("button", name="12 jobs on all backends").click()
     expect(page.locator("#sends")).to_have_text("12 jobs on 4 backends")
@@ -70,9 +66,7 @@ def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, p
     desk.clear()
 
 
-def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(
-    desk: Desk, page: Any
-) -> None:
+def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(desk: Desk, page: Any) -> None:
     def submit() -> str:
         page.get_by_text("Or paste it as JSON").click()
         page.locator("#paste").fill(json.dumps(text_to_image()))

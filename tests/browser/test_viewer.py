@@ -54,15 +54,11 @@ def large(narrow: Desk) -> str:
 
 def shown_width(page: Any) -> int:
     image = page.locator("#viewer-image")
-    page.wait_for_function(
-        "image => image.complete && image.naturalWidth > 320", arg=image.element_handle()
-    )
+    page.wait_for_function("image => image.complete && image.naturalWidth > 320", arg=image.element_handle())
     return int(image.evaluate("image => image.naturalWidth"))
 
 
-def test_one_too_large_is_shown_smaller_with_a_link_to_the_original(
-    narrow: Desk, page: Any, large: str
-) -> None:
+def test_one_too_large_is_shown_smaller_with_a_link_to_the_original(narrow: Desk, page: Any, large: str) -> None:
     page.goto(f"{narrow.url}/groups/{large}")
     page.locator(".picture").first.click()
     assert shown_width(page) == SIDE
@@ -116,8 +112,7 @@ def test_why_one_that_is_gone_is_small_is_said(desk: Desk, page: Any) -> None:
         page.locator(".picture").first.click()
         expect(page.locator("#viewer-note")).to_contain_text("does not have the file any more")
         page.wait_for_function(
-            "image => image.complete && image.naturalWidth === 320",
-            arg=page.locator("#viewer-image").element_handle(),
+            "image => image.complete && image.naturalWidth === 320", arg=page.locator("#viewer-image").element_handle()
         )
     finally:
         desk.withdraw()
@@ -135,16 +130,12 @@ def test_viewer_mentions_no_copy_when_none_was_made(desk: Desk, page: Any) -> No
         expect(page.locator("[data-broken]")).to_have_count(1)
         page.locator(".picture").click()
         note = page.locator("#viewer-note")
-        expect(note).to_have_text(
-            "The output is gone. Its backend does not have the file any more."
-        )
+        expect(note).to_have_text("The output is gone. Its backend does not have the file any more.")
     finally:
         desk.withdraw()
 
 
-def test_an_open_page_shows_that_a_picture_was_replaced(
-    desk: Desk, page: Any, simulators: SimulatorThread
-) -> None:
+def test_an_open_page_shows_that_a_picture_was_replaced(desk: Desk, page: Any, simulators: SimulatorThread) -> None:
     """Its thumbnail stays, with a label; its original is lost, and no later one is shown for it."""
 
     def render() -> str:
@@ -167,8 +158,7 @@ def test_an_open_page_shows_that_a_picture_was_replaced(
     expect(page.locator("#viewer-note")).to_contain_text("The output is gone. It was replaced")
     expect(page.locator("#viewer-save")).to_be_hidden()
     page.wait_for_function(
-        "image => image.complete && image.naturalWidth === 320",
-        arg=page.locator("#viewer-image").element_handle(),
+        "image => image.complete && image.naturalWidth === 320", arg=page.locator("#viewer-image").element_handle()
     )
 
 
@@ -184,9 +174,7 @@ def silence() -> bytes:
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.wav", silence()), ("a.txt", b"a poem")])
-def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(
-    page: Any, name: str, content: bytes
-) -> None:
+def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(page: Any, name: str, content: bytes) -> None:
     headers = {**media_types.guard_headers(name), "Content-Type": media_types.media_type(name)}
     page.route("**/*", lambda route: route.fulfill(headers=headers, body=content))
     page.goto(f"http://localhost:9820/{name}")

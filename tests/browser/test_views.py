@@ -27,26 +27,17 @@ def client() -> Client:
 
 def test_backends_work_side_by_side_and_each_through_its_own() -> None:
     known = {("k", "a"): 10.0, ("k", "b"): 60.0}
-    left = [
-        estimates.Remaining("a", 0.0),
-        estimates.Remaining("a", 0.5),
-        estimates.Remaining("b", 0.5),
-    ]
+    left = [estimates.Remaining("a", 0.0), estimates.Remaining("a", 0.5), estimates.Remaining("b", 0.5)]
     assert estimates.seconds_left(left, "k", known) == 30.0
     assert estimates.seconds_left([*left, estimates.Remaining("c", 0.0)], "k", known) is None
     assert estimates.seconds_left([], "k", known) is None
 
 
 def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
-    children = [
-        status_bar.Segment(f"j_{n}", "queued" if n % 2 else "failed", 0.0) for n in range(51)
-    ]
+    children = [status_bar.Segment(f"j_{n}", "queued" if n % 2 else "failed", 0.0) for n in range(51)]
     assert len(status_bar.bar_of(children[:50]).segments) == 50
     bar = status_bar.bar_of(children)
-    assert [(one.status, one.start, one.length) for one in bar.blocks] == [
-        ("failed", 0, 26),
-        ("queued", 26, 25),
-    ]
+    assert [(one.status, one.start, one.length) for one in bar.blocks] == [("failed", 0, 26), ("queued", 26, 25)]
     assert bar.label == "26 failed, 25 queued"
     assert status_bar.bar_of([]).label == "no jobs"
 
@@ -74,9 +65,7 @@ def names(client: Client, query: str) -> set[str]:
 def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: Client) -> None:
     factories.backend()
     skipped = [{"backend_id": "gpu-9", "reason": "It is offline"}] * 5
-    group = factories.submit(
-        "gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}]
-    )
+    group = factories.submit("gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}])
     page = client.get(f"/groups/{group.id}").content.decode()
     assert "2 backends left out: 6 jobs fewer" in page
     assert "<code>gpu-9</code> (named 5 times): It is offline" in page
@@ -92,9 +81,7 @@ def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: C
         ({"images": [{"filename": "a.png", "url": "http://gpu/a"}]}, True),
     ],
 )
-def test_downloads_are_offered_where_there_are_files(
-    client: Client, outputs: dict[str, Any], offered: bool
-) -> None:
+def test_downloads_are_offered_where_there_are_files(client: Client, outputs: dict[str, Any], offered: bool) -> None:
     factories.backend()
     fence = factories.lease()
     group = factories.submit()
@@ -113,9 +100,7 @@ def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client
     group = factories.submit("gpu-1", "gpu-1")
     claimed = factories.claim(fence)
     factories.start(claimed, fence)
-    attempts.attempt_ended(
-        attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.ERROR)
-    )
+    attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=factories.end(AttemptState.ERROR))
     page = client.get(f"/groups/{group.id}").content.decode()
     assert "Retry a failed job on its card, or all failed jobs after the group has ended" in page
 
@@ -124,10 +109,7 @@ def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(clien
     factories.backend()
     group = factories.submit()
     ChildJob.objects.update(
-        status="failed",
-        failure_class="out_of_memory",
-        error_message="Allocation on device 0",
-        completed_at=now(),
+        status="failed", failure_class="out_of_memory", error_message="Allocation on device 0", completed_at=now()
     )
     page = client.get(f"/groups/{group.id}").content.decode()
     stage = page[page.index("error-words") : page.index("card-body")]
@@ -164,14 +146,7 @@ def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "query",
-    [
-        "?state=%00",
-        "?before=x",
-        "?text=%00",
-        "?before=2026-13-01T00:00:00.000Z_jg_0123456789ab",
-        "?page=-1",
-    ],
+    "query", ["?state=%00", "?before=x", "?text=%00", "?before=2026-13-01T00:00:00.000Z_jg_0123456789ab", "?page=-1"]
 )
 def test_a_query_that_makes_no_sense_counts_as_left_out(client: Client, query: str) -> None:
     factories.backend()

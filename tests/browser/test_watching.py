@@ -104,9 +104,7 @@ def test_a_reload_midway_and_a_second_tab_show_the_same_end(desk: Desk, context:
         expect(page.locator(".facts")).to_contain_text("4/4 completed")
 
 
-def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(
-    desk: Desk, page: Any
-) -> None:
+def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(desk: Desk, page: Any) -> None:
     group = desk.submit(4)
     page.goto(f"{desk.url}/groups/{group}")
     cards(page, "running").first.wait_for()

@@ -24,9 +24,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="decides the plan of strikes")
     parser.add_argument("--kills", type=_count, default=60, help="how many strikes (60)")
     parser.add_argument("--children", type=_count, default=2_000, help="at least so many (2000)")
-    parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="a new folder for all that is kept"
-    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="a new folder for all that is kept")
     parser.add_argument("--short", action="store_true", help="at the pace of the test suite")
     parser.add_argument("--plan", action="store_true", help="print the plan, and do nothing")
     parser.add_argument("--check", type=Path, metavar="DIR", help="check what a run has kept")
@@ -41,9 +39,7 @@ def main() -> int:
         return _told(lambda: print(checker.check(asked.check)))
     for program in ("initdb", "redis-server"):
         if not is_there(program):
-            parser.error(
-                f"{program} is not installed: PostgreSQL's and Redis's programs are needed"
-            )
+            parser.error(f"{program} is not installed: PostgreSQL's and Redis's programs are needed")
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="director-chaos-"))
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"{folder} is not empty; --keep takes a new folder")

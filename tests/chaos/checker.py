@@ -74,9 +74,7 @@ def _check_streams(folder: Path) -> int:
         }, group_id
         heard = [frame for frame in frames if frame["type"] != "initial_state"]
         stored = laws.stored_events(folder, group_id)
-        assert heard == stored[len(stored) - len(heard) :], (
-            f"{group_id}: another log than the stored"
-        )
+        assert heard == stored[len(stored) - len(heard) :], f"{group_id}: another log than the stored"
         count += len(heard)
     return count
 

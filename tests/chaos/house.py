@@ -43,25 +43,17 @@ DEFECT: Final = re.compile(
 class House:
     """All processes. The runners' names are also the names of their connections to PostgreSQL."""
 
-    def __init__(
-        self, folder: Path, server: Postgres, redis_server: Redis, machines: Machines
-    ) -> None:
+    def __init__(self, folder: Path, server: Postgres, redis_server: Redis, machines: Machines) -> None:
         self.postgres = server
         self.redis = redis_server
         self.machines = machines
         self._url = server.create(_DATABASE)
         self.webs = [self._web(folder / f"web-{n}") for n in range(1, WEBS + 1)]
-        self.runners = {
-            f"runner-{n}": self._runner(folder / f"runner-{n}") for n in range(1, RUNNERS + 1)
-        }
+        self.runners = {f"runner-{n}": self._runner(folder / f"runner-{n}") for n in range(1, RUNNERS + 1)}
 
     def _settings(self, name: str) -> dict[str, str]:
         database = f"{self._url}?application_name={name}"
-        return {
-            **_SETTINGS,
-            "DIRECTOR_DATABASE_URL": database,
-            "DIRECTOR_REDIS_URL": self.redis.url,
-        }
+        return {**_SETTINGS, "DIRECTOR_DATABASE_URL": database, "DIRECTOR_REDIS_URL": self.redis.url}
 
     def _web(self, folder: Path) -> Served:
         folder.mkdir()
@@ -75,9 +67,7 @@ class House:
 
     def _runner(self, folder: Path) -> LaunchedRunner:
         folder.mkdir()
-        return LaunchedRunner(
-            folder, "--name", folder.name, environment=self._settings(folder.name)
-        )
+        return LaunchedRunner(folder, "--name", folder.name, environment=self._settings(folder.name))
 
     @property
     def all(self) -> list[Launched]:
@@ -106,9 +96,7 @@ class House:
         """Return where one of the web processes answers, whichever."""
         return random.choice([one.url for one in self.webs if one.url])
 
-    def ask(
-        self, method: str, path: str, *, within: float = 90.0, **options: Any
-    ) -> httpx.Response:
+    def ask(self, method: str, path: str, *, within: float = 90.0, **options: Any) -> httpx.Response:
         """Make a request of one web or the other, again where it is not answered.
 
         Raises:
@@ -168,9 +156,7 @@ def house(folder: Path, *, seconds: float) -> Iterator[House]:
         folder: for logs, audit log and data folders.
         seconds: sampling time of a prompt; the machines differ by half of it.
     """
-    builds = [
-        Build(f"gpu-{n}", seconds * (0.75 + n / (2 * MACHINES))) for n in range(1, MACHINES + 1)
-    ]
+    builds = [Build(f"gpu-{n}", seconds * (0.75 + n / (2 * MACHINES))) for n in range(1, MACHINES + 1)]
     with postgres() as server, own_redis() as redis_server, plugged_in(folder, builds) as machines:
         built = House(folder, server, redis_server, machines)
         try:

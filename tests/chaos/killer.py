@@ -24,10 +24,7 @@ from tests.harness.processes import LaunchedRunner, Served
 #: Seconds that an attempt in the wanted state is waited for.
 _PATIENCE: Final = 6.0
 #: What holds an attempt in a state for a while.
-_HELD_BY: Final = {
-    AttemptState.INTENT: ("delay_answer", 1.0),
-    AttemptState.UNCERTAIN: ("late_post", 1.5),
-}
+_HELD_BY: Final = {AttemptState.INTENT: ("delay_answer", 1.0), AttemptState.UNCERTAIN: ("late_post", 1.5)}
 _ACTIVE: Final = (
     "SELECT a.backend_id, a.state FROM jobgroups_attempt a"
     " LEFT JOIN jobgroups_lease l ON l.backend_id = a.backend_id WHERE a.ended_at IS NULL"
@@ -162,10 +159,7 @@ class Killer:
         self._later(strike.lasts, name, lambda: signal_group(runner, signal.SIGCONT))
 
     def _cut_database(self, strike: Strike, name: str) -> None:
-        self._rows(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
-            name,
-        )
+        self._rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", name)
 
     def _kill_web(self, strike: Strike, name: str) -> None:
         (web,) = (one for one in self._house.webs if one.folder.name == name)

@@ -10,12 +10,7 @@ from typing import Final
 from jobgroups.domain.states import AttemptState
 
 #: Attempts in these states are in flight.
-IN_FLIGHT: Final = (
-    AttemptState.INTENT,
-    AttemptState.UNCERTAIN,
-    AttemptState.ACCEPTED,
-    AttemptState.RUNNING,
-)
+IN_FLIGHT: Final = (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED, AttemptState.RUNNING)
 
 #: Kind of strike, to whom it is done, and how often it comes in a round.
 KINDS: Final = {

@@ -76,9 +76,7 @@ def _wait_settled(farm: House) -> None:
         while left := database.execute(
             "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
         ).fetchall():
-            assert time.monotonic() < end, (
-                f"attempts that nobody ends: {left[:5]}\n{farm.printed()}"
-            )
+            assert time.monotonic() < end, f"attempts that nobody ends: {left[:5]}\n{farm.printed()}"
             time.sleep(0.2)
     farm.machines.wait_idle()
 

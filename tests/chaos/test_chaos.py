@@ -120,15 +120,12 @@ def _group_lost(folder: Path) -> None:
 def _group_open(folder: Path) -> None:
     _change(
         folder,
-        "UPDATE jobgroups_jobgroup SET completed_at = NULL"
-        " WHERE id = (SELECT id FROM jobgroups_jobgroup LIMIT 1)",
+        "UPDATE jobgroups_jobgroup SET completed_at = NULL WHERE id = (SELECT id FROM jobgroups_jobgroup LIMIT 1)",
     )
 
 
 def _trespassed(folder: Path) -> None:
-    _change(
-        folder, "INSERT INTO chaos_trespass VALUES ('', 'runner-1', 'UPDATE', '', 'runner-2 3')"
-    )
+    _change(folder, "INSERT INTO chaos_trespass VALUES ('', 'runner-1', 'UPDATE', '', 'runner-2 3')")
 
 
 def _recorded(folder: Path, kind: str, *, stranger: bool, as_kind: str) -> None:
@@ -184,9 +181,7 @@ TAMPERINGS = {
 @pytest.mark.timeout(600)
 @pytest.mark.slow
 @pytest.mark.parametrize(("tamper", "said"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
-def test_the_checker_notices(
-    tamper: Callable[[Path], None], said: str, kept: Kept, tmp_path: Path
-) -> None:
+def test_the_checker_notices(tamper: Callable[[Path], None], said: str, kept: Kept, tmp_path: Path) -> None:
     folder = tmp_path / "tampered"
     shutil.copytree(kept.folder, folder, ignore=shutil.ignore_patterns("outputs", "*.log"))
     tamper(folder)

@@ -90,9 +90,7 @@ class Desk:
         return run_group(self.url, self.sims, backends or NAMES, fails)
 
 
-def run_group(
-    url: str, sims: SimulatorThread, backends: Sequence[str], fails: Sequence[int] = ()
-) -> str:
+def run_group(url: str, sims: SimulatorThread, backends: Sequence[str], fails: Sequence[int] = ()) -> str:
     """Run a group to its end and return its id."""
     with Director(url) as director:
         # A fault applies to the next prompt: what other tests left running must be over.

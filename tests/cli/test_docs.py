@@ -46,9 +46,7 @@ def _in_shell(desk: Desk, shell: Path, line: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         ["/bin/sh", "-c", f"exec {line}" if line.startswith("director") else line],
         cwd=desk.folder,
-        env=desk.environment(
-            PATH=path, DIRECTOR_DATA_DIR=str(desk.folder / "data"), DIRECTOR_DISCOVER="0"
-        ),
+        env=desk.environment(PATH=path, DIRECTOR_DATA_DIR=str(desk.folder / "data"), DIRECTOR_DISCOVER="0"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -62,12 +62,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
         SimulatorThread(version="0.3.40") as ancient,
     ):
         served = Served(folder)
-        urls = {
-            "good": good.url,
-            "old": old.url,
-            "ancient": ancient.url,
-            "away": "http://localhost:9",
-        }
+        urls = {"good": good.url, "old": old.url, "ancient": ancient.url, "away": "http://localhost:9"}
         for name, url in urls.items():
             body = {"url": url, "backend_id": name, "headers": {"Authorization": _SECRET}}
             assert served.ask("POST", "/api/backends", json=body).status_code == 201
@@ -103,9 +98,7 @@ def test_report_is_readable_in_a_terminal(farm: tuple[Path, str]) -> None:
     assert "Problems: " in output.splitlines()[-1]
 
 
-def test_before_the_first_start_nothing_is_made(
-    tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_before_the_first_start_nothing_is_made(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.DIRECTOR_DATA_DIR = tmp_path / "data"
     settings.DIRECTOR_ON_SQLITE = True
     monkeypatch.setitem(connection.settings_dict, "NAME", str(tmp_path / "data" / "db.sqlite3"))
@@ -181,9 +174,7 @@ def test_tables_of_a_newer_release_are_a_problem() -> None:
 
 
 @pytest.mark.django_db
-def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(
-    tmp_path: Path, settings: Any
-) -> None:
+def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(tmp_path: Path, settings: Any) -> None:
     settings.DIRECTOR_DATA_DIR = tmp_path
     found = {one.subject: one for one in report.run_checks(9)}
     assert found["Runner"].level is Level.PROBLEM
@@ -211,9 +202,7 @@ def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) ->
 # --- one backend ----------------------------------------------------------------------------------
 
 
-def _of(
-    skew: float | None = 0.0, arguments: tuple[str, ...] = ("--preview-method", "auto"), **row: Any
-) -> Finding:
+def _of(skew: float | None = 0.0, arguments: tuple[str, ...] = ("--preview-method", "auto"), **row: Any) -> Finding:
     device = Device(name="cuda:0", vram_total=24 * 2**30)
     stats = SystemStats(version="0.3.64", devices=(device,), arguments=arguments)
     backend = Backend(id="gpu-1", url="http://gpu-1:8188", **row)
@@ -242,9 +231,7 @@ def test_small_clock_difference_is_no_problem(skew: float | None) -> None:
         (("--preview-method",), False),
     ],
 )
-def test_previews_are_read_from_the_arguments_of_comfyui(
-    arguments: tuple[str, ...], has: bool
-) -> None:
+def test_previews_are_read_from_the_arguments_of_comfyui(arguments: tuple[str, ...], has: bool) -> None:
     found = _of(arguments=arguments)
     assert ("previews on" in found.said) is has
     assert ("--preview-method auto" in found.todo) is not has
@@ -279,8 +266,7 @@ async def test_clock_of_a_backend_is_read_from_its_responses() -> None:
 def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(
-        "/dev/sda1 / ext4 rw 0 0\n"
-        f"studio:/farm {str(tmp_path / 'a b').replace(' ', chr(92) + '040')} nfs4 rw 0 0\n",
+        f"/dev/sda1 / ext4 rw 0 0\nstudio:/farm {str(tmp_path / 'a b').replace(' ', chr(92) + '040')} nfs4 rw 0 0\n",
         encoding="utf-8",
     )
     assert host.file_system(tmp_path / "a b" / "data", mounts) == "nfs4"

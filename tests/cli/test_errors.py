@@ -67,14 +67,8 @@ _EMPTY = [
 ]
 _ADDRESS = "Error: --server (or DIRECTOR_URL) is "
 _REFUSED = {
-    "submit worfklow.json": (
-        2,
-        "Error: There is no file worfklow.json.\nDid you mean workflow.json?\n",
-    ),
-    "submit workflow.json -b gpu-11": (
-        4,
-        "Error: No backend has the id or the tag 'gpu-11'.\nDid you mean gpu-1",
-    ),
+    "submit worfklow.json": (2, "Error: There is no file worfklow.json.\nDid you mean workflow.json?\n"),
+    "submit workflow.json -b gpu-11": (4, "Error: No backend has the id or the tag 'gpu-11'.\nDid you mean gpu-1"),
     "submit workflow.json --max-attempts 2 --retry-on bad_luck": (4, "Error: --retry-on"),
     "list --server 127.0.0.1:9": (3, "Error: No answer from http://127.0.0.1:9: "),
     "list --server foo:bar": (2, _ADDRESS),
@@ -143,9 +137,7 @@ def test_missing_and_wrong_tokens_are_refused(desk: Desk) -> None:
         assert guarded.requests[-1][2]["authorization"] == f"Bearer {token}"
 
 
-@pytest.mark.parametrize(
-    "token", ["m\u00fcnchen-0123456789", "hush hush 0123456789", "hush\nhush-0123456789"]
-)
+@pytest.mark.parametrize("token", ["m\u00fcnchen-0123456789", "hush hush 0123456789", "hush\nhush-0123456789"])
 def test_impossible_token_is_refused_and_not_printed(desk: Desk, token: str) -> None:
     said = desk.said("list", status=2, DIRECTOR_TOKEN=token)
     assert said.startswith("Error: DIRECTOR_TOKEN has characters that a token cannot have.")

@@ -56,9 +56,7 @@ def test_watch_continues_after_a_restart_of_the_director(desk: Desk, tmp_path: P
 def test_retry_runs_the_failed_jobs_again(desk: Desk) -> None:
     group_id = desk.group("gpu-1", "gpu-2", fails=[0, 1])
     first, second = _jobs(desk, group_id)
-    assert "Use one of" in desk.said(
-        "retry", group_id, "--where", "same", "--backend", "gpu-2", status=2
-    )
+    assert "Use one of" in desk.said("retry", group_id, "--where", "same", "--backend", "gpu-2", status=2)
     assert "gpu-9" in desk.said("retry", group_id, "--backend", "gpu-9", status=4)
     desk.run("retry", group_id, "--job", second, "--watch", status=1)
     children = desk.json("show", group_id)["child_jobs"]
@@ -168,9 +166,7 @@ def test_save_uses_a_name_template(desk: Desk, failed_group: str) -> None:
     assert (desk.folder / "out" / "gpu-1" / f"{job}.png").is_file()
 
 
-def test_save_prints_the_command_for_files_that_were_not_saved(
-    desk: Desk, failed_group: str
-) -> None:
+def test_save_prints_the_command_for_files_that_were_not_saved(desk: Desk, failed_group: str) -> None:
     (desk.folder / "my images").mkdir()
     (desk.folder / "my images" / "gpu-1").write_text("in the way", encoding="utf-8")
     words = ["save", failed_group, "--to", "my images", "--name", "{backend}/{name}"]
@@ -191,8 +187,7 @@ def test_save_reports_a_replaced_file(desk: Desk) -> None:
     assert file["reason"] == "replaced"
     said = desk.said("save", group_id, "--to", "out", status=1)
     assert said.splitlines() == [
-        f"Error: Not saved: {file['filename']} was replaced:"
-        " another file has its name on gpu-1 now."
+        f"Error: Not saved: {file['filename']} was replaced: another file has its name on gpu-1 now."
     ]
     assert list((desk.folder / "out").iterdir()) == []
 
@@ -215,9 +210,7 @@ def test_cancel_stops_groups_and_single_jobs(desk: Desk) -> None:
     desk.sims.fault("slow", on=0, seconds=5.0)
     words = ["submit", "workflow.json", "-b", "gpu-1", "--count", "4", "-q"]
     first, second = desk.out(*words).strip(), desk.out(*words).strip()
-    assert f"{_jobs(desk, first)[3]} cancelled" in desk.out(
-        "cancel", first, "--job", _jobs(desk, first)[3]
-    )
+    assert f"{_jobs(desk, first)[3]} cancelled" in desk.out("cancel", first, "--job", _jobs(desk, first)[3])
     assert [row["id"] for row in desk.json("cancel", first, second)] == [first, second]
     assert f"{first} cancelled: 0 jobs cancelled, 0 completed before" in desk.out("cancel", first)
     assert desk.json("show", second)["cancelled_count"] == 4

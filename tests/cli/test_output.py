@@ -18,9 +18,7 @@ _FULL = Path("/dev/full")
 
 
 def _into_a_closed_pipe(desk: Desk, *words: str) -> tuple[int, str]:
-    with desk.start(
-        *words, environment={"DIRECTOR_DATA_DIR": str(desk.folder / "data")}
-    ) as process:
+    with desk.start(*words, environment={"DIRECTOR_DATA_DIR": str(desk.folder / "data")}) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
@@ -71,14 +69,9 @@ def until_it_answers(director: Director) -> None:
 @pytest.mark.parametrize("words", [["backends"], ["--help"], ["doctor"]])
 def test_full_disk_is_an_error(desk: Desk, words: list[str]) -> None:
     environment = {"DIRECTOR_DATA_DIR": str(desk.folder / "data")}
-    with (
-        _FULL.open("w") as full,
-        desk.start(*words, stdout=full, environment=environment) as process,
-    ):
+    with _FULL.open("w") as full, desk.start(*words, stdout=full, environment=environment) as process:
         assert process.stderr is not None
-        assert process.stderr.read() == (
-            "Error: The output cannot be written: No space left on device.\n"
-        )
+        assert process.stderr.read() == ("Error: The output cannot be written: No space left on device.\n")
         assert process.wait(60) == 1
 
 

@@ -88,8 +88,7 @@ def test_submit_leaves_out_unavailable_backends_also_in_a_dry_run(desk: Desk) ->
         planned, made = desk.json(*words, "--dry-run"), desk.json(*words)
         assert planned["skipped_backends"] == skipped
         assert planned["children"] == [
-            {"backend_id": child["backend_id"], "seed": child["seed"]}
-            for child in made["child_jobs"]
+            {"backend_id": child["backend_id"], "seed": child["seed"]} for child in made["child_jobs"]
         ]
         said = desk.said("submit", "workflow.json", "-b", "gpu-2", "--dry-run", status=4)
         assert "None of these backends can accept jobs now:\n  gpu-2: disabled" in said
@@ -112,9 +111,7 @@ def test_dry_run_shows_the_submission_and_sends_nothing(desk: Desk) -> None:
     assert [job["seed"] for job in planned] == [42, 67, 109, 177]
     assert _newest(desk) == before
     made = desk.json(*words)["child_jobs"]
-    assert [(job["backend_id"], job["seed"]) for job in made] == [
-        (job["backend_id"], job["seed"]) for job in planned
-    ]
+    assert [(job["backend_id"], job["seed"]) for job in made] == [(job["backend_id"], job["seed"]) for job in planned]
 
 
 def test_same_key_makes_one_group(desk: Desk) -> None:
@@ -131,10 +128,7 @@ def test_key_of_a_lost_answer_finds_the_group(desk: Desk, monkeypatch: pytest.Mo
     monkeypatch.setattr("director.client.calls.RETRY_DELAYS_S", ())
     backend = {"name": "a", "url": "http://a:8188", "enabled": True, "status": "online"}
     with FakeDirector() as server:
-        server.answers["GET", "/api/backends"] = (
-            200,
-            {"backends": [{**backend, "backend_id": "gpu-1"}]},
-        )
+        server.answers["GET", "/api/backends"] = (200, {"backends": [{**backend, "backend_id": "gpu-1"}]})
         server.lose["POST", "/api/job-group"] = 1
         words = ["submit", "workflow.json", "--base-seed", "8"]
         lost = desk.said(*words, status=3, DIRECTOR_URL=server.url)
@@ -237,8 +231,6 @@ def test_command_starts_without_django(desk: Desk) -> None:
         "assert not found & {'django', 'channels', 'rest_framework', 'daphne', 'twisted'}, found"
     )
     began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, env=desk.environment()
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=desk.environment())
     # A wide limit: it takes 0.2 s, and 2 s with Django.
     assert time.monotonic() - began < 5

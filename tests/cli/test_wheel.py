@@ -78,12 +78,7 @@ def served(installed: Path, environment: dict[str, str], tmp_path: Path) -> Iter
     """The address of a Director that is served by the installed command."""
     command = [installed / "director", "serve", "--port", "0"]
     with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         said = ""
@@ -100,9 +95,7 @@ def served(installed: Path, environment: dict[str, str], tmp_path: Path) -> Iter
 def test_wheel_has_every_template_and_static_file(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     files = [path for path in (ROOT / "templates").rglob("*") if path.is_file()]
-    wanted = {
-        f"director/templates/{path.relative_to(ROOT / 'templates').as_posix()}" for path in files
-    }
+    wanted = {f"director/templates/{path.relative_to(ROOT / 'templates').as_posix()}" for path in files}
     static = (path for path in (ROOT / "director" / "static").rglob("*") if path.is_file())
     wanted |= {path.relative_to(ROOT).as_posix() for path in static}
     wanted |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("backends/simulator/*.gz")}
@@ -112,19 +105,13 @@ def test_wheel_has_every_template_and_static_file(wheel: Path) -> None:
 
 def test_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {
-        path.relative_to(ROOT).as_posix()
-        for package in _PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-    }
+    modules = {path.relative_to(ROOT).as_posix() for package in _PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert modules <= names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(_PACKAGES)
 
 
-def test_command_is_the_installed_one(
-    installed: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_command_is_the_installed_one(installed: Path, environment: dict[str, str], tmp_path: Path) -> None:
     code = "import director; print(director.__file__)"
     python = [installed / "python", "-c", code]
     found = subprocess.check_output(python, cwd=tmp_path, env=environment, text=True)

@@ -24,9 +24,7 @@ NOW = "2026-02-01T07:00:00.000Z"
 
 def child(number: int, **fields: Any) -> dict[str, Any]:
     """Return a job as the API shows it: every field."""
-    empty = dict.fromkeys(
-        ["current_step", "outputs", "error_message", "error_type", "started_at", "completed_at"]
-    )
+    empty = dict.fromkeys(["current_step", "outputs", "error_message", "error_type", "started_at", "completed_at"])
     return {
         **empty,
         "job_id": f"j_{number:012x}",
@@ -199,17 +197,10 @@ class FakeDirector:
         body.update(status="completed", completed_at=NOW)
         total = body["total_count"]
         results = [
-            {"job_id": c["job_id"], "status": "completed", "outputs": {"images": []}}
-            for c in body["child_jobs"]
+            {"job_id": c["job_id"], "status": "completed", "outputs": {"images": []}} for c in body["child_jobs"]
         ]
         self.record(
-            group_id,
-            "group_complete",
-            job_group_id=group_id,
-            total=total,
-            succeeded=total,
-            failed=0,
-            results=results,
+            group_id, "group_complete", job_group_id=group_id, total=total, succeeded=total, failed=0, results=results
         )
 
     def reopen(self, group_id: str) -> None:
@@ -292,9 +283,7 @@ class FakeDirector:
         else:
             sent = json.loads(raw)
             group_id = self.group(0, metadata=sent.get("metadata", {}), workflow=sent)
-            children = [
-                child(n + 1, backend_id=b, seed=42 + n) for n, b in enumerate(sent["backend_ids"])
-            ]
+            children = [child(n + 1, backend_id=b, seed=42 + n) for n, b in enumerate(sent["backend_ids"])]
             self.groups[group_id].body["child_jobs"] = children
             if key is not None:
                 self.keys[key] = (raw, group_id)
@@ -366,9 +355,7 @@ class FakeDirector:
             await socket.close(code=WSCloseCode.OK)
         return socket
 
-    async def _catch_up(
-        self, socket: web.WebSocketResponse, group: StoredGroup, since: str | None
-    ) -> None:
+    async def _catch_up(self, socket: web.WebSocketResponse, group: StoredGroup, since: str | None) -> None:
         with group.lock:
             last = group.body["seq"]
             if since is not None and 0 <= int(since) <= last:

@@ -36,9 +36,7 @@ def test_importing_the_client_imports_no_server() -> None:
         "found = sorted(m for m in sys.modules if m.split('.')[0] in banned)\n"
         "sys.exit(', '.join(found) or 0)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 
@@ -147,18 +145,14 @@ def test_status_has_all_fields_of_its_jobs(either: Driven, server: FakeDirector)
     image = {"filename": "a.png", "url": "http://gpu/view?filename=a.png"}
     outputs = {"images": [image], "gifs": [{"filename": "b.gif", "url": "u"}], "text": ["hello"]}
     server.groups[group_id].body["child_jobs"][1].update(
-        status="completed",
-        outputs={**outputs, "prompt_id": "p"},
-        completed_at="2026-02-01T07:01:30.500Z",
+        status="completed", outputs={**outputs, "prompt_id": "p"}, completed_at="2026-02-01T07:01:30.500Z"
     )
     group = either.status(group_id)
     waiting, done = group.child_jobs
     assert (waiting.outputs, waiting.images, waiting.progress) == (None, (), 0.0)
     assert waiting.attempt_count == 1
     assert [(f.kind, f.filename) for f in done.files] == [("images", "a.png"), ("gifs", "b.gif")]
-    assert [(i.seed, i.backend_id, i.job_id) for i in group.images] == [
-        (43, "gpu2_8188", done.job_id)
-    ]
+    assert [(i.seed, i.backend_id, i.job_id) for i in group.images] == [(43, "gpu2_8188", done.job_id)]
     assert done.outputs is not None
     assert done.outputs.prompt_id == "p"
     assert done.outputs.raw["text"] == ["hello"]
@@ -197,10 +191,7 @@ def test_job_and_workflow_are_read(director: Director, server: FakeDirector) -> 
     server.answers["GET", f"{path}/jobs/j_1"] = (200, {**child(1), "attempts": [attempt]})
     missing = {"detail": "Job j_2 not found", "code": "job_not_found"}
     server.answers["GET", f"{path}/jobs/j_2"] = (404, missing)
-    graph = {
-        "9": {"class_type": "B", "inputs": {}},
-        "1": {"class_type": "A", "inputs": {"z": 1, "a": 2}},
-    }
+    graph = {"9": {"class_type": "B", "inputs": {}}, "1": {"class_type": "A", "inputs": {"z": 1, "a": 2}}}
     server.answers["GET", f"{path}/workflow"] = (200, graph)
     job = director.job("jg_1", "j_1")
     assert [(a.number, a.prompt_id, a.outcome) for a in job.attempts] == [(1, "p1", "success")]
@@ -228,18 +219,12 @@ def test_list_reads_the_next_page_when_needed(either: Driven, server: FakeDirect
     assert [g.job_group_id for g in groups] == ids[-2::-1]
     queries = [path.partition("?")[2] for _, path, _, _ in server.requests]
     first = "status=running&metadata.scene=a%20b&metadata.panel=3&limit=2"
-    assert [q.replace("+", "%20") for q in queries] == [
-        first,
-        f"{first}&cursor=2",
-        f"{first}&cursor=4",
-    ]
+    assert [q.replace("+", "%20") for q in queries] == [first, f"{first}&cursor=2", f"{first}&cursor=4"]
     assert list(either.list(created_after=datetime(2027, 2, 1, 7, tzinfo=UTC), limit=1)) != []
     assert "created_after=2027-02-01T07:00:00.000Z" in server.requests[3][1].replace("%3A", ":")
 
 
-def test_cancellation_is_not_repeated_after_a_lost_answer(
-    either: Driven, server: FakeDirector
-) -> None:
+def test_cancellation_is_not_repeated_after_a_lost_answer(either: Driven, server: FakeDirector) -> None:
     path = "/api/job-groups/jg_1"
     counts = {"interrupted": 3, "already_complete": 0, "already_failed": 0}
     server.answers["DELETE", path] = (200, {"cancelled": True, **counts})
@@ -272,10 +257,7 @@ def test_retry_sends_its_options_once(director: Director, server: FakeDirector) 
         {"where": "auto", "by": "anna"},
         {},
     ]
-    assert bodies(server, "POST", f"{path}/jobs/j_2/retry") == [
-        {"retry_elsewhere": False},
-        {"backend_id": "gpu-3"},
-    ]
+    assert bodies(server, "POST", f"{path}/jobs/j_2/retry") == [{"retry_elsewhere": False}, {"backend_id": "gpu-3"}]
 
 
 def test_move_is_repeated_after_a_lost_answer(director: Director, server: FakeDirector) -> None:
@@ -399,15 +381,11 @@ UNKNOWN = "Unknown: no backend has this id."
         ),
     ],
 )
-def test_text_of_a_bad_request_has_each_sentence_once(
-    detail: str, fields: dict[str, Any], text: str
-) -> None:
+def test_text_of_a_bad_request_has_each_sentence_once(detail: str, fields: dict[str, Any], text: str) -> None:
     error = error_from_answer(400, json.dumps({"detail": detail, **fields}).encode())
     assert isinstance(error, client.BadRequest)
     assert (str(error), error.detail) == (text, detail)
-    assert [(e.field, e.message) for e in error.errors] == [
-        (e["field"], e["message"]) for e in fields["errors"]
-    ]
+    assert [(e.field, e.message) for e in error.errors] == [(e["field"], e["message"]) for e in fields["errors"]]
     if isinstance(error, client.NoOnlineBackends):
         assert error.skipped_backends == (("a", UNKNOWN), ("b", UNKNOWN), ("a", UNKNOWN))
 
@@ -439,9 +417,7 @@ BACKEND = {
 AT = datetime(2026, 2, 2, 3, 12, 41, 250_000, tzinfo=UTC)
 
 
-def test_backends_are_listed_added_changed_and_removed(
-    either: Driven, server: FakeDirector
-) -> None:
+def test_backends_are_listed_added_changed_and_removed(either: Driven, server: FakeDirector) -> None:
     server.answers.update(
         {
             ("GET", "/api/backends"): (200, {"backends": [BACKEND]}),
@@ -482,11 +458,7 @@ def test_backends_are_listed_added_changed_and_removed(
     ],
 )
 def test_hold_of_a_backend_is_changed(
-    director: Director,
-    server: FakeDirector,
-    action: str,
-    options: dict[str, Any],
-    sent: dict[str, Any] | None,
+    director: Director, server: FakeDirector, action: str, options: dict[str, Any], sent: dict[str, Any] | None
 ) -> None:
     path = f"/api/backends/a_8188/{action}"
     server.answers["POST", path] = (200, BACKEND)
@@ -494,9 +466,7 @@ def test_hold_of_a_backend_is_changed(
     assert bodies(server, "POST", path) == [options if sent is None else sent]
 
 
-def test_addresses_are_probed_and_found_comfyuis_are_added_or_ignored(
-    director: Director, server: FakeDirector
-) -> None:
+def test_addresses_are_probed_and_found_comfyuis_are_added_or_ignored(director: Director, server: FakeDirector) -> None:
     new = {"url": "http://a:8188", "backend_id": None, "comfyui_version": "0.3.60", "devices": []}
     new |= {"first_seen_at": MOMENT, "last_seen_at": MOMENT, "ignored": False, "ignored_at": None}
     ignored = {**new, "ignored": True, "ignored_at": MOMENT}
@@ -563,18 +533,14 @@ def test_health_is_returned_also_if_it_is_bad(director: Director, server: FakeDi
 
 
 @pytest.mark.parametrize("group_id", ["..", ".", "a/b", "a?b#c", "ü %2F", "\ud800"])
-def test_odd_id_is_one_segment_of_the_path(
-    director: Director, server: FakeDirector, group_id: str
-) -> None:
+def test_odd_id_is_one_segment_of_the_path(director: Director, server: FakeDirector, group_id: str) -> None:
     with pytest.raises(client.NotFound):
         director.status(group_id)
     [(_, path, _, _)] = server.requests
     assert path.startswith("/api/job-groups/")
 
 
-def test_proxy_of_the_environment_is_not_used(
-    server: FakeDirector, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxy_of_the_environment_is_not_used(server: FakeDirector, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -595,9 +561,7 @@ def test_token_is_sent_to_the_director_only() -> None:
         assert "Authorization" not in address.headers_for(elsewhere)
 
 
-@pytest.mark.parametrize(
-    "url", ["localhost:9820", "ftp://x", "http://", "http://x?y=1", "http://x:y", ""]
-)
+@pytest.mark.parametrize("url", ["localhost:9820", "ftp://x", "http://", "http://x?y=1", "http://x:y", ""])
 def test_wrong_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="address"):
         Director(url)

@@ -33,9 +33,7 @@ def child_of(*files: OutputFile) -> Child:
     return Child(job_id="j_1", backend_id="gpu_8188", seed=42, status="completed", outputs=outputs)
 
 
-def test_file_is_saved_also_after_lost_connections(
-    either: Driven, server: FakeDirector, tmp_path: Path
-) -> None:
+def test_file_is_saved_also_after_lost_connections(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
     content = os.urandom(300_000)
     folder = tmp_path / "new" / "folder"
     server.break_files = 2
@@ -49,9 +47,7 @@ def test_file_is_saved_also_after_lost_connections(
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
-def test_missing_files_of_a_job_are_left_out(
-    director: Director, server: FakeDirector, tmp_path: Path
-) -> None:
+def test_missing_files_of_a_job_are_left_out(director: Director, server: FakeDirector, tmp_path: Path) -> None:
     gone = image(server, "gone.png", b"", missing=True)
     child = child_of(image(server, "a.png", b"a"), gone, image(server, "b.gif", b"b", kind="gifs"))
     paths = director.download(child, tmp_path, name="{job}-{name}")
@@ -78,9 +74,7 @@ def test_other_sources_are_refused(director: Director, tmp_path: Path, source: o
     assert names(tmp_path) == []
 
 
-def test_token_is_not_sent_to_a_backend(
-    either: Driven, server: FakeDirector, tmp_path: Path
-) -> None:
+def test_token_is_not_sent_to_a_backend(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
     with FakeDirector() as backend:
         either.download(image(backend, "a.png", b"x"), tmp_path)
         either.download(image(server, "b.png", b"x"), tmp_path)
@@ -88,9 +82,7 @@ def test_token_is_not_sent_to_a_backend(
         assert ["authorization" in h for _, _, h, _ in server.requests] == [True]
 
 
-def test_no_file_is_overwritten_or_saved_twice(
-    either: Driven, server: FakeDirector, tmp_path: Path
-) -> None:
+def test_no_file_is_overwritten_or_saved_twice(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
     saved = image(server, "a.png", b"first")
     [first] = either.download(saved, tmp_path)
     before = first.stat().st_ino
@@ -103,9 +95,7 @@ def test_no_file_is_overwritten_or_saved_twice(
     assert either.download(saved, tmp_path) == (second,)
 
 
-def test_incomplete_and_refused_files_are_removed(
-    either: Driven, server: FakeDirector, tmp_path: Path
-) -> None:
+def test_incomplete_and_refused_files_are_removed(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
     server.break_files = 4
     saved = image(server, "a.png", b"x" * 100_000)
     with pytest.raises(client.Unreachable):
@@ -123,9 +113,7 @@ def test_wrong_url_is_an_error(either: Driven, tmp_path: Path, url: str) -> None
     assert names(tmp_path) == []
 
 
-def test_folder_that_cannot_be_created_is_an_os_error(
-    director: Director, server: FakeDirector, tmp_path: Path
-) -> None:
+def test_folder_that_cannot_be_created_is_an_os_error(director: Director, server: FakeDirector, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         director.download(image(server, "a.png", b"x"), tmp_path / "file" / "below")
@@ -180,9 +168,7 @@ def test_template_with_another_placeholder_is_refused(
     assert server.requests == []
 
 
-def test_nothing_is_overwritten_without_hard_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_overwritten_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no hard links here")
 

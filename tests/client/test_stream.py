@@ -41,9 +41,7 @@ def listen(server: FakeDirector, group_id: str, events: Iterator[Event]) -> Init
     return state
 
 
-def open_stream(
-    director: Any, server: FakeDirector, **options: bool
-) -> tuple[str, Iterator[Event]]:
+def open_stream(director: Any, server: FakeDirector, **options: bool) -> tuple[str, Iterator[Event]]:
     """Return a new group and its open stream."""
     group_id = server.group()
     events = director.stream(group_id, **options)
@@ -51,9 +49,7 @@ def open_stream(
     return group_id, events
 
 
-def test_stream_begins_with_the_state_and_ends_with_the_group(
-    either: Driven, server: FakeDirector
-) -> None:
+def test_stream_begins_with_the_state_and_ends_with_the_group(either: Driven, server: FakeDirector) -> None:
     group_id = server.group(2, metadata={"scene": "s"})
     events = either.stream(group_id)
     state = listen(server, group_id, events)
@@ -72,9 +68,7 @@ def test_stream_begins_with_the_state_and_ends_with_the_group(
     server.wait_until(lambda: server.listeners(group_id) == 0)
 
 
-def test_stream_of_a_finished_group_has_its_state_and_end(
-    director: Director, server: FakeDirector
-) -> None:
+def test_stream_of_a_finished_group_has_its_state_and_end(director: Director, server: FakeDirector) -> None:
     group_id = server.group()
     server.finish(group_id)
     state, complete = list(director.stream(group_id))
@@ -132,9 +126,7 @@ def test_stream_gives_up_an_absent_server(server: FakeDirector) -> None:
         server.restart()
 
 
-def test_stream_without_reconnect_raises_after_a_close(
-    director: Director, server: FakeDirector
-) -> None:
+def test_stream_without_reconnect_raises_after_a_close(director: Director, server: FakeDirector) -> None:
     group_id, events = open_stream(director, server, reconnect=False)
     server.close(group_id, 4012)
     with pytest.raises(client.StreamClosed) as caught:
@@ -172,9 +164,7 @@ def test_gap_in_the_log_of_the_server_is_an_error(director: Director, server: Fa
     assert len(server.connects) == 2
 
 
-def test_state_is_sent_again_after_the_log_went_back(
-    director: Director, server: FakeDirector
-) -> None:
+def test_state_is_sent_again_after_the_log_went_back(director: Director, server: FakeDirector) -> None:
     """A restored database does not have the number of the last event any more."""
     group_id, events = open_stream(director, server)
     for _ in range(3):
@@ -206,9 +196,7 @@ def test_stream_since_the_end_is_empty(director: Director, server: FakeDirector)
     assert list(director.stream(group_id, since=2)) == []
 
 
-def test_end_of_an_earlier_run_does_not_end_the_stream(
-    director: Director, server: FakeDirector
-) -> None:
+def test_end_of_an_earlier_run_does_not_end_the_stream(director: Director, server: FakeDirector) -> None:
     group_id = server.group()
     server.finish(group_id)
     server.reopen(group_id)
@@ -230,9 +218,7 @@ def test_follow_continues_after_the_end(either: Driven, server: FakeDirector) ->
 
 
 @pytest.mark.parametrize("since", [None, 3])
-def test_stream_of_an_unknown_group_raises(
-    director: Director, server: FakeDirector, since: int | None
-) -> None:
+def test_stream_of_an_unknown_group_raises(director: Director, server: FakeDirector, since: int | None) -> None:
     with pytest.raises(client.GroupNotFound, match="Job group jg_none not found"):
         list(director.stream("jg_none", since=since))
 
@@ -299,20 +285,11 @@ RESULTS = [
 ]
 #: Type, class and fields of events as the reference has them.
 EVENTS: dict[str, tuple[type[Event], dict[str, Any]]] = {
-    "child_completed": (
-        client.ChildCompleted,
-        {**JOB, "seed": 42, "outputs": {"images": [IMAGE]}, "completed_at": AT},
-    ),
-    "child_failed": (
-        client.ChildFailed,
-        {**JOB, "error": "No memory", "error_type": "ComfyUIError", "failed_at": AT},
-    ),
+    "child_completed": (client.ChildCompleted, {**JOB, "seed": 42, "outputs": {"images": [IMAGE]}, "completed_at": AT}),
+    "child_failed": (client.ChildFailed, {**JOB, "error": "No memory", "error_type": "ComfyUIError", "failed_at": AT}),
     "child_timeout": (client.ChildTimeout, {**JOB, "timeout_seconds": 300, "timed_out_at": AT}),
     "child_cancelled": (client.ChildCancelled, {**JOB, "cancelled_at": AT}),
-    "child_retrying": (
-        client.ChildRetrying,
-        {**JOB, **RETRY, "failure_class": "out_of_memory", "reason": "No memory"},
-    ),
+    "child_retrying": (client.ChildRetrying, {**JOB, **RETRY, "failure_class": "out_of_memory", "reason": "No memory"}),
     "child_requeued": (client.ChildRequeued, {**JOB, "attempt": 2, "reason": "r"}),
     "group_complete": (
         GroupComplete,
@@ -340,9 +317,7 @@ def test_event_keeps_every_value(name: str) -> None:
         assert [result.status for result in event.results] == ["completed", "failed"]
 
 
-@pytest.mark.parametrize(
-    "frame", [{"type": "child_progress"}, {"type": "group_complete", "total": "3"}]
-)
+@pytest.mark.parametrize("frame", [{"type": "child_progress"}, {"type": "group_complete", "total": "3"}])
 def test_malformed_event_is_unexpected(frame: dict[str, Any]) -> None:
     with pytest.raises(client.UnexpectedAnswer):
         parse_event(frame)
@@ -360,9 +335,7 @@ class Clock:
         return self.now
 
 
-def test_delays_grow_to_a_limit_and_start_over_after_a_success(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_delays_grow_to_a_limit_and_start_over_after_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("director.client.backoff.FIRST_DELAY_S", FIRST_DELAY_S)
     outage = Outage(ReconnectPolicy(None))
     delays = [outage.delay(Unreachable("away")) for _ in range(20)]

@@ -42,9 +42,7 @@ def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector)
     server.wait_until(lambda: server.listeners(group_id) == 0)
 
 
-def test_wait_for_a_finished_group_opens_no_stream(
-    director: Director, server: FakeDirector
-) -> None:
+def test_wait_for_a_finished_group_opens_no_stream(director: Director, server: FakeDirector) -> None:
     group_id = server.group()
     server.finish(group_id)
     assert director.wait(group_id).finished

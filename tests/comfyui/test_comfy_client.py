@@ -36,12 +36,7 @@ from backends.comfyui.probe import probe
 
 MS = 0.001
 QUICK = Timeouts(
-    connect_s=500 * MS,
-    silence_s=300 * MS,
-    total_s=600 * MS,
-    submit_s=600 * MS,
-    open_s=500 * MS,
-    close_s=500 * MS,
+    connect_s=500 * MS, silence_s=300 * MS, total_s=600 * MS, submit_s=600 * MS, open_s=500 * MS, close_s=500 * MS
 )
 #: A deadline for what must come at once; reached only by a failing test.
 SOON = 10.0
@@ -103,13 +98,8 @@ async def client_of(
 
 
 @contextlib.asynccontextmanager
-async def events_of(
-    handler: Handler, client_id: str = "c", **options: Any
-) -> AsyncIterator[tuple[Server, Any]]:
-    async with (
-        client_of(handler) as (server, comfy),
-        comfy.events(client_id, **options) as events,
-    ):
+async def events_of(handler: Handler, client_id: str = "c", **options: Any) -> AsyncIterator[tuple[Server, Any]]:
+    async with client_of(handler) as (server, comfy), comfy.events(client_id, **options) as events:
         yield server, events
 
 
@@ -123,9 +113,7 @@ async def raw_serving(answer: bytes, *, reset: bool = False) -> AsyncIterator[st
             writer.write(answer)
             await writer.drain()
         if reset:
-            writer.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
         writer.close()
 
@@ -271,9 +259,7 @@ async def test_status_400_is_a_refusal_with_its_reasons() -> None:
 async def test_status_413_is_a_refusal_while_the_body_is_still_being_sent() -> None:
     async with serving(answering(ACCEPTED)) as server:
         with pytest.raises(PromptRefused) as caught:
-            await submitted(
-                server.url, {"1": {"class_type": "X", "inputs": {"text": "x" * 2_000_000}}}
-            )
+            await submitted(server.url, {"1": {"class_type": "X", "inputs": {"text": "x" * 2_000_000}}})
     assert caught.value.status == 413
     assert "10000" in caught.value.detail
 
@@ -309,11 +295,7 @@ EXCEPTION = b"500 Internal Server Error\n\nServer got itself in trouble"
 @pytest.mark.parametrize(
     ("handler", "detail", "raised"),
     [
-        (
-            answering(EXCEPTION, 500),
-            'with 500: "500 Internal Server Error Server got itself in trouble".',
-            True,
-        ),
+        (answering(EXCEPTION, 500), 'with 500: "500 Internal Server Error Server got itself in trouble".', True),
         (
             answering(b"", 307, Location="https://me:pw@sso.test/in%0A?token=x"),
             "with a redirect (307) to https://sso.test/in%0A.",
@@ -324,9 +306,7 @@ EXCEPTION = b"500 Internal Server Error\n\nServer got itself in trouble"
         (answering(b"", 405), "with 405.", False),
     ],
 )
-async def test_deterministic_answer_is_unconfirmed_and_described(
-    handler: Handler, detail: str, raised: bool
-) -> None:
+async def test_deterministic_answer_is_unconfirmed_and_described(handler: Handler, detail: str, raised: bool) -> None:
     async with serving(handler) as server:
         with pytest.raises(PromptUnconfirmed) as caught:
             await submitted(server.url)
@@ -337,8 +317,7 @@ async def test_deterministic_answer_is_unconfirmed_and_described(
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"500 Internal Server Error", 500), (EXCEPTION, 502)]
-    + [(b"", status) for status in (503, 408, 425, 429)],
+    [(b"500 Internal Server Error", 500), (EXCEPTION, 502)] + [(b"", status) for status in (503, 408, 425, 429)],
 )
 async def test_answer_of_a_proxy_confirms_nothing(body: bytes, status: int) -> None:
     async with serving(answering(body, status)) as server:
@@ -358,9 +337,7 @@ async def test_answer_of_a_proxy_confirms_nothing(body: bytes, status: int) -> N
         b"SSH-2.0-OpenSSH_9.9\r\n",
     ],
 )
-async def test_connection_that_breaks_after_sending_is_uncertain(
-    answer: bytes, reset: bool
-) -> None:
+async def test_connection_that_breaks_after_sending_is_uncertain(answer: bytes, reset: bool) -> None:
     async with raw_serving(answer, reset=reset) as url:
         with pytest.raises(ResponseLost):
             await submitted(url)
@@ -433,10 +410,7 @@ BAD_ANSWERS: dict[str, tuple[Handler, type[BackendError]]] = {
     "redirect to no host": (answering(b"", 301, Location="http://xn--8hb/"), NotComfyUI),
     "404": (answering(b"", 404), NotComfyUI),
     "204": (answering(b"", 204), NotComfyUI),
-    "compressed": (
-        answering(gzip.compress(b" " * 10**6), 200, **{"Content-Encoding": "gzip"}),
-        NotComfyUI,
-    ),
+    "compressed": (answering(gzip.compress(b" " * 10**6), 200, **{"Content-Encoding": "gzip"}), NotComfyUI),
     "login": (answering(b"", 401), AccessDenied),
     "forbidden": (answering(b"", 403), AccessDenied),
     "500": (answering(b"boom", 500), ResponseLost),
@@ -473,12 +447,8 @@ async def test_small_answers_have_a_limit_of_their_own() -> None:
                 await read()
 
 
-@pytest.mark.parametrize(
-    ("read", "reset"), [(lambda comfy: comfy.queue(), True), (read_file, False)]
-)
-async def test_answer_that_breaks_off_is_lost(
-    read: Callable[[ComfyClient], Awaitable[Any]], reset: bool
-) -> None:
+@pytest.mark.parametrize(("read", "reset"), [(lambda comfy: comfy.queue(), True), (read_file, False)])
+async def test_answer_that_breaks_off_is_lost(read: Callable[[ComfyClient], Awaitable[Any]], reset: bool) -> None:
     answer = b'HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"queue'
     async with raw_serving(answer, reset=reset) as url, ComfyClient(url, timeouts=QUICK) as comfy:
         with pytest.raises(ResponseLost):
@@ -577,9 +547,7 @@ async def test_existing_file_is_found_without_reading_it() -> None:
     assert server.requests[0]["method"] == "HEAD"
 
 
-@pytest.mark.parametrize(
-    "handler", [endless, answering(b"x" * 200_000)], ids=["endless", "too long"]
-)
+@pytest.mark.parametrize("handler", [endless, answering(b"x" * 200_000)], ids=["endless", "too long"])
 async def test_file_above_its_limit_is_cut_off(handler: Handler) -> None:
     async with client_of(handler, timeouts=QUICK) as (_, comfy):
         with pytest.raises(AnswerTooLarge):
@@ -601,13 +569,7 @@ async def test_error_of_the_reader_is_not_an_error_of_the_backend() -> None:
 
 
 @pytest.mark.parametrize(
-    "host",
-    [
-        "127.0.0.1",
-        pytest.param(
-            "::1", marks=pytest.mark.skipif(not has_ipv6_loopback(), reason="no ::1 here")
-        ),
-    ],
+    "host", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.skipif(not has_ipv6_loopback(), reason="no ::1 here"))]
 )
 async def test_localhost_is_reached_on_both_of_its_addresses(host: str) -> None:
     events, accept = scripted(STATUS), answering(ACCEPTED)
@@ -792,9 +754,7 @@ SOCKET_ANSWERS: dict[str, tuple[Handler, type[BackendError]]] = {
 
 
 @pytest.mark.parametrize(("handler", "error"), SOCKET_ANSWERS.values(), ids=SOCKET_ANSWERS)
-async def test_event_socket_that_does_not_open_has_its_own_error(
-    handler: Handler, error: type[BackendError]
-) -> None:
+async def test_event_socket_that_does_not_open_has_its_own_error(handler: Handler, error: type[BackendError]) -> None:
     async with client_of(handler, timeouts=QUICK) as (server, comfy):
         with pytest.raises(BackendError) as caught:
             await open_events(comfy)
@@ -802,12 +762,8 @@ async def test_event_socket_that_does_not_open_has_its_own_error(
     assert len(server.requests) == 1, "a redirect was followed"
 
 
-@pytest.mark.parametrize(
-    ("answer", "error"), [(b"", ResponseLost), (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", NotComfyUI)]
-)
-async def test_handshake_without_http_has_its_own_error(
-    answer: bytes, error: type[BackendError]
-) -> None:
+@pytest.mark.parametrize(("answer", "error"), [(b"", ResponseLost), (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", NotComfyUI)])
+async def test_handshake_without_http_has_its_own_error(answer: bytes, error: type[BackendError]) -> None:
     async with raw_serving(answer) as url, ComfyClient(url, timeouts=QUICK) as comfy:
         with pytest.raises(BackendError) as caught:
             await open_events(comfy)
@@ -816,9 +772,7 @@ async def test_handshake_without_http_has_its_own_error(
 
 STATS = {
     "system": {"os": "posix", "comfyui_version": "0.3.64", "python_version": "3.11"},
-    "devices": [
-        {"name": "cuda:0 RTX", "type": "cuda", "index": 0, "vram_total": 24, "vram_free": 20}
-    ],
+    "devices": [{"name": "cuda:0 RTX", "type": "cuda", "index": 0, "vram_total": 24, "vram_free": 20}],
 }
 
 
@@ -832,12 +786,7 @@ async def test_probe_reports_version_and_devices() -> None:
 
 @pytest.mark.parametrize(
     ("handler", "error"),
-    [
-        (hanging, ResponseLost),
-        (endless, AnswerTooLarge),
-        (dripping, ResponseLost),
-        (answering({}), NotComfyUI),
-    ],
+    [(hanging, ResponseLost), (endless, AnswerTooLarge), (dripping, ResponseLost), (answering({}), NotComfyUI)],
     ids=["silent", "endless", "dripping", "other"],
 )
 async def test_probe_ends_in_time(handler: Handler, error: type[BackendError]) -> None:
@@ -857,9 +806,7 @@ async def test_probe_of_an_unused_port_is_unreachable() -> None:
 async def test_no_secret_reaches_the_logs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with (
-        client_of(
-            scripted("nonsense", STATUS), login="user:secret@", headers={"X-Token": "token"}
-        ) as (_, comfy),
+        client_of(scripted("nonsense", STATUS), login="user:secret@", headers={"X-Token": "token"}) as (_, comfy),
         comfy.events("c") as events,
     ):
         await anext(events)

@@ -51,8 +51,7 @@ def test_link_local_address_is_refused_unless_allowed(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address",
-    ["127.0.0.1", "10.0.0.1", "169.253.1.1", "::1", "fec0::1", "2001:db8::1", "gpu-1", ""],
+    "address", ["127.0.0.1", "10.0.0.1", "169.253.1.1", "::1", "fec0::1", "2001:db8::1", "gpu-1", ""]
 )
 def test_other_address_is_not_refused(address: str) -> None:
     assert not is_refused(address)
@@ -81,9 +80,7 @@ def test_name_is_refused_for_any_of_its_addresses(monkeypatch: pytest.MonkeyPatc
     check_url("http://unknown.test:8188")
 
 
-def test_name_with_an_fe80_address_beside_a_usable_one_is_not_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_name_with_an_fe80_address_beside_a_usable_one_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"box.local": ["fe80::1%eth0", "192.168.1.7"], "odd.local": ["fe80::1%eth0"]}
 
     def resolve(host: str, *_args: Any, **_options: Any) -> list[Any]:
@@ -125,9 +122,7 @@ async def test_nothing_is_sent_when_a_name_resolves_to_a_refused_address(
     loopback = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
     resolve = socket.getaddrinfo
     monkeypatch.setattr(destinations, "_NETWORKS", loopback)
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more)
-    )
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more))
     async with listening() as (port, received), ComfyClient(f"http://{name}:{port}") as comfy:
         with pytest.raises(BackendUnreachable, match="link-local"):
             await comfy.system_stats()

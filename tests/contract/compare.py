@@ -23,9 +23,7 @@ def values(path: str, recorded: Any, seen: Any) -> Iterator[str]:
     elif isinstance(recorded, dict) and isinstance(seen, dict):
         yield from _mappings(path, recorded, seen)
     elif isinstance(recorded, list) and isinstance(seen, list) and len(recorded) == len(seen):
-        for index, pair in enumerate(
-            zip(in_order(path, recorded), in_order(path, seen), strict=True)
-        ):
+        for index, pair in enumerate(zip(in_order(path, recorded), in_order(path, seen), strict=True)):
             yield from values(_join(path, str(index)), *pair)
     elif type(recorded) is not type(seen) or recorded != seen:
         yield _differ(path, recorded, seen)

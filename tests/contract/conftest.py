@@ -18,8 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Registered when tests/contract is named on the command line."""
     parser.addoption("--comfyui", help="URL of a running ComfyUI with the Test* nodes")
     parser.addoption(
-        "--comfyui-command",
-        help="command that starts a fresh ComfyUI on {port} with its folders in {folder}",
+        "--comfyui-command", help="command that starts a fresh ComfyUI on {port} with its folders in {folder}"
     )
 
 

@@ -112,20 +112,12 @@ IGNORED: Final = (
     Ignored("header:*:Content-Range", same_type, "ends in the size of an image drawn differently"),
     Ignored("header:*:Allow", lambda a, b: set(a.split(",")) == set(b.split(",")), "no order"),
     Ignored("frame:execution_error/data/traceback", texts, "lines of the server's own source"),
-    Ignored(
-        "body:GET */history*/status/messages/*/1/traceback", texts, "lines of the server's source"
-    ),
+    Ignored("body:GET */history*/status/messages/*/1/traceback", texts, "lines of the server's source"),
     Ignored("body:POST */prompt:*/extra_info/traceback", texts, "lines of the server's source"),
     Ignored(
-        "frame:execution_error/data/current_inputs/*/*",
-        same_unless_tensor,
-        "the print of a tensor shows its pixels",
+        "frame:execution_error/data/current_inputs/*/*", same_unless_tensor, "the print of a tensor shows its pixels"
     ),
-    Ignored(
-        "body:GET */history*/1/current_inputs/*/*",
-        same_unless_tensor,
-        "the print of a tensor shows its pixels",
-    ),
+    Ignored("body:GET */history*/1/current_inputs/*/*", same_unless_tensor, "the print of a tensor shows its pixels"),
     Ignored("body:GET */system_stats:system/*_version", version, "versions"),
     Ignored("body:GET */system_stats:system/argv", texts, "how this server was started"),
     Ignored("body:GET */system_stats:system/ram_*", same_type, "this machine's memory"),
@@ -165,9 +157,7 @@ def in_order(path: str, items: list[Any]) -> list[Any]:
     """``items`` as they stand or, where they have no order, sorted."""
     if not any(fnmatchcase(path, pattern) for pattern in UNORDERED):
         return items
-    return sorted(
-        items, key=lambda item: str(item.get("details") if isinstance(item, dict) else item)
-    )
+    return sorted(items, key=lambda item: str(item.get("details") if isinstance(item, dict) else item))
 
 
 #: Only for a ComfyUI that has run other prompts before and was not started for the recording.

@@ -36,9 +36,7 @@ class Seen:
 
     def reached(self, wanted: Seen) -> bool:
         """Whether a socket that has received this much is as far as ``wanted``."""
-        return self.landmarks > wanted.landmarks or (
-            self.landmarks == wanted.landmarks and self.run >= wanted.run
-        )
+        return self.landmarks > wanted.landmarks or (self.landmarks == wanted.landmarks and self.run >= wanted.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +75,7 @@ class Recording:
 
 def names() -> list[str]:
     """Every recorded scenario, in order."""
-    return sorted(
-        path.name.removesuffix(".json.gz")
-        for path in FOLDER.glob("*.json.gz")
-        if path.name[0].isdigit()
-    )
+    return sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz") if path.name[0].isdigit())
 
 
 def load_json(name: str) -> Any:
@@ -161,8 +155,5 @@ def seen_in(events: list[Event]) -> Seen:
     """Count what stands in ``events``."""
     seen = Seen()
     for event in events:
-        if kind(event) in PROGRESS:
-            seen = Seen(seen.landmarks, seen.run + 1)
-        else:
-            seen = Seen(seen.landmarks + 1, 0)
+        seen = Seen(seen.landmarks, seen.run + 1) if kind(event) in PROGRESS else Seen(seen.landmarks + 1, 0)
     return seen

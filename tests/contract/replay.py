@@ -129,10 +129,7 @@ class Player:
         prompt = step.event["body"]["prompt_id"]
         for name, events in self.recording.frames.items():
             for index, event in enumerate(events):
-                if (
-                    kind(event) == "execution_start"
-                    and event["frame"]["data"]["prompt_id"] == prompt
-                ):
+                if kind(event) == "execution_start" and event["frame"]["data"]["prompt_id"] == prompt:
                     started = seen_in(events[: index + 1])
                     return {name: max(started, step.seen[name], key=lambda s: (s.landmarks, s.run))}
         return {}
@@ -166,9 +163,7 @@ class Player:
         path = self._renamed(event["path"])
         headers = {key: self._renamed(value) for key, value in event.get("headers", {}).items()}
         try:
-            response = await self._http.request(
-                event["method"], path, headers=headers, **self._content(event)
-            )
+            response = await self._http.request(event["method"], path, headers=headers, **self._content(event))
         except httpx.TransportError as error:
             return {"exception": repr(error)}
         return answered(response)
@@ -291,8 +286,5 @@ def decoded(message: str | bytes) -> Event:
     elif event_type == 3:
         event |= {"node_id": rest[:number].decode(), "text": rest[number:].decode()}
     elif event_type == 4:
-        event |= {
-            "metadata": json.loads(rest[:number]),
-            "image_magic_hex": rest[number : number + 12].hex(),
-        }
+        event |= {"metadata": json.loads(rest[:number]), "image_magic_hex": rest[number : number + 12].hex()}
     return event

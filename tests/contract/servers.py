@@ -16,9 +16,7 @@ import httpx
 
 START_PATIENCE = 120.0  # seconds; a real ComfyUI imports torch
 POLL = 0.05  # seconds between two looks whether it answers
-SIMULATOR = shlex.join(
-    [sys.executable, "-m", "backends.simulator", "--port", "{port}", "--output-dir", "{folder}"]
-)
+SIMULATOR = shlex.join([sys.executable, "-m", "backends.simulator", "--port", "{port}", "--output-dir", "{folder}"])
 
 
 class Server(Protocol):
@@ -69,9 +67,7 @@ class Process:
     async def restart(self) -> None:
         """Start it, and wait until it answers."""
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._argv, stdout=log, stderr=log
-            )
+            self._process = await asyncio.create_subprocess_exec(*self._argv, stdout=log, stderr=log)
         async with asyncio.timeout(START_PATIENCE), httpx.AsyncClient(trust_env=False) as http:
             while not await self._answers(http):
                 await asyncio.sleep(POLL)
@@ -113,9 +109,7 @@ async def simulator(folder: Path, *, previews: bool) -> AsyncIterator[Server]:
     """A simulator in this loop; with ``previews``, one at every step."""
     from backends.simulator import Simulator
 
-    async with Simulator(
-        name="contract", output_dir=folder, preview_fps=1000.0 if previews else 0.0
-    ) as running:
+    async with Simulator(name="contract", output_dir=folder, preview_fps=1000.0 if previews else 0.0) as running:
         yield Endless(running.url, running.output_folder)
 
 

@@ -28,9 +28,7 @@ def _differences(name: str, alter: Alter) -> list[str]:
     events = recording.load_events(name)
     altered = copy.deepcopy(events)
     alter(altered)
-    return verdict.differences(
-        recording.from_events(name, events), renames.of(events), _as_replay(altered, events)
-    )
+    return verdict.differences(recording.from_events(name, events), renames.of(events), _as_replay(altered, events))
 
 
 def _as_replay(altered: list[Event], events: list[Event]) -> Replay:
@@ -103,22 +101,12 @@ VALUES: list[tuple[str, str, int, tuple[Any, ...]]] = [
     ("01_success_saveimage", "executing", -1, ("frame", "data", "display_node", None)),
     ("01_success_saveimage", "progress", 0, ("frame", "data", "value", 1.0)),
     ("01_success_saveimage", "execution_start", 0, ("frame", "data", "timestamp", "now")),
-    (
-        "02_cached_repeat",
-        "executed",
-        1,
-        ("frame", "data", "output", "images", 0, "filename", "x.png"),
-    ),
+    ("02_cached_repeat", "executed", 1, ("frame", "data", "output", "images", 0, "filename", "x.png")),
     ("07_ksampler_preview_binary", "preview", 0, ("event_type", 4)),
     ("07_ksampler_preview_binary", "preview", 0, ("image_magic_hex", "89504e470d0a1a0a0000000d")),
     ("10_interrupt", "execution_interrupted", 0, ("frame", "data", "node_id", "2")),
     ("10_interrupt", "execution_interrupted", 0, ("frame", "type", "execution_success")),
-    (
-        "19_reconnect_mid_run",
-        "status",
-        3,
-        ("frame", "data", "status", "exec_info", "queue_remaining", 0),
-    ),
+    ("19_reconnect_mid_run", "status", 3, ("frame", "data", "status", "exec_info", "queue_remaining", 0)),
     ("21_ws_misc", "closed", 0, ("close_code", 1000)),
     ("14_invalid_prompts", "/prompt", 0, ("status", 422)),
     ("14_invalid_prompts", "/prompt", 0, ("body", "error", "type", "bad_prompt")),
@@ -128,14 +116,8 @@ VALUES: list[tuple[str, str, int, tuple[Any, ...]]] = [
 
 #: Recording, and what is done to its events.
 ALTERATIONS: dict[str, tuple[str, Alter]] = {
-    "success before executed": (
-        "01_success_saveimage",
-        lambda e: _swap(e, "execution_success", "executed"),
-    ),
-    "start after cached": (
-        "01_success_saveimage",
-        lambda e: _swap(e, "execution_start", "execution_cached"),
-    ),
+    "success before executed": ("01_success_saveimage", lambda e: _swap(e, "execution_success", "executed")),
+    "start after cached": ("01_success_saveimage", lambda e: _swap(e, "execution_start", "execution_cached")),
     "progress before its progress_state": ("01_success_saveimage", _late_state),
     "no last executing": ("01_success_saveimage", lambda e: _drop(e, "executing", -1)),
     "a status too few": ("01_success_saveimage", lambda e: _drop(e, "status", 1)),
@@ -208,9 +190,7 @@ def test_status_after_a_deletion_may_come_between_other_steps() -> None:
 
 
 def _fell(before: Event, after: Event) -> bool:
-    lengths = [
-        e["frame"]["data"]["status"]["exec_info"]["queue_remaining"] for e in (before, after)
-    ]
+    lengths = [e["frame"]["data"]["status"]["exec_info"]["queue_remaining"] for e in (before, after)]
     return bool(lengths[1] < lengths[0])
 
 
@@ -258,9 +238,7 @@ def test_value_that_clients_depend_on_is_never_ignored(place: str) -> None:
         ({}, {"category": "image"}, 1),
     ],
 )
-def test_descriptions_may_differ_between_listings(
-    mine: dict[str, Any], other: dict[str, Any], found: int
-) -> None:
+def test_descriptions_may_differ_between_listings(mine: dict[str, Any], other: dict[str, Any], found: int) -> None:
     """A recording has no prose; a ComfyUI that is held against it has."""
     path = "body:GET /object_info:SaveImage"
     assert len(list(compare.values(path, mine, other))) == found

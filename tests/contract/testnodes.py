@@ -58,11 +58,7 @@ class TestSampler:
                 "sampler_name": ("STRING", {"default": "euler"}),
                 "delay": ("FLOAT", {"default": 0.1, "min": 0.0, "max": 60.0}),
             },
-            "optional": {
-                "width": side,
-                "height": side,
-                "preview": ("BOOLEAN", {"default": False}),
-            },
+            "optional": {"width": side, "height": side, "preview": ("BOOLEAN", {"default": False})},
         }
 
     def run(
@@ -196,8 +192,4 @@ class TestText:
 
 CLASSES = (TestSampler, TestFail, TestSlow, TestExpand, TestBlock, TestText)
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in CLASSES}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "TestSampler": "Test Sampler",
-    "TestFail": "Test Fail",
-    "TestSlow": "Test Slow",
-}
+NODE_DISPLAY_NAME_MAPPINGS = {"TestSampler": "Test Sampler", "TestFail": "Test Fail", "TestSlow": "Test Slow"}

@@ -76,9 +76,7 @@ def _items(recorded: Items, seen: Items) -> Iterator[str]:
         i, j = i + 1, j + 1
 
 
-def _runs(
-    where: str, mine: list[Event], other: list[Event], cut: tuple[bool, bool]
-) -> Iterator[str]:
+def _runs(where: str, mine: list[Event], other: list[Event], cut: tuple[bool, bool]) -> Iterator[str]:
     """Differences between two runs of progress, which may lack some steps where they are cut."""
     at_start, at_end = cut
     if not any(cut) and len(mine) != len(other):
@@ -87,11 +85,7 @@ def _runs(
         if not _overlap(mine, other):
             yield f"{where}: the progress seen is not part of the one recorded"
         return
-    pairs = (
-        zip(reversed(mine), reversed(other), strict=False)
-        if at_start
-        else zip(mine, other, strict=False)
-    )
+    pairs = zip(reversed(mine), reversed(other), strict=False) if at_start else zip(mine, other, strict=False)
     for recorded, seen in pairs:
         if kind(recorded) != kind(seen):
             yield f"{where}: recorded {kind(recorded)}, seen {kind(seen)}"
@@ -102,10 +96,7 @@ def _runs(
 def _overlap(mine: list[Event], other: list[Event]) -> bool:
     """Whether the two runs are pieces of one: somewhere all that lies side by side is equal."""
     return any(
-        all(
-            _equal(a, b)
-            for a, b in zip(mine[max(shift, 0) :], other[max(-shift, 0) :], strict=False)
-        )
+        all(_equal(a, b) for a, b in zip(mine[max(shift, 0) :], other[max(-shift, 0) :], strict=False))
         for shift in range(1 - len(other), len(mine))
     )
 

@@ -18,23 +18,13 @@ from backends.models import Backend, Discovery, FoundBackend
 from jobgroups.admin.base import row_link
 from jobgroups.domain.clock import now
 from jobgroups.events import log
-from jobgroups.models import (
-    AbandonedPrompt,
-    Attempt,
-    ChildJob,
-    JobEvent,
-    JobGroup,
-    Notice,
-    ReportedFile,
-)
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobEvent, JobGroup, Notice, ReportedFile
 from jobgroups.services import attempts, runners
 from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
-MODELS = [
-    model for app in ("jobgroups", "backends") for model in apps.get_app_config(app).get_models()
-]
+MODELS = [model for app in ("jobgroups", "backends") for model in apps.get_app_config(app).get_models()]
 
 
 @pytest.fixture
@@ -60,9 +50,7 @@ def group() -> JobGroup:
         attempt_id=third.attempt_id, fence=fence, remember_until=now() + dt.timedelta(days=1)
     )
     ReportedFile.objects.create(attempt_id=third.attempt_id, digest="d" * 32, executed=True)
-    FoundBackend.objects.create(
-        url="http://localhost:8198", first_seen_at=now(), last_seen_at=now()
-    )
+    FoundBackend.objects.create(url="http://localhost:8198", first_seen_at=now(), last_seen_at=now())
     Discovery.objects.create(adopts_until=now())
     Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
     return group
@@ -160,9 +148,7 @@ def test_backend_actions_call_the_services_in_the_users_name(
 ) -> None:
     notified: list[str] = []
     monkeypatch.setattr(
-        log,
-        "notify_runners_on_commit",
-        lambda work_only=False: work_only or notified.append("notified"),
+        log, "notify_runners_on_commit", lambda work_only=False: work_only or notified.append("notified")
     )
 
     def run(action: str) -> Backend:
@@ -182,9 +168,7 @@ def test_backend_actions_call_the_services_in_the_users_name(
     assert len(notified) == 8
 
 
-def test_found_comfyuis_are_ignored_offered_and_added(
-    group: JobGroup, admin_client: Client
-) -> None:
+def test_found_comfyuis_are_ignored_offered_and_added(group: JobGroup, admin_client: Client) -> None:
     found = FoundBackend.objects.all()
     assert "1 ComfyUI is ignored." in _run(admin_client, "ignore", found)
     assert found.get().ignored_at is not None
@@ -195,9 +179,7 @@ def test_found_comfyuis_are_ignored_offered_and_added(
     assert not found.all().exists()
 
 
-def test_cancel_of_single_jobs_leaves_the_group_running(
-    group: JobGroup, admin_client: Client
-) -> None:
+def test_cancel_of_single_jobs_leaves_the_group_running(group: JobGroup, admin_client: Client) -> None:
     before = factories.log(group)
     final = ChildJob.objects.filter(status="completed")
     assert "0 jobs were cancelled" in _run(admin_client, "cancel", final)

@@ -22,16 +22,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope, Where
 from jobgroups.errors import JobGroupsError
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import (
-    attempts,
-    cancellation,
-    claims,
-    expiry,
-    holds,
-    moves,
-    outages,
-    retries,
-)
+from jobgroups.services import attempts, cancellation, claims, expiry, holds, moves, outages, retries
 from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import Claim
 from tests.db.stream_client import assert_law, connect
@@ -75,9 +66,7 @@ class Machine:
     def drive(self, claimed: Claim) -> None:
         """Send a prompt, and have it end in one of the ways there are."""
         it: dict[str, Any] = {"attempt_id": claimed.attempt_id, "fence": self.fence}
-        way = self.jitter.choice(
-            ["success", "success", "error", "lost", "not sent", "time", "forgot", "offline"]
-        )
+        way = self.jitter.choice(["success", "success", "error", "lost", "not sent", "time", "forgot", "offline"])
         if way == "not sent":
             attempts.attempt_not_sent(**it)
             return
@@ -146,9 +135,7 @@ def people(jitter: random.Random) -> None:
         jitter.choice(deeds)()
 
 
-def running(
-    work: Callable[[], Any], until: float, broke: list[BaseException], pause: float = 0.0
-) -> threading.Thread:
+def running(work: Callable[[], Any], until: float, broke: list[BaseException], pause: float = 0.0) -> threading.Thread:
     """Do something again and again, in a thread of its own."""
 
     def run() -> None:
@@ -240,9 +227,7 @@ def assert_told_once(group: JobGroup) -> None:
 
 def is_retry_of_failed(event: dict[str, Any]) -> bool:
     """Whether a person retried a failed child within a run; a move has no failure class."""
-    return bool(
-        event["type"] == "child_retrying" and event["requested_by"] and event["failure_class"]
-    )
+    return bool(event["type"] == "child_retrying" and event["requested_by"] and event["failure_class"])
 
 
 def assert_rendered_once() -> None:
@@ -262,6 +247,4 @@ def assert_rendered_once() -> None:
                 )
                 assert older.ended_at <= newer.created_at or overtaken
                 if older.state == AttemptState.SUCCESS and older.failure_class == "":
-                    assert newer.created_at <= older.ended_at, (
-                        "rendered although it had its picture"
-                    )
+                    assert newer.created_at <= older.ended_at, "rendered although it had its picture"

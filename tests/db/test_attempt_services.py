@@ -70,9 +70,7 @@ def test_child_moves_only_as_the_table_says(source: ChildStatus, target: ChildSt
 
 @pytest.mark.parametrize("source", AttemptState)
 @pytest.mark.parametrize("target", AttemptState)
-def test_attempt_moves_only_as_the_table_says(
-    source: AttemptState, target: AttemptState, fence: FencingToken
-) -> None:
+def test_attempt_moves_only_as_the_table_says(source: AttemptState, target: AttemptState, fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     Attempt.objects.filter(pk=claimed.attempt_id).update(
@@ -80,9 +78,7 @@ def test_attempt_moves_only_as_the_table_says(
     )
     attempt = Attempt.objects.get(pk=claimed.attempt_id)
     with group_transaction(group.id) as tx:
-        moved = tx.move_attempt(
-            attempt, target, ended_at=now() if target in ATTEMPT_ENDED else None
-        )
+        moved = tx.move_attempt(attempt, target, ended_at=now() if target in ATTEMPT_ENDED else None)
     assert moved is (target in ATTEMPT_MOVES[source])
     stored = Attempt.objects.get(pk=claimed.attempt_id).state
     assert stored == (target if moved else source)
@@ -93,12 +89,7 @@ def test_events_are_in_order_from_submission_to_group_complete(fence: FencingTok
     claimed = begin(fence)
     assert factories.fresh(group).status == "running"
     factories.finish(claimed, fence)
-    assert factories.types(group) == [
-        "group_created",
-        "child_started",
-        "child_completed",
-        "group_complete",
-    ]
+    assert factories.types(group) == ["group_created", "child_started", "child_completed", "group_complete"]
     assert [event["seq"] for event in factories.log(group)] == [1, 2, 3, 4]
     stored = factories.fresh(group)
     assert (stored.status, stored.completed_count, stored.seq) == ("completed", 1, 4)
@@ -116,25 +107,16 @@ def test_second_result_of_an_attempt_changes_nothing(fence: FencingToken) -> Non
     assert group.children.get().status == "completed"
 
 
-def test_start_event_precedes_the_end_when_the_start_was_missed(
-    fence: FencingToken,
-) -> None:
+def test_start_event_precedes_the_end_when_the_start_was_missed(fence: FencingToken) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence, AttemptState.ERROR)
-    assert factories.types(group) == [
-        "group_created",
-        "child_started",
-        "child_failed",
-        "group_complete",
-    ]
+    assert factories.types(group) == ["group_created", "child_started", "child_failed", "group_complete"]
     child = group.children.get()
     assert (child.error_message, child.error_type) == ("CUDA out of memory", "ComfyUIError")
     assert factories.fresh(group).status == "failed"
 
 
-def test_late_result_of_a_cancelled_job_is_stored_on_its_attempt_only(
-    fence: FencingToken,
-) -> None:
+def test_late_result_of_a_cancelled_job_is_stored_on_its_attempt_only(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = begin(fence)
     cancellation.group_cancel(group_id=group.id)
@@ -171,9 +153,7 @@ def test_unsent_attempt_is_requeued_and_not_counted(fence: FencingToken) -> None
     assert second.prompt_id != first.prompt_id
 
 
-def test_job_fails_after_five_abandoned_prompts(
-    fence: FencingToken,
-) -> None:
+def test_job_fails_after_five_abandoned_prompts(fence: FencingToken) -> None:
     group = factories.submit()
     for _ in range(outcomes.MAX_UNCOUNTED):
         claimed = factories.claim(fence)
@@ -184,9 +164,7 @@ def test_job_fails_after_five_abandoned_prompts(
     assert factories.types(group) == ["group_created", "child_failed", "group_complete"]
 
 
-def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(
-    fence: FencingToken,
-) -> None:
+def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(fence: FencingToken) -> None:
     group = factories.submit()
     claimed = factories.claim(fence)
     abandon(claimed, fence)
@@ -198,9 +176,7 @@ def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(
     assert factories.fresh(group).status == "completed"
 
 
-def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(
-    fence: FencingToken,
-) -> None:
+def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(fence: FencingToken) -> None:
     group = factories.submit()
     old = factories.claim(fence)
     abandon(old, fence)
@@ -213,9 +189,7 @@ def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(
     assert AbandonedPrompt.objects.count() == 0
 
 
-def test_lost_prompt_is_requeued_unless_it_ran(
-    fence: FencingToken,
-) -> None:
+def test_lost_prompt_is_requeued_unless_it_ran(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1")
     first, second = factories.claim(fence), factories.claim(fence)
     factories.start(first, fence)
@@ -260,18 +234,12 @@ def test_timeout_fails_the_job_and_requests_a_stop(fence: FencingToken) -> None:
     assert factories.fresh(group).failed_count == 1
 
 
-@pytest.mark.parametrize(
-    "reason", [reason for reason in StopReason if reason != StopReason.TIMEOUT]
-)
-def test_error_of_a_stopped_attempt_does_not_blame_another_client(
-    reason: StopReason, fence: FencingToken
-) -> None:
+@pytest.mark.parametrize("reason", [reason for reason in StopReason if reason != StopReason.TIMEOUT])
+def test_error_of_a_stopped_attempt_does_not_blame_another_client(reason: StopReason, fence: FencingToken) -> None:
     factories.submit()
     claimed = begin(fence)
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
-    stopped = result.interrupted(
-        result.PromptInfo(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {}
-    )
+    stopped = result.interrupted(result.PromptInfo(prompt_id="p", workflow={}, base_url="http://localhost:8188"), {})
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=stopped)
     said = Attempt.objects.get().error_message
     assert said
@@ -336,9 +304,7 @@ def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
     assert factories.types(group) == ["group_created"]
 
 
-def test_group_without_a_runner_is_pending_until_a_claim(
-    fence: FencingToken,
-) -> None:
+def test_group_without_a_runner_is_pending_until_a_claim(fence: FencingToken) -> None:
     group = factories.submit(runner_alive=False)
     assert factories.fresh(group).status == "pending"
     factories.claim(fence)

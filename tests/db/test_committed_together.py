@@ -136,9 +136,7 @@ def test_error_of_one_unit_does_not_affect_the_others(
     assert _stored() == {"gpu-1", "gpu-2"}
 
 
-def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(
-    database: DatabaseThreads,
-) -> None:
+def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(database: DatabaseThreads) -> None:
     """Else what a runner waits to store is never stored, and nobody learns of it."""
 
     async def course() -> list[Any]:
@@ -171,9 +169,7 @@ def test_cancelled_unit_is_not_run(database: DatabaseThreads) -> None:
     assert _stored() == {"gpu-kept"}
 
 
-def test_batch_commit_ends_early_when_another_writer_waits(
-    database: DatabaseThreads,
-) -> None:
+def test_batch_commit_ends_early_when_another_writer_waits(database: DatabaseThreads) -> None:
     skip_unless_one_writer()
     order: list[str] = []
     asked = threading.Event()

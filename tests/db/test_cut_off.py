@@ -62,9 +62,7 @@ def _on_its_way() -> None:
         _on_its_way,
     ],
 )
-def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(
-    cut_off: Callable[[], None],
-) -> None:
+def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(cut_off: Callable[[], None]) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("PostgreSQL's connections are meant")
     factories.backend("gpu-1")

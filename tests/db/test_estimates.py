@@ -68,9 +68,7 @@ def test_estimate_is_the_median_of_at_least_three_runs(fence: FencingToken) -> N
     ],
     ids=lambda stands: next(iter(stands)) + str(stands.get("hold", "")),
 )
-def test_estimate_is_missing_when_the_backend_is_not_schedulable(
-    fence: FencingToken, stands: dict[str, Any]
-) -> None:
+def test_estimate_is_missing_when_the_backend_is_not_schedulable(fence: FencingToken, stands: dict[str, Any]) -> None:
     for _ in range(3):
         rendered(fence, 40)
     part = f"/parts/groups/{factories.submit().id}"
@@ -80,9 +78,7 @@ def test_estimate_is_missing_when_the_backend_is_not_schedulable(
     assert "estimate" not in client.get(part).content.decode()
 
 
-def test_estimate_of_running_jobs_at_paused_and_unreachable_backends(
-    fence: FencingToken,
-) -> None:
+def test_estimate_of_running_jobs_at_paused_and_unreachable_backends(fence: FencingToken) -> None:
     for _ in range(3):
         rendered(fence, 40)
     part = f"/parts/groups/{factories.submit().id}"
@@ -133,9 +129,7 @@ def test_estimate_ignores_groups_without_a_digest(fence: FencingToken) -> None:
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="the plan is read as SQLite writes it")
 def test_estimate_reads_only_by_index(fence: FencingToken) -> None:
     digest = rendered(fence, 10).workflow_digest
-    with CaptureQueriesContext(
-        connection,
-    ) as asked:
+    with CaptureQueriesContext(connection) as asked:
         estimates.medians([digest])
     assert len(asked) == 1
     with connection.cursor() as cursor:

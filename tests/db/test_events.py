@@ -27,9 +27,7 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     return heard
 
 
-def test_nothing_is_published_before_the_commit(
-    rung: list[Message], django_capture_on_commit_callbacks: Any
-) -> None:
+def test_nothing_is_published_before_the_commit(rung: list[Message], django_capture_on_commit_callbacks: Any) -> None:
     factories.backend()
     with django_capture_on_commit_callbacks(execute=True):
         with transaction.atomic():
@@ -43,11 +41,7 @@ def test_nothing_is_published_when_the_transaction_fails(
     rung: list[Message], django_capture_on_commit_callbacks: Any
 ) -> None:
     factories.backend()
-    with (
-        django_capture_on_commit_callbacks(execute=True),
-        pytest.raises(RuntimeError),
-        transaction.atomic(),
-    ):
+    with django_capture_on_commit_callbacks(execute=True), pytest.raises(RuntimeError), transaction.atomic():
         factories.submit()
         raise RuntimeError
     assert rung == []
@@ -62,9 +56,7 @@ def test_one_transaction_publishes_one_message_with_its_frames(
         cancellation.group_cancel(group_id=group.id)
     (message,) = rung
     stored = JobEvent.objects.filter(group=group, seq__gt=1).order_by("seq")
-    assert [(frame.seq, frame.text) for frame in message.events] == list(
-        stored.values_list("seq", "frame")
-    )
+    assert [(frame.seq, frame.text) for frame in message.events] == list(stored.values_list("seq", "frame"))
     assert [frame.is_final for frame in message.events] == [True, True, True, False]
 
 

@@ -63,9 +63,7 @@ def test_cancel_ends_open_jobs_and_keeps_final_ones(fence: FencingToken) -> None
     factories.finish(failed, fence, AttemptState.ERROR)
     running = begin(fence)
     told = cancellation.group_cancel(group_id=group.id)
-    assert told == cancellation.Cancelled(
-        cancelled=True, interrupted=2, already_complete=1, already_failed=1
-    )
+    assert told == cancellation.Cancelled(cancelled=True, interrupted=2, already_complete=1, already_failed=1)
     assert [child.status for child in group.children.order_by("position")] == [
         "completed",
         "failed",
@@ -80,9 +78,7 @@ def test_cancel_ends_open_jobs_and_keeps_final_ones(fence: FencingToken) -> None
     assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
 
 
-def test_cancel_changes_nothing_when_the_group_is_final(
-    fence: FencingToken,
-) -> None:
+def test_cancel_changes_nothing_when_the_group_is_final(fence: FencingToken) -> None:
     group = factories.submit()
     cancellation.group_cancel(group_id=group.id)
     before = factories.log(group)
@@ -92,14 +88,10 @@ def test_cancel_changes_nothing_when_the_group_is_final(
     finished = factories.submit()
     factories.finish(factories.claim(fence), fence)
     told = cancellation.group_cancel(group_id=finished.id)
-    assert told == cancellation.Cancelled(
-        cancelled=False, interrupted=0, already_complete=1, already_failed=0
-    )
+    assert told == cancellation.Cancelled(cancelled=False, interrupted=0, already_complete=1, already_failed=0)
 
 
-def test_group_does_not_complete_twice_when_its_status_is_derived_again(
-    fence: FencingToken,
-) -> None:
+def test_group_does_not_complete_twice_when_its_status_is_derived_again(fence: FencingToken) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence)
     before, completed_at = factories.log(group), factories.fresh(group).completed_at
@@ -151,9 +143,7 @@ def test_idempotency_key_expires_after_a_day() -> None:
     assert second.id != first.id
 
 
-def test_unstarted_jobs_of_an_unreachable_backend_fail(
-    fence: FencingToken,
-) -> None:
+def test_unstarted_jobs_of_an_unreachable_backend_fail(fence: FencingToken) -> None:
     group = factories.submit("gpu-1", "gpu-1", "gpu-1")
     running, sent = factories.claim(fence), factories.claim(fence)
     factories.start(running, fence)
@@ -185,9 +175,7 @@ def test_job_times_out_after_a_day_in_the_queue(fence: FencingToken) -> None:
     assert factories.types(group) == ["group_created", "child_timeout", "group_complete"]
 
 
-def test_stream_of_a_final_group_starts_before_group_complete(
-    fence: FencingToken,
-) -> None:
+def test_stream_of_a_final_group_starts_before_group_complete(fence: FencingToken) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence)
     last = factories.fresh(group).seq
@@ -225,8 +213,7 @@ def test_group_list_pages_in_both_directions() -> None:
     moment = now()
     JobGroup.objects.filter(pk__in=ids[:4]).update(created_at=moment)  # ties are broken by id
     everything = [
-        row["job_group_id"]
-        for row in selectors.group_list(filters=GroupFilter(), cursor=None, limit=100).results
+        row["job_group_id"] for row in selectors.group_list(filters=GroupFilter(), cursor=None, limit=100).results
     ]
     seen: list[str] = []
     cursor, pages = None, []

@@ -76,9 +76,7 @@ def test_held_backend_claims_nothing(fence: FencingToken, hold: Hold) -> None:
     assert claim(fence) is not None
 
 
-def test_claim_checks_the_hold_under_the_lease(
-    fence: FencingToken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.submit()
     original = claims.has_free_slot
 
@@ -93,9 +91,7 @@ def test_claim_checks_the_hold_under_the_lease(
     assert not Attempt.objects.exists()
 
 
-def test_claim_checks_that_the_child_was_not_moved(
-    fence: FencingToken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_claim_checks_that_the_child_was_not_moved(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.backend("gpu-2")
     factories.submit()
     original = claims._oldest_waiting
@@ -132,18 +128,12 @@ def test_pause_excludes_concurrent_claims(fence: FencingToken) -> None:
 # --- holds ----------------------------------------------------------------------------------------
 
 
-def test_repeated_hold_keeps_author_reason_and_time(
-    fence: FencingToken,
-) -> None:
+def test_repeated_hold_keeps_author_reason_and_time(fence: FencingToken) -> None:
     pause(reason="the fan is loud", by="anna")
     first = row()
     pause()
     again = row()
-    assert (again.hold, again.changed_by, again.changed_reason) == (
-        "pause",
-        "anna",
-        "the fan is loud",
-    )
+    assert (again.hold, again.changed_by, again.changed_reason) == ("pause", "anna", "the fan is loud")
     assert again.changed_at == first.changed_at
     pause(by="ben", at_once=True)
     assert (row().changed_by, row().evict, row().changed_at) == ("ben", True, first.changed_at)
@@ -339,9 +329,7 @@ def test_submission_after_the_end_of_a_drain_is_refused(fence: FencingToken) -> 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_end_of_a_drain_excludes_concurrent_submissions(
-    fence: FencingToken,
-) -> None:
+def test_end_of_a_drain_excludes_concurrent_submissions(fence: FencingToken) -> None:
     for _ in range(15):
         Backend.objects.update(enabled=True, hold="drain")
         race(factories.submit, partial(holds.backend_finish_drain, fence=fence), refused=Conflict)
@@ -359,9 +347,7 @@ def fail(fence: FencingToken, kind: FailureClass = FailureClass.CUDA_FATAL) -> N
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
-def test_third_counted_failure_quarantines_the_backend(
-    fence: FencingToken,
-) -> None:
+def test_third_counted_failure_quarantines_the_backend(fence: FencingToken) -> None:
     for _ in range(2):
         fail(fence)
     assert row().quarantined_at is None
@@ -417,11 +403,7 @@ def test_release_starts_a_probation(fence: FencingToken) -> None:
         fail(fence)
     holds.backend_release(backend_id=GPU)
     freed = row()
-    assert (freed.quarantined_at, freed.quarantine_until, freed.quarantine_reason) == (
-        None,
-        None,
-        "",
-    )
+    assert (freed.quarantined_at, freed.quarantine_until, freed.quarantine_reason) == (None, None, "")
     assert freed.consecutive_quarantines == 1
     factories.submit(GPU, GPU)
     factories.claim(fence)
@@ -482,10 +464,7 @@ def test_failure_does_not_change_a_quarantine(fence: FencingToken) -> None:
     quarantined = row()
     end = factories.end(AttemptState.ERROR, failure=FailureClass.CUDA_FATAL)
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
-    assert (row().quarantine_by, row().consecutive_quarantines) == (
-        "anna",
-        quarantined.consecutive_quarantines,
-    )
+    assert (row().quarantine_by, row().consecutive_quarantines) == ("anna", quarantined.consecutive_quarantines)
 
 
 def test_stalled_prompt_counts_before_it_ends(fence: FencingToken) -> None:

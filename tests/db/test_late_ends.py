@@ -61,9 +61,7 @@ def hang(fence: FencingToken) -> Claim:
 
 
 @pytest.mark.parametrize("ending", ["lost", "error", "interrupted"])
-def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(
-    settings: Settings, ending: str
-) -> None:
+def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(settings: Settings, ending: str) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
     claimed = hang(fence)
@@ -86,9 +84,7 @@ def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(
 
 
 @pytest.mark.parametrize("stop", ["cancel", "pause"])
-def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(
-    settings: Settings, stop: str
-) -> None:
+def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(settings: Settings, stop: str) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
     group = factories.submit()
@@ -103,9 +99,7 @@ def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(
     assert row().quarantined_at is None
 
 
-def test_backend_that_was_paused_and_switched_off_is_not_quarantined(
-    settings: Settings,
-) -> None:
+def test_backend_that_was_paused_and_switched_off_is_not_quarantined(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence, other = online("gpu-1"), online("gpu-2")
     group = factories.submit("gpu-1", retry_elsewhere=RetryScope.ANY)
@@ -121,9 +115,7 @@ def test_backend_that_was_paused_and_switched_off_is_not_quarantined(
     assert only(group).status == "completed"
 
 
-def test_backend_is_quarantined_after_repeatedly_losing_queued_prompts(
-    settings: Settings,
-) -> None:
+def test_backend_is_quarantined_after_repeatedly_losing_queued_prompts(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
     factories.submit()
@@ -184,9 +176,7 @@ def fail_started(claimed: Claim, fence: FencingToken) -> None:
 
 
 def refuse(claimed: Claim, fence: FencingToken) -> None:
-    attempts.attempt_refused(
-        attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={}
-    )
+    attempts.attempt_refused(attempt_id=claimed.attempt_id, fence=fence, message="no such node", details={})
 
 
 def not_sent(claimed: Claim, fence: FencingToken) -> None:
@@ -351,9 +341,7 @@ def test_runners_are_notified_when_a_blocking_attempt_ends(
     evict(fence)
     assert idle(other)
     rung: list[bool] = []
-    monkeypatch.setattr(
-        hub, "notify_runners", lambda work_only=False: work_only or rung.append(True)
-    )
+    monkeypatch.setattr(hub, "notify_runners", lambda work_only=False: work_only or rung.append(True))
     with django_capture_on_commit_callbacks(execute=True):
         if ending == "not_sent":
             attempts.attempt_not_sent(attempt_id=claimed.attempt_id, fence=fence)
@@ -367,9 +355,7 @@ def test_runners_are_notified_when_a_blocking_attempt_ends(
     assert not idle(other)
 
 
-def test_fifth_lost_prompt_does_not_count_against_the_backend_when_cancelled(
-    settings: Settings,
-) -> None:
+def test_fifth_lost_prompt_does_not_count_against_the_backend_when_cancelled(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
     group = factories.submit()
@@ -443,9 +429,7 @@ def test_retry_is_not_delayed_by_a_clock_that_was_set_back() -> None:
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_no_claim_precedes_the_quarantine_that_a_failure_causes(
-    settings: Settings,
-) -> None:
+def test_no_claim_precedes_the_quarantine_that_a_failure_causes(settings: Settings) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has one writer")
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
@@ -510,9 +494,7 @@ def test_cancelled_job_stays_cancelled_when_its_prompt_was_refused_in_part() -> 
     fence = online("gpu-1")
     group = factories.submit(partial_outputs=PartialOutputs.FAIL)
     claimed = factories.claim(fence)
-    stored = attempts.attempt_accepted(
-        attempt_id=claimed.attempt_id, fence=fence, node_errors=NODE_ERRORS
-    )
+    stored = attempts.attempt_accepted(attempt_id=claimed.attempt_id, fence=fence, node_errors=NODE_ERRORS)
     assert (stored.stop_requested, only(group).status) == (True, "queued")
     cancellation.group_cancel(group_id=group.id)
     assert factories.finish(claimed, fence, AttemptState.INTERRUPTED)
@@ -529,9 +511,7 @@ def test_prompt_of_an_old_comfyui_counts_as_hanging_only_for_a_refusal_in_part()
     factories.start(second, fence)
     time_out(second, fence)
     for claimed, hangs in ((first, True), (first, False), (second, False)):
-        said = attempts.attempt_stalled(
-            attempt_id=claimed.attempt_id, fence=fence, can_interrupt=False
-        )
+        said = attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=fence, can_interrupt=False)
         assert said is hangs
     assert (only(partly).status, only(partly).failure_class) == ("failed", "workflow_refused")
     assert only(timed).attempts.get().failure_class == "timeout"

@@ -50,9 +50,7 @@ def test_observation_is_not_stored_under_a_lost_lease() -> None:
     assert Backend.objects.get(pk="gpu-1").reachability == "online"
 
 
-def test_lease_of_a_backend_that_is_deleted_meanwhile_is_not_acquired(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_lease_of_a_backend_that_is_deleted_meanwhile_is_not_acquired(monkeypatch: pytest.MonkeyPatch) -> None:
     def deleted_meanwhile(*_: object) -> None:
         # What PostgreSQL says where the row went between the look and the insert.
         raise IntegrityError("violates foreign key constraint")

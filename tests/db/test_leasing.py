@@ -36,8 +36,7 @@ def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
     runners.runner_register(name=name, instance="1", version="0")
     moment = leases.database_now()
     Runner.objects.filter(name=name).update(
-        heartbeat_at=moment - dt.timedelta(seconds=age),
-        started_at=moment - dt.timedelta(seconds=lived),
+        heartbeat_at=moment - dt.timedelta(seconds=age), started_at=moment - dt.timedelta(seconds=lived)
     )
 
 
@@ -203,13 +202,7 @@ def test_progress_flush_locks_its_lease() -> None:
     fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
     row = ProgressRow(
-        child_id="j_none",
-        attempt_id=0,
-        percent=1.0,
-        current_step=None,
-        steps_completed=0,
-        steps_total=0,
-        fence=fence,
+        child_id="j_none", attempt_id=0, percent=1.0, current_step=None, steps_completed=0, steps_total=0, fence=fence
     )
     with meanwhile(lambda: progress_flush(rows=[row])):
         assert lease_acquire(backend_id="gpu-1", runner="b") is None

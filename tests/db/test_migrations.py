@@ -132,13 +132,9 @@ def _insert_rows(state: StateApps) -> None:
         model = waiting.pop(0)
         name = str(model._meta.model_name)
         values = dict(_REQUIRED.get(name, {}))
-        fields = [
-            one for one in model._meta.local_concrete_fields if one is not model._meta.auto_field
-        ]
+        fields = [one for one in model._meta.local_concrete_fields if one is not model._meta.auto_field]
         try:
-            values = {
-                one.attname: _value(one, rows) for one in fields if one.attname not in values
-            } | values
+            values = {one.attname: _value(one, rows) for one in fields if one.attname not in values} | values
         except KeyError:
             waiting.append(model)
             continue
@@ -150,9 +146,7 @@ def _insert_rows(state: StateApps) -> None:
 
 def _tables(database: BaseDatabaseWrapper) -> list[str]:
     with database.cursor() as cursor:
-        return [
-            table for table in database.introspection.table_names(cursor) if table.startswith(APPS)
-        ]
+        return [table for table in database.introspection.table_names(cursor) if table.startswith(APPS)]
 
 
 def _rows(database: BaseDatabaseWrapper, tables: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -11,13 +11,7 @@ from backends.models import Backend, Reachability
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ErrorType
-from jobgroups.errors import (
-    BackendNotFound,
-    BackendUnavailable,
-    ChildNotFound,
-    GroupNotFound,
-    JobNotWaiting,
-)
+from jobgroups.errors import BackendNotFound, BackendUnavailable, ChildNotFound, GroupNotFound, JobNotWaiting
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.services import attempts, cancellation, claims, expiry
 from jobgroups.services.moves import Moved, child_move
@@ -76,26 +70,16 @@ def test_unsent_job_waits_for_the_named_backend(first: FencingToken, second: Fen
     event = factories.log(group)[-1]
     assert event["type"] == "child_retrying"
     named = ["backend_id", "next_backend_id", "requested_by", "failure_class", "reason"]
-    assert [event[name] for name in named] == [
-        "gpu-1",
-        "gpu-2",
-        "anna",
-        None,
-        "Moved from gpu-1 by anna.",
-    ]
+    assert [event[name] for name in named] == ["gpu-1", "gpu-2", "anna", None, "Moved from gpu-1 by anna."]
 
 
-def test_move_without_a_name_is_requested_by_a_person(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_move_without_a_name_is_requested_by_a_person(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     move(group)
     assert factories.log(group)[-1]["requested_by"] == "a person"
 
 
-def test_move_to_the_same_backend_changes_nothing(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_move_to_the_same_backend_changes_nothing(first: FencingToken, second: FencingToken) -> None:
     group, claimed = accepted(first)
     before = factories.log(group)
     done = move(group, "gpu-1")
@@ -169,9 +153,7 @@ def test_running_or_final_job_is_not_moved(first: FencingToken, second: FencingT
 # --- accepted by the old backend ------------------------------------------------------------------
 
 
-def test_moved_job_is_sent_after_its_accepted_prompt_is_removed(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_moved_job_is_sent_after_its_accepted_prompt_is_removed(first: FencingToken, second: FencingToken) -> None:
     group, claimed = accepted(first)
     done = move(group)
     assert done.removing_from == "gpu-1"
@@ -186,12 +168,7 @@ def test_moved_job_is_sent_after_its_accepted_prompt_is_removed(
     sent = begin(second)
     factories.finish(sent, second)
     assert factories.fresh(group).status == "completed"
-    assert factories.types(group)[1:] == [
-        "child_retrying",
-        "child_started",
-        "child_completed",
-        "group_complete",
-    ]
+    assert factories.types(group)[1:] == ["child_retrying", "child_started", "child_completed", "group_complete"]
 
 
 def test_move_does_not_count_as_an_attempt(first: FencingToken, second: FencingToken) -> None:
@@ -204,9 +181,7 @@ def test_move_does_not_count_as_an_attempt(first: FencingToken, second: FencingT
     assert only(group).status == "queued"
 
 
-def test_move_is_void_when_the_prompt_starts_before_its_removal(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_move_is_void_when_the_prompt_starts_before_its_removal(first: FencingToken, second: FencingToken) -> None:
     group, claimed = accepted(first)
     move(group)
     stored = attempts.attempt_started(attempt_id=claimed.attempt_id, fence=first)
@@ -223,9 +198,7 @@ def test_move_is_void_when_the_prompt_starts_before_its_removal(
     assert factories.fresh(group).status == "completed"
 
 
-def test_prompt_that_ran_unseen_is_the_result_of_the_moved_job(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_prompt_that_ran_unseen_is_the_result_of_the_moved_job(first: FencingToken, second: FencingToken) -> None:
     group, claimed = accepted(first)
     move(group)
     factories.finish(claimed, first)
@@ -233,9 +206,7 @@ def test_prompt_that_ran_unseen_is_the_result_of_the_moved_job(
     assert idle(second)
 
 
-def test_moved_job_that_is_cancelled_is_stopped_at_its_old_backend(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_moved_job_that_is_cancelled_is_stopped_at_its_old_backend(first: FencingToken, second: FencingToken) -> None:
     group, claimed = accepted(first)
     move(group)
     cancellation.group_cancel(group_id=group.id)
@@ -245,42 +216,30 @@ def test_moved_job_that_is_cancelled_is_stopped_at_its_old_backend(
     assert only(group).status == "cancelled"
 
 
-def test_uncertain_prompt_is_looked_up_before_the_moved_job_is_sent(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_uncertain_prompt_is_looked_up_before_the_moved_job_is_sent(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     claimed = factories.claim(first)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
     assert move(group).removing_from == "gpu-1"
     assert idle(second)
-    attempts.attempt_never_accepted(
-        attempt_id=claimed.attempt_id, fence=first, remember_until=now()
-    )
+    attempts.attempt_never_accepted(attempt_id=claimed.attempt_id, fence=first, remember_until=now())
     assert factories.claim(second).child_id == only(group).id
     # It is met after all: its child has gone on, so it is removed.
-    assert not attempts.abandoned_prompt_found(
-        attempt_id=claimed.attempt_id, fence=first, running=True
-    )
+    assert not attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=first, running=True)
 
 
-def test_abandoned_prompt_that_runs_after_a_move_is_adopted(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_abandoned_prompt_that_runs_after_a_move_is_adopted(first: FencingToken, second: FencingToken) -> None:
     group = factories.submit("gpu-1")
     claimed = factories.claim(first)
     attempts.attempt_uncertain(attempt_id=claimed.attempt_id, fence=first)
     move(group)
-    attempts.attempt_never_accepted(
-        attempt_id=claimed.attempt_id, fence=first, remember_until=now()
-    )
+    attempts.attempt_never_accepted(attempt_id=claimed.attempt_id, fence=first, remember_until=now())
     assert attempts.abandoned_prompt_found(attempt_id=claimed.attempt_id, fence=first, running=True)
     assert (only(group).status, only(group).backend_id) == ("running", "gpu-1")
     assert Attempt.objects.get().stop_requested_at is None
 
 
-def test_job_may_be_moved_back_during_the_removal(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_job_may_be_moved_back_during_the_removal(first: FencingToken, second: FencingToken) -> None:
     group, claimed = accepted(first)
     move(group)
     assert move(group, "gpu-1").removing_from == "gpu-1"
@@ -293,9 +252,7 @@ def test_job_may_be_moved_back_during_the_removal(
 # --- backends out of reach ------------------------------------------------------------------------
 
 
-def test_job_leaves_an_unreachable_backend_at_once(
-    first: FencingToken, second: FencingToken
-) -> None:
+def test_job_leaves_an_unreachable_backend_at_once(first: FencingToken, second: FencingToken) -> None:
     group, claimed = accepted(first)
     Backend.objects.filter(pk="gpu-1").update(reachability=Reachability.OFFLINE)
     assert move(group).removing_from is None
@@ -331,9 +288,7 @@ def test_moved_job_is_claimed_when_its_old_backend_cannot_confirm_the_removal(
     elif event == "stalled":
         assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
     else:
-        attempts.attempt_failed_internally(
-            attempt_id=claimed.attempt_id, fence=first, message="A defect."
-        )
+        attempts.attempt_failed_internally(attempt_id=claimed.attempt_id, fence=first, message="A defect.")
     assert factories.claim(second).child_id == only(group).id
     assert Attempt.objects.get(pk=claimed.attempt_id).ended_at is None
     if event == "unreachable":

@@ -112,9 +112,7 @@ def test_a_cancelled_group_is_told_as_such(group: JobGroup) -> None:
 
 
 @pytest.mark.parametrize("urls", [[], ["json://nowhere.invalid/"]])
-def test_nothing_is_stored_where_nobody_wants_to_be_told(
-    group: JobGroup, settings: Settings, urls: list[str]
-) -> None:
+def test_nothing_is_stored_where_nobody_wants_to_be_told(group: JobGroup, settings: Settings, urls: list[str]) -> None:
     settings.DIRECTOR_NOTIFY = urls
     settings.DIRECTOR_NOTIFY_ON = ["group_ended"] if not urls else ["queue_empty"]
     run(group, AttemptState.SUCCESS, AttemptState.SUCCESS)
@@ -134,9 +132,7 @@ def test_what_was_rolled_back_is_told_to_nobody(group: JobGroup) -> None:
 
 def away(seconds: float) -> None:
     since = now() - dt.timedelta(seconds=seconds)
-    Backend.objects.update(
-        reachability=Reachability.OFFLINE, unreachable_since=since, status_reason="refused"
-    )
+    Backend.objects.update(reachability=Reachability.OFFLINE, unreachable_since=since, status_reason="refused")
 
 
 def test_a_backend_that_is_away_while_work_waits_is_told_once_each_time(group: JobGroup) -> None:
@@ -144,10 +140,7 @@ def test_a_backend_that_is_away_while_work_waits_is_told_once_each_time(group: J
     assert outbox.enqueue_backend_notices(PACE) == 0
     away(61)
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(3)] == [1, 0, 0]
-    assert bodies() == [
-        "gpu-1 has not answered for 1 min (refused); 2 jobs wait for it.\n"
-        "http://farm.example/backends"
-    ]
+    assert bodies() == ["gpu-1 has not answered for 1 min (refused); 2 jobs wait for it.\nhttp://farm.example/backends"]
     # It came back and went again: that is news.
     Notice.objects.update(created_at=now() - dt.timedelta(hours=1))
     away(120)
@@ -161,9 +154,7 @@ def test_a_backend_that_is_away_while_nothing_waits_is_told_to_nobody() -> None:
 
 
 def test_a_quarantined_backend_is_told_with_its_reason(group: JobGroup) -> None:
-    Backend.objects.update(
-        quarantined_at=now(), quarantine_reason="3 failures within 10 minutes.", quarantine_by=""
-    )
+    Backend.objects.update(quarantined_at=now(), quarantine_reason="3 failures within 10 minutes.", quarantine_by="")
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(2)] == [1, 0]
     assert Notice.objects.get().title == "gpu-1 is quarantined"
     assert bodies()[0].startswith("gpu-1 is quarantined: 3 failures within 10 minutes. It gets no")
@@ -171,9 +162,7 @@ def test_a_quarantined_backend_is_told_with_its_reason(group: JobGroup) -> None:
 
 def test_a_quarantine_that_ends_by_itself_is_not_said_to_need_somebody(group: JobGroup) -> None:
     until = dt.datetime(2026, 2, 1, 21, 14, tzinfo=dt.UTC)
-    Backend.objects.update(
-        quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until
-    )
+    Backend.objects.update(quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until)
     assert outbox.enqueue_backend_notices(PACE) == 1
     assert bodies()[0].startswith(
         "gpu-1 is quarantined: It hung. It gets no jobs until 2026-02-01 21:14 UTC. If it answers"
@@ -191,9 +180,7 @@ def test_a_backend_that_answers_and_is_not_fit_is_not_said_to_be_silent(group: J
     )
 
 
-def test_trouble_that_was_told_of_is_no_news_and_takes_no_lock(
-    django_assert_num_queries: Any,
-) -> None:
+def test_trouble_that_was_told_of_is_no_news_and_takes_no_lock(django_assert_num_queries: Any) -> None:
     for number in range(20):
         factories.backend(f"gpu-{number}", quarantined_at=now())
     assert outbox.enqueue_backend_notices(PACE) == 20
@@ -216,9 +203,7 @@ def test_the_empty_queue_is_told_once_after_a_quiet_while(group: JobGroup) -> No
     assert not outbox.enqueue_queue_empty(PACE)
     older(31)
     assert [outbox.enqueue_queue_empty(PACE) for _ in range(3)] == [True, False, False]
-    assert bodies()[-1] == (
-        "Nothing waits or runs any more. The last group was shot_001.\nhttp://farm.example/"
-    )
+    assert bodies()[-1] == ("Nothing waits or runs any more. The last group was shot_001.\nhttp://farm.example/")
 
 
 def test_the_queue_is_not_empty_while_anything_is_open(group: JobGroup) -> None:
@@ -256,9 +241,7 @@ def test_what_ended_long_ago_is_no_news(group: JobGroup) -> None:
 def notice(**fields: Any) -> Notice:
     moment = now()
     given = {"kind": "group_ended", "title": "a: done", "body": "a: done, took 1 s"}
-    return Notice.objects.create(
-        **{**given, "created_at": moment, "next_attempt_at": moment, **fields}
-    )
+    return Notice.objects.create(**{**given, "created_at": moment, "next_attempt_at": moment, **fields})
 
 
 def claim(by: str = "one") -> list[ClaimedNotice]:

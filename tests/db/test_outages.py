@@ -47,9 +47,7 @@ def attempt_of(claimed: Claim) -> Attempt:
 
 
 def submit(*names: str, **fields: Any) -> JobGroup:
-    return factories.submit(
-        *names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": RetryScope.ANY, **fields}
-    )
+    return factories.submit(*names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": RetryScope.ANY, **fields})
 
 
 # --- without a policy -----------------------------------------------------------------------------
@@ -92,10 +90,7 @@ def test_without_retry_elsewhere_an_offline_backend_keeps_its_jobs() -> None:
     accept(fence)
     go_offline()
     assert move(fence) == set()
-    assert set(group.children.values_list("status", "backend_id")) == {
-        ("running", "gpu-1"),
-        ("queued", "gpu-1"),
-    }
+    assert set(group.children.values_list("status", "backend_id")) == {("running", "gpu-1"), ("queued", "gpu-1")}
 
 
 # --- moved ----------------------------------------------------------------------------------------
@@ -130,11 +125,7 @@ def test_job_that_was_accepted_and_not_started_moves_uncounted() -> None:
     attempt = attempt_of(claimed)
     assert (attempt.failure_class, attempt.is_counted) == ("unreachable", False)
     told = factories.log(group)[-1]
-    assert (told["type"], told["failure_class"], told["reason"]) == (
-        "child_retrying",
-        "unreachable",
-        AWAY,
-    )
+    assert (told["type"], told["failure_class"], told["reason"]) == ("child_retrying", "unreachable", AWAY)
     assert (told["next_backend_id"], told["not_before"]) == ("gpu-2", None)
     factories.finish(begin(other), other)
     assert only(group).status == "completed"
@@ -306,9 +297,7 @@ def test_person_can_retry_a_lost_job_on_another_backend_at_once() -> None:
 
 
 @pytest.mark.parametrize("policy", [RetryScope.NEVER, RetryScope.ANY])
-def test_lost_attempt_counts_once_against_its_backend(
-    settings: Settings, policy: RetryScope
-) -> None:
+def test_lost_attempt_counts_once_against_its_backend(settings: Settings, policy: RetryScope) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 2
     fence = online("gpu-1")
     online("gpu-2")
@@ -370,9 +359,7 @@ SINCE = rf"gpu-1 has not been reachable since {CLOCK}: connection refused\."
         ({}, 61, rf"Moves to another backend as soon as possible\. Retried at {CLOCK}"),
     ],
 )
-def test_waiting_reason_of_a_running_job_says_what_follows(
-    policy: dict[str, Any], seconds: float, then: str
-) -> None:
+def test_waiting_reason_of_a_running_job_says_what_follows(policy: dict[str, Any], seconds: float, then: str) -> None:
     fence = online("gpu-1")
     runners.runner_register(name="r", instance="i", version="1")
     group = submit(**policy)

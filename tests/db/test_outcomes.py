@@ -18,9 +18,7 @@ pytestmark = pytest.mark.django_db
 
 END = {
     AttemptState.SUCCESS: lambda **owner: attempts.attempt_ended(**owner, end=factories.end()),
-    AttemptState.ERROR: lambda **owner: attempts.attempt_ended(
-        **owner, end=factories.end(AttemptState.ERROR)
-    ),
+    AttemptState.ERROR: lambda **owner: attempts.attempt_ended(**owner, end=factories.end(AttemptState.ERROR)),
     AttemptState.INTERRUPTED: lambda **owner: attempts.attempt_ended(
         **owner, end=factories.end(AttemptState.INTERRUPTED)
     ),
@@ -28,9 +26,7 @@ END = {
         attempts.attempt_timed_out(**owner)
         and attempts.attempt_ended(**owner, end=factories.end(AttemptState.INTERRUPTED))
     ),
-    AttemptState.REFUSED: lambda **owner: attempts.attempt_refused(
-        **owner, message="no such node", details={}
-    ),
+    AttemptState.REFUSED: lambda **owner: attempts.attempt_refused(**owner, message="no such node", details={}),
     AttemptState.NOT_SENT: attempts.attempt_not_sent,
     AttemptState.NEVER_ACCEPTED: lambda **owner: (
         attempts.attempt_uncertain(**owner)

@@ -15,14 +15,7 @@ from django.core.management import CommandError, call_command
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import GroupNotFound
-from jobgroups.models import (
-    AbandonedPrompt,
-    Attempt,
-    ChildJob,
-    GroupLabel,
-    JobEvent,
-    JobGroup,
-)
+from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
 from jobgroups.services import purge
 from jobgroups.services.purge import Purged, groups_purge, groups_purgeable
 from jobgroups.services.retries import group_retry
@@ -36,12 +29,7 @@ _OLD = dt.timedelta(days=100)
 _CUT = dt.timedelta(days=90)
 
 
-def _ended(
-    *,
-    age: dt.timedelta = _OLD,
-    starred: bool = False,
-    state: AttemptState = AttemptState.SUCCESS,
-) -> JobGroup:
+def _ended(*, age: dt.timedelta = _OLD, starred: bool = False, state: AttemptState = AttemptState.SUCCESS) -> JobGroup:
     """Return a group of one child whose end is so long ago."""
     if not factories.Backend.objects.filter(pk="gpu-1").exists():
         factories.backend()
@@ -183,8 +171,7 @@ def test_purge_command_reports_and_deletes() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], *(["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d"))],
+    "arguments", [[], *(["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d"))]
 )
 def test_purge_command_requires_an_age_of_a_day(arguments: list[str]) -> None:
     _ended()

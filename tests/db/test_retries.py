@@ -101,9 +101,7 @@ def listed(**narrowed: str) -> list[str]:
     return [row["job_group_id"] for row in page.results]
 
 
-def test_retry_resets_everything_but_the_attempts(
-    fence: FencingToken,
-) -> None:
+def test_retry_resets_everything_but_the_attempts(fence: FencingToken) -> None:
     group = ended(fence, ERROR)
     ChildJob.objects.update(
         not_before=now() + dt.timedelta(hours=1),
@@ -327,13 +325,9 @@ def test_earlier_attempt_changes_nothing_of_a_retried_job(fence: FencingToken, l
         "struck": lambda: attempts.attempt_interrupted_by_other(
             attempt_id=attempt_id, fence=fence, end=factories.end(AttemptState.INTERRUPTED)
         ),
-        "error": lambda: attempts.attempt_ended(
-            attempt_id=attempt_id, fence=fence, end=factories.end(ERROR)
-        ),
+        "error": lambda: attempts.attempt_ended(attempt_id=attempt_id, fence=fence, end=factories.end(ERROR)),
         "timeout": lambda: attempts.attempt_timed_out(attempt_id=attempt_id, fence=fence),
-        "broken": lambda: attempts.attempt_failed_internally(
-            attempt_id=attempt_id, fence=fence, message="x"
-        ),
+        "broken": lambda: attempts.attempt_failed_internally(attempt_id=attempt_id, fence=fence, message="x"),
     }[late]()
     (child,) = children(group)
     assert (child.status, child.current_attempt_id, child.uncounted_attempts) == ("queued", None, 0)
@@ -350,9 +344,7 @@ def late_success(fence: FencingToken) -> tuple[JobGroup, Attempt]:
     return factories.fresh(group), Attempt.objects.get(pk=attempt_id)
 
 
-def test_retry_adopts_a_late_result(
-    fence: FencingToken,
-) -> None:
+def test_retry_adopts_a_late_result(fence: FencingToken) -> None:
     group, attempt = late_success(fence)
     done = group_retry(group_id=group.id)
     (child,) = children(group)
@@ -385,9 +377,7 @@ def test_retry_adopts_the_result_of_a_cancelled_prompt(fence: FencingToken) -> N
 
 
 @pytest.mark.parametrize("is_registered", [True, False])
-def test_retry_does_not_adopt_a_result_without_its_files_or_backend(
-    fence: FencingToken, is_registered: bool
-) -> None:
+def test_retry_does_not_adopt_a_result_without_its_files_or_backend(fence: FencingToken, is_registered: bool) -> None:
     group, attempt = late_success(fence)
     if is_registered:
         Attempt.objects.filter(pk=attempt.pk).update(failure_class="output_gone")

@@ -36,9 +36,7 @@ def works(backend_id: str, **fields: Any) -> None:
     factories.backend(backend_id, reachability="online", last_seen_at=now(), **fields)
 
 
-def failed(
-    *backend_ids: str, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
-) -> JobGroup:
+def failed(*backend_ids: str, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any) -> JobGroup:
     """Submit a group whose children have all failed, each at its backend."""
     group = factories.submit(*backend_ids, **fields)
     for backend_id in backend_ids:
@@ -59,9 +57,7 @@ def retry(group: JobGroup, elsewhere: RetryScope | None = None) -> Retried:
 
 
 @pytest.mark.parametrize("shut", SHUT.values(), ids=SHUT.keys())
-def test_retry_at_an_unschedulable_backend_is_refused_with_advice(
-    shut: dict[str, Any],
-) -> None:
+def test_retry_at_an_unschedulable_backend_is_refused_with_advice(shut: dict[str, Any]) -> None:
     works("gpu-1")
     works("gpu-2")
     group = failed("gpu-1", "gpu-2")
@@ -187,9 +183,7 @@ def test_offline_or_paused_backend_keeps_jobs_that_may_not_move(away: dict[str, 
     assert list(retry(group, ANY).moved.values()) == ["gpu-2"]
 
 
-def test_retry_of_a_thousand_jobs_needs_constant_reads(
-    django_assert_max_num_queries: Any,
-) -> None:
+def test_retry_of_a_thousand_jobs_needs_constant_reads(django_assert_max_num_queries: Any) -> None:
     for number in range(1, 5):
         works(f"gpu-{number}")
     group = factories.submit(*["gpu-1"] * 1000)
@@ -206,9 +200,7 @@ def test_concurrent_retry_and_backend_deletion_are_serialized() -> None:
         works("gpu-1")
         group = failed("gpu-1")
         outcomes = race(
-            partial(group_retry, group_id=group.id),
-            partial(backend_delete, backend_id="gpu-1"),
-            refused=Conflict,
+            partial(group_retry, group_id=group.id), partial(backend_delete, backend_id="gpu-1"), refused=Conflict
         )
         codes = [one.code if isinstance(one, Conflict) else "done" for one in outcomes]
         assert codes in (["done", "backend_in_use"], ["backend_unavailable", "done"])

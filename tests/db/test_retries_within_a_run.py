@@ -63,9 +63,7 @@ def running(
     return factories.fresh(group), failed
 
 
-def retry(
-    group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any
-) -> Retried:
+def retry(group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any) -> Retried:
     return child_retry(group_id=group.id, job_id=child.id, choice=choice, **said)
 
 
@@ -128,15 +126,11 @@ def test_retried_job_waits_until_its_timed_out_prompt_ended(fence: FencingToken)
     assert [one.number for one in child.attempts.all()] == [1, 2]
 
 
-def test_internal_error_does_not_block_a_retry_elsewhere(
-    fence: FencingToken,
-) -> None:
+def test_internal_error_does_not_block_a_retry_elsewhere(fence: FencingToken) -> None:
     other = online("gpu-2")
     group = factories.submit("gpu-1", "gpu-1")
     claimed = begin(fence)
-    attempts.attempt_failed_internally(
-        attempt_id=claimed.attempt_id, fence=fence, message="A defect."
-    )
+    attempts.attempt_failed_internally(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
     child = group.children.get(position=0)
     retry(group, child, OTHER)
     assert factories.claim(other).child_id == child.id
@@ -155,14 +149,10 @@ def test_retry_within_a_run_adopts_a_late_result(fence: FencingToken) -> None:
     assert factories.types(group)[-3:] == ["child_retrying", "child_started", "child_completed"]
 
 
-def test_retry_by_a_person_ignores_max_attempts(
-    fence: FencingToken,
-) -> None:
+def test_retry_by_a_person_ignores_max_attempts(fence: FencingToken) -> None:
     group, failed = running(fence, max_attempts=1)
     retry(group, failed)
-    ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(
-        queued_at=now() + dt.timedelta(hours=1)
-    )
+    ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(queued_at=now() + dt.timedelta(hours=1))
     fail(fence)
     assert (factories.fresh(failed).status, factories.fresh(failed).attempt_count) == ("failed", 2)
     assert retry(group, failed).job_ids == [failed.id]
@@ -337,9 +327,7 @@ def test_named_backend_that_is_unfit_is_refused(cards: dict[str, FencingToken]) 
     refused(group, failed, BackendUnavailable, choice=Choice(backend_id="gpu-2"))
 
 
-def test_named_backend_does_not_wait_for_an_offline_one(
-    cards: dict[str, FencingToken],
-) -> None:
+def test_named_backend_does_not_wait_for_an_offline_one(cards: dict[str, FencingToken]) -> None:
     group = factories.submit("gpu-1", "gpu-2")
     claimed = accept(cards["gpu-1"])
     cancellation.child_cancel(group_id=group.id, job_id=claimed.child_id)
@@ -351,14 +339,9 @@ def test_named_backend_does_not_wait_for_an_offline_one(
     assert Attempt.objects.get(pk=claimed.attempt_id).failure_class == "unreachable"
 
 
-def test_replay_names_the_submitted_backends_after_a_move(
-    cards: dict[str, FencingToken],
-) -> None:
+def test_replay_names_the_submitted_backends_after_a_move(cards: dict[str, FencingToken]) -> None:
     submission = Submission(
-        workflow=factories.WORKFLOW,
-        backend_ids=("gpu-1", "gpu-1"),
-        idempotency_key="k",
-        idempotency_digest="d",
+        workflow=factories.WORKFLOW, backend_ids=("gpu-1", "gpu-1"), idempotency_key="k", idempotency_digest="d"
     )
     first = group_submit(submission=submission, runner_alive=True)
     fail(cards["gpu-1"])

@@ -114,9 +114,7 @@ def test_job_fails_after_max_attempts() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "kind", [FailureClass.WORKFLOW_REFUSED, FailureClass.INTERRUPTED, FailureClass.INTERNAL]
-)
+@pytest.mark.parametrize("kind", [FailureClass.WORKFLOW_REFUSED, FailureClass.INTERRUPTED, FailureClass.INTERNAL])
 def test_permanent_failure_is_not_retried(kind: FailureClass) -> None:
     fence = online("gpu-1")
     online("gpu-2")
@@ -129,9 +127,7 @@ def test_internal_error_fails_its_job_and_is_not_retried() -> None:
     fence = online("gpu-1")
     group = submit("gpu-1")
     claimed = begin(fence)
-    attempts.attempt_failed_internally(
-        attempt_id=claimed.attempt_id, fence=fence, message="A defect."
-    )
+    attempts.attempt_failed_internally(attempt_id=claimed.attempt_id, fence=fence, message="A defect.")
     child = only(group)
     assert (child.status, child.failure_class) == ("failed", FailureClass.INTERNAL)
     assert retrying(group) == []
@@ -199,9 +195,7 @@ def test_retry_elsewhere_limits_the_backends() -> None:
     ],
     ids=str,
 )
-def test_retry_avoids_unschedulable_and_unfit_backends(
-    unfit: dict[str, Any],
-) -> None:
+def test_retry_avoids_unschedulable_and_unfit_backends(unfit: dict[str, Any]) -> None:
     fence = online("gpu-1", tags=["lora"])
     online("gpu-2", tags=["lora"])
     group = submit("gpu-1", "gpu-2", required_capabilities=["lora"])
@@ -284,9 +278,7 @@ def timed_out() -> tuple[JobGroup, Claim, FencingToken, FencingToken]:
 TimedOut = tuple[JobGroup, Claim, FencingToken, FencingToken]
 
 
-def test_timed_out_job_is_retried_after_its_prompt_ended(
-    timed_out: TimedOut,
-) -> None:
+def test_timed_out_job_is_retried_after_its_prompt_ended(timed_out: TimedOut) -> None:
     group, claimed, first, second = timed_out
     child = only(group)
     assert (child.status, child.backend_id) == ("queued", "gpu-2")
@@ -302,9 +294,7 @@ def test_timed_out_job_is_retried_after_its_prompt_ended(
 
 
 @pytest.mark.parametrize("is_completed", [True, False])
-def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(
-    timed_out: TimedOut, is_completed: bool
-) -> None:
+def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(timed_out: TimedOut, is_completed: bool) -> None:
     group, claimed, first, second = timed_out
     assert attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
     assert not attempts.attempt_stalled(attempt_id=claimed.attempt_id, fence=first)
@@ -322,20 +312,13 @@ def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(
     assert Attempt.objects.get(pk=claimed.attempt_id).state == "success"
 
 
-def test_late_result_is_adopted_while_its_job_waits(
-    timed_out: TimedOut,
-) -> None:
+def test_late_result_is_adopted_while_its_job_waits(timed_out: TimedOut) -> None:
     group, claimed, first, second = timed_out
     factories.finish(claimed, first)
     assert idle(second), "rendered again although it has its picture"
     child = only(group)
     assert (child.status, child.backend_id) == ("completed", "gpu-1")
-    assert factories.types(group)[2:] == [
-        "child_retrying",
-        "child_started",
-        "child_completed",
-        "group_complete",
-    ]
+    assert factories.types(group)[2:] == ["child_retrying", "child_started", "child_completed", "group_complete"]
     assert Attempt.objects.get().failure_class == ""
 
 
@@ -360,16 +343,12 @@ def test_concurrent_late_result_and_claim_give_one_result(transactional_db: None
 
 
 def gone(claimed: Claim, fence: FencingToken) -> None:
-    end = factories.end(
-        failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",)
-    )
+    end = factories.end(failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",))
     attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end)
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2])
-def test_result_without_its_files_is_retried_and_then_completes_with_a_warning(
-    max_attempts: int,
-) -> None:
+def test_result_without_its_files_is_retried_and_then_completes_with_a_warning(max_attempts: int) -> None:
     fence = online("gpu-1")
     group = submit("gpu-1", attempts=max_attempts)
     for _ in range(max_attempts):
@@ -392,19 +371,12 @@ def test_jobs_of_an_offline_backend_are_spread_over_the_others() -> None:
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = factories.claim(away)
     stays = factories.submit("gpu-1")
-    moved = expiry.children_reassign(
-        fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE
-    )
+    moved = expiry.children_reassign(fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE)
     assert moved == 3
     bound = [child.backend_id for child in group.children.exclude(pk=sent.child_id)]
-    assert sorted(Counter(bound).items()) in (
-        [("gpu-2", 2), ("gpu-3", 1)],
-        [("gpu-2", 1), ("gpu-3", 2)],
-    )
+    assert sorted(Counter(bound).items()) in ([("gpu-2", 2), ("gpu-3", 1)], [("gpu-2", 1), ("gpu-3", 2)])
     told = retrying(group)
-    assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in told} == {
-        ("gpu-1", 0, None)
-    }
+    assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in told} == {("gpu-1", 0, None)}
     assert [one["failure_class"] for one in told] == ["unreachable"] * 3
     assert ChildJob.objects.get(pk=sent.child_id).backend_id == "gpu-1"
     assert only(stays).backend_id == "gpu-1"
@@ -439,9 +411,7 @@ def test_jobs_of_an_unreachable_backend_fail_or_move() -> None:
     assert factories.claim(second).group_id == goes.id
 
 
-def test_stalled_backend_is_quarantined_for_its_jobs(
-    settings: Settings,
-) -> None:
+def test_stalled_backend_is_quarantined_for_its_jobs(settings: Settings) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     stuck = online("gpu-1")
     group = factories.submit("gpu-1")
@@ -463,9 +433,7 @@ def test_jobs_of_a_disabled_backend_move_when_they_may() -> None:
     assert (only(goes).status, only(goes).backend_id) == ("queued", "gpu-2")
 
 
-def test_retry_skips_a_backend_that_is_deleted_at_that_moment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_retry_skips_a_backend_that_is_deleted_at_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     fence = online("gpu-1")
     online("gpu-2")
     online("gpu-3")

@@ -12,14 +12,7 @@ from django.db.models import F, Model, Q
 from django.db.models.sql.compiler import SQLCompiler
 from django.test.utils import CaptureQueriesContext
 
-from jobgroups.database.statements import (
-    KEY,
-    Parameter,
-    PreparedQuery,
-    insert,
-    insert_returning_id,
-    update_where,
-)
+from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert, insert_returning_id, update_where
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
@@ -47,9 +40,7 @@ def _group() -> JobGroup:
     """A group of three: one is completed, one runs, one waits."""
     factories.backend()
     fence = factories.lease()
-    group = factories.submit(
-        *["gpu-1"] * 3, required_capabilities=["24gb"], metadata={"scene": "é"}
-    )
+    group = factories.submit(*["gpu-1"] * 3, required_capabilities=["24gb"], metadata={"scene": "é"})
     factories.finish(factories.claim(fence), fence)
     factories.start(factories.claim(fence), fence)
     return group
@@ -71,9 +62,7 @@ def test_prepared_query_returns_the_rows_of_its_query_set() -> None:
 
 def test_deferred_field_is_read_on_access() -> None:
     group = _group()
-    compiled: PreparedQuery[JobGroup] = PreparedQuery(
-        lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json")
-    )
+    compiled: PreparedQuery[JobGroup] = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json"))
     [found] = compiled(group.id)
     assert found.get_deferred_fields() == {"workflow_json"}
     assert _values(found) == _values(factories.fresh(group))
@@ -138,9 +127,7 @@ def test_prepared_query_works_in_every_thread() -> None:
     assert found == [3] * 6
 
 
-def test_snapshot_is_read_again_when_the_log_changed_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_snapshot_is_read_again_when_the_log_changed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     group = _group()
     read = selectors._children
     times: list[int] = []
@@ -252,16 +239,10 @@ def test_update_where_changes_one_row_under_its_conditions() -> None:
     group = _group()
     done, runs, waits = ChildJob.objects.filter(group=group).order_by("position")
     attempt = [runs.current_attempt_id]
-    assert not update_where(
-        ChildJob, waits.pk, {"warnings_json": "x"}, status=["running", "failed"]
-    )
+    assert not update_where(ChildJob, waits.pk, {"warnings_json": "x"}, status=["running", "failed"])
     assert not update_where(ChildJob, runs.pk, {"warnings_json": "x"}, status=[])
-    assert not update_where(
-        ChildJob, done.pk, {"warnings_json": "x"}, status=["completed"], current_attempt_id=attempt
-    )
-    assert update_where(
-        ChildJob, runs.pk, {"warnings_json": "x"}, status=["running"], current_attempt_id=attempt
-    )
+    assert not update_where(ChildJob, done.pk, {"warnings_json": "x"}, status=["completed"], current_attempt_id=attempt)
+    assert update_where(ChildJob, runs.pk, {"warnings_json": "x"}, status=["running"], current_attempt_id=attempt)
     assert [factories.fresh(one).warnings_json for one in (done, runs, waits)] == ["[]", "x", "[]"]
     assert update_where(ChildJob, waits.pk, {"current_attempt": None})
     assert not update_where(ChildJob, "j_000000000000", {"warnings_json": "x"})

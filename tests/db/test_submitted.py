@@ -37,11 +37,7 @@ def bound(group: JobGroup) -> list[str | None]:
 
 def submitted(*names: str, elsewhere: RetryScope = RetryScope.ANY) -> JobGroup:
     return factories.submit(
-        *names,
-        max_attempts=3,
-        retry_elsewhere=elsewhere,
-        idempotency_key="k",
-        idempotency_digest="d",
+        *names, max_attempts=3, retry_elsewhere=elsewhere, idempotency_key="k", idempotency_digest="d"
     )
 
 

@@ -51,9 +51,7 @@ def test_once_ends_with_status_0(once: tuple[Path, subprocess.CompletedProcess[s
     assert "CHECK FAILED" not in ended.stdout
 
 
-def test_once_leaves_eight_different_pngs(
-    once: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def test_once_leaves_eight_different_pngs(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """Three of group 1, two of group 2, three of group 3."""
     folder, _ = once
     images = [path.read_bytes() for path in (folder / "images").iterdir()]
@@ -68,15 +66,12 @@ def test_once_stores_two_completed_groups_and_a_partly_completed_one_between(
     folder, _ = once
     with closing(sqlite3.connect(folder / "director.sqlite3")) as database:
         rows = database.execute(
-            "SELECT status, completed_count, failed_count FROM jobgroups_jobgroup"
-            " ORDER BY created_at"
+            "SELECT status, completed_count, failed_count FROM jobgroups_jobgroup ORDER BY created_at"
         ).fetchall()
     assert rows == [("completed", 3, 0), ("partial_complete", 2, 1), ("completed", 3, 0)]
 
 
-def test_once_shows_the_table_the_folder_and_the_address(
-    once: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def test_once_shows_the_table_the_folder_and_the_address(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, ended = once
     assert ended.stdout.count("completed │") == 8, ended.stdout
     assert "ComfyUIError: CUDA out of memory" in ended.stdout
@@ -84,17 +79,13 @@ def test_once_shows_the_table_the_folder_and_the_address(
     assert re.search(r"Director: http://localhost:\d+", ended.stdout)
 
 
-def test_once_shows_the_progress_of_every_child(
-    once: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def test_once_shows_the_progress_of_every_child(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     _, ended = once
     for name in ("gpu-1", "gpu-2", "gpu-3"):
         assert re.search(rf"{name}: \d+ % KSampler \d+/20", ended.stdout), ended.stdout
 
 
-def test_once_kills_its_director_while_jobs_run(
-    once: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def test_once_kills_its_director_while_jobs_run(once: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """The kill is after the three starts and before the first end; a second process continues."""
     folder, ended = once
     third = ended.stdout.partition("3. Longer jobs")[2]
@@ -140,10 +131,7 @@ def test_demo_serves_until_it_is_interrupted(sent: signal.Signals, tmp_path: Pat
             sheet = re.search(r'href="(/static/admin/css/base[^"]*\.css)"', page.text)
             assert sheet is not None
             style = http.get(sheet[1])
-            assert (style.status_code, style.headers["content-type"]) == (
-                200,
-                'text/css; charset="utf-8"',
-            )
+            assert (style.status_code, style.headers["content-type"]) == (200, 'text/css; charset="utf-8"')
             health = http.get("/api/health").json()
             assert health["checks"]["runner"]["status"] == "ok"
         interrupt(demo.process.pid, sent)

@@ -52,9 +52,7 @@ def test_a_full_disk_is_told_and_work_goes_on_when_it_is_freed(tmp_path: Path) -
         assert watcher.started.wait(10)
         disk.fill()
         wait_printed(director, "database or disk is full")
-        refused = director.ask(
-            "POST", "/api/job-group", json={"workflow_json": picture(), "backend_ids": gpus.ids}
-        )
+        refused = director.ask("POST", "/api/job-group", json={"workflow_json": picture(), "backend_ids": gpus.ids})
         assert refused.status_code == 503, refused.text
         assert refused.json()["code"] == "database_unavailable"
         assert "disk with the data folder is full" in refused.json()["detail"]
@@ -130,10 +128,7 @@ def on_a_clock_of_its_own(folder: Path) -> Iterator[tuple[Director, Gpus, Path]]
     offset = folder / "offset"
     offset.write_text("0")
     environment = {"LD_PRELOAD": str(library("clock")), "CLOCK_OFFSET_FILE": str(offset)}
-    with (
-        simulated(folder, seconds=0.5) as gpus,
-        directing(folder, gpus.urls, environment) as director,
-    ):
+    with simulated(folder, seconds=0.5) as gpus, directing(folder, gpus.urls, environment) as director:
         director.start()
         director.wait_online()
         yield director, gpus, offset

@@ -82,11 +82,7 @@ def _build(name: str, deed: Deed) -> Build:
 
 
 def _one_of_ours_runs_there(entries: list[Entry]) -> bool:
-    ours = {
-        one["prompt_id"]
-        for one in entries
-        if one["kind"] == "accepted" and one["extra_data"].get("director")
-    }
+    ours = {one["prompt_id"] for one in entries if one["kind"] == "accepted" and one["extra_data"].get("director")}
     there = [one for one in entries if one["kind"] == "started" and one["backend"] == HELD]
     return any(one["prompt_id"] in ours for one in there)
 
@@ -95,13 +91,10 @@ def _undone(play: Scene, deed: Deed) -> float:
     """Wait until nothing but what waits for the machine is left, then let it work; when that was said."""
     end = time.monotonic() + 60
     waits = (
-        "SELECT backend_id, count(*) FROM jobgroups_childjob"
-        " WHERE status IN ('queued', 'running') GROUP BY backend_id"
+        "SELECT backend_id, count(*) FROM jobgroups_childjob WHERE status IN ('queued', 'running') GROUP BY backend_id"
     )
     active = "SELECT 1 FROM jobgroups_attempt WHERE ended_at IS NULL"
-    while [one["backend_id"] for one in play.director.rows(waits)] != [HELD] or (
-        play.director.rows(active)
-    ):
+    while [one["backend_id"] for one in play.director.rows(waits)] != [HELD] or (play.director.rows(active)):
         assert time.monotonic() < end, [tuple(one) for one in play.director.rows(waits)]
         time.sleep(0.1)
     assert play.backends()[HELD]["status"] == deed.shown
@@ -128,9 +121,7 @@ def _check_children(play: Scene, group_id: str) -> None:
 
 def _check_sent_nothing(play: Scene, answered_at: float, undone_at: float) -> None:
     """Hold that nothing was claimed for the machine while it was held back."""
-    rows = play.director.rows(
-        "SELECT prompt_id, created_at FROM jobgroups_attempt WHERE backend_id = ?", HELD
-    )
+    rows = play.director.rows("SELECT prompt_id, created_at FROM jobgroups_attempt WHERE backend_id = ?", HELD)
     late = [one for one in rows if answered_at < seconds(one["created_at"]) < undone_at]
     assert late == [], f"{len(late)} prompts were claimed for a machine that is held back"
 

@@ -126,14 +126,9 @@ class Scene:
 
 
 @contextmanager
-def scene(
-    folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | None = None
-) -> Iterator[Scene]:
+def scene(folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | None = None) -> Iterator[Scene]:
     """Set a scene; nothing of it is left afterwards."""
-    with (
-        simulated(folder, seconds=seconds) as gpus,
-        directing(folder, gpus.urls, environment) as director,
-    ):
+    with simulated(folder, seconds=seconds) as gpus, directing(folder, gpus.urls, environment) as director:
         yield Scene(director, gpus)
 
 
@@ -278,10 +273,7 @@ def test_killed_in_a_timeout_it_alone_times_out(step: Step, tmp_path: Path) -> N
         play.killed_and_resumed()
         assert play.end() == {"completed": CHILDREN - 1, "timeout": 1}
         states = play.director.rows("SELECT state, count(*) AS n FROM jobgroups_attempt GROUP BY 1")
-        assert {one["state"]: one["n"] for one in states} == {
-            "success": CHILDREN - 1,
-            "timeout": 1,
-        }
+        assert {one["state"]: one["n"] for one in states} == {"success": CHILDREN - 1, "timeout": 1}
 
 
 RETRY = {
@@ -353,8 +345,7 @@ def _moved_until_killed(play: Scene) -> tuple[dict[str, str], str]:
             queued = [
                 one
                 for one in children
-                if (one["waiting_reason"] or "").startswith("In the queue of")
-                and one["job_id"] != child["job_id"]
+                if (one["waiting_reason"] or "").startswith("In the queue of") and one["job_id"] != child["job_id"]
             ]
             if queued:
                 child = queued[-1]

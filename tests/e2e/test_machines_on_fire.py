@@ -105,30 +105,18 @@ FIRES = {
         "backend_lost", Build(BURNING, faults=("crash:at=step,step=2",)), needs_power=True
     ),
     "it is unplugged in a render": Fire(
-        "backend_lost",
-        Build(BURNING, seconds=20.0),
-        after=_unplug_in_its_render,
-        needs_power=True,
+        "backend_lost", Build(BURNING, seconds=20.0), after=_unplug_in_its_render, needs_power=True
     ),
     "it lacks the model": Fire("node_or_model_missing", Build(BURNING, models=()), started=5),
-    "its card is too small": Fire(
-        "out_of_memory", Build(BURNING, vram=8, faults=("out_of_memory:count=0",))
-    ),
+    "its card is too small": Fire("out_of_memory", Build(BURNING, vram=8, faults=("out_of_memory:count=0",))),
     "it is unplugged before its child is sent": Fire(
         "unreachable", before=_unplug, started=5, attempts=1, needs_power=True
     ),
     "it is unplugged before its child starts": Fire(
-        "unreachable",
-        before=_occupy,
-        after=_unplug_before_its_start,
-        started=5,
-        needs_power=True,
+        "unreachable", before=_occupy, after=_unplug_before_its_start, started=5, needs_power=True
     ),
     "it hangs and cannot be interrupted": Fire(
-        "stalled",
-        Build(BURNING, faults=("stuck:interruptible=0,count=0",)),
-        first_told="timeout",
-        needs_power=True,
+        "stalled", Build(BURNING, faults=("stuck:interruptible=0,count=0",)), first_told="timeout", needs_power=True
     ),
 }
 
@@ -138,9 +126,7 @@ def test_one_of_five_is_on_fire_and_every_picture_is_made(fire: Fire, tmp_path: 
     builds = [fire.build if name == BURNING else Build(name) for name in FIVE]
     with scene(tmp_path, builds) as play:
         fire.before(play)
-        group_id = play.submit(
-            "one of five", rare_picture(), FIVE, max_attempts=3, retry_elsewhere=True
-        )
+        group_id = play.submit("one of five", rare_picture(), FIVE, max_attempts=3, retry_elsewhere=True)
         fire.after(play)
         play.wait_ended()
         group = play.group(group_id)
@@ -193,9 +179,7 @@ def _check_executed(play: Scene, burnt: dict[str, Any], fire: Fire) -> None:
     assert where == sorted([*(name for name in FIVE if name != BURNING), burnt["backend_id"]])
 
 
-def test_killed_backend_without_retry_elsewhere_loses_its_job_at_the_timeout(
-    tmp_path: Path,
-) -> None:
+def test_killed_backend_without_retry_elsewhere_loses_its_job_at_the_timeout(tmp_path: Path) -> None:
     builds = [Build(BURNING, seconds=20.0), Build("gpu-1")]
     with scene(tmp_path, builds) as play:
         group_id = play.submit("two of two", rare_picture(), [build.name for build in builds])
@@ -204,8 +188,7 @@ def test_killed_backend_without_retry_elsewhere_loses_its_job_at_the_timeout(
         while not (group := play.group(group_id))["completed_at"]:
             reasons |= {one["waiting_reason"] or "" for one in group["child_jobs"]}
         assert any(
-            one.startswith(f"{BURNING} has not been reachable since ") and "Fails at" in one
-            for one in reasons
+            one.startswith(f"{BURNING} has not been reachable since ") and "Fails at" in one for one in reasons
         ), reasons
         lost, kept = group["child_jobs"]
         assert (kept["status"], kept["waiting_reason"]) == ("completed", None)
@@ -226,10 +209,7 @@ ELSEWHERE_TESTED = {
         "tests/runner/test_retry_elsewhere.py",
         "test_files_that_are_gone_are_made_again_after_the_cache_was_emptied",
     ),
-    FailureClass.INTERNAL: (
-        "tests/db/test_retry_in_run.py",
-        "test_internal_error_fails_its_job_and_is_not_retried",
-    ),
+    FailureClass.INTERNAL: ("tests/db/test_retry_in_run.py", "test_internal_error_fails_its_job_and_is_not_retried"),
 }
 
 
@@ -261,11 +241,7 @@ def _check_groups(groups: dict[str, dict[str, Any]]) -> None:
     assert ended["too large, and stays"] == [("failed", "out_of_memory", 2)] * 4
     assert ended["struck"].count(("failed", "interrupted", 1)) == 2
     assert groups["careful"]["status"] == "completed"
-    well = [
-        one["status"]
-        for one in groups["nothing said"]["child_jobs"]
-        if one["backend_id"] in ("swift", "steady")
-    ]
+    well = [one["status"] for one in groups["nothing said"]["child_jobs"] if one["backend_id"] in ("swift", "steady")]
     assert well == ["completed"] * 10, "a healthy machine's child did not end well"
 
 

@@ -40,11 +40,7 @@ def until_told(inbox: Inbox, served: Served, number: int) -> None:
 
 def test_what_could_not_be_told_before_it_was_killed_is_told_after(tmp_path: Path) -> None:
     inbox = Inbox()
-    environment = {
-        "DIRECTOR_NOTIFY": inbox.url,
-        "DIRECTOR_NOTIFY_ON": "group_ended",
-        "DIRECTOR_TIME_SCALE": SCALE,
-    }
+    environment = {"DIRECTOR_NOTIFY": inbox.url, "DIRECTOR_NOTIFY_ON": "group_ended", "DIRECTOR_TIME_SCALE": SCALE}
     with SimulatorThread(1, seconds=0.1, lenient=True) as simulators:
         served = Served(tmp_path, simulators.urls, environment=environment)
         served.wait_online()

@@ -20,19 +20,11 @@ pytestmark = [pytest.mark.timeout(180), needs_servers, pytest.mark.slow]
 
 def run(server: Postgres, folder: Path, *files: str) -> None:
     """Run test files against the server, and hold that they pass and that not all are skipped."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DIRECTOR_", "PYTEST_"))
-    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DIRECTOR_", "PYTEST_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *files],
         cwd=ROOT,
-        env=inherited
-        | {
-            "DIRECTOR_DATA_DIR": str(folder / "data"),
-            "DIRECTOR_DATABASE_URL": server.url("director"),
-        },
+        env=inherited | {"DIRECTOR_DATA_DIR": str(folder / "data"), "DIRECTOR_DATABASE_URL": server.url("director")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

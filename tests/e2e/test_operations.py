@@ -155,10 +155,7 @@ def test_every_file_is_named_by_the_page_and_every_link_leads_somewhere() -> Non
     assert unnamed == {"operations/director-purge.timer"}
     for target in re.findall(r"\]\(([^)#]+)", page.TEXT):
         assert (page.FILES.parent / target).exists(), target
-    anchors = {
-        re.sub(r"[^a-z0-9 -]", "", one.lower())
-        for one in re.findall(r"^##+ (.+)$", page.TEXT, re.MULTILINE)
-    }
+    anchors = {re.sub(r"[^a-z0-9 -]", "", one.lower()) for one in re.findall(r"^##+ (.+)$", page.TEXT, re.MULTILINE)}
     for anchor in re.findall(r"\]\(#([^)]+)\)", page.TEXT):
         assert anchor.replace("-", " ") in anchors, anchor
 
@@ -169,9 +166,7 @@ def test_systemd_takes_the_units(farm: Machine) -> None:
     folder = farm.root / "etc/systemd/system"
     # Its user is none of this machine's.
     for file in folder.iterdir():
-        text = re.sub(
-            r"^(User|Group)=.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE
-        )
+        text = re.sub(r"^(User|Group)=.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         file.write_text(text, encoding="utf-8")
     for name in ("director-web@9820.service", "director-runner@1.service", "director-purge.timer"):
         done = subprocess.run(
@@ -189,9 +184,7 @@ def test_systemd_takes_the_units(farm: Machine) -> None:
 def test_nginx_and_the_director_agree_on_the_longest_body(farm: Machine) -> None:
     text = (page.FILES / "nginx.conf").read_text(encoding="utf-8")
     assert "client_max_body_size 16m;" in text
-    assert (
-        "`DIRECTOR_MAX_BODY_BYTES` | `16777216`" in (page.FILES.parent / "settings.md").read_text()
-    )
+    assert "`DIRECTOR_MAX_BODY_BYTES` | `16777216`" in (page.FILES.parent / "settings.md").read_text()
     assert 16 * 2**20 == 16777216
 
 
@@ -312,16 +305,13 @@ def test_people_sign_in_under_the_studios_name(farm: Machine, http: httpx.Client
     assert plain.headers["Location"] == "https://localhost/api/job-group"
 
 
-def test_whoever_shows_wrong_tokens_shuts_nobody_else_out(
-    farm: Machine, http: httpx.Client
-) -> None:
+def test_whoever_shows_wrong_tokens_shuts_nobody_else_out(farm: Machine, http: httpx.Client) -> None:
     """Two webs count for themselves, so that one is shut after ten, both after twenty."""
     trusted = ssl.create_default_context(cafile=str(farm.certificate))
     elsewhere = httpx.HTTPTransport(verify=trusted, local_address="127.0.0.2")
     with httpx.Client(base_url=farm.url, transport=elsewhere) as stranger:
         answers = [
-            stranger.get("/api/backends", headers={"Authorization": "Bearer wrong"}).status_code
-            for _ in range(25)
+            stranger.get("/api/backends", headers={"Authorization": "Bearer wrong"}).status_code for _ in range(25)
         ]
     assert answers[0] == 401
     assert answers[-1] == 429
@@ -331,9 +321,7 @@ def test_whoever_shows_wrong_tokens_shuts_nobody_else_out(
 # --- another server ---------------------------------------------------------------------------------
 
 
-def test_uvicorn_serves_as_the_page_says(
-    farm: Machine, http: httpx.Client, gpus: Gpus, tmp_path: Path
-) -> None:
+def test_uvicorn_serves_as_the_page_says(farm: Machine, http: httpx.Client, gpus: Gpus, tmp_path: Path) -> None:
     [install] = page.of("Another ASGI server")
     with unless_pip_reaches_nothing():
         farm.follow(install)
@@ -341,9 +329,7 @@ def test_uvicorn_serves_as_the_page_says(
     port = str(farm.spare)
     words = shlex.split(farm.here(command).replace("9822", port))
     with (tmp_path / "log").open("wb") as log:
-        served = subprocess.Popen(
-            words, env=farm.people() | farm.settings(), stdout=log, stderr=log, cwd="/"
-        )
+        served = subprocess.Popen(words, env=farm.people() | farm.settings(), stdout=log, stderr=log, cwd="/")
     try:
         url = f"http://localhost:{port}"
         until(lambda: _answers(f"{url}/sign-in"))
@@ -373,9 +359,7 @@ def attempted(farm: Machine, database: str, group_id: str) -> set[str]:
     return {job for (job,) in rows}
 
 
-def test_a_move_that_begins_with_the_runners_doubles_nothing(
-    farm: Machine, gpus: Gpus, http: httpx.Client
-) -> None:
+def test_a_move_that_begins_with_the_runners_doubles_nothing(farm: Machine, gpus: Gpus, http: httpx.Client) -> None:
     group_id = submit(http, each=6)
     wait_started(gpus, 3)
     for name in ("director-runner@1", "director-runner@2"):
@@ -420,9 +404,7 @@ def test_after_a_disaster_only_what_the_dump_did_not_know_is_rendered_again(
 def _attempted_in(farm: Machine, dump: Path, group_id: str) -> set[str]:
     farm.database.create("looked_at")
     environment = farm.environment
-    subprocess.run(
-        ["pg_restore", "--no-owner", "--dbname=looked_at", dump], env=environment, check=True
-    )
+    subprocess.run(["pg_restore", "--no-owner", "--dbname=looked_at", dump], env=environment, check=True)
     return attempted(farm, "looked_at", group_id)
 
 
@@ -462,9 +444,7 @@ def test_health_and_logs_are_where_the_page_says(farm: Machine, http: httpx.Clie
     assert "Runner" in farm.follow(logs)
 
 
-def test_what_needs_nobody_else_is_answered_while_postgresql_is_away(
-    farm: Machine, http: httpx.Client
-) -> None:
+def test_what_needs_nobody_else_is_answered_while_postgresql_is_away(farm: Machine, http: httpx.Client) -> None:
     farm.database.stop()
     try:
         farm.follow(page.of("Health")[0])
@@ -554,8 +534,7 @@ def test_the_procfile_is_the_same_farm(farm: Machine, http: httpx.Client) -> Non
     log = (farm.root / "logs/procfile.log").open("wb")
     with log:
         started = [
-            subprocess.Popen(shlex.split(one), env=environment, stdout=log, stderr=log, cwd="/")
-            for one in commands
+            subprocess.Popen(shlex.split(one), env=environment, stdout=log, stderr=log, cwd="/") for one in commands
         ]
         try:
             farm.wait_healthy(http)

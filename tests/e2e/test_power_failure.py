@@ -91,10 +91,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failures]:
         "DURABLE_COPY": str(durable),
     }
     dice = random.Random(20_260_201)
-    with (
-        simulated(folder, seconds=0.05) as gpus,
-        directing(folder, gpus.urls, environment) as director,
-    ):
+    with simulated(folder, seconds=0.05) as gpus, directing(folder, gpus.urls, environment) as director:
         shutil.copytree(director.data, durable)
         director.start()
         director.wait_online()
@@ -142,18 +139,14 @@ def check_finishes(folder: Path, gpus: Gpus) -> None:
 
 
 @pytest.mark.parametrize("number", range(INSTANTS))
-def test_all_written_nothing_promised_is_lost(
-    failures: Failures, number: int, tmp_path: Path
-) -> None:
+def test_all_written_nothing_promised_is_lost(failures: Failures, number: int, tmp_path: Path) -> None:
     instant = failures.instants[number]
     power.kept(instant, tmp_path / "data")
     check_opens(tmp_path / "data", instant.promised)
 
 
 @pytest.mark.parametrize("number", range(INSTANTS))
-def test_unsynced_dropped_nothing_promised_is_lost(
-    failures: Failures, number: int, tmp_path: Path
-) -> None:
+def test_unsynced_dropped_nothing_promised_is_lost(failures: Failures, number: int, tmp_path: Path) -> None:
     instant = failures.instants[number]
     power.dropped(instant, tmp_path / "data")
     check_opens(tmp_path / "data", instant.promised)
@@ -161,9 +154,7 @@ def test_unsynced_dropped_nothing_promised_is_lost(
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("number", range(INSTANTS))
-def test_unsynced_torn_nothing_promised_is_lost(
-    failures: Failures, number: int, seed: int, tmp_path: Path
-) -> None:
+def test_unsynced_torn_nothing_promised_is_lost(failures: Failures, number: int, seed: int, tmp_path: Path) -> None:
     instant = failures.instants[number]
     power.torn(instant, tmp_path / "data", random.Random(seed))
     check_opens(tmp_path / "data", instant.promised)
@@ -179,9 +170,7 @@ def test_something_was_unsynced_at_some_instant(failures: Failures, tmp_path: Pa
 
 
 @pytest.mark.parametrize("left", ["kept", "dropped", "torn"])
-def test_a_director_over_what_is_left_ends_every_group(
-    failures: Failures, left: str, tmp_path: Path
-) -> None:
+def test_a_director_over_what_is_left_ends_every_group(failures: Failures, left: str, tmp_path: Path) -> None:
     instant = failures.instants[-1]
     lay = {
         "kept": power.kept,
@@ -196,9 +185,7 @@ def test_a_director_over_what_is_left_ends_every_group(
 
 
 @pytest.mark.parametrize("at", ["a frame's end", "any byte"])
-def test_a_log_cut_short_by_a_lying_disk_still_opens_and_finishes(
-    failures: Failures, at: str, tmp_path: Path
-) -> None:
+def test_a_log_cut_short_by_a_lying_disk_still_opens_and_finishes(failures: Failures, at: str, tmp_path: Path) -> None:
     """Then promises are lost with the disk's; what is left is whole, and goes on.
 
     Of the first instant, whose log was not yet copied into the database: what a checkpoint has taken

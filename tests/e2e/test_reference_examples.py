@@ -39,12 +39,8 @@ class Stage:
     def __init__(self, director: Served, backend_ids: list[str]) -> None:
         self.director = director
         self._names = {"localhost:9820": director.url.split("//", 1)[1]}
-        self._names |= {
-            f'"{theirs}"': f'"{ours}"' for theirs, ours in zip(IDS, backend_ids, strict=True)
-        }
-        self._names |= {
-            f"'{theirs}'": f"'{ours}'" for theirs, ours in zip(IDS, backend_ids, strict=True)
-        }
+        self._names |= {f'"{theirs}"': f'"{ours}"' for theirs, ours in zip(IDS, backend_ids, strict=True)}
+        self._names |= {f"'{theirs}'": f"'{ours}'" for theirs, ours in zip(IDS, backend_ids, strict=True)}
 
     def fitted(self, text: str) -> str:
         """Return an example with this stage's ids and ports."""
@@ -65,15 +61,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def run(command: list[str], folder: Path) -> str:
     """Run an example to its end, and return what it printed."""
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -91,9 +79,7 @@ def test_the_curl_examples_submit_read_and_cancel(stage: Stage, tmp_path: Path) 
 
     def ask(text: str) -> dict[str, object]:
         text = stage.fitted(text).replace("jg_abc123def456", made["job_group_id"])
-        answer: dict[str, object] = json.loads(
-            run(["bash", "-c", text.replace("curl", "curl -sS")], tmp_path)
-        )
+        answer: dict[str, object] = json.loads(run(["bash", "-c", text.replace("curl", "curl -sS")], tmp_path))
         return answer
 
     assert ask(read)["total_count"] == 3
@@ -161,9 +147,7 @@ def _submit(stage: Stage) -> str:
 
     text = example("bash", "-X POST http://localhost:9820/api/job-group")
     body = stage.fitted(text).split("-d '", 1)[1].rsplit("'", 1)[0]
-    answer = httpx.post(
-        f"{stage.director.url}/api/job-group", json=json.loads(body), trust_env=False
-    )
+    answer = httpx.post(f"{stage.director.url}/api/job-group", json=json.loads(body), trust_env=False)
     made: str = answer.raise_for_status().json()["job_group_id"]
     return made
 
@@ -172,9 +156,7 @@ def _with_websocket(folder: Path, code: str) -> Path:
     """Write a module; Node has a WebSocket of its own only from version 22 on."""
     (folder / "node_modules").symlink_to(_node_modules("ws"))
     script = folder / "example.mjs"
-    script.write_text(
-        "import { WebSocket as W } from 'ws';\nglobalThis.WebSocket ??= W;\n" + code,
-    )
+    script.write_text("import { WebSocket as W } from 'ws';\nglobalThis.WebSocket ??= W;\n" + code)
     return script
 
 
@@ -191,14 +173,7 @@ def _node_modules(*packages: str) -> Path:
         (folder / "package.json").write_text('{"private": true}')
         command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"]
         wanted = ["ws@8", "typescript@5"]
-        done = subprocess.run(
-            [*command, *wanted],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
+        done = subprocess.run([*command, *wanted], cwd=folder, capture_output=True, text=True, timeout=110, check=False)
         if done.returncode != 0 and os.environ.get("DIRECTOR_TEST_SERVICES") != "required":
             pytest.skip("the npm registry does not answer")
         assert done.returncode == 0, done.stderr

@@ -44,9 +44,7 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 @pytest.fixture
 def farm(tmp_path: Path, gpus: Gpus, url: str, redis_server: Redis) -> Iterator[ProcessFarm]:
     """PostgreSQL and Redis, an empty database, nothing started yet."""
-    made = ProcessFarm(
-        tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url
-    )
+    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url)
     try:
         yield made
     finally:
@@ -98,15 +96,9 @@ def test_a_group_is_rendered_by_a_runner_elsewhere_and_seen_live(farm: ProcessFa
 
 
 @needs_servers
-def test_a_runner_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(
-    farm: ProcessFarm,
-) -> None:
+def test_a_runner_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(farm: ProcessFarm) -> None:
     farm.web.start()
-    refusal = farm.web.ask(
-        "POST",
-        "/api/job-group",
-        json={"workflow_json": picture(), "backend_ids": farm.gpus.ids},
-    )
+    refusal = farm.web.ask("POST", "/api/job-group", json={"workflow_json": picture(), "backend_ids": farm.gpus.ids})
     assert (refusal.status_code, refusal.json()["code"]) == (503, "runner_absent")
     first = farm.runner("gpu-room")
     farm.web.wait_online()
@@ -280,9 +272,7 @@ def _mend(server: Postgres, redis_server: Redis) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("command", ["runner", "serve"])
-def test_without_tables_it_waits_in_words_and_a_signal_ends_that(
-    command: str, number: int, tmp_path: Path
-) -> None:
+def test_without_tables_it_waits_in_words_and_a_signal_ends_that(command: str, number: int, tmp_path: Path) -> None:
     process: Launched = (
         LaunchedRunner(tmp_path, "--no-migrate")
         if command == "runner"

@@ -69,9 +69,7 @@ def test_a_port_that_is_taken_is_said(served: tuple[Served, Path], tmp_path: Pat
         ("DIRECTOR_DATABASE_URL", "sqlite:////nowhere/at/all.sqlite3", "does not open"),
     ],
 )
-def test_an_invalid_setting_ends_serve_with_a_sentence(
-    tmp_path: Path, name: str, value: str, said: str
-) -> None:
+def test_an_invalid_setting_ends_serve_with_a_sentence(tmp_path: Path, name: str, value: str, said: str) -> None:
     assert said in refused(tmp_path, "--port", "0", **{name: value})
 
 
@@ -90,9 +88,7 @@ def test_an_invalid_setting_ends_serve_with_a_sentence(
         ("DIRECTOR_LOG_LEVEL", "LOUD", "must be DEBUG, INFO, WARNING or ERROR"),
     ],
 )
-def test_an_invalid_setting_is_described(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
-) -> None:
+def test_an_invalid_setting_is_described(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ImproperlyConfigured, match=re.escape(said)):
         runpy.run_path(str(ROOT / "director" / "settings.py"))
@@ -115,9 +111,7 @@ def test_it_listens_on_both_loopback_addresses_and_no_other(served: tuple[Served
 
 
 def test_a_strange_host_name_is_refused_as_json(served: tuple[Served, Path]) -> None:
-    answer = httpx.get(
-        f"{served[0].url}/api/health", headers={"Host": "evil.example"}, trust_env=False
-    )
+    answer = httpx.get(f"{served[0].url}/api/health", headers={"Host": "evil.example"}, trust_env=False)
     assert answer.status_code == 400
     assert set(answer.json()) == {"detail", "code"}
 
@@ -157,12 +151,8 @@ AT_ONCE = 0.5
 LONG = 20 * 2**20
 
 
-@pytest.mark.parametrize(
-    ("media_type", "part", "end"), [(FORM, b"a=%31&", b""), (MULTIPART, A_PART, b"--x--\r\n")]
-)
-@pytest.mark.parametrize(
-    ("origin", "status"), [("https://stranger.example", 403), ("http://localhost", 413)]
-)
+@pytest.mark.parametrize(("media_type", "part", "end"), [(FORM, b"a=%31&", b""), (MULTIPART, A_PART, b"--x--\r\n")])
+@pytest.mark.parametrize(("origin", "status"), [("https://stranger.example", 403), ("http://localhost", 413)])
 def test_a_long_form_of_a_web_page_holds_nobody_up(
     served: tuple[Served, Path], media_type: str, part: bytes, end: bytes, origin: str, status: int
 ) -> None:
@@ -171,9 +161,7 @@ def test_a_long_form_of_a_web_page_holds_nobody_up(
     headers = {"Content-Type": media_type, "Origin": origin}
     waits = []
     with ThreadPoolExecutor() as others, httpx.Client(trust_env=False, timeout=60) as client:
-        posted = others.submit(
-            httpx.post, f"{url}/api/job-group", content=body, headers=headers, trust_env=False
-        )
+        posted = others.submit(httpx.post, f"{url}/api/job-group", content=body, headers=headers, trust_env=False)
         while not posted.done() or not waits:
             asked = time.monotonic()
             assert client.get(f"{url}/api/health").status_code == 200
@@ -204,9 +192,7 @@ def test_allowed_hosts_take_names_addresses_and_whole_domains(tmp_path: Path) ->
     hosts = {"DIRECTOR_ALLOWED_HOSTS": "farm.example,.studio.example,192.0.2.7,[2001:db8::7]"}
     with serving(tmp_path, environment=hosts) as director:
         for host in ("farm.example", "one.studio.example", "192.0.2.7", "[2001:db8::7]:80"):
-            answer = httpx.get(
-                f"{director.url}/api/health", headers={"Host": host}, trust_env=False
-            )
+            answer = httpx.get(f"{director.url}/api/health", headers={"Host": host}, trust_env=False)
             assert answer.status_code == 200, host
 
 
@@ -234,9 +220,7 @@ def test_a_command_without_the_database_says_where_it_looked(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("token", "status"), [("", 200), ("a-secret-of-the-farm", 401)])
-def test_on_all_addresses_each_is_said_and_who_may_do_what(
-    tmp_path: Path, token: str, status: int
-) -> None:
+def test_on_all_addresses_each_is_said_and_who_may_do_what(tmp_path: Path, token: str, status: int) -> None:
     director = Served(
         tmp_path,
         arguments=["--host", "0.0.0.0", "--port", "0", "--allow-anonymous"],

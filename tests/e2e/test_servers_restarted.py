@@ -38,9 +38,7 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 @pytest.fixture
 def farm(tmp_path: Path, gpus: Gpus, url: str, redis_server: Redis) -> Iterator[ProcessFarm]:
-    made = ProcessFarm(
-        tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url
-    )
+    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url)
     try:
         made.web.start()
         made.runner("room-1")
@@ -85,9 +83,7 @@ class Stream:
     def lateness(self) -> float:
         """Return by how many seconds the latest event came after its child's end at the backend."""
         return max(
-            came - _moment(frame["completed_at"])
-            for came, frame in self.frames
-            if frame["type"] == "child_completed"
+            came - _moment(frame["completed_at"]) for came, frame in self.frames if frame["type"] == "child_completed"
         )
 
 
@@ -109,9 +105,7 @@ def ended_well(farm: ProcessFarm, group_id: str) -> None:
     """Hold that every child was rendered, each once."""
     group = farm.wait_complete(group_id)
     assert group["status"] == "completed"
-    assert laws.executed_once(farm.gpus.seen()) == sorted(
-        one["job_id"] for one in group["child_jobs"]
-    )
+    assert laws.executed_once(farm.gpus.seen()) == sorted(one["job_id"] for one in group["child_jobs"])
 
 
 def test_without_redis_streams_are_healed_from_the_rows_and_go_live_again_with_it(
@@ -121,10 +115,7 @@ def test_without_redis_streams_are_healed_from_the_rows_and_go_live_again_with_i
     group_id, stream = submitted(farm, each=5)
     redis_server.stop()
     down = until(lambda: (c := farm.check("channel_layer"))["status"] != "ok" and c, within=10.0)
-    assert down == {
-        "status": "degraded",
-        "detail": "Redis does not answer; events arrive late until it does.",
-    }
+    assert down == {"status": "degraded", "detail": "Redis does not answer; events arrive late until it does."}
     ended = len(stream.kinds("child_completed"))
     until(lambda: len(stream.kinds("child_completed")) >= ended + 3, within=20.0)
     redis_server.start()
@@ -183,9 +174,7 @@ def _submitted_now(farm: ProcessFarm) -> str | None:
 # --- a web that stood still ------------------------------------------------------------------------
 
 
-def test_a_web_that_stood_still_in_a_transaction_says_when_to_come_back(
-    tmp_path: Path, gpus: Gpus, url: str
-) -> None:
+def test_a_web_that_stood_still_in_a_transaction_says_when_to_come_back(tmp_path: Path, gpus: Gpus, url: str) -> None:
     """PostgreSQL cuts off who is idle in a transaction: after a second here, after eight else."""
     limited = f"{url}?options=-c%20idle_in_transaction_session_timeout%3D1s"
     settings = {"DIRECTOR_DATABASE_URL": limited, "DIRECTOR_ACCEPT_WITHOUT_RUNNER": "1"}
@@ -260,9 +249,7 @@ def _held_up(url: str) -> list[int]:
         return [pid for (pid,) in database.execute(query)]
 
 
-@pytest.mark.parametrize(
-    ("command", "moment"), [("web", _waits_its_turn), ("runner", _is_migrating)]
-)
+@pytest.mark.parametrize(("command", "moment"), [("web", _waits_its_turn), ("runner", _is_migrating)])
 def test_what_starts_while_postgresql_restarts_waits_in_words_and_goes_on(
     command: str,
     moment: Callable[[psycopg.Connection[Any], Launched], None],
@@ -291,9 +278,7 @@ def test_what_starts_while_postgresql_restarts_waits_in_words_and_goes_on(
         process.close()
 
 
-def test_what_waits_for_tables_outlives_a_restart_of_postgresql(
-    url: str, server: Postgres, tmp_path: Path
-) -> None:
+def test_what_waits_for_tables_outlives_a_restart_of_postgresql(url: str, server: Postgres, tmp_path: Path) -> None:
     settings = {"DIRECTOR_DATABASE_URL": url}
     arguments = ["--no-migrate", *WEB]
     web = Served(tmp_path, arguments=arguments, environment=settings, start=False)
@@ -332,9 +317,7 @@ input()
 """
 
 
-def test_a_name_whose_lock_broke_while_it_was_taken_is_waited_for(
-    url: str, server: Postgres, tmp_path: Path
-) -> None:
+def test_a_name_whose_lock_broke_while_it_was_taken_is_waited_for(url: str, server: Postgres, tmp_path: Path) -> None:
     settings = {"DIRECTOR_DATABASE_URL": url, "DIRECTOR_DATA_DIR": str(tmp_path)}
     process = Launched(tmp_path, ["hold"], settings, program=["-c", _HOLDING], has_stdin=True)
     process.start(wait=False)

@@ -90,9 +90,7 @@ SLOW_STALLS = {"silent", "not closing"}
         for name, faults in STALLS.items()
     ],
 )
-def test_a_backend_that_stalls_delays_no_end(
-    faults: list[tuple[str, dict[str, object]]], tmp_path: Path
-) -> None:
+def test_a_backend_that_stalls_delays_no_end(faults: list[tuple[str, dict[str, object]]], tmp_path: Path) -> None:
     with simulated(tmp_path, seconds=3.0) as gpus, directing(tmp_path, gpus.urls) as director:
         group_id = begun(director, gpus)
         for name, options in faults:
@@ -116,9 +114,7 @@ def test_a_post_that_hangs_delays_no_end_and_is_not_repeated(tmp_path: Path) -> 
         director.wait_online()
         gpus.fault("delay_answer", seconds=8.0)
         group_id = director.submit(picture(), gpus.ids)
-        gpus.wait_seen(
-            lambda seen: sum(e.get("name") == "delay_answer" for e in seen) == len(gpus.ids)
-        )
+        gpus.wait_seen(lambda seen: sum(e.get("name") == "delay_answer" for e in seen) == len(gpus.ids))
         end_soon(director)
         director.start()
         director.wait_settled()

@@ -39,9 +39,7 @@ class Leases:
 
     def held(self) -> Counter[str]:
         """Return how many backends each runner has whose lease has not ended."""
-        found = self._rows(
-            "SELECT runner FROM jobgroups_lease WHERE until > now() AND runner <> ''"
-        )
+        found = self._rows("SELECT runner FROM jobgroups_lease WHERE until > now() AND runner <> ''")
         return Counter(str(name) for (name,) in found)
 
     def epochs(self) -> dict[str, int]:
@@ -56,9 +54,7 @@ class Leases:
 
     def doubtful(self) -> int:
         """Return of how many attempts nobody knew for a while whether they had arrived."""
-        (found,) = self._rows(
-            "SELECT count(*) FROM jobgroups_attempt WHERE uncertain_since IS NOT NULL"
-        )
+        (found,) = self._rows("SELECT count(*) FROM jobgroups_attempt WHERE uncertain_since IS NOT NULL")
         return int(str(found[0]))
 
     def wait(self, within: float = 20.0, **held: int) -> float:
@@ -80,9 +76,7 @@ def gpus(tmp_path: Path) -> Iterator[Gpus]:
 
 @pytest.fixture
 def farm(tmp_path: Path, gpus: Gpus, url: str, redis_server: Redis) -> Iterator[ProcessFarm]:
-    made = ProcessFarm(
-        tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url
-    )
+    made = ProcessFarm(tmp_path, gpus, DIRECTOR_DATABASE_URL=url, DIRECTOR_REDIS_URL=redis_server.url)
     try:
         yield made
     finally:
@@ -104,9 +98,7 @@ def wake(runner: Launched) -> None:
     os.killpg(runner.process.pid, signal.SIGCONT)
 
 
-def test_runners_share_the_backends_while_they_work_and_no_attempt_suffers(
-    farm: ProcessFarm, leases: Leases
-) -> None:
+def test_runners_share_the_backends_while_they_work_and_no_attempt_suffers(farm: ProcessFarm, leases: Leases) -> None:
     """One comes, one ends in order, one dies: each time the others have all, and nothing is sent twice."""
     farm.web.start()
     farm.runner("room-1")
@@ -199,8 +191,6 @@ def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_away(
 
 def _locks(url: str) -> int:
     with psycopg.connect(url, autocommit=True) as database:
-        row = database.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-        ).fetchone()
+        row = database.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
     assert row is not None
     return int(row[0])

@@ -30,11 +30,7 @@ from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
 _REQUIRED = os.environ.get("DIRECTOR_TEST_SERVICES") == "required"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(180),
-    needs_servers,
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), needs_servers]
 needs_nginx = pytest.mark.skipif(PROGRAM is None and not _REQUIRED, reason="nginx is not installed")
 BACKENDS = 8
 
@@ -88,9 +84,7 @@ def test_web_answers_its_requests_before_it_ends(web: Served) -> None:
     answers: list[httpx.Response] = []
     (backend,) = web.ask("GET", "/api/backends").json()["backends"]
     body = {"workflow_json": picture(), "backend_ids": [backend["backend_id"]]}
-    submitting = threading.Thread(
-        target=lambda: answers.append(web.ask("POST", "/api/job-group", json=body))
-    )
+    submitting = threading.Thread(target=lambda: answers.append(web.ask("POST", "/api/job-group", json=body)))
     with (
         closing(sqlite3.connect(web.data / "director.sqlite3", isolation_level=None)) as writer,
         httpx.Client(base_url=web.url, trust_env=False) as kept,
@@ -126,8 +120,7 @@ def test_web_answers_accepted_connections_before_it_ends(web: Served) -> None:
     os.killpg(web.process.pid, signal.SIGSTOP)
     with ExitStack() as stack:
         waiting = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port_of(web)), timeout=10.0))
-            for _ in range(30)
+            stack.enter_context(socket.create_connection(("127.0.0.1", port_of(web)), timeout=10.0)) for _ in range(30)
         ]
         for one in waiting:
             one.sendall(b"GET /api/job-groups HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -194,9 +187,7 @@ def test_restart_of_webs_behind_a_proxy_fails_no_request(
 def started(stack: ExitStack, folder: Path, settings: dict[str, str], *arguments: str) -> Served:
     """Start a web with a data folder of its own."""
     folder.mkdir()
-    web = Served(
-        folder, arguments=[*WEB, *arguments], environment=settings, start=False, keeps_port=True
-    )
+    web = Served(folder, arguments=[*WEB, *arguments], environment=settings, start=False, keeps_port=True)
     stack.callback(web.close)
     web.start()
     return web
@@ -217,9 +208,7 @@ def complete(url: str, group_id: str) -> dict[str, Any]:
 # --- runners --------------------------------------------------------------------------------------
 
 
-def test_restart_of_runners_loses_and_doubles_nothing(
-    farm: ProcessFarm, gpus: Gpus, leases: Leases
-) -> None:
+def test_restart_of_runners_loses_and_doubles_nothing(farm: ProcessFarm, gpus: Gpus, leases: Leases) -> None:
     farm.web.start()
     runners = [farm.runner(name, DIRECTOR_TIME_SCALE="0.3") for name in ("room-1", "room-2")]
     leases.wait(room_1=4, room_2=4)
@@ -268,15 +257,9 @@ class Releases:
         newer = [str(newer_release(folder / "newer") / "manage.py")]
         for name in ("old-web", "old-runner", "new-web", "new-runner"):
             (folder / name).mkdir()
-        self.old_web = Served(
-            folder / "old-web", arguments=WEB, environment=settings, start=False, keeps_port=True
-        )
+        self.old_web = Served(folder / "old-web", arguments=WEB, environment=settings, start=False, keeps_port=True)
         self.new_web = Served(
-            folder / "new-web",
-            arguments=["--no-migrate", *WEB],
-            environment=settings,
-            program=newer,
-            start=False,
+            folder / "new-web", arguments=["--no-migrate", *WEB], environment=settings, program=newer, start=False
         )
         self.old_runner = AnyRunner(folder / "old-runner", settings, ["manage.py"])
         self.new_runner = AnyRunner(folder / "new-runner", settings, newer)
@@ -303,9 +286,7 @@ def releases(gpus: Gpus, settings: dict[str, str], tmp_path: Path) -> Iterator[R
         made.close()
 
 
-def test_two_releases_work_side_by_side_and_the_old_one_may_return(
-    releases: Releases, gpus: Gpus, url: str
-) -> None:
+def test_two_releases_work_side_by_side_and_the_old_one_may_return(releases: Releases, gpus: Gpus, url: str) -> None:
     """The new release adds a column and a table while the old one works."""
     old_web, old_runner = releases.old_web, releases.old_runner
     new_web, new_runner = releases.new_web, releases.new_runner
@@ -325,9 +306,7 @@ def test_two_releases_work_side_by_side_and_the_old_one_may_return(
     # Back again, without touching the tables.
     for returning in (old_web, old_runner):
         returning.start()
-        assert f"A newer version has migrated this database (jobgroups {MIGRATION})" in (
-            returning.printed()
-        )
+        assert f"A newer version has migrated this database (jobgroups {MIGRATION})" in (returning.printed())
     for watcher in releases.watchers:
         watcher.wait_ended()
     for leaving in (new_web, new_runner):

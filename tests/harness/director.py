@@ -49,19 +49,13 @@ class Director(Served):
         environment: more variables of every start.
     """
 
-    def __init__(
-        self, folder: Path, backends: list[str], environment: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, backends: list[str], environment: dict[str, str] | None = None) -> None:
         self._note = folder / "killed-at"
         self._url_known = threading.Condition()
         super().__init__(
             folder,
             backends,
-            environment={
-                "DIRECTOR_TIME_SCALE": TIME_SCALE,
-                "PLUG_NOTE": str(self._note),
-                **(environment or {}),
-            },
+            environment={"DIRECTOR_TIME_SCALE": TIME_SCALE, "PLUG_NOTE": str(self._note), **(environment or {})},
             program=["-m", "tests.harness.kill_switch"],
             start=False,
         )
@@ -108,13 +102,7 @@ class Director(Served):
         self._forget_url()
         super().kill()
 
-    def stop(
-        self,
-        number: int = signal.SIGTERM,
-        *,
-        within: float = 20.0,
-        again_after: float | None = None,
-    ) -> int:
+    def stop(self, number: int = signal.SIGTERM, *, within: float = 20.0, again_after: float | None = None) -> int:
         """Ask it to end, if wanted once more after some seconds, and return its exit status."""
         self._forget_url()
         return super().stop(number, within=within, again_after=again_after)
@@ -140,9 +128,7 @@ class Director(Served):
         def open_rows() -> list[tuple[Any, ...]]:
             return [tuple(row) for row in self.rows(_OPEN)]
 
-        until(
-            lambda: not open_rows(), within, lambda: f"{open_rows()[:10]}\n{self.printed()[-3000:]}"
-        )
+        until(lambda: not open_rows(), within, lambda: f"{open_rows()[:10]}\n{self.printed()[-3000:]}")
 
 
 def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
@@ -153,9 +139,7 @@ def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
 
 
 @contextmanager
-def directing(
-    folder: Path, backends: list[str], environment: dict[str, str] | None = None
-) -> Iterator[Director]:
+def directing(folder: Path, backends: list[str], environment: dict[str, str] | None = None) -> Iterator[Director]:
     """Give a Director that was not started yet; kill what is left of it at the end."""
     director = Director(folder, backends, environment)
     shutil.copytree(migrated(), director.data, dirs_exist_ok=True)

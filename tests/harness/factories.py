@@ -24,9 +24,7 @@ WORKFLOW: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
     "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "out"}},
 }
-OUTPUTS: dict[str, Any] = {
-    "images": [{"filename": "a.png", "url": "http://localhost:8188/view?filename=a.png"}]
-}
+OUTPUTS: dict[str, Any] = {"images": [{"filename": "a.png", "url": "http://localhost:8188/view?filename=a.png"}]}
 
 
 def backend(backend_id: str = "gpu-1", **fields: Any) -> Backend:
@@ -105,11 +103,7 @@ def idle(fence: FencingToken) -> bool:
 def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptResult:
     """Return an end; of a failure, with ComfyUI's words."""
     if state is not AttemptState.SUCCESS:
-        fields = {
-            "error_message": "CUDA out of memory",
-            "error_type": ErrorType.COMFYUI,
-            **fields,
-        }
+        fields = {"error_message": "CUDA out of memory", "error_type": ErrorType.COMFYUI, **fields}
     return AttemptResult(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
 
 
@@ -118,9 +112,7 @@ def finish(claimed: Claim, fence: FencingToken, state: AttemptState = AttemptSta
     return attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=end(state))
 
 
-def fail(
-    claimed: Claim, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR
-) -> None:
+def fail(claimed: Claim, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR) -> None:
     """Have an attempt fail with this class."""
     failed = end(AttemptState.ERROR, failure=failure, error_message=f"It met {failure}.")
     assert attempts.attempt_ended(attempt_id=claimed.attempt_id, fence=fence, end=failed)

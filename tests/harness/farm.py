@@ -108,9 +108,7 @@ class Farm:
 
     async def submit(self, *backend_ids: str, workflow: Any = None, **fields: Any) -> JobGroup:
         """Submit a group and ring."""
-        submission = Submission(
-            workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields
-        )
+        submission = Submission(workflow=workflow or text_to_image(), backend_ids=backend_ids or ("gpu-1",), **fields)
         done = await in_thread(group_submit)(submission=submission, runner_alive=True)
         self.hub.notify_runners(work_only=True)
         for service in self._tasks:
@@ -194,19 +192,10 @@ def text_to_image(steps: int = 4, seed: int = 1, prefix: str = "out") -> dict[st
                 "latent_image": ["5", 0],
             },
         },
-        "4": {
-            "class_type": "CheckpointLoaderSimple",
-            "inputs": {"ckpt_name": "tiny_sd15.safetensors"},
-        },
-        "5": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": 512, "height": 512, "batch_size": 1},
-        },
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny_sd15.safetensors"}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 512, "batch_size": 1}},
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a city", "clip": ["4", 1]}},
         "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["4", 1]}},
         "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
-        "9": {
-            "class_type": "SaveImage",
-            "inputs": {"images": ["8", 0], "filename_prefix": prefix},
-        },
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": prefix}},
     }

@@ -84,9 +84,7 @@ def check_rows(data: Path) -> None:
     """Hold that every group has ended, once in each run, and that its events match."""
     for group in rows(data, "SELECT * FROM jobgroups_jobgroup"):
         children = rows(data, "SELECT * FROM jobgroups_childjob WHERE group_id = ?", group["id"])
-        log = rows(
-            data, "SELECT * FROM jobgroups_jobevent WHERE group_id = ? ORDER BY seq", group["id"]
-        )
+        log = rows(data, "SELECT * FROM jobgroups_jobevent WHERE group_id = ? ORDER BY seq", group["id"])
         events = [json.loads(one["frame"]) for one in log]
         assert group["completed_at"] is not None, f"{group['id']} has not ended"
         assert [one["seq"] for one in log] == list(range(1, group["seq"] + 1)), "seq has gaps"
@@ -178,8 +176,7 @@ def _check_prompts(data: Path, seen: Seen) -> None:
             )
             allowed = interrupted or tried_again or came_late or one["state"] in _MAY_BE_REPEATED
             assert allowed, (
-                f"{child_id} was executed {len(executed)} times, though attempt {one['number']}"
-                f" ended {one['state']}"
+                f"{child_id} was executed {len(executed)} times, though attempt {one['number']} ended {one['state']}"
             )
 
 

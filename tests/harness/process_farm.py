@@ -20,11 +20,7 @@ class ProcessFarm:
     def __init__(self, folder: Path, gpus: Gpus, **environment: str) -> None:
         self.gpus = gpus
         self._folder = folder
-        self._settings = {
-            "DIRECTOR_BACKENDS": ",".join(gpus.urls),
-            "DIRECTOR_TIME_SCALE": TIME_SCALE,
-            **environment,
-        }
+        self._settings = {"DIRECTOR_BACKENDS": ",".join(gpus.urls), "DIRECTOR_TIME_SCALE": TIME_SCALE, **environment}
         self._launched: list[Launched] = []
         self.web = Served(folder, arguments=WEB, environment=self._settings, start=False)
         self._launched.append(self.web)

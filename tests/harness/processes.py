@@ -116,13 +116,7 @@ class Launched:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def stop(
-        self,
-        number: int = signal.SIGTERM,
-        *,
-        within: float = 15.0,
-        again_after: float | None = None,
-    ) -> int:
+    def stop(self, number: int = signal.SIGTERM, *, within: float = 15.0, again_after: float | None = None) -> int:
         """Ask it to end, if wanted once more after some seconds, and return its exit status."""
         self.process.send_signal(number)
         if again_after is not None:
@@ -145,12 +139,8 @@ class LaunchedRunner(Launched):
 
     ready = re.compile(r"Runner (\S+) is ready")
 
-    def __init__(
-        self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(
-            folder, ["runner", *arguments], settings_of(folder, environment=environment)
-        )
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder, ["runner", *arguments], settings_of(folder, environment=environment))
 
 
 class Served(Launched):

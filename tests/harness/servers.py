@@ -43,8 +43,7 @@ def _found(program: str) -> str | None:
 
 #: Where the services are required, a test that finds none of their programs fails.
 needs_servers = pytest.mark.skipif(
-    os.environ.get("DIRECTOR_TEST_SERVICES") != "required"
-    and not (is_there("initdb") and is_there("redis-server")),
+    os.environ.get("DIRECTOR_TEST_SERVICES") != "required" and not (is_there("initdb") and is_there("redis-server")),
     reason="PostgreSQL's and Redis's own programs are not installed",
 )
 

@@ -31,10 +31,7 @@ def picture(seed: int = 1) -> dict[str, Any]:
     return {
         "3": {"class_type": "KSampler", "inputs": sampler},
         "4": {"class_type": "CheckpointLoaderSimple", "inputs": checkpoint},
-        "5": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": 64, "height": 64, "batch_size": 1},
-        },
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a city", "clip": ["4", 1]}},
         "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
         "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "out"}},
@@ -81,9 +78,7 @@ class Gpus:
     def fault(self, name: str, *, of: int | None = None, **options: Any) -> None:
         """Order a fault of one simulator (by its place), or of all."""
         for url in self.urls if of is None else [self.urls[of]]:
-            self._http.post(
-                f"{url}/simulator/faults", json={"name": name, **options}
-            ).raise_for_status()
+            self._http.post(f"{url}/simulator/faults", json={"name": name, **options}).raise_for_status()
 
     def clear_faults(self) -> None:
         """Withdraw all orders."""
@@ -94,9 +89,7 @@ class Gpus:
         """Restart them all: queue and history are gone."""
         lives = len([one for one in self.seen() if one["kind"] == "restarted"])
         self.fault("restart", down=0.0)
-        self.wait_seen(
-            lambda seen: sum(e["kind"] == "restarted" for e in seen) == lives + len(self.urls)
-        )
+        self.wait_seen(lambda seen: sum(e["kind"] == "restarted" for e in seen) == lives + len(self.urls))
         for url in self.urls:
             until(lambda url=url: _answers(f"{url}/prompt"), 10.0)
 
@@ -133,9 +126,7 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def simulated(
-    folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0
-) -> Iterator[Gpus]:
+def simulated(folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0) -> Iterator[Gpus]:
     """Run simulators until the block ends."""
     audit_log = folder / "audit.jsonl"
     command = [sys.executable, "-m", "backends.simulator", "--json", "--port", "0"]
@@ -143,9 +134,7 @@ def simulated(
     command += ["--preview-fps", str(preview_fps)]
     with (
         (folder / "simulators.log").open("wb") as log,
-        subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        ) as process,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True) as process,
     ):
         try:
             assert process.stdout is not None

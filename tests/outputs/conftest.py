@@ -64,9 +64,7 @@ class Gallery:
 
     def _done(self, children: tuple[dict[str, Any], ...]) -> tuple[str, list[str]]:
         fence = factories.lease(self.backend_id)
-        group = factories.submit(
-            *[self.backend_id] * len(children), base_seed=7, seed_strategy="sequential"
-        )
+        group = factories.submit(*[self.backend_id] * len(children), base_seed=7, seed_strategy="sequential")
         jobs = []
         for reported in children:
             claimed = factories.claim(fence, depth=10)

@@ -36,8 +36,7 @@ async def test_zip_has_every_file(gallery: Gallery) -> None:
     for name in ("a.png", "b.png", "c.mp4"):
         gallery.put(name, name.encode() * 100_000)
     group, _ = await gallery.done(
-        {"images": [file("a.png"), file("b.png")]},
-        {"images": [file("a.png")], "gifs": [file("c.mp4")]},
+        {"images": [file("a.png"), file("b.png")]}, {"images": [file("a.png")], "gifs": [file("c.mp4")]}
     )
     found = await _unzipped(gallery, f"/api/job-groups/{group}/outputs.zip")
     assert found == {
@@ -105,10 +104,7 @@ async def test_star_can_be_removed_and_is_not_an_event(gallery: Gallery) -> None
 
 def test_names_are_safe_and_differ_by_more_than_case() -> None:
     names = entry_names(
-        [
-            _output(name)
-            for name in ("a.png", "A.PNG", "../../etc/pass wd", 'x:"y\n.png', "s/a.png", "")
-        ]
+        [_output(name) for name in ("a.png", "A.PNG", "../../etc/pass wd", 'x:"y\n.png', "s/a.png", "")]
     )
     assert names == [
         "7_gpu-1_a.png",

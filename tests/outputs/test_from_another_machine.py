@@ -21,9 +21,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 def test_with_a_token_serve_opens_to_the_network_and_asks_everybody(tmp_path: Path) -> None:
     served = Served(
-        tmp_path,
-        arguments=("--host", "0.0.0.0", "--port", "0", "--no-runner"),
-        environment={"DIRECTOR_TOKEN": TOKEN},
+        tmp_path, arguments=("--host", "0.0.0.0", "--port", "0", "--no-runner"), environment={"DIRECTOR_TOKEN": TOKEN}
     )
     try:
         with httpx.Client(base_url=served.url, trust_env=False) as phone:
@@ -63,9 +61,7 @@ def _close_code(url: str, **headers: str) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("token", ["short", "with a blank in it", "zeichenmitümlaut"])
-def test_a_token_that_is_too_weak_or_cannot_be_sent_ends_the_start(
-    token: str, tmp_path: Path
-) -> None:
+def test_a_token_that_is_too_weak_or_cannot_be_sent_ends_the_start(token: str, tmp_path: Path) -> None:
     environment = {**os.environ, "DIRECTOR_TOKEN": token, "DIRECTOR_DATA_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "manage.py", "check"],

@@ -23,10 +23,7 @@ SIZE = 60 * 2**20
 @pytest.fixture
 def farm(tmp_path: Path) -> Iterator[tuple[Served, SimulatorThread, str]]:
     """A Director, its backend, and the path of an output that is long."""
-    with (
-        SimulatorThread(output_dir=tmp_path / "comfy") as sims,
-        serving(tmp_path, sims.urls) as director,
-    ):
+    with SimulatorThread(output_dir=tmp_path / "comfy") as sims, serving(tmp_path, sims.urls) as director:
         backend = httpx.get(f"{director.url}/api/backends").json()["backends"][0]["backend_id"]
         body = {"workflow_json": text_to_image(), "backend_ids": [backend]}
         made = httpx.post(f"{director.url}/api/job-group", json=body).json()
@@ -69,9 +66,7 @@ def _settled(served: Served) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_what_a_client_does_not_read_is_not_held(
-    farm: tuple[Served, SimulatorThread, str],
-) -> None:
+def test_what_a_client_does_not_read_is_not_held(farm: tuple[Served, SimulatorThread, str]) -> None:
     director, _, path = farm
     before = _settled(director)
     clients = [_asking(director, path) for _ in range(3)]

@@ -35,13 +35,10 @@ async def test_files_are_numbered_images_first(gallery: Gallery) -> None:
     reported = {"gifs": [file("clip.mp4")], "images": [file("one.png"), file("two.png")]}
     group, (job,) = await gallery.done(reported)
     found = [
-        await body(await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/{number}"))
-        for number in range(3)
+        await body(await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/{number}")) for number in range(3)
     ]
     assert found == [b"one.png", b"two.png", b"clip.mp4"]
-    error_of(
-        await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/3"), 404, "output_not_found"
-    )
+    error_of(await gallery.get(f"/api/job-groups/{group}/jobs/{job}/outputs/3"), 404, "output_not_found")
 
 
 async def test_only_reported_files_are_served(gallery: Gallery) -> None:
@@ -76,9 +73,7 @@ async def test_file_that_a_browser_executes_is_downloaded(gallery: Gallery) -> N
         ("a.glb", "3d", "attachment"),
     ],
 )
-async def test_file_is_saved_with_its_seed_and_backend(
-    gallery: Gallery, name: str, key: str, way: str
-) -> None:
+async def test_file_is_saved_with_its_seed_and_backend(gallery: Gallery, name: str, key: str, way: str) -> None:
     url = await gallery.one(name, b"content", key=key)
     answer = await gallery.get(url)
     await body(answer)
@@ -155,9 +150,7 @@ async def test_file_is_read_at_the_present_address_of_its_backend(gallery: Galle
     error_of(await gallery.get(url), 410, "output_gone")
 
 
-async def test_file_above_the_limit_is_redirected_to_its_backend(
-    gallery: Gallery, settings: Any
-) -> None:
+async def test_file_above_the_limit_is_redirected_to_its_backend(gallery: Gallery, settings: Any) -> None:
     settings.DIRECTOR_PROXY_MAX_BYTES = 100
     url = await gallery.one("big one.mp4", bytes(101), key="gifs")
     answer = await gallery.get(url)

@@ -34,9 +34,7 @@ class Studio:
 
     async def render(self, seed: int, *, workflow: Any = None, backend_id: str = "gpu-1") -> str:
         """Render one picture and return the path of its group."""
-        group = await self.farm.submit(
-            backend_id, base_seed=seed, workflow=workflow or text_to_image(prefix="shot")
-        )
+        group = await self.farm.submit(backend_id, base_seed=seed, workflow=workflow or text_to_image(prefix="shot"))
         done = await self.farm.finished(group)
         assert done.status == "completed"
         return f"/api/job-groups/{group.id}"
@@ -156,9 +154,7 @@ async def test_a_file_written_after_the_end_of_its_job_is_not_its_own(studio: St
     assert list(await studio.zipped(group)) == ["MISSING.txt"]
 
 
-async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(
-    studio: Studio, tmp_path: Path
-) -> None:
+async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(studio: Studio, tmp_path: Path) -> None:
     folder = tmp_path / "served"
     await studio.farm.backend("gpu-2", output_dir=folder, file_clock=30.0)
     studio.farm.wake()
@@ -182,10 +178,7 @@ async def test_a_zip_marks_the_replaced_files_that_it_meets(studio: Studio) -> N
 async def test_two_save_nodes_and_a_cached_one_keep_what_is_theirs(studio: Studio) -> None:
     workflow = text_to_image(prefix="shot")
     first = await studio.render(1, workflow=workflow)
-    more = {
-        **workflow,
-        "10": {**workflow["9"], "inputs": {"images": ["8", 0], "filename_prefix": "other"}},
-    }
+    more = {**workflow, "10": {**workflow["9"], "inputs": {"images": ["8", 0], "filename_prefix": "other"}}}
     second = await studio.render(1, workflow=more)
     names = [one["filename"] for one in (await studio.job(second))["outputs"]["images"]]
     assert names == [NAME, "other_00001_.png"]

@@ -48,9 +48,7 @@ def _png(width: int, height: int, rows: int = 0) -> bytes:
     packing = zlib.compressobj(1)
     row = bytes(1 + 3 * width) if rows else b""
     packed = b"".join(packing.compress(row) for _ in range(rows)) + packing.flush()
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 @db
@@ -95,9 +93,7 @@ async def test_silent_backend_does_not_delay_thumbnails_of_others(gallery: Galle
         group, jobs = await mute.done({"images": [file(f"{n}.png") for n in range(12)]})
         async with asyncio.TaskGroup() as tasks:
             asked = [
-                tasks.create_task(
-                    mute.get(f"/api/job-groups/{group}/jobs/{jobs[0]}/outputs/{n}?w=160")
-                )
+                tasks.create_task(mute.get(f"/api/job-groups/{group}/jobs/{jobs[0]}/outputs/{n}?w=160"))
                 for n in range(12)
             ]
             await asyncio.sleep(0.5)
@@ -165,9 +161,7 @@ async def test_limit_of_the_original_is_not_that_of_the_proxy(
 
 
 @db
-async def test_long_original_is_held_on_disk(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_long_original_is_held_on_disk(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     rolled: list[int] = []
 
     class Watched(tempfile.SpooledTemporaryFile[bytes]):
@@ -232,9 +226,7 @@ def test_thumbnail_takes_the_memory_of_one_decoded_image(tmp_path: Path) -> None
     assert 200 < megabytes < 320
 
 
-def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = resize._upright
     large = picture(size=(2_000, 2_000))
     monkeypatch.setattr(resize, "_SMALL_PIXELS", 2**20)

@@ -67,11 +67,7 @@ class ComfyUI:
         subfolder, _, name = prefix.rpartition("/")
 
         def is_there(number: int) -> bool:
-            query = {
-                "filename": f"{name}_{number:05}_.png",
-                "subfolder": subfolder,
-                "type": "output",
-            }
+            query = {"filename": f"{name}_{number:05}_.png", "subfolder": subfolder, "type": "output"}
             return self._http.get("/view", params=query).status_code == httpx.codes.OK
 
         return next(number for number in count() if not is_there(number + 1))
@@ -86,9 +82,7 @@ class ComfyUI:
         return eventually("the prompt ended", lambda: self.outcome(prompt_id), seconds=40)
 
     def wait_idle(self) -> None:
-        eventually(
-            "ComfyUI is idle", lambda: not self.get("/prompt")["exec_info"]["queue_remaining"]
-        )
+        eventually("ComfyUI is idle", lambda: not self.get("/prompt")["exec_info"]["queue_remaining"])
 
     def view(self, filename: str, subfolder: str) -> bytes:
         """Return the bytes of one output file."""

@@ -14,10 +14,7 @@ from tests.real.report import Report, facts_of
 from tests.real.served import serving
 
 NODES = ("DirectorTestSampler", "DirectorTestFail", "DirectorTestSleep")
-INSTALL = (
-    "This ComfyUI lacks {}: copy or link tests/real/comfy_nodes into its custom_nodes folder and "
-    "restart it."
-)
+INSTALL = "This ComfyUI lacks {}: copy or link tests/real/comfy_nodes into its custom_nodes folder and restart it."
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +62,7 @@ def backend_id(director: Director) -> str:
 
 
 @pytest.fixture(scope="session")
-def report(
-    request: pytest.FixtureRequest, comfyui: ComfyUI, director: Director
-) -> Iterator[Report]:
+def report(request: pytest.FixtureRequest, comfyui: ComfyUI, director: Director) -> Iterator[Report]:
     """Takes a line from every test; written at the end if asked for and nothing failed."""
     version = director.health().version or "unknown"
     report = Report(facts_of(version, comfyui.get("/system_stats")))

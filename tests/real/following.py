@@ -28,9 +28,7 @@ from tests.real.graphs import Graph
 from tests.real.waiting import eventually
 
 
-def watch(
-    director: Director, group: Group, after: Callable[[Event], None] | None = None
-) -> list[Event]:
+def watch(director: Director, group: Group, after: Callable[[Event], None] | None = None) -> list[Event]:
     """Return every event of ``group`` from its first to its ``group_complete``, without a gap.
 
     ``after`` is called with each of them while the stream is open; the stream outlives what it does
@@ -84,9 +82,7 @@ def graph_in(picture: Path) -> Graph:
     return graph
 
 
-def assert_ran_whole(
-    events: list[Event], child: Child, *, node: str = "DirectorTestSampler"
-) -> None:
+def assert_ran_whole(events: list[Event], child: Child, *, node: str = "DirectorTestSampler") -> None:
     """``child`` started, went forward (four steps of ``node``), and completed with a picture."""
     assert (child.status, child.progress, len(child.images)) == ("completed", 100.0, 1)
     mine = of_kind(events, ChildEvent, child.job_id)

@@ -27,10 +27,7 @@ REFERENCE_EXAMPLE: Graph = {
 def sampled(prefix: str, *, steps: int = 4, seconds: float = 0.4) -> Graph:
     """Return sampler → SaveImage; the sampler takes ``seconds`` and can be interrupted."""
     return {
-        "1": {
-            "class_type": "DirectorTestSampler",
-            "inputs": {"seed": 0, "steps": steps, "seconds": seconds},
-        },
+        "1": {"class_type": "DirectorTestSampler", "inputs": {"seed": 0, "steps": steps, "seconds": seconds}},
         "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}},
     }
 
@@ -50,10 +47,7 @@ def failing(prefix: str, *, message: str, exception: str) -> Graph:
 def deaf(prefix: str, *, seconds: float) -> Graph:
     """Return sampler → node that no interrupt reaches for ``seconds`` → SaveImage."""
     graph = sampled(prefix, steps=1, seconds=0.0)
-    graph["5"] = {
-        "class_type": "DirectorTestSleep",
-        "inputs": {"image": ["1", 0], "seconds": seconds},
-    }
+    graph["5"] = {"class_type": "DirectorTestSleep", "inputs": {"image": ["1", 0], "seconds": seconds}}
     graph["9"]["inputs"]["images"] = ["5", 0]
     return graph
 
@@ -66,10 +60,7 @@ def text_to_image(prefix: str, checkpoint: str) -> Graph:
 
     return {
         "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
-        "5": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": 64, "height": 64, "batch_size": 1},
-        },
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
         "6": text("a cinematic cityscape at night"),
         "7": text("blurry, low quality"),
         "3": {

@@ -33,9 +33,7 @@ class OwnComfyUI(ComfyUI):
         super().__init__(f"http://127.0.0.1:{port}")
         self._folder = folder / "comfyui"
         self._folder.mkdir()
-        self._arguments = [
-            word.format(port=port, folder=self._folder) for word in shlex.split(command)
-        ]
+        self._arguments = [word.format(port=port, folder=self._folder) for word in shlex.split(command)]
         self._log = folder / "comfyui.log"
         self.start()
 
@@ -46,9 +44,7 @@ class OwnComfyUI(ComfyUI):
             AssertionError: It ended, or did not answer in time.
         """
         with self._log.open("ab") as out:
-            self._process = subprocess.Popen(
-                self._arguments, stdout=out, stderr=out, start_new_session=True
-            )
+            self._process = subprocess.Popen(self._arguments, stdout=out, stderr=out, start_new_session=True)
         eventually("ComfyUI answers", self._answers, seconds=START_PATIENCE)
 
     def _answers(self) -> bool:

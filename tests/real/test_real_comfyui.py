@@ -124,11 +124,9 @@ def test_a_workflow_that_comfyui_refuses_fails_its_child_with_comfyuis_reason(
     below, unknown = sampled(prefix), sampled(prefix)
     below["1"]["inputs"]["steps"] = 0
     unknown["1"]["class_type"] = "NoSuchNode"
-    workflow = {
-        "no output node": REFERENCE_EXAMPLE,
-        "steps below the minimum": below,
-        "unknown node class": unknown,
-    }[why]
+    workflow = {"no output node": REFERENCE_EXAMPLE, "steps below the minimum": below, "unknown node class": unknown}[
+        why
+    ]
     group = director.submit(workflow, [backend_id])
     events = watch(director, group)
     child = only_child(director, group)
@@ -146,8 +144,7 @@ def test_a_workflow_that_comfyui_refuses_fails_its_child_with_comfyuis_reason(
 
 
 @pytest.mark.parametrize(
-    ("exception", "named"),
-    [("OutOfMemoryError", "torch.OutOfMemoryError"), ("ValueError", "ValueError")],
+    ("exception", "named"), [("OutOfMemoryError", "torch.OutOfMemoryError"), ("ValueError", "ValueError")]
 )
 def test_a_node_that_raises_fails_its_child_with_the_message_alone(
     director: Director, backend_id: str, prefix: str, report: Report, exception: str, named: str
@@ -237,8 +234,7 @@ def test_a_cancel_takes_ours_alone_from_between_somebody_elses_prompts(
     assert comfyui.history(prompt_id) is None
     assert_cancelled(director, group)
     report.add(
-        "cancel between a foreign prompt that runs and one that waits",
-        "ours deleted, both foreign ones succeeded",
+        "cancel between a foreign prompt that runs and one that waits", "ours deleted, both foreign ones succeeded"
     )
 
 
@@ -256,9 +252,7 @@ def test_a_cancel_deletes_nothing_of_somebody_elses_waiting_prompts(
     (image,) = (comfyui.history(foreign) or {})["outputs"]["9"]["images"]
     assert comfyui.view(image["filename"], image["subfolder"]).startswith(b"\x89PNG")
     assert_cancelled(director, group)
-    report.add(
-        "cancel before a foreign prompt that waits", "ours interrupted, the foreign one succeeded"
-    )
+    report.add("cancel before a foreign prompt that waits", "ours interrupted, the foreign one succeeded")
 
 
 def test_a_cancelled_child_whose_node_hears_nothing_keeps_its_place_until_it_ends(

@@ -68,8 +68,7 @@ def test_a_director_that_is_killed_three_times_loses_and_doubles_nothing(
     assert_each_rendered_once(comfyui, ended, events, pictures)
     assert {comfyui.wait_outcome(prompt_id) for prompt_id in foreign} == {"execution_success"}
     report.add(
-        "the Director killed (SIGKILL) three times while one of 6 children rendered, and started "
-        "again at once",
+        "the Director killed (SIGKILL) three times while one of 6 children rendered, and started again at once",
         "`completed`, one attempt each; ComfyUI executed 6 prompts and saved 6 files, the foreign "
         "prompts between them succeeded; one stream over all of it, each event once",
     )
@@ -101,8 +100,7 @@ def test_what_ends_while_no_director_runs_is_taken_up_by_the_next(
     assert_each_rendered_once(comfyui, ended, events, pictures)
     report.add(
         "the Director killed, and started again only when ComfyUI had ended what it had",
-        "2 of 4 children ended meanwhile; `completed`, one attempt each, 4 prompts executed, 4 files; "
-        "each event once",
+        "2 of 4 children ended meanwhile; `completed`, one attempt each, 4 prompts executed, 4 files; each event once",
     )
 
 
@@ -131,11 +129,7 @@ def test_a_killed_comfyui_costs_what_it_was_rendering_and_nothing_else(
     assert (ended.status, ended.completed_count, ended.failed_count) == ("partial_complete", 2, 1)
     assert (lost.status, lost.error_type) == ("failed", "ConnectionError")
     assert "lost the prompt" in (lost.error_message or "")
-    assert [outcomes(child) for child in ended.child_jobs] == [
-        ["lost"],
-        ["lost", "success"],
-        ["success"],
-    ]
+    assert [outcomes(child) for child in ended.child_jobs] == [["lost"], ["lost", "success"], ["success"]]
     assert_told_once(events, ended)
     assert_executed(mortal, ended, [waiting, unsent])
     assert mortal.count_pictures(pictures.rpartition("/")[2]) == 2
@@ -163,9 +157,7 @@ def wait_until_one_waits(comfyui: ComfyUI, director: Director, group: Group) -> 
     """Wait until the second child's prompt stands behind the first one's, seen by ComfyUI."""
 
     def prompts(child: Child) -> list[str | None]:
-        return [
-            attempt.prompt_id for attempt in director.job(group.job_group_id, child.job_id).attempts
-        ]
+        return [attempt.prompt_id for attempt in director.job(group.job_group_id, child.job_id).attempts]
 
     first, second = group.child_jobs[:2]
     eventually(
@@ -201,9 +193,7 @@ def outcomes(child: Child) -> list[str | None]:
     return [attempt.outcome for attempt in child.attempts]
 
 
-def assert_each_rendered_once(
-    comfyui: ComfyUI, ended: Group, events: list[Event], pictures: str
-) -> None:
+def assert_each_rendered_once(comfyui: ComfyUI, ended: Group, events: list[Event], pictures: str) -> None:
     """Every child completed at its first attempt, with a picture of its own and none to spare."""
     count = len(ended.child_jobs)
     ends = [(child.status, child.error_message, outcomes(child)) for child in ended.child_jobs]

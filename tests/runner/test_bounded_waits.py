@@ -59,19 +59,12 @@ async def works(farm: Farm, name: str) -> None:
 
 
 #: So that a test need not wait for the limits of bytes and seconds.
-FASTER: dict[str, dict[str, Any]] = {
-    "endless": {"megabytes_per_second": 100.0},
-    "trickle": {"bytes_per_second": 10.0},
-}
+FASTER: dict[str, dict[str, Any]] = {"endless": {"megabytes_per_second": 100.0}, "trickle": {"bytes_per_second": 10.0}}
 BROKEN_PROBES = [
     ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
     ("trickle", "/system_stats", "No whole answer came within 0.8 s"),
     ("hang_http", "/system_stats", "0.6 s passed without a byte"),
-    (
-        "wrong_json",
-        "/system_stats",
-        "GET /system_stats was answered with an answer that is not ComfyUI",
-    ),
+    ("wrong_json", "/system_stats", "GET /system_stats was answered with an answer that is not ComfyUI"),
     ("endless", "/prompt", "GET /prompt was answered with more than 1048576 bytes"),
     ("trickle", "/prompt", "No whole answer came within 0.8 s"),
 ]
@@ -142,9 +135,7 @@ async def test_event_sockets_alone_do_not_make_a_backend_available(farm: Farm) -
 
 
 @pytest.mark.parametrize("fault", ["hang_http", "html", "reset_http"])
-async def test_job_ends_when_the_event_socket_of_its_backend_never_opens(
-    farm: Farm, fault: str
-) -> None:
+async def test_job_ends_when_the_event_socket_of_its_backend_never_opens(farm: Farm, fault: str) -> None:
     sick = await farm.backend("sick")
     sick.fault(fault, count=0, route="/ws")
     await bounded_runner(farm)
@@ -153,9 +144,7 @@ async def test_job_ends_when_the_event_socket_of_its_backend_never_opens(
 
 
 @pytest.mark.parametrize("version", ["", "nightly", "v0.3.64-12-gdeadbee"])
-async def test_job_is_sent_to_a_backend_whose_version_is_unreadable(
-    farm: Farm, version: str
-) -> None:
+async def test_job_is_sent_to_a_backend_whose_version_is_unreadable(farm: Farm, version: str) -> None:
     await farm.backend("sick", seconds=0.05, version=version)
     await bounded_runner(farm)
     assert (await farm.finished(await farm.submit("sick"))).status == "completed"
@@ -172,9 +161,7 @@ async def test_job_ends_when_new_connections_are_refused_and_kept_ones_work(farm
 
 
 @pytest.mark.parametrize(("fault", "route"), [("endless", "/queue"), ("trickle", "/history")])
-async def test_uncertain_job_ends_when_no_look_up_succeeds(
-    farm: Farm, fault: str, route: str
-) -> None:
+async def test_uncertain_job_ends_when_no_look_up_succeeds(farm: Farm, fault: str, route: str) -> None:
     sick = await farm.backend("sick")
     await bounded_runner(farm)
     await works(farm, "sick")
@@ -282,9 +269,7 @@ async def reason_of(group: JobGroup) -> str:
     return str(await in_thread(read)())
 
 
-async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_long(
-    farm: Farm,
-) -> None:
+async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_long(farm: Farm) -> None:
     await farm.backend("sick")
     await bounded_runner(farm)
     await works(farm, "sick")
@@ -296,9 +281,7 @@ async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_lo
 
 
 @pytest.mark.parametrize("held", ["pause", "drain", "quarantine"])
-async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(
-    farm: Farm, held: str
-) -> None:
+async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(farm: Farm, held: str) -> None:
     await farm.backend("sick", seconds=0.05)
     await bounded_runner(farm)
     await works(farm, "sick")

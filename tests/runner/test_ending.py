@@ -20,9 +20,7 @@ def _away(**_: object) -> None:
     raise OperationalError("the connection is lost")
 
 
-async def test_a_stop_is_heard_before_the_runner_could_sign_on(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stop_is_heard_before_the_runner_could_sign_on(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners, "runner_register", _away)
     runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())

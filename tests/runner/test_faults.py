@@ -76,9 +76,7 @@ async def test_a_post_that_never_arrived_is_sent_again_under_a_new_id(farm: Farm
     assert child.uncounted_attempts == 1
 
 
-async def test_a_post_that_lands_after_all_looks_is_removed_and_shows_no_second_result(
-    farm: Farm,
-) -> None:
+async def test_a_post_that_lands_after_all_looks_is_removed_and_shows_no_second_result(farm: Farm) -> None:
     sim = await farm.backend(seconds=1.0)
     # The looks last 3 s at this scale; the killed sender's bytes arrive well after that.
     sim.fault("late_post", count=1, seconds=7.0)
@@ -88,9 +86,7 @@ async def test_a_post_that_lands_after_all_looks_is_removed_and_shows_no_second_
     assert done.status == "completed"
 
     late = next(r for r in await farm.attempts(group) if r.state == "never_accepted")
-    kinds = await until(
-        lambda: _kinds_of(farm, late.prompt_id, {"deleted", "interrupted", "ended"}), 20
-    )
+    kinds = await until(lambda: _kinds_of(farm, late.prompt_id, {"deleted", "interrupted", "ended"}), 20)
     assert kinds
     assert (await farm.types(group)).count("child_completed") == 4
     assert max(executions(farm).values()) == 1
@@ -163,9 +159,7 @@ async def test_a_backend_that_forgets_fails_what_ran_and_gets_again_what_waited(
     assert [row.state for row in await farm.attempts(group)] == ["lost", "lost", "success"]
 
 
-async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_away(
-    farm: Farm,
-) -> None:
+async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_away(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.1)
     await farm.runner(give_up_s=1.0)
     await completes_once(farm, await farm.submit("gpu-1"))
@@ -419,9 +413,7 @@ async def test_an_end_that_a_look_just_misses_is_no_loss(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.5)
     # No frame tells the end: it is looked for while it is in neither the queue nor the history.
     sim.fault("late_history_entry", count=1, seconds=0.6)
-    await farm.runner(
-        intervals=replace(Intervals.scaled(SCALE), lookup_interval=0.2, stop_retry=1.5)
-    )
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), lookup_interval=0.2, stop_retry=1.5))
     group = await farm.submit("gpu-1")
     await farm.status_of(group, "running")
     sim.fault("stall_sockets", at="now")
@@ -435,9 +427,7 @@ async def test_an_error_frame_alone_ends_nothing(farm: Farm) -> None:
     await farm.status_of(group, "running")
     (driver,) = service._sessions["gpu-1"].session.attempts.drivers.values()
     # As where one of two outputs is blocked: the other one is rendered all the same.
-    driver.on_event(
-        ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked")
-    )
+    driver.on_event(ExecutionError(prompt_id=driver.prompt_id, exception_message="Execution Blocked"))
     await completes_once(farm, group)
 
 

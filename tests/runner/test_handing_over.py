@@ -45,10 +45,7 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
     await farm.cancel(group)
 
     async def wanted() -> bool:
-        return (
-            any(one.stop_pending for one in session.attempts.drivers.values())
-            or not session.attempts.drivers
-        )
+        return any(one.stop_pending for one in session.attempts.drivers.values()) or not session.attempts.drivers
 
     await until(wanted)
     assert not session.attempts.drivers or not session.can_hand_over, "a stop is owed"

@@ -95,9 +95,7 @@ async def test_a_paused_backend_finishes_what_it_has_and_gets_no_more(farm: Farm
     assert await attempts_of(farm, group) == [("gpu-1", "success", True)] * 2
 
 
-async def test_paused_at_once_what_runs_is_given_back_and_rendered_after_the_pause(
-    farm: Farm,
-) -> None:
+async def test_paused_at_once_what_runs_is_given_back_and_rendered_after_the_pause(farm: Farm) -> None:
     await farm.backend(seconds=2.0)
     await farm.runner()
     group = await farm.submit("gpu-1", "gpu-1")
@@ -141,10 +139,7 @@ async def test_what_is_given_back_is_rendered_on_another_machine_meanwhile(farm:
     await farm.status_of(group, "running")
     await pause(farm, at_once=True, by="anna")
     assert (await farm.finished(group)).status == "completed"
-    assert await attempts_of(farm, group) == [
-        ("gpu-1", "interrupted", False),
-        ("gpu-2", "success", True),
-    ]
+    assert await attempts_of(farm, group) == [("gpu-1", "interrupted", False), ("gpu-2", "success", True)]
     assert "child_retrying" in await farm.types(group)
     assert (await row()).hold == "pause"
 
@@ -237,10 +232,7 @@ async def test_drained_at_once_it_is_disabled_as_soon_as_the_stop_is_seen(farm: 
         return not (await row()).enabled
 
     await until(disabled, 5)
-    assert await attempts_of(farm, group) == [
-        ("gpu-1", "interrupted", False),
-        ("gpu-2", "success", True),
-    ]
+    assert await attempts_of(farm, group) == [("gpu-1", "interrupted", False), ("gpu-2", "success", True)]
 
 
 # --- away, and back -------------------------------------------------------------------------------
@@ -304,9 +296,7 @@ async def test_a_backend_moves_to_another_port_and_goes_on_there(farm: Farm) -> 
     assert posted(farm, "there") == 1
 
 
-async def test_a_worker_that_dies_in_our_prompt_is_found_out_when_it_does_not_stop(
-    farm: Farm,
-) -> None:
+async def test_a_worker_that_dies_in_our_prompt_is_found_out_when_it_does_not_stop(farm: Farm) -> None:
     sim = await farm.backend(seconds=30.0)
     await farm.runner()
     group = await farm.submit("gpu-1")

@@ -45,9 +45,7 @@ async def _queries(farm: Farm, asked: Counter[str]) -> int:
     return asked.total()
 
 
-async def test_an_idle_session_asks_the_database_less_than_once_a_second(
-    farm: Farm, asked: Counter[str]
-) -> None:
+async def test_an_idle_session_asks_the_database_less_than_once_a_second(farm: Farm, asked: Counter[str]) -> None:
     await farm.backend("gpu-0")
     await farm.runner()
 

@@ -42,9 +42,7 @@ async def test_user_interrupt_right_after_our_stop_ends_the_job(farm: Farm) -> N
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("version", UNTARGETED)
-async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(
-    farm: Farm, version: str
-) -> None:
+async def test_old_comfyui_is_interrupted_while_only_prompts_of_ours_are_there(farm: Farm, version: str) -> None:
     sim = await farm.backend(seconds=3.0, version=version)
     await farm.runner()
     first = await farm.submit("gpu-1")

@@ -46,9 +46,7 @@ async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
 
 async def move(farm: Farm, group: JobGroup, child: Any, backend_id: str = "gpu-2") -> Moved:
     """Move a job and ring."""
-    done: Moved = await in_thread(child_move)(
-        group_id=group.id, job_id=child.id, backend_id=backend_id, by="anna"
-    )
+    done: Moved = await in_thread(child_move)(group_id=group.id, job_id=child.id, backend_id=backend_id, by="anna")
     farm.wake()
     return done
 
@@ -133,9 +131,7 @@ async def test_a_move_is_carried_out_after_the_runner_was_killed(farm: Farm) -> 
     assert len(recorded(farm, "gpu-2", "started")) == 1
 
 
-async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_killed(
-    farm: Farm,
-) -> None:
+async def test_a_removal_that_was_not_stored_is_found_after_the_runner_was_killed(farm: Farm) -> None:
     group, child = await pending(farm, seconds=3.0)
     await kill_all(farm)
     await move(farm, group, child)
@@ -174,9 +170,7 @@ async def test_a_prompt_whose_answer_was_lost_is_looked_for_first(farm: Farm) ->
     await farm.finished(busy)
 
 
-async def test_a_job_in_the_queue_of_a_dead_backend_is_rendered_elsewhere_at_once(
-    farm: Farm,
-) -> None:
+async def test_a_job_in_the_queue_of_a_dead_backend_is_rendered_elsewhere_at_once(farm: Farm) -> None:
     group, child = await pending(farm, seconds=60.0)
     farm.sims["gpu-1"].crash()
 
@@ -191,9 +185,7 @@ async def test_a_job_in_the_queue_of_a_dead_backend_is_rendered_elsewhere_at_onc
     await farm.cancel(group)
 
 
-async def test_a_job_that_ran_out_of_memory_is_rendered_on_a_larger_card_in_the_same_run(
-    farm: Farm,
-) -> None:
+async def test_a_job_that_ran_out_of_memory_is_rendered_on_a_larger_card_in_the_same_run(farm: Farm) -> None:
     small = await farm.backend("gpu-1", seconds=0.3)
     small.fault("out_of_memory", count=1)
     await farm.backend("gpu-2", seconds=0.2)
@@ -201,9 +193,7 @@ async def test_a_job_that_ran_out_of_memory_is_rendered_on_a_larger_card_in_the_
     group = await farm.submit("gpu-1", "gpu-1", "gpu-1", "gpu-1", "gpu-1")
     failed = await farm.status_of(group, "failed")
     assert failed.failure_class == "out_of_memory"
-    await in_thread(child_retry)(
-        group_id=group.id, job_id=failed.pk, choice=Choice(where=Where.AUTO)
-    )
+    await in_thread(child_retry)(group_id=group.id, job_id=failed.pk, choice=Choice(where=Where.AUTO))
     farm.wake()
     done = await farm.finished(group)
     assert (done.status, done.run) == ("completed", 1)

@@ -53,9 +53,7 @@ def abyss() -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def notifying(
-    *urls: str, name: str = "local", pace: NoticeIntervals = PACE
-) -> AsyncIterator[None]:
+async def notifying(*urls: str, name: str = "local", pace: NoticeIntervals = PACE) -> AsyncIterator[None]:
     database = DatabaseThreads(threads=1, name="notices")
     notifier = Notifier(urls=urls, name=name, pace=pace, database=database)
     task = asyncio.get_running_loop().create_task(notifier.run())
@@ -125,9 +123,7 @@ async def test_a_group_is_told_once_the_service_that_was_down_is_up(
     assert not [one for one in ours if SECRET in one.getMessage()]
 
 
-async def test_a_service_that_hangs_costs_nothing(
-    farm: Farm, abyss: str, settings: Settings
-) -> None:
+async def test_a_service_that_hangs_costs_nothing(farm: Farm, abyss: str, settings: Settings) -> None:
     settings.DIRECTOR_TIME_SCALE = 0.02
     settings.DIRECTOR_NOTIFY = [abyss]
     await farm.backend(seconds=0.1)
@@ -185,9 +181,7 @@ async def test_what_the_last_runner_saw_hours_ago_is_told_to_nobody(
     inbox.open()
     await farm.backend(seconds=0.1)
     # It was away when the machine was switched off; both have come back.
-    await in_thread(Backend.objects.update)(
-        reachability="offline", unreachable_since=now() - dt.timedelta(hours=9)
-    )
+    await in_thread(Backend.objects.update)(reachability="offline", unreachable_since=now() - dt.timedelta(hours=9))
     group = await farm.submit("gpu-1")
     async with supervised(farm):
         await farm.finished(group)
@@ -195,9 +189,7 @@ async def test_what_the_last_runner_saw_hours_ago_is_told_to_nobody(
     assert await stored() == []
 
 
-async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is_told_twice(
-    inbox: Inbox,
-) -> None:
+async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is_told_twice(inbox: Inbox) -> None:
     other = Inbox()
     inbox.open()
     await in_thread(notice)("a: done")
@@ -305,9 +297,7 @@ async def test_of_two_runners_one_tells(inbox: Inbox) -> None:
     assert [told.count(f"shot_{number}: done") for number in range(3)] == [1, 1, 1]
 
 
-def test_the_command_tries_each_entry_and_shows_no_password(
-    inbox: Inbox, settings: Settings
-) -> None:
+def test_the_command_tries_each_entry_and_shows_no_password(inbox: Inbox, settings: Settings) -> None:
     inbox.open()
     settings.DIRECTOR_NOTIFY = [inbox.url]
     out = io.StringIO()
@@ -333,6 +323,4 @@ def test_the_command_lists_what_was_told() -> None:
     Notice.objects.update(attempt_count=2, last_error="entry 1 (json) did not take it: refused")
     out = io.StringIO()
     call_command("notices", stdout=out)
-    assert out.getvalue().endswith(
-        "pending, tried 2 times: entry 1 (json) did not take it: refused  a: done\n"
-    )
+    assert out.getvalue().endswith("pending, tried 2 times: entry 1 (json) did not take it: refused  a: done\n")

@@ -132,9 +132,7 @@ async def ended(farm: Farm, group: JobGroup, within: float = 20.0) -> JobGroup:
 # --- a backend that crashes and stays away --------------------------------------------------------
 
 
-async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeout(
-    farm: Farm,
-) -> None:
+async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeout(farm: Farm) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2")
     await farm.runner(move_after_s=0.3)
@@ -180,9 +178,7 @@ async def test_crash_just_before_the_timeout_is_called_lost(farm: Farm) -> None:
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
 
 
-async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job(
-    farm: Farm,
-) -> None:
+async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job(farm: Farm) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2", seconds=0.2)
     await farm.runner(move_after_s=0.5)
@@ -206,9 +202,7 @@ async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job
     assert (await farm.types(group))[-1] == "group_complete"
 
 
-async def test_job_accepted_at_a_dead_backend_without_retry_elsewhere_is_given_up(
-    farm: Farm,
-) -> None:
+async def test_job_accepted_at_a_dead_backend_without_retry_elsewhere_is_given_up(farm: Farm) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2")
     await farm.runner(move_after_s=0.3, give_up_s=1.5)
@@ -223,9 +217,7 @@ async def test_job_accepted_at_a_dead_backend_without_retry_elsewhere_is_given_u
     assert classes == {"unreachable", "backend_lost"}
 
 
-async def test_backend_that_is_back_and_forgot_the_prompt_at_its_timeout_lost_it(
-    farm: Farm,
-) -> None:
+async def test_backend_that_is_back_and_forgot_the_prompt_at_its_timeout_lost_it(farm: Farm) -> None:
     sim = await farm.backend(seconds=20)
     await farm.runner()
     group = await farm.submit("gpu-1", timeout_seconds=2)
@@ -259,9 +251,7 @@ async def test_dead_backend_is_noticed_by_the_next_runner_too(farm: Farm, end: s
     assert len(prompts) == len(set(prompts)) == 3
 
 
-async def test_cancel_while_the_backend_is_dead_ends_the_group_and_stops_the_prompt_later(
-    farm: Farm,
-) -> None:
+async def test_cancel_while_the_backend_is_dead_ends_the_group_and_stops_the_prompt_later(farm: Farm) -> None:
     async with cabled(farm, seconds=6) as cable:
         sim = farm.sims["gpu-1"]
         await farm.backend("gpu-2")
@@ -283,9 +273,7 @@ async def test_cancel_while_the_backend_is_dead_ends_the_group_and_stops_the_pro
 # --- a backend that lives behind a cut network ----------------------------------------------------
 
 
-async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_waits(
-    farm: Farm,
-) -> None:
+async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_waits(farm: Farm) -> None:
     async with cabled(farm, seconds=1.5) as cable:
         await farm.backend("gpu-2", seconds=30)
         await farm.runner(move_after_s=0.5, depth=1)
@@ -321,10 +309,7 @@ async def test_prompt_that_still_runs_when_its_backend_is_back_is_stopped(farm: 
         assert child.backend_id == "gpu-2"
         await cable.plug()
         rows = await farm.settled(group)
-        assert [(row.state, row.failure_class) for row in rows] == [
-            ("interrupted", "backend_lost"),
-            ("success", ""),
-        ]
+        assert [(row.state, row.failure_class) for row in rows] == [("interrupted", "backend_lost"), ("success", "")]
         # It takes work again.
         later = await farm.submit("gpu-1", timeout_seconds=60)
         await farm.status_of(later, "running")
@@ -346,9 +331,7 @@ async def test_short_cut_moves_nothing(farm: Farm) -> None:
         assert started(farm, "gpu-2") == []
 
 
-async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not(
-    farm: Farm,
-) -> None:
+async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not(farm: Farm) -> None:
     sim = await farm.backend(seconds=4.0)
     await farm.backend("gpu-2")
     await farm.runner(move_after_s=0.8)

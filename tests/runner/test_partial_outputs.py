@@ -105,10 +105,7 @@ async def test_refused_output_fails_the_job_when_the_group_wants_all(farm: Farm)
     assert list(json.loads(child.error_details_json)["node_errors"]) == ["10"]
     (attempt,) = await farm.attempts(group)
     assert (attempt.state, attempt.stop_reason) == ("interrupted", "partly_refused")
-    assert (attempt.failure_class, attempt.error_message) == (
-        "workflow_refused",
-        REFUSED + NO_IMAGES,
-    )
+    assert (attempt.failure_class, attempt.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
     assert ends(sim) in (["interrupted"], [])
     assert attempt.ended_at <= child.completed_at
 
@@ -133,16 +130,9 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2")
     group = await farm.submit(
-        "gpu-1",
-        workflow=second_model(),
-        partial_outputs=FAIL,
-        max_attempts=2,
-        retry_elsewhere=RetryScope.ANY,
+        "gpu-1", workflow=second_model(), partial_outputs=FAIL, max_attempts=2, retry_elsewhere=RetryScope.ANY
     )
-    assert await outcome(farm, group) == [
-        ("gpu-1", "interrupted", "node_or_model_missing"),
-        ("gpu-2", "success", ""),
-    ]
+    assert await outcome(farm, group) == [("gpu-1", "interrupted", "node_or_model_missing"), ("gpu-2", "success", "")]
     child = await completed(farm, group)
     assert (child.backend_id, child.warnings_json) == ("gpu-2", "[]")
     # Its prompt at the first backend had ended before the other one was sent.
@@ -157,15 +147,11 @@ async def test_missing_model_is_named_with_the_output_that_needs_it(farm: Farm) 
     group = await farm.submit(workflow=second_model())
     child = await completed(farm, group)
     (warning,) = json.loads(child.warnings_json)
-    assert warning.startswith(
-        "ComfyUI did not execute output node 10, because of node 12 (Checkpoint"
-    )
+    assert warning.startswith("ComfyUI did not execute output node 10, because of node 12 (Checkpoint")
     assert SPECIAL in warning
 
 
-async def test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_all(
-    farm: Farm,
-) -> None:
+async def test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_all(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.3)
     sim.fault("interrupt_lost", count=0)
     await farm.runner()
@@ -202,9 +188,7 @@ async def test_lost_answer_fails_the_job_when_the_group_wants_all(farm: Farm) ->
     assert len(sim.prompts) == 1
 
 
-async def test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all(
-    farm: Farm,
-) -> None:
+async def test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.0)
     sim.fault("lose_answer")
     await farm.runner()
@@ -247,9 +231,7 @@ async def test_backend_that_forgets_the_prompt_is_no_reason_to_send_it_again(far
     assert len(sim.prompts) == 1
 
 
-async def test_prompt_that_cannot_be_stopped_delays_the_failure_for_a_bounded_time(
-    farm: Farm,
-) -> None:
+async def test_prompt_that_cannot_be_stopped_delays_the_failure_for_a_bounded_time(farm: Farm) -> None:
     sim = await farm.backend(seconds=60.0)
     sim.fault("interrupt_lost", count=0)
     await farm.runner()

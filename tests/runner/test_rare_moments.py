@@ -95,9 +95,7 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
     assert (await farm.finished(group)).status == "completed"
 
 
-async def test_other_headers_leave_a_running_prompt_heard(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_other_headers_leave_a_running_prompt_heard(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     await farm.backend(seconds=3.0)
     service = await farm.runner(intervals=ONLY_HEARING)
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=20))
@@ -127,14 +125,10 @@ async def test_other_headers_leave_a_running_prompt_heard(
     assert farm.kinds().count("started") == 1
 
 
-async def test_a_prompt_hit_by_our_stop_is_rendered_again_though_the_history_is_slow(
-    farm: Farm,
-) -> None:
+async def test_a_prompt_hit_by_our_stop_is_rendered_again_though_the_history_is_slow(farm: Farm) -> None:
     sim = await farm.backend(seconds=0.6)
     sim.fault("interrupt_late", count=1, seconds=0.75)
-    await farm.runner(
-        intervals=replace(Intervals.scaled(SCALE), collateral_window=1.5, history_grace=5.0)
-    )
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), collateral_window=1.5, history_grace=5.0))
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
     await farm.status_of(first, "running")
@@ -212,9 +206,7 @@ async def test_nothing_is_interrupted_while_the_lease_may_be_anothers(farm: Farm
     await farm.status_of(group, "running")
     no_renewal_comes(service)
     await farm.cancel(group)
-    await asyncio.sleep(
-        10 * Intervals.scaled(SCALE).stop_retry
-    )  # so often the prompt is looked for
+    await asyncio.sleep(10 * Intervals.scaled(SCALE).stop_retry)  # so often the prompt is looked for
     assert "interrupted" not in farm.kinds()
     await renewals_come_again(service)
     session.notify()
@@ -240,9 +232,7 @@ async def test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers(f
     assert (await farm.finished(group)).status == "completed"
 
 
-async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers(
-    farm: Farm,
-) -> None:
+async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers(farm: Farm) -> None:
     sim = await farm.backend(seconds=4.0)
     sim.fault("late_post", count=1, seconds=2.2)
     service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
@@ -288,9 +278,7 @@ async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: F
     assert (await farm.finished(heard, 10)).status == "completed"
 
 
-async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(
-    farm: Farm,
-) -> None:
+async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(farm: Farm) -> None:
     await farm.backend(seconds=1.5)
     first = await farm.runner()
     group = await farm.submit("gpu-1")
@@ -304,9 +292,7 @@ async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_wor
     assert (await farm.finished(other)).status == "completed"
 
 
-async def test_a_queue_longer_than_is_read_is_no_absence(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_queue_longer_than_is_read_is_no_absence(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     sim = await farm.backend(seconds=1.0)
     service = await farm.runner()
     session = await session_of(service)

@@ -49,9 +49,7 @@ async def test_what_failed_is_rendered_again_with_its_seed_and_nothing_else(farm
     assert (2, 2, "success") in rows
 
 
-async def test_a_cancelled_prompt_that_finished_all_the_same_is_not_rendered_again(
-    farm: Farm,
-) -> None:
+async def test_a_cancelled_prompt_that_finished_all_the_same_is_not_rendered_again(farm: Farm) -> None:
     sim = await farm.backend(seconds=1.0)
     sim.fault("interrupt_lost", count=0)
     await farm.runner()

@@ -82,10 +82,7 @@ async def test_out_of_memory_on_the_small_card_is_done_on_the_big_one(farm: Farm
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2", "gpu-3")
     group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY)
-    assert await outcome(farm, group) == [
-        ("gpu-1", "error", "out_of_memory"),
-        ("gpu-3", "success", ""),
-    ]
+    assert await outcome(farm, group) == [("gpu-1", "error", "out_of_memory"), ("gpu-3", "success", "")]
     assert small.audit_log.find("freed") is not None
     assert started(farm, "gpu-2") == []
 
@@ -104,9 +101,7 @@ async def test_out_of_memory_is_tried_again_here_after_the_memory_was_freed(farm
     assert freed["asked"] == {"unload_models": True, "free_memory": True}
 
 
-async def test_a_backend_that_does_not_answer_to_freeing_keeps_no_end_from_being_stored(
-    farm: Farm,
-) -> None:
+async def test_a_backend_that_does_not_answer_to_freeing_keeps_no_end_from_being_stored(farm: Farm) -> None:
     sim = await farm.backend("gpu-1")
     sim.fault("out_of_memory", count=1)
     sim.fault("hang_http", route="/free", count=0)
@@ -121,18 +116,9 @@ async def test_a_model_that_one_backend_lacks_is_found_on_another(farm: Farm) ->
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2")
     group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY)
-    assert await outcome(farm, group) == [
-        ("gpu-1", "refused", "node_or_model_missing"),
-        ("gpu-2", "success", ""),
-    ]
+    assert await outcome(farm, group) == [("gpu-1", "refused", "node_or_model_missing"), ("gpu-2", "success", "")]
     types = await farm.types(group)
-    assert types == [
-        "group_created",
-        "child_retrying",
-        "child_started",
-        "child_completed",
-        "group_complete",
-    ]
+    assert types == ["group_created", "child_retrying", "child_started", "child_completed", "group_complete"]
 
 
 async def test_a_graph_that_is_wrong_is_refused_once(farm: Farm) -> None:
@@ -169,9 +155,7 @@ async def test_a_crash_in_the_middle_of_a_render_is_made_good_elsewhere(farm: Fa
     assert attempts[0][0] == "gpu-1"
 
 
-async def test_what_ran_and_what_waited_at_a_machine_that_died_for_good_is_made_elsewhere(
-    farm: Farm,
-) -> None:
+async def test_what_ran_and_what_waited_at_a_machine_that_died_for_good_is_made_elsewhere(farm: Farm) -> None:
     sim = await farm.backend("gpu-1", seconds=1.0)
     await farm.backend("gpu-2")
     sim.fault("crash", at="step", step=2)
@@ -201,10 +185,7 @@ async def test_a_restart_in_the_middle_of_a_render_is_made_good_there(farm: Farm
     sim.fault("restart", at="step", step=2, down=0.3)
     await farm.runner()
     group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.NEVER)
-    assert await outcome(farm, group) == [
-        ("gpu-1", "lost", "backend_lost"),
-        ("gpu-1", "success", ""),
-    ]
+    assert await outcome(farm, group) == [("gpu-1", "lost", "backend_lost"), ("gpu-1", "success", "")]
 
 
 async def test_a_timeout_is_made_good_elsewhere_after_its_prompt_was_stopped(farm: Farm) -> None:
@@ -214,10 +195,7 @@ async def test_a_timeout_is_made_good_elsewhere_after_its_prompt_was_stopped(far
     await farm.runner()
     await seen(farm, "gpu-1", "gpu-2")
     group = await submit(farm, "gpu-1", retry_elsewhere=RetryScope.ANY, timeout_seconds=1)
-    assert await outcome(farm, group) == [
-        ("gpu-1", "timeout", "timeout"),
-        ("gpu-2", "success", ""),
-    ]
+    assert await outcome(farm, group) == [("gpu-1", "timeout", "timeout"), ("gpu-2", "success", "")]
     ended = sim.audit_log.find("ended")
     began = farm.sims["gpu-2"].audit_log.find("started")
     assert ended is not None
@@ -225,9 +203,7 @@ async def test_a_timeout_is_made_good_elsewhere_after_its_prompt_was_stopped(far
     assert ended["time"] < began["time"], "two prompts of one child ran at once"
 
 
-async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_only(
-    farm: Farm,
-) -> None:
+async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_only(farm: Farm) -> None:
     sim = await farm.backend("gpu-1")
     await farm.backend("gpu-2")
     sim.fault("stuck", step=2, interruptible=False)
@@ -254,10 +230,7 @@ async def test_files_that_are_gone_are_made_again_after_the_cache_was_emptied(fa
         file.unlink()
     # The same seed: ComfyUI answers from its cache, with a name behind which nothing is.
     group = await submit(farm, "gpu-1", base_seed=7, retry_elsewhere=RetryScope.NEVER)
-    assert await outcome(farm, group) == [
-        ("gpu-1", "success", "output_gone"),
-        ("gpu-1", "success", ""),
-    ]
+    assert await outcome(farm, group) == [("gpu-1", "success", "output_gone"), ("gpu-1", "success", "")]
     [child] = await farm.children(group)
     assert (child.status, child.warnings_json) == ("completed", "[]")
     assert [file.suffix for file in sim.output_folder.iterdir()] == [".png"]

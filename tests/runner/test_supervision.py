@@ -94,9 +94,7 @@ async def test_comfyuis_on_this_machine_are_found_also_later_ones_and_once(
         late_port = late.port
         ports = [early.port, late_port, 9]
         late.fault("refuse_connections", at="now", seconds=0.5)
-        finding = asyncio.get_running_loop().create_task(
-            discover(ports=ports, database=database, hub=farm.hub)
-        )
+        finding = asyncio.get_running_loop().create_task(discover(ports=ports, database=database, hub=farm.hub))
 
         async def found() -> bool:
             return await in_thread(Backend.objects.count)() == 2
@@ -124,10 +122,7 @@ async def test_what_is_no_comfyui_is_neither_registered_nor_offered(
     database = DatabaseThreads(threads=1, name="test-discovery")
     quick_wrongs = sorted({*WRONGS} - {"endless", "nothing"})
     with contextlib.ExitStack() as servers:
-        ports = [
-            int(servers.enter_context(bad_server(wrong)).rsplit(":", 1)[1])
-            for wrong in quick_wrongs
-        ]
+        ports = [int(servers.enter_context(bad_server(wrong)).rsplit(":", 1)[1]) for wrong in quick_wrongs]
         async with Simulator(name="first") as first, Simulator(name="second") as second:
             finding = asyncio.get_running_loop().create_task(
                 discover(ports=[*ports, first.port], database=database, hub=farm.hub)
@@ -168,9 +163,7 @@ async def test_an_adopted_comfyui_that_left_is_removed_and_registered_when_it_an
     monkeypatch.setattr(rule, "DEPARTURE_AFTER", dt.timedelta(0))
     database = DatabaseThreads(threads=1, name="test-discovery")
     async with Simulator(name="guest") as guest:
-        finding = asyncio.get_running_loop().create_task(
-            discover(ports=[guest.port], database=database, hub=farm.hub)
-        )
+        finding = asyncio.get_running_loop().create_task(discover(ports=[guest.port], database=database, hub=farm.hub))
         backend_id = f"localhost_{guest.port}"
         known = in_thread(Backend.objects.filter(pk=backend_id).exists)
 

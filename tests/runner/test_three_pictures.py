@@ -52,9 +52,7 @@ async def test_each_prompt_is_accepted_started_and_ended_once(farm: Farm) -> Non
 async def test_a_node_error_fails_its_child_alone_and_is_told_in_words(farm: Farm) -> None:
     for name in ("gpu-1", "gpu-2"):
         await farm.backend(name, seconds=0.1)
-    farm.sims["gpu-1"].fault(
-        "node_error", type="torch.OutOfMemoryError", message="CUDA out of memory"
-    )
+    farm.sims["gpu-1"].fault("node_error", type="torch.OutOfMemoryError", message="CUDA out of memory")
     await farm.runner()
     group = await farm.submit("gpu-1", "gpu-2")
     done = await farm.finished(group)
@@ -70,9 +68,7 @@ async def test_a_node_error_fails_its_child_alone_and_is_told_in_words(farm: Far
 async def test_a_refused_workflow_fails_with_comfyuis_message(farm: Farm) -> None:
     await farm.backend()
     await farm.runner()
-    group = await farm.submit(
-        "gpu-1", workflow={"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
-    )
+    group = await farm.submit("gpu-1", workflow={"1": {"class_type": "KSampler", "inputs": {"seed": 1}}})
     await farm.finished(group)
     (child,) = await farm.children(group)
     assert (child.status, child.error_type) == ("failed", "ValidationError")
@@ -90,9 +86,7 @@ async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm:
     times = [(one.created_at, one.ended_at) for one in await farm.attempts(group)]
     assert len(times) == 4
     pauses = [
-        (began - ended).total_seconds()
-        for (_, ended), (began, _) in itertools.pairwise(times)
-        if ended is not None
+        (began - ended).total_seconds() for (_, ended), (began, _) in itertools.pairwise(times) if ended is not None
     ]
     assert all(0.19 <= one < 1.0 for one in pauses), pauses
 
@@ -135,9 +129,7 @@ async def test_a_cached_run_whose_file_is_gone_says_so(farm: Farm) -> None:
     assert "gone from the backend" in child.warnings_json
 
 
-async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strangers(
-    farm: Farm,
-) -> None:
+async def test_cancel_interrupts_what_runs_deletes_what_waits_and_leaves_strangers(farm: Farm) -> None:
     sim = await farm.backend(seconds=8)
     await farm.runner()
     group = await farm.submit("gpu-1", "gpu-1", "gpu-1")
@@ -203,9 +195,7 @@ async def test_a_backend_that_comes_back_gets_its_child(farm: Farm) -> None:
     assert (await farm.finished(group)).status == "completed"
 
 
-async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes_them_up(
-    farm: Farm,
-) -> None:
+async def test_a_runner_that_stops_leaves_prompts_running_and_the_next_one_takes_them_up(farm: Farm) -> None:
     await farm.backend(seconds=1.5)
     first = await farm.runner()
     group = await farm.submit("gpu-1", "gpu-1")

@@ -20,11 +20,7 @@ QUICK = replace(Intervals.scaled(SCALE), accept_timeout=1.0)
 
 #: Answers that the same prompt gets again: the fault, its options, and what the user reads of it.
 REPEATED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "redirect": (
-        "redirect",
-        {"to": "https://ann:pw@sso.example/in?token=x"},
-        "(302) to https://sso",
-    ),
+    "redirect": ("redirect", {"to": "https://ann:pw@sso.example/in?token=x"}, "(302) to https://sso"),
     "page": ("html", {}, "200 without a prompt_id: a web page"),
     "json": ("wrong_json", {}, 'prompt_id: "["something", {"else": 1}]"'),
     "404": ("status", {"status": 404, "body": "no such route"}, '404: "no such route"'),
@@ -54,10 +50,7 @@ async def test_exception_in_comfyui_is_a_refusal_after_one_lookup(farm: Farm) ->
     assert (child.failure_class, child.error_type) == ("workflow_refused", "ValidationError")
     assert "500 Internal Server Error Server got itself in trouble" in child.error_message
     details = json.loads(child.error_details_json)
-    assert (details["status"], details["answer"]) == (
-        500,
-        "500 Internal Server Error Server got itself in trouble",
-    )
+    assert (details["status"], details["answer"]) == (500, "500 Internal Server Error Server got itself in trouble")
 
 
 async def test_renamed_class_without_meta_is_rendered(farm: Farm) -> None:

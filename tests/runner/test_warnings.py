@@ -17,10 +17,7 @@ def blocked_output(steps: int = 4) -> dict[str, Any]:
     """Return a workflow of two outputs, the second one blocked with a message."""
     graph = text_to_image(steps=steps)
     graph["10"] = {"class_type": "TestBlock", "inputs": {"image": ["8", 0], "message": "no\nface"}}
-    graph["11"] = {
-        "class_type": "SaveImage",
-        "inputs": {"images": ["10", 0], "filename_prefix": "blocked"},
-    }
+    graph["11"] = {"class_type": "SaveImage", "inputs": {"images": ["10", 0], "filename_prefix": "blocked"}}
     return graph
 
 

@@ -13,15 +13,7 @@ from typing import Final
 
 from tests.sabotage.table import ROOT
 
-_CODE: Final = (
-    "director",
-    "jobgroups",
-    "backends",
-    "templates",
-    "tests",
-    "manage.py",
-    "pyproject.toml",
-)
+_CODE: Final = ("director", "jobgroups", "backends", "templates", "tests", "manage.py", "pyproject.toml")
 #: Seconds for an inner run, whose one or few tests have less each. The outer test has 120.
 _RUN_SECONDS: Final = 100
 

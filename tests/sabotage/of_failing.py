@@ -33,24 +33,14 @@ OF_FAILING: tuple[Breakage, ...] = (
         name="one attempt more",
         broken="A child has one attempt more than its group allows.",
         hurts="`max_attempts: 1`, which is what everybody has who says nothing, renders twice.",
-        edits=(
-            Edit(
-                _RETRYING, "if charged >= self.max_attempts or", "if charged > self.max_attempts or"
-            ),
-        ),
+        edits=(Edit(_RETRYING, "if charged >= self.max_attempts or", "if charged > self.max_attempts or"),),
         notices=f"{_IN_RUN}::test_first_failure_is_final_without_a_policy",
     ),
     Breakage(
         name="nothing is too little",
         broken="Tries that come to nothing never count, however many there are.",
         hurts="A backend that forgets every prompt keeps a child for ever.",
-        edits=(
-            Edit(
-                "jobgroups/services/outcomes.py",
-                "update(is_counted=True, failure_class=kind)",
-                "update()",
-            ),
-        ),
+        edits=(Edit("jobgroups/services/outcomes.py", "update(is_counted=True, failure_class=kind)", "update()"),),
         notices=f"{_IN_RUN}::test_five_lost_prompts_count_as_one_attempt",
         within=20,
     ),
@@ -59,11 +49,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         broken="A backend where only another could help is a candidate again.",
         hurts="A child goes to and fro between two machines, one of them on fire.",
         edits=(
-            Edit(
-                _RETRYING,
-                "[one for one in candidates if one.backend_id not in tried.excluded]",
-                "list(candidates)",
-            ),
+            Edit(_RETRYING, "[one for one in candidates if one.backend_id not in tried.excluded]", "list(candidates)"),
         ),
         notices=f"{_IN_RUN}::test_job_never_returns_to_a_backend_with_a_fatal_gpu_error",
     ),
@@ -71,13 +57,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         name="elsewhere unasked",
         broken="A child goes to another backend although its group did not allow that.",
         hurts="It is rendered on a machine that somebody left out on purpose.",
-        edits=(
-            Edit(
-                _PLACES,
-                "fit = [row for row in fit if row.id in within]",
-                "fit = list(fit)",
-            ),
-        ),
+        edits=(Edit(_PLACES, "fit = [row for row in fit if row.id in within]", "fit = list(fit)"),),
         notices=f"{_IN_RUN}::test_retry_elsewhere_limits_the_backends",
     ),
     Breakage(
@@ -93,9 +73,7 @@ OF_FAILING: tuple[Breakage, ...] = (
         hurts="The next attempt there finds as little as the last one.",
         edits=(
             Edit(
-                _RUNNER_ATTEMPT,
-                "if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:",
-                "if False:",
+                _RUNNER_ATTEMPT, "if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:", "if False:"
             ),
         ),
         notices=f"{_FARM}::test_out_of_memory_is_tried_again_here_after_the_memory_was_freed",
@@ -117,26 +95,14 @@ OF_FAILING: tuple[Breakage, ...] = (
         name="waiting for what hangs",
         broken="A child waits for the end of a prompt that hangs.",
         hurts="A machine that hangs until somebody comes in the morning keeps the picture till then.",
-        edits=(
-            Edit(
-                _CLAIMS,
-                "failure_class__in=OVERTAKEN",
-                "failure_class__in=()",
-            ),
-        ),
+        edits=(Edit(_CLAIMS, "failure_class__in=OVERTAKEN", "failure_class__in=()"),),
         notices=f"{_IN_RUN}::test_late_result_changes_nothing_when_the_next_attempt_was_claimed",
     ),
     Breakage(
         name="hanging not noticed",
         broken="Nobody notes that a prompt goes on although its stop was asked for long ago.",
         hurts="Its child waits for it, and the machine is given the next one.",
-        edits=(
-            Edit(
-                _RUNNER_ATTEMPT,
-                "if not self._is_stalled and tried_for >= patience:",
-                "if tried_for < 0:",
-            ),
-        ),
+        edits=(Edit(_RUNNER_ATTEMPT, "if not self._is_stalled and tried_for >= patience:", "if tried_for < 0:"),),
         notices=f"{_FARM}::test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_only",
         within=30,
     ),

@@ -113,9 +113,7 @@ OF_FARM: tuple[Breakage, ...] = (
             Edit(
                 _LOCKS,
                 "            if self._connection is not None:\n                try:\n",
-                "            if self._connection is not None:\n"
-                "                return True\n"
-                "                try:\n",
+                "            if self._connection is not None:\n                return True\n                try:\n",
             ),
         ),
         notices=f"{_ON_POSTGRES}::test_leases_on_postgresql",
@@ -141,8 +139,7 @@ OF_FARM: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _RUNNERS,
-                '                "stopped_at": None,\n            },\n        )\n'
-                "        _release_all(name, moment)\n",
+                '                "stopped_at": None,\n            },\n        )\n        _release_all(name, moment)\n',
                 '                "stopped_at": None,\n            },\n        )\n',
             ),
         ),
@@ -171,9 +168,7 @@ OF_FARM: tuple[Breakage, ...] = (
         hurts="A machine that was added at noon does nothing until somebody stops the others.",
         edits=(
             Edit(
-                _SHARING,
-                "    if len(held) <= least:\n        return 0\n",
-                "    if len(held) >= 0:\n        return 0\n",
+                _SHARING, "    if len(held) <= least:\n        return 0\n", "    if len(held) >= 0:\n        return 0\n"
             ),
         ),
         notices=f"{_SHARES}::test_to_a_runner_that_comes_half_is_given",

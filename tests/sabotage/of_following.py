@@ -52,8 +52,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         edits=(
             Edit(
                 _ATTEMPT,
-                "            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors\n"
-                "        )\n",
+                "            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors\n        )\n",
                 "            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors\n"
                 "        )\n"
                 "        self._timeout_at = time.monotonic() + self.spec.timeout_s\n",
@@ -91,13 +90,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         name="old ComfyUI interrupted",
         broken="A ComfyUI that ignores the interrupt's prompt id is interrupted while other clients wait there.",
         hurts="It stops another client's render if ours has just ended.",
-        edits=(
-            Edit(
-                _SESSION,
-                "if why or not is_running:",
-                "if not is_running:",
-            ),
-        ),
+        edits=(Edit(_SESSION, "if why or not is_running:", "if not is_running:"),),
         notices="tests/runner/test_interrupts.py::test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits",
     ),
     Breakage(
@@ -135,37 +128,21 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         name="struck prompt not sent again",
         broken="A prompt that our interrupt of another one hit counts as stopped by somebody.",
         hurts="Cancelling one group fails a child of another.",
-        edits=(
-            Edit(
-                _SESSION,
-                "return self.log.use(prompt_id, since=since, until=until)",
-                "return False",
-            ),
-        ),
+        edits=(Edit(_SESSION, "return self.log.use(prompt_id, since=since, until=until)", "return False"),),
         notices=f"{_FAULTS}::test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again",
     ),
     Breakage(
         name="interrupt used twice",
         broken="An interrupt that ended its target may have ended the next prompt too.",
         hurts="A user's interrupt right after a cancel is ignored: the job is rendered again.",
-        edits=(
-            Edit(
-                "jobgroups/runner/interrupts.py",
-                "        if target in self._ended:\n",
-                "        if target:\n",
-            ),
-        ),
+        edits=(Edit("jobgroups/runner/interrupts.py", "        if target in self._ended:\n", "        if target:\n"),),
         notices="tests/runner/test_interrupts.py::test_user_interrupt_right_after_our_stop_ends_the_job",
     ),
     Breakage(
         name="refused write not repeated",
         broken="A write that the database does not take is not repeated.",
         hurts="A disk that is full for a second ends the runner, and with it every backend's session.",
-        edits=(
-            Edit(
-                "jobgroups/database/threads.py", "except TRANSIENT as error:", "except () as error:"
-            ),
-        ),
+        edits=(Edit("jobgroups/database/threads.py", "except TRANSIENT as error:", "except () as error:"),),
         notices=f"{_FAULTS}::test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only",
     ),
     Breakage(
@@ -185,13 +162,7 @@ OF_FOLLOWING: tuple[Breakage, ...] = (
         name="lost answer refused nothing",
         broken="A prompt whose answer was lost counts as accepted with all its outputs.",
         hurts="A job whose second output ComfyUI refused is shown as completed, without a warning.",
-        edits=(
-            Edit(
-                "jobgroups/runner/attempt/omissions.py",
-                'described.get("output_node") is True',
-                "False",
-            ),
-        ),
+        edits=(Edit("jobgroups/runner/attempt/omissions.py", 'described.get("output_node") is True', "False"),),
         notices=f"{_PARTIAL}::test_lost_answer_of_a_prompt_that_ended_fails_the_job_when_the_group_wants_all",
     ),
     Breakage(

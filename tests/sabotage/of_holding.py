@@ -14,13 +14,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         name="a person's change not seen by discovery",
         broken="A change of an adopted backend does not make it a person's.",
         hurts="A backend with tags and a token of a proxy is removed because it was off for ten minutes.",
-        edits=(
-            Edit(
-                "backends/services.py",
-                "update(**changes, adopted_at=None)",
-                "update(**changes)",
-            ),
-        ),
+        edits=(Edit("backends/services.py", "update(**changes, adopted_at=None)", "update(**changes)"),),
         notices="tests/api/test_found.py::test_backend_that_a_user_changed_is_never_removed",
     ),
     Breakage(
@@ -41,11 +35,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         broken="A backend that was set aside still takes prompts.",
         hurts="A GPU that fails every prompt in a second fails a whole night's renders.",
         edits=(
-            Edit(
-                "jobgroups/services/slots.py",
-                "quarantined=row.quarantined_at is not None,",
-                "quarantined=False,",
-            ),
+            Edit("jobgroups/services/slots.py", "quarantined=row.quarantined_at is not None,", "quarantined=False,"),
         ),
         notices=f"{_ROWS}::test_third_counted_failure_quarantines_the_backend",
     ),
@@ -79,13 +69,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         name="given back is charged",
         broken="An attempt that was given back counts as a try of its child.",
         hurts="A child whose machine was paused has no try left for a real failure.",
-        edits=(
-            Edit(
-                _HOLDS,
-                "        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)\n",
-                "",
-            ),
-        ),
+        edits=(Edit(_HOLDS, "        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)\n", ""),),
         notices=f"{_ROWS}::test_eviction_requeues_the_child_and_counts_no_attempt",
     ),
     Breakage(
@@ -106,13 +90,7 @@ OF_HOLDING: tuple[Breakage, ...] = (
         name="drained while a child waits",
         broken="A backend that is drained is disabled although a child waits for it.",
         hurts="The child fails, or waits for a machine that nobody will start again.",
-        edits=(
-            Edit(
-                _HOLDS,
-                "any(backend_in_use(fence.backend_id))",
-                "backend_in_use(fence.backend_id)[1]",
-            ),
-        ),
+        edits=(Edit(_HOLDS, "any(backend_in_use(fence.backend_id))", "backend_in_use(fence.backend_id)[1]"),),
         notices=f"{_ROWS}::test_drain_waits_for_queued_children",
     ),
 )

@@ -23,11 +23,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
         broken="Requests with a large body run in the threads of all other requests.",
         hurts="32 large bodies take all memory at once, and no submission finds a free thread.",
         edits=(
-            Edit(
-                "director/web/threaded_handler.py",
-                "    if body_bytes > LARGE_BYTES:\n        return _large\n",
-                "",
-            ),
+            Edit("director/web/threaded_handler.py", "    if body_bytes > LARGE_BYTES:\n        return _large\n", ""),
         ),
         notices=("tests/api/test_threaded_handler.py::test_large_bodies_have_threads_of_their_own"),
     ),
@@ -61,16 +57,9 @@ OF_LIMITS: tuple[Breakage, ...] = (
         name="probes in the threads of submissions",
         broken="Probes of addresses run in the threads that submissions need.",
         hurts="64 tests of a silent address delay every submission by 9.5 s.",
-        edits=(
-            Edit(
-                "director/web/threaded_handler.py",
-                "    if _probes(request):\n        return _probing\n",
-                "",
-            ),
-        ),
+        edits=(Edit("director/web/threaded_handler.py", "    if _probes(request):\n        return _probing\n", ""),),
         notices=(
-            "tests/api/test_threaded_handler.py::"
-            "test_probes_of_a_silent_address_are_bounded_and_delay_no_submission"
+            "tests/api/test_threaded_handler.py::test_probes_of_a_silent_address_are_bounded_and_delay_no_submission"
         ),
     ),
     Breakage(
@@ -85,8 +74,7 @@ OF_LIMITS: tuple[Breakage, ...] = (
             ),
         ),
         notices=(
-            "tests/outputs/test_thumbnails.py::"
-            "test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one"
+            "tests/outputs/test_thumbnails.py::test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one"
         ),
     ),
     Breakage(
@@ -113,9 +101,6 @@ OF_LIMITS: tuple[Breakage, ...] = (
                 "folder.mkdir(mode=0o755, parents=True, exist_ok=True)",
             ),
         ),
-        notices=(
-            "tests/unit/test_datadir.py::"
-            "test_new_folder_is_its_owners_alone_before_anything_lies_in_it"
-        ),
+        notices=("tests/unit/test_datadir.py::test_new_folder_is_its_owners_alone_before_anything_lies_in_it"),
     ),
 )

@@ -15,9 +15,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         broken="A retry queues whatever child is named, also one that completed.",
         hurts="Somebody's finished picture is thrown away and rendered again.",
         edits=(
-            Edit(
-                "jobgroups/domain/states.py", "CHILD_FINAL - {ChildStatus.COMPLETED}", "CHILD_FINAL"
-            ),
+            Edit("jobgroups/domain/states.py", "CHILD_FINAL - {ChildStatus.COMPLETED}", "CHILD_FINAL"),
             Edit(_RETRIES, "    if completed:\n", "    if False:\n"),
         ),
         notices=f"{_TESTS}::test_retry_of_completed_jobs_is_refused",
@@ -33,24 +31,14 @@ OF_RETRYING: tuple[Breakage, ...] = (
         name="late result not adopted",
         broken="A retry looks at no earlier attempt of its children.",
         hurts="A picture that is there already is rendered a second time.",
-        edits=(
-            Edit(
-                _RETRIES, "    results = late_results.late_results(chosen)\n", "    results = {}\n"
-            ),
-        ),
+        edits=(Edit(_RETRIES, "    results = late_results.late_results(chosen)\n", "    results = {}\n"),),
         notices=f"{_TESTS}::test_retry_adopts_a_late_result",
     ),
     Breakage(
         name="cancel mark kept",
         broken="The next run keeps the cancel of the one before.",
         hurts="A group that renders is shown as cancelled, and ends so though all of it is done.",
-        edits=(
-            Edit(
-                "jobgroups/services/group_transaction.py",
-                "        self.group.cancelled_at = None\n",
-                "",
-            ),
-        ),
+        edits=(Edit("jobgroups/services/group_transaction.py", "        self.group.cancelled_at = None\n", ""),),
         notices=f"{_TESTS}::test_retry_of_a_cancelled_group_requeues_cancelled_jobs",
     ),
     Breakage(
@@ -58,11 +46,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         broken="A retried child counts its wait from the first run.",
         hurts="What is retried on the next morning times out before anything is sent.",
         edits=(
-            Edit(
-                "jobgroups/services/group_transaction.py",
-                '"queued_at": moment,',
-                '"queued_at": child.queued_at,',
-            ),
+            Edit("jobgroups/services/group_transaction.py", '"queued_at": moment,', '"queued_at": child.queued_at,'),
         ),
         notices=f"{_TESTS}::test_retry_resets_everything_but_the_attempts",
     ),
@@ -71,11 +55,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         broken="A retry records no event.",
         hurts="Pages that are open show the old failures until their children run.",
         edits=(
-            Edit(
-                _RETRIES,
-                "        tx.add_event(log.group_reopened(tx.group, chosen, by=by))\n",
-                "        pass\n",
-            ),
+            Edit(_RETRIES, "        tx.add_event(log.group_reopened(tx.group, chosen, by=by))\n", "        pass\n"),
         ),
         notices=f"{_TESTS}::test_each_run_ends_with_its_own_group_complete",
     ),
@@ -96,13 +76,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         name="a new run for one job",
         broken="A retry of one job of a running group opens the next run.",
         hurts="The run has no end for its watchers: its group_complete never comes.",
-        edits=(
-            Edit(
-                _RETRIES,
-                "    opens_run = tx.group.completed_at is not None\n",
-                "    opens_run = True\n",
-            ),
-        ),
+        edits=(Edit(_RETRIES, "    opens_run = tx.group.completed_at is not None\n", "    opens_run = True\n"),),
         notices=f"{_IN_RUN}::test_failed_job_is_retried_while_its_group_runs",
     ),
     Breakage(
@@ -122,13 +96,7 @@ OF_RETRYING: tuple[Breakage, ...] = (
         name="moved without removal",
         broken="A move requests no removal of the prompt at the old backend.",
         hurts="The job is never sent to its new backend, or two backends render it.",
-        edits=(
-            Edit(
-                "jobgroups/services/moves.py",
-                "        tx.request_stop([attempt.pk], StopReason.MOVED)\n",
-                "",
-            ),
-        ),
+        edits=(Edit("jobgroups/services/moves.py", "        tx.request_stop([attempt.pk], StopReason.MOVED)\n", ""),),
         notices=f"{_MOVES}::test_moved_job_is_sent_after_its_accepted_prompt_is_removed",
     ),
     Breakage(

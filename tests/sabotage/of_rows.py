@@ -46,10 +46,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "if made[one]",
             ),
         ),
-        notices=(
-            "tests/outputs/test_replaced.py"
-            "::test_a_cached_node_does_not_show_the_file_that_another_node_wrote"
-        ),
+        notices=("tests/outputs/test_replaced.py::test_a_cached_node_does_not_show_the_file_that_another_node_wrote"),
     ),
     Breakage(
         name="younger file served",
@@ -62,10 +59,7 @@ OF_ROWS: tuple[Breakage, ...] = (
                 "            if False:\n",
             ),
         ),
-        notices=(
-            "tests/outputs/test_replaced.py"
-            "::test_a_file_written_after_the_end_of_its_job_is_not_its_own"
-        ),
+        notices=("tests/outputs/test_replaced.py::test_a_file_written_after_the_end_of_its_job_is_not_its_own"),
     ),
     Breakage(
         name="final state overwritten",
@@ -142,9 +136,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         name="commits not synced",
         broken="SQLite does not sync each commit.",
         hurts="A power cut loses an intent whose prompt is running: the child is rendered twice.",
-        edits=(
-            Edit("director/settings.py", "PRAGMA synchronous=FULL;", "PRAGMA synchronous=NORMAL;"),
-        ),
+        edits=(Edit("director/settings.py", "PRAGMA synchronous=FULL;", "PRAGMA synchronous=NORMAL;"),),
         notices="tests/db/test_durability.py::test_every_commit_but_progress_is_synced",
     ),
     Breakage(
@@ -179,11 +171,7 @@ OF_ROWS: tuple[Breakage, ...] = (
         broken="`since` starts with the event that the client names.",
         hurts="After each reconnect an event is applied twice.",
         edits=(
-            Edit(
-                "jobgroups/queries/groups.py",
-                "        return since, None",
-                "        return max(since - 1, 0), None",
-            ),
+            Edit("jobgroups/queries/groups.py", "        return since, None", "        return max(since - 1, 0), None"),
         ),
         notices=f"{_STREAMED}::test_since_resumes_right_after_the_known_event",
     ),
@@ -279,24 +267,14 @@ OF_ROWS: tuple[Breakage, ...] = (
             ),
         ),
         notices=(
-            "tests/db/test_group_services.py::"
-            "test_group_does_not_complete_twice_when_its_status_is_derived_again"
+            "tests/db/test_group_services.py::test_group_does_not_complete_twice_when_its_status_is_derived_again"
         ),
     ),
     Breakage(
         name="SQLite transactions deferred",
         broken="A transaction on SQLite takes the write lock with its first write only.",
         hurts="It fails if another process wrote since its first read: `database is locked`.",
-        edits=(
-            Edit(
-                "director/settings.py",
-                '"transaction_mode": "IMMEDIATE"',
-                '"transaction_mode": "DEFERRED"',
-            ),
-        ),
-        notices=(
-            "tests/db/test_durability.py::"
-            "test_transaction_that_has_only_read_keeps_other_writers_out"
-        ),
+        edits=(Edit("director/settings.py", '"transaction_mode": "IMMEDIATE"', '"transaction_mode": "DEFERRED"'),),
+        notices=("tests/db/test_durability.py::test_transaction_that_has_only_read_keeps_other_writers_out"),
     ),
 )

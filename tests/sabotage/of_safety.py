@@ -26,13 +26,7 @@ OF_SAFETY: tuple[Breakage, ...] = (
         name="peer of an event socket unchecked",
         broken="The address of an event socket is not checked before its handshake.",
         hurts="The request of the handshake, with the backend's headers, goes to that address.",
-        edits=(
-            Edit(
-                _DESTINATIONS,
-                "if is_refused(_host_of(self.remote_address)):",
-                "if is_refused(_host_of(None)):",
-            ),
-        ),
+        edits=(Edit(_DESTINATIONS, "if is_refused(_host_of(self.remote_address)):", "if is_refused(_host_of(None)):"),),
         notices=_REBOUND,
     ),
     Breakage(

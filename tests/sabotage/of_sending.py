@@ -33,9 +33,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         hurts="ComfyUI had queued it: the child is rendered twice.",
         edits=(
             Edit(
-                _ATTEMPT,
-                "except BackendUnreachable as error:",
-                "except (BackendUnreachable, ResponseLost) as error:",
+                _ATTEMPT, "except BackendUnreachable as error:", "except (BackendUnreachable, ResponseLost) as error:"
             ),
         ),
         notices=f"{_FAULTS}::test_a_lost_answer_is_looked_for_and_not_sent_again",
@@ -44,13 +42,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="exception in ComfyUI posted again",
         broken="ComfyUI's own 500 for an exception in its handler is no refusal.",
         hurts="A workflow that ComfyUI cannot take is posted five times in 160 s; everything behind it waits.",
-        edits=(
-            Edit(
-                _ATTEMPT,
-                "return answer.raised or await self._context",
-                "return await self._context",
-            ),
-        ),
+        edits=(Edit(_ATTEMPT, "return answer.raised or await self._context", "return await self._context"),),
         notices="tests/runner/test_unconfirmed_posts.py::test_exception_in_comfyui_is_a_refusal_after_one_lookup",
     ),
     Breakage(
@@ -58,11 +50,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         broken="A prompt whose server chose another id is looked up by the id that was sent.",
         hurts="It is not found there and sent again: the child is rendered twice.",
         edits=(
-            Edit(
-                "jobgroups/runner/attempt/lookup.py",
-                "if mark is not None and _has_mark(item, mark):",
-                "if False:",
-            ),
+            Edit("jobgroups/runner/attempt/lookup.py", "if mark is not None and _has_mark(item, mark):", "if False:"),
         ),
         notices="tests/runner/test_unconfirmed_posts.py::test_prompt_queued_under_another_id_is_rendered_once",
     ),
@@ -77,13 +65,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="no settle time",
         broken="An uncertain prompt that is absent at the first look was never accepted.",
         hurts="A POST still on its way lands after the child was given to another attempt.",
-        edits=(
-            Edit(
-                "jobgroups/runner/intervals.py",
-                "accept_timeout: float = 30.0",
-                "accept_timeout: float = 0.0",
-            ),
-        ),
+        edits=(Edit("jobgroups/runner/intervals.py", "accept_timeout: float = 30.0", "accept_timeout: float = 0.0"),),
         notices=f"{_FAULTS}::test_a_post_that_lands_during_the_looks_is_one_render",
     ),
     Breakage(
@@ -103,9 +85,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="abandoned prompts forgotten",
         broken="Nobody looks for prompts that were given up as never accepted.",
         hurts="One that lands late renders for nobody, while others wait for the GPU.",
-        edits=(
-            Edit("jobgroups/runner/session/health.py", "if not listed:", "if listed is not None:"),
-        ),
+        edits=(Edit("jobgroups/runner/session/health.py", "if not listed:", "if listed is not None:"),),
         notices=f"{_FAULTS}::test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted",
     ),
     Breakage(
@@ -113,11 +93,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         broken="A child that is sent again keeps its prompt id.",
         hurts="ComfyUI runs it twice, and nobody can tell the two apart.",
         edits=(
-            Edit(
-                _CLAIMS,
-                "prompt_id=str(uuid.uuid4()),",
-                "prompt_id=str(uuid.uuid5(uuid.NAMESPACE_URL, child_id)),",
-            ),
+            Edit(_CLAIMS, "prompt_id=str(uuid.uuid4()),", "prompt_id=str(uuid.uuid5(uuid.NAMESPACE_URL, child_id)),"),
         ),
         notices=f"{_ROWS}::test_unsent_attempt_is_requeued_and_not_counted",
     ),
@@ -125,13 +101,7 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="uncharged retries without end",
         broken="A child may be given back uncharged any number of times.",
         hurts="A backend that swallows prompts keeps a group running for ever.",
-        edits=(
-            Edit(
-                "jobgroups/services/outcomes.py",
-                "if child.uncounted_attempts + 1 < MAX_UNCOUNTED:",
-                "if True:",
-            ),
-        ),
+        edits=(Edit("jobgroups/services/outcomes.py", "if child.uncounted_attempts + 1 < MAX_UNCOUNTED:", "if True:"),),
         notices=f"{_ROWS}::test_job_fails_after_five_abandoned_prompts",
     ),
     Breakage(
@@ -151,26 +121,14 @@ OF_SENDING: tuple[Breakage, ...] = (
         name="sent behind one that is being stopped",
         broken="A second prompt is sent while the interrupt of the first is under way.",
         hurts="ComfyUI's interrupt flag is process-wide: it stops the second one.",
-        edits=(
-            Edit(
-                "jobgroups/services/slots.py",
-                "return not stopping and len(active)",
-                "return len(active)",
-            ),
-        ),
+        edits=(Edit("jobgroups/services/slots.py", "return not stopping and len(active)", "return len(active)"),),
         notices=f"{_ROWS}::test_claims_are_limited_by_depth_and_stopping_prompts_count",
     ),
     Breakage(
         name="old lease trusted",
         broken="A runner sends although its lease was not renewed for long.",
         hurts="Two runners that both believe in their lease send one child each.",
-        edits=(
-            Edit(
-                "jobgroups/runner/lease_clock.py",
-                " and time.monotonic() - renewed_at <= _HALF_S",
-                "",
-            ),
-        ),
+        edits=(Edit("jobgroups/runner/lease_clock.py", " and time.monotonic() - renewed_at <= _HALF_S", ""),),
         notices="tests/runner/test_rare_moments.py::test_nothing_is_sent_while_the_lease_may_be_anothers",
     ),
 )

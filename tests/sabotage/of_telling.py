@@ -13,26 +13,14 @@ OF_TELLING: tuple[Breakage, ...] = (
         name="end told to nobody",
         broken="The end of a group's run stores no notice.",
         hurts="Who wanted to be woken when the night's work is done sleeps on.",
-        edits=(
-            Edit(
-                "jobgroups/services/transactions.py",
-                "notices.enqueue_group_ended(group, children)",
-                "pass",
-            ),
-        ),
+        edits=(Edit("jobgroups/services/transactions.py", "notices.enqueue_group_ended(group, children)", "pass"),),
         notices=f"{_NOTICES}::test_the_end_of_a_group_is_told_once_with_its_link",
     ),
     Breakage(
         name="told by every runner",
         broken="A runner takes up notices while another one tells some.",
         hurts="A burst comes as several messages, one from each runner.",
-        edits=(
-            Edit(
-                "jobgroups/services/outbox.py",
-                " or any(_is_under_way(one, moment) for one in waiting)",
-                "",
-            ),
-        ),
+        edits=(Edit("jobgroups/services/outbox.py", " or any(_is_under_way(one, moment) for one in waiting)", ""),),
         notices=f"{_NOTICES}::test_what_one_runner_tells_no_other_does",
     ),
     Breakage(
@@ -40,8 +28,7 @@ OF_TELLING: tuple[Breakage, ...] = (
         broken="A service that took a notice gets it again with each try of another one.",
         hurts="While the mail server is down, the same group ends in the chat all night.",
         edits=(Edit("jobgroups/runner/notices/notifier.py", "if one.id not in taken]", "]"),),
-        notices=f"{_NOTIFYING}::test_one_service_that_fails_keeps_no_other_from_being_told"
-        "_and_none_is_told_twice",
+        notices=f"{_NOTIFYING}::test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is_told_twice",
     ),
     Breakage(
         name="told again by the next runner",

@@ -25,9 +25,7 @@ OF_WAITS: tuple[Breakage, ...] = (
         name="event socket ends an absence",
         broken="An event socket that opens ends the absence of a backend whose requests fail.",
         hurts="A socket that reconnects restarts the clock, and jobs never move or end.",
-        edits=(
-            Edit(_OBSERVING, "        if availability.requests_fail:\n", "        if False:\n"),
-        ),
+        edits=(Edit(_OBSERVING, "        if availability.requests_fail:\n", "        if False:\n"),),
         notices=f"{_BOUNDS}::test_event_sockets_alone_do_not_make_a_backend_available",
     ),
     Breakage(

@@ -48,12 +48,8 @@ def test_the_test_that_notices_is_there(breakage: Breakage) -> None:
 
 def test_a_breakage_that_the_code_has_left_behind_says_which_it_is(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("a = 1\nb = a\n", encoding="utf-8")
-    stale = Breakage(
-        name="gone", broken="", hurts="", edits=(Edit("code.py", "c = 1", "c = 2"),), notices=""
-    )
-    with pytest.raises(
-        StaleBreakage, match=r"Refresh the breakage 'gone'. code.py: occurs 0 times"
-    ):
+    stale = Breakage(name="gone", broken="", hurts="", edits=(Edit("code.py", "c = 1", "c = 2"),), notices="")
+    with pytest.raises(StaleBreakage, match=r"Refresh the breakage 'gone'. code.py: occurs 0 times"):
         stale.apply(tmp_path)
 
 

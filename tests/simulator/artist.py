@@ -18,12 +18,7 @@ Frame = dict[str, Any]
 
 
 class Artist:
-    def __init__(
-        self,
-        sim: Simulator,
-        session: aiohttp.ClientSession,
-        socket: aiohttp.ClientWebSocketResponse,
-    ) -> None:
+    def __init__(self, sim: Simulator, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.sim = sim
         self.session = session
         self.socket = socket

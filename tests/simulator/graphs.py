@@ -7,9 +7,7 @@ from typing import Any
 Graph = dict[str, dict[str, Any]]
 
 
-def sampler(
-    seed: int = 1, steps: int = 4, delay: float = 0.0, *, prefix: str = "test", **inputs: Any
-) -> Graph:
+def sampler(seed: int = 1, steps: int = 4, delay: float = 0.0, *, prefix: str = "test", **inputs: Any) -> Graph:
     """TestSampler -> SaveImage, the recordings' workflow."""
     settings = {"seed": seed, "steps": steps, "cfg": 7.0, "sampler_name": "euler", "delay": delay}
     return {
@@ -18,9 +16,7 @@ def sampler(
     }
 
 
-def text_to_image(
-    seed: int = 1, steps: int = 4, *, text: str = "a house", side: int = 512
-) -> Graph:
+def text_to_image(seed: int = 1, steps: int = 4, *, text: str = "a house", side: int = 512) -> Graph:
     """ComfyUI's default workflow, with the titles its editor gives."""
     loader: list[Any] = ["4", 0]
     return {

@@ -25,10 +25,7 @@ async def test_listing_has_every_class_with_its_inputs_and_no_prose(me: Artist) 
     assert len(listing) == 389
     assert list(keys_with_prose(listing)) == []
     assert listing["KSampler"]["description"] == ""
-    assert listing["KSampler"]["input"]["required"]["steps"] == [
-        "INT",
-        {"default": 20, "min": 1, "max": 10000},
-    ]
+    assert listing["KSampler"]["input"]["required"]["steps"] == ["INT", {"default": 20, "min": 1, "max": 10000}]
 
 
 async def test_every_class_on_the_list_can_be_called(me: Artist) -> None:

@@ -27,11 +27,7 @@ MANAGE = [sys.executable, "manage.py", "simulate"]
 @contextmanager
 def started(*arguments: str, command: list[str] = MODULE) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*command, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         yield process
@@ -57,19 +53,14 @@ def parsed(*arguments: str) -> argparse.Namespace:
 
 
 LONG = {
-    "1": {
-        "class_type": "TestSampler",
-        "inputs": {"seed": 1, "steps": 9, "cfg": 7, "sampler_name": "e", "delay": 60},
-    },
+    "1": {"class_type": "TestSampler", "inputs": {"seed": 1, "steps": 9, "cfg": 7, "sampler_name": "e", "delay": 60}},
     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
 }
 
 
 @pytest.mark.parametrize("command", [MODULE, MANAGE], ids=["module", "manage.py"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_three_servers_listen_and_end_on_a_signal(
-    command: list[str], number: signal.Signals
-) -> None:
+def test_three_servers_listen_and_end_on_a_signal(command: list[str], number: signal.Signals) -> None:
     with started("--port", "0", "--count", "3", "--json", command=command) as process:
         urls = announced(process)
         assert len(set(urls)) == 3
@@ -103,9 +94,7 @@ def test_further_servers_take_the_next_ports() -> None:
     assert json.loads(line)["urls"] == [f"http://127.0.0.1:{port + n}" for n in range(2)]
 
 
-def test_killed_server_leaves_an_audit_log_and_the_next_one_records_the_loss(
-    tmp_path: Path,
-) -> None:
+def test_killed_server_leaves_an_audit_log_and_the_next_one_records_the_loss(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     arguments = ("--port", "0", "--json", "--audit-log", str(path))
     with started(*arguments) as process:
@@ -119,12 +108,8 @@ def test_killed_server_leaves_an_audit_log_and_the_next_one_records_the_loss(
     assert lost == ["mine"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "further"), [([], ()), (["--model", "mine.ckpt"], ("mine.ckpt",))]
-)
-def test_command_offers_the_checkpoints_of_common_workflows(
-    arguments: list[str], further: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(("arguments", "further"), [([], ()), (["--model", "mine.ckpt"], ("mine.ckpt",))])
+def test_command_offers_the_checkpoints_of_common_workflows(arguments: list[str], further: tuple[str, ...]) -> None:
     (server,) = simulators(parsed(*arguments))
     assert server.config.checkpoints == (*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *further)
     assert "v1-5-pruned-emaonly.safetensors" in server.config.checkpoints

@@ -28,9 +28,7 @@ BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.Client
         ("status", 503, "text/plain"),
     ],
 )
-async def test_wrong_answers_of_a_route(
-    name: str, status: int, kind: str, sim: Simulator, me: Artist
-) -> None:
+async def test_wrong_answers_of_a_route(name: str, status: int, kind: str, sim: Simulator, me: Artist) -> None:
     options = {"status": 503} if name == "status" else {}
     sim.fault(name, route="/queue", **options)
     async with me.session.get("/queue", allow_redirects=False) as answer:
@@ -112,9 +110,7 @@ async def test_silent_socket_is_open_and_answers_pings(sim: Simulator, me: Artis
     assert not me.socket.closed
 
 
-async def test_second_socket_makes_the_first_silent_and_its_close_the_second(
-    sim: Simulator,
-) -> None:
+async def test_second_socket_makes_the_first_silent_and_its_close_the_second(sim: Simulator) -> None:
     async with artist(sim) as first, artist(sim) as second:
         await second.run(sampler(1))
         assert await first.receives_nothing()

@@ -17,9 +17,7 @@ BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.Client
 # a prompt's run
 
 
-async def test_node_error_names_the_sampler_and_keeps_the_chosen_words(
-    sim: Simulator, me: Artist
-) -> None:
+async def test_node_error_names_the_sampler_and_keeps_the_chosen_words(sim: Simulator, me: Artist) -> None:
     sim.fault("node_error", type="torch.OutOfMemoryError", message="CUDA out of memory", step=2)
     prompt_id, frames = await me.run(text_to_image())
     entry = await me.history(prompt_id)
@@ -151,9 +149,7 @@ async def test_late_interrupt_hits_the_next_prompt(sim: Simulator, me: Artist) -
 # the end of a prompt
 
 
-async def test_late_history_is_empty_between_success_and_the_end(
-    sim: Simulator, me: Artist
-) -> None:
+async def test_late_history_is_empty_between_success_and_the_end(sim: Simulator, me: Artist) -> None:
     sim.fault("late_history", seconds=0.3)
     prompt_id = await me.queue(sampler())
     await me.until_type("execution_success")
@@ -191,9 +187,7 @@ async def test_history_can_be_huge(sim: Simulator, me: Artist) -> None:
         assert len(await answer.read()) > 3_000_000
 
 
-async def test_other_client_clears_the_history_at_the_end_of_a_prompt(
-    sim: Simulator, me: Artist
-) -> None:
+async def test_other_client_clears_the_history_at_the_end_of_a_prompt(sim: Simulator, me: Artist) -> None:
     sim.fault("clear_history", at="ended")
     prompt_id, _ = await me.run(sampler())
     await soon(lambda: not sim.state.queue.history)
@@ -203,9 +197,7 @@ async def test_other_client_clears_the_history_at_the_end_of_a_prompt(
 # POST /prompt
 
 
-async def test_lost_answer_breaks_the_connection_and_the_prompt_runs(
-    sim: Simulator, me: Artist
-) -> None:
+async def test_lost_answer_breaks_the_connection_and_the_prompt_runs(sim: Simulator, me: Artist) -> None:
     sim.fault("lose_answer")
     with pytest.raises(BROKEN):
         await me.post(sampler(), prompt_id="mine")

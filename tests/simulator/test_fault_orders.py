@@ -47,9 +47,7 @@ def test_count_0_is_for_ever(faults: Faults) -> None:
         ({"mark": "child-7"}, {"extra_data": {"director": {"child": "child-8"}}}, False),
     ],
 )
-def test_filters_select_the_prompt(
-    faults: Faults, options: dict[str, Any], facts: dict[str, Any], hit: bool
-) -> None:
+def test_filters_select_the_prompt(faults: Faults, options: dict[str, Any], facts: dict[str, Any], hit: bool) -> None:
     faults.inject("slow", **options)
     assert (faults.take("slow", **facts) is not None) is hit
 
@@ -108,10 +106,7 @@ def test_impossible_orders_are_refused_with_the_possible_values(
 def test_command_line_form_is_read() -> None:
     assert parse_fault("crash") == ("crash", {})
     parsed = parse_fault("node_error:type=torch.OutOfMemoryError,message=CUDA out of memory")
-    assert parsed == (
-        "node_error",
-        {"type": "torch.OutOfMemoryError", "message": "CUDA out of memory"},
-    )
+    assert parsed == ("node_error", {"type": "torch.OutOfMemoryError", "message": "CUDA out of memory"})
     with pytest.raises(FaultError, match="write NAME:key=value"):
         parse_fault("slow:5")
 

@@ -20,10 +20,7 @@ NAN = float("nan")
 def loading(**more: Any) -> Graph:
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}} | more,
-        "2": {
-            "class_type": "SaveImage",
-            "inputs": {"images": ["1", 0], "filename_prefix": "saved"},
-        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "saved"}},
     }
 
 
@@ -66,9 +63,7 @@ async def test_not_a_number_is_bare_in_an_execution_error(sim: Simulator, me: Ar
     assert '"cfg": [NaN]' in frame
 
 
-async def test_saved_image_has_the_hash_of_its_file_and_history_does_not(
-    tmp_path: Path,
-) -> None:
+async def test_saved_image_has_the_hash_of_its_file_and_history_does_not(tmp_path: Path) -> None:
     async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
         picture(tmp_path)
         prompt_id, _ = await me.run(loading())

@@ -35,9 +35,7 @@ async def failure(me: Artist, graph: Graph) -> tuple[Any, Any]:
     return told, entry
 
 
-async def test_cycle_is_reported_as_an_error_and_is_a_success_in_the_history(
-    me: Artist,
-) -> None:
+async def test_cycle_is_reported_as_an_error_and_is_a_success_in_the_history(me: Artist) -> None:
     """As in a real one: it notes no failure of a node, for none ran."""
     told, entry = await failure(me, cyclic())
     assert told["exception_type"] == "graph.DependencyCycleError"
@@ -74,10 +72,7 @@ async def test_freeing_memory_makes_a_cycle_a_success_again(me: Artist) -> None:
 
 
 async def test_outputs_before_a_cycle_are_in_the_history(me: Artist) -> None:
-    graph = cyclic() | {
-        "3": plain_image(7)["1"],
-        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
-    }
+    graph = cyclic() | {"3": plain_image(7)["1"], "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}}
     told, entry = await failure(me, graph)
     assert told["executed"] == ["3", "4"]
     assert list(entry["outputs"]) == ["4"]
@@ -92,16 +87,12 @@ async def test_outputs_before_a_cycle_are_in_the_history(me: Artist) -> None:
         ("SaveImageWebsocket", "SaveImageWebsocket.save_images"),
     ],
 )
-async def test_link_in_an_undeclared_input_fails_at_its_node(
-    class_type: str, function: str, me: Artist
-) -> None:
+async def test_link_in_an_undeclared_input_fails_at_its_node(class_type: str, function: str, me: Artist) -> None:
     inputs = {"images": ["1", 0], "filename_prefix": "x", "unheard_of": ["1", 7]}
     graph = plain_image() | {"2": {"class_type": class_type, "inputs": inputs}}
     told, entry = await failure(me, graph)
     assert (told["node_id"], told["exception_type"]) == ("2", "TypeError")
-    assert told["exception_message"] == (
-        f"{function}() got an unexpected keyword argument 'unheard_of'\n"
-    )
+    assert told["exception_message"] == (f"{function}() got an unexpected keyword argument 'unheard_of'\n")
     assert told["current_inputs"]["unheard_of"] == [None]
     assert entry["status"]["status_str"] == "error"
 
@@ -126,11 +117,7 @@ async def test_link_to_a_parameter_that_is_no_input_is_taken(me: Artist) -> None
     ("inputs", "kind", "message"),
     [
         ({"prompt": ["1", 0]}, "AttributeError", "'str' object has no attribute 'get'"),
-        (
-            {"unheard_of": ["1", 0.0]},
-            "TypeError",
-            "list indices must be integers or slices, not float",
-        ),
+        ({"unheard_of": ["1", 0.0]}, "TypeError", "list indices must be integers or slices, not float"),
         ({"unheard_of": ["1", -2]}, "IndexError", "list index out of range"),
     ],
 )
@@ -147,18 +134,11 @@ async def test_unreadable_link_fails_before_its_node_executes(
     assert (told["node_id"], told["current_inputs"]) == ("2", {})
 
 
-@pytest.mark.parametrize(
-    ("class_type", "attribute"), [("ImageScale", "movedim"), ("SaveImageWebsocket", "shape")]
-)
-async def test_constant_for_an_image_fails_at_its_node(
-    class_type: str, attribute: str, me: Artist
-) -> None:
+@pytest.mark.parametrize(("class_type", "attribute"), [("ImageScale", "movedim"), ("SaveImageWebsocket", "shape")])
+async def test_constant_for_an_image_fails_at_its_node(class_type: str, attribute: str, me: Artist) -> None:
     scale = {"image": "abc", "upscale_method": "area", "width": 8, "height": 8, "crop": "disabled"}
     graph = plain_image() | {
-        "3": {
-            "class_type": class_type,
-            "inputs": scale if class_type == "ImageScale" else {"images": "abc"},
-        }
+        "3": {"class_type": class_type, "inputs": scale if class_type == "ImageScale" else {"images": "abc"}}
     }
     if class_type == "ImageScale":
         graph["2"]["inputs"]["images"] = ["3", 0]
@@ -170,11 +150,7 @@ async def test_constant_for_an_image_fails_at_its_node(
 @pytest.mark.parametrize(
     ("inputs", "kind", "message"),
     [
-        (
-            {},
-            "TypeError",
-            "LoadImage.VALIDATE_INPUTS() missing 1 required positional argument: 'image'",
-        ),
+        ({}, "TypeError", "LoadImage.VALIDATE_INPUTS() missing 1 required positional argument: 'image'"),
         ({"image": ["3", 0]}, "AttributeError", "'NoneType' object has no attribute 'endswith'"),
         ({"image": ["3"]}, "AttributeError", "'list' object has no attribute 'endswith'"),
         ({"image": 5}, "AttributeError", "'int' object has no attribute 'endswith'"),
@@ -222,9 +198,7 @@ async def test_folder_passes_as_a_file_until_it_is_opened(me: Artist) -> None:
     assert told["exception_type"] == "IsADirectoryError"
 
 
-async def test_file_removed_while_its_prompt_waits_is_missed_when_it_runs(
-    tmp_path: Path,
-) -> None:
+async def test_file_removed_while_its_prompt_waits_is_missed_when_it_runs(tmp_path: Path) -> None:
     path = tmp_path / "input" / "picture.png"
     async with Simulator(output_dir=tmp_path) as sim, artist(sim) as me:
         Image.new("RGB", (8, 8)).save(path)

@@ -38,9 +38,7 @@ async def test_next_prompt_waits_for_the_end_of_the_pause() -> None:
         assert time.monotonic() - start > PAUSE / 2
 
 
-async def test_pause_put_off_comes_when_the_ten_seconds_are_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_pause_put_off_comes_when_the_ten_seconds_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "INTERVAL", 0.5)
     async with Simulator(gc_pause=PAUSE) as sim, artist(sim) as me:
         await me.run(plain_image())

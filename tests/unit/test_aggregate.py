@@ -14,29 +14,19 @@ COMPLETED, FAILED = ChildStatus.COMPLETED, ChildStatus.FAILED
 TIMEOUT, CANCELLED = ChildStatus.TIMEOUT, ChildStatus.CANCELLED
 
 #: Groups of one to four children: every row of the table is met, in every mixture.
-GROUPS = [
-    group for size in range(1, 5) for group in combinations_with_replacement(ChildStatus, size)
-]
+GROUPS = [group for size in range(1, 5) for group in combinations_with_replacement(ChildStatus, size)]
 MARKS = list(product([False, True], repeat=3))
 
 
 def status(
-    *children: ChildStatus,
-    cancelled: bool = False,
-    claimed: bool = True,
-    accepted_without_runner: bool = False,
+    *children: ChildStatus, cancelled: bool = False, claimed: bool = True, accepted_without_runner: bool = False
 ) -> GroupStatus:
     return group_status(
-        Counter(children),
-        cancelled=cancelled,
-        claimed=claimed,
-        accepted_without_runner=accepted_without_runner,
+        Counter(children), cancelled=cancelled, claimed=claimed, accepted_without_runner=accepted_without_runner
     )
 
 
-def by_the_table(
-    group: tuple[ChildStatus, ...], cancelled: bool, claimed: bool, without_runner: bool
-) -> GroupStatus:
+def by_the_table(group: tuple[ChildStatus, ...], cancelled: bool, claimed: bool, without_runner: bool) -> GroupStatus:
     """The contract's table as a list of (condition, status), the first true one decides."""
     final = all(child in CHILD_FINAL for child in group)
     completed = [child for child in group if child == COMPLETED]
@@ -54,13 +44,9 @@ def by_the_table(
 
 
 @pytest.mark.parametrize(("cancelled", "claimed", "without_runner"), MARKS)
-def test_every_mixture_of_children_follows_the_table(
-    cancelled: bool, claimed: bool, without_runner: bool
-) -> None:
+def test_every_mixture_of_children_follows_the_table(cancelled: bool, claimed: bool, without_runner: bool) -> None:
     for group in GROUPS:
-        found = status(
-            *group, cancelled=cancelled, claimed=claimed, accepted_without_runner=without_runner
-        )
+        found = status(*group, cancelled=cancelled, claimed=claimed, accepted_without_runner=without_runner)
         assert found == by_the_table(group, cancelled, claimed, without_runner), group
 
 
@@ -82,9 +68,7 @@ def test_every_mixture_of_children_follows_the_table(
         ((CANCELLED, CANCELLED), GroupStatus.CANCELLED),
     ],
 )
-def test_rows_of_the_table_for_a_claimed_group(
-    children: tuple[ChildStatus, ...], expected: GroupStatus
-) -> None:
+def test_rows_of_the_table_for_a_claimed_group(children: tuple[ChildStatus, ...], expected: GroupStatus) -> None:
     assert status(*children) == expected
 
 

@@ -25,25 +25,12 @@ BEFORE = NOW - dt.timedelta(minutes=5)
 #: The columns that lead to each state.
 TRUE_OF: dict[BackendState, dict[str, Any]] = {
     BackendState.DISABLED: {"enabled": False, "changed_at": BEFORE, "changed_by": "anna"},
-    BackendState.QUARANTINED: {
-        "quarantined_at": BEFORE,
-        "quarantine_reason": "3 failures",
-        "quarantine_by": "",
-    },
+    BackendState.QUARANTINED: {"quarantined_at": BEFORE, "quarantine_reason": "3 failures", "quarantine_by": ""},
     BackendState.DRAINING: {"hold": "drain", "changed_at": BEFORE, "changed_by": "anna"},
     BackendState.PAUSED: {"hold": "pause", "changed_at": BEFORE, "changed_by": "anna"},
-    BackendState.OFFLINE: {
-        "reachability": "offline",
-        "status_reason": "connection refused",
-        "status_since": BEFORE,
-    },
+    BackendState.OFFLINE: {"reachability": "offline", "status_reason": "connection refused", "status_since": BEFORE},
     BackendState.UNKNOWN: {},
-    BackendState.BUSY: {
-        "reachability": "online",
-        "last_seen_at": NOW,
-        "status_since": BEFORE,
-        "is_busy": True,
-    },
+    BackendState.BUSY: {"reachability": "online", "last_seen_at": NOW, "status_since": BEFORE, "is_busy": True},
     BackendState.ONLINE: {"reachability": "online", "last_seen_at": NOW, "status_since": BEFORE},
 }
 
@@ -86,9 +73,7 @@ def test_status_is_offline_when_the_observation_is_stale() -> None:
 
 
 def test_status_reason_names_the_probation() -> None:
-    assert (
-        "On probation" in status(**TRUE_OF[BackendState.ONLINE], consecutive_quarantines=2).reason
-    )
+    assert "On probation" in status(**TRUE_OF[BackendState.ONLINE], consecutive_quarantines=2).reason
 
 
 @pytest.mark.parametrize("hold", Hold)
@@ -99,11 +84,7 @@ def test_prompt_limit_is_zero_for_a_held_backend(
     hold: Hold, enabled: bool, quarantined: bool, consecutive: int, limit: int
 ) -> None:
     found = prompt_limit(
-        enabled=enabled,
-        hold=hold,
-        quarantined=quarantined,
-        consecutive_quarantines=consecutive,
-        depth=2,
+        enabled=enabled, hold=hold, quarantined=quarantined, consecutive_quarantines=consecutive, depth=2
     )
     works = enabled and hold is Hold.NONE and not quarantined
     assert found == (limit if works else 0)

@@ -19,9 +19,7 @@ from tests.bench.wire import Connection, at_once, request
         (2.9, True, "MISS"),
     ],
 )
-def test_a_figure_is_judged_by_its_gate_and_its_goal(
-    value: float, more_is_better: bool, verdict: str
-) -> None:
+def test_a_figure_is_judged_by_its_gate_and_its_goal(value: float, more_is_better: bool, verdict: str) -> None:
     gate, goal = (3, 8) if more_is_better else (8, 3)
     one = Figure(name="x", value=value, gate=gate, goal=goal, more_is_better=more_is_better)
     assert one.verdict() == verdict
@@ -60,9 +58,7 @@ def test_the_age_of_the_newest_value_grows_until_the_next_one_comes() -> None:
 def test_frames_are_whole_however_they_are_cut() -> None:
     bodies = [b'{"a": 1}', b'{"a": "' + b"x" * 70_000 + b'"}', b'{"a": 3}']
     sent = b"".join(
-        b"\x81"
-        + (bytes([len(one)]) if len(one) < 126 else b"\x7f" + len(one).to_bytes(8, "big"))
-        + one
+        b"\x81" + (bytes([len(one)]) if len(one) < 126 else b"\x7f" + len(one).to_bytes(8, "big")) + one
         for one in bodies
     )
     pieces = [(float(place), sent[place : place + 999]) for place in range(0, len(sent), 999)]
@@ -71,10 +67,7 @@ def test_frames_are_whole_however_they_are_cut() -> None:
 
 def test_a_prompt_that_was_sent_or_started_twice_is_counted() -> None:
     marks = [{"director": {"group": "g", "job": job}} for job in ("1", "2", "2")]
-    seen = [
-        {"kind": "accepted", "prompt_id": str(number), "extra_data": mark}
-        for number, mark in enumerate(marks)
-    ]
+    seen = [{"kind": "accepted", "prompt_id": str(number), "extra_data": mark} for number, mark in enumerate(marks)]
     seen += [{"kind": "started", "prompt_id": prompt_id} for prompt_id in ("0", "1", "0")]
     assert throughput.doubled(seen) == 2
 

@@ -29,17 +29,11 @@ def test_gpu_slug_of_a_device_name(name: str, slug: str) -> None:
 @pytest.mark.parametrize(
     ("required", "missing"),
     [
-        (
-            ["flux", "Studio A", "gpu:nvidia-geforce-rtx-4090", "gpu:RTX-4090", "gpu:4090"],
-            [],
-        ),
+        (["flux", "Studio A", "gpu:nvidia-geforce-rtx-4090", "gpu:RTX-4090", "gpu:4090"], []),
         (["comfyui:0.3.64", "comfyui:0.3", "comfyui:0"], []),
         (["Flux", "studio a", "vram:24", ""], ["Flux", "studio a", "vram:24", ""]),
         (["gpu:409", "gpu:090", "gpu:", "gpu:cpu"], ["gpu:409", "gpu:090", "gpu:", "gpu:cpu"]),
-        (
-            ["comfyui:0.3.6", "comfyui:", "comfyui:1"],
-            ["comfyui:0.3.6", "comfyui:", "comfyui:1"],
-        ),
+        (["comfyui:0.3.6", "comfyui:", "comfyui:1"], ["comfyui:0.3.6", "comfyui:", "comfyui:1"]),
         (["z", "flux", "a"], ["z", "a"]),
     ],
 )

@@ -38,8 +38,7 @@ def test_parameter_is_parsed_as_json_if_it_is_json(text: str, value: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("n=3", 3), ("n=1.10", "1.10"), ("n=010", "010"), ("n=1e3", "1e3"), ("n=true", True)],
+    ("text", "value"), [("n=3", 3), ("n=1.10", "1.10"), ("n=010", "010"), ("n=1e3", "1e3"), ("n=true", True)]
 )
 def test_metadata_keeps_its_text(text: str, value: Any) -> None:
     assert option_types.metadata([text]) == {"n": value}
@@ -67,19 +66,13 @@ def test_moment_without_a_time_zone_is_local() -> None:
 
 
 def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> Backend:
-    return Backend(
-        backend_id=name, name=name, url=f"http://{name}", enabled=True, status=status, tags=tags
-    )
+    return Backend(backend_id=name, name=name, url=f"http://{name}", enabled=True, status=status, tags=tags)
 
 
 def test_id_takes_precedence_over_a_tag() -> None:
     known = [_backend("a", tags=("b", "big, red")), _backend("b"), _backend("c", tags=("b",))]
     assert [one.backend_id for one in selection.by_name(["b"], known)] == ["b"]
-    assert [one.backend_id for one in selection.by_name(["big, red", "c,a"], known)] == [
-        "a",
-        "c",
-        "a",
-    ]
+    assert [one.backend_id for one in selection.by_name(["big, red", "c,a"], known)] == ["a", "c", "a"]
     with pytest.raises(CommandError, match="'d'"):
         selection.by_name(["d"], known)
 
@@ -168,9 +161,7 @@ _ROWS = st.lists(
     st.builds(
         Row,
         job_id=st.uuids().map(str),
-        backend_id=st.text(
-            st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64
-        ),
+        backend_id=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
         seed=st.integers(0, 2**53 - 1),
         status=st.sampled_from(["queued", "running", *sorted(FINAL)]),
         progress=st.floats(0, 100),
@@ -194,8 +185,4 @@ def test_bars_fit_into_every_terminal(rows: list[Row], width: int, height: int) 
 
 
 def test_columns_are_aligned_without_control_characters() -> None:
-    assert text.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")]) == [
-        "A     B",
-        "long  x y [2J",
-        "s",
-    ]
+    assert text.columns(("A", "B"), [("long", "x\ny\x1b[2J"), ("s", "")]) == ["A     B", "long  x y [2J", "s"]

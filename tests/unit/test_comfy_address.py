@@ -47,11 +47,7 @@ def test_every_loopback_spelling_is_localhost(text: str) -> None:
         ("http://gpu", "http://gpu", "gpu_80"),
         ("http://gpu:80/", "http://gpu", "gpu_80"),
         ("HTTPS://Farm.Example:443/", "https://farm.example", "farm.example_443"),
-        (
-            "https://farm:8443/a b/".replace(" ", "%20"),
-            "https://farm:8443/a%20b",
-            "farm_8443_a-20b",
-        ),
+        ("https://farm:8443/a b/".replace(" ", "%20"), "https://farm:8443/a%20b", "farm_8443_a-20b"),
         ("https://farm//gpu1//", "https://farm/gpu1", "farm_443_gpu1"),
         ("http://[FE80:0::1]:8188", "http://[fe80::1]:8188", "fe80--1_8188"),
         ("http://[2001:db8::1]", "http://[2001:db8::1]", "2001-db8--1_80"),

@@ -62,18 +62,12 @@ def test_nonsense_answer_is_a_protocol_error(read: Callable[[bytes], Any], text:
         read(text)
 
 
-@pytest.mark.parametrize(
-    "answer", [case for case in recorded("refused") if case.values[0]["status"] == 400]
-)
+@pytest.mark.parametrize("answer", [case for case in recorded("refused") if case.values[0]["status"] == 400])
 def test_refused_prompt_has_its_reason_and_a_sentence(answer: dict[str, Any]) -> None:
     refusal = answers.refusal(body(answer))
     said = sentence(refusal, status=answer["status"])
     error = answer["body"]["error"]
-    assert (refusal.error_type, refusal.message, refusal.details) == (
-        error["type"],
-        error["message"],
-        error["details"],
-    )
+    assert (refusal.error_type, refusal.message, refusal.details) == (error["type"], error["message"], error["details"])
     assert refusal.node_errors == answer["body"]["node_errors"]
     assert said.startswith(error["message"])
     for node_id, node in list(refusal.node_errors.items())[:1]:
@@ -111,12 +105,10 @@ def test_refused_outputs_are_named_with_the_node_that_is_wrong() -> None:
     cause = "Value not in list: ckpt_name: 'x'"
     assert list(refused_outputs(node_errors)) == [
         f"ComfyUI did not execute output node 9 (SaveImage): {cause}",
-        "ComfyUI did not execute output nodes 10, 11, because of node 4 (Loader):"
-        f" {cause}; {cause}",
+        f"ComfyUI did not execute output nodes 10, 11, because of node 4 (Loader): {cause}; {cause}",
         "ComfyUI did not execute output node 5 (SaveImage): it gave no reason",
         "ComfyUI did not execute output node 6 (?): it gave no reason",
-        "ComfyUI did not execute output node 12 (SaveImage):"
-        " it was refused, and ComfyUI's answer was lost",
+        "ComfyUI did not execute output node 12 (SaveImage): it was refused, and ComfyUI's answer was lost",
     ]
 
 
@@ -128,10 +120,7 @@ def test_acceptance_without_node_errors_refused_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            b"Maximum request body size 104857600 exceeded.",
-            "Maximum request body size 104857600 exceeded.",
-        ),
+        (b"Maximum request body size 104857600 exceeded.", "Maximum request body size 104857600 exceeded."),
         (b'{"error":"no","node_errors":[]}', "no"),
         (b"", "ComfyUI refused the prompt with 413"),
         (b"\xff\0", "\ufffd\ufffd"),
@@ -150,9 +139,7 @@ def test_queue_is_sorted_and_says_whose_prompts_stand_there(answer: dict[str, An
     by_number = sorted(wire["queue_pending"], key=lambda item: item[0])
     assert [item.prompt_id for item in queue.pending] == [item[1] for item in by_number]
     assert [item.prompt_id for item in queue.running] == [item[1] for item in wire["queue_running"]]
-    for item, seen in zip(
-        by_number + wire["queue_running"], queue.pending + queue.running, strict=True
-    ):
+    for item, seen in zip(by_number + wire["queue_running"], queue.pending + queue.running, strict=True):
         assert (seen.number, seen.client_id) == (item[0], item[3].get("client_id"))
         assert {key: seen.mark(key) for key in item[3]} == item[3]
 
@@ -166,15 +153,8 @@ def test_recorded_heap_order_was_not_the_order_of_running() -> None:
 
 
 def test_marks_are_read_and_the_editors_workflow_is_not_kept() -> None:
-    extra = {
-        "client_id": {"odd": 1},
-        "director": {"child": "j_1"},
-        "extra_pnginfo": {"workflow": {}},
-    }
-    wire = {
-        "queue_running": [[1, "p", {"1": {}}, extra, [], {"sensitive": 1}]],
-        "queue_pending": [],
-    }
+    extra = {"client_id": {"odd": 1}, "director": {"child": "j_1"}, "extra_pnginfo": {"workflow": {}}}
+    wire = {"queue_running": [[1, "p", {"1": {}}, extra, [], {"sensitive": 1}]], "queue_pending": []}
     (item,) = answers.queue(json.dumps(wire).encode()).running
     assert item.client_id is None
     assert item.mark("director") == {"child": "j_1"}

@@ -38,12 +38,7 @@ def test_images_are_always_there() -> None:
         ("a.png", "", "output", "filename=a.png"),
         ("a.png", "", "temp", "filename=a.png&type=temp"),
         ("a.png", "job 1/x", "output", "filename=a.png&subfolder=job%201%2Fx"),
-        (
-            "ü &?#%.png",
-            "a\\b",
-            "temp",
-            "filename=%C3%BC%20%26%3F%23%25.png&subfolder=a%5Cb&type=temp",
-        ),
+        ("ü &?#%.png", "a\\b", "temp", "filename=%C3%BC%20%26%3F%23%25.png&subfolder=a%5Cb&type=temp"),
     ],
 )
 def test_urls_are_percent_encoded(filename: str, subfolder: str, kind: str, query: str) -> None:
@@ -83,9 +78,7 @@ def test_other_kinds_stand_under_their_own_key_in_the_same_form() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-@pytest.mark.parametrize(
-    "item", ["a.png", {}, {"filename": 3}, {"filename": ""}, {"filename": "a", "type": 1}]
-)
+@pytest.mark.parametrize("item", ["a.png", {}, {"filename": 3}, {"filename": ""}, {"filename": "a", "type": 1}])
 def test_every_item_of_images_is_a_file(item: object) -> None:
     found = collect_outputs({"1": {"images": [item]}}, URL, "p")
     assert found == {"images": [], "images_other": [item], "prompt_id": "p"}

@@ -33,8 +33,6 @@ def test_every_error_of_a_backend_is_one_line_and_a_refusal_stays_comfyuis_text(
 
 
 def test_version_and_devices_of_a_backend_are_one_line() -> None:
-    body = (
-        rb'{"system": {"comfyui_version": "0.3\u001b[2J"}, "devices": [{"name": "RTX\r\n\u001bc"}]}'
-    )
+    body = rb'{"system": {"comfyui_version": "0.3\u001b[2J"}, "devices": [{"name": "RTX\r\n\u001bc"}]}'
     stats = system_stats(body)
     assert (stats.version, stats.devices[0].name) == ("0.3 [2J", "RTX c")

@@ -49,16 +49,7 @@ def test_versions_that_would_stop_whatever_runs(version: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("version", "kept"),
-    [
-        ("0.3.44", False),
-        ("0.2.9", False),
-        ("0.3.45", True),
-        ("v1.0.0", True),
-        (None, True),
-        ("x", True),
-    ],
+    [("0.3.44", False), ("0.2.9", False), ("0.3.45", True), ("v1.0.0", True), (None, True), ("x", True)],
 )
-def test_only_a_readable_old_version_is_known_to_choose_its_own_prompt_ids(
-    version: str | None, kept: bool
-) -> None:
+def test_only_a_readable_old_version_is_known_to_choose_its_own_prompt_ids(version: str | None, kept: bool) -> None:
     assert keeps_prompt_id(version) is kept

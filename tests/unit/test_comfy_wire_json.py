@@ -13,9 +13,9 @@ from backends.comfyui.wire_json import WireDecoder
 
 anything: WireDecoder[Any] = WireDecoder(object)
 
-texts = st.text(
-    st.sampled_from('a"\\: ,[]{}NaN-Infinity\n\0é\ud800'), max_size=12
-) | st.sampled_from([": NaN,", '", NaN]', '\\", NaN, "', "Infinity", "[NaN]", '\\\\": NaN,'])
+texts = st.text(st.sampled_from('a"\\: ,[]{}NaN-Infinity\n\0é\ud800'), max_size=12) | st.sampled_from(
+    [": NaN,", '", NaN]', '\\", NaN, "', "Infinity", "[NaN]", '\\\\": NaN,']
+)
 written_by_python = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
@@ -46,12 +46,7 @@ def test_whatever_python_writes_is_read_with_null_for_nan(value: Any) -> None:
 
 def test_nan_inside_strings_stays() -> None:
     text = r'{"a": NaN, "b": "x: NaN, \" [NaN] \\", "c": [NaN, -Infinity], "d": "\\\": NaN,"}'
-    assert anything.decode(text) == {
-        "a": None,
-        "b": 'x: NaN, " [NaN] \\',
-        "c": [None, None],
-        "d": '\\": NaN,',
-    }
+    assert anything.decode(text) == {"a": None, "b": 'x: NaN, " [NaN] \\', "c": [None, None], "d": '\\": NaN,'}
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"<html>", b"\xff", b'"\xff"', b"[NaN", b"NaNa"])

@@ -14,9 +14,7 @@ from director.server.data_dir import DataFolderUnusable, prepare
 
 
 @pytest.mark.parametrize("below", ["", "data", "deep/data"])
-def test_a_file_in_the_place_of_the_folder_is_named(
-    tmp_path: Path, settings: Settings, below: str
-) -> None:
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, settings: Settings, below: str) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     settings.DIRECTOR_DATA_DIR = in_the_way / below
@@ -49,9 +47,7 @@ def test_new_data_folder_is_its_owners_only(folder: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o701, 0o704])
-def test_data_folder_of_the_director_alone_is_closed_to_other_users(
-    folder: Path, mode: int
-) -> None:
+def test_data_folder_of_the_director_alone_is_closed_to_other_users(folder: Path, mode: int) -> None:
     folder.mkdir()
     for name in ("director.sqlite3", "director.sqlite3-wal", "serve.lock", "serve-9820.lock"):
         (folder / name).touch()
@@ -60,17 +56,13 @@ def test_data_folder_of_the_director_alone_is_closed_to_other_users(
     said: list[str] = []
     prepare(said.append)
     assert mode_of(folder) == 0o700
-    assert said == [
-        f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now."
-    ]
+    assert said == [f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now."]
     prepare(said.append)
     assert len(said) == 1
 
 
 @posix
-def test_data_folder_with_other_files_keeps_its_mode_and_what_is_readable_is_named(
-    folder: Path,
-) -> None:
+def test_data_folder_with_other_files_keeps_its_mode_and_what_is_readable_is_named(folder: Path) -> None:
     folder.mkdir()
     (folder / "holiday.jpg").touch(0o644)
     (folder / "director.sqlite3").touch(0o644)

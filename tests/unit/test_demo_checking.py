@@ -35,9 +35,7 @@ def first(tmp_path: Path) -> DemoResult:
 @pytest.fixture
 def second(first: DemoResult) -> DemoResult:
     """Return a valid second group."""
-    group = Group(
-        job_group_id="jg_2", status="partial_complete", completed_count=2, failed_count=1, seq=8
-    )
+    group = Group(job_group_id="jg_2", status="partial_complete", completed_count=2, failed_count=1, seq=8)
     return DemoResult("Group 2", group, range(1, 9), range(1, 9), first.images[:2])
 
 
@@ -45,22 +43,16 @@ def second(first: DemoResult) -> DemoResult:
 def third(first: DemoResult) -> Outage:
     """Return a valid third group: each prompt executed once, running during the kill."""
     children = tuple(
-        Child(job_id=f"cj_{number}", backend_id=f"gpu-{number}", status="completed", seed=number)
-        for number in range(3)
+        Child(job_id=f"cj_{number}", backend_id=f"gpu-{number}", status="completed", seed=number) for number in range(3)
     )
     result = dataclasses.replace(
-        first,
-        title="Group 3",
-        group=dataclasses.replace(first.group, child_jobs=children),
-        kinds=KINDS,
+        first, title="Group 3", group=dataclasses.replace(first.group, child_jobs=children), kinds=KINDS
     )
     seen = [Render(child.job_id, 1, "success", KILLED_AT - 1, KILLED_AT + 1) for child in children]
     return Outage(result, KILLED_AT, seen)
 
 
-def test_valid_results_have_no_problem(
-    first: DemoResult, second: DemoResult, third: Outage
-) -> None:
+def test_valid_results_have_no_problem(first: DemoResult, second: DemoResult, third: Outage) -> None:
     assert problems(first, second, third) == []
 
 
@@ -81,9 +73,7 @@ def test_missing_image_is_reported(first: DemoResult, second: DemoResult, third:
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
-def test_incomplete_png_is_reported(
-    content: bytes, first: DemoResult, second: DemoResult, third: Outage
-) -> None:
+def test_incomplete_png_is_reported(content: bytes, first: DemoResult, second: DemoResult, third: Outage) -> None:
     first.images[2].write_bytes(content)
     assert "2.png is not a complete PNG." in problems(first, second, third)
 
@@ -116,17 +106,13 @@ def test_gap_repeat_and_early_end_are_reported(
     assert len(problems(broken, second, third)) == 1
 
 
-def test_second_group_without_failure_is_reported(
-    first: DemoResult, second: DemoResult, third: Outage
-) -> None:
+def test_second_group_without_failure_is_reported(first: DemoResult, second: DemoResult, third: Outage) -> None:
     group = dataclasses.replace(second.group, status="completed", completed_count=3, failed_count=0)
     [problem] = problems(first, dataclasses.replace(second, group=group), third)
     assert problem.startswith("Group 2 ended as completed with 3 completed, 0 failed")
 
 
-def test_prompt_that_was_executed_twice_is_reported(
-    first: DemoResult, second: DemoResult, third: Outage
-) -> None:
+def test_prompt_that_was_executed_twice_is_reported(first: DemoResult, second: DemoResult, third: Outage) -> None:
     """The audit log shows a second execution after a restart."""
     twice = dataclasses.replace(third.renders[0], executions=2)
     doubled = dataclasses.replace(third, renders=[twice, *third.renders[1:]])
@@ -140,15 +126,10 @@ def test_child_with_two_prompts_and_child_without_are_reported(
     renders_ = [third.renders[0], third.renders[0], third.renders[1]]
     doubled = dataclasses.replace(third, renders=renders_)
     said = problems(first, second, doubled)
-    assert [sentence.split(" was ")[0] for sentence in said] == [
-        "Group 3 on gpu-0",
-        "Group 3 on gpu-2",
-    ]
+    assert [sentence.split(" was ")[0] for sentence in said] == ["Group 3 on gpu-0", "Group 3 on gpu-2"]
 
 
-@pytest.mark.parametrize(
-    ("started", "ended"), [(KILLED_AT - 2, KILLED_AT - 1), (KILLED_AT + 1, KILLED_AT + 2)]
-)
+@pytest.mark.parametrize(("started", "ended"), [(KILLED_AT - 2, KILLED_AT - 1), (KILLED_AT + 1, KILLED_AT + 2)])
 def test_kill_outside_a_job_is_reported(
     started: float, ended: float, first: DemoResult, second: DemoResult, third: Outage
 ) -> None:
@@ -163,9 +144,7 @@ def test_missing_kill_is_reported(first: DemoResult, second: DemoResult, third: 
     assert problem == "Group 3: the Director was not killed."
 
 
-def test_event_that_is_sent_twice_is_reported(
-    first: DemoResult, second: DemoResult, third: Outage
-) -> None:
+def test_event_that_is_sent_twice_is_reported(first: DemoResult, second: DemoResult, third: Outage) -> None:
     """A repeated event with a new ``seq`` makes no gap."""
     again = ["group_created", "child_started", *KINDS[1:]]
     result = dataclasses.replace(
@@ -176,9 +155,7 @@ def test_event_that_is_sent_twice_is_reported(
         kinds=again,
     )
     [problem] = problems(first, second, dataclasses.replace(third, result=result))
-    assert problem.startswith(
-        "Group 3: the stream had the events group_created, child_started, child_started,"
-    )
+    assert problem.startswith("Group 3: the stream had the events group_created, child_started, child_started,")
 
 
 def test_audit_log_is_filtered_by_the_mark_of_the_group() -> None:

@@ -12,11 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The reference is kept as it was given, with links to pages that are not here.
-PAGES = sorted(
-    page
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-    if page.name != "api-reference.md"
-)
+PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if page.name != "api-reference.md")
 _READERS = {"_flag", "_number", "_one_of", "_words", "str", "_urls"}
 
 
@@ -48,9 +44,7 @@ def _variables_described() -> list[str]:
 
 def _anchors(page: Path) -> set[str]:
     """Anchors of a page's headings, as GitHub makes them."""
-    text = re.sub(
-        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     found = set()
     for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
@@ -80,9 +74,7 @@ def test_every_make_target_that_the_readme_names_is_there() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
-    text = re.sub(
-        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"(?<!`)\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", link):
             continue
@@ -117,9 +109,7 @@ def test_references_to_the_protocol_page_name_its_headings() -> None:
     for folder in ("jobgroups", "backends", "director", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             text = re.sub(r"\s*\n\s*(#:?\s*)?", " ", file.read_text(encoding="utf-8"))
-            for trap, heading in re.findall(
-                r'comfyui-protocol\.md, (?:(trap \d+)[a-e]?|"([^"]+)")', text
-            ):
+            for trap, heading in re.findall(r'comfyui-protocol\.md, (?:(trap \d+)[a-e]?|"([^"]+)")', text):
                 found += 1
                 assert trap in traps or heading in headings, f"{file}: {trap or heading}"
     assert found > 20

@@ -21,11 +21,7 @@ threading.Thread(target=threading.Event().wait).start()
 def test_what_hangs_is_left_behind_with_the_status_that_was_meant(status: int) -> None:
     began = time.monotonic()
     left = subprocess.run(
-        [sys.executable, "-c", _HANGS.format(status=status)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
+        [sys.executable, "-c", _HANGS.format(status=status)], check=False, capture_output=True, text=True, timeout=30
     )
     assert left.returncode == status, left.stderr
     assert "a thread still runs after 0.2 s" in left.stderr

@@ -12,14 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.comfyui.outputs import plain_error
-from jobgroups.domain.failures import (
-    RETRIED,
-    TAXONOMY,
-    FailureClass,
-    RetryTarget,
-    class_of_error,
-    class_of_refusal,
-)
+from jobgroups.domain.failures import RETRIED, TAXONOMY, FailureClass, RetryTarget, class_of_error, class_of_refusal
 
 RECORDINGS = Path(__file__).parent.parent / "contract" / "recordings"
 REFUSED, MISSING = FailureClass.WORKFLOW_REFUSED, FailureClass.NODE_OR_MODEL_MISSING
@@ -67,9 +60,7 @@ def refusal_class(body: dict[str, Any]) -> FailureClass:
 
 
 def test_the_taxonomy_is_the_decided_one() -> None:
-    told = {
-        one.value: (kind.retry.value, kind.counts_against_backend) for one, kind in TAXONOMY.items()
-    }
+    told = {one.value: (kind.retry.value, kind.counts_against_backend) for one, kind in TAXONOMY.items()}
     assert told == {
         "workflow_refused": ("never", False),
         "node_or_model_missing": ("elsewhere", False),
@@ -99,9 +90,7 @@ def test_every_class_says_what_it_is_and_how_it_looks(failure: FailureClass) -> 
 
 
 def test_what_may_be_named_in_a_policy_is_what_may_be_tried_again() -> None:
-    assert set(RETRIED) == {
-        one for one in FailureClass if TAXONOMY[one].retry is not RetryTarget.NEVER
-    }
+    assert set(RETRIED) == {one for one in FailureClass if TAXONOMY[one].retry is not RetryTarget.NEVER}
     assert "internal" not in RETRIED
 
 
@@ -144,11 +133,7 @@ def test_the_recorded_errors_are_told_apart() -> None:
         ("RuntimeError", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", RAISED),
         ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied (77x768 and 1280)", RAISED),
         ("RuntimeError", "The memory of the artist is good", RAISED),
-        (
-            "FileNotFoundError",
-            "Model in folder 'loras' with filename 'x.safetensors' not found.",
-            MISSING,
-        ),
+        ("FileNotFoundError", "Model in folder 'loras' with filename 'x.safetensors' not found.", MISSING),
         ("ModuleNotFoundError", "No module named 'insightface'", MISSING),
         ("AttributeError", "'str' object has no attribute 'shape'", RAISED),
         ("", "", RAISED),
@@ -252,7 +237,5 @@ odd_errors = st.dictionaries(
 
 
 @given(st.text(), st.text(), st.none() | st.dictionaries(st.text(), odd_errors | json_values))
-def test_no_refusal_is_too_odd(
-    error_type: str, message: str, errors: dict[str, Any] | None
-) -> None:
+def test_no_refusal_is_too_odd(error_type: str, message: str, errors: dict[str, Any] | None) -> None:
     assert class_of_refusal(error_type, message, errors) in TAXONOMY

@@ -15,9 +15,7 @@ from tests.harness.processes import ROOT
 
 _PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 _ROWS = re.findall(
-    r"^\| `(database|channel_layer|runner|backends)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$",
-    _PAGE,
-    re.MULTILINE,
+    r"^\| `(database|channel_layer|runner|backends)` \| (.+?) \| (ok|degraded|down) \| (.*?) ?\|$", _PAGE, re.MULTILINE
 )
 _NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 
@@ -72,9 +70,7 @@ def test_every_answer_is_in_the_page_with_what_to_do() -> None:
             rows = [
                 todo
                 for check, words, status, todo in _ROWS
-                if check == name
-                and status == answer.status
-                and _like(words).fullmatch(answer.detail)
+                if check == name and status == answer.status and _like(words).fullmatch(answer.detail)
             ]
             assert len(rows) == 1, f"{name}: {answer}"
             assert rows[0] or answer.status == "ok", f"{name}: {answer} says not what to do"
@@ -88,9 +84,7 @@ def test_the_page_has_no_answer_that_is_never_given() -> None:
 
 
 @pytest.mark.parametrize("facts", [_facts(), _facts(_runner(60.0))])
-def test_where_work_is_taken_without_a_runner_that_is_no_fault_of_all(
-    facts: HealthReport, settings: Settings
-) -> None:
+def test_where_work_is_taken_without_a_runner_that_is_no_fault_of_all(facts: HealthReport, settings: Settings) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
     assert health.runner_check(facts).status == "degraded"
     assert "With `DIRECTOR_ACCEPT_WITHOUT_RUNNER` a missing runner is `degraded`" in _PAGE

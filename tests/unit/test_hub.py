@@ -9,15 +9,7 @@ import pytest
 
 from jobgroups.events import hub as hub_module
 from jobgroups.events.hub import Hub, Subscription
-from jobgroups.events.messages import (
-    Entry,
-    EventFrame,
-    Message,
-    ProgressFrame,
-    SeqHint,
-    deserialize,
-    serialize,
-)
+from jobgroups.events.messages import Entry, EventFrame, Message, ProgressFrame, SeqHint, deserialize, serialize
 
 
 def event(seq: int, child_id: str | None = None, *, final: bool = False) -> EventFrame:
@@ -167,9 +159,7 @@ async def test_timer_sends_one_hint_if_the_log_is_ahead(hub: Hub, rows: Rows) ->
     assert await queue.take() == [event(5)]
 
 
-async def test_timer_survives_a_database_error(
-    hub: Hub, rows: Rows, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_timer_survives_a_database_error(hub: Hub, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
     rows.fails = True
     queue = await hub.subscribe("g")
     await rows.read.wait()

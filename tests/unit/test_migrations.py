@@ -72,12 +72,8 @@ FORBIDDEN: Final[dict[str, Operation]] = {
     "a table renamed": operations.AlterModelTable("Job", "jobs"),
     "unique together": operations.AlterUniqueTogether("Job", {("name", "count")}),
     "a field without a default": operations.AddField("Job", "fresh", models.IntegerField()),
-    "a field with Django's default alone": operations.AddField(
-        "Job", "fresh", models.IntegerField(default=0)
-    ),
-    "a unique field": operations.AddField(
-        "Job", "fresh", models.IntegerField(db_default=0, unique=True)
-    ),
+    "a field with Django's default alone": operations.AddField("Job", "fresh", models.IntegerField(default=0)),
+    "a unique field": operations.AddField("Job", "fresh", models.IntegerField(db_default=0, unique=True)),
     "no longer null": operations.AlterField("Job", "note", models.TextField(default="")),
     "shorter": operations.AlterField("Job", "name", models.CharField(max_length=10, db_default="")),
     "limited": operations.AlterField("Job", "note", models.CharField(max_length=9, null=True)),
@@ -111,9 +107,7 @@ ALLOWED: Final[dict[str, list[Operation]]] = {
     "a field with a db_default": [_NEW_COUNT],
     "many to many": [operations.AddField("Job", "jobs", models.ManyToManyField("app.Job"))],
     "an index": [operations.AddIndex("Job", models.Index(fields=["count"], name="job_count"))],
-    "longer": [
-        operations.AlterField("Job", "name", models.CharField(max_length=40, db_default=""))
-    ],
+    "longer": [operations.AlterField("Job", "name", models.CharField(max_length=40, db_default=""))],
     "without a limit": [operations.AlterField("Job", "name", models.TextField(db_default=""))],
     "may be null": [operations.AlterField("Job", "count", models.IntegerField(null=True))],
     "wider": [operations.AlterField("Job", "count", models.BigIntegerField())],
@@ -121,9 +115,7 @@ ALLOWED: Final[dict[str, list[Operation]]] = {
     "Python and back": [operations.RunPython(_nothing, operations.RunPython.noop)],
     "SQL and back": [operations.RunSQL("SELECT 1", operations.RunSQL.noop)],
     "a field removed from Django's state alone": [
-        operations.SeparateDatabaseAndState(
-            state_operations=[operations.RemoveField("Job", "name")]
-        )
+        operations.SeparateDatabaseAndState(state_operations=[operations.RemoveField("Job", "name")])
     ],
 }
 

@@ -8,14 +8,7 @@ import pytest
 
 from jobgroups.domain import notices, text
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.notices import (
-    GroupSummary,
-    Message,
-    NoticeIntervals,
-    NoticeKind,
-    StoredNotice,
-    Urgency,
-)
+from jobgroups.domain.notices import GroupSummary, Message, NoticeIntervals, NoticeKind, StoredNotice, Urgency
 
 
 def end(**fields: Any) -> GroupSummary:
@@ -124,14 +117,7 @@ def test_two_backends_in_trouble_are_counted() -> None:
 
 def test_pauses_double_up_to_the_longest() -> None:
     pace = NoticeIntervals()
-    assert [pace.pause_after(tries) for tries in (0, 1, 2, 3, 7, 90)] == [
-        60,
-        60,
-        120,
-        240,
-        3600,
-        3600,
-    ]
+    assert [pace.pause_after(tries) for tries in (0, 1, 2, 3, 7, 90)] == [60, 60, 120, 240, 3600, 3600]
 
 
 def test_a_model_is_named_without_folder_and_ending() -> None:

@@ -98,9 +98,7 @@ def test_listed_origins_are_allowed_with_scheme_and_port(origin: str, allowed: b
         ("http://evil.example:9820", "evil.example:9820", False),
     ],
 )
-def test_the_directors_own_pages_are_allowed_under_its_own_names(
-    origin: str, host: str | None, allowed: bool
-) -> None:
+def test_the_directors_own_pages_are_allowed_under_its_own_names(origin: str, host: str | None, allowed: bool) -> None:
     assert is_allowed(origin, host) is allowed
 
 
@@ -152,10 +150,7 @@ def test_a_preflight_of_an_allowed_page_is_answered_without_a_view() -> None:
     response = answer(
         "OPTIONS",
         origin="http://localhost:5173",
-        **{
-            "access-control-request-method": "POST",
-            "access-control-request-headers": "content-type,idempotency-key",
-        },
+        **{"access-control-request-method": "POST", "access-control-request-headers": "content-type,idempotency-key"},
     )
     assert response.status_code == 204
     assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:5173"
@@ -165,9 +160,7 @@ def test_a_preflight_of_an_allowed_page_is_answered_without_a_view() -> None:
 
 
 def test_a_preflight_of_a_stranger_is_refused() -> None:
-    response = answer(
-        "OPTIONS", origin="http://evil.example", **{"access-control-request-method": "POST"}
-    )
+    response = answer("OPTIONS", origin="http://evil.example", **{"access-control-request-method": "POST"})
     assert response.status_code == 403
 
 

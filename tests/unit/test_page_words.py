@@ -37,7 +37,5 @@ def test_result_label_counts_retried_jobs_apart(
          "up to 2 attempts, on its own backend only, only after: out of memory, GPU failure"),
     ],
 )  # fmt: skip
-def test_policy_text_describes_retries(
-    attempts: int, elsewhere: bool | str, retry_on: list[str], label: str
-) -> None:
+def test_policy_text_describes_retries(attempts: int, elsewhere: bool | str, retry_on: list[str], label: str) -> None:
     assert text.policy_text(attempts, elsewhere, retry_on) == label

@@ -74,9 +74,7 @@ def test_what_is_no_url_ends_the_start_without_being_shown(said: str) -> None:
         ("DIRECTOR_PUBLIC_URL", "farm.example", "write it as http://host:port"),
     ],
 )
-def test_what_makes_no_sense_ends_the_start_with_a_sentence(
-    name: str, said: str, sentence: str
-) -> None:
+def test_what_makes_no_sense_ends_the_start_with_a_sentence(name: str, said: str, sentence: str) -> None:
     done = _start(**{name: said})
     assert done.returncode
     assert sentence in done.stderr

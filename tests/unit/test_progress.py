@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobgroups.workflow.progress import (
-    CEILING,
-    EXPANSION_CEILING,
-    MAX_WEIGHT,
-    ProgressTracker,
-    node_weights,
-)
+from jobgroups.workflow.progress import CEILING, EXPANSION_CEILING, MAX_WEIGHT, ProgressTracker, node_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +28,7 @@ LONE_SAMPLER: dict[str, Any] = {"3": node("KSampler", seed=42, steps=20)}
 
 #: The text-to-image graph of the recordings; each node has weight 1 and the sampler 4: 10 in all.
 TEXT_TO_IMAGE: dict[str, Any] = {
-    "3": node(
-        "KSampler",
-        seed=1,
-        steps=4,
-        model=["4", 0],
-        positive=["6", 0],
-        negative=["7", 0],
-        latent_image=["5", 0],
-    ),
+    "3": node("KSampler", seed=1, steps=4, model=["4", 0], positive=["6", 0], negative=["7", 0], latent_image=["5", 0]),
     "4": node("CheckpointLoaderSimple", ckpt_name="tiny.safetensors"),
     "5": node("EmptyLatentImage", width=64, height=64, batch_size=1),
     "6": node("CLIPTextEncode", text="a cat", clip=["4", 1]),
@@ -51,10 +37,7 @@ TEXT_TO_IMAGE: dict[str, Any] = {
     "9": node("SaveImage", images=["8", 0], filename_prefix="x"),
 }
 
-EXPANDING: dict[str, Any] = {
-    "1": node("TestExpand", seed=3, steps=2),
-    "2": node("PreviewImage", images=["1", 0]),
-}
+EXPANDING: dict[str, Any] = {"1": node("TestExpand", seed=3, steps=2), "2": node("PreviewImage", images=["1", 0])}
 
 
 OUTER: dict[str, Any] = {"12": node("Outer", steps=4), "2": node("PreviewImage", images=["12", 0])}
@@ -111,26 +94,14 @@ CASES = [
         ("KSampler", 2, 4),
     ),
     # An older ComfyUI sends no state frames and runs one node after the other.
-    (
-        "next node ends the one before",
-        TEXT_TO_IMAGE,
-        "4 5 6 7 3 3=4/4 8 8",
-        80.0,
-        ("VAEDecode", 0, 1),
-    ),
+    ("next node ends the one before", TEXT_TO_IMAGE, "4 5 6 7 3 3=4/4 8 8", 80.0, ("VAEDecode", 0, 1)),
     ("nodes run at once", TEXT_TO_IMAGE, "[4:run] 4 5", 0.0, ("EmptyLatentImage", 0, 1)),
     ("executed ends a node", TEXT_TO_IMAGE, "9!", 10.0, ("SaveImage", 1, 1)),
     ("current while it runs", TEXT_TO_IMAGE, "6 [6:run,4:run]", 0.0, ("CLIPTextEncode", 0, 1)),
     ("next current", TEXT_TO_IMAGE, "6 [6:done,5:run]", 10.0, ("EmptyLatentImage", 0, 1)),
     ("no node runs", TEXT_TO_IMAGE, "5 [6:done,5:done]", 20.0, ("EmptyLatentImage", 1, 1)),
     ("finished first", TEXT_TO_IMAGE, "[4:done,6:done,77:done]", 20.0, ("CLIPTextEncode", 1, 1)),
-    (
-        "unknown nodes",
-        LONE_SAMPLER,
-        "3=5/20 77 77! 77.0.0.1=3/4 [77:done,x:1/2] ~77",
-        25.0,
-        ("KSampler", 5, 20),
-    ),
+    ("unknown nodes", LONE_SAMPLER, "3=5/20 77 77! 77.0.0.1=3/4 [77:done,x:1/2] ~77", 25.0, ("KSampler", 5, 20)),
     (
         "expanded node counts for its parent",
         EXPANDING,
@@ -162,9 +133,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("workflow", "frames", "percent", "steps"),
-    [case[1:] for case in CASES],
-    ids=[one[0] for one in CASES],
+    ("workflow", "frames", "percent", "steps"), [case[1:] for case in CASES], ids=[one[0] for one in CASES]
 )
 def test_progress_after_frames(
     workflow: dict[str, Any], frames: str, percent: float, steps: tuple[str | None, int, int]
@@ -237,15 +206,10 @@ def test_recorded_run_advances_by_the_weights() -> None:
             },
             {"1": 30, "2": 1, "3": 1},
         ),
-        (
-            {"1": node(sigmas=["2", 0]), "2": node(sigmas=["2", 0])},
-            {"1": 1, "2": 1},
-        ),
+        ({"1": node(sigmas=["2", 0]), "2": node(sigmas=["2", 0])}, {"1": 1, "2": 1}),
     ],
 )
-def test_node_weight_is_its_expected_steps(
-    workflow: dict[str, Any], weights: dict[str, int]
-) -> None:
+def test_node_weight_is_its_expected_steps(workflow: dict[str, Any], weights: dict[str, int]) -> None:
     assert node_weights(workflow) == weights
 
 
@@ -266,9 +230,7 @@ def test_huge_number_of_steps_does_not_hide_other_nodes() -> None:
         (0.0, 1.0, (0, 1)),
     ],
 )
-def test_invalid_numbers_in_a_frame_are_ignored(
-    value: float, maximum: float, steps: tuple[int, int]
-) -> None:
+def test_invalid_numbers_in_a_frame_are_ignored(value: float, maximum: float, steps: tuple[int, int]) -> None:
     tracker = ProgressTracker(LONE_SAMPLER)
     tracker.progress("3", value, maximum)
     assert 0.0 <= tracker.percent <= CEILING
@@ -282,11 +244,7 @@ numbers = st.integers(-1, 30) | st.floats()
 states = st.dictionaries(
     node_ids,
     st.builds(
-        State,
-        numbers,
-        numbers,
-        st.sampled_from(["running", "finished", "pending", "error"]),
-        st.none() | node_ids,
+        State, numbers, numbers, st.sampled_from(["running", "finished", "pending", "error"]), st.none() | node_ids
     ),
     max_size=4,
 )
@@ -294,12 +252,7 @@ Frame = Callable[[ProgressTracker], None]
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(lambda ids: lambda tracker: tracker.cached(ids), st.lists(node_ids, max_size=4)),
     st.builds(lambda key: lambda tracker: tracker.executing(key), st.none() | node_ids),
-    st.builds(
-        lambda key, value, top: lambda tracker: tracker.progress(key, value, top),
-        node_ids,
-        numbers,
-        numbers,
-    ),
+    st.builds(lambda key, value, top: lambda tracker: tracker.progress(key, value, top), node_ids, numbers, numbers),
     st.builds(lambda found: lambda tracker: tracker.progress_state(found), states),
     st.builds(lambda key: lambda tracker: tracker.executed(key), node_ids),
 )

@@ -48,35 +48,27 @@ def _status(data: dict[str, Any]) -> Status:
 
 def _progress_state(data: dict[str, Any]) -> ProgressState:
     kept = ("value", "max", "state", "display_node_id")
-    nodes = {
-        id_: NodeState(**{key: state[key] for key in kept}) for id_, state in data["nodes"].items()
-    }
+    nodes = {id_: NodeState(**{key: state[key] for key in kept}) for id_, state in data["nodes"].items()}
     return ProgressState(prompt_id=data["prompt_id"], nodes=nodes)
 
 
 def _execution_error(data: dict[str, Any]) -> ExecutionError:
     kept = ("prompt_id", "node_id", "node_type", "exception_message", "exception_type")
     return ExecutionError(
-        **{key: data[key] for key in kept},
-        traceback=tuple(data["traceback"]),
-        executed=tuple(data["executed"]),
+        **{key: data[key] for key in kept}, traceback=tuple(data["traceback"]), executed=tuple(data["executed"])
     )
 
 
 def _execution_interrupted(data: dict[str, Any]) -> ExecutionInterrupted:
     kept = ("prompt_id", "node_id", "node_type")
-    return ExecutionInterrupted(
-        **{key: data[key] for key in kept}, executed=tuple(data["executed"])
-    )
+    return ExecutionInterrupted(**{key: data[key] for key in kept}, executed=tuple(data["executed"]))
 
 
 #: What a recorded text frame says, read field by field with plain dictionaries.
 EXPECTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "status": _status,
     "execution_start": lambda data: ExecutionStart(prompt_id=data["prompt_id"]),
-    "execution_cached": lambda data: ExecutionCached(
-        prompt_id=data["prompt_id"], nodes=tuple(data["nodes"])
-    ),
+    "execution_cached": lambda data: ExecutionCached(prompt_id=data["prompt_id"], nodes=tuple(data["nodes"])),
     "executing": lambda data: Executing(**data),
     "progress": lambda data: Progress(**data),
     "progress_state": _progress_state,
@@ -152,10 +144,7 @@ def test_unknown_types_are_no_error(frame: str | bytes) -> None:
     ("frame", "event"),
     [
         (struct.pack(">II", 1, 2) + b"\x89PNG", Preview(image_type="png", image=b"\x89PNG")),
-        (
-            '{"type":"execution_start","new":1,"data":{"prompt_id":"p","more":{"a":[]}}}',
-            ExecutionStart(prompt_id="p"),
-        ),
+        ('{"type":"execution_start","new":1,"data":{"prompt_id":"p","more":{"a":[]}}}', ExecutionStart(prompt_id="p")),
         (
             '{"data":{"value":1,"max":4,"prompt_id":"p","node":"1"},"type":"progress"}',
             Progress(value=1, max=4, prompt_id="p", node="1"),
@@ -189,8 +178,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
     [
         '{"type":"executing","data":{"prompt_id":"p"}}',
         pytest.param(
-            '{"type":"executed","data":{"prompt_id":"p","node":"1","output":{"x":' + DEEP + "}}}",
-            id="deeply nested",
+            '{"type":"executed","data":{"prompt_id":"p","node":"1","output":{"x":' + DEEP + "}}}", id="deeply nested"
         ),
         *("", "nonsense", "<html>", "[]", "7", "null", '"status"', '{"type":1}', "{}", "{"),
         b"",
@@ -264,10 +252,7 @@ def test_any_json_is_an_event_or_none_or_a_protocol_error(kind: Any, data: Any) 
         assert kind not in KNOWN_TYPES
 
 
-@given(
-    st.binary()
-    | st.builds(lambda n, rest: struct.pack(">I", n) + rest, st.integers(0, 5), st.binary())
-)
+@given(st.binary() | st.builds(lambda n, rest: struct.pack(">I", n) + rest, st.integers(0, 5), st.binary()))
 def test_any_bytes_are_an_event_or_none_or_a_protocol_error(frame: bytes) -> None:
     try:
         event = parse(frame)

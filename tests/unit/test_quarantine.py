@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.quarantine import (
-    LONGEST,
-    QuarantineRules,
-    counts_since,
-    quarantine_for,
-    reason_for,
-)
+from backends.quarantine import LONGEST, QuarantineRules, counts_since, quarantine_for, reason_for
 
 NOW = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
@@ -29,17 +23,13 @@ OFF = QuarantineRules(failures=0, window=10 * MINUTE, duration=15 * MINUTE)
         *[(OFF, 100, consecutive, 0) for consecutive in (0, 1, 5)],
     ],
 )
-def test_quarantine_length(
-    rules: QuarantineRules, failures: int, consecutive: int, minutes: int
-) -> None:
+def test_quarantine_length(rules: QuarantineRules, failures: int, consecutive: int, minutes: int) -> None:
     found = quarantine_for(rules, failures=failures, consecutive=consecutive)
     assert found == (minutes * MINUTE if minutes else None)
 
 
 @given(st.integers(0, 1_000), st.integers(0, 1_000), st.integers(0, 10**6), st.integers(1, 240))
-def test_quarantine_length_is_bounded(
-    limit: int, failures: int, consecutive: int, minutes: int
-) -> None:
+def test_quarantine_length_is_bounded(limit: int, failures: int, consecutive: int, minutes: int) -> None:
     rules = QuarantineRules(failures=limit, window=10 * MINUTE, duration=minutes * MINUTE)
     lasts = quarantine_for(rules, failures=failures, consecutive=consecutive)
     assert lasts is None or (failures and rules.duration <= lasts <= LONGEST)

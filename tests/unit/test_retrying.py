@@ -110,9 +110,7 @@ def test_what_can_only_be_met_elsewhere_is_never_tried_at_the_same_backend(
 
 
 @given(snapshots, tries)
-def test_one_that_did_not_fail_it_comes_first(
-    others: list[Candidate], tried: AttemptHistory
-) -> None:
+def test_one_that_did_not_fail_it_comes_first(others: list[Candidate], tried: AttemptHistory) -> None:
     target = best_candidate(others, tried)
     fresh = {other.backend_id for other in others} - set(tried.failed_on) - tried.excluded
     if fresh:
@@ -120,16 +118,10 @@ def test_one_that_did_not_fail_it_comes_first(
 
 
 @given(snapshots, st.integers(0, 48))
-def test_after_an_out_of_memory_the_largest_card_comes_first(
-    others: list[Candidate], own_vram: int
-) -> None:
+def test_after_an_out_of_memory_the_largest_card_comes_first(others: list[Candidate], own_vram: int) -> None:
     tried = AttemptHistory(failed_on=["own"])
     target = next_backend(
-        FailureClass.OUT_OF_MEMORY,
-        own=one("own", own_vram),
-        others=others,
-        tried=tried,
-        policy=policy(),
+        FailureClass.OUT_OF_MEMORY, own=one("own", own_vram), others=others, tried=tried, policy=policy()
     )
     sizes = {other.backend_id: other.vram for other in others} | {"own": own_vram * GIB}
     assert target is not None
@@ -147,11 +139,7 @@ def test_an_out_of_memory_is_forgiven_once_and_then_a_smaller_card_is_tried() ->
 def test_of_equal_cards_the_one_that_did_not_run_out_comes_first() -> None:
     tried = AttemptHistory(failed_on=["a"])
     found = next_backend(
-        FailureClass.OUT_OF_MEMORY,
-        own=one("a", 24),
-        others=[one("b", 24, waiting=3)],
-        tried=tried,
-        policy=policy(),
+        FailureClass.OUT_OF_MEMORY, own=one("a", 24), others=[one("b", 24, waiting=3)], tried=tried, policy=policy()
     )
     assert found == "b"
 
@@ -161,17 +149,10 @@ def test_the_least_waiting_and_then_the_first_by_id_is_chosen() -> None:
 
 
 def test_a_backend_that_does_not_work_is_waited_for_only_where_nothing_else_is_left() -> None:
-    own, tried = (
-        one("own", works=False),
-        AttemptHistory(failed_on=["own", "other", "other", "other"]),
-    )
-    there = next_backend(
-        FailureClass.BACKEND_LOST, own=own, others=[one("other")], tried=tried, policy=policy()
-    )
+    own, tried = (one("own", works=False), AttemptHistory(failed_on=["own", "other", "other", "other"]))
+    there = next_backend(FailureClass.BACKEND_LOST, own=own, others=[one("other")], tried=tried, policy=policy())
     assert there == "other"
-    alone = next_backend(
-        FailureClass.BACKEND_LOST, own=own, others=[], tried=tried, policy=policy()
-    )
+    alone = next_backend(FailureClass.BACKEND_LOST, own=own, others=[], tried=tried, policy=policy())
     assert alone == "own"
 
 
@@ -193,10 +174,6 @@ def test_a_pause_doubles_and_is_spread_by_half(charged: int, jitter: float) -> N
 @pytest.mark.parametrize("failure", RETRIED)
 def test_every_class_that_may_be_tried_again_finds_somewhere(failure: FailureClass) -> None:
     found = next_backend(
-        failure,
-        own=one("a"),
-        others=[one("b")],
-        tried=AttemptHistory(failed_on=["a"]),
-        policy=policy(),
+        failure, own=one("a"), others=[one("b")], tried=AttemptHistory(failed_on=["a"]), policy=policy()
     )
     assert found == "b"

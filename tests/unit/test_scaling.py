@@ -25,15 +25,7 @@ _CALL = Call(python=0.001, postgres=0.002)
 
 
 def _load(**changes: Any) -> Load:
-    load = Load(
-        backends=10,
-        render_s=1.0,
-        course=(_CALL,) * 5,
-        commit_s=0.001,
-        loop_s=0.004,
-        idle_s=0.0,
-        group=1,
-    )
+    load = Load(backends=10, render_s=1.0, course=(_CALL,) * 5, commit_s=0.001, loop_s=0.004, idle_s=0.0, group=1)
     return replace(load, **changes)
 
 
@@ -113,17 +105,14 @@ def test_nothing_does_more_than_it_can(changes: dict[str, Any], most: float) -> 
 def test_a_large_group_keeps_its_row_longer() -> None:
     growing = (replace(_CALL, grows=True),) * 5
     small, large = (
-        simulate(_load(course=growing, group=group, grow_s=1e-6), seconds=30, warm_up=5)
-        for group in (100, 5_000)
+        simulate(_load(course=growing, group=group, grow_s=1e-6), seconds=30, warm_up=5) for group in (100, 5_000)
     )
     assert large.lock_s > 2 * small.lock_s
     assert large.postgres == pytest.approx(small.postgres + 10 * 5 * 0.0049, rel=0.05)
 
 
 def test_rounds_take_from_what_is_left_for_work() -> None:
-    rare, often = (
-        simulate(_load(round_s=0.05, rounds_per_s=rate), seconds=30, warm_up=5) for rate in (1, 100)
-    )
+    rare, often = (simulate(_load(round_s=0.05, rounds_per_s=rate), seconds=30, warm_up=5) for rate in (1, 100))
     assert often.python > rare.python + 0.4
     assert often.claim_s > rare.claim_s
 

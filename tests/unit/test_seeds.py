@@ -16,18 +16,12 @@ from jobgroups.workflow.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hashe
 
 ALL = list(SeedStrategy)
 strategies = st.sampled_from(ALL)
-bases = st.one_of(
-    st.integers(0, MAX_SEED),
-    st.integers(0, 50),
-    st.integers(MAX_SEED - 5000, MAX_SEED),
-)
+bases = st.one_of(st.integers(0, MAX_SEED), st.integers(0, 50), st.integers(MAX_SEED - 5000, MAX_SEED))
 counts = st.integers(0, 1000)
 
 
 @given(strategies, bases, counts)
-def test_seeds_are_as_many_as_asked_all_different_and_in_range(
-    strategy: SeedStrategy, base: int, count: int
-) -> None:
+def test_seeds_are_as_many_as_asked_all_different_and_in_range(strategy: SeedStrategy, base: int, count: int) -> None:
     found = seeds(strategy, base, count)
     assert len(found) == len(set(found)) == count
     assert all(type(seed) is int and 0 <= seed <= MAX_SEED for seed in found)
@@ -35,9 +29,7 @@ def test_seeds_are_as_many_as_asked_all_different_and_in_range(
 
 
 @given(strategies, bases, counts, counts)
-def test_fewer_seeds_are_a_prefix_of_more(
-    strategy: SeedStrategy, base: int, one: int, other: int
-) -> None:
+def test_fewer_seeds_are_a_prefix_of_more(strategy: SeedStrategy, base: int, one: int, other: int) -> None:
     few, many = sorted((one, other))
     assert seeds(strategy, base, few) == seeds(strategy, base, many)[:few]
 
@@ -54,20 +46,11 @@ def test_the_hash_is_the_documented_one() -> None:
 
 
 def test_random_seeds_are_the_hashes_in_order_of_the_counter() -> None:
-    assert seeds(SeedStrategy.RANDOM, 42, 6) == [
-        42,
-        *(hashed(42, counter) for counter in range(1, 6)),
-    ]
+    assert seeds(SeedStrategy.RANDOM, 42, 6) == [42, *(hashed(42, counter) for counter in range(1, 6))]
 
 
 def test_random_passes_over_a_hash_that_is_too_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = {
-        1: 42 + MIN_DISTANCE - 1,
-        2: 42 + MIN_DISTANCE,
-        3: 43 + MIN_DISTANCE,
-        4: 0,
-        5: MAX_SEED,
-    }
+    drawn = {1: 42 + MIN_DISTANCE - 1, 2: 42 + MIN_DISTANCE, 3: 43 + MIN_DISTANCE, 4: 0, 5: MAX_SEED}
     monkeypatch.setattr("jobgroups.workflow.seeds.hashed", lambda _, counter: drawn[counter])
     assert seeds(SeedStrategy.RANDOM, 42, 3) == [42, 42 + MIN_DISTANCE, MAX_SEED]
 
@@ -89,11 +72,7 @@ def test_the_distance_is_linear_and_does_not_wrap(monkeypatch: pytest.MonkeyPatc
     [
         (SeedStrategy.SEQUENTIAL, 42, [42, 43, 44, 45]),
         (SeedStrategy.SEQUENTIAL, MAX_SEED - 1, [MAX_SEED - 1, MAX_SEED, 0, 1]),
-        (
-            SeedStrategy.FIBONACCI,
-            42,
-            [42, 1042, 2042, 4042, 7042, 12042, 20042, 33042],
-        ),
+        (SeedStrategy.FIBONACCI, 42, [42, 1042, 2042, 4042, 7042, 12042, 20042, 33042]),
         (SeedStrategy.FIBONACCI, MAX_SEED, [MAX_SEED, 999, 1999, 3999]),
         (SeedStrategy.GOLDEN_RATIO, 42, [42, 67, 109, 177, 287]),
         (SeedStrategy.GOLDEN_RATIO, 0, [0, 1, 2, 4, 6, 11, 17]),
@@ -153,9 +132,4 @@ def test_another_process_with_another_hash_seed_gives_the_same_seeds() -> None:
 
 
 def test_the_names_are_those_of_the_reference() -> None:
-    assert {strategy.value for strategy in ALL} == {
-        "random",
-        "sequential",
-        "fibonacci",
-        "golden_ratio",
-    }
+    assert {strategy.value for strategy in ALL} == {"random", "sequential", "fibonacci", "golden_ratio"}

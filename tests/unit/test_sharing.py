@@ -53,9 +53,7 @@ def test_an_odd_backend_stays_where_it_is() -> None:
 
 
 @given(st.integers(0, 60), st.integers(1, 6), st.randoms(use_true_random=False))
-def test_from_any_start_all_come_to_their_share_and_stay_there(
-    count: int, runners: int, dice: object
-) -> None:
+def test_from_any_start_all_come_to_their_share_and_stay_there(count: int, runners: int, dice: object) -> None:
     """Each in turn gives and takes; after a few turns nothing moves any more."""
     wanted = frozenset(f"gpu-{n}" for n in range(count))
     names = [f"r{n}" for n in range(runners)]

@@ -83,21 +83,13 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
             gpu(),
             "gpu-2 has not confirmed that it took this job; looking whether it has it.",
         ),
-        (
-            QueuedChild(queue_position=1, stopping_at="gpu-1"),
-            gpu(),
-            "Its attempt at gpu-1 is still being stopped.",
-        ),
+        (QueuedChild(queue_position=1, stopping_at="gpu-1"), gpu(), "Its attempt at gpu-1 is still being stopped."),
         (
             QueuedChild(queue_position=1, stopping_at="gpu-1", is_moved=True),
             gpu(),
             "Its prompt is being removed from the queue of gpu-1.",
         ),
-        (
-            QueuedChild(queue_position=1, not_before=LATER),
-            gpu(),
-            "Tried again on gpu-2 at 21:30:00 UTC.",
-        ),
+        (QueuedChild(queue_position=1, not_before=LATER), gpu(), "Tried again on gpu-2 at 21:30:00 UTC."),
         (QueuedChild(queue_position=1, not_before=EARLIER), gpu(), "1st in line for gpu-2."),
         (
             QueuedChild(queue_position=1),
@@ -118,8 +110,7 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         (
             QueuedChild(queue_position=1),
             gpu(BackendState.QUARANTINED, "3 failures within 10 min; last: stalled.", EARLIER),
-            "gpu-2 is quarantined until a user releases it: 3 failures within 10 min; last:"
-            " stalled.",
+            "gpu-2 is quarantined until a user releases it: 3 failures within 10 min; last: stalled.",
         ),
         (
             QueuedChild(queue_position=1),
@@ -134,8 +125,7 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         (
             QueuedChild(queue_position=1, ends_at=TOMORROW),
             gpu(BackendState.DRAINING),
-            "gpu-2 is being drained. It may go nowhere else. The job waits at most until"
-            " 2026-02-02 21:00:00 UTC.",
+            "gpu-2 is being drained. It may go nowhere else. The job waits at most until 2026-02-02 21:00:00 UTC.",
         ),
         (
             QueuedChild(queue_position=1, ends_at=TOMORROW),
@@ -156,19 +146,14 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         (
             QueuedChild(queue_position=1),
             gpu(BackendState.OFFLINE, away_since=EARLIER, away_reason="connection refused"),
-            "gpu-2 has not been reachable since 21:04:10 UTC: connection refused."
-            " Given up at 21:14:10 UTC.",
+            "gpu-2 has not been reachable since 21:04:10 UTC: connection refused. Given up at 21:14:10 UTC.",
         ),
         (
             QueuedChild(queue_position=1),
             gpu(BackendState.OFFLINE, away_since=YESTERDAY),
             "gpu-2 has not been reachable since 2026-01-31 23:59:00 UTC: no answer.",
         ),
-        (
-            QueuedChild(queue_position=1),
-            gpu(BackendState.UNKNOWN),
-            "gpu-2 has not been heard from yet.",
-        ),
+        (QueuedChild(queue_position=1), gpu(BackendState.UNKNOWN), "gpu-2 has not been heard from yet."),
         (
             QueuedChild(queue_position=1),
             gpu(BackendState.OFFLINE, "Not probed since then; is a runner alive?"),
@@ -176,20 +161,14 @@ def test_the_line_stands_behind_other_peoples_prompts() -> None:
         ),
     ],
 )
-def test_what_keeps_it_is_said(
-    child: QueuedChild, backend: QueueBackend | None, sentence: str
-) -> None:
+def test_what_keeps_it_is_said(child: QueuedChild, backend: QueueBackend | None, sentence: str) -> None:
     assert said(child, backend) == sentence
 
 
 def test_without_a_runner_nothing_else_matters() -> None:
     paused = gpu(BackendState.PAUSED, "x", EARLIER, "anna")
-    assert (
-        said(QueuedChild(queue_position=1), paused, alive=False) == "No runner is alive to send it."
-    )
-    assert (
-        said(QueuedChild(queue_position=1), None, alive=False) == "No runner is alive to send it."
-    )
+    assert said(QueuedChild(queue_position=1), paused, alive=False) == "No runner is alive to send it."
+    assert said(QueuedChild(queue_position=1), None, alive=False) == "No runner is alive to send it."
 
 
 def test_what_was_sent_is_not_kept_by_a_pause() -> None:
@@ -202,9 +181,7 @@ def test_what_a_person_said_comes_before_what_was_seen() -> None:
 
 
 def test_every_state_of_backend_and_attempt_has_one_whole_sentence() -> None:
-    for state, attempt, place in itertools.product(
-        BackendState, (None, "intent", "uncertain", "accepted"), (None, 1)
-    ):
+    for state, attempt, place in itertools.product(BackendState, (None, "intent", "uncertain", "accepted"), (None, 1)):
         sentence = said(QueuedChild(state=attempt, queue_position=place), gpu(state))
         assert sentence[-1] in ".?"
         assert "None" not in sentence

@@ -73,11 +73,7 @@ EDITOR = {"last_node_id": 9, "nodes": [{"id": 3, "type": "KSampler"}], "links": 
         *(({"3": node(), "7": value}, ".7", "") for value in ("KSampler", None, [])),
         *(
             ({"7": value}, ".7.class_type", "")
-            for value in (
-                {"inputs": {}},
-                {"class_type": ["KSampler"], "inputs": {}},
-                {"class_type": "", "inputs": {}},
-            )
+            for value in ({"inputs": {}}, {"class_type": ["KSampler"], "inputs": {}}, {"class_type": "", "inputs": {}})
         ),
         *(
             ({"7": {"class_type": "KSampler"} | value}, ".7.inputs", "")
@@ -86,9 +82,7 @@ EDITOR = {"last_node_id": 9, "nodes": [{"id": 3, "type": "KSampler"}], "links": 
         ({"\x00\ud800" + "k" * 500: 1}, ".??" + "k" * 62, ""),
     ],
 )
-def test_invalid_workflow_is_refused_with_its_path(
-    workflow: object, field: str, message: str
-) -> None:
+def test_invalid_workflow_is_refused_with_its_path(workflow: object, field: str, message: str) -> None:
     with pytest.raises(WorkflowInvalid) as caught:
         check_workflow(workflow)
     assert caught.value.field == f"workflow_json{field}"
@@ -122,9 +116,7 @@ def test_unstorable_value_is_refused_with_its_path(value: object, path: str) -> 
     caught.value.message.encode()
 
 
-@pytest.mark.parametrize(
-    "value", ["🎬", json.loads(r'"\ud83c\udfac"'), {"\x01": "\x7f"}, None, 1.5, True]
-)
+@pytest.mark.parametrize("value", ["🎬", json.loads(r'"\ud83c\udfac"'), {"\x01": "\x7f"}, None, 1.5, True])
 def test_surrogate_pairs_and_control_characters_are_accepted(value: object) -> None:
     check_text(value, field="metadata")
 
@@ -165,8 +157,7 @@ def test_check_text_takes_no_memory_for_each_element() -> None:
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(st.characters(), max_size=3), inner, max_size=3)
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=3), inner, max_size=3)
     ),
 )
 
@@ -267,9 +258,7 @@ def test_invalid_title_is_none(meta: object) -> None:
             (),
             id="an addressed seed",
         ),
-        pytest.param(
-            {"3": node(seed=1)}, {"3": {"seed": 7}}, [], (NO_SEED,), id="the only seed addressed"
-        ),
+        pytest.param({"3": node(seed=1)}, {"3": {"seed": 7}}, [], (NO_SEED,), id="the only seed addressed"),
         pytest.param(
             {"1": node(seed=["9", 0]), "9": node("PrimitiveInt", value=5), "2": node(seed=1)},
             {"9.value": 7},
@@ -280,10 +269,7 @@ def test_invalid_title_is_none(meta: object) -> None:
     ],
 )
 def test_seed_inputs_of_a_workflow(
-    workflow: dict[str, Any],
-    parameters: object,
-    slots: list[tuple[str, str]],
-    warnings: tuple[str, ...],
+    workflow: dict[str, Any], parameters: object, slots: list[tuple[str, str]], warnings: tuple[str, ...]
 ) -> None:
     template = build_template(workflow, parameters)
     assert list(template.seed_slots) == slots
@@ -322,9 +308,7 @@ def test_seed_inputs_of_a_workflow(
         (node("Reroute", value=["9", 0]), {}),
     ],
 )
-def test_linked_seed_that_cannot_be_set_stays_with_a_warning(
-    source: dict[str, Any], others: dict[str, Any]
-) -> None:
+def test_linked_seed_that_cannot_be_set_stays_with_a_warning(source: dict[str, Any], others: dict[str, Any]) -> None:
     workflow = {"1": node(seed=["9", 0]), **others, "9": source}
     template = build_template(workflow)
     assert with_seed(template, 99) == workflow
@@ -353,10 +337,7 @@ def test_plain_seed_is_ignored_with_a_warning(name: str, value: object) -> None:
 
 
 def test_arguments_are_not_changed_and_the_order_of_keys_stays() -> None:
-    workflow = {
-        "9": node("Loader", ckpt_name="a"),
-        "3": node(steps=20, seed=1, model=["9", 0], cfg=7.0),
-    }
+    workflow = {"9": node("Loader", ckpt_name="a"), "3": node(steps=20, seed=1, model=["9", 0], cfg=7.0)}
     workflow["3"]["z"] = workflow["3"].pop("inputs")
     workflow["3"]["inputs"] = workflow["3"].pop("z")
     before = copy.deepcopy(workflow)

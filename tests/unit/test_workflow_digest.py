@@ -85,10 +85,7 @@ def test_what_decides_how_long_it_takes_counts(node_id: str, name: str, value: A
 
 def test_titles_and_the_order_of_keys_do_not_count() -> None:
     graph = {
-        node_id: {
-            "inputs": dict(reversed(node["inputs"].items())),
-            "class_type": node["class_type"],
-        }
+        node_id: {"inputs": dict(reversed(node["inputs"].items())), "class_type": node["class_type"]}
         for node_id, node in reversed(GRAPH.items())
     }
     graph["4"]["_meta"] = {"title": "Another"}

@@ -27,9 +27,7 @@ WORKFLOW: dict[str, Any] = {
 
 
 def patched(parameters: object) -> dict[str, dict[str, Any]]:
-    return {
-        key: each["inputs"] for key, each in build_template(WORKFLOW, parameters).workflow.items()
-    }
+    return {key: each["inputs"] for key, each in build_template(WORKFLOW, parameters).workflow.items()}
 
 
 def changes(parameters: object) -> dict[str, Any]:
@@ -38,8 +36,7 @@ def changes(parameters: object) -> dict[str, Any]:
         f"{key}.{name}": value
         for key, inputs in patched(parameters).items()
         for name, value in inputs.items()
-        if value != WORKFLOW[key]["inputs"][name]
-        or type(value) is not type(WORKFLOW[key]["inputs"][name])
+        if value != WORKFLOW[key]["inputs"][name] or type(value) is not type(WORKFLOW[key]["inputs"][name])
     }
 
 
@@ -197,9 +194,7 @@ def test_a_value_of_another_kind_is_refused(name: str, value: object) -> None:
 
 
 def test_the_refusal_names_the_kind_and_the_node_but_not_the_value() -> None:
-    assert str(refusal({"3.steps": "secret"})) == (
-        "parameters.3.steps: Must be an integer, as it is in node 3."
-    )
+    assert str(refusal({"3.steps": "secret"})) == ("parameters.3.steps: Must be an integer, as it is in node 3.")
     assert refusal({"3": {"cfg": "secret"}}).field == "parameters.3.cfg"
 
 

@@ -21,16 +21,7 @@ CHILD_FIELDS = [
     "attempts",
     "warnings",
 ]
-GROUP_FIELDS = [
-    "job_group_id",
-    "status",
-    "completed_at",
-    "run",
-    "seq",
-    "metadata",
-    "total_count",
-    "created_at",
-]
+GROUP_FIELDS = ["job_group_id", "status", "completed_at", "run", "seq", "metadata", "total_count", "created_at"]
 COUNTS = {"completed_count": ("completed",), "failed_count": ("failed", "timeout")}
 _ENDS = {
     "child_completed": ("completed", "completed_at"),
@@ -39,15 +30,7 @@ _ENDS = {
     "child_cancelled": ("cancelled", "cancelled_at"),
 }
 #: What a child has of one run alone.
-_OF_A_RUN = [
-    "outputs",
-    "error_message",
-    "error_type",
-    "error_details",
-    "failure_class",
-    "started_at",
-    "completed_at",
-]
+_OF_A_RUN = ["outputs", "error_message", "error_type", "error_details", "failure_class", "started_at", "completed_at"]
 
 
 class ClientState:

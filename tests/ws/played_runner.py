@@ -16,15 +16,7 @@ from jobgroups.events.hub import hub
 from jobgroups.events.messages import Message, ProgressFrame
 from jobgroups.queries import work
 from jobgroups.serializers import to_json
-from jobgroups.services import (
-    attempts,
-    claims,
-    expiry,
-    holds,
-    leases,
-    outcomes,
-    runners,
-)
+from jobgroups.services import attempts, claims, expiry, holds, leases, outcomes, runners
 from jobgroups.services.submission import Submission, group_submit
 
 WORKFLOW = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}}}
@@ -45,11 +37,7 @@ class PlayedRunner:
         runners.runner_register(name="played", instance="1", version="0")
         for port, name in enumerate(self.names, start=8188):
             Backend.objects.create(
-                id=name,
-                name=name,
-                url=f"http://127.0.0.1:{port}",
-                reachability=Reachability.ONLINE,
-                last_seen_at=now(),
+                id=name, name=name, url=f"http://127.0.0.1:{port}", reachability=Reachability.ONLINE, last_seen_at=now()
             )
             fence = leases.lease_acquire(backend_id=name, runner="played")
             assert fence is not None
@@ -57,9 +45,7 @@ class PlayedRunner:
 
     def submit(self, backend_ids: tuple[str, ...] = (), **fields: Any) -> str:
         """Submit a group, one child for each backend, and return its id."""
-        submission = Submission(
-            workflow=WORKFLOW, backend_ids=backend_ids or self.names, base_seed=42, **fields
-        )
+        submission = Submission(workflow=WORKFLOW, backend_ids=backend_ids or self.names, base_seed=42, **fields)
         return group_submit(submission=submission, runner_alive=True).group.id
 
     def claim(self, backend_id: str) -> claims.Claim | None:
@@ -123,9 +109,7 @@ class PlayedRunner:
 
     def lost(self, claim: claims.Claim) -> None:
         """Tell that its backend forgot it."""
-        attempts.attempt_lost(
-            attempt_id=claim.attempt_id, fence=self.fence_of(claim), reason="it restarted"
-        )
+        attempts.attempt_lost(attempt_id=claim.attempt_id, fence=self.fence_of(claim), reason="it restarted")
 
     def moved(self, claim: claims.Claim) -> None:
         """Tell that nothing is sent to its backend for a while."""
@@ -141,9 +125,7 @@ class PlayedRunner:
     def struck(self, claim: claims.Claim) -> None:
         """Tell that the stop of another prompt hit it: its child waits again."""
         end = outcomes.AttemptResult(state=AttemptState.INTERRUPTED, outputs={})
-        attempts.attempt_interrupted_by_other(
-            attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end
-        )
+        attempts.attempt_interrupted_by_other(attempt_id=claim.attempt_id, fence=self.fence_of(claim), end=end)
 
     def run_to_end(self) -> None:
         """Run whatever waits, all to success."""

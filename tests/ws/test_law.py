@@ -90,9 +90,7 @@ async def said(dice: random.Random, writer: Writer, group_id: str, word: str) ->
         job = dice.choice(await writer.do(_job_ids, group_id))
         choice = Choice(where=dice.choice([None, *Where]))
         with contextlib.suppress(Conflict):
-            await writer.do(
-                retries.child_retry, group_id=group_id, job_id=job, choice=choice, by="anna"
-            )
+            await writer.do(retries.child_retry, group_id=group_id, job_id=job, choice=choice, by="anna")
     elif word == "move":
         job = dice.choice(await writer.do(_job_ids, group_id))
         target = dice.choice(writer.runner.names)
@@ -109,11 +107,7 @@ def _job_ids(group_id: str) -> list[str]:
 @pytest.mark.parametrize("lossless", [True, False])
 @pytest.mark.parametrize("seed", range(12))
 async def test_snapshot_and_events_are_the_next_snapshot(
-    writer: Writer,
-    monkeypatch: pytest.MonkeyPatch,
-    settings: Settings,
-    seed: int,
-    lossless: bool,
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, settings: Settings, seed: int, lossless: bool
 ) -> None:
     settings.DIRECTOR_RETRY_BACKOFF_SECONDS = 0
     monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.01)

@@ -20,14 +20,7 @@ from jobgroups.consumers.job_group import previews_of
 from jobgroups.consumers.stream import ChildHead, Stream
 from jobgroups.events.hub import Hub
 from jobgroups.events.hub import hub as process_hub
-from jobgroups.events.messages import (
-    EventFrame,
-    Message,
-    PreviewFrame,
-    ProgressFrame,
-    deserialize,
-    serialize,
-)
+from jobgroups.events.messages import EventFrame, Message, PreviewFrame, ProgressFrame, deserialize, serialize
 from jobgroups.runner.attempt.driver import AttemptSpec
 from jobgroups.runner.session import previews as previews_module
 from jobgroups.runner.session.previews import MIN_INTERVAL, SessionPreviews
@@ -91,8 +84,7 @@ async def _delivered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "asks"),
-    [(b"previews=1", True), (b"since=3&previews=1", True), (b"", False), (b"previews=0", False)],
+    ("query", "asks"), [(b"previews=1", True), (b"since=3&previews=1", True), (b"", False), (b"previews=0", False)]
 )
 def test_a_socket_asks_with_previews_1(query: bytes, asks: bool) -> None:
     assert previews_of(query) is asks
@@ -203,9 +195,7 @@ async def test_one_that_exceeds_a_frame_is_left_out(hub: Hub) -> None:
     assert [frame["job_id"] for frame in frames] == ["j_2"]
 
 
-async def test_what_is_pending_when_the_watcher_leaves_is_not_made(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_pending_when_the_watcher_leaves_is_not_made(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previews_module, "MIN_INTERVAL", 0.05)
     showing, watching = Showing(hub), await hub.subscribe("g", previews=True)
     showing.publish(b"1", "p-j_1")
@@ -239,10 +229,7 @@ async def test_none_is_queued_behind_the_end_of_its_child(hub: Hub) -> None:
 
 async def test_a_client_that_asks_sees_what_runs_and_another_does_not(writer: Writer) -> None:
     group_id = await writer.do(writer.runner.submit)
-    async with (
-        watching(group_id, "?previews=1") as asking,
-        watching(group_id) as other,
-    ):
+    async with watching(group_id, "?previews=1") as asking, watching(group_id) as other:
         await asking.until("initial_state")
         await other.until("initial_state")
         claim = await writer.do(writer.runner.begin, "gpu_1")
@@ -293,9 +280,7 @@ class Line:
     async def aclose(self) -> None: ...
 
 
-async def test_previews_go_to_another_process_only_while_it_asks(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_previews_go_to_another_process_only_while_it_asks(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, web = Line(), Line()
     hub._relay = runner  # type: ignore[assignment]
     preview = Message("g", previews=(PreviewFrame("j_1", 1, "x"),))

@@ -29,10 +29,7 @@ class PlayedDirector(Served):
     def __init__(self, folder: Path) -> None:
         shutil.copytree(migrated(), folder / "data")
         super().__init__(
-            folder,
-            arguments=["--no-runner", "--port", "0"],
-            program=["-m", "tests.ws.served"],
-            has_stdin=True,
+            folder, arguments=["--no-runner", "--port", "0"], program=["-m", "tests.ws.served"], has_stdin=True
         )
         self._answers = 0
         self.path = ""
@@ -115,9 +112,7 @@ async def test_group_is_streamed_to_its_end(served: PlayedDirector) -> None:
         ("/ws/job-groups/a%2Fb", "not_found"),
     ],
 )
-async def test_unknown_group_and_path_close_with_4404(
-    process: PlayedDirector, path: str, code: str
-) -> None:
+async def test_unknown_group_and_path_close_with_4404(process: PlayedDirector, path: str, code: str) -> None:
     async with process.connect(path) as client:
         assert (await frame(client))["code"] == code
         assert await close_code(client) == 4404
@@ -157,9 +152,7 @@ async def test_unread_progress_is_not_kept_for_a_client(served: PlayedDirector) 
     client = Watcher(served.url, served.path, buffer=4_096)
     await served.do("talk")
     newest = b'"progress": 99.0'
-    late = await asyncio.to_thread(
-        read_all, [client], within=DEADLINE, until=lambda data: newest in data
-    )
+    late = await asyncio.to_thread(read_all, [client], within=DEADLINE, until=lambda data: newest in data)
     assert not late
     percents = [one["progress"] for _, one in client.frames() if one["type"] == "child_progress"]
     client.close()
@@ -168,9 +161,7 @@ async def test_unread_progress_is_not_kept_for_a_client(served: PlayedDirector) 
     assert len(percents) < TALK * 3 / 4
 
 
-async def test_unusual_frames_harm_neither_the_connection_nor_others(
-    served: PlayedDirector,
-) -> None:
+async def test_unusual_frames_harm_neither_the_connection_nor_others(served: PlayedDirector) -> None:
     async with served.connect() as giant, served.connect() as odd:
         for client in (giant, odd):
             await frame(client)
@@ -184,20 +175,14 @@ async def test_unusual_frames_harm_neither_the_connection_nor_others(
         assert await frame(odd) == {"type": "pong"}
 
 
-@pytest.mark.parametrize(
-    "origin", [None, "http://localhost:5173", "https://127.0.0.1", "http://[::1]:9820"]
-)
-async def test_programs_and_local_pages_may_connect(
-    served: PlayedDirector, origin: str | None
-) -> None:
+@pytest.mark.parametrize("origin", [None, "http://localhost:5173", "https://127.0.0.1", "http://[::1]:9820"])
+async def test_programs_and_local_pages_may_connect(served: PlayedDirector, origin: str | None) -> None:
     async with served.connect(origin=origin) as client:
         assert (await frame(client))["type"] == "initial_state"
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example"])
-async def test_pages_of_other_origins_are_closed_with_4403(
-    process: PlayedDirector, origin: str
-) -> None:
+async def test_pages_of_other_origins_are_closed_with_4403(process: PlayedDirector, origin: str) -> None:
     async with process.connect("/ws/monitor", origin=origin) as client:
         refusal = await frame(client)
         assert (refusal["type"], refusal["code"]) == ("error", "origin_not_allowed")
@@ -209,8 +194,7 @@ async def test_requests_of_other_origins_are_refused_over_http(process: PlayedDi
     async with httpx.AsyncClient(trust_env=False, base_url=process.url) as c:
         refused = await c.get("/api/health", headers={"Origin": "http://evil.example"})
         preflight = await c.options(
-            "/api/job-group",
-            headers={"Origin": "http://localhost:1", "Access-Control-Request-Method": "POST"},
+            "/api/job-group", headers={"Origin": "http://localhost:1", "Access-Control-Request-Method": "POST"}
         )
     assert (refused.status_code, refused.json()["code"]) == (403, "origin_not_allowed")
     assert preflight.status_code == 204

@@ -155,9 +155,7 @@ async def test_a_process_without_a_loop_rings_too(
         "DIRECTOR_DATA_DIR": str(tmp_path),
         "DJANGO_SETTINGS_MODULE": "director.settings",
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, cwd=ROOT, env=environment
-    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT, env=environment)
     assert await heard(queue, 1) == [event(1)]
     assert await process.wait() == 0
 
@@ -293,9 +291,7 @@ async def test_a_message_of_another_version_is_passed_over(
     assert "invalid message" in caplog.text
 
 
-async def test_the_last_unsubscribe_leaves_and_a_new_subscribe_joins_again(
-    start: Callable[[], Hub],
-) -> None:
+async def test_the_last_unsubscribe_leaves_and_a_new_subscribe_joins_again(start: Callable[[], Hub]) -> None:
     runner, web = start(), start()
     queue = await web.subscribe("g")
     await linked(runner, queue)

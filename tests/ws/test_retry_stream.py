@@ -115,12 +115,7 @@ async def test_an_adopted_picture_is_told_like_any_other(writer: Writer) -> None
         await client.until("group_complete")
         await writer.do(retries.group_retry, group_id=group_id)
         await client.until("group_complete")
-    assert client.kinds()[-4:] == [
-        "group_reopened",
-        "child_started",
-        "child_completed",
-        "group_complete",
-    ]
+    assert client.kinds()[-4:] == ["group_reopened", "child_started", "child_completed", "group_complete"]
     for frame in client.frames:
         state.take(frame)
     snapshot = await writer.do(selectors.group_snapshot, group_id)

@@ -21,8 +21,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the simulator's options."""
         parser.epilog = (
-            "Examples: director simulate --count 3 --port 8188, director simulate --vram 8"
-            " --fault out_of_memory"
+            "Examples: director simulate --count 3 --port 8188, director simulate --vram 8 --fault out_of_memory"
         )
         cli.add_arguments(parser)
 

@@ -35,20 +35,12 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.epilog = "Examples: director demo, director demo --once --seconds 1"
         parser.add_argument("--once", action="store_true", help="end after the three groups")
-        parser.add_argument(
-            "--folder",
-            type=Path,
-            help="folder for all files (default: a new one in ./demo-data)",
-        )
-        parser.add_argument(
-            "--seconds", type=float, default=4.0, help="duration of a simulated job (default 4)"
-        )
+        parser.add_argument("--folder", type=Path, help="folder for all files (default: a new one in ./demo-data)")
+        parser.add_argument("--seconds", type=float, default=4.0, help="duration of a simulated job (default 4)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the demo; exit with status 0 if every check passes."""
-        plan = Plan(
-            folder=_folder(options["folder"]), once=options["once"], seconds=options["seconds"]
-        )
+        plan = Plan(folder=_folder(options["folder"]), once=options["once"], seconds=options["seconds"])
         try:
             found = asyncio.run(_interruptible(plan, Screen()))
         except ExceptionGroup as errors:

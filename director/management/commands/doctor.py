@@ -32,14 +32,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
         parser.epilog = "Examples: director doctor, director doctor --json > report.json, director doctor --port 9821"
+        parser.add_argument("--json", action="store_true", help="a report without secrets, for support")
         parser.add_argument(
-            "--json", action="store_true", help="a report without secrets, for support"
-        )
-        parser.add_argument(
-            "--port",
-            type=_port,
-            default=DEFAULT_PORT,
-            help=f"of the Director (default {DEFAULT_PORT})",
+            "--port", type=_port, default=DEFAULT_PORT, help=f"of the Director (default {DEFAULT_PORT})"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

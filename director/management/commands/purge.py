@@ -29,13 +29,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
         parser.epilog = "Examples: director purge --older-than 90d --dry-run, director purge --older-than 12w --json"
-        parser.add_argument(
-            "--older-than", required=True, type=_age, metavar="AGE", help="90d, 12w; 1d at least"
-        )
+        parser.add_argument("--older-than", required=True, type=_age, metavar="AGE", help="90d, 12w; 1d at least")
         parser.add_argument("--starred", action="store_true", help="also groups with starred jobs")
-        parser.add_argument(
-            "--dry-run", action="store_true", help="only print what would be deleted"
-        )
+        parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
         parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -30,13 +30,10 @@ class Command(BaseCommand):
         parser.epilog = "Examples: director runner, director runner --name rack-2"
         parser.add_argument(
             "--name",
-            help="unique name of this runner (default: the name of the machine; not with SQLite, which"
-            " has one runner)",
+            help="unique name of this runner (default: the name of the machine; not with SQLite, which has one runner)",
         )
         parser.add_argument(
-            "--no-migrate",
-            action="store_true",
-            help="do not migrate the database; wait until it is migrated",
+            "--no-migrate", action="store_true", help="do not migrate the database; wait until it is migrated"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -64,9 +61,7 @@ class Command(BaseCommand):
         loop = asyncio.get_running_loop()
         reader = DatabaseThreads(threads=1, name="hub")
         hub.bind(loop, read_seqs=lambda ids: reader.run(group_seqs, ids))
-        runner = RunnerSupervisor(
-            name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
-        )
+        runner = RunnerSupervisor(name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock)
         shutdown.on_signals(loop, runner.stop)
         try:
             await runner.run(ready=lambda: self._say(f"Runner {name} is ready."))

@@ -15,12 +15,7 @@ from director.server.event_loop import use_fast_loop
 from jobgroups.database.locks import AlreadyLocked, FileLock, Lock
 
 DEFAULT_PORT = 9820
-_REFUSALS = (
-    data_dir.DataFolderUnusable,
-    listen.CannotListen,
-    AlreadyLocked,
-    startup.CannotStart,
-)
+_REFUSALS = (data_dir.DataFolderUnusable, listen.CannotListen, AlreadyLocked, startup.CannotStart)
 
 
 class Command(BaseCommand):
@@ -30,7 +25,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the options."""
-        parser.epilog = "Examples: director serve, director serve --port 9821, DIRECTOR_TOKEN=… director serve --host 0.0.0.0"
+        parser.epilog = (
+            "Examples: director serve, director serve --port 9821, DIRECTOR_TOKEN=… director serve --host 0.0.0.0"
+        )
         parser.add_argument("--host", default="localhost", help="address to listen on (loopback)")
         parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port (default 9820)")
         parser.add_argument(
@@ -40,15 +37,9 @@ class Command(BaseCommand):
             " loopback; not needed with DIRECTOR_TOKEN",
         )
         parser.add_argument(
-            "--no-migrate",
-            action="store_true",
-            help="do not migrate the database; wait until it is migrated",
+            "--no-migrate", action="store_true", help="do not migrate the database; wait until it is migrated"
         )
-        parser.add_argument(
-            "--no-runner",
-            action="store_true",
-            help="start no runner; use separate `runner` processes",
-        )
+        parser.add_argument("--no-runner", action="store_true", help="start no runner; use separate `runner` processes")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check, lock, migrate, listen."""
@@ -71,9 +62,7 @@ class Command(BaseCommand):
         if code:
             raise CommandError("The Director ended after an unexpected error; see the log above.")
 
-    def _serve(
-        self, addresses: list[listen.ListenAddress], host: str, options: dict[str, Any]
-    ) -> int:
+    def _serve(self, addresses: list[listen.ListenAddress], host: str, options: dict[str, Any]) -> int:
         runner_name = None if options["no_runner"] else startup.runner_name()
         with ExitStack() as held:
             self._hold(held, _folder_lock(addresses[0].port, alone=runner_name is not None))
@@ -110,10 +99,7 @@ class Command(BaseCommand):
         for url in others:
             self._say(f"On the network: {url}")
         if hosts != ["localhost"] and not settings.DIRECTOR_TOKEN:
-            self._say(
-                "Everyone on the network can submit and cancel; set DIRECTOR_TOKEN to require a"
-                " sign-in."
-            )
+            self._say("Everyone on the network can submit and cancel; set DIRECTOR_TOKEN to require a sign-in.")
 
 
 def _folder_lock(port: int, *, alone: bool) -> Lock:
@@ -121,6 +107,5 @@ def _folder_lock(port: int, *, alone: bool) -> Lock:
     folder = settings.DIRECTOR_DATA_DIR
     return FileLock(
         folder / ("serve.lock" if alone else f"serve-{port}.lock"),
-        f"A Director is already running with this data folder ({folder}). Stop it first, or set"
-        " DIRECTOR_DATA_DIR.",
+        f"A Director is already running with this data folder ({folder}). Stop it first, or set DIRECTOR_DATA_DIR.",
     )

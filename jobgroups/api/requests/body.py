@@ -28,9 +28,7 @@ class UnsupportedMediaType(JobGroupsError):
     code = "unsupported_media_type"
     status = 415
 
-    def __init__(
-        self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8."
-    ) -> None:
+    def __init__(self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8.") -> None:
         super().__init__(detail)
 
 
@@ -121,19 +119,13 @@ def _check_media_type(request: Request) -> None:
     if declared != "application/json" or charset not in _CHARSETS:
         raise UnsupportedMediaType
     if encoding != "identity":
-        raise UnsupportedMediaType(
-            "The body must be sent uncompressed, without a Content-Encoding."
-        )
+        raise UnsupportedMediaType("The body must be sent uncompressed, without a Content-Encoding.")
 
 
 def _decoded(content: bytes) -> object:
     try:
         # Some editors write a byte order mark.
-        return json.loads(
-            content.decode("utf-8-sig"),
-            parse_constant=_no_constant,
-            object_pairs_hook=_no_repeats,
-        )
+        return json.loads(content.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except UnicodeDecodeError:
         raise InvalidJSON("The body is not UTF-8.") from None
     except RecursionError:
@@ -177,7 +169,6 @@ def _object(value: object) -> dict[str, Any]:
             check_text(field, field=shown_key(key), outer=1)
     except TextInvalid as error:
         raise InvalidRequest(
-            f"{error.field}: {error.message}",
-            errors=[{"field": error.field, "message": error.message}],
+            f"{error.field}: {error.message}", errors=[{"field": error.field, "message": error.message}]
         ) from None
     return value

@@ -118,14 +118,10 @@ class Texts(_Strict, serializers.ListField):
     json_type = list
     sentence = "Must be a list of strings."
 
-    def __init__(
-        self, longest: int, *, most: int | None = None, empty: str = "", **options: Any
-    ) -> None:
+    def __init__(self, longest: int, *, most: int | None = None, empty: str = "", **options: Any) -> None:
         self.longest, self.most = longest, most
         messages = {"empty": empty, "max_length": f"Must have at most {most} entries."}
-        super().__init__(
-            child=Text(longest), allow_empty=not empty, error_messages=messages, **options
-        )
+        super().__init__(child=Text(longest), allow_empty=not empty, error_messages=messages, **options)
 
     def to_internal_value(self, data: Any) -> list[str]:
         """Check the entries without a call for each: a body may have millions."""
@@ -201,10 +197,6 @@ def raise_errors(errors: FieldErrors, refusal: type[InvalidRequest] = InvalidReq
 def _flat(detail: Any, path: str = "") -> FieldErrors:
     """Return DRF's nested errors in our form: a dotted path and a sentence each."""
     if isinstance(detail, Mapping):
-        return [
-            error
-            for name, below in detail.items()
-            for error in _flat(below, f"{path}.{name}" if path else name)
-        ]
+        return [error for name, below in detail.items() for error in _flat(below, f"{path}.{name}" if path else name)]
     messages = detail if isinstance(detail, list) else [detail]
     return [{"field": path, "message": str(message)} for message in messages]

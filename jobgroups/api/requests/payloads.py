@@ -54,21 +54,14 @@ class SubmissionRequest(RequestSerializer):
     backend_ids = fields.Texts(_MAX_WORD, empty="Must have at least one entry.")
     parameters = fields.Object(default=dict)
     seed_strategy = fields.Choice(SeedStrategy, default=SeedStrategy.RANDOM)
-    base_seed = fields.Integer(
-        0, MAX_SEED, why=" (2⁵³−1), which every client reads exactly", default=None
-    )
+    base_seed = fields.Integer(0, MAX_SEED, why=" (2⁵³−1), which every client reads exactly", default=None)
     metadata = fields.Object(default=dict)
     timeout_seconds = fields.Integer(30, 3600, default=DEFAULT_TIMEOUT)
     required_capabilities = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, default=())
     max_attempts = fields.Integer(1, 10, default=lambda: settings.DIRECTOR_MAX_ATTEMPTS)
-    retry_elsewhere = fields.Choice(
-        _RETRY_ELSEWHERE, default=lambda: RetryScope(settings.DIRECTOR_RETRY_ELSEWHERE)
-    )
+    retry_elsewhere = fields.Choice(_RETRY_ELSEWHERE, default=lambda: RetryScope(settings.DIRECTOR_RETRY_ELSEWHERE))
     retry_on = fields.Texts(
-        _MAX_WORD,
-        most=_MAX_ENTRIES,
-        empty="Must have at least one entry; leave it out for all of them.",
-        default=None,
+        _MAX_WORD, most=_MAX_ENTRIES, empty="Must have at least one entry; leave it out for all of them.", default=None
     )
     partial_outputs = fields.Choice(PartialOutputs, default=PartialOutputs.ACCEPT)
     submitter = fields.Line(_MAX_BY, default="")
@@ -177,9 +170,7 @@ class GroupRetryRequest(JobRetryRequest):
     """``POST /api/job-groups/{id}/retry``"""
 
     job_ids = fields.Texts(
-        _MAX_ID,
-        empty="Must have at least one entry; leave it out for all that failed.",
-        default=None,
+        _MAX_ID, empty="Must have at least one entry; leave it out for all that failed.", default=None
     )
 
 

@@ -36,9 +36,7 @@ _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 #: The form in which ``queries.groups.group_list`` writes it: direction, and the group before the page.
-_CURSOR: Final = re.compile(
-    r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|jg_[0-9a-f]{12}"
-)
+_CURSOR: Final = re.compile(r"[fb]\|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z\|jg_[0-9a-f]{12}")
 #: The blank in ``…T07:00:00.000 01:00``, which was a ``+``.
 _LOST_PLUS: Final = re.compile(r"(?<=[T:.0-9]{8}) (?=[0-9]{2}:?[0-9]{2}$)")
 
@@ -81,9 +79,7 @@ class _Metadata(serializers.DictField):
 
     def get_value(self, dictionary: Mapping[str, str]) -> Any:
         wanted = {
-            name.removeprefix(_METADATA): value
-            for name, value in dictionary.items()
-            if name.startswith(_METADATA)
+            name.removeprefix(_METADATA): value for name, value in dictionary.items() if name.startswith(_METADATA)
         }
         return wanted or empty
 
@@ -93,10 +89,7 @@ class _Metadata(serializers.DictField):
             raise ValidationError(f"Must have at most {_MAX_METADATA_FILTERS} keys.")
         wrong: dict[str, list[str]] = {}
         for key, value in data.items():
-            for what, text, most in (
-                ("keys", key, _MAX_METADATA_KEY),
-                ("values", value, _MAX_METADATA_VALUE),
-            ):
+            for what, text, most in (("keys", key, _MAX_METADATA_KEY), ("values", value, _MAX_METADATA_VALUE)):
                 if len(text) > most:
                     message = f"Cannot be searched for: only {what} of up to {most} characters can."
                     shown = shown_key(f"{_METADATA}{key}").removeprefix(_METADATA)

@@ -56,9 +56,7 @@ class AsyncApiView(View):
         try:
             if request.method not in self.allowed_methods:
                 raise MethodNotAllowed(request.method or "")
-            response: HttpResponseBase = await getattr(self, request.method.lower())(
-                request, *args, **kwargs
-            )
+            response: HttpResponseBase = await getattr(self, request.method.lower())(request, *args, **kwargs)
         except Exception as error:
             # The stubs have the setting's text here, not the function that the text names.
             handler: Any = api_settings.EXCEPTION_HANDLER

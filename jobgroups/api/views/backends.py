@@ -28,9 +28,7 @@ class BackendListView(ApiView):
         """Return every backend."""
         loads = backends.backend_loads()
         rows = backend_queries.backend_list()
-        listed = [
-            backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows
-        ]
+        listed = [backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows]
         return Response({"backends": listed})
 
     def post(self, request: Request) -> Response:

@@ -17,10 +17,7 @@ class _AlwaysJSON(BaseContentNegotiation):
     """Respond in JSON: the ``Accept`` header of a browser and ``?format=`` cause no error."""
 
     def select_renderer(
-        self,
-        request: Request,
-        renderers: Iterable[BaseRenderer],
-        format_suffix: str | None = None,
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
         renderer = next(iter(renderers))
         return renderer, str(renderer.media_type)

@@ -43,12 +43,7 @@ class FailedJobsView(ApiView):
         return Response(
             {
                 "groups": [
-                    {
-                        "job_group_id": one.group_id,
-                        "name": one.name,
-                        "finished": one.finished,
-                        "job_ids": one.job_ids,
-                    }
+                    {"job_group_id": one.group_id, "name": one.name, "finished": one.finished, "job_ids": one.job_ids}
                     for one in found
                 ]
             }

@@ -33,9 +33,7 @@ class SubmitView(ApiView):
         submission = payloads.submission(json_body(request), request.headers.get("Idempotency-Key"))
         made = submit(submission)
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
-        return Response(
-            serialize_submission(made.group, made.children), status=201, headers=headers
-        )
+        return Response(serialize_submission(made.group, made.children), status=201, headers=headers)
 
 
 class GroupListView(ApiView):
@@ -45,9 +43,7 @@ class GroupListView(ApiView):
         """List groups, newest first."""
         query = GroupListQuery.read_query(request.query_params)
         cursor, limit = query.pop("cursor"), query.pop("limit")
-        page = selectors.group_list(
-            filters=selectors.GroupFilter(**query), cursor=cursor, limit=limit
-        )
+        page = selectors.group_list(filters=selectors.GroupFilter(**query), cursor=cursor, limit=limit)
         return Response(
             {
                 "results": page.results,

@@ -33,9 +33,7 @@ _PASSED_ON: Final = ("etag", "last-modified", "content-range", "accept-ranges")
 class OutputView(AsyncApiView):
     """``/api/job-groups/{id}/jobs/{job_id}/outputs/{n}``"""
 
-    async def get(
-        self, request: HttpRequest, group_id: str, job_id: str, number: str
-    ) -> HttpResponseBase:
+    async def get(self, request: HttpRequest, group_id: str, job_id: str, number: str) -> HttpResponseBase:
         """Return the file as the backend has it, or a thumbnail if the query has ``w``."""
         query = OutputQuery.read_query(request.GET)
         group, job = path_params.group_id(group_id), path_params.job_id(job_id)
@@ -92,9 +90,7 @@ def _if_none_match(request: HttpRequest) -> str:
 async def _original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
     limit: int = settings.DIRECTOR_PROXY_MAX_BYTES
     async with contextlib.AsyncExitStack() as stack:
-        answer = await stack.enter_async_context(
-            download.open_file(file, headers=_forwarded_conditions(request))
-        )
+        answer = await stack.enter_async_context(download.open_file(file, headers=_forwarded_conditions(request)))
         if answer.status == 416:
             raise RangeNotSatisfiable
         size = answer.length or 0
@@ -128,9 +124,7 @@ def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
         conditions["Range"] = request.headers["Range"]
         if condition := request.headers.get("If-Range"):
             conditions["If-Range"] = condition
-    return {
-        name: value for name, value in conditions.items() if value.isascii() and value.isprintable()
-    }
+    return {name: value for name, value in conditions.items() if value.isascii() and value.isprintable()}
 
 
 def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
@@ -146,9 +140,7 @@ def _headers(file: OutputFile, answer: StreamedAnswer) -> dict[str, str]:
 
 def _redirect(file: OutputFile) -> HttpResponse:
     """Redirect the client to the backend."""
-    return HttpResponse(
-        status=307, headers={"Location": _address(file), "Cache-Control": "private, no-cache"}
-    )
+    return HttpResponse(status=307, headers={"Location": _address(file), "Cache-Control": "private, no-cache"})
 
 
 def _address(file: OutputFile) -> str:

@@ -51,9 +51,7 @@ class BackendFindView(BackendView):
         answers = async_to_sync(_probe_all)(urls)
         known = _registered_ids()
         found = [
-            _probe_json(url, answer, known)
-            for url, answer in answers.items()
-            if isinstance(answer, BackendReport)
+            _probe_json(url, answer, known) for url, answer in answers.items() if isinstance(answer, BackendReport)
         ]
         return Response({"found": found})
 
@@ -80,10 +78,7 @@ async def _probe(url: str, headers: Mapping[str, str] | None, within: float) -> 
 
 async def _probe_all(urls: Iterable[str]) -> dict[str, BackendReport | str]:
     async with asyncio.TaskGroup() as tasks:
-        tasks_by_url = {
-            url: tasks.create_task(_probe(url, None, _FIND_SECONDS), name=f"find {url}")
-            for url in urls
-        }
+        tasks_by_url = {url: tasks.create_task(_probe(url, None, _FIND_SECONDS), name=f"find {url}") for url in urls}
     return {url: task.result() for url, task in tasks_by_url.items()}
 
 

@@ -25,11 +25,7 @@ class GroupRetryView(ApiView):
         group = path_params.group_id(group_id)
         values = GroupRetryRequest.read(optional_json_body(request))
         done = retries.group_retry(
-            group_id=group,
-            job_ids=values["job_ids"],
-            choice=_choice(values),
-            run=values["run"],
-            by=values["by"],
+            group_id=group, job_ids=values["job_ids"], choice=_choice(values), run=values["run"], by=values["by"]
         )
         return Response(_retry_json(done))
 
@@ -71,9 +67,7 @@ def _choice(values: Mapping[str, Any]) -> Choice:
     """Return where the children are retried; an id that cannot be one is not looked up."""
     if values["backend_id"] is not None:
         path_params.backend_id(values["backend_id"])
-    return Choice(
-        where=values["where"], backend_id=values["backend_id"], elsewhere=values["retry_elsewhere"]
-    )
+    return Choice(where=values["where"], backend_id=values["backend_id"], elsewhere=values["retry_elsewhere"])
 
 
 def _retry_json(done: Retried) -> dict[str, Any]:

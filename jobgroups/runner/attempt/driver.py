@@ -83,9 +83,7 @@ class AttemptDriver:
         self._changed = asyncio.Event()
         self._tracker = ProgressTracker(dict(spec.workflow))
         self._report = self._new_report()
-        self._prompt = result.PromptInfo(
-            prompt_id=spec.prompt_id, workflow=spec.workflow, base_url=context.client.url
-        )
+        self._prompt = result.PromptInfo(prompt_id=spec.prompt_id, workflow=spec.workflow, base_url=context.client.url)
         self._heard_start = False
         self._heard_end: Event | None = None
         self._closing_frame = False
@@ -106,9 +104,7 @@ class AttemptDriver:
         self._end_heard_at = moment
         #: When it was last seen at the backend without having ended.
         self._last_seen_at = moment
-        self._next_lookup_at = (
-            moment if not spec.is_new else moment + self._intervals.lookup_interval
-        )
+        self._next_lookup_at = moment if not spec.is_new else moment + self._intervals.lookup_interval
         self._stop_at = moment
         self._stop_requested_at = moment
         self._is_stalled = False
@@ -344,9 +340,7 @@ class AttemptDriver:
 
     async def _reject_dangling_link(self, node: str, name: str, missing: str) -> None:
         """Fail the child of a graph that would kill the backend's worker; nothing is sent."""
-        message = (
-            f"Node {node}: its input {name!r} is linked to node {missing}, which is not there."
-        )
+        message = f"Node {node}: its input {name!r} is linked to node {missing}, which is not there."
         details = {"node_id": node, "input_name": name, "refused_by": "director"}
         await self._store(attempts.attempt_refused, message=message, details=details)
         self._done = True
@@ -362,12 +356,8 @@ class AttemptDriver:
         )
         self._next_lookup_at = time.monotonic()
 
-    async def _accepted(
-        self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None
-    ) -> None:
-        stored = await self._store(
-            attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors
-        )
+    async def _accepted(self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None) -> None:
+        stored = await self._store(attempts.attempt_accepted, prompt_id=other_id, node_errors=node_errors)
         if node_errors is not None:
             self._take_node_errors(node_errors)
         self._apply_stored_state(stored)
@@ -403,9 +393,7 @@ class AttemptDriver:
     async def _store_reported(self) -> None:
         stored = self._reported
         await self._store(
-            attempts.attempt_outputs_stored,
-            node_outputs=dict(self._outputs),
-            warnings=list(self._warnings),
+            attempts.attempt_outputs_stored, node_outputs=dict(self._outputs), warnings=list(self._warnings)
         )
         self._stored = stored
 
@@ -544,8 +532,7 @@ class AttemptDriver:
         backend = self._context.backend_id
         self._report.close()
         await self._store(
-            attempts.attempt_lost,
-            reason=f"{backend} lost the prompt: it restarted, or another client removed it",
+            attempts.attempt_lost, reason=f"{backend} lost the prompt: it restarted, or another client removed it"
         )
         self._done = True
 
@@ -616,9 +603,7 @@ class AttemptDriver:
         was_interrupted = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
             self._context.interrupter.log.target_ended(self.prompt_id)
-            was_interrupted = (
-                not await self._stop_is_stored() and await self._was_interrupted_by_other()
-            )
+            was_interrupted = not await self._stop_is_stored() and await self._was_interrupted_by_other()
         if end.failure in result.FREED_AFTER and self._context.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
             await result.free_memory(self._context.client)
@@ -634,10 +619,7 @@ class AttemptDriver:
         """
         backend_id = self._context.backend_id
         cached = (self._cached - self._executing) & end.node_outputs.keys()
-        named = {
-            node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys()
-            for node in cached
-        }
+        named = {node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys() for node in cached}
         if not any(named.values()):
             return end
         made = outputs.digests(backend_id, end.node_outputs, self._executed(end.node_outputs))
@@ -646,11 +628,7 @@ class AttemptDriver:
         )
         own = origins(self.spec.workflow)
         replaced: dict[str, Collection[str]] = {
-            node: [
-                one
-                for one in found
-                if made[one] or (node in own and writers.get(one, own[node]) != own[node])
-            ]
+            node: [one for one in found if made[one] or (node in own and writers.get(one, own[node]) != own[node])]
             for node, found in named.items()
         }
         if not any(replaced.values()):
@@ -685,8 +663,7 @@ class AttemptDriver:
         has_event = isinstance(self._heard_end, ExecutionInterrupted)
         return await self._context.interrupter.ended_by_other(
             self.prompt_id,
-            since=(self._end_heard_at if has_event else self._last_seen_at)
-            - self._intervals.collateral_window,
+            since=(self._end_heard_at if has_event else self._last_seen_at) - self._intervals.collateral_window,
             until=self._end_heard_at if has_event else time.monotonic(),
         )
 
@@ -746,9 +723,7 @@ class AttemptDriver:
         patience = self._intervals.stalled_after if can_interrupt else self.spec.timeout_s
         if not self._is_stalled and tried_for >= patience:
             reachable = availability.offline_for() is None
-            stalled = await self._store(
-                attempts.attempt_stalled, reachable=reachable, can_interrupt=can_interrupt
-            )
+            stalled = await self._store(attempts.attempt_stalled, reachable=reachable, can_interrupt=can_interrupt)
             # A prompt that could not be interrupted hangs only if it runs on after it was.
             self._is_stalled = stalled or can_interrupt
 
@@ -778,9 +753,7 @@ class AttemptDriver:
         return await self._context.store(service, attempt_id=self.spec.attempt_id, **fields)
 
     async def _stop_is_in_rows(self) -> bool:
-        stops = await self._context.database.run_with_retry(
-            work.pending_stops, self._context.backend_id
-        )
+        stops = await self._context.database.run_with_retry(work.pending_stops, self._context.backend_id)
         return self.spec.attempt_id in stops
 
     def _new_report(self) -> ProgressReporter:
@@ -813,8 +786,5 @@ def _refusal(error: PromptRefused) -> dict[str, Any]:
 def _cached_nodes(lookup: PromptLookup) -> set[str]:
     assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
     return {
-        node
-        for kind, data in lookup.entry.messages
-        if kind == "execution_cached"
-        for node in data.get("nodes", ())
+        node for kind, data in lookup.entry.messages if kind == "execution_cached" for node in data.get("nodes", ())
     }

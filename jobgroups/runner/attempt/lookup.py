@@ -34,11 +34,7 @@ class PromptLookup:
 
 
 async def look_up(
-    client: ComfyClient,
-    prompt_id: str,
-    *,
-    mark: Mapping[str, Any] | None = None,
-    new_connection: bool = False,
+    client: ComfyClient, prompt_id: str, *, mark: Mapping[str, Any] | None = None, new_connection: bool = False
 ) -> PromptLookup:
     """Query history, queue, history: a prompt moves from one to the other meanwhile.
 
@@ -59,10 +55,7 @@ async def look_up(
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
     queue = await client.queue(new_connection=new_connection)
-    for place, items in (
-        (PromptLocation.RUNNING, queue.running),
-        (PromptLocation.PENDING, queue.pending),
-    ):
+    for place, items in ((PromptLocation.RUNNING, queue.running), (PromptLocation.PENDING, queue.pending)):
         for item in items:
             if item.prompt_id == prompt_id:
                 return PromptLookup(place, item=item)

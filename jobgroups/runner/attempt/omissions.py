@@ -14,9 +14,7 @@ from backends.comfyui.refusals import answer_lost
 from jobgroups.workflow.graph import Workflow, linked_node
 
 
-async def omitted_outputs(
-    client: ComfyClient, workflow: Workflow, executed: Collection[str]
-) -> dict[str, Any]:
+async def omitted_outputs(client: ComfyClient, workflow: Workflow, executed: Collection[str]) -> dict[str, Any]:
     """Return ``node_errors`` for the output nodes that are not executed.
 
     Args:

@@ -14,12 +14,7 @@ from backends.comfyui.answers import HistoryEntry
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError, PromptRefused, PromptUnconfirmed
 from backends.comfyui.outputs import collect_outputs, plain_error
-from backends.comfyui.protocol import (
-    Event,
-    ExecutionError,
-    ExecutionInterrupted,
-    ExecutionSuccess,
-)
+from backends.comfyui.protocol import Event, ExecutionError, ExecutionInterrupted, ExecutionSuccess
 from backends.comfyui.refusals import not_executed
 from jobgroups.domain.failures import FailureClass, class_of_error, class_of_refusal
 from jobgroups.domain.outputs import all_missing
@@ -67,9 +62,7 @@ class PromptInfo:
         return self._titles.get((node_id or "").split(".", maxsplit=1)[0])
 
 
-def from_history(
-    prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs
-) -> AttemptResult:
+def from_history(prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs) -> AttemptResult:
     """Return the result that ComfyUI's history shows; its status decides.
 
     Args:
@@ -113,9 +106,7 @@ def _blocked_nodes(entry: HistoryEntry) -> tuple[str, ...]:
     return tuple(blocked(error) for error in entry.raised)
 
 
-def from_frame(
-    prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs
-) -> AttemptResult | None:
+def from_frame(prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs) -> AttemptResult | None:
     """Return the result from an end frame, for a cleared history; None: the frame is no end."""
     match frame:
         case ExecutionSuccess():
@@ -129,9 +120,7 @@ def from_frame(
 
 
 def _success(prompt: PromptInfo, outputs: NodeOutputs) -> AttemptResult:
-    return AttemptResult(
-        state=AttemptState.SUCCESS, outputs=prompt.outputs(outputs), node_outputs=dict(outputs)
-    )
+    return AttemptResult(state=AttemptState.SUCCESS, outputs=prompt.outputs(outputs), node_outputs=dict(outputs))
 
 
 def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -> AttemptResult:
@@ -147,9 +136,7 @@ def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -
     )
 
 
-def _raised(
-    prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None
-) -> AttemptResult:
+def _raised(prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None) -> AttemptResult:
     message = plain_error(error.exception_message) if error else ""
     kind = FailureClass.NODE_ERROR
     if error is not None:
@@ -179,9 +166,7 @@ def _shortened(lines: Sequence[str]) -> list[str]:
     return [line[:_MAX_INPUT_CHARACTERS] for line in lines[-_MAX_TRACEBACK_LINES:]]
 
 
-async def check_cached_files(
-    client: ComfyClient, end: AttemptResult, cached: Collection[str]
-) -> AttemptResult:
+async def check_cached_files(client: ComfyClient, end: AttemptResult, cached: Collection[str]) -> AttemptResult:
     """Mark files of a cached run that are gone: it names old ones (comfyui-protocol.md, trap 9).
 
     Args:
@@ -241,9 +226,7 @@ async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta |
         return None
     try:
         async with asyncio.timeout(_DATES_WITHIN):
-            written, answered = await client.file_dates(
-                file["filename"], subfolder=file["subfolder"]
-            )
+            written, answered = await client.file_dates(file["filename"], subfolder=file["subfolder"])
     except (BackendError, TimeoutError):
         return None
     if written is None:
@@ -284,12 +267,7 @@ def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:
 
 def unconfirmed_details(answer: PromptUnconfirmed) -> dict[str, Any]:
     """Return the details that are stored of an answer that neither accepts nor refuses a prompt."""
-    return {
-        "status": answer.status,
-        "answer": answer.text,
-        "unconfirmed": True,
-        "raised": answer.raised,
-    }
+    return {"status": answer.status, "answer": answer.text, "unconfirmed": True, "raised": answer.raised}
 
 
 def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptUnconfirmed | None:
@@ -297,9 +275,7 @@ def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptU
     details = json.loads(details_json or "{}")
     if details.get("unconfirmed") is not True:
         return None
-    return PromptUnconfirmed(
-        message or "", status=details["status"], text=details["answer"], raised=details["raised"]
-    )
+    return PromptUnconfirmed(message or "", status=details["status"], text=details["answer"], raised=details["raised"])
 
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
@@ -309,9 +285,7 @@ async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
         warnings.append(f"{item['filename']} was replaced: another file has its name.")
         return item
     try:
-        there = await client.has_file(
-            item["filename"], subfolder=item["subfolder"], type=item["type"]
-        )
+        there = await client.has_file(item["filename"], subfolder=item["subfolder"], type=item["type"])
     except BackendError:
         return item
     if there:

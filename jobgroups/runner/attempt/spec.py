@@ -54,13 +54,7 @@ class AttemptSpec:
     @property
     def extra_data(self) -> dict[str, Any]:
         """The ``extra_data`` that marks a prompt as ours in ComfyUI's queue and history."""
-        return {
-            EXTRA_DATA_KEY: {
-                "group": self.group_id,
-                "job": self.child_id,
-                "attempt": self.number,
-            }
-        }
+        return {EXTRA_DATA_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
 
 
 class AttemptSpecs:
@@ -79,9 +73,7 @@ class AttemptSpecs:
             group_id=claim.group_id,
             child_id=claim.child_id,
             timeout_s=claim.timeout_seconds,
-            workflow=self._workflow(
-                claim.group_id, claim.workflow_json, claim.parameters_json, claim.seed
-            ),
+            workflow=self._workflow(claim.group_id, claim.workflow_json, claim.parameters_json, claim.seed),
             is_new=True,
         )
 
@@ -115,9 +107,7 @@ class AttemptSpecs:
         """
         group = row.child.group
         try:
-            return self._workflow(
-                group.id, group.workflow_json, group.parameters_json, row.child.seed
-            )
+            return self._workflow(group.id, group.workflow_json, group.parameters_json, row.child.seed)
         except Exception:
             logger.exception("%s: workflow cannot be prepared again", row.child_id)
             return {}

@@ -42,9 +42,7 @@ class Service:
         self.mark = hashlib.sha256(url.encode()).hexdigest()[:12]
         self._busy = False
 
-    async def post(
-        self, message: Message, *, patience: float, late: Callable[[], None] = lambda: None
-    ) -> str | None:
+    async def post(self, message: Message, *, patience: float, late: Callable[[], None] = lambda: None) -> str | None:
         """Have it take a message.
 
         Args:

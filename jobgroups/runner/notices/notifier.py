@@ -27,9 +27,7 @@ class Notifier:
         database: a thread of its own.
     """
 
-    def __init__(
-        self, *, urls: Sequence[str], name: str, pace: NoticeIntervals, database: DatabaseThreads
-    ) -> None:
+    def __init__(self, *, urls: Sequence[str], name: str, pace: NoticeIntervals, database: DatabaseThreads) -> None:
         self._services = services_of(urls)
         self._name = name
         self._pace = pace
@@ -72,31 +70,20 @@ class Notifier:
 
     async def _tell(self, due: Sequence[ClaimedNotice]) -> None:
         wrong: list[str] = []
-        taken = {
-            service: {one.id for one in due if service.mark in one.delivered_to}
-            for service in self._services
-        }
+        taken = {service: {one.id for one in due if service.mark in one.delivered_to} for service in self._services}
         async with asyncio.TaskGroup() as tasks:
             for service in self._services:
-                tasks.create_task(
-                    self._post(service, due, taken[service], wrong), name=f"notice {service.name}"
-                )
+                tasks.create_task(self._post(service, due, taken[service], wrong), name=f"notice {service.name}")
         stored = [one for one in due if all(one.id in ids for ids in taken.values())]
         rest = [one for one in due if one not in stored]
         if stored:
-            await self._database.run_with_retry(
-                outbox.notices_delivered, [one.id for one in stored]
-            )
+            await self._database.run_with_retry(outbox.notices_delivered, [one.id for one in stored])
         if rest:
             error = " ".join(wrong)
             logger.warning("%d notices could not be delivered: %s", len(rest), error)
-            await self._database.run_with_retry(
-                outbox.notices_failed, rest, pace=self._pace, error=error
-            )
+            await self._database.run_with_retry(outbox.notices_failed, rest, pace=self._pace, error=error)
 
-    async def _post(
-        self, service: Service, due: Sequence[ClaimedNotice], taken: set[int], wrong: list[str]
-    ) -> None:
+    async def _post(self, service: Service, due: Sequence[ClaimedNotice], taken: set[int], wrong: list[str]) -> None:
         """Have a service take what it has not taken yet; add that to ``taken``, or what went wrong."""
         mine = [one for one in due if one.id not in taken]
         if not mine:
@@ -104,9 +91,7 @@ class Notifier:
         ids = [one.id for one in mine]
         message = noticing.merged([one.stored for one in mine], notices.link_to("/"))
         error = await service.post(
-            message,
-            patience=self._pace.timeout,
-            late=lambda: self._late.append((service.mark, ids)),
+            message, patience=self._pace.timeout, late=lambda: self._late.append((service.mark, ids))
         )
         if error is not None:
             wrong.append(error)
@@ -114,6 +99,4 @@ class Notifier:
         taken.update(ids)
         if len(self._services) > 1:
             # At once: another service may hang, and after a kill this one must not get the notices again.
-            await self._database.run_with_retry(
-                outbox.notices_delivered_to, mark=service.mark, ids=ids
-            )
+            await self._database.run_with_retry(outbox.notices_delivered_to, mark=service.mark, ids=ids)

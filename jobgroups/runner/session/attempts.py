@@ -86,11 +86,7 @@ class ActiveAttempts:
 
     def _new_driver(self, spec: AttemptSpec) -> AttemptDriver:
         driver = AttemptDriver(
-            self._context,
-            spec,
-            on_refused=self._on_refused,
-            on_renamed=self._rename,
-            on_accepted=self._on_accepted,
+            self._context, spec, on_refused=self._on_refused, on_renamed=self._rename, on_accepted=self._on_accepted
         )
         self.drivers[driver.prompt_id] = driver
         # Also for a new claim: its socket may have broken while the claim was stored.
@@ -138,9 +134,7 @@ class ActiveAttempts:
         except LeaseLost:
             raise
         except Exception as error:
-            logger.exception(
-                "%s: unexpected error at prompt %s", self._context.backend_id, driver.prompt_id
-            )
+            logger.exception("%s: unexpected error at prompt %s", self._context.backend_id, driver.prompt_id)
             return error
         finally:
             self.drivers.pop(driver.prompt_id, None)
@@ -155,9 +149,7 @@ class ActiveAttempts:
 
     async def _fail(self, attempt_id: int, message: str) -> None:
         """Store that an unexpected error keeps the Director from sending or following a prompt."""
-        await self._context.store(
-            attempts.attempt_failed_internally, attempt_id=attempt_id, message=message
-        )
+        await self._context.store(attempts.attempt_failed_internally, attempt_id=attempt_id, message=message)
 
     # --- what the other parts use -----------------------------------------------------------------
 

@@ -28,11 +28,7 @@ class Claimer:
     """Claims and sends for one session."""
 
     def __init__(
-        self,
-        context: SessionContext,
-        attempts: ActiveAttempts,
-        sockets: Sockets,
-        reconciler: Reconciler,
+        self, context: SessionContext, attempts: ActiveAttempts, sockets: Sockets, reconciler: Reconciler
     ) -> None:
         self._context = context
         self._attempts = attempts
@@ -117,10 +113,7 @@ class Claimer:
         try:
             # Not repeated: after a commit without a confirmation it would claim another child.
             return await context.database.run(
-                claims.child_claim,
-                fence=context.fence,
-                client_id=client_id,
-                depth=context.runner.depth,
+                claims.child_claim, fence=context.fence, client_id=client_id, depth=context.runner.depth
             )
         except TRANSIENT as error:
             await self._on_unknown_commit(error)

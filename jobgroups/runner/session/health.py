@@ -79,9 +79,7 @@ class HealthProbe:
                 is_away = not context.availability.is_available
                 if is_away or not self._sockets.is_active:
                     # A kept connection may work long after new ones are refused, and prompts need those.
-                    self.queue_remaining = await context.client.queue_remaining(
-                        new_connection=is_away
-                    )
+                    self.queue_remaining = await context.client.queue_remaining(new_connection=is_away)
                 await self._check_worker()
                 await self._reconcile_abandoned()
             except BackendError as error:
@@ -104,9 +102,7 @@ class HealthProbe:
         for driver in self._attempts.drivers.values():
             # Its look-ups failed with every other request, which says nothing about them.
             driver.unanswered_since = None
-        self._context.availability.probe_failed(
-            error.detail, answers=isinstance(error, AnswerTooLarge)
-        )
+        self._context.availability.probe_failed(error.detail, answers=isinstance(error, AnswerTooLarge))
 
     def _probe_answered(self) -> None:
         availability = self._context.availability
@@ -163,9 +159,7 @@ class HealthProbe:
             for driver in self._attempts.drivers.values()
             if driver.stop_pending and driver.state is AttemptState.RUNNING
         ]
-        self._hanging = {
-            driver.prompt_id: self._hanging.get(driver.prompt_id, moment) for driver in stopping
-        }
+        self._hanging = {driver.prompt_id: self._hanging.get(driver.prompt_id, moment) for driver in stopping}
         for driver in stopping:
             may_take = self._intervals.stuck_after
             if driver.left_running:
@@ -212,10 +206,7 @@ class HealthProbe:
             seen["version"] = stats.version or ""
             seen["devices"] = [device.to_json() for device in stats.devices]
         moment = time.monotonic()
-        if (
-            seen == self._stored
-            and moment - self._stored_at < self._intervals.store_unchanged_after
-        ):
+        if seen == self._stored and moment - self._stored_at < self._intervals.store_unchanged_after:
             # Unchanged: idle backends must not cost a synced write each probe.
             return
         await self._context.store(backends.backend_observed, **seen)
@@ -260,9 +251,7 @@ class HealthProbe:
 
     async def _adopt_or_interrupt(self, abandoned: AbandonedPrompt) -> None:
         attempt_id = abandoned.attempt_id
-        if await self._context.store(
-            attempts.abandoned_prompt_found, attempt_id=attempt_id, running=True
-        ):
+        if await self._context.store(attempts.abandoned_prompt_found, attempt_id=attempt_id, running=True):
             await self._attempts.resume(attempt_id)
         else:
             await self._context.interrupter.interrupt(abandoned.prompt_id)

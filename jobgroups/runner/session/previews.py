@@ -39,9 +39,7 @@ class SessionPreviews:
         specs: gives the attempts that stand at the backend now.
     """
 
-    def __init__(
-        self, hub: Hub, backend_id: str, specs: Callable[[], Iterable[tuple[str, AttemptSpec]]]
-    ) -> None:
+    def __init__(self, hub: Hub, backend_id: str, specs: Callable[[], Iterable[tuple[str, AttemptSpec]]]) -> None:
         self._hub = hub
         self._backend_id = backend_id
         self._specs = specs
@@ -59,12 +57,7 @@ class SessionPreviews:
                 self._executing = prompt_id
             case Executing(node=str(), prompt_id=str(prompt_id)):
                 self._executing = prompt_id
-            case (
-                Executing(node=None)
-                | ExecutionSuccess()
-                | ExecutionError()
-                | ExecutionInterrupted()
-            ):
+            case Executing(node=None) | ExecutionSuccess() | ExecutionError() | ExecutionInterrupted():
                 # ComfyUI shows everybody the previews of prompts that were sent without a client.
                 self._executing = None
 

@@ -42,11 +42,7 @@ class BackendSession:
     """Builds and runs the parts that drive one backend."""
 
     def __init__(
-        self,
-        address: BackendAddress,
-        fence: FencingToken,
-        runner: RunnerContext,
-        desired: DesiredState,
+        self, address: BackendAddress, fence: FencingToken, runner: RunnerContext, desired: DesiredState
     ) -> None:
         self._address = address
         self.context = context = SessionContext(
@@ -57,10 +53,7 @@ class BackendSession:
             availability=Availability(address.backend_id, runner.unavailable_since),
         )
         self.attempts = ActiveAttempts(
-            context,
-            follow_socket=self._follow_socket,
-            on_refused=self._on_refused,
-            on_accepted=self._on_accepted,
+            context, follow_socket=self._follow_socket, on_refused=self._on_refused, on_accepted=self._on_accepted
         )
         self._previews = SessionPreviews(
             runner.progress.hub,
@@ -158,9 +151,7 @@ class BackendSession:
         """
         reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
         self.context.availability.mark_unavailable(reason)
-        await self.context.store(
-            backends.backend_observed, reachable=False, responded=False, reason=reason
-        )
+        await self.context.store(backends.backend_observed, reachable=False, responded=False, reason=reason)
         await self._reconciler.end_waits()
 
     # --- what the parts call ----------------------------------------------------------------------

@@ -63,9 +63,7 @@ class Sockets:
     @property
     def is_active(self) -> bool:
         """Whether a frame came recently: then the backend is online and has sent its queue's length."""
-        return (
-            self.client_id is not None and time.monotonic() - self._heard_at < self._intervals.probe
-        )
+        return self.client_id is not None and time.monotonic() - self._heard_at < self._intervals.probe
 
     def replace(self) -> None:
         """Have the main socket closed and another one opened."""

@@ -37,11 +37,7 @@ MACHINES = (
         ),
     ),
     # Crashes in every fourth render.
-    Build(
-        "crashing",
-        0.4,
-        faults=tuple(f"restart:at=step,step=2,down=0.3,after={n}" for n in (2, 6, 10, 14)),
-    ),
+    Build("crashing", 0.4, faults=tuple(f"restart:at=step,step=2,down=0.3,after={n}" for n in (2, 6, 10, 14))),
     # Its GPU breaks, and stays broken until it is started again.
     Build("broken", 0.5, faults=("cuda_fatal:after=3",)),
     # One prompt of it takes too long, another one cannot even be stopped.
@@ -148,9 +144,7 @@ class Story:
     def submit(self) -> None:
         """Submit every group; somebody stops two prompts of one of them at its machine."""
         for wanted in GROUPS:
-            group_id = self.play.submit(
-                wanted.label, wanted.workflow(), wanted.backend_ids, **wanted.policy
-            )
+            group_id = self.play.submit(wanted.label, wanted.workflow(), wanted.backend_ids, **wanted.policy)
             self.groups[wanted.label] = group_id
         steady = self.play.machines["steady"]
         steady.fault("interrupt", at="step", step=2, count=2, mark=self.groups["struck"])
@@ -190,9 +184,7 @@ class Story:
         query = "SELECT 1 FROM jobgroups_attempt WHERE backend_id = 'hanging' AND failure_class = ?"
         if not self.play.director.rows(query, FailureClass.STALLED):
             return False
-        waits = (
-            "SELECT 1 FROM jobgroups_childjob WHERE backend_id = 'hanging' AND status = 'queued'"
-        )
+        waits = "SELECT 1 FROM jobgroups_childjob WHERE backend_id = 'hanging' AND status = 'queued'"
         return not self.play.director.rows(waits)
 
     # --- acts -------------------------------------------------------------------------------------

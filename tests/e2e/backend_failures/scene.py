@@ -70,9 +70,7 @@ class Scene:
             assert time.monotonic() < end, list(rows)
             time.sleep(0.05)
 
-    def submit(
-        self, label: str, workflow: Mapping[str, Any], names: Sequence[str], **fields: Any
-    ) -> str:
+    def submit(self, label: str, workflow: Mapping[str, Any], names: Sequence[str], **fields: Any) -> str:
         """Submit a group, and watch it."""
         group_id = self.director.submit(workflow, names, metadata={"label": label}, **fields)
         self.labels[group_id] = label
@@ -132,9 +130,7 @@ class Scene:
 
 
 @contextmanager
-def scene(
-    folder: Path, builds: Sequence[Build], environment: Mapping[str, str] | None = None
-) -> Iterator[Scene]:
+def scene(folder: Path, builds: Sequence[Build], environment: Mapping[str, str] | None = None) -> Iterator[Scene]:
     """Set a scene and start it; where it fails, print what happened in it."""
     with (
         plugged_in(folder, builds) as machines,

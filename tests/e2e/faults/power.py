@@ -100,8 +100,7 @@ def torn(instant: Instant, data: Path, dice: random.Random) -> int:
     doubtful = 0
     for name in {one.name for one in (*instant.written.iterdir(), *instant.synced.iterdir())}:
         new, old = (
-            place.read_bytes() if place.exists() else b""
-            for place in (instant.written / name, instant.synced / name)
+            place.read_bytes() if place.exists() else b"" for place in (instant.written / name, instant.synced / name)
         )
         sectors = []
         for at in range(0, max(len(new), len(old)), SECTOR):

@@ -14,8 +14,7 @@ import pytest
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_preload = pytest.mark.skipif(
-    COMPILER is None or not sys.platform.startswith("linux"),
-    reason="LD_PRELOAD and a C compiler are needed",
+    COMPILER is None or not sys.platform.startswith("linux"), reason="LD_PRELOAD and a C compiler are needed"
 )
 
 
@@ -27,7 +26,5 @@ def library(name: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="preload-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     built = folder / f"{name}.so"
-    subprocess.run(
-        [COMPILER, "-shared", "-fPIC", "-O1", "-o", str(built), str(source), "-ldl"], check=True
-    )
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", str(built), str(source), "-ldl"], check=True)
     return built

@@ -30,9 +30,7 @@ from tests.harness.servers import Postgres, Redis, free_port, own_redis, postgre
 
 NAME: Final = "director.studio.example"
 _SOURCE: Final = ("director", "jobgroups", "backends", "templates", "docs/operations")
-_SOURCE_FILES: Final = (
-    *("pyproject.toml", "setup.py", "README.md", "LICENSE", "manage.py", "requirements.txt"),
-)
+_SOURCE_FILES: Final = (*("pyproject.toml", "setup.py", "README.md", "LICENSE", "manage.py", "requirements.txt"),)
 _FOLDERS: Final = ("logs", "home", "usr/local/bin", "etc/systemd/system", "etc/nginx/conf.d")
 #: Programs of the page that find no user here, or another Python's packages.
 _SHIMS: Final = {
@@ -104,9 +102,7 @@ class Machine:
     def _copy_source(self) -> None:
         """Unpack the release, with the page's files as they must be here."""
         for name in _SOURCE:
-            shutil.copytree(
-                ROOT / name, self._source / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(ROOT / name, self._source / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in _SOURCE_FILES:
             shutil.copy(ROOT / name, self._source)
         for file in (self._source / "docs/operations").iterdir():
@@ -117,9 +113,7 @@ class Machine:
 
     def here(self, text: str) -> str:
         """Return a text of the page with this machine's root and ports in it."""
-        text = re.sub(
-            r"(?<![\w./])/(opt|etc|var/lib|var/backups|usr/local/bin)/", rf"{self.root}/\1/", text
-        )
+        text = re.sub(r"(?<![\w./])/(opt|etc|var/lib|var/backups|usr/local/bin)/", rf"{self.root}/\1/", text)
         text = re.sub(r"(?<![\w.])~/", f"{self.root}/home/", text)
         text = re.sub(r"\b(9820|9821|5432|6379)\b", lambda found: self._ports[found[0]], text)
         text = text.replace("listen 443 ", f"listen 127.0.0.1:{self.https} ")
@@ -187,9 +181,7 @@ class Machine:
     def settings(self) -> dict[str, str]:
         """Return the variables of the farm's file."""
         lines = (self.root / "etc/director/director.env").read_text(encoding="utf-8").splitlines()
-        return dict(
-            line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")
-        )
+        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
     @property
     def url(self) -> str:

@@ -24,9 +24,7 @@ def blocks() -> list[Block]:
     """Return every block of commands of the page."""
     found: list[Block] = []
     section = ""
-    for match in re.finditer(
-        r"^##+ ([^\n]+)$|^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL
-    ):
+    for match in re.finditer(r"^##+ ([^\n]+)$|^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL):
         if match[1]:
             section = match[1]
         else:

@@ -125,9 +125,7 @@ class Systemd:
         if verb == "daemon-reload":
             return
         if verb in ("enable", "disable"):
-            self.enabled = (
-                self.enabled | set(names) if verb == "enable" else self.enabled - set(names)
-            )
+            self.enabled = self.enabled | set(names) if verb == "enable" else self.enabled - set(names)
             if "--now" not in words:
                 return
             verb = {"enable": "start", "disable": "stop"}[verb]

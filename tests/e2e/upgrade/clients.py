@@ -59,9 +59,7 @@ class Clients:
         if frame["type"] != "initial_state" and frame.get("code") != "shutting_down":
             self.failures.append(f"{time.strftime('%X')} {url}: {frame}")
 
-    def _request(
-        self, http: httpx.Client, method: str, path: str, status: int, **options: Any
-    ) -> httpx.Response:
+    def _request(self, http: httpx.Client, method: str, path: str, status: int, **options: Any) -> httpx.Response:
         answer = http.request(method, path, **options)
         if method == "POST" and answer.status_code == 502:
             # The connection arrived while the web closed its port: nginx sends no POST twice.
@@ -80,9 +78,7 @@ class Clients:
 def clients(url: str, backend_ids: Sequence[str], count: int = 10) -> Iterator[Clients]:
     """Run clients until the block ends."""
     made = Clients(url, backend_ids)
-    threads = [
-        threading.Thread(target=made.run, args=[number], daemon=True) for number in range(count)
-    ]
+    threads = [threading.Thread(target=made.run, args=[number], daemon=True) for number in range(count)]
     for thread in threads:
         thread.start()
     try:

@@ -11,9 +11,6 @@ They need nothing but ComfyUI itself, no model and no GPU.
 from __future__ import annotations
 
 # Relative, because ComfyUI decides by the folder's place what this package is called.
-from .director_test_nodes import (  # noqa: TID252
-    NODE_CLASS_MAPPINGS,
-    NODE_DISPLAY_NAME_MAPPINGS,
-)
+from .director_test_nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: TID252
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -32,10 +32,7 @@ def picture(seed: int, side: int) -> torch.Tensor:
     turns = torch.rand(3, 3, generator=generator) * 2 * math.pi
     axis = torch.linspace(0.0, 1.0, side)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    waves = [
-        torch.sin(turns[i, 0] * 2 * rows + turns[i, 1] * 2 * columns + turns[i, 2])
-        for i in range(3)
-    ]
+    waves = [torch.sin(turns[i, 0] * 2 * rows + turns[i, 1] * 2 * columns + turns[i, 2]) for i in range(3)]
     return (torch.stack(waves, dim=-1) * 0.5 + 0.5).unsqueeze(0)
 
 
@@ -125,12 +122,7 @@ class DirectorTestSleep:
 
     @classmethod
     def INPUT_TYPES(cls) -> SpecifiedInputs:  # noqa: N802 - ComfyUI's name
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "seconds": ("FLOAT", {"default": 2.0, "min": 0.0, "max": 3600.0}),
-            }
-        }
+        return {"required": {"image": ("IMAGE",), "seconds": ("FLOAT", {"default": 2.0, "min": 0.0, "max": 3600.0})}}
 
     def sleep(self, image: torch.Tensor, seconds: float) -> tuple[torch.Tensor]:
         time.sleep(seconds)
